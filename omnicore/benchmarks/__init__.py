@@ -1,0 +1,1 @@
+"""Benchmarks: one file each turns native annotations and media into `schema.Query`."""

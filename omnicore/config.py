@@ -1,0 +1,208 @@
+"""Recipes: one pydantic model per step and `Recipe`, which holds them all.
+
+A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped fields are refused
+with the field's path. `digest` of what a step reads is part of the key under which its output is cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from omnicore.errors import ConfigError
+from omnicore.schema import View
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Profile(Config):
+    """How a query is put to a model and how its reply is bounded. Scores of different profiles are never compared."""
+
+    system: str = ""
+    style: Literal["value", "letter"] = Field("value", description="options listed bare and answered by value, or lettered and answered by letter")
+    instruction: str = Field("", description="appended to every question")
+    max_new_tokens: int = Field(14, ge=1)
+
+
+class PrepareConfig(Config):
+    """The benchmark under study, and the training sets."""
+
+    benchmark: Literal["synthetic"] = "synthetic"
+    split: Literal["dev", "test"] = Field("test", description="tune on dev only: a metric tuned on test is void")
+    scale: float = Field(1.0, gt=0, le=1, description="share of every count below and of the benchmarks, for quick tries")
+    controls: int = Field(100, ge=4, description="single-modality queries of each type, shown beside the benchmarks")
+    sft_rows: int = Field(1500, ge=8)
+    rlvr_prompts: int = Field(800, ge=8)
+    rlvr_mix: dict[str, float] = Field(
+        default_factory=lambda: {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1, "sum": 4},
+        description="weights of query types among the RLVR prompts",
+    )
+    distill_prompts: int = Field(400, ge=8)
+    distill_mix: dict[str, float] = Field(default_factory=lambda: {"sum": 1.0}, description="weights of query types to distill from")
+
+
+class ProbeConfig(Config):
+    """Asks a probe model with modalities withheld, several times, options re-shuffled."""
+
+    model: str = "embedded:tiny-probe"
+    draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
+    temperature: float = Field(1.0, ge=0)
+    batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
+
+    @model_validator(mode="after")
+    def _withholds_something(self) -> Self:
+        if View.omni in self.draws:
+            raise ValueError("a probe withholds a modality: view `omni` is an evaluation")
+        return self
+
+
+class CleanConfig(Config):
+    """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
+
+    policy: Literal["repeated", "single_pass"] = "repeated"
+    max_fdr: float = Field(0.03, gt=0, lt=1, description="removed queries that nobody can solve, at most this share, per benchmark")
+    undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
+
+
+class EvaluateConfig(Config):
+    """Asks once, greedily; the ablations ask again with one modality hidden."""
+
+    ablations: tuple[View, ...] = (View.visual_only, View.audio_only)
+    batch: int = Field(256, ge=1)
+
+
+class SftConfig(Config):
+    """Supervised fine-tuning on written replies, loss on the reply only (TRL's SFTTrainer)."""
+
+    data: str = Field(description="file of queries with targets in the input named `data`")
+    steps: int = Field(60, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(1.5e-4, gt=0)
+    warmup: int = Field(10, ge=0)
+
+
+class RlvrConfig(Config):
+    """GRPO on verifiable rewards over mixed modalities (TRL's GRPOTrainer with audio)."""
+
+    data: str = "rlvr.jsonl"
+    steps: int = Field(50, ge=1)
+    prompts: int = Field(16, ge=1, description="prompts a step")
+    group: int = Field(8, ge=2, description="rollouts a prompt")
+    rate: float = Field(2e-4, gt=0)
+    warmup: int = Field(5, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
+    control: Literal["none", "random_reward"] = Field(
+        "none", description="random_reward pays a coin flip: what luck alone does, to be shown beside a real run"
+    )
+
+
+class DistillConfig(Config):
+    """Own rollouts on omni queries; those with the right answer become training rows."""
+
+    data: str = "distill.jsonl"
+    samples: int = Field(2, ge=1, description="rollouts a prompt")
+    temperature: float = Field(1.0, gt=0)
+    batch: int = Field(256, ge=1)
+
+
+class ReportConfig(Config):
+    title: str = "OmniClean and OmniBoost on the embedded benchmark"
+
+
+class PromoteConfig(Config):
+    """Candidate against champion on the clean view."""
+
+    min_effect: float = Field(0.02, ge=0, description="the interval of the paired difference must lie above this")
+    worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this")
+
+
+class Recipe(Config):
+    """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    threads: int = Field(2, ge=1, description="CPU threads of torch")
+    model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
+    profile: Profile = Profile()
+    prepare: PrepareConfig
+    probe: ProbeConfig
+    second_probe: ProbeConfig
+    clean: CleanConfig
+    evaluate: EvaluateConfig
+    sft: SftConfig
+    rlvr: RlvrConfig
+    distill: DistillConfig
+    sft_distilled: SftConfig
+    report: ReportConfig = ReportConfig()
+    promote: PromoteConfig = PromoteConfig()
+
+
+# Sections that reuse a step under another name; every other section is the step of its name.
+SECTION_STEP = {"second_probe": "probe", "sft_distilled": "sft"}
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's sorted JSON; pydantic models by their fields."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    return sorted(p.name.removesuffix(".yaml") for p in (files("omnicore") / "recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides (YAML values).
+
+    Raises ConfigError naming the file and field.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"recipe {name}: no such file")
+        text = path.read_text()
+    elif name in recipe_names():
+        text = (files("omnicore") / "recipes" / f"{name}.yaml").read_text()
+    else:
+        raise ConfigError(f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a .yaml file")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {name} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name} must be a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, name)
+
+
+def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        raise ConfigError(f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)) from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not field:
+        raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
+    *parents, last = field.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+        values = inner
+    values[last] = yaml.safe_load(text)
