@@ -29,7 +29,17 @@ RATE = 16_000
 SIDE = 28
 Split = Literal["base", "train", "dev", "test"]
 Kind = Literal[
-    "picture", "speech", "text", "picture_text", "speech_text", "sum", "agreement", "picture_both", "speech_both", "transcript"
+    "picture",
+    "speech",
+    "text",
+    "text_agreement",
+    "picture_text",
+    "speech_text",
+    "sum",
+    "agreement",
+    "picture_both",
+    "speech_both",
+    "transcript",
 ]
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -55,6 +65,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Sum of both, last digit?",
     ),
     "agreement": ("Do picture and sound agree?", "Is the spoken digit the written digit?"),
+    "text_agreement": ("Do {a} and {b} agree?", "Is {b} the digit {a}?"),
 }
 WORDINGS["picture_both"] = WORDINGS["picture"]
 WORDINGS["speech_both"] = WORDINGS["speech"]
@@ -64,10 +75,12 @@ HAS_PICTURE = {"picture", "picture_text", "sum", "agreement", "picture_both", "s
 HAS_SOUND = {"speech", "speech_text", "sum", "agreement", "picture_both", "speech_both", "transcript"}
 ASKS_PICTURE = {"picture", "picture_both"}
 ASKS_SOUND = {"speech", "speech_both"}
+ASKS_AGREEMENT = {"agreement", "text_agreement"}
 CHAINS = {
     "picture": "see {a}",
     "speech": "hear {b}",
     "text": "read {a} read {b}",
+    "text_agreement": "read {a} read {b}",
     "picture_text": "see {a} read {b}",
     "speech_text": "hear {b} read {a}",
     "sum": "see {a} hear {b}",
@@ -136,7 +149,7 @@ class Item:
 
     @property
     def answer_kind(self) -> AnswerKind:
-        return AnswerKind.yes_no if self.kind == "agreement" else AnswerKind.choice
+        return AnswerKind.yes_no if self.kind in ASKS_AGREEMENT else AnswerKind.choice
 
 
 def written(chain: str, answer: str) -> str:
@@ -207,7 +220,7 @@ class World:
         """
         a, b = rng.randrange(10), rng.randrange(10)
         wording = rng.randrange(len(WORDINGS[kind]))
-        if kind == "agreement":
+        if kind in ASKS_AGREEMENT:
             b = a if rng.random() < 0.5 else rng.choice([d for d in range(10) if d != a])
             answer, options = ("yes" if a == b else "no"), ["yes", "no"]
         else:

@@ -1,0 +1,19 @@
+from kfp import dsl
+
+from components.images import TRAIN
+
+
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
+def rlvr(
+    data: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Input[dsl.Model],
+    output: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    recipe: str,
+    overrides: str = "",
+    model: str = "",
+) -> None:
+    """Reinforcement learning on verifiable rewards over mixed modalities."""
+    from components.execute import execute
+
+    execute("rlvr", recipe, overrides, model, {"data": data, "model": checkpoint}, output, metrics)

@@ -1,0 +1,5 @@
+import sys
+
+from omnicore.cli import main
+
+sys.exit(main())

@@ -1,0 +1,130 @@
+"""The command line: `omnicore <step> --recipe tiny --set rlvr.steps=40 --input queries=DIR --output DIR`.
+
+What a step needs is imported when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from omnicore import __version__
+from omnicore.errors import ConfigError, OmniError
+from omnicore.steps import STEPS, StepInfo
+
+ABOUT = """\
+Audit omni-modal benchmarks for visual shortcuts, train a small omni-modal model in three
+stages, and believe only scores that survive the audit.
+
+the flow, each arrow a directory that one step fills and the next ones read:
+  prepare -> probe -> clean                 which queries can be solved without the sound
+  prepare + clean -> evaluate               a model's score on the raw and on the clean view
+  prepare -> sft -> rlvr                    bi-modal fine-tuning, then verifiable rewards
+  rlvr -> distill -> sft                    the model's own right answers as training rows
+  evaluate -> report, promote               one page of everything; champion or candidate"""
+
+EXAMPLES = """\
+examples:
+  omnicore prepare  --output runs/a/prepare
+  omnicore probe    --input queries=runs/a/prepare --output runs/a/probe
+  omnicore clean    --input queries=runs/a/prepare --input draws=runs/a/probe --output runs/a/clean
+  omnicore sft      --input data=runs/a/prepare --output runs/a/sft
+  omnicore rlvr     --set rlvr.steps=40 --input data=runs/a/prepare --input model=runs/a/sft \\
+                    --output runs/a/rlvr
+  omnicore evaluate --input queries=runs/a/prepare --input manifest=runs/a/clean \\
+                    --input model=runs/a/rlvr --output runs/a/evaluate-rlvr
+  omnicore distill  --input data=runs/a/prepare --input model=runs/a/rlvr --output runs/a/distill
+  omnicore sft      --section sft_distilled --input data=runs/a/distill --input model=runs/a/rlvr \\
+                    --output runs/a/sft-distilled
+  omnicore recipe show tiny --set seed=1
+
+A command that was interrupted goes on where it was when it is given again; one that is finished
+returns at once. `omnicore <step> --help` lists a step's inputs and files."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C. Anything else is a bug and raises."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except OmniError as error:
+        print(f"omnicore: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    commands = (*STEPS, "recipes", "recipe")
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        from difflib import get_close_matches
+
+        near = get_close_matches(arguments[0], commands, 1)
+        raise ConfigError(f"no step {arguments[0]!r}{f'; did you mean {near[0]}?' if near else '.'} Steps: {', '.join(STEPS)}")
+    options = _parser().parse_args(arguments)
+    if options.command == "recipes":
+        from omnicore.config import recipe_names
+
+        print("\n".join(recipe_names()))
+    elif options.command == "recipe":
+        import yaml
+
+        from omnicore.config import load_recipe
+
+        recipe = load_recipe(options.name, options.set)
+        print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    else:
+        from omnicore.config import load_recipe
+        from omnicore.run import run_step
+
+        recipe = load_recipe(options.recipe, options.set)
+        run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
+    return 0
+
+
+def _inputs(given: Sequence[str]) -> dict[str, Path]:
+    inputs: dict[str, Path] = {}
+    for text in given:
+        role, equals, path = text.partition("=")
+        if not (role and equals and path):
+            raise ConfigError(f"--input {text!r}: write role=directory, as in --input queries=runs/a/prepare")
+        if role in inputs:
+            raise ConfigError(f"--input {role} is given twice: {inputs[role]} and {path}")
+        inputs[role] = Path(path)
+    return inputs
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("omnicore", description=ABOUT, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"omnicore {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="step", title="steps and other commands")
+    for name, info in STEPS.items():
+        step = commands.add_parser(
+            name, help=info.summary, description=_describe(name, info), formatter_class=RawDescriptionHelpFormatter
+        )
+        step.add_argument("--recipe", default="tiny", help="a shipped recipe or the path of a .yaml file (default: tiny)")
+        _add_set(step)
+        step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
+        step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
+        step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")
+    commands.add_parser("recipes", help="list the shipped recipes")
+    recipe = commands.add_parser("recipe", help="show a recipe with all its values")
+    show = recipe.add_subparsers(dest="action", required=True, metavar="show").add_parser("show", help="print the resolved YAML")
+    show.add_argument("name", help="a shipped recipe or the path of a .yaml file")
+    _add_set(show)
+    return parser
+
+
+def _add_set(parser: ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a value: rlvr.steps=40; repeat")
+
+
+def _describe(name: str, info: StepInfo) -> str:
+    roles = [f"  {role:<17} output of {' or '.join(of)}" for role, of in info.required.items()]
+    default = " (absent: the recipe's model)" if "model" in info.reads else ""
+    roles += [f"  {role:<17} output of {' or '.join(of)}, optional{default}" for role, of in info.optional.items()]
+    writes = [f"  {info.writes}", "  step.json, metrics.prom"]
+    return "\n".join([f"{name}: {info.summary}", "", "inputs:", *(roles or ["  none"]), "", "writes:", *writes])

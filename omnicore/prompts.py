@@ -1,0 +1,44 @@
+"""From a query to what a model is shown. Withholding a modality happens here and nowhere else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from omnicore.config import Profile, digest
+from omnicore.schema import Media, Query, View
+
+SHOWN: dict[View, frozenset[str]] = {
+    View.omni: frozenset({"image", "audio", "video"}),
+    View.visual_only: frozenset({"image", "video"}),
+    View.audio_only: frozenset({"audio"}),
+    View.text_only: frozenset(),
+}
+_FORMAT = 1  # raised when `parts` changes, so that scores made with another format are never compared
+
+
+def profile_hash(profile: Profile) -> str:
+    """Identity of the evaluation profile: its fields and the version of the format below."""
+    return digest({"profile": profile.model_dump(mode="json"), "format": _FORMAT})
+
+
+def parts(query: Query, view: View, profile: Profile, permutation: Sequence[int] | None = None) -> tuple[Media | str, ...]:
+    """The user turn: the media that the view shows, in the query's order, then question and options.
+
+    `permutation[i]` is the index of the option shown at place i; None keeps the query's own order.
+    """
+    options = [query.options[i] for i in permutation or range(len(query.options))]
+    if profile.style == "value":
+        text = f"{query.question} {' '.join(options)}"
+    else:
+        text = "\n".join([query.question, *(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))])
+    if profile.instruction:
+        text = f"{text}\n{profile.instruction}"
+    return (*(m for m in query.media if m.kind in SHOWN[view]), text)
+
+
+def permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:
+    """The recorded re-shuffling of one draw: a function of query, view, draw and seed alone."""
+    order = list(range(len(query.options)))
+    random.Random(f"{seed}|{query.benchmark}|{query.id}|{view}|{draw}").shuffle(order)
+    return tuple(order)

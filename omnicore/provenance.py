@@ -1,0 +1,83 @@
+"""Where an output comes from: `step.json` beside its files, and digests of what lies in a directory.
+
+`step.json` is written last, so a directory without it is unfinished and no step reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omnicore import __version__
+from omnicore.errors import DataError
+from omnicore.journal import read_json, write_json
+
+STEP_FILE = "step.json"
+METRICS_FILE = "metrics.prom"
+# Differ between two runs that give the same result: times, and the unfinished work of a killed process.
+NOT_CONTENT = (STEP_FILE, METRICS_FILE, "*.journal", "*.lock")
+REQUIRED = {"step", "section", "key", "digest", "seconds", "summary"}
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_directory(path: Path, *, skip: Sequence[str] = NOT_CONTENT) -> str:
+    """sha256 over the sorted relative paths and contents of a directory's files.
+
+    `skip` holds patterns of names, of files or directories at any depth, that do not count. Raises DataError when there
+    is no such directory.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such directory")
+    total = hashlib.sha256()
+    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
+        if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in skip):
+            total.update(f"{name}\0{sha256_file(path / name)}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the installed package: code, templates, shipped models and media; recipes count by their values elsewhere."""
+    return digest_directory(Path(__file__).parent, skip=("__pycache__", "recipes"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made an output; a library that is not installed is left out. Imports none of them."""
+    found = {"python": platform.python_version(), "omnicore": __version__}
+    for name in ("torch", "transformers", "trl"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Finishes an output: adds `digest` and `versions` to `fields` and writes `step.json`, whole or not at all."""
+    record = {**fields, "digest": digest_directory(directory), "versions": versions()}
+    write_json(directory / STEP_FILE, record)
+    return record
+
+
+def read_step(directory: Path) -> dict[str, Any]:
+    """The content of `step.json`. Raises DataError when the directory is missing or unfinished, or the file is damaged."""
+    path = directory / STEP_FILE
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such directory; run the step that makes it first")
+    if not path.is_file():
+        raise DataError(f"{directory} is not a finished output: no {STEP_FILE}; run the step again")
+    record = read_json(path)
+    missing = REQUIRED - record.keys() if isinstance(record, dict) else REQUIRED
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; run the step again")
+    return dict(record)

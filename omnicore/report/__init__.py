@@ -1,0 +1,1 @@
+"""The report: evidence read and checked, plots, sentences, and the one page that shows them."""

@@ -1,0 +1,65 @@
+"""The query browser's data: one JSON block in the page, with every distinct medium once, keyed by sha256."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from typing import Any
+
+from omnicore.media import locate
+from omnicore.report.evidence import STAGES, Evidence
+from omnicore.report.words import NAMES
+
+MEDIA_BYTES = 10_000_000  # of data URLs; with text and plots the page stays below 12 MB
+
+
+def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[str, str], int]:
+    """Data URLs by sha256, and how many distinct media were left out because `limit` bytes were spent.
+
+    Raises DataError when a file is missing.
+    """
+    urls: dict[str, str] = {}
+    seen: set[str] = set()
+    spent = 0
+    for medium in (m for q in evidence.queries for m in q.media):
+        if medium.sha256 in seen:
+            continue
+        seen.add(medium.sha256)
+        path = locate(medium, evidence.folder)
+        if spent + path.stat().st_size * 4 / 3 > limit:
+            continue
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        urls[medium.sha256] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        spent += len(urls[medium.sha256])
+    return urls, len(seen) - len(urls)
+
+
+def payload(evidence: Evidence) -> dict[str, Any]:
+    """What the page's script reads: media, names and one record a query, in the order of `queries.jsonl`."""
+    verdicts = {(v.benchmark, v.id): v for v in evidence.manifest.verdicts}
+    media, left_out = embedded_media(evidence)
+    arms = [arm for arm in (*STAGES, "control") if arm in evidence.responses]
+    queries = []
+    for q in evidence.queries:
+        v, hits = verdicts[q.key], evidence.hits.get(q.key, {})
+        queries.append(
+            {
+                "benchmark": q.benchmark,
+                "id": q.id,
+                "type": q.type.replace("_", " "),
+                "question": q.question,
+                "options": q.options,
+                "answer": q.answer,
+                "media": [{"kind": m.kind, "sha": m.sha256, "uri": m.uri} for m in q.media],
+                "verdict": v.label.value,
+                "hits": v.hits,
+                "draws": v.draws,
+                "null": v.null,
+                "binomial": v.binomial,
+                "drawn": [hits.get(option, 0) for option in q.options],
+                "unparsed": hits.get(None, 0),
+                "planted": None if evidence.planted is None else evidence.planted[q.benchmark][q.id],
+                "said": [[r.outcome.value, r.answer, r.reply] for r in (evidence.responses[arm][q.key] for arm in arms)],
+            }
+        )
+    return {"media": media, "left_out": left_out, "stages": [NAMES[arm] for arm in arms], "queries": queries}

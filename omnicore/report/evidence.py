@@ -1,0 +1,230 @@
+"""What a report stands on: the outputs of the other steps, read, checked and joined. Nothing here computes a score."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from omnicore.errors import DataError
+from omnicore.journal import read_jsonl
+from omnicore.provenance import read_step
+from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Query, Response, View
+
+STAGES = ("base", "sft", "rlvr", "distilled")
+POLICIES = ("single_pass", "repeated")
+# Role of an input to the name under which the report shows that step's seconds and digest.
+STEP_NAMES = {
+    "queries": "prepare",
+    "draws": "probe",
+    "audit": "clean",
+    "base": "evaluate_base",
+    "sft_curves": "sft",
+    "sft": "evaluate_sft",
+    "rlvr_curves": "rlvr",
+    "rlvr": "evaluate_rlvr",
+    "distilled_curves": "sft_distilled",
+    "distilled": "evaluate_distilled",
+    "control": "evaluate_control",
+}
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Aggregates(_File):
+    macro: Estimate
+    micro: Estimate
+    chance_corrected: Estimate
+
+
+class BenchmarkScore(_File):
+    raw: Estimate
+    clean: Estimate | None
+    chance: float
+
+
+class Scores(_File):
+    """`scores.json` of one evaluation."""
+
+    model: str
+    profile_hash: str
+    manifest_hash: str
+    raw: Aggregates
+    clean: Aggregates
+    by_benchmark: dict[str, BenchmarkScore]
+    by_type: dict[str, Estimate]
+    by_wording: dict[str, dict[str, Estimate]]
+    ablation: dict[str, Estimate]
+    no_answer: dict[str, float]
+
+
+class Leakage(_File):
+    solved: Estimate
+    chance: float
+    corrected: Estimate
+
+
+class Threshold(_File):
+    """The rule `hits of draws`; `hits` is None where no rule keeps the false removals within bounds."""
+
+    hits: int | None
+    draws: int
+    null: float | None = None
+    binomial: float | None = None
+
+
+class Null(_File):
+    hits: list[float]
+    binomial: list[float]
+
+
+class Residual(_File):
+    hit: Estimate
+    baseline: Estimate
+    excess: Estimate
+
+
+class Policy(_File):
+    residual: Residual | None = None
+
+
+class Audit(_File):
+    """`audit.json` of one cleaning."""
+
+    probe: str
+    second_probe: str | None = None
+    leakage: dict[str, dict[View, Leakage]]
+    thresholds: dict[str, Threshold]
+    null: Null
+    policies: dict[str, Policy]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything the page shows. `planted` is None for a benchmark that keeps no truth; `hits` counts, per query key,
+    how often each answer was drawn with the sound withheld (None: no single option)."""
+
+    folder: Path
+    queries: tuple[Query, ...]
+    infos: tuple[BenchmarkInfo, ...]
+    planted: Mapping[str, Mapping[str, bool]] | None
+    audit: Audit
+    manifests: Mapping[str, Manifest]
+    manifest: Manifest
+    hits: Mapping[tuple[str, str], Counter[str | None]]
+    scores: Mapping[str, Scores]
+    responses: Mapping[str, Mapping[tuple[str, str], Response]]
+    curves: Mapping[str, list[dict[str, Any]]]
+    steps: Mapping[str, Any]
+
+    @property
+    def filtered(self) -> frozenset[str]:
+        """Benchmarks that the audit may filter."""
+        return frozenset(info.name for info in self.infos if info.filter_policy == "filtered")
+
+
+def read_model[M: BaseModel](path: Path, model: type[M]) -> M:
+    """One JSON file as a model. Raises DataError naming the file and the first wrong field."""
+    try:
+        return model.model_validate_json(_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise DataError(f"{path}: {where}: {first['msg']}: run the step that wrote it again") from error
+
+
+def comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
+    """Raises DataError naming both when two scores come from different profiles, or one from another manifest than the
+    audit's: such scores cannot be compared."""
+    first, reference = next(iter(scores.items()))
+    for name, other in scores.items():
+        _same("profile_hash", first, reference.profile_hash, name, other.profile_hash)
+        _same("manifest_hash", first, reference.manifest_hash, name, other.manifest_hash)
+        _same("manifest_hash", "the audit", manifest.content_hash, name, other.manifest_hash)
+
+
+def _same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
+    if ours != theirs:
+        raise DataError(f"{field} differs: {first} has {ours}, {second} has {theirs}: evaluate again under one recipe and manifest")
+
+
+def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Response]:
+    """Responses under view omni to `keys`. Raises DataError when one is missing: a mean over the rest would mislead."""
+    found = {(r.benchmark, r.id): r for r in read_jsonl(path, Response) if r.view is View.omni}
+    missing = sorted(set(keys) - found.keys())
+    if missing:
+        raise DataError(f"{path}: no answer to {'/'.join(missing[0])} ({len(missing)} missing): evaluate again")
+    return {key: found[key] for key in keys}
+
+
+def quality(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]) -> dict[str, Any]:
+    """Counts and shares of one cleaning against the planted truth, over filtered benchmarks.
+
+    precision: of the removed, truly solvable; recall: of the truly solvable, removed; clean_lost: of the truly clean,
+    removed. A share over nothing is None.
+    """
+    removed = Counter(
+        (planted[v.benchmark][v.id], v.label is Label.solvable) for v in manifest.verdicts if v.benchmark in filtered
+    )
+    hit, missed, lost, left = (removed[pair] for pair in ((True, True), (True, False), (False, True), (False, False)))
+    share = lambda part, whole: part / whole if whole else None  # noqa: E731
+    return {
+        "precision": share(hit, hit + lost),
+        "recall": share(hit, hit + missed),
+        "clean_lost": share(lost, lost + left),
+        "counts": {"hit": hit, "missed": missed, "lost": lost, "left": left},
+    }
+
+
+def read(inputs: Mapping[str, Path]) -> Evidence:
+    """Reads and joins the report's inputs (roles as in docs/architecture.md). Raises DataError on what does not fit."""
+    folder = inputs["queries"]
+    queries = tuple(read_jsonl(folder / "queries.jsonl", Query))
+    keys = [q.key for q in queries]
+    arms = [stage for stage in (*STAGES, "control") if stage in inputs]
+    scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
+    manifest = read_model(inputs["audit"] / "manifest.json", Manifest)
+    comparable(scores, manifest)
+    judged = {(v.benchmark, v.id) for v in manifest.verdicts}
+    if unjudged := sorted(set(keys) - judged):
+        raise DataError(f"{inputs['audit'] / 'manifest.json'}: no verdict on {'/'.join(unjudged[0])}: clean again")
+    hits: defaultdict[tuple[str, str], Counter[str | None]] = defaultdict(Counter)
+    for draw in read_jsonl(inputs["draws"] / "draws.jsonl", Draw):
+        if draw.view is View.visual_only:
+            hits[draw.benchmark, draw.id][draw.answer] += 1
+    planted = folder / "planted.json"
+    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_json(_text(folder / "benchmarks.json"))
+    return Evidence(
+        folder=folder,
+        queries=queries,
+        infos=infos,
+        planted=json.loads(planted.read_text()) if planted.is_file() else None,
+        audit=read_model(inputs["audit"] / "audit.json", Audit),
+        manifests={policy: read_model(inputs["audit"] / f"manifest.{policy}.json", Manifest) for policy in POLICIES},
+        manifest=manifest,
+        hits=hits,
+        scores=scores,
+        responses={arm: answers(inputs[arm] / "responses.jsonl", keys) for arm in arms},
+        curves={name: _rows(inputs[f"{name}_curves"] / "curves.jsonl") for name in ("sft", "rlvr", "distilled")},
+        steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
+    )
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run the step that writes it")
+    return path.read_text()
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_jsonl(path, dict)
+    if not rows:
+        raise DataError(f"{path} logs no step: run the training step again")
+    return rows

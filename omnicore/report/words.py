@@ -1,0 +1,169 @@
+"""Sentences of the page, computed from its figures: none of them can say what the numbers do not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from omnicore import stats
+from omnicore.report.evidence import Evidence
+from omnicore.schema import Estimate, Label, Outcome, View
+
+NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
+RULES = {"single_pass": "single pass", "repeated": "repeated draws"}
+
+
+def per_cent(value: float, digits: int = 1) -> str:
+    text = f"{100 * value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(e: Estimate) -> str:
+    return f"[{per_cent(e.low)}, {per_cent(e.high)}]"
+
+
+def points(e: Estimate) -> str:
+    """A difference in percentage points with its interval."""
+    return f"{'+' if e.value > 0 else ''}{per_cent(e.value)} {interval(e)}"
+
+
+def listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one stage added over the one before, in shares of queries: `surplus` is raw less clean."""
+
+    raw: Estimate
+    clean: Estimate
+    surplus: Estimate
+
+    @property
+    def verb(self) -> str:
+        """What the raw view does to this gain, as far as the interval of the surplus can tell."""
+        if self.surplus.low > 0:
+            return "overstates"
+        if self.surplus.high < 0:
+            return "understates"
+        return "neither clearly overstates nor understates"
+
+
+def _right(evidence: Evidence, arm: str) -> list[float]:
+    return [float(evidence.responses[arm][q.key].outcome is Outcome.correct) for q in evidence.queries]
+
+
+def difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
+    """Paired difference in accuracy over the queries of one view, `after` less `before`."""
+    kept = evidence.manifest.kept()
+    chosen = [i for i, q in enumerate(evidence.queries) if q.key in kept or not clean]
+    old, new = _right(evidence, before), _right(evidence, after)
+    clusters = [evidence.queries[i].cluster for i in chosen]
+    return stats.paired([new[i] for i in chosen], [old[i] for i in chosen], clusters)
+
+
+def gain(evidence: Evidence, before: str, after: str) -> Gain:
+    """The gain of one stage in both views, and how far they differ.
+
+    Raw and clean share queries, so their two intervals say nothing on the difference. It is the mean of
+    u_i = surplus + (d_i - raw) - k_i N / K (d_i - clean), with d_i the query's change and k_i = 1 for the K kept of N: the
+    linearisation of a difference of two ratios, scaled to 0..1 for the clustered interval of `stats.mean`.
+    """
+    raw, clean = difference(evidence, before, after, clean=False), difference(evidence, before, after, clean=True)
+    kept_keys = evidence.manifest.kept()
+    d = np.array(_right(evidence, after)) - np.array(_right(evidence, before))
+    k = np.array([q.key in kept_keys for q in evidence.queries], float) / (clean.n / raw.n)
+    u = raw.value - clean.value + (d - raw.value) - k * (d - clean.value)
+    bound = max(1.0, float(np.abs(u).max()))
+    scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in evidence.queries])
+    value, low, high = (bound * (2 * share - 1) for share in (scaled.value, scaled.low, scaled.high))
+    return Gain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
+
+
+def gain_sentence(sft: Gain, rlvr: Gain) -> str:
+    def told(name: str, g: Gain) -> str:
+        return f"{g.verb} the gain of {name} ({points(g.raw)} points raw, {points(g.clean)} clean)"
+
+    return f"The raw view {told('SFT', sft)} and {told('RLVR', rlvr)}."
+
+
+def solvable(evidence: Evidence) -> Estimate:
+    """Share of the filtered benchmarks' queries that the audit found solvable with the sound withheld."""
+    clusters = {q.key: q.cluster for q in evidence.queries}
+    verdicts = [v for v in evidence.manifest.verdicts if v.benchmark in evidence.filtered]
+    return stats.mean(
+        [float(v.label is Label.solvable) for v in verdicts], [clusters[v.benchmark, v.id] for v in verdicts]
+    )
+
+
+def solvable_sentence(evidence: Evidence) -> str:
+    share = solvable(evidence)
+    count = round(share.value * share.n)
+    said = (
+        f"{count} of {share.n} audited queries, {per_cent(share.value)} % {interval(share)}, could be answered from the picture and the "
+        "written question alone, with the sound withheld"
+    )
+    if evidence.planted is None:
+        return said + "."
+    truth = [t for name in evidence.filtered for t in evidence.planted[name].values()]
+    return f"{said}; planted were {per_cent(sum(truth) / len(truth))} %."
+
+
+def kept_whole_sentence(evidence: Evidence) -> str:
+    whole = [f"{i.name} ({i.queries} queries; {i.reason})" for i in evidence.infos if i.filter_policy == "keep_whole"]
+    return f"Kept whole, outside the audit: {listed(whole)}." if whole else ""
+
+
+def control_sentence(evidence: Evidence) -> str:
+    luck = difference(evidence, "sft", "control", clean=True)
+    lead = difference(evidence, "control", "rlvr", clean=True)
+    if lead.low > 0:
+        said = f"RLVR on real rewards stands {points(lead)} points above the control on the clean view"
+    elif lead.high < 0:
+        said = f"the control stands above RLVR on real rewards ({points(lead)} points for RLVR): this run shows luck, not learning"
+    else:
+        said = f"RLVR on real rewards and the control cannot be told apart ({points(lead)} points)"
+    return f"Paid by coin flips, the model moved {points(luck)} points from SFT; {said}. This is one seed: luck differs from seed to seed."
+
+
+def null_sentence(evidence: Evidence) -> str:
+    """The measured tail beside the textbook one, at the rule that most benchmarks share."""
+    rules = [t.hits for t in evidence.audit.thresholds.values() if t.hits is not None]
+    if not rules:
+        return "No benchmark has a rule that keeps false removals within bounds."
+    hits, null = max(set(rules), key=rules.count), evidence.audit.null
+    draws = len(null.hits) - 1
+    return (
+        f"A wrong option is drawn at least {hits} times in {draws} on {per_cent(sum(null.hits[hits:]), 2)} % of queries; "
+        f"independent guesses would do so on {per_cent(sum(null.binomial[hits:]), 2)} %. A probe repeats its own guess, so the "
+        "measured null sets the rule."
+    )
+
+
+def wording_sentence(arm: str, by_wording: dict[str, dict[str, Estimate]], types: Collection[str]) -> str:
+    """The type whose wordings lie furthest apart: its mean describes none of them."""
+    spread = {t: [e.value for e in by_wording[t].values()] for t in types if len(by_wording.get(t, {})) > 1}
+    if not spread:
+        return ""
+    widest = max(spread, key=lambda t: max(spread[t]) - min(spread[t]))
+    low, high = min(spread[widest]), max(spread[widest])
+    return (
+        f"At {NAMES[arm]}, the wordings of “{widest.replace('_', ' ')}” lie {100 * (high - low):.0f} points apart "
+        f"({per_cent(low, 0)} to {per_cent(high, 0)} %): its mean describes none of them."
+    )
+
+
+def planted_notice(model: str) -> str:
+    """What must be said wherever the embedded models' scores are shown."""
+    if not model.startswith("embedded:"):
+        return ""
+    return (
+        f"These are toy figures. {model.removeprefix('embedded:')} has about a million parameters, the benchmark is synthetic, and the "
+        "weakness that training mends was planted: in its pre-training corpus the written answers neglect the sound under some wordings. "
+        "They show that audit, training and evaluation work together; they say nothing about any published model."
+    )
+
+
+VIEW_NAMES = {View.visual_only: "picture and text", View.audio_only: "sound and text", View.text_only: "text alone"}

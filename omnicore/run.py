@@ -1,0 +1,262 @@
+"""The one door: `run_step` finds, continues or does the work of a step, for the CLI and for every component.
+
+The key of a result covers all that can change it, so a directory that holds the key holds the result. `step.json` is
+written last; until then `key.journal` says whose unfinished work a directory is, and a run of the same key goes on there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pydantic import BaseModel
+
+from omnicore.config import SECTION_STEP, Recipe, digest
+from omnicore.errors import ConfigError, DataError, StepBusy
+from omnicore.journal import storage_errors
+from omnicore.prompts import profile_hash
+from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, read_step, write_step
+from omnicore.steps import STEPS
+from omnicore.telemetry import snapshot, told
+
+KEY_FILE = "key.journal"
+WAIT = 600.0  # seconds to wait for another process that works on the same directory
+POLL = 0.2
+
+
+class Work(NamedTuple):
+    """One step with everything that decides its result."""
+
+    step: str
+    section: str
+    recipe: Recipe
+    config: BaseModel
+    inputs: dict[str, Path]
+    digests: dict[str, str]
+    key: str
+
+
+def run_step(
+    step: str,
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+    output: Path,
+    *,
+    section: str | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Fills `output` with the result of a step and returns the content of its `step.json`.
+
+    `inputs` maps a role to the finished output of an earlier step; `section` names the part of the recipe where it is not
+    the step's own, as in `sft_distilled`. A finished result of the same key is returned as it is, an unfinished one is
+    continued, any other result of this step is replaced. With `cache` the work is done in `cache/<step>-<key>` and linked
+    into `output`.
+
+    Raises ConfigError for a wrong step, section, role or output directory, DataError for an unfinished input, StorageError
+    when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`, and whatever the step raises.
+    """
+    output = Path(output).resolve()
+    work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
+    with storage_errors(output), ExitStack() as locks:
+        locks.enter_context(_locked(output))
+        record = _finished(output, work.key)
+        found = record is not None
+        if record is None:
+            directory = Path(cache).resolve() / f"{step}-{work.key[:16]}" if cache else output
+            if cache:
+                locks.enter_context(_locked(directory))
+                record = _finished(directory, work.key)
+                found = record is not None
+            record = record or _do(work, directory)
+            if cache:
+                _publish(work, directory, output)
+    figures = dict(list(record["summary"].items())[:6])
+    took = "done before" if found else f"{record['seconds']:.1f} s"
+    print(f"{work.section}: {took}  {told(figures)}".rstrip(), flush=True)
+    return record
+
+
+def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], output: Path) -> Work:
+    """Checks the request and works out its key."""
+    if step not in STEPS:
+        raise ConfigError(f"no step {step!r}; steps are {', '.join(STEPS)}")
+    if SECTION_STEP.get(section, section) != step:
+        fitting = [step, *(name for name, of in SECTION_STEP.items() if of == step)]
+        raise ConfigError(f"section {section!r} does not configure step {step}; use {' or '.join(fitting)}")
+    digests = _input_digests(step, inputs)
+    for role, path in inputs.items():
+        if output == path or output in path.parents or path in output.parents:
+            raise ConfigError(f"output {output} and input {role} {path} lie in one another; give the output its own directory")
+    config: BaseModel = getattr(recipe, section)
+    reads = STEPS[step].reads
+    read = recipe.model_dump(mode="json") if "*" in reads else {name: getattr(recipe, name) for name in reads if name not in inputs}
+    # A model directory may change under the same name.
+    models = {name for name in (read.get("model"), getattr(config, "model", None)) if name and Path(name).is_dir()}
+    key = digest(
+        {
+            "step": step,
+            "section": section,
+            "config": config.model_dump(mode="json"),
+            "seed": recipe.seed,
+            "profile": profile_hash(recipe.profile),
+            "recipe": read,
+            "models": {name: digest_directory(Path(name)) for name in models},
+            "inputs": digests,
+            "code": code_digest(),
+        }
+    )
+    return Work(step, section, recipe, config, inputs, digests, key)
+
+
+def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
+    info = STEPS[step]
+    roles = {**info.required, **info.optional}
+    wrong = [f"no input {role!r}" for role in inputs if role not in roles]
+    wrong += [f"input {role!r} is missing" for role in info.required if role not in inputs]
+    if wrong:
+        takes = [f"{role} (from {' or '.join(of)}{', optional' if role in info.optional else ''})" for role, of in roles.items()]
+        raise ConfigError(f"step {step}: {'; '.join(wrong)}. It takes {', '.join(takes) or 'no inputs'}")
+    digests = {}
+    for role, path in sorted(inputs.items()):
+        record = read_step(path)
+        if record["step"] not in roles[role]:
+            raise ConfigError(
+                f"step {step}: input {role!r} is {record['step']}'s {path}; it must come from {' or '.join(roles[role])}"
+            )
+        digests[role] = record["digest"]
+    return digests
+
+
+def _do(work: Work, directory: Path) -> dict[str, Any]:
+    """Runs the step in `directory` and finishes it."""
+    _begin(work, directory)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        module = import_module(f"omnicore.steps.{work.step}")
+        summary = module.run(work.recipe, work.config, work.inputs, directory)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "omnicore":
+            raise
+        raise ConfigError(f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[train]'") from error
+    seconds = round(time.monotonic() - clock, 3)
+    snapshot(work.step, work.section, seconds, summary, directory).write(directory / METRICS_FILE)
+    fields = {
+        "step": work.step,
+        "section": work.section,
+        "key": work.key,
+        "config": work.config.model_dump(mode="json"),
+        "config_hash": digest(work.config),
+        "recipe_hash": digest(work.recipe),
+        "profile_hash": profile_hash(work.recipe.profile),
+        "seed": work.recipe.seed,
+        "inputs": work.digests,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "summary": summary,
+    }
+    record = write_step(directory, fields)
+    _drop_journals(directory)
+    return record
+
+
+def _publish(work: Work, source: Path, output: Path) -> None:
+    """Links a finished directory into `output`, `step.json` last; copies where the disk has no links."""
+    _begin(work, output)
+    files = [file for file in source.rglob("*") if file.is_file() and file.relative_to(source) != Path(STEP_FILE)]
+    for file in [*files, source / STEP_FILE]:
+        target = output / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(file)
+        except OSError:
+            shutil.copy2(file, target)
+    _drop_journals(output)
+
+
+def _finished(directory: Path, key: str) -> dict[str, Any] | None:
+    """The record of a finished result with this key whose files are still as they were written."""
+    record = _held(directory)
+    if record is None or record["key"] != key:
+        return None
+    if record["digest"] != digest_directory(directory):
+        print(f"{directory} was changed after it was finished; it is made again", file=sys.stderr, flush=True)
+        return None
+    return record
+
+
+def _held(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_step(directory)
+    except DataError:
+        return None
+
+
+def _begin(work: Work, directory: Path) -> None:
+    """Empties a directory for work on a key; journals of the same key stay, and no others.
+
+    Files beside the journals go too: what a killed process left half-made would otherwise count as a result. Raises
+    ConfigError for a directory with other contents, which are not ours to remove.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"output {directory} is a file; give a directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    key_file, step_file = directory / KEY_FILE, directory / STEP_FILE
+    if any(directory.iterdir()) and not key_file.exists() and not step_file.exists():
+        raise ConfigError(f"output {directory} is not empty and holds no result of omnicore; give a new or empty directory")
+    held = _held(directory)
+    if held and held["step"] != work.step:
+        raise ConfigError(f"output {directory} holds a result of {held['step']}; give {work.step} a directory of its own")
+    same = key_file.exists() and key_file.read_text() == work.key
+    if not same:
+        # First disown the journals: a kill in the middle of the removal must not leave them under the new key.
+        key_file.write_text("")
+    step_file.unlink(missing_ok=True)
+    for entry in directory.iterdir():
+        if entry != key_file and not (same and entry.name.endswith(".journal")):
+            _remove(entry)
+    key_file.write_text(work.key)
+
+
+def _drop_journals(directory: Path) -> None:
+    """Everything in them is in the result by now."""
+    for journal in directory.glob("*.journal"):
+        _remove(journal)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds `<directory>.lock`. The kernel lets go of it when the process ends, however it ends."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(directory.name + ".lock").open("a") as file:
+        waiting_since = None
+        while not _try_lock(file):
+            if waiting_since is None:
+                waiting_since = time.monotonic()
+                print(f"another process works on {directory}; waiting", file=sys.stderr, flush=True)
+            elif time.monotonic() - waiting_since > WAIT:
+                raise StepBusy(f"another process works on {directory}, for more than {WAIT:.0f} s now; end it, or try again later")
+            time.sleep(POLL)
+        yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""Figures with honest intervals: clustered means, macro averages, chance correction, paired differences, the exact binomial.
+
+One rule makes every interval. An estimate is a sum of influences, one a query; queries of one cluster (a picture, a video)
+share their luck, so influences are summed within a cluster before they are squared (clustered standard errors, Miller,
+arXiv 2411.00640, section 2.2). A cluster that occurs in several groups counts once, with all its influences together.
+Student's t with clusters minus groups degrees of freedom widens the interval where clusters are few.
+
+Most figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would run over the bound near it
+and shrink to a point on it: 40 right of 40 is not certainty. So the interval is Wilson's score interval at the effective
+sample size that the clustered error implies (Franco et al., J. Surv. Stat. Methodol. 7, 2019); away from the bounds it is
+value +- t * se.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from omnicore.schema import Estimate
+
+Values = Sequence[float] | npt.NDArray[np.floating] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
+Clusters = Sequence[str]
+Groups = Mapping[str, tuple[Values, Clusters]]
+
+
+def mean(values: Values, clusters: Clusters, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Estimate:
+    """The mean of n values, `clusters` naming the cluster of each; hits and hit rates have the bounds 0 and 1.
+
+    `bounds=None` is for figures without bounds (linearised differences): a plain t interval. One single cluster shows no
+    spread: the largest possible one is taken, so that the interval is nearly the whole range. Raises ValueError on no
+    values, unlike lengths, a value outside the bounds, and a single cluster without bounds.
+    """
+    return _estimate([(_checked(values, clusters, bounds), clusters)], bounds)
+
+
+def macro(groups: Groups) -> Estimate:
+    """The mean of the groups' means, each group (a benchmark) counting alike. Values in 0..1; raises as `mean`."""
+    return chance_corrected(groups, dict.fromkeys(groups, 0.0))
+
+
+def chance_corrected(groups: Groups, chances: Mapping[str, float]) -> Estimate:
+    """The mean over groups of (p - c) / (1 - c), p a group's mean and c its chance level: 0 is guessing, 1 is all right.
+
+    Negative below chance. Raises as `mean`, and on a chance level outside 0 <= c < 1.
+    """
+    parts = []
+    for name, (values, clusters) in groups.items():
+        if not 0 <= (chance := chances[name]) < 1:
+            raise ValueError(f"chance level of {name!r} is {chance}: it must lie in 0 <= c < 1")
+        parts.append(((_checked(values, clusters, (0.0, 1.0)) - chance) / (1 - chance), clusters))
+    # Nobody can score below no hit at all, which is -c / (1 - c) in each group.
+    return _estimate(parts, (-sum(c / (1 - c) for c in map(chances.__getitem__, groups)) / max(1, len(parts)), 1.0))
+
+
+def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
+    """The mean of a - b over the same queries, both in 0..1: what differs between two models, free of how hard queries are.
+
+    Raises as `mean`.
+    """
+    difference = _checked(a, clusters, (0.0, 1.0)) - _checked(b, clusters, (0.0, 1.0))
+    return _estimate([(difference, clusters)], (-1.0, 1.0))
+
+
+def binomial_tail(n: int, k: int, p: float) -> float:
+    """The chance of k or more successes in n independent draws of chance p, summed exactly."""
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(max(0, k), n + 1)) if k > 0 else 1.0
+
+
+def _checked(values: Values, clusters: Clusters, bounds: tuple[float, float] | None) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        raise ValueError("no values: an empty set has no mean")
+    if array.shape != (len(clusters),):
+        raise ValueError(f"values have shape {array.shape} but there are {len(clusters)} clusters")
+    low, high = bounds or (-math.inf, math.inf)
+    if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
+        raise ValueError(f"a value is not in {low:g}..{high:g}: a figure without bounds takes bounds=None")
+    return array
+
+
+def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], bounds: tuple[float, float] | None) -> Estimate:
+    """The mean of the parts' means with its interval inside the bounds."""
+    if not parts:
+        raise ValueError("no groups: an empty set has no mean")
+    codes: dict[str, int] = {}
+    coded = [np.array([codes.setdefault(c, len(codes)) for c in clusters]) for _, clusters in parts]
+    sums = np.zeros(len(codes))
+    for (values, _), code in zip(parts, coded, strict=True):
+        own = len(np.unique(code))
+        if own > 1:
+            # own / (own - 1), since residuals about an estimated mean are too small.
+            scale = math.sqrt(own / (own - 1)) / (len(parts) * len(values))
+            sums += np.bincount(code, weights=(values - values.mean()) * scale, minlength=len(codes))
+        elif bounds:
+            sums[code[0]] += (bounds[1] - bounds[0]) / 2 / len(parts)  # the largest standard deviation that the bounds allow
+        else:
+            raise ValueError("one single cluster shows no spread, and there are no bounds to take it from")
+    value = float(np.mean([values.mean() for values, _ in parts]))
+    error = math.sqrt(float((sums**2).sum()))
+    n = sum(len(values) for values, _ in parts)
+    t = _t975(max(1, len(codes) - len(parts)))
+    if bounds is None:
+        return Estimate(value=value, low=value - t * error, high=value + t * error, n=n)
+    low, high = bounds
+    width = high - low
+    left, right = _wilson((value - low) / width, error / width, t, len(codes))
+    return Estimate(value=value, low=low + width * left, high=low + width * right, n=n)
+
+
+def _wilson(p: float, error: float, t: float, clusters: int) -> tuple[float, float]:
+    """Score interval of a proportion p with standard error `error`. On a bound no error is seen: there every cluster counts
+    as one draw."""
+    spread = max(0.0, p * (1 - p))
+    inverse = error**2 / spread if spread > 1e-12 else 1 / clusters  # of the effective sample size
+    pull = t**2 * inverse
+    centre = (p + pull / 2) / (1 + pull)
+    half = t * math.sqrt(spread * inverse + t**2 * inverse**2 / 4) / (1 + pull)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def _t975(freedom: int) -> float:
+    """97.5 % quantile of Student's t: closed forms for 1 and 2, else Abramowitz & Stegun 26.7.5, within 0.2 %."""
+    if freedom == 1:
+        return math.tan(0.475 * math.pi)
+    if freedom == 2:
+        return 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025))
+    z = 1.959963984540054
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))

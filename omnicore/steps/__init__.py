@@ -1,0 +1,86 @@
+"""The steps by name: what each takes and writes. Importing this loads none of them.
+
+A step's module is `omnicore.steps.<name>` with `run(recipe, config, inputs, output) -> summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class StepInfo(NamedTuple):
+    """`required` and `optional` map the role of an input to the steps whose finished output may fill it."""
+
+    summary: str
+    writes: str
+    required: Mapping[str, tuple[str, ...]] = {}
+    optional: Mapping[str, tuple[str, ...]] = {}
+    # Fields of the recipe that the step reads beside its own section, the seed and the profile.
+    reads: tuple[str, ...] = ()
+
+
+STEPS: dict[str, StepInfo] = {
+    "prepare": StepInfo(
+        "benchmark and training sets as queries and media files",
+        "queries.jsonl, controls.jsonl, benchmarks.json, sft.jsonl, rlvr.jsonl, distill.jsonl, planted.json, media/",
+    ),
+    "probe": StepInfo(
+        "ask a probe model with modalities withheld, several draws a query",
+        "draws.jsonl, probe.json",
+        {"queries": ("prepare",)},
+    ),
+    "clean": StepInfo(
+        "from draws to verdicts: which queries can be solved without the sound",
+        "manifest.json, manifest.single_pass.json, manifest.repeated.json, audit.json",
+        {"queries": ("prepare",), "draws": ("probe",)},
+        {"second_draws": ("probe",)},
+    ),
+    "evaluate": StepInfo(
+        "score a model on the raw and the clean view, with ablations",
+        "responses.jsonl, scores.json",
+        {"queries": ("prepare",), "manifest": ("clean",)},
+        {"model": ("sft", "rlvr")},
+        reads=("model",),
+    ),
+    "sft": StepInfo(
+        "supervised fine-tuning on written replies",
+        "checkpoint/, curves.jsonl",
+        {"data": ("prepare", "distill")},
+        {"model": ("sft", "rlvr")},
+        reads=("model",),
+    ),
+    "rlvr": StepInfo(
+        "GRPO on verifiable rewards over mixed modalities",
+        "checkpoint/, curves.jsonl, rollouts.jsonl",
+        {"data": ("prepare",), "model": ("sft",)},
+    ),
+    "distill": StepInfo(
+        "the model's own verified rollouts on omni queries, as training rows",
+        "distilled.jsonl, rollouts.jsonl",
+        {"data": ("prepare",), "model": ("rlvr",)},
+    ),
+    "report": StepInfo(
+        "one page and one JSON file of the whole run",
+        "report.html, report.json",
+        {
+            "queries": ("prepare",),
+            "audit": ("clean",),
+            "draws": ("probe",),
+            "base": ("evaluate",),
+            "sft": ("evaluate",),
+            "rlvr": ("evaluate",),
+            "distilled": ("evaluate",),
+            "sft_curves": ("sft",),
+            "rlvr_curves": ("rlvr",),
+            "distilled_curves": ("sft",),
+        },
+        {"control": ("evaluate",)},
+        reads=("*",),
+    ),
+    "promote": StepInfo(
+        "decide whether a candidate replaces the champion, on the clean view",
+        "decision.json",
+        {"champion": ("evaluate",), "candidate": ("evaluate",), "queries": ("prepare",), "manifest": ("clean",)},
+    ),
+}

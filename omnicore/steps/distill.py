@@ -1,0 +1,44 @@
+"""distill: the model's own rollouts on omni queries; those with the right answer become training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore.config import DistillConfig, Recipe
+from omnicore.engines.base import Request, Sampling, ask
+from omnicore.errors import TrainingError
+from omnicore.journal import read_jsonl, write_jsonl
+from omnicore.media import bring
+from omnicore.prompts import parts
+from omnicore.schema import Outcome, Query, View
+from omnicore.training.rewards import outcome
+
+
+def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    from omnicore.engines.transformers import TransformersEngine
+    from omnicore.training.runtime import set_up
+
+    set_up(recipe)
+    root = inputs["data"]
+    prompts = read_jsonl(root / config.data, Query)
+    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile.system)
+    tries = [query for query in prompts for _ in range(config.samples)]
+    requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
+    sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
+    replies = ask(engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="distill")
+    rollouts, rows = [], []
+    for number, (query, reply) in enumerate(zip(tries, replies, strict=True)):
+        judged = outcome(reply, query, recipe.profile)
+        rollouts.append({"id": query.id, "sample": number % config.samples, "reply": reply, "outcome": judged})
+        if judged is Outcome.correct:
+            for medium in query.media:
+                bring(root / medium.uri, output / medium.uri)
+            update = {"benchmark": "distilled", "id": f"{query.id}-{number % config.samples}", "target": reply}
+            rows.append(query.model_copy(update=update))
+    if not rows:
+        raise TrainingError(f"none of {len(tries)} rollouts had the right answer: nothing to distill; train longer or sample more")
+    write_jsonl(output / "rollouts.jsonl", rollouts)
+    write_jsonl(output / "distilled.jsonl", rows)
+    return {"prompts": len(prompts), "rollouts": len(tries), "kept": len(rows), "kept_share": round(len(rows) / len(tries), 4)}

@@ -1,0 +1,106 @@
+"""prepare: native annotations and media to `queries.jsonl`, and the training mixtures.
+
+Writes real png and wav files named by their content; nothing after this step knows that the benchmark is synthetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from omnicore.benchmarks import synthetic
+from omnicore.benchmarks.synthetic import Item, Kind, World
+from omnicore.config import PrepareConfig, Recipe
+from omnicore.journal import write_json, write_jsonl
+from omnicore.schema import Media, Query
+
+CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
+SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}
+
+
+class Files:
+    """Writes the pictures and clips that items use, once each, and knows their `Media`."""
+
+    def __init__(self, world: World, root: Path) -> None:
+        self.world, self.root = world, root
+        self._known: dict[tuple[str, int], Media] = {}
+        (root / "media").mkdir(parents=True, exist_ok=True)
+
+    def media(self, kind: Any, index: int) -> Media:
+        if (kind, index) not in self._known:
+            buffer = io.BytesIO()
+            if kind == "image":
+                self.world.pictures[index].image().save(buffer, "png")
+            else:
+                soundfile.write(buffer, self.world.clips[index].wave, synthetic.RATE, format="WAV", subtype="PCM_16")
+            data = buffer.getvalue()
+            sha = hashlib.sha256(data).hexdigest()
+            uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"
+            (self.root / uri).write_bytes(data)
+            self._known[kind, index] = Media(kind=kind, uri=uri, sha256=sha)
+        return self._known[kind, index]
+
+    def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
+        """The cluster is the handwriting behind the picture, or the voice's clip where there is no picture."""
+        media = {kind: index for kind, index in item.media}
+        source = f"picture-{self.world.pictures[media['image']].source}" if "image" in media else f"clip-{media.get('audio')}"
+        return Query(
+            benchmark=benchmark,
+            id=name,
+            type=item.type,
+            question=item.question,
+            options=item.options,
+            answer=item.answer,
+            answer_kind=item.answer_kind,
+            media=tuple(self.media(kind, index) for kind, index in item.media),
+            cluster=source,
+            wording=synthetic.WORDINGS[item.kind][item.wording],
+            target=item.target if target else None,
+        )
+
+
+def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: int, *, target: bool = False) -> Iterable[Query]:
+    """Rows of a training mixture: exact shares by weight, shuffled."""
+    rng = random.Random(f"{seed}-{name}")
+    total = sum(mix.values())
+    kinds: list[Any] = [kind for kind, weight in mix.items() for _ in range(round(count * weight / total))]
+    rng.shuffle(kinds)
+    for i, kind in enumerate(kinds):
+        yield files.query(files.world.item(rng, kind), name, f"{i:05d}", target=target)
+
+
+def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
+    scaled = lambda n: max(8, round(n * config.scale))  # noqa: E731
+    files = Files(World(config.split), output)
+    queries, planted, infos = [], {}, []
+    for name, items in synthetic.planted_items(files.world, config.scale).items():
+        rows = [files.query(item, name, f"{name}-{i:04d}") for i, (item, _) in enumerate(items)]
+        planted[name] = {row.id: solvable for row, (_, solvable) in zip(rows, items, strict=True)}
+        infos.append(synthetic.info(name, len(rows)))
+        queries += rows
+    rng = random.Random(f"{config.split}-controls")
+    controls = [
+        files.query(files.world.item(rng, kind), "controls", f"{kind}-{i:04d}") for kind in CONTROLS for i in range(scaled(config.controls))
+    ]
+    write_jsonl(output / "queries.jsonl", queries)
+    write_jsonl(output / "controls.jsonl", controls)
+    write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
+    write_json(output / "planted.json", planted)
+
+    train = Files(World("train"), output)
+    counts = {}
+    for name, count, mix in (
+        ("sft", config.sft_rows, SFT_MIX),
+        ("rlvr", config.rlvr_prompts, config.rlvr_mix),
+        ("distill", config.distill_prompts, config.distill_mix),
+    ):
+        rows = list(_rows(train, name, scaled(count), mix, recipe.seed, target=name == "sft"))
+        write_jsonl(output / f"{name}.jsonl", rows)
+        counts[name] = len(rows)
+    return {"benchmarks": len(infos), "queries": len(queries), "controls": len(controls), **counts}

@@ -1,0 +1,69 @@
+"""promote: may the candidate replace the champion? Decided on the clean view, by the paired difference of both on the same queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore import stats
+from omnicore.config import PromoteConfig, Recipe
+from omnicore.errors import DataError
+from omnicore.journal import read_jsonl, write_json
+from omnicore.provenance import read_step
+from omnicore.report.evidence import Scores, answers, comparable, read_model
+from omnicore.schema import Estimate, Manifest, Outcome, Query
+
+
+def decide(difference: Estimate, by_benchmark: Mapping[str, Estimate], config: PromoteConfig) -> tuple[str, list[str]]:
+    """`promote` or `keep` with the reasons: the interval of the difference (candidate less champion) lies above
+    `min_effect`, and no benchmark loses more than `worst_drop`."""
+    said = f"the candidate is {_points(difference)} points better on the clean view, over {difference.n} queries"
+    gained = difference.low > config.min_effect
+    dropped = {name: e for name, e in by_benchmark.items() if e.value < -config.worst_drop}
+    reasons = [f"{said}: the interval lies {'' if gained else 'not '}above {100 * config.min_effect:g}"]
+    reasons += [
+        f"{name} changes by {_points(e)} points over {e.n} queries: more than {100 * config.worst_drop:g} lost" for name, e in dropped.items()
+    ]
+    if not dropped:
+        reasons.append(f"no benchmark loses more than {100 * config.worst_drop:g} points")
+    return "promote" if gained and not dropped else "keep", reasons
+
+
+def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Writes `decision.json`. Raises DataError when the two evaluations cannot be compared."""
+    arms = ("champion", "candidate")
+    scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
+    manifest = read_model(inputs["manifest"] / "manifest.json", Manifest)
+    comparable(scores, manifest)
+    kept = manifest.kept()
+    queries = [q for q in read_jsonl(inputs["queries"] / "queries.jsonl", Query) if q.key in kept]
+    if not queries:
+        raise DataError(f"{inputs['manifest'] / 'manifest.json'} keeps none of the queries: nothing to compare on")
+    replies = {arm: answers(inputs[arm] / "responses.jsonl", [q.key for q in queries]) for arm in arms}
+
+    def paired(chosen: list[Query]) -> Estimate:
+        right = {arm: [float(replies[arm][q.key].outcome is Outcome.correct) for q in chosen] for arm in arms}
+        return stats.paired(right["candidate"], right["champion"], [q.cluster for q in chosen])
+
+    difference = paired(queries)
+    by_benchmark = {name: paired([q for q in queries if q.benchmark == name]) for name in sorted({q.benchmark for q in queries})}
+    decision, reasons = decide(difference, by_benchmark, config)
+    found = {
+        "decision": decision,
+        "reasons": reasons,
+        "difference": difference.model_dump(mode="json"),
+        "by_benchmark": {name: e.model_dump(mode="json") for name, e in by_benchmark.items()},
+        **{arm: read_step(inputs[arm])["digest"] for arm in arms},
+        "clean": {arm: scores[arm].clean.micro.model_dump(mode="json") for arm in arms},
+        "min_effect": config.min_effect,
+        "worst_drop": config.worst_drop,
+        "profile_hash": scores["champion"].profile_hash,
+        "manifest_hash": manifest.content_hash,
+    }
+    write_json(output / "decision.json", found)
+    return {"decision": decision, "difference": round(difference.value, 4), "low": round(difference.low, 4), "queries": difference.n}
+
+
+def _points(e: Estimate) -> str:
+    return f"{100 * e.value:+.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]"

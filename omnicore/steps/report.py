@@ -1,0 +1,68 @@
+"""report: everything that the other steps found, on one page for people and in one file for scripts.
+
+`report.json` holds `stages.{base,sft,rlvr,distilled}` (`raw`, `clean`, `by_type`, `by_wording`, `ablation`), `audit` by policy,
+`seconds` by step, the seed and the hashes, and `control` where the random-reward arm was evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore.config import Recipe, ReportConfig, digest
+from omnicore.journal import replacing, write_json
+from omnicore.report import evidence as ev
+from omnicore.report.page import render
+from omnicore.schema import Label
+
+
+def stage(scores: ev.Scores) -> dict[str, Any]:
+    """What a script reads of one evaluation."""
+    return scores.model_dump(mode="json", include={"raw", "clean", "by_type", "by_wording", "ablation"})
+
+
+def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
+    """One cleaning rule over the filtered benchmarks; what needs a planted truth or a second probe is None without it."""
+    labels = [v.label for v in evidence.manifests[policy].verdicts if v.benchmark in evidence.filtered]
+    removed = labels.count(Label.solvable)
+    truth: dict[str, Any] = dict.fromkeys(("precision", "recall", "clean_lost"))
+    if evidence.planted is not None:
+        truth = ev.quality(evidence.manifests[policy], evidence.planted, evidence.filtered)
+    residual = evidence.audit.policies[policy].residual
+    return {
+        **truth,
+        "kept": len(labels) - removed,
+        "removed": removed,
+        "residual": None if residual is None else residual.model_dump(mode="json"),
+    }
+
+
+def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
+    """The content of `report.json`."""
+    return {
+        "stages": {name: stage(evidence.scores[name]) for name in ev.STAGES},
+        "audit": {policy: audit(evidence, policy) for policy in ev.POLICIES},
+        **({"control": stage(evidence.scores["control"])} if "control" in evidence.scores else {}),
+        "seconds": {name: step["seconds"] for name, step in evidence.steps.items()},
+        "seed": recipe.seed,
+        "profile_hash": evidence.scores["base"].profile_hash,
+        "recipe_hash": digest(recipe),
+    }
+
+
+def run(recipe: Recipe, config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """Writes `report.html` and `report.json`. Raises DataError when inputs do not belong together."""
+    evidence = ev.read(inputs)
+    found = figures(evidence, recipe)
+    page = render(evidence, found, recipe, config).encode()
+    write_json(output / "report.json", found)
+    with replacing(output / "report.html") as file:
+        file.write(page)
+    base, final = evidence.scores["base"], evidence.scores["distilled"]
+    return {
+        "queries": len(evidence.queries),
+        "page_bytes": len(page),
+        **{f"base_{view}": round(getattr(base, view).micro.value, 4) for view in ("raw", "clean")},
+        **{f"final_{view}": round(getattr(final, view).micro.value, 4) for view in ("raw", "clean")},
+    }

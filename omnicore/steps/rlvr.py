@@ -1,0 +1,44 @@
+"""rlvr: reinforcement learning on verifiable rewards over mixed modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore.config import Recipe, RlvrConfig
+from omnicore.journal import write_jsonl
+from omnicore.telemetry import track
+
+
+def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    from omnicore.engines.transformers import Reader
+    from omnicore.models import thinker
+    from omnicore.training import rlvr
+    from omnicore.training.rows import read_rows
+    from omnicore.training.runtime import set_up
+
+    set_up(recipe)
+    model, encoder = thinker.load(inputs["model"] / "checkpoint")
+    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile.system), recipe.profile, targets=False)
+    curve: list[dict[str, Any]] = []
+    rollouts: list[dict[str, Any]] = []
+    with track(config.steps, "rlvr") as progress:
+
+        def log(record: dict[str, Any]) -> None:
+            curve.append(record)
+            progress.advance(1, reward=record.get("reward", 0.0))
+
+        rlvr.train(model, encoder, rows, config, recipe.profile, seed=recipe.seed, log=log, journal=rollouts.append)
+    thinker.save(model, encoder, output / "checkpoint")
+    write_jsonl(output / "curves.jsonl", curve)
+    write_jsonl(output / "rollouts.jsonl", rollouts)
+    last = curve[-max(1, len(curve) // 5) :]
+    return {
+        "prompts": len(rows),
+        "steps": len(curve),
+        "rollouts": len(rollouts),
+        "control": config.control,
+        "correct_first": curve[0]["correct"],
+        "correct_last": round(sum(r["correct"] for r in last) / len(last), 4),
+    }

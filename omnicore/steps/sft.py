@@ -1,0 +1,34 @@
+"""sft: supervised fine-tuning on written replies; bi-modal first, on self-distilled omni queries last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore.config import Recipe, SftConfig
+from omnicore.journal import write_jsonl
+from omnicore.telemetry import track
+
+
+def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    from omnicore.engines.transformers import Reader
+    from omnicore.models import thinker
+    from omnicore.training import sft
+    from omnicore.training.rows import read_rows
+    from omnicore.training.runtime import set_up
+
+    set_up(recipe)
+    model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model)
+    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile.system), recipe.profile, targets=True)
+    curve: list[dict[str, Any]] = []
+    with track(config.steps, "sft") as progress:
+
+        def log(record: dict[str, Any]) -> None:
+            curve.append(record)
+            progress.advance(1, loss=record["loss"])
+
+        sft.train(model, encoder, rows, config, seed=recipe.seed, log=log)
+    thinker.save(model, encoder, output / "checkpoint")
+    write_jsonl(output / "curves.jsonl", curve)
+    return {"rows": len(rows), "steps": len(curve), "loss_first": curve[0]["loss"], "loss_last": curve[-1]["loss"]}

@@ -1,0 +1,1 @@
+"""Training: TRL's trainers with what they lack for sound."""

@@ -1,0 +1,70 @@
+"""What a trainer says of each step, in our names, and the checks that stop a run that cannot be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from omnicore.errors import TrainingError
+
+# TRL's and the Trainer's names -> ours.
+NAMES = {
+    "loss": "loss",
+    "learning_rate": "rate",
+    "grad_norm": "grad_norm",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "truncated",
+}
+Log = Callable[[dict[str, Any]], None]
+
+
+class Curve(TrainerCallback):  # type: ignore[misc]
+    """Turns each logged step into one record `{"step", "loss", "rate", ...}`.
+
+    `add` may extend it. Raises TrainingError when the loss is not a number: everything after it would be noise.
+    """
+
+    def __init__(self, log: Log, add: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._log, self._add = log, add
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
+        if not logs or "loss" not in logs:
+            return
+        record: dict[str, Any] = {"step": state.global_step}
+        for theirs, ours in NAMES.items():
+            if theirs in logs:
+                record[ours] = round(float(logs[theirs]), 6)
+        if not math.isfinite(record["loss"]):
+            raise TrainingError(f"the loss became {record['loss']} at step {state.global_step}: lower the learning rate")
+        self._log(self._add(record))
+
+
+class GradientCheck(TrainerCallback):  # type: ignore[misc]
+    """Stops a run whose towers get no gradient although their media are in the data.
+
+    A stock GRPO trainer fed with sound runs on, reward and all, while its training forward sees no sound: this is the check
+    that it fails. A tower must have had a non-zero gradient within `patience` optimizer steps that move the text model.
+    """
+
+    def __init__(self, towers: dict[str, str], patience: int = 3) -> None:
+        self._missing, self._patience, self._moved = dict(towers), patience, 0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        if not self._missing:
+            return
+        named = list(model.named_parameters())
+        alive = [name for name, p in named if p.grad is not None and bool(p.grad.abs().max() > 0)]
+        self._missing = {kind: part for kind, part in self._missing.items() if not any(part in name for name in alive)}
+        self._moved += bool(alive)
+        if self._missing and self._moved >= self._patience:
+            lost = " and ".join(f"{kind} (`{part}`)" for kind, part in self._missing.items())
+            raise TrainingError(
+                f"no gradient reached the tower for {lost} in {self._moved} steps: the trainer drops these media from its forward pass"
+            )
