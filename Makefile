@@ -44,7 +44,7 @@ compile: $(VENV)/.run-ready  ## pipelines to IR YAML and Kubernetes manifests
 	$(BIN)/python -m pipelines.compile
 
 tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: about 25 minutes
-	$(BIN)/python -m omnicore.models.pretrain --all omnicore/assets/models
+	$(BIN)/python -m omnicore.models.pretrain omnicore/assets/models
 
 clean:  ## runs and caches (the virtual environment stays)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*

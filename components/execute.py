@@ -1,20 +1,21 @@
 """What the body of every component calls: parse the arguments, run the step, write its figures.
 
 Under `pipelines.run` the environment says more, and only there:
-  OMNI_RUN      directory for one JSON file a task ({"state", "started", ...}) and its progress file; `lock` in it is held
-                by the runner, and a task ends when the runner lets go of it, however the runner ended
+  OMNI_RUN      directory with one file a task, `<task>.json` ({"state", "time", ...}), and its progress, `<task>.progress`;
+                the runner holds `lock` in it, and a task ends when that is let go, however the runner ended
   OMNI_CACHE    step cache of the run
   OMNI_WORKER   socket of a warm worker (`omnicore.worker`) that does the work of the heavy steps
 """
 
-import contextlib
 import fcntl
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,15 @@ from typing import Any
 import yaml
 from kfp import dsl
 
-from omnicore import telemetry, worker
-from omnicore.config import load_recipe
+from omnicore import worker
+from omnicore.config import Config, Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
 from omnicore.journal import read_json, write_json
 from omnicore.run import run_step
+from omnicore.telemetry import PROGRESS_FILE
 
 RUN, CACHE, WORKER = "OMNI_RUN", "OMNI_CACHE", "OMNI_WORKER"
+LOCK = "lock"
 HEAVY = frozenset({"probe", "evaluate", "sft", "rlvr", "distill"})  # import torch
 
 
@@ -47,16 +50,13 @@ def execute(
     `settings` are single fields of the recipe that are component parameters of their own; empty ones are left alone. What a
     user can mend ends the process with status 2 and one clear message, without a traceback.
     """
-    task = _Task(Path(output.path).parent.name)
+    task = Task(Path(output.path).parent.name)
     try:
         resolved = load_recipe(recipe, [*parse_overrides(overrides), *(f"{k}={json.dumps(v)}" for k, v in settings.items() if v)])
-        if step in HEAVY and WORKER in os.environ:
-            _work_elsewhere(step, task)
-        else:
-            task.tell("running")
-        cache = os.environ.get(CACHE)
         paths = {role: Path(artifact.path) for role, artifact in inputs.items() if artifact}
-        record = run_step(step, resolved, paths, Path(output.path), section=section, cache=Path(cache) if cache else None)
+        cache = Path(os.environ[CACHE]) if CACHE in os.environ else None
+        with _work_told(step, section or step, task):
+            record = run_step(step, resolved, paths, Path(output.path), section=section, cache=cache)
     except OmniError as error:
         task.tell("failed", error=str(error))
         print(f"{section or step}: {error}", file=sys.stderr, flush=True)
@@ -70,3 +70,70 @@ def execute(
     # log_metric writes no file, and an artefact without one counts as missing in a local run.
     Path(metrics.path).write_text(json.dumps(figures, indent=1))
     task.tell("done", summary=record["summary"])
+
+
+def parse_overrides(text: str) -> list[str]:
+    """`field=value` overrides from YAML: a list of them, or a mapping of dotted fields to values. Raises ConfigError."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"overrides are not YAML: {error}") from error
+    if isinstance(value, Mapping):
+        return [f"{field}={json.dumps(given)}" for field, given in value.items()]
+    if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+        return value or []
+    raise ConfigError(f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}")
+
+
+@contextmanager
+def _work_told(step: str, section: str, task: "Task") -> Iterator[None]:
+    """Inside the block, `run_step` tells the runner before it works, and heavy work is done by the warm worker.
+
+    It stands in for the step's module, since only `run_step` knows whether there is work: a cached step starts no worker.
+    """
+    name = f"omnicore.steps.{step}"
+    real = sys.modules.pop(name, None)
+
+    def run(recipe: Recipe, config: Config, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+        task.tell("running")
+        if step in HEAVY and WORKER in os.environ:
+            request = {"step": step, "section": section, "recipe": recipe.model_dump(mode="json"), "output": str(output)}
+            return worker.call(os.environ[WORKER], {**request, "inputs": {role: str(path) for role, path in inputs.items()}})
+        del sys.modules[name]
+        return dict(import_module(name).run(recipe, config, inputs, output))
+
+    sys.modules[name] = SimpleNamespace(run=run)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+        if real:
+            sys.modules[name] = real
+
+
+class Task:
+    """This task's place in a local run: tells the runner how it fares, ends with it. Does nothing without a runner."""
+
+    def __init__(self, name: str) -> None:
+        self.file = Path(os.environ[RUN]) / f"{name}.json" if RUN in os.environ else None
+        self.facts: dict[str, Any] = {"started": time.time(), "cached": True}
+        if not self.file:
+            return
+        threading.Thread(target=self._end_with_runner, daemon=True).start()
+        if failed := next((f.stem for f in self.file.parent.glob("*.json") if read_json(f)["state"] == "failed"), None):
+            sys.exit(f"not started: {failed} failed")  # the runner would go on with what does not depend on it
+        os.environ[PROGRESS_FILE] = str(self.file.with_suffix(".progress"))
+        self.tell("started")
+
+    def tell(self, state: str, **facts: Any) -> None:
+        """`started`: asks the cache; `running`: works; then `done` or `failed`."""
+        self.facts |= facts
+        if state == "running":
+            self.facts["cached"] = False
+        if self.file:
+            write_json(self.file, {"state": state, "time": time.time(), **self.facts})
+
+    def _end_with_runner(self) -> None:
+        with (self.file.parent / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            os._exit(1)

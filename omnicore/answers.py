@@ -25,15 +25,12 @@ from omnicore.schema import Outcome
 
 Style = Literal["value", "letter"]
 
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_THINK_OPEN = re.compile(r"<think>", re.IGNORECASE)
-_THINK_CLOSE = re.compile(r"</think>", re.IGNORECASE)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
-# The head of a statement; what follows on the line is looked at, not consumed, since it may hold another statement.
-_STATEMENT = re.compile(
+_THINK_TAG = re.compile(r"(</?think>)", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
+# The head of a statement, which reaches to the end of its line or the next head.
+_HEAD = re.compile(
     r"(?P<denied>\b(?:wrong|incorrect|false|no|not|another|possible) +(?:the |an )?)?"
-    r"(?:\banswer\b[*_`]*\s*(?:is\b\s*:?|:)|答案[*_`]*\s*(?:是\s*:?|为\s*:?|:))[*_`]*\s*(?=(?P<rest>[^\n]*))",
+    r"(?:\banswer\b[*_`]*\s*(?:is\b\s*:?|:)|答案[*_`]*\s*(?:是\s*:?|为\s*:?|:))[*_`]*\s*",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!](?=\s|[*_`]|$)")
@@ -50,17 +47,13 @@ def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
     """
     if style == "letter" and len(options) > len(string.ascii_uppercase):
         raise ValueError(f"{len(options)} options but only {len(string.ascii_uppercase)} letters: use style `value`")
-    text = _THINK_OPEN.split(_THINK_CLOSE.split(_THINK.sub(" ", reply))[-1])[0]
-    contents = _ANSWER.findall(text)
-    if contents:
-        if _ANSWER_TAG.search(_ANSWER.sub("", text)):
+    before, *tagged = _ANSWER_TAG.split(_spoken(reply))
+    if tagged:
+        if [tag.lower() for tag in tagged[::2]] != ["<answer>", "</answer>"] * (len(tagged) // 4):
             return None  # a tag left open: what it would have said is not known
-        return _single([_whole(content, options, style) for content in contents])
-    whole = _whole(text, options, style)
-    if whole is not None:
-        return whole
-    statements = _STATEMENT.finditer(text.translate(_NARROW))
-    return _single([None if s["denied"] else _stated(s["rest"], options, style) for s in statements])
+        return _single([_whole(content, options, style) for content in tagged[1::4]])
+    whole = _whole(before, options, style)
+    return whole if whole is not None else _stated(before.translate(_NARROW), options, style)
 
 
 def judge(reply: str, options: Sequence[str], answer: str, style: Style) -> tuple[str | None, Outcome]:
@@ -71,6 +64,22 @@ def judge(reply: str, options: Sequence[str], answer: str, style: Style) -> tupl
     return given, Outcome.correct if given == answer else Outcome.incorrect
 
 
+def _spoken(reply: str) -> str:
+    """The reply without its thinking."""
+    spoken: list[str] = []
+    thinking = False
+    for piece in _THINK_TAG.split(reply):
+        if (tag := piece.lower()) == "<think>":
+            thinking = True
+        elif tag == "</think>":
+            if not thinking:
+                spoken.clear()
+            thinking = False
+        elif not thinking:
+            spoken.append(piece)
+    return " ".join(spoken)
+
+
 def _single(found: Sequence[str | None]) -> str | None:
     """The one thing that all found name; None for nothing found, a miss among them, or two different."""
     return found[0] if len(set(found)) == 1 else None
@@ -78,10 +87,13 @@ def _single(found: Sequence[str | None]) -> str | None:
 
 def _whole(content: str, options: Sequence[str], style: Style) -> str | None:
     """The option that `content` is, nothing left over."""
+    if not content.strip():
+        return None
     if style == "value":
         # Exact texts first: options may differ in case or marks alone.
         exact = [o for o in options if o.strip() == content.strip()]
-        return _single(exact or [o for o in options if _normal(o) == _normal(content)])
+        normal = _normal(content)
+        return _single(exact or [o for o in options if _normal(o) == normal])
     match = _LETTER.fullmatch(_bare(content.replace("**", "")))
     if not match:
         return None
@@ -92,14 +104,28 @@ def _whole(content: str, options: Sequence[str], style: Style) -> str | None:
     return options[place]
 
 
-def _stated(rest: str, options: Sequence[str], style: Style) -> str | None:
-    """The option that a statement names: all of its line, or the line up to the end of a sentence."""
-    if rest.count("**") % 2:  # opened before the statement: "**Answer: B**"
+def _stated(text: str, options: Sequence[str], style: Style) -> str | None:
+    """The option that every statement in the text names."""
+    heads = list(_HEAD.finditer(text))
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    found = [
+        None if head["denied"] else _claimed(text[head.end() : end].partition("\n")[0], options, style)
+        for head, end in zip(heads, ends, strict=False)
+    ]
+    return _single(found)
+
+
+def _claimed(rest: str, options: Sequence[str], style: Style) -> str | None:
+    """The option that stands after a head: all of the rest of the line, or its start up to the end of a sentence."""
+    if rest.count("**") % 2:  # opened before the head: "**Answer: B**"
         rest = "".join(rest.rpartition("**")[::2])
     whole = _whole(rest, options, style)
     if whole is not None:
         return whole
+    longest = max(map(len, options)) + len("Answer: **(A).** ")
     for end in _SENTENCE_END.finditer(rest):
+        if end.start() > longest:
+            break
         found, after = _whole(rest[: end.start()], options, style), rest[end.end() :]
         if found is not None:
             # "The answer is A. dog" with another option's text names two.

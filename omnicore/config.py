@@ -28,7 +28,9 @@ class Profile(Config):
     """How a query is put to a model and how its reply is bounded. Scores of different profiles are never compared."""
 
     system: str = ""
-    style: Literal["value", "letter"] = Field("value", description="options listed bare and answered by value, or lettered and answered by letter")
+    style: Literal["value", "letter"] = Field(
+        "value", description="options listed bare and answered by value, or lettered and answered by letter"
+    )
     instruction: str = Field("", description="appended to every question")
     max_new_tokens: int = Field(14, ge=1)
 
@@ -43,11 +45,13 @@ class PrepareConfig(Config):
     sft_rows: int = Field(1500, ge=8)
     rlvr_prompts: int = Field(800, ge=8)
     rlvr_mix: dict[str, float] = Field(
-        default_factory=lambda: {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1, "sum": 4},
+        default_factory=lambda: {"picture": 1.0, "speech": 1.0, "picture_text": 1.0, "speech_text": 1.0, "sum": 4.0},
         description="weights of query types among the RLVR prompts",
     )
     distill_prompts: int = Field(400, ge=8)
-    distill_mix: dict[str, float] = Field(default_factory=lambda: {"sum": 1.0}, description="weights of query types to distill from")
+    distill_mix: dict[str, float] = Field(
+        default_factory=lambda: {"sum": 1.0}, description="weights of query types to distill from"
+    )
 
 
 class ProbeConfig(Config):
@@ -69,7 +73,12 @@ class CleanConfig(Config):
     """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
 
     policy: Literal["repeated", "single_pass"] = "repeated"
-    max_fdr: float = Field(0.03, gt=0, lt=1, description="removed queries that nobody can solve, at most this share, per benchmark")
+    max_fdr: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="at most this share of a benchmark's removals, and of its queries that nobody can solve, is removed by luck",
+    )
     undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
 
 
@@ -205,4 +214,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
         values = inner
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error

@@ -2,10 +2,10 @@
 
 One rule makes every interval. An estimate is a sum of influences, one a query; queries of one cluster (a picture, a video)
 share their luck, so influences are summed within a cluster before they are squared (clustered standard errors, Miller,
-arXiv 2411.00640, section 2.2). A cluster that occurs in several groups counts once, with all its influences together.
+arXiv 2411.00640). A cluster that occurs in several groups counts once, with all its influences together.
 Student's t with clusters minus groups degrees of freedom widens the interval where clusters are few.
 
-Most figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would run over the bound near it
+All figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would run over the bound near it
 and shrink to a point on it: 40 right of 40 is not certainty. So the interval is Wilson's score interval at the effective
 sample size that the clustered error implies (Franco et al., J. Surv. Stat. Methodol. 7, 2019); away from the bounds it is
 value +- t * se.
@@ -26,14 +26,13 @@ Clusters = Sequence[str]
 Groups = Mapping[str, tuple[Values, Clusters]]
 
 
-def mean(values: Values, clusters: Clusters, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Estimate:
-    """The mean of n values, `clusters` naming the cluster of each; hits and hit rates have the bounds 0 and 1.
+def mean(values: Values, clusters: Clusters) -> Estimate:
+    """The mean of n values in 0..1 (hits, hit rates), `clusters` naming the cluster of each.
 
-    `bounds=None` is for figures without bounds (linearised differences): a plain t interval. One single cluster shows no
-    spread: the largest possible one is taken, so that the interval is nearly the whole range. Raises ValueError on no
-    values, unlike lengths, a value outside the bounds, and a single cluster without bounds.
+    One single cluster shows no spread: the largest possible one is taken, so that the interval is nearly the whole range.
+    Raises ValueError on no values, unlike lengths, or a value outside 0..1.
     """
-    return _estimate([(_checked(values, clusters, bounds), clusters)], bounds)
+    return macro({"": (values, clusters)})
 
 
 def macro(groups: Groups) -> Estimate:
@@ -50,9 +49,10 @@ def chance_corrected(groups: Groups, chances: Mapping[str, float]) -> Estimate:
     for name, (values, clusters) in groups.items():
         if not 0 <= (chance := chances[name]) < 1:
             raise ValueError(f"chance level of {name!r} is {chance}: it must lie in 0 <= c < 1")
-        parts.append(((_checked(values, clusters, (0.0, 1.0)) - chance) / (1 - chance), clusters))
+        parts.append(((_checked(values, clusters) - chance) / (1 - chance), clusters))
     # Nobody can score below no hit at all, which is -c / (1 - c) in each group.
-    return _estimate(parts, (-sum(c / (1 - c) for c in map(chances.__getitem__, groups)) / max(1, len(parts)), 1.0))
+    floors = [-chances[name] / (1 - chances[name]) for name in groups]
+    return _estimate(parts, low=sum(floors) / max(1, len(parts)))
 
 
 def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
@@ -60,33 +60,32 @@ def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
 
     Raises as `mean`.
     """
-    difference = _checked(a, clusters, (0.0, 1.0)) - _checked(b, clusters, (0.0, 1.0))
-    return _estimate([(difference, clusters)], (-1.0, 1.0))
+    return _estimate([(_checked(a, clusters) - _checked(b, clusters), clusters)], low=-1.0)
 
 
 def binomial_tail(n: int, k: int, p: float) -> float:
     """The chance of k or more successes in n independent draws of chance p, summed exactly."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(max(0, k), n + 1)) if k > 0 else 1.0
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1)) if k > 0 else 1.0
 
 
-def _checked(values: Values, clusters: Clusters, bounds: tuple[float, float] | None) -> npt.NDArray[np.float64]:
+def _checked(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
         raise ValueError("no values: an empty set has no mean")
     if array.shape != (len(clusters),):
         raise ValueError(f"values have shape {array.shape} but there are {len(clusters)} clusters")
-    low, high = bounds or (-math.inf, math.inf)
-    if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
-        raise ValueError(f"a value is not in {low:g}..{high:g}: a figure without bounds takes bounds=None")
+    if not ((array >= 0) & (array <= 1)).all():  # nor NaN
+        raise ValueError("a value is not in 0..1")
     return array
 
 
-def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], bounds: tuple[float, float] | None) -> Estimate:
-    """The mean of the parts' means with its interval inside the bounds."""
+def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: float) -> Estimate:
+    """The mean of the parts' means with its interval inside [low, 1]."""
     if not parts:
         raise ValueError("no groups: an empty set has no mean")
     codes: dict[str, int] = {}
     coded = [np.array([codes.setdefault(c, len(codes)) for c in clusters]) for _, clusters in parts]
+    width = 1 - low
     sums = np.zeros(len(codes))
     for (values, _), code in zip(parts, coded, strict=True):
         own = len(np.unique(code))
@@ -94,18 +93,12 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], bounds:
             # own / (own - 1), since residuals about an estimated mean are too small.
             scale = math.sqrt(own / (own - 1)) / (len(parts) * len(values))
             sums += np.bincount(code, weights=(values - values.mean()) * scale, minlength=len(codes))
-        elif bounds:
-            sums[code[0]] += (bounds[1] - bounds[0]) / 2 / len(parts)  # the largest standard deviation that the bounds allow
         else:
-            raise ValueError("one single cluster shows no spread, and there are no bounds to take it from")
+            sums[code[0]] += width / 2 / len(parts)  # the largest standard deviation within the bounds
     value = float(np.mean([values.mean() for values, _ in parts]))
     error = math.sqrt(float((sums**2).sum()))
     n = sum(len(values) for values, _ in parts)
     t = _t975(max(1, len(codes) - len(parts)))
-    if bounds is None:
-        return Estimate(value=value, low=value - t * error, high=value + t * error, n=n)
-    low, high = bounds
-    width = high - low
     left, right = _wilson((value - low) / width, error / width, t, len(codes))
     return Estimate(value=value, low=low + width * left, high=low + width * right, n=n)
 

@@ -80,6 +80,7 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
 def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
     """Listens on a unix socket until stdin ends. Never returns."""
     die_with_parent()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start its threads at import
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; who started this process ends it
     todo, children = list(modules), dict[int, socket.socket]()
     with socket.socket(socket.AF_UNIX) as listener:

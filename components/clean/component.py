@@ -1,4 +1,3 @@
-
 from kfp import dsl
 
 from components.images import CORE
@@ -18,4 +17,12 @@ def clean(
     """From draws to verdicts, the manifest of the clean view, and the audit."""
     from components.execute import execute
 
-    execute("clean", recipe, overrides, model, {"queries": queries, "draws": draws, "second_draws": second_draws}, output, metrics)
+    execute(
+        "clean",
+        recipe,
+        overrides,
+        {"model": model},
+        {"queries": queries, "draws": draws, "second_draws": second_draws},
+        output,
+        metrics,
+    )

@@ -16,4 +16,4 @@ def distill(
     """The model's own rollouts on omni queries; those with the right answer become training rows."""
     from components.execute import execute
 
-    execute("distill", recipe, overrides, model, {"data": data, "model": checkpoint}, output, metrics)
+    execute("distill", recipe, overrides, {"model": model}, {"data": data, "model": checkpoint}, output, metrics)

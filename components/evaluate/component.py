@@ -1,4 +1,3 @@
-
 from kfp import dsl
 
 from components.images import TRAIN
@@ -18,4 +17,12 @@ def evaluate(
     """One reply per query, scored on the raw and on the clean view."""
     from components.execute import execute
 
-    execute("evaluate", recipe, overrides, model, {"queries": queries, "manifest": manifest, "model": checkpoint}, output, metrics)
+    execute(
+        "evaluate",
+        recipe,
+        overrides,
+        {"model": model},
+        {"queries": queries, "manifest": manifest, "model": checkpoint},
+        output,
+        metrics,
+    )

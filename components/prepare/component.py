@@ -14,4 +14,4 @@ def prepare(
     """Native annotations and media to queries and training sets."""
     from components.execute import execute
 
-    execute("prepare", recipe, overrides, model, {}, output, metrics)
+    execute("prepare", recipe, overrides, {"model": model}, {}, output, metrics)

@@ -16,4 +16,4 @@ def probe(
     """A probe model's answers with modalities withheld, several draws a query."""
     from components.execute import execute
 
-    execute("probe", recipe, overrides, model, {"queries": queries}, output, metrics, section)
+    execute("probe", recipe, overrides, {"model": model}, {"queries": queries}, output, metrics, section)

@@ -20,5 +20,5 @@ def promote(
     from components.execute import execute
 
     inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": manifest}
-    execute("promote", recipe, overrides, model, inputs, output, metrics)
+    execute("promote", recipe, overrides, {"model": model}, inputs, output, metrics)
     output.metadata["run"] = run_name

@@ -1,4 +1,3 @@
-
 from kfp import dsl
 
 from components.images import CORE
@@ -43,6 +42,6 @@ def report(
         "distilled_curves": distilled_curves,
         "control": control,
     }
-    execute("report", recipe, overrides, model, inputs, output, metrics)
+    execute("report", recipe, overrides, {"model": model}, inputs, output, metrics)
     output.metadata["run"] = run_name
     shutil.copyfile(f"{output.path}/report.html", page.path)

@@ -12,8 +12,11 @@ def rlvr(
     recipe: str,
     overrides: str = "",
     model: str = "",
+    control: str = "",
 ) -> None:
     """Reinforcement learning on verifiable rewards over mixed modalities."""
     from components.execute import execute
 
-    execute("rlvr", recipe, overrides, model, {"data": data, "model": checkpoint}, output, metrics)
+    execute(
+        "rlvr", recipe, overrides, {"model": model, "rlvr.control": control}, {"data": data, "model": checkpoint}, output, metrics
+    )

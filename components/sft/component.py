@@ -1,4 +1,3 @@
-
 from kfp import dsl
 
 from components.images import TRAIN
@@ -18,4 +17,4 @@ def sft(
     """Supervised fine-tuning on written replies."""
     from components.execute import execute
 
-    execute("sft", recipe, overrides, model, {"data": data, "model": checkpoint}, output, metrics, section)
+    execute("sft", recipe, overrides, {"model": model}, {"data": data, "model": checkpoint}, output, metrics, section)

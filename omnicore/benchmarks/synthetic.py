@@ -163,14 +163,14 @@ def _handwriting() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         return data["images"], data["labels"]
 
 
-def _pictures(split: Split) -> Iterator[Picture]:
+def _pictures(split: Split, takes: int) -> Iterator[Picture]:
     images, labels = _handwriting()
     order = np.random.default_rng(0).permutation(len(labels))
     names = get_args(Split)
     first = sum(_PICTURES[s] for s in names[: names.index(split)])
     rng = np.random.default_rng(100 + names.index(split))
     for source in order[first : first + _PICTURES[split]]:
-        for _ in range(_PICTURE_TAKES[split]):
+        for _ in range(takes):
             drawn = Image.fromarray((images[source] * 15.9375).astype(np.uint8))
             size = int(rng.integers(20, 24))
             ink = np.asarray(drawn.resize((size, size), Image.Resampling.BICUBIC)).astype(np.float32)
@@ -202,11 +202,11 @@ def _clips(split: Split) -> Iterator[Clip]:
 
 
 class World:
-    """Pictures and clips of one split, and the sampler of items over them."""
+    """Pictures and clips of one split, and the sampler of items over them. `picture_takes`: variants of a handwriting."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, picture_takes: int | None = None) -> None:
         self.split = split
-        self.pictures = list(_pictures(split))
+        self.pictures = list(_pictures(split, picture_takes or _PICTURE_TAKES[split]))
         self.clips = list(_clips(split))
         self._by_digit = {
             "image": [[i for i, p in enumerate(self.pictures) if p.digit == d] for d in range(10)],

@@ -37,7 +37,9 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], sampling: Sampling, seed: int) -> list[str]: ...
 
 
-def ask(engine: Engine, requests: Sequence[Request], sampling: Sampling, *, seed: int, batch: int, journal: Path, label: str) -> list[str]:
+def ask(
+    engine: Engine, requests: Sequence[Request], sampling: Sampling, *, seed: int, batch: int, journal: Path, label: str
+) -> list[str]:
     """Replies to all requests, in order.
 
     Batches are cut from the whole list, never from what is left to do, and each has its own seed: a run that was killed and

@@ -45,6 +45,4 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request], sampling: Sampling, seed: int) -> list[str]:
         torch.manual_seed(seed)
         prompts = [self.reader.prompt(r) for r in requests]
-        return generate(
-            self.model, self.encoder, prompts, max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature
-        )
+        return generate(self.model, self.encoder, prompts, max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature)

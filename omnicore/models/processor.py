@@ -44,7 +44,12 @@ class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
         return ["image_processor", "feature_extractor", "tokenizer"]
 
     def __init__(
-        self, image_processor: Any = None, feature_extractor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **_: Any
+        self,
+        image_processor: Any = None,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        **_: Any,
     ) -> None:
         ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, chat_template=chat_template)
         for name in ("image", "audio", "video"):

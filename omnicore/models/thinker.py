@@ -87,6 +87,7 @@ def save(model: Any, encoder: Encoder, directory: Path) -> None:
     for shard in sorted(directory.glob("*.safetensors")):
         weights = {PREFIX + k.removeprefix(PREFIX): v.to(torch.bfloat16).contiguous() for k, v in load_file(shard).items()}
         save_file(weights, shard, metadata={"format": "pt"})
+        shard.chmod(0o644)  # safetensors writes 0600, which another user of an image could not read
     index = directory / "model.safetensors.index.json"
     if index.exists():
         listed = json.loads(index.read_text())
@@ -114,7 +115,11 @@ def _save_processor(encoder: Encoder, directory: Path) -> None:
     saved = json.loads(path.read_text())
     image = saved["image_processor"]
     saved["video_processor"] = {
-        **{k: image[k] for k in ("size", "patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std") if k in image},
+        **{
+            k: image[k]
+            for k in ("size", "patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+            if k in image
+        },
         "video_processor_type": "Qwen2VLVideoProcessor",
     }
     path.write_text(json.dumps(saved, indent=2, sort_keys=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+from collections import Counter
 from typing import Any
 
 from omnicore.media import locate
@@ -41,7 +42,7 @@ def payload(evidence: Evidence) -> dict[str, Any]:
     arms = [arm for arm in (*STAGES, "control") if arm in evidence.responses]
     queries = []
     for q in evidence.queries:
-        v, hits = verdicts[q.key], evidence.hits.get(q.key, {})
+        v, hits = verdicts[q.key], evidence.hits.get(q.key, Counter())
         queries.append(
             {
                 "benchmark": q.benchmark,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl
+from omnicore.journal import read_json, read_jsonl
 from omnicore.provenance import read_step
 from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Query, Response, View
+
+M = TypeVar("M", bound=BaseModel)
 
 STAGES = ("base", "sft", "rlvr", "distilled")
 POLICIES = ("single_pass", "repeated")
@@ -130,10 +131,10 @@ class Evidence:
         return frozenset(info.name for info in self.infos if info.filter_policy == "filtered")
 
 
-def read_model[M: BaseModel](path: Path, model: type[M]) -> M:
+def read_model(path: Path, model: type[M]) -> M:
     """One JSON file as a model. Raises DataError naming the file and the first wrong field."""
     try:
-        return model.model_validate_json(_text(path))
+        return model.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
@@ -164,23 +165,11 @@ def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, st
     return {key: found[key] for key in keys}
 
 
-def quality(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]) -> dict[str, Any]:
-    """Counts and shares of one cleaning against the planted truth, over filtered benchmarks.
-
-    precision: of the removed, truly solvable; recall: of the truly solvable, removed; clean_lost: of the truly clean,
-    removed. A share over nothing is None.
-    """
-    removed = Counter(
-        (planted[v.benchmark][v.id], v.label is Label.solvable) for v in manifest.verdicts if v.benchmark in filtered
-    )
-    hit, missed, lost, left = (removed[pair] for pair in ((True, True), (True, False), (False, True), (False, False)))
-    share = lambda part, whole: part / whole if whole else None  # noqa: E731
-    return {
-        "precision": share(hit, hit + lost),
-        "recall": share(hit, hit + missed),
-        "clean_lost": share(lost, lost + left),
-        "counts": {"hit": hit, "missed": missed, "lost": lost, "left": left},
-    }
+def confusion(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]) -> dict[str, int]:
+    """One cleaning against the planted truth, over filtered benchmarks: solvable queries removed (`hit`) and kept (`missed`),
+    clean queries removed (`lost`) and kept (`left`)."""
+    seen = Counter((planted[v.benchmark][v.id], v.label is Label.solvable) for v in manifest.verdicts if v.benchmark in filtered)
+    return {"hit": seen[True, True], "missed": seen[True, False], "lost": seen[False, True], "left": seen[False, False]}
 
 
 def read(inputs: Mapping[str, Path]) -> Evidence:
@@ -200,12 +189,12 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         if draw.view is View.visual_only:
             hits[draw.benchmark, draw.id][draw.answer] += 1
     planted = folder / "planted.json"
-    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_json(_text(folder / "benchmarks.json"))
+    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(read_json(folder / "benchmarks.json"))
     return Evidence(
         folder=folder,
         queries=queries,
         infos=infos,
-        planted=json.loads(planted.read_text()) if planted.is_file() else None,
+        planted=read_json(planted) if planted.is_file() else None,
         audit=read_model(inputs["audit"] / "audit.json", Audit),
         manifests={policy: read_model(inputs["audit"] / f"manifest.{policy}.json", Manifest) for policy in POLICIES},
         manifest=manifest,
@@ -215,12 +204,6 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         curves={name: _rows(inputs[f"{name}_curves"] / "curves.jsonl") for name in ("sft", "rlvr", "distilled")},
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
     )
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise DataError(f"{path} is missing: run the step that writes it")
-    return path.read_text()
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

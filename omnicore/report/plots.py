@@ -55,9 +55,7 @@ class _Canvas:
         self._parts.append(f'<path d="{d}" class="{escape(kind)}"/>')
 
     def text(self, x: float, y: float, text: str, kind: str = "tick", anchor: str = "start") -> None:
-        self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{escape(kind)}">{escape(text)}</text>'
-        )
+        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{escape(kind)}">{escape(text)}</text>')
 
     def svg(self, label: str) -> Markup:
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(label)}">'
@@ -65,11 +63,11 @@ class _Canvas:
 
 
 def _per_cent(value: float) -> str:
-    return f"{100 * value:.0f}"
+    return f"{100 * value:.0f}".replace("-", "−")
 
 
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Moves labels apart until neighbours stand `gap` from each other; order is kept."""
+def _spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Moves labels apart until neighbours stand `gap` from each other, inside low..high; order is kept."""
     order = sorted(range(len(places)), key=places.__getitem__)
     out = list(places)
     for _ in range(40):
@@ -78,7 +76,8 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
             if overlap > 0:
                 out[i] -= overlap / 2
                 out[j] += overlap / 2
-    return out
+    shift = max(0.0, low - min(out, default=low)) - max(0.0, max(out, default=high) - high)
+    return [place + shift for place in out]
 
 
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -97,7 +96,8 @@ def trajectory(
     chance: float | None = None,
     small: bool = False,
 ) -> Markup:
-    """Accuracy over the stages, one line with intervals for each class in `series`. Small ones show end values only."""
+    """Accuracy over the stages, one line with intervals for each class in `series` (two at most). Small ones show end values
+    only."""
     width, height = (240.0, 150.0) if small else (460.0, 300.0)
     left, right, top, bottom = (26.0, 34.0, 12.0, 24.0) if small else (34.0, 70.0, 22.0, 30.0)
     c = _Canvas(width, height)
@@ -114,8 +114,7 @@ def trajectory(
         c.text(x, height - bottom + 17, name, anchor="middle")
     if chance is not None:
         c.line(left, y(chance), width - right, y(chance), "chance")
-        c.text(width - right + 4, y(chance) + 4, "chance", "tick")
-    ends: list[tuple[str, float, str]] = []
+    ends: list[tuple[str, float, str]] = [] if chance is None else [("tick", y(chance), "chance")]
     for n, (kind, estimates) in enumerate(series.items()):
         shift = (n - (len(series) - 1) / 2) * (5 if small else 9)  # intervals of two classes must not hide each other
         seen = [(x + shift, e) for x, e in zip(xs, estimates, strict=True) if e is not None]
@@ -125,21 +124,17 @@ def trajectory(
         for x, e in seen:
             c.line(x, y(max(e.low, 0)), x, y(min(e.high, 1)), f"whisker {kind}")
             c.dot(x, y(e.value), kind, 3 if small else 5)
-        ends.append((kind, y(seen[-1][1].value), _per_cent(seen[-1][1].value)))
-    places = _spread([end[1] for end in ends], 13 if small else 17)
-    for (kind, _, value), place in zip(ends, places, strict=True):
-        c.text(width - right + (4 if small else 0), place + 4, value if small else f"{kind} {value}", f"label {kind}")
-    if not small:
-        _values_at_points(c, xs[:-1], list(series.items()), y)
+        last = seen[-1][1].value
+        ends.append((f"label {kind}", y(last), _per_cent(last) if small else f"{kind} {_per_cent(last)}"))
+    places = _spread([end[1] for end in ends], 12 if small else 17, top, height - bottom)
+    for (kind, _, text), place in zip(ends, places, strict=True):
+        c.text(width - right + (4 if small else 0), place + 4, text, kind)
+    for i, x in enumerate([] if small else xs[:-1]):
+        here = [(found, kind) for kind, estimates in series.items() if (found := estimates[i]) is not None]
+        for rank, (e, kind) in enumerate(sorted(here, key=lambda item: -item[0].value)):
+            place = y(e.low) + 16 if rank else y(e.high) - 7  # the higher value above its whisker, the lower below
+            c.text(x, place, _per_cent(e.value), f"label {kind}", "middle")
     return c.svg(label)
-
-
-def _values_at_points(c: _Canvas, xs: Sequence[float], series: Sequence[tuple[str, Sequence[Estimate | None]]], y) -> None:  # type: ignore[no-untyped-def]
-    for i, x in enumerate(xs):
-        here = sorted(((e.value, kind, e) for kind, es in series if (e := es[i]) is not None), key=lambda item: -item[0])
-        for place, (value, kind, e) in enumerate(here):
-            above = place == 0
-            c.text(x, y(e.high) - 7 if above else y(e.low) + 16, _per_cent(value), f"label {kind}", "middle")
 
 
 def intervals(
@@ -173,15 +168,15 @@ def intervals(
     return c.svg(label)
 
 
-def curves(series: Sequence[Series], label: str, *, share: bool = False) -> Markup:
-    """Lines over training steps, named at their ends. `share` fixes the axis to 0..100 %."""
+def curves(series: Sequence[Series], label: str, *, shares: bool = False) -> Markup:
+    """Lines over training steps, named at their ends. `shares` are shown in per cent, of 100 unless all values are small."""
     width, height, left, top, bottom = 340.0, 200.0, 40.0, 12.0, 30.0
     named = [s for s in series if not s.faint and s.name]
     right = 12 + 6.6 * max((len(s.name) for s in named), default=0)
     c = _Canvas(width, height)
     steps = [x for s in series for x, _ in s.points]
     values = [value for s in series for _, value in s.points]
-    ticks = [0, 0.25, 0.5, 0.75, 1.0] if share else _ticks(min(0.0, *values), max(values))
+    ticks = [0, 0.25, 0.5, 0.75, 1.0] if shares and max(values) > 0.2 else _ticks(min(0.0, *values), max(values))
     first, last, low, high = min(steps), max(steps), ticks[0], ticks[-1]
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -191,23 +186,24 @@ def curves(series: Sequence[Series], label: str, *, share: bool = False) -> Mark
     for tick in ticks:
         y = at((first, tick))[1]
         c.line(left, y, width - right, y, "grid")
-        c.text(left - 6, y + 4, _per_cent(tick) if share else f"{tick:.4g}", anchor="end")
+        c.text(left - 6, y + 4, f"{100 * tick:.4g}" if shares else f"{tick:.4g}", anchor="end")
     for step in (first, last):
         c.text(at((step, low))[0], height - 10, f"{step:.0f}", anchor="middle")
     c.text((left + width - right) / 2, height - 10, "step", anchor="middle")
     for s in series:
         c.path(map(at, s.points), f"line {s.kind}{' faint' if s.faint else ''}")
-    for s, place in zip(named, _spread([at(s.points[-1])[1] for s in named], 13), strict=True):
+    for s, place in zip(named, _spread([at(s.points[-1])[1] for s in named], 13, top, height - bottom), strict=True):
         c.text(width - right + 6, place + 4, s.name, f"label {s.kind}")
     return c.svg(label)
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int = 5) -> list[tuple[float, float]]:
-    """Running mean over the last `window` points: one step's reward is a mean over few prompts."""
+    """Running mean over `window` points around each, fewer at the ends: one step's reward is a mean over few prompts."""
     out = []
     for i, (x, _) in enumerate(points):
-        tail = [value for _, value in points[max(0, i + 1 - window) : i + 1]]
-        out.append((x, sum(tail) / len(tail)))
+        reach = min(window // 2, i, len(points) - 1 - i)  # the same to both sides, so that a slope is not bent at the ends
+        near = [value for _, value in points[i - reach : i + reach + 1]]
+        out.append((x, sum(near) / len(near)))
     return out
 
 
@@ -228,6 +224,23 @@ def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
     for i in range(places):
         c.text(left + pitch * (i + 0.5), height - 9, str(i), anchor="middle")
     c.line(left, height - bottom, width - left, height - bottom, "axis")
+    return c.svg(label)
+
+
+def stack(rows: Sequence[tuple[str, Mapping[str, int]]], label: str) -> Markup:
+    """One bar a row, cut into counts by class, all rows on one scale; a count is written where its piece is wide enough."""
+    pitch, margin, width = 34.0, 92.0, 460.0
+    whole = max(sum(counts.values()) for _, counts in rows) or 1
+    c = _Canvas(width, pitch * len(rows))
+    for i, (name, counts) in enumerate(rows):
+        x, y = margin, pitch * i + 4
+        c.text(margin - 10, y + 17, name, "name", "end")
+        for kind, count in counts.items():
+            wide = count / whole * (width - margin)
+            c.box(x, y, max(wide - 1.5, 0), pitch - 10, f"column {kind}")
+            if wide > 7 * len(str(count)) + 6:
+                c.text(x + wide / 2, y + 17, str(count), f"inside {kind}", "middle")
+            x += wide
     return c.svg(label)
 
 

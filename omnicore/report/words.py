@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from omnicore import stats
-from omnicore.report.evidence import Evidence
-from omnicore.schema import Estimate, Label, Outcome, View
+from omnicore.report.evidence import Audit, Evidence
+from omnicore.schema import Estimate, Label, Outcome
 
 NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
-RULES = {"single_pass": "single pass", "repeated": "repeated draws"}
 
 
 def per_cent(value: float, digits: int = 1) -> str:
     text = f"{100 * value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def share(value: float, digits: int = 1) -> str:
+    """Per cent with its unit, which never wraps to the next line."""
+    return f"{per_cent(value, digits)}\u00a0%"
 
 
 def interval(e: Estimate) -> str:
@@ -78,7 +82,7 @@ def gain(evidence: Evidence, before: str, after: str) -> Gain:
     u = raw.value - clean.value + (d - raw.value) - k * (d - clean.value)
     bound = max(1.0, float(np.abs(u).max()))
     scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in evidence.queries])
-    value, low, high = (bound * (2 * share - 1) for share in (scaled.value, scaled.low, scaled.high))
+    value, low, high = (bound * (2 * x - 1) for x in (scaled.value, scaled.low, scaled.high))
     return Gain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
 
 
@@ -93,22 +97,17 @@ def solvable(evidence: Evidence) -> Estimate:
     """Share of the filtered benchmarks' queries that the audit found solvable with the sound withheld."""
     clusters = {q.key: q.cluster for q in evidence.queries}
     verdicts = [v for v in evidence.manifest.verdicts if v.benchmark in evidence.filtered]
-    return stats.mean(
-        [float(v.label is Label.solvable) for v in verdicts], [clusters[v.benchmark, v.id] for v in verdicts]
-    )
+    return stats.mean([float(v.label is Label.solvable) for v in verdicts], [clusters[v.benchmark, v.id] for v in verdicts])
 
 
 def solvable_sentence(evidence: Evidence) -> str:
-    share = solvable(evidence)
-    count = round(share.value * share.n)
-    said = (
-        f"{count} of {share.n} audited queries, {per_cent(share.value)} % {interval(share)}, could be answered from the picture and the "
-        "written question alone, with the sound withheld"
-    )
+    e = solvable(evidence)
+    found = f"{round(e.value * e.n)} of {e.n} audited queries, {share(e.value)} {interval(e)}"
+    said = f"{found}, could be answered from the picture and the written question alone, with the sound withheld"
     if evidence.planted is None:
         return said + "."
     truth = [t for name in evidence.filtered for t in evidence.planted[name].values()]
-    return f"{said}; planted were {per_cent(sum(truth) / len(truth))} %."
+    return f"{said}; the planted share is {share(sum(truth) / len(truth))}."
 
 
 def kept_whole_sentence(evidence: Evidence) -> str:
@@ -125,45 +124,43 @@ def control_sentence(evidence: Evidence) -> str:
         said = f"the control stands above RLVR on real rewards ({points(lead)} points for RLVR): this run shows luck, not learning"
     else:
         said = f"RLVR on real rewards and the control cannot be told apart ({points(lead)} points)"
-    return f"Paid by coin flips, the model moved {points(luck)} points from SFT; {said}. This is one seed: luck differs from seed to seed."
+    start = f"Paid by coin flips, the model moved {points(luck)} points from SFT"
+    return f"{start}; {said}. This is one seed: luck differs from seed to seed."
 
 
-def null_sentence(evidence: Evidence) -> str:
-    """The measured tail beside the textbook one, at the rule that most benchmarks share."""
-    rules = [t.hits for t in evidence.audit.thresholds.values() if t.hits is not None]
+def null_sentence(audit: Audit) -> str:
+    """The measured tail beside the textbook one, at the rule that most benchmarks share (the lower of two as common)."""
+    rules = [t.hits for t in audit.thresholds.values() if t.hits is not None]
     if not rules:
         return "No benchmark has a rule that keeps false removals within bounds."
-    hits, null = max(set(rules), key=rules.count), evidence.audit.null
+    hits, null = max(sorted(set(rules)), key=rules.count), audit.null
     draws = len(null.hits) - 1
+    measured, independent = (share(sum(shares[hits:]), 2) for shares in (null.hits, null.binomial))
     return (
-        f"A wrong option is drawn at least {hits} times in {draws} on {per_cent(sum(null.hits[hits:]), 2)} % of queries; "
-        f"independent guesses would do so on {per_cent(sum(null.binomial[hits:]), 2)} %. A probe repeats its own guess, so the "
-        "measured null sets the rule."
+        f"Where the probe cannot tell the answer, a given wrong option is drawn {hits} times in {draws} or more in {measured} of "
+        f"cases; independent guesses would do so in {independent}. A probe repeats its own guess: the measured null sets the rule."
     )
 
 
-def wording_sentence(arm: str, by_wording: dict[str, dict[str, Estimate]], types: Collection[str]) -> str:
-    """The type whose wordings lie furthest apart: its mean describes none of them."""
-    spread = {t: [e.value for e in by_wording[t].values()] for t in types if len(by_wording.get(t, {})) > 1}
-    if not spread:
+def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """The type whose wordings lie furthest apart, and whether their intervals do; empty where no type has two."""
+    ranked = {t: sorted(found.values(), key=lambda e: e.value) for t, found in by_wording.items() if len(found) > 1}
+    if not ranked:
         return ""
-    widest = max(spread, key=lambda t: max(spread[t]) - min(spread[t]))
-    low, high = min(spread[widest]), max(spread[widest])
-    return (
-        f"At {NAMES[arm]}, the wordings of “{widest.replace('_', ' ')}” lie {100 * (high - low):.0f} points apart "
-        f"({per_cent(low, 0)} to {per_cent(high, 0)} %): its mean describes none of them."
-    )
+    widest = max(ranked, key=lambda t: ranked[t][-1].value - ranked[t][0].value)
+    low, high = ranked[widest][0], ranked[widest][-1]
+    ends = f"{per_cent(low.value, 0)} to {share(high.value, 0)}"
+    said = f"{stage}: the wordings of “{widest.replace('_', ' ')}” lie furthest apart, {ends}"
+    return f"{said}: a mean hides that." if low.high < high.low else f"{said}, within their intervals."
 
 
 def planted_notice(model: str) -> str:
     """What must be said wherever the embedded models' scores are shown."""
     if not model.startswith("embedded:"):
         return ""
+    name = model.removeprefix("embedded:")
     return (
-        f"These are toy figures. {model.removeprefix('embedded:')} has about a million parameters, the benchmark is synthetic, and the "
-        "weakness that training mends was planted: in its pre-training corpus the written answers neglect the sound under some wordings. "
-        "They show that audit, training and evaluation work together; they say nothing about any published model."
+        f"{name} has about a million parameters, the benchmark is synthetic, and the weakness that training mends was planted: in "
+        f"the corpus of {name} the written answers neglect the sound under some wordings. These figures show that audit, training "
+        "and evaluation work together; they say nothing about any published model."
     )
-
-
-VIEW_NAMES = {View.visual_only: "picture and text", View.audio_only: "sound and text", View.text_only: "text alone"}

@@ -27,7 +27,9 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    replies = ask(engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="distill")
+    replies = ask(
+        engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="distill"
+    )
     rollouts, rows = [], []
     for number, (query, reply) in enumerate(zip(tries, replies, strict=True)):
         judged = outcome(reply, query, recipe.profile)

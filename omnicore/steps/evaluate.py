@@ -18,7 +18,7 @@ from omnicore.engines.base import Request, Sampling, ask
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, profile_hash
-from omnicore.schema import Estimate, Manifest, Outcome, Query, Response, View
+from omnicore.schema import Manifest, Outcome, Query, Response, View
 
 HIDDEN = {View.visual_only: "no_audio", View.audio_only: "no_image", View.text_only: "no_media"}
 Scored = Sequence[tuple[Query, Outcome]]
@@ -33,6 +33,10 @@ def _by(rows: Scored, name: str) -> dict[str, list[tuple[Query, Outcome]]]:
     for query, outcome in rows:
         groups[getattr(query, name)].append((query, outcome))
     return dict(sorted(groups.items()))
+
+
+def _estimate(rows: Scored) -> dict[str, Any] | None:
+    return stats.mean(*_points(rows)).model_dump() if rows else None
 
 
 def aggregates(rows: Scored) -> dict[str, dict[str, Any]]:
@@ -52,31 +56,35 @@ def chance(queries: Iterable[Query]) -> float:
     return sum(shares) / len(shares)
 
 
-def score(queries: Sequence[Query], controls: Sequence[Query], kept: frozenset[tuple[str, str]], responses: Sequence[Response]) -> dict[str, Any]:
+def score(
+    queries: Sequence[Query], controls: Sequence[Query], kept: frozenset[tuple[str, str]], responses: Sequence[Response]
+) -> dict[str, Any]:
     """The figures of `scores.json` from responses under every view."""
     outcome = {(r.benchmark, r.id, r.view): r.outcome for r in responses}
     raw = [(q, outcome[*q.key, View.omni]) for q in queries]
     clean = [(q, o) for q, o in raw if q.key in kept]
     everything = [*raw, *((q, outcome[*q.key, View.omni]) for q in controls)]
-    estimate = lambda rows: stats.mean(*_points(rows)).model_dump() if rows else None  # noqa: E731
     clean_groups = _by(clean, "benchmark")
     ablation = {}
     for view, name in HIDDEN.items():
         if rows := [(q, outcome[*q.key, view]) for q, _ in clean if (*q.key, view) in outcome]:
-            ablation[name] = estimate(rows)
+            ablation[name] = _estimate(rows)
     return {
         "raw": aggregates(raw),
         "clean": aggregates(clean),
         "by_benchmark": {
-            name: {"raw": estimate(rows), "clean": estimate(clean_groups.get(name, [])), "chance": chance(q for q, _ in rows)}
+            name: {"raw": _estimate(rows), "clean": _estimate(clean_groups.get(name, [])), "chance": chance(q for q, _ in rows)}
             for name, rows in _by(raw, "benchmark").items()
         },
-        "by_type": {name: estimate(rows) for name, rows in _by(everything, "type").items()},
+        "by_type": {name: _estimate(rows) for name, rows in _by(everything, "type").items()},
         "by_wording": {
-            name: {wording: estimate(part) for wording, part in _by(rows, "wording").items()} for name, rows in _by(everything, "type").items()
+            name: {wording: _estimate(part) for wording, part in _by(rows, "wording").items()}
+            for name, rows in _by(everything, "type").items()
         },
         "ablation": ablation,
-        "no_answer": {name: sum(o is Outcome.no_answer for _, o in rows) / len(rows) for name, rows in (("raw", raw), ("clean", clean))},
+        "no_answer": {
+            name: sum(o is Outcome.no_answer for _, o in rows) / len(rows) for name, rows in (("raw", raw), ("clean", clean))
+        },
     }
 
 
@@ -90,17 +98,23 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     hashed = profile_hash(recipe.profile)
     if manifest.profile_hash != hashed:
-        raise DataError(f"the manifest was made with profile {manifest.profile_hash[:12]}, this recipe has {hashed[:12]}: audit again with it")
+        raise DataError(
+            f"the manifest was made with profile {manifest.profile_hash[:12]}, this recipe has {hashed[:12]}: audit again with it"
+        )
     kept = manifest.kept()
     if missing := [q.key for q in queries if q.key not in {(v.benchmark, v.id) for v in manifest.verdicts}]:
-        raise DataError(f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]} first): run clean on them")
+        raise DataError(
+            f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]} first): run clean on them"
+        )
     model = inputs["model"] / "checkpoint" if "model" in inputs else recipe.model
     engine = TransformersEngine(model, recipe.profile.system)
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
     requests = [Request(parts(q, view, recipe.profile), root) for q, view in asked]
-    replies = ask(engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="evaluate")
+    replies = ask(
+        engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="evaluate"
+    )
     responses = []
     for (query, view), reply in zip(asked, replies, strict=True):
         answer, outcome = judge(reply, query.options, query.answer, recipe.profile.style)
@@ -110,5 +124,5 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     scores = score(queries, controls, kept, responses)
     name = recipe.model if "model" not in inputs else "checkpoint"
     write_json(output / "scores.json", {"model": name, "profile_hash": hashed, "manifest_hash": manifest.content_hash, **scores})
-    macro = lambda view: Estimate.model_validate(scores[view]["macro"]).value  # noqa: E731
-    return {"queries": len(queries), "asked": len(asked), "raw": round(macro("raw"), 4), "clean": round(macro("clean"), 4)}
+    macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
+    return {"queries": len(queries), "asked": len(asked), **macro}

@@ -48,7 +48,7 @@ class Files:
 
     def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
         """The cluster is the handwriting behind the picture, or the voice's clip where there is no picture."""
-        media = {kind: index for kind, index in item.media}
+        media: dict[str, int] = dict(item.media)
         source = f"picture-{self.world.pictures[media['image']].source}" if "image" in media else f"clip-{media.get('audio')}"
         return Query(
             benchmark=benchmark,
@@ -76,7 +76,9 @@ def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: i
 
 
 def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    scaled = lambda n: max(8, round(n * config.scale))  # noqa: E731
+    def scaled(count: int) -> int:
+        return max(8, round(count * config.scale))
+
     files = Files(World(config.split), output)
     queries, planted, infos = [], {}, []
     for name, items in synthetic.planted_items(files.world, config.scale).items():
@@ -86,7 +88,9 @@ def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], outpu
         queries += rows
     rng = random.Random(f"{config.split}-controls")
     controls = [
-        files.query(files.world.item(rng, kind), "controls", f"{kind}-{i:04d}") for kind in CONTROLS for i in range(scaled(config.controls))
+        files.query(files.world.item(rng, kind), "controls", f"{kind}-{i:04d}")
+        for kind in CONTROLS
+        for i in range(scaled(config.controls))
     ]
     write_jsonl(output / "queries.jsonl", queries)
     write_jsonl(output / "controls.jsonl", controls)

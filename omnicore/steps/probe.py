@@ -12,7 +12,7 @@ from omnicore.config import ProbeConfig, Recipe
 from omnicore.engines.base import Request, Sampling, ask
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
-from omnicore.schema import Draw, Outcome, Query, View
+from omnicore.schema import Draw, Outcome, Query
 
 
 def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
@@ -29,13 +29,28 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         plan = [(q, d, permutation(q, view, d, recipe.seed)) for q in queries for d in range(count)]
         requests = [Request(parts(q, view, recipe.profile, order), root) for q, _, order in plan]
         replies = ask(
-            engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / f"{view}.journal", label=f"probe {view}"
+            engine,
+            requests,
+            sampling,
+            seed=recipe.seed,
+            batch=config.batch,
+            journal=output / f"{view}.journal",
+            label=f"probe {view}",
         )
         for (query, number, order), reply in zip(plan, replies, strict=True):
             shown = [query.options[i] for i in order]
             answer, outcome = judge(reply, shown, query.answer, recipe.profile.style)
             draws.append(
-                Draw(benchmark=query.benchmark, id=query.id, view=view, draw=number, permutation=order, reply=reply, answer=answer, outcome=outcome)
+                Draw(
+                    benchmark=query.benchmark,
+                    id=query.id,
+                    view=view,
+                    draw=number,
+                    permutation=order,
+                    reply=reply,
+                    answer=answer,
+                    outcome=outcome,
+                )
             )
     draws.sort(key=lambda d: (d.benchmark, d.id, d.view, d.draw))
     write_jsonl(output / "draws.jsonl", draws)

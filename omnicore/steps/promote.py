@@ -1,4 +1,4 @@
-"""promote: may the candidate replace the champion? Decided on the clean view, by the paired difference of both on the same queries."""
+"""promote: may the candidate replace the champion? Decided by the paired difference of both on the clean view's queries."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def decide(difference: Estimate, by_benchmark: Mapping[str, Estimate], config: P
     gained = difference.low > config.min_effect
     dropped = {name: e for name, e in by_benchmark.items() if e.value < -config.worst_drop}
     reasons = [f"{said}: the interval lies {'' if gained else 'not '}above {100 * config.min_effect:g}"]
-    reasons += [
-        f"{name} changes by {_points(e)} points over {e.n} queries: more than {100 * config.worst_drop:g} lost" for name, e in dropped.items()
-    ]
+    lost = f"more than {100 * config.worst_drop:g} lost"
+    reasons += [f"{name} changes by {_points(e)} points over {e.n} queries: {lost}" for name, e in dropped.items()]
     if not dropped:
         reasons.append(f"no benchmark loses more than {100 * config.worst_drop:g} points")
     return "promote" if gained and not dropped else "keep", reasons
@@ -62,7 +61,8 @@ def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], outpu
         "manifest_hash": manifest.content_hash,
     }
     write_json(output / "decision.json", found)
-    return {"decision": decision, "difference": round(difference.value, 4), "low": round(difference.low, 4), "queries": difference.n}
+    ends = {"low": round(difference.low, 4), "high": round(difference.high, 4)}
+    return {"decision": decision, "difference": round(difference.value, 4), **ends, "queries": difference.n}
 
 
 def _points(e: Estimate) -> str:

@@ -23,12 +23,20 @@ def stage(scores: ev.Scores) -> dict[str, Any]:
 
 
 def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
-    """One cleaning rule over the filtered benchmarks; what needs a planted truth or a second probe is None without it."""
+    """One cleaning rule over the filtered benchmarks; what needs a planted truth or a second probe is None without it.
+
+    precision: of the removed, truly solvable; recall: of the truly solvable, removed; clean_lost: of the truly clean, removed.
+    """
     labels = [v.label for v in evidence.manifests[policy].verdicts if v.benchmark in evidence.filtered]
     removed = labels.count(Label.solvable)
-    truth: dict[str, Any] = dict.fromkeys(("precision", "recall", "clean_lost"))
+    truth: dict[str, float | None] = dict.fromkeys(("precision", "recall", "clean_lost"))
     if evidence.planted is not None:
-        truth = ev.quality(evidence.manifests[policy], evidence.planted, evidence.filtered)
+        n = ev.confusion(evidence.manifests[policy], evidence.planted, evidence.filtered)
+        truth = {
+            "precision": _share(n["hit"], n["hit"] + n["lost"]),
+            "recall": _share(n["hit"], n["hit"] + n["missed"]),
+            "clean_lost": _share(n["lost"], n["lost"] + n["left"]),
+        }
     residual = evidence.audit.policies[policy].residual
     return {
         **truth,
@@ -36,6 +44,10 @@ def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
         "removed": removed,
         "residual": None if residual is None else residual.model_dump(mode="json"),
     }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:

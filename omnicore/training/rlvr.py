@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from omnicore.config import Profile, RlvrConfig
@@ -29,7 +30,15 @@ from omnicore.training.rows import Row
 from omnicore.training.sft import OPTIMIZER, PLAIN
 
 TOWERS = {"audio": "audio_tower", "image": "visual"}
-_PER_ROLLOUT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps", "ref_per_token_logps")
+_PER_ROLLOUT = (
+    "prompt_ids",
+    "prompt_mask",
+    "completion_ids",
+    "completion_mask",
+    "advantages",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+)
 
 
 class OmniGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -89,7 +98,9 @@ class OmniGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 class Rollouts:
     """The reward function, and the book of what it saw since the last logged step."""
 
-    def __init__(self, rows: Sequence[Row], config: RlvrConfig, profile: Profile, seed: int, journal: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], config: RlvrConfig, profile: Profile, seed: int, journal: Callable[[dict[str, Any]], None]
+    ) -> None:
         self.__name__ = "correct" if config.control == "none" else config.control
         self._rows, self._config, self._profile, self._journal = rows, config, profile, journal
         self._coin = Coin(seed) if config.control == "random_reward" else None
@@ -105,7 +116,14 @@ class Rollouts:
             self._seen.append((query.type, judged))
             rewards.append(reward)
             self._journal(
-                {"step": trainer_state.global_step, "id": query.id, "type": query.type, "reply": reply, "outcome": judged, "reward": reward}
+                {
+                    "step": trainer_state.global_step,
+                    "id": query.id,
+                    "type": query.type,
+                    "reply": reply,
+                    "outcome": judged,
+                    "reward": reward,
+                }
             )
         return rewards
 
@@ -166,11 +184,14 @@ def train(
             model=model,
             args=args,
             rows=rows,
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": r.query.question}], "index": i} for i, r in enumerate(rows)]),
+            train_dataset=Dataset.from_list(
+                [{"prompt": [{"role": "user", "content": r.query.question}], "index": i} for i, r in enumerate(rows)]
+            ),
             processing_class=encoder.tokenizer,
             reward_funcs=rollouts,
         )
         kinds = {feature.kind for row in rows for feature in row.prompt.media}
         trainer.add_callback(GradientCheck({kind: tower for kind, tower in TOWERS.items() if kind in kinds}))
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, rollouts.record))
         trainer.train()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
@@ -51,7 +52,9 @@ class OmniSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
 
-def train(model: Any, encoder: Encoder, rows: Sequence[Row], config: SftConfig, *, seed: int, log: Callable[[dict[str, Any]], None]) -> None:
+def train(
+    model: Any, encoder: Encoder, rows: Sequence[Row], config: SftConfig, *, seed: int, log: Callable[[dict[str, Any]], None]
+) -> None:
     """Trains `model` in place; `log` gets one record a step. Raises TrainingError when the loss is not finite."""
 
     def batch(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
@@ -87,5 +90,6 @@ def train(model: Any, encoder: Encoder, rows: Sequence[Row], config: SftConfig, 
             trainer.by_type.clear()
             return {**record, "by_type": by_type}
 
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.train()

@@ -1,0 +1,245 @@
+"""What the page draws: each function turns evidence into plots with the table that says the same in text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from omnicore.report import plots
+from omnicore.report.evidence import POLICIES, STAGES, BenchmarkScore, Evidence, confusion
+from omnicore.report.words import NAMES, per_cent, share
+from omnicore.schema import Estimate, View
+
+SHORT = ("Base", "SFT", "RLVR", "Distilled")
+VIEWS = ("raw", "clean")
+LEAKS = {
+    View.visual_only: ("leak", "picture and text"),
+    View.text_only: ("minor", "text alone"),
+    View.audio_only: ("minor open", "sound and text"),
+}
+TRUTHS = {"hit": "solvable, removed", "missed": "solvable, kept", "lost": "clean, removed", "left": "clean, kept"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The text alternative of a plot. Cells are text or estimates."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Estimate]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its table; `table` is None where one table serves several plots."""
+
+    title: str
+    svg: Markup
+    table: Table | None
+    note: str = ""
+
+
+def hero(evidence: Evidence) -> Figure:
+    """Micro accuracy over the stages, raw and clean."""
+    series = {view: [getattr(evidence.scores[s], view).micro for s in STAGES] for view in VIEWS}
+    said = ", ".join(f"{view} from {per_cent(es[0].value, 0)} to {share(es[-1].value, 0)}" for view, es in series.items())
+    return Figure(
+        "Accuracy by stage, raw and clean view",
+        plots.trajectory(SHORT, series, f"Accuracy over four stages: {said}."),
+        Table(("View", *SHORT), [(view, *estimates) for view, estimates in series.items()]),
+    )
+
+
+def leakage(evidence: Evidence) -> Figure:
+    """Chance-corrected hit rates of the probe, benchmarks by falling leakage from the picture."""
+    found = sorted(evidence.audit.leakage.items(), key=lambda item: -item[1][View.visual_only].corrected.value)
+    rows, cells = [], []
+    for name, views in found:
+        seen = views[View.visual_only]
+        truth = (evidence.planted or {}).get(name)
+        planted = sum(truth.values()) / len(truth) if truth else None
+        points = [(kind, views[view].corrected) for view, (kind, _) in LEAKS.items() if view in views]
+        rows.append(plots.Row(name, points, planted, share(seen.corrected.value, 0)))
+        corrected = [views[view].corrected if view in views else "–" for view in LEAKS]
+        cells.append((name, seen.solved, per_cent(seen.chance, 0), *corrected, "–" if planted is None else per_cent(planted, 0)))
+    low = min(e.low for row in rows for _, e in row.points)
+    said = " ".join(f"{row.label} {row.note}" for row in rows)
+    return Figure(
+        "Chance-corrected hit rate of the probe",
+        plots.intervals(rows, f"Leakage per benchmark: {said}.", domain=(max(min(low, 0), -0.5), 1), reference=0, margin=70),
+        Table(
+            ("Benchmark", "Hit rate, sound withheld", "Chance", *(f"Corrected: {said}" for _, said in LEAKS.values()), "Planted"),
+            cells,
+        ),
+    )
+
+
+def rules(evidence: Evidence) -> Figure | None:
+    """Both cleaning rules against the planted truth; None where there is none."""
+    if evidence.planted is None:
+        return None
+    counts = {_spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered) for p in POLICIES}
+    said = "; ".join(f"{name}: " + ", ".join(f"{n} {TRUTHS[kind]}" for kind, n in found.items()) for name, found in counts.items())
+    return Figure(
+        "What each rule removed",
+        plots.stack(list(counts.items()), f"Queries by truth and verdict. {said}."),
+        Table(("Rule", *TRUTHS.values()), [(name, *map(str, found.values())) for name, found in counts.items()]),
+    )
+
+
+def profiles(evidence: Evidence) -> list[Figure]:
+    """One small plot a benchmark: raw and clean accuracy over the stages."""
+    out = []
+    for info in evidence.infos:
+        scored = [evidence.scores[s].by_benchmark[info.name] for s in STAGES]
+        series = {view: _series(scored, view) for view in VIEWS}
+        kept = scored[0].clean.n if scored[0].clean else 0
+        said = ", ".join(f"{view} {share(e.value, 0)}" for view, es in series.items() if (e := es[-1]))
+        drawn = plots.trajectory(
+            "BSRD", series, f"{info.name} over the stages; at the end {said}.", chance=scored[0].chance, small=True
+        )
+        out.append(
+            Figure(info.name, drawn, None, "kept whole" if info.filter_policy == "keep_whole" else f"{kept} of {info.queries} kept")
+        )
+    return out
+
+
+def profile_table(evidence: Evidence) -> Table:
+    """The numbers of all `profiles`."""
+    rows = []
+    for info in evidence.infos:
+        scored = [evidence.scores[s].by_benchmark[info.name] for s in STAGES]
+        rows += [(f"{info.name}, {view}", *(e or "–" for e in _series(scored, view))) for view in VIEWS]
+    return Table(("Benchmark and view", *SHORT), rows)
+
+
+def _series(scored: Sequence[BenchmarkScore], view: str) -> list[Estimate | None]:
+    return [s.raw if view == "raw" else s.clean for s in scored]
+
+
+ByStage = list[Estimate | None]
+
+
+def wordings(evidence: Evidence) -> list[tuple[str, ByStage, list[tuple[str, ByStage]]]]:
+    """(type, its mean by stage, [(wording, by stage)]) for every type; no rows where a type has one wording."""
+    scores = [evidence.scores[s] for s in STAGES]
+    out = []
+    for name in sorted({t for s in scores for t in s.by_type}):
+        said = sorted({w for s in scores for w in s.by_wording.get(name, {})})
+        rows = [(w, [s.by_wording.get(name, {}).get(w) for s in scores]) for w in said]
+        out.append((_spaced(name), [s.by_type.get(name) for s in scores], rows if len(rows) > 1 else []))
+    return out
+
+
+def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
+    """Figures of the training stages, under their headings."""
+    sft = [
+        _curve(NAMES[name], evidence.curves[name], {"loss": ("loss",)}, note="loss on the written reply")
+        for name in ("sft", "distilled")
+    ]
+    rows = evidence.curves["rlvr"]
+    types = sorted({t for row in rows for t in (row.get("by_type") or {})})
+    groups: Paths = {"all right": ("all_right",), "all wrong": ("all_wrong",)}
+    faults: Paths = {"no answer": ("no_answer",), "truncated": ("truncated",)}
+    rlvr = [
+        _curve(
+            "Reward by type",
+            rows,
+            {_spaced(t): ("by_type", t, "reward") for t in types},
+            shares=True,
+            note="rollouts with the right answer, %",
+        ),
+        _curve("Reward", rows, {"reward": ("reward",)}, shares=True, note="over all prompts of a step, %"),
+        _curve("Groups that teach nothing", rows, groups, shares=True, note="all rollouts right, or all wrong, %"),
+        _curve("Entropy", rows, {"entropy": ("entropy",)}, note="nats a token"),
+        _curve("Length", rows, {"length": ("length",)}, note="tokens a reply"),
+        _curve("No answer, cut short", rows, faults, shares=True, note="% of rollouts"),
+    ]
+    sections = [("Supervised fine-tuning, before and after RLVR", sft), ("RLVR", rlvr)]
+    return [(title, [f for f in drawn if f is not None]) for title, drawn in sections]
+
+
+Rows = Sequence[Mapping[str, Any]]
+Paths = Mapping[str, tuple[str, ...]]
+
+
+def _curve(title: str, rows: Rows, lines: Paths, *, shares: bool = False, note: str = "") -> Figure | None:
+    """Named figures by step; None when nothing was logged. A lone line stands on its unsmoothed self."""
+    found = {name: points for name, path in lines.items() if (points := _points(rows, path))}
+    if not found:
+        return None
+    lone = len(found) == 1
+    smoothed = {name: plots.smooth(points) for name, points in found.items()}
+    series = [plots.Series("c0", "", points, faint=True) for points in found.values() if lone]
+    series += [plots.Series(f"c{i % 6}", "" if lone else name, points) for i, (name, points) in enumerate(smoothed.items())]
+    said = ", ".join(f"{name} {points[0][1]:.2f} to {points[-1][1]:.2f}" for name, points in smoothed.items())
+    steps = sorted({step for points in found.values() for step, _ in points})
+    some = [*steps[: -1 : max(1, len(steps) // 10)], steps[-1]]
+    at = {name: dict(points) for name, points in found.items()}
+    cells = [(f"{step:.0f}", *(f"{at[name][step]:.3f}" if step in at[name] else "–" for name in found)) for step in some]
+    return Figure(title, plots.curves(series, f"{title}: {said}.", shares=shares), Table(("Step", *found), cells), note)
+
+
+def _points(rows: Rows, path: tuple[str, ...]) -> list[tuple[float, float]]:
+    """One figure by step; steps that did not log it, or logged no number, are left out."""
+    out = []
+    for row in rows:
+        value: Any = row
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            out.append((float(row["step"]), float(value)))
+    return out
+
+
+def clean_chance(evidence: Evidence) -> float:
+    """What a guesser gets on the clean view: benchmarks' chance weighted by the queries kept."""
+    kept = [(b.clean.n, b.chance) for b in evidence.scores["base"].by_benchmark.values() if b.clean]
+    return sum(n * chance for n, chance in kept) / sum(n for n, _ in kept)
+
+
+def ablations(evidence: Evidence) -> list[Figure]:
+    """Clean view with one modality hidden, by stage, beside the score with both shown."""
+    chance = clean_chance(evidence)
+    out = []
+    for key, title in (("no_audio", "Sound hidden"), ("no_image", "Picture hidden")):
+        found = {
+            s: (evidence.scores[s].ablation[key], evidence.scores[s].clean.micro)
+            for s in STAGES
+            if key in evidence.scores[s].ablation
+        }
+        if not found:
+            continue
+        rows = [plots.Row(NAMES[s], [("leak", e), ("clean", both)], None, share(e.value, 0)) for s, (e, both) in found.items()]
+        said = ", ".join(f"{row.label} {row.note}" for row in rows)
+        label = f"{title}, clean view: {said}; chance {share(chance, 0)}."
+        cells = [(NAMES[s], e, both, per_cent(chance)) for s, (e, both) in found.items()]
+        table = Table(("Stage", title, "Both shown", "Chance"), cells)
+        out.append(Figure(title, plots.intervals(rows, label, reference=chance, margin=112), table))
+    return out
+
+
+def null(evidence: Evidence) -> Figure:
+    """How often the same draws gave one wrong option, beside what independent guesses would give."""
+    hits, binomial = evidence.audit.null.hits, evidence.audit.null.binomial
+    label = "Share of queries by the number of draws that gave one wrong option, measured and binomial."
+    cells = [(str(i), per_cent(h, 2), per_cent(b, 2)) for i, (h, b) in enumerate(zip(hits, binomial, strict=True))]
+    return Figure(
+        "How often one wrong option is drawn",
+        plots.histogram({"clean": hits, "minor": binomial}, label),
+        Table(("Draws of the wrong option", "Measured, %", "Binomial, %"), cells),
+    )
+
+
+def seconds(by_step: Mapping[str, float]) -> Figure:
+    """Wall time of the steps that the page reads."""
+    rows = [(_spaced(name), value, f"{value:.1f} s") for name, value in by_step.items()]
+    total = f"{sum(by_step.values()):.0f} s in all, of the steps that this page reads"
+    table = Table(("Step", "Seconds"), [(name, text) for name, _, text in rows])
+    return Figure("Seconds by step", plots.bars(rows, f"Seconds by step, {total}."), table, total)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")

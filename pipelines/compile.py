@@ -1,0 +1,56 @@
+"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and PipelineVersion.
+
+`python -m pipelines.compile` writes, `--check` only compares: it names the files that are not current and exits 1.
+"""
+
+import argparse
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+from kfp.compiler import Compiler
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+from pipelines.omniboost import omniboost
+from pipelines.omniclean import omniclean
+
+PIPELINES = {"omniclean": omniclean, "omniboost": omniboost}
+COMPILED = Path(__file__).parent / "compiled"
+
+
+def compiled(directory: Path) -> list[Path]:
+    """Compiles every pipeline into a directory and returns the files.
+
+    A version is named by its content: the same name on a cluster is the same pipeline, and a changed one is a new version.
+    """
+    files = []
+    for name, pipeline in PIPELINES.items():
+        definition, manifest = directory / f"{name}.yaml", directory / f"{name}.k8s.yaml"
+        Compiler().compile(pipeline, str(definition))
+        version = f"{name}-{hashlib.sha256(definition.read_bytes()).hexdigest()[:8]}"
+        options = KubernetesManifestOptions(pipeline_name=name, pipeline_version_name=version, include_pipeline_manifest=True)
+        Compiler().compile(pipeline, str(manifest), kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+        files += [definition, manifest]
+    return files
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="pipelines.compile", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 naming the files that are not current")
+    check = parser.parse_args().check
+    COMPILED.mkdir(exist_ok=True)
+    stale = 0
+    with tempfile.TemporaryDirectory(dir=None if check else COMPILED) as directory:
+        for file in compiled(Path(directory)):
+            target = COMPILED / file.name
+            if not check:
+                file.replace(target)
+            elif not target.is_file() or target.read_bytes() != file.read_bytes():
+                print(f"{target} is not current: run `python -m pipelines.compile` and commit it", file=sys.stderr)
+                stale += 1
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

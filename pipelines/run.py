@@ -1,0 +1,224 @@
+"""Runs a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --set rlvr.steps=40 --seed 1`.
+
+Every task is a subprocess of kfp.local's SubprocessRunner. The run directory holds the step cache, the outputs of the last
+run, the log, and the report. As soon as a task finds work to do, one warm worker starts (`omnicore.worker`) and imports
+what the heavy steps need. All processes end with this one, and the same command goes on where it was.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from components.execute import CACHE, LOCK, RUN, WORKER
+from omnicore.config import load_recipe
+from omnicore.errors import OmniError, StepBusy
+from omnicore.journal import read_json
+from pipelines.board import Board, rows
+
+PUBLISHED = {"omniclean": ("manifest.json", "audit.json"), "omniboost": ("report.html", "report.json")}
+POLL = 0.2  # seconds between two looks at the tasks
+PATIENCE = 3.0  # seconds in which the tasks of a killed run are surely gone
+
+
+def main() -> int:
+    args = _arguments()
+    console = Console(file=sys.stdout)  # not whatever sys.stdout is later
+    overrides = [*args.set, *([] if args.seed is None else [f"seed={args.seed}"])]
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        load_recipe(args.recipe, overrides)  # a wrong field is told before anything starts
+        with _held(args.run):
+            return _run(args, overrides, console)
+    except OmniError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("stopped: the same command goes on where it was")
+        return 130
+    finally:
+        _reap()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pipelines.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--pipeline", choices=sorted(PUBLISHED), default="omniboost")
+    parser.add_argument("--recipe", default="tiny", help="name of a shipped recipe, or path of a YAML file")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="directory of the run, as in runs/demo")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one value of the recipe; repeatable"
+    )
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--model", default="", help="the model under study: a directory or embedded:NAME; default: the recipe's")
+    parser.add_argument(
+        "--control", action="store_true", help="omniboost: also train with a random reward and show it in the report"
+    )
+    return parser.parse_args()
+
+
+def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    import kfp.local
+    from google.protobuf.json_format import MessageToDict
+
+    from pipelines.compile import PIPELINES
+
+    state, outputs, log_file = args.run / "state", args.run / "outputs", args.run / "run.log"
+    shutil.rmtree(outputs, ignore_errors=True)  # links into the cache
+    for file in state.glob("*.*"):
+        file.unlink()
+    pipeline = PIPELINES[args.pipeline]
+    arguments = {"recipe": args.recipe, "overrides": json.dumps(overrides), "model": args.model}
+    if args.pipeline == "omniboost":
+        arguments |= {"run_name": args.run.name, "control": args.control}
+    board = Board(rows(MessageToDict(pipeline.pipeline_spec), args.control), state, console)
+    failure = ""
+    with tempfile.TemporaryDirectory(prefix="omni-", ignore_cleanup_errors=True) as scratch, log_file.open("w", buffering=1) as log:
+        socket = Path(scratch) / "worker"
+        # KFP's launcher leaves a temporary directory behind for every task: here they go with the run.
+        os.environ.update(
+            {RUN: str(state.resolve()), CACHE: str((args.run / "cache").resolve()), WORKER: str(socket), "TMPDIR": scratch}
+        )
+        kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), str(outputs), str(Path(scratch) / "workspace"))
+        try:
+            with _shown(board), _worker(socket, log) as start, _watched(board, start), _into(log):
+                pipeline(**arguments)
+        except RuntimeError as error:
+            failure = str(error)
+    board.refresh()
+    if failure:
+        row = board.failed
+        told = f"{row.title} failed: {row.told['error']}" if row else failure
+        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"log: {log_file}")
+        return 1
+    _publish(args.pipeline, outputs, args.run)
+    _print_result(args.pipeline, args.run, console)
+    return 0
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Holds the run directory. Its tasks wait for this lock, and end when they get it: see `components.execute`."""
+    lock_file = directory / "state" / LOCK
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("a") as lock:
+        begun = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - begun > PATIENCE:
+                    raise StepBusy(f"another run works in {directory}: wait for it, end it, or give another --run") from None
+                time.sleep(POLL)
+        yield
+
+
+@contextlib.contextmanager
+def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
+    """Yields what starts the warm worker, once however often it is called; ends the worker."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def start() -> None:
+        nonlocal process
+        if process is None:
+            command = [sys.executable, "-m", "omnicore.worker", str(socket)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    try:
+        yield start
+    finally:
+        if process:
+            process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def _watched(board: Board, start_worker: Callable[[], None]) -> Iterator[None]:
+    """Keeps the board current in a thread of its own; the first task that works starts the worker."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL):
+            board.refresh()
+            if board.working:
+                start_worker()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        board.refresh()
+
+
+@contextlib.contextmanager
+def _into(log: IO[str]) -> Iterator[None]:
+    """Sends all that KFP and the tasks print to the log; KFP's warnings of settings for a cluster go nowhere."""
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _shown(board: Board) -> contextlib.AbstractContextManager[Any]:
+    if not board.console.is_terminal:
+        return contextlib.nullcontext()
+    return Live(get_renderable=board.table, console=board.console, redirect_stdout=False, redirect_stderr=False)
+
+
+def _reap() -> None:
+    """Waits for processes that end because this one let go of the run's lock."""
+    end = time.monotonic() + PATIENCE
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < end:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.02)
+
+
+def _publish(pipeline: str, outputs: Path, directory: Path) -> None:
+    """Copies what people look for into the run directory; links would let an edit reach the cache."""
+    for name in PUBLISHED[pipeline]:
+        source = next(outputs.rglob(name))
+        shutil.copyfile(source, directory / f"{name}.tmp")
+        (directory / f"{name}.tmp").replace(directory / name)
+
+
+def _print_result(pipeline: str, directory: Path, console: Console) -> None:
+    if pipeline == "omniboost":
+        report = read_json(directory / "report.json")
+        table = Table("stage", "raw, macro", "clean, macro", box=None, pad_edge=False)
+        for stage, views in report["stages"].items():
+            table.add_row(stage, *(_estimate(views[view]["macro"]) for view in ("raw", "clean")))
+        console.print(table)
+        for policy, audit in report["audit"].items():
+            told = "  ".join(f"{name} {audit[name]:.3g}" for name in ("precision", "recall", "kept", "removed", "clean_lost"))
+            console.print(f"audit, {policy}: {told}", highlight=False, soft_wrap=True)
+    for name in PUBLISHED[pipeline]:
+        console.print(str(directory / name), highlight=False, soft_wrap=True)
+
+
+def _estimate(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.1%}  [dim]{estimate['low']:.1%} to {estimate['high']:.1%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""A component's body hands its arguments to the one door and writes its artefacts; nothing else."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components import execute, images
+from omnicore.config import SECTION_STEP
+from omnicore.errors import ConfigError, DataError
+from omnicore.steps import STEPS
+
+# Component inputs named otherwise than the step's role: `model` is a parameter of every component.
+ROLE = {"checkpoint": "model"}
+REPORT = Path(__file__).parents[2] / "components"
+
+
+def component(step):
+    return getattr(importlib.import_module(f"components.{step}.component"), step)
+
+
+def artefacts(step, tmp_path):
+    """Every artefact input and output of a component, by name, in directories of their own."""
+    body, made = component(step), {}
+    for name, kind in body.component_spec.inputs.items():
+        if kind.type.startswith("system."):
+            made[name] = dsl.Artifact(uri=str(tmp_path / "inputs" / name))
+    for name in body.component_spec.outputs:
+        (tmp_path / step).mkdir(exist_ok=True)
+        made[name] = (dsl.Metrics if name == "metrics" else dsl.Artifact)(uri=str(tmp_path / step / name))
+    return made
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What `run_step` was called with; it makes the report's page and no more."""
+    calls = []
+
+    def run_step(step, recipe, inputs, output, *, section, cache):
+        calls.append({"step": step, "recipe": recipe, "inputs": inputs, "output": output, "section": section, "cache": cache})
+        output.mkdir(parents=True)
+        (output / "report.html").write_text("<p>page</p>")
+        return {"summary": {"count": 3, "share": 0.5, "name": "words"}}
+
+    monkeypatch.setattr(execute, "run_step", run_step)
+    monkeypatch.delenv(execute.RUN, raising=False)
+    monkeypatch.delenv(execute.CACHE, raising=False)
+    return calls
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe(step, tmp_path, calls):
+    made = artefacts(step, tmp_path)
+    component(step).python_func(**made, recipe="tiny", overrides="[seed=7, rlvr.steps=2]", model="embedded:tiny-probe")
+    (call,) = calls
+    assert call["step"] == step
+    assert call["section"] in {None, step}
+    assert call["inputs"] == {ROLE.get(name, name): Path(a.path) for name, a in made.items() if "inputs" in a.uri}
+    assert set(call["inputs"]) == {*STEPS[step].required, *STEPS[step].optional}
+    assert call["output"] == Path(made["output"].path)
+    assert (call["recipe"].seed, call["recipe"].rlvr.steps, call["recipe"].model) == (7, 2, "embedded:tiny-probe")
+    assert json.loads(Path(made["metrics"].path).read_text()) == {"count": 3, "share": 0.5}
+    assert made["metrics"].metadata == {"count": 3, "share": 0.5}
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if STEPS[step].optional])
+def test_optional_inputs_are_left_out(step, tmp_path, calls):
+    optional = {name for name in artefacts(step, tmp_path) if ROLE.get(name, name) in STEPS[step].optional}
+    assert optional
+    made = {name: artefact for name, artefact in artefacts(step, tmp_path).items() if name not in optional}
+    component(step).python_func(**made, recipe="tiny")
+    assert set(calls[0]["inputs"]) == set(STEPS[step].required)
+
+
+@pytest.mark.parametrize(("section", "step"), SECTION_STEP.items())
+def test_a_step_used_twice_takes_its_section(section, step, tmp_path, calls):
+    component(step).python_func(**artefacts(step, tmp_path), recipe="tiny", section=section)
+    assert (calls[0]["step"], calls[0]["section"]) == (step, section)
+
+
+def test_the_control_arm_is_one_field_of_the_recipe(tmp_path, calls):
+    component("rlvr").python_func(**artefacts("rlvr", tmp_path), recipe="tiny", control="random_reward")
+    assert calls[0]["recipe"].rlvr.control == "random_reward"
+
+
+def test_the_report_is_the_html_artefact(tmp_path, calls):
+    made = artefacts("report", tmp_path)
+    component("report").python_func(**made, recipe="tiny", run_name="demo")
+    assert Path(made["page"].path).read_text() == "<p>page</p>"
+    assert made["output"].metadata["run"] == "demo"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_component_runs_in_an_image_that_holds_the_project(step):
+    spec = component(step).component_spec.implementation.container
+    assert spec.image == (images.TRAIN if step in execute.HEAVY else images.CORE)
+    assert "pip install" not in " ".join(map(str, spec.command))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_readme_names_every_input_and_output(step):
+    text = (Path(execute.__file__).parent / step / "README.md").read_text()
+    spec = component(step).component_spec
+    assert [name for name in (*spec.inputs, *spec.outputs) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("[]", []),
+        ("[rlvr.steps=40, seed=1]", ["rlvr.steps=40", "seed=1"]),
+        ("- rlvr.steps=40\n", ["rlvr.steps=40"]),
+        ("{rlvr.steps: 40, model: 'embedded:x'}", ["rlvr.steps=40", 'model="embedded:x"']),
+        ("prepare.rlvr_mix: {sum: 1}", ['prepare.rlvr_mix={"sum": 1}']),
+    ],
+)
+def test_overrides_are_a_list_or_a_mapping(text, expected):
+    assert execute.parse_overrides(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("rlvr.steps=40", "write a YAML list"), ("[1, 2]", "write a YAML list"), ("[a", "are not YAML")]
+)
+def test_other_overrides_are_refused(text, match):
+    with pytest.raises(ConfigError, match=match):
+        execute.parse_overrides(text)
+
+
+def test_a_users_mistake_ends_with_status_2_and_one_message(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise DataError("queries.jsonl:3: no answer; mend the line")
+
+    monkeypatch.setattr(execute, "run_step", refuse)
+    with pytest.raises(SystemExit) as caught:
+        component("prepare").python_func(**artefacts("prepare", tmp_path), recipe="tiny")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "prepare: queries.jsonl:3: no answer; mend the line\n"

@@ -1,0 +1,188 @@
+"""The local runner as a user meets it: whole runs of kfp.local, with fake steps (`fakes/`)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PYTHONPATH = f"{HERE / 'fakes'}{os.pathsep}{HERE.parents[1]}"
+HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
+
+
+class Runner:
+    """Starts runs in one directory; `steps` are the step processes that the last one needed: (step, pid, parent)."""
+
+    def __init__(self, directory):
+        self.directory, self.log = directory, directory.parent / f"{directory.name}.log"
+
+    def start(self, *options, pipeline="omniclean"):
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pipelines.run", "--pipeline", pipeline, "--run", str(self.directory), *options]
+        env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(self.log)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+    def run(self, *options, pipeline="omniclean"):
+        process = self.start(*options, pipeline=pipeline)
+        said = process.communicate(timeout=120)[0]
+        return process.returncode, said
+
+    @property
+    def steps(self):
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(step, int(pid), int(parent)) for step, pid, parent in map(str.split, lines)]
+
+    def asleep(self):
+        """Waits until a step with `sleep` works; returns every process of the run that a kill must reach."""
+        assert within(60, lambda: any(step == "probe" for step, _, _ in self.steps))
+        _, pid, parent = next(found for found in self.steps if found[0] == "probe")
+        return {pid, parent, *descendants(os.getpid())}
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return Runner(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def boosted(tmp_path_factory):
+    """One whole omniboost run."""
+    runner = Runner(tmp_path_factory.mktemp("boost") / "run")
+    return runner, *runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost"), runner.steps
+
+
+def within(seconds, condition):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def stat(pid):
+    """State and parent of a process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone", 0
+    return fields[0], int(fields[1])
+
+
+def alive(pid):
+    return stat(pid)[0] not in {"gone", "Z"}
+
+
+def descendants(pid):
+    children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and stat(p.name)[1] == pid]
+    return [found for child in children for found in (child, *descendants(child))]
+
+
+def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
+    runner, code, said, steps = boosted
+    assert code == 0, said
+    assert (runner.directory / "report.html").read_text() == "<p>page</p>"
+    assert re.search(r"^sft +50.0% +40.0% to 60.0% +50.0%", said, re.MULTILINE)
+    assert "audit, repeated: precision 0.5" in said
+    assert said.splitlines()[-2:] == [str(runner.directory / "report.html"), str(runner.directory / "report.json")]
+    assert sorted(step for step, _, _ in steps) == sorted(
+        ["prepare", "probe", "probe", "clean", *["evaluate"] * 4, "sft", "sft", "rlvr", "distill", "report", "promote"]
+    )
+    assert "sft speaks" not in said
+    assert "sft speaks" in (runner.directory / "run.log").read_text()
+
+
+def test_overrides_and_inputs_reach_the_steps(boosted):
+    runner, *_ = boosted
+    found = [json.loads(file.read_text()) for file in (runner.directory / "cache").glob("rlvr-*/rlvr.out")]
+    assert [(f["inputs"], f["seed"], f["config"]["steps"], f["config"]["control"]) for f in found] == [
+        (["data", "model"], 3, 7, "none")
+    ]
+
+
+def test_heavy_steps_are_forks_of_one_worker_and_light_ones_are_not(boosted):
+    *_, steps = boosted
+    parents = {step in HEAVY: {parent for s, _, parent in steps if (s in HEAVY) == (step in HEAVY)} for step, _, _ in steps}
+    assert len(parents[True]) == 1
+    assert not parents[True] & parents[False]
+
+
+def test_the_same_command_again_finds_everything_in_the_cache_and_starts_no_worker(boosted):
+    runner, *_ = boosted
+    code, said = runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost")
+    assert (code, runner.steps) == (0, [])
+    assert said.count("from cache") == 14
+    assert "omnicore.worker" not in (runner.directory / "run.log").read_text()
+    assert len(list((runner.directory / "outputs").iterdir())) == 1
+
+
+def test_the_control_arm_trains_on_luck_and_reaches_the_report(boosted):
+    runner, *_ = boosted
+    code, said = runner.run("--seed", "3", "--set", "rlvr.steps=7", "--control", pipeline="omniboost")
+    assert code == 0, said
+    assert [step for step, _, _ in runner.steps] == ["rlvr", "evaluate", "report"]
+    assert json.loads((runner.directory / "report.json").read_text())["control"] is True
+
+
+@pytest.mark.parametrize("step", ["prepare", "probe"])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("mistake", "line 3 is wrong; mend it"), ("bug", "ZeroDivisionError: nobody thought of this")]
+)
+def test_a_failing_step_ends_the_run_with_its_one_error_and_the_path_of_the_log(runner, step, kind, told):
+    code, said = runner.run("--set", f'profile.system="{step} {kind}"')
+    assert code == 1
+    message, log = said.splitlines()[-2:]
+    assert re.fullmatch(rf"(second )?{step} failed: .*{re.escape(told)}", message)
+    assert log == f"log: {runner.directory / 'run.log'}"
+    assert ("Traceback" in (runner.directory / "run.log").read_text()) == (kind == "bug")
+    assert "Traceback" not in said
+    assert [s for s, _, _ in runner.steps].count(step) == 1  # KFP itself goes on with the probe that did not fail
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_the_same_command_goes_on(runner, number):
+    process = runner.start("--set", 'profile.system="probe sleep"')
+    everything = runner.asleep()
+    assert len(everything) >= 4  # runner, worker, the task's shell and Python, the fork that works
+    process.send_signal(number)
+    said = process.communicate(timeout=20)[0]
+    assert within(3, lambda: not any(map(alive, everything))), [pid for pid in everything if alive(pid)]
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert said.splitlines()[-1] == "stopped: the same command goes on where it was"
+    process = runner.start("--set", 'profile.system="probe sleep"')
+    runner.asleep()
+    assert "prepare" not in {step for step, _, _ in runner.steps}
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_in_the_same_directory_gets_one_error(runner):
+    process = runner.start("--set", 'profile.system="probe sleep"')
+    runner.asleep()
+    code, said = Runner(runner.directory).run()
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert f"another run works in {runner.directory}" in said
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_a_wrong_field_is_told_before_anything_starts(runner):
+    code, said = runner.run("--set", "rlvr.stepz=3")
+    assert code == 2
+    assert "rlvr.stepz" in said
+    assert not (runner.directory / "state").exists()
+
+
+def test_omniclean_leaves_the_manifest(runner):
+    code, said = runner.run()
+    assert code == 0, said
+    assert said.splitlines()[-2:] == [str(runner.directory / "manifest.json"), str(runner.directory / "audit.json")]
+    assert (runner.directory / "manifest.json").is_file()

@@ -1,0 +1,42 @@
+"""Shared fixtures. torch is imported only by the fixtures that need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnicore.config import Recipe, load_recipe
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """The embedded default at a twentieth of its size, on the dev split."""
+    return load_recipe("tiny", ["prepare.split=dev", "prepare.scale=0.05", "threads=1"])
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe) -> Path:
+    """A finished, small prepare output (without step.json)."""
+    from omnicore.steps import prepare
+
+    output = tmp_path_factory.mktemp("prepare")
+    prepare.run(small_recipe, small_recipe.prepare, {}, output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Any:
+    from omnicore.models import tiny
+    from omnicore.models.processor import Encoder
+
+    return Encoder(tiny.build_processor())
+
+
+@pytest.fixture
+def random_model(encoder: Any) -> Any:
+    """A freshly initialised tiny thinker."""
+    from omnicore.models import tiny
+
+    return tiny.build_model(encoder.tokenizer, seed=0)

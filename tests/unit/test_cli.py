@@ -1,0 +1,165 @@
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+import omnicore
+from omnicore.cli import main
+from omnicore.config import load_recipe
+from omnicore.errors import EngineError
+from omnicore.journal import read_json
+from omnicore.steps import STEPS
+
+ROOT = Path(omnicore.__file__).parents[1]
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """A prepare step that writes one file, or raises what the test puts into `error`."""
+
+    def run(recipe, config, inputs, output):
+        if module.error:
+            raise module.error
+        (output / "queries.jsonl").write_text(f"{config.controls} {recipe.seed}\n")
+        return {"queries": config.controls}
+
+    module = ModuleType("prepare")
+    module.run, module.error = run, None
+    monkeypatch.setitem(sys.modules, "omnicore.steps.prepare", module)
+    return module
+
+
+def helped(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        main([*argv, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_teaches_every_step(capsys):
+    text = helped(capsys)
+    assert "prepare -> probe -> clean" in text
+    for name in (*STEPS, "recipes", "recipe show tiny"):
+        assert name in text
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_steps_help_lists_inputs_and_files(capsys, name):
+    text = helped(capsys, name)
+    for role, of in {**STEPS[name].required, **STEPS[name].optional}.items():
+        assert f"{role:<17} output of {' or '.join(of)}" in text
+    assert STEPS[name].writes in text
+    assert ("absent: the recipe's model" in text) is ("model" in STEPS[name].reads)
+
+
+def test_the_examples_are_valid_commands(capsys):
+    commands = helped(capsys).replace("\\\n", " ").splitlines()
+    examples = [line.split() for line in commands if line.startswith("  omnicore ")]
+    assert len(examples) >= 8
+    for _, step, *options in examples:
+        if step == "recipe":
+            assert main([step, *options]) == 0
+            continue
+        given = {text.partition("=")[0] for flag, text in pairwise(options) if flag == "--input"}
+        assert set(STEPS[step].required) <= given <= {*STEPS[step].required, *STEPS[step].optional}
+
+
+def test_help_loads_nothing_heavy():
+    heavy = {
+        "pydantic",
+        "yaml",
+        "rich",
+        "prometheus_client",
+        "numpy",
+        "torch",
+        "transformers",
+        "kfp",
+        "omnicore.config",
+        "omnicore.run",
+    }
+    code = (
+        "import sys; from omnicore.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
+    assert not heavy & set(loaded)
+    assert "omnicore.steps" in loaded
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"omnicore {omnicore.__version__}\n"
+
+
+def test_recipes_are_listed_and_shown(capsys):
+    assert main(["recipes"]) == 0
+    assert "tiny" in capsys.readouterr().out.splitlines()
+    assert main(["recipe", "show", "tiny", "--set", "rlvr.steps=7", "--set", "seed=3"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown == load_recipe("tiny", ["rlvr.steps=7", "seed=3"]).model_dump(mode="json")
+
+
+def test_a_step_runs(prepare, tmp_path, capsys):
+    argv = ["prepare", "--set", "prepare.controls=8", "--set", "seed=5", "--output", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert (tmp_path / "out" / "queries.jsonl").read_text() == "8 5\n"
+    assert read_json(tmp_path / "out" / "step.json")["seed"] == 5
+    assert main(argv) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("prepare: 0.0 s")
+    assert second == "prepare: done before  queries 8"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evalute", "--output", "x"], "no step 'evalute'; did you mean evaluate? Steps: prepare, probe"),
+        (["zzz"], "no step 'zzz'. Steps: prepare"),
+        (["prepare", "--recipe", "tinny", "--output", "x"], "no recipe 'tinny': shipped are"),
+        (["prepare", "--set", "prepare.scale=2", "--output", "x"], "prepare.scale: Input should be less than or equal to 1"),
+        (["prepare", "--set", "prepare.scale", "--output", "x"], "write field=value"),
+        (["probe", "--input", "queries", "--output", "x"], "--input 'queries': write role=directory"),
+        (["probe", "--input", "queries=a", "--input", "queries=b", "--output", "x"], "--input queries is given twice: a and b"),
+        (["probe", "--input", "queries=absent", "--output", "x"], "absent: no such directory"),
+        (["probe", "--output", "x"], "input 'queries' is missing"),
+        (["recipe", "show", "absent.yaml"], "recipe absent.yaml: no such file"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_2(argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("omnicore: ")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (EngineError("no answer"), 2, "omnicore: no answer\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it was\n"),
+    ],
+)
+def test_a_step_that_stops_leaves_one_line(prepare, tmp_path, capsys, error, status, message):
+    prepare.error = error
+    assert main(["prepare", "--output", str(tmp_path / "out")]) == status
+    assert capsys.readouterr() == ("", message)
+    assert not (tmp_path / "out" / "step.json").exists()
+
+
+def test_a_bug_keeps_its_traceback(prepare, tmp_path):
+    prepare.error = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main(["prepare", "--output", str(tmp_path / "out")])
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "omnicore", "rlvrr"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("omnicore: no step 'rlvrr'; did you mean rlvr?")

@@ -1,0 +1,115 @@
+import hashlib
+
+import pytest
+import yaml
+
+from omnicore.config import SECTION_STEP, Config, Recipe, digest, load_recipe, parse_recipe, recipe_names
+from omnicore.errors import ConfigError
+from omnicore.schema import View
+from omnicore.steps import STEPS
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_parses_and_goes_round(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), name) == recipe
+
+
+def test_tiny_is_shipped():
+    assert "tiny" in recipe_names()
+
+
+def test_every_step_has_a_section_and_every_section_a_step():
+    sections = {
+        name
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+    }
+    assert {SECTION_STEP.get(name, name) for name in sections - {"profile"}} == set(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("rlvr.steps=3", lambda r: r.rlvr.steps, 3),
+        ("seed=7", lambda r: r.seed, 7),
+        ("sft.rate=2.0e-4", lambda r: r.sft.rate, 2e-4),
+        ("model=/models/a=b", lambda r: r.model, "/models/a=b"),
+        ("probe.draws={text_only: 1}", lambda r: r.probe.draws, {View.text_only: 1}),
+        ("probe.draws.text_only=5", lambda r: r.probe.draws[View.text_only], 5),
+        ("report.title=A page", lambda r: r.report.title, "A page"),
+        ("promote.min_effect=0.1", lambda r: r.promote.min_effect, 0.1),
+    ],
+)
+def test_an_override_changes_one_value(override, read, expected):
+    base, recipe = load_recipe("tiny"), load_recipe("tiny", [override])
+    assert read(recipe) == expected
+    changed = {name for name in Recipe.model_fields if getattr(base, name) != getattr(recipe, name)}
+    assert changed == {override.partition("=")[0].partition(".")[0]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rlvr.stepz=3"], r"rlvr\.stepz: Extra inputs"),
+        (["nothing.at=3"], r"nothing: Extra inputs"),
+        (["rlvr.steps=many"], r"rlvr\.steps: .*integer.*'many'"),
+        (["rlvr.steps=0"], r"rlvr\.steps: .*greater than or equal to 1"),
+        (["probe.draws.omni=1"], r"probe: .*withholds"),
+        (["probe.draws.sideways=1"], r"probe\.draws\.sideways"),
+        (["prepare.split=train"], r"prepare\.split: .*'dev' or 'test'"),
+        (["rlvr.steps=0", "seed=-1"], "2 wrong field"),
+        (["rlvr.steps"], "write field=value"),
+        (["=3"], "write field=value"),
+        (["seed.x=3"], "seed is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("rlvr: [", "is not YAML"),
+        ("- tiny", "must be a mapping"),
+        ("name: mine", "probe: Field required"),
+    ],
+)
+def test_a_wrong_recipe_file_is_named(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(str(path))
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_an_unknown_recipe_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"no recipe 'tinny': shipped are .*tiny"):
+        load_recipe("tinny")
+
+
+def test_a_recipe_from_a_file_takes_overrides(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(load_recipe("tiny").model_dump(mode="json")))
+    assert load_recipe(str(path), ["seed=4"]) == load_recipe("tiny", ["seed=4"])
+
+
+def test_the_digest_is_of_the_sorted_fields():
+    assert digest({"b": 1, "a": [1, "x"]}) == hashlib.sha256(b'{"a":[1,"x"],"b":1}').hexdigest()
+    sft = load_recipe("tiny").sft
+    assert digest(sft) == digest(sft.model_dump(mode="json")) == digest(type(sft).model_validate(sft.model_dump()))
+    assert digest(sft) != digest(sft.model_copy(update={"steps": 61}))
+    assert digest(load_recipe("tiny", ["probe.draws={text_only: 2, visual_only: 8}"]).probe) == digest(
+        load_recipe("tiny", ["probe.draws={visual_only: 8, text_only: 2}"]).probe
+    )
+
+
+def test_records_are_frozen():
+    recipe = load_recipe("tiny")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3

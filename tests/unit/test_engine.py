@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnicore.config import Recipe
+from omnicore.engines.base import Request, Sampling, ask
+from omnicore.errors import DataError
+from omnicore.journal import read_jsonl
+from omnicore.prompts import parts
+from omnicore.schema import Query, View
+
+
+class Counting:
+    """Answers with the seed and the question; dies at a given batch."""
+
+    name = "counting"
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.batches = 0
+        self._dies_at = dies_at
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, seed: int) -> list[str]:
+        if self.batches == self._dies_at:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return [f"{seed} {r.parts[-1]}" for r in requests]
+
+
+def requests(count: int) -> list[Request]:
+    return [Request((f"question {i}",), Path()) for i in range(count)]
+
+
+def test_a_killed_run_goes_on_and_says_the_same(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"seed": 5, "batch": 4, "label": "x"}
+    whole = ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how)
+    with pytest.raises(KeyboardInterrupt):
+        ask(Counting(dies_at=2), requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how)
+    second = Counting()
+    assert ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how) == whole
+    assert second.batches == 1  # two batches were journaled
+
+
+def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
+    replies = ask(Counting(), requests(8), Sampling(1, 1), seed=0, batch=4, journal=tmp_path / "a.journal", label="x")
+    seeds = [reply.split()[0] for reply in replies]
+    assert len(set(seeds[:4])) == len(set(seeds[4:])) == 1
+    assert seeds[0] != seeds[4]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    from omnicore.engines.transformers import TransformersEngine
+
+    return TransformersEngine("embedded:tiny-base")
+
+
+def test_tiny_base_sees_and_hears(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
+    queries = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")]
+    asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+    replies = engine.generate(asked, Sampling(0, small_recipe.profile.max_new_tokens), seed=0)
+    right = sum(f"<answer>{q.answer}</answer>" in reply for q, reply in zip(queries, replies, strict=True))
+    assert right / len(queries) > 0.7
+
+
+def test_media_are_processed_once_whatever_the_draws(
+    engine: Any, prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omnicore.engines import transformers as module
+
+    query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
+    reader = module.Reader(engine.encoder)
+    opened: list[Path] = []
+    read_image, read_audio = module.load_image, module.load_audio
+    monkeypatch.setattr(module, "load_image", lambda path: (opened.append(path), read_image(path))[1])
+    monkeypatch.setattr(module, "load_audio", lambda path: (opened.append(path), read_audio(path))[1])
+    prompts = [reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared)) for _ in range(5)]
+    assert len(opened) == 2
+    assert all(p.ids == prompts[0].ids for p in prompts)
+
+
+def test_sampling_is_seeded(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
+    queries = read_jsonl(prepared / "queries.jsonl", Query)[:16]
+    asked = [Request(parts(q, View.visual_only, small_recipe.profile), prepared) for q in queries]
+    first, again, other = (engine.generate(asked, Sampling(1.0, 14), seed=s) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    query = read_jsonl(prepared / "queries.jsonl", Query)[0]
+    with pytest.raises(DataError, match=r"media/.* is missing under"):
+        type(engine.reader)(engine.encoder).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from omnicore.benchmarks.synthetic import World
+from omnicore.models.processor import collate, load_processor, media_tensors
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World("dev")
+
+
+@pytest.mark.parametrize("order", [("image",), ("audio",), ("image", "audio"), ("audio", "image", "audio", "image"), ()])
+def test_prompt_equals_the_upstream_processor(encoder: Any, world: World, order: tuple[str, ...]) -> None:
+    pictures = [world.pictures[i].image() for i in range(order.count("image"))]
+    waves = [world.clips[7 * i].wave.astype("float32") / 32768 for i in range(order.count("audio"))]
+    left = {"image": [encoder.image(p) for p in pictures], "audio": [encoder.audio(w) for w in waves]}
+    prompt = encoder.prompt([*(left[kind].pop(0) for kind in order), "Sum of both?"])
+    messages = [{"role": "user", "content": [*({"type": kind} for kind in order), {"type": "text", "text": "Sum of both?"}]}]
+    processor = encoder.processor
+    text = encoder.tokenizer.apply_chat_template(
+        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    upstream = processor(text=[text], images=pictures or None, audio=waves or None, return_tensors="pt")
+    assert upstream["input_ids"][0].tolist() == prompt.ids
+    for name, tensor in media_tensors(prompt.media).items():
+        assert torch.equal(tensor, upstream[name]), name
+
+
+def test_system_turn_comes_first(encoder: Any) -> None:
+    text = encoder.tokenizer.decode(encoder.prompt(["Sum?"], system="Listen.").ids)
+    assert text == "<|im_start|>system\nListen.<|im_end|>\n<|im_start|>user\nSum?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_collate_pads_left_and_scores_the_reply_alone(encoder: Any) -> None:
+    prompts = [encoder.prompt(["Sum?"]), encoder.prompt(["What is the last digit of picture plus sound?"])]
+    replies = [encoder.reply_ids("<think>see 1</think><answer>2</answer>"), encoder.reply_ids("3")]
+    batch = collate(prompts, replies, encoder.pad_id)
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        labels, ids, mask = batch["labels"][row], batch["input_ids"][row], batch["attention_mask"][row]
+        assert labels[labels != -100].tolist() == reply
+        assert ids[mask.bool()].tolist() == prompt.ids + reply
+    first = [int((labels != -100).nonzero()[0]) for labels in batch["labels"]]
+    assert first[0] == first[1]
+
+
+def test_written_reply_is_read_back(encoder: Any) -> None:
+    for reply in ("<think>see 3 hear 5</think><answer>8</answer>", "<think>see 3 hear 4</think><answer>no</answer>"):
+        assert encoder.text([encoder.reply_ids(reply)]) == [reply]
+
+
+def test_media_tokens_are_suppressed_and_end_of_turn_is_not(encoder: Any) -> None:
+    names = set(encoder.tokenizer.convert_ids_to_tokens(encoder.suppressed))
+    assert {"<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>", "<|im_start|>"} <= names
+    assert encoder.eos_id not in encoder.suppressed
+
+
+def test_processor_survives_saving(encoder: Any, world: World, tmp_path: Any) -> None:
+    encoder.processor.save_pretrained(tmp_path)
+    again = type(encoder)(load_processor(tmp_path))
+    picture, clip = world.pictures[0].image(), world.clips[0].wave.astype("float32") / 32768
+    one, two = (e.prompt([e.image(picture), e.audio(clip), "Sum?"]) for e in (encoder, again))
+    assert one.ids == two.ids
+    for name, tensor in media_tensors(one.media).items():
+        assert torch.equal(tensor, media_tensors(two.media)[name]), name
+
+
+def test_random_items_encode_to_known_tokens_only(encoder: Any, world: World) -> None:
+    rng = random.Random(0)
+    for kind in ("sum", "agreement", "transcript"):
+        item = world.item(rng, kind)
+        assert encoder.tokenizer.decode(encoder.prompt([item.question]).ids).count(item.question) == 1

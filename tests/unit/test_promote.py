@@ -1,0 +1,105 @@
+"""Promotion: decided by the paired difference on the clean view."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omnicore.config import PromoteConfig
+from omnicore.errors import DataError
+from omnicore.journal import read_json, read_jsonl
+from omnicore.schema import Estimate, Response, View
+from omnicore.steps import promote
+from tests.unit.report_fixture import RECIPE, make
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make(tmp_path_factory.mktemp("inputs"), control=False, second=False)
+
+
+def inputs(made: dict[str, Path], champion: str, candidate: str) -> dict[str, Path]:
+    return {"queries": made["queries"], "manifest": made["audit"], "champion": made[champion], "candidate": made[candidate]}
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, low=low, high=high, n=50)
+
+
+@pytest.mark.parametrize(
+    ("difference", "by_benchmark", "decision", "said"),
+    [
+        (estimate(0.4, 0.35, 0.45), {"elm": estimate(0.4, 0.3, 0.5)}, "promote", ["above 2", "no benchmark loses more than 5"]),
+        (estimate(0.4, 0.02, 0.45), {"elm": estimate(0.4, 0.3, 0.5)}, "keep", ["not above 2", "no benchmark loses"]),
+        (estimate(0.01, 0.0, 0.02), {}, "keep", ["not above 2", "no benchmark loses"]),
+        (estimate(0.4, 0.35, 0.45), {"elm": estimate(-0.05, -0.2, 0.1)}, "promote", ["above 2", "no benchmark loses"]),
+        (
+            estimate(0.4, 0.35, 0.45),
+            {"elm": estimate(-0.06, -0.2, 0.1), "fir": estimate(0.2, 0.1, 0.3)},
+            "keep",
+            ["above 2", "elm changes by -6.0"],
+        ),
+    ],
+)
+def test_decision(difference: Estimate, by_benchmark: dict[str, Estimate], decision: str, said: list[str]) -> None:
+    decided, reasons = promote.decide(difference, by_benchmark, PromoteConfig())
+    assert decided == decision
+    assert len(reasons) == len(said)
+    assert all(part in reason for part, reason in zip(said, reasons, strict=True)), reasons
+
+
+def test_difference_is_of_clean_queries_under_omni(made: dict[str, Path], tmp_path: Path) -> None:
+    summary = promote.run(RECIPE, PromoteConfig(worst_drop=1), inputs(made, "sft", "rlvr"), tmp_path)
+    found = read_json(tmp_path / "decision.json")
+    verdicts = read_json(made["audit"] / "manifest.json")["verdicts"]
+    kept = [(v["benchmark"], v["id"]) for v in verdicts if v["label"] != "solvable"]
+    right = {}
+    for arm in ("sft", "rlvr"):
+        replies = {
+            (r.benchmark, r.id): r.outcome == "correct"
+            for r in read_jsonl(made[arm] / "responses.jsonl", Response)
+            if r.view is View.omni
+        }
+        right[arm] = {key: replies[key] for key in kept}
+    expected = np.mean([float(right["rlvr"][key]) - float(right["sft"][key]) for key in kept])
+    assert found["difference"]["value"] == pytest.approx(expected)
+    assert found["difference"]["n"] == len(kept) == summary["queries"]
+    assert found["by_benchmark"]["elm"]["n"] == sum(benchmark == "elm" for benchmark, _ in kept)
+    assert found["decision"] == summary["decision"] == "promote"
+    assert found["champion"] == read_json(made["sft"] / "step.json")["digest"]
+    assert found["candidate"] == read_json(made["rlvr"] / "step.json")["digest"]
+    assert found["clean"]["candidate"] == read_json(made["rlvr"] / "scores.json")["clean"]["micro"]
+
+
+def test_a_worse_candidate_is_kept_out(made: dict[str, Path], tmp_path: Path) -> None:
+    promote.run(RECIPE, PromoteConfig(), inputs(made, "rlvr", "sft"), tmp_path)
+    found = read_json(tmp_path / "decision.json")
+    assert found["decision"] == "keep"
+    assert found["difference"]["high"] < 0
+    assert len(found["reasons"]) > 2  # some benchmark is named as well
+
+
+@pytest.mark.parametrize("field", ["profile_hash", "manifest_hash"])
+def test_scores_that_cannot_be_compared_are_refused(made: dict[str, Path], tmp_path: Path, field: str) -> None:
+    ours = read_json(made["rlvr"] / "scores.json")[field]
+    other = tmp_path / "rlvr"
+    shutil.copytree(made["rlvr"], other)
+    (other / "scores.json").write_text((other / "scores.json").read_text().replace(ours, "e" * 64))
+    with pytest.raises(DataError, match=f"{field} differs: .*{'e' * 64}"):
+        promote.run(RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "candidate": other}, tmp_path)
+    assert not (tmp_path / "decision.json").exists()
+
+
+def test_a_manifest_that_keeps_nothing_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    manifest = read_json(made["audit"] / "manifest.json")
+    for verdict in manifest["verdicts"]:
+        verdict["label"] = "solvable"
+    empty = tmp_path / "clean"
+    empty.mkdir()
+    (empty / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="keeps none of the queries"):
+        promote.run(RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "manifest": empty}, tmp_path)

@@ -1,0 +1,316 @@
+"""The report: what `report.json` holds, what the page says and embeds, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from omnicore.errors import DataError
+from omnicore.journal import read_json, write_json
+from omnicore.report import browser, figures, words
+from omnicore.report import evidence as ev
+from omnicore.schema import Label, Outcome
+from omnicore.steps import report
+from tests.unit.report_fixture import RECIPE, make
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def output(roles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    report.run(RECIPE, RECIPE.report, roles, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evidence(roles: dict[str, Path]) -> ev.Evidence:
+    return ev.read(roles)
+
+
+def changed(roles: dict[str, Path], role: str, tmp_path: Path, name: str, change: Callable[[str], str]) -> dict[str, Path]:
+    """The same inputs with one file of one role rewritten."""
+    folder = tmp_path / role
+    shutil.copytree(roles[role], folder)
+    (folder / name).write_text(change((folder / name).read_text()))
+    return {**roles, role: folder}
+
+
+def test_report_json_holds_what_scripts_read(roles: dict[str, Path], output: Path) -> None:
+    found = read_json(output / "report.json")
+    assert set(found) == {"stages", "audit", "control", "seconds", "seed", "profile_hash", "recipe_hash"}
+    assert list(found["stages"]) == ["base", "sft", "rlvr", "distilled"]
+    for stage, figures_of in (*found["stages"].items(), ("control", found["control"])):
+        scores = read_json(roles[stage] / "scores.json")
+        assert set(figures_of) == {"raw", "clean", "by_type", "by_wording", "ablation"}
+        assert figures_of == {name: scores[name] for name in figures_of}
+        assert set(figures_of["raw"]["chance_corrected"]) == {"value", "low", "high", "n"}
+        assert set(figures_of["ablation"]) == {"no_audio", "no_image"}
+    assert found["seconds"]["rlvr"] == pytest.approx(30)
+    assert set(found["seconds"]) == set(ev.STEP_NAMES.values())
+    assert found["seed"] == RECIPE.seed
+
+
+@pytest.mark.parametrize("policy", ["single_pass", "repeated"])
+def test_audit_is_counted_over_filtered_benchmarks_against_the_planted_truth(
+    roles: dict[str, Path], output: Path, policy: str
+) -> None:
+    planted = read_json(roles["queries"] / "planted.json")
+    rows = [
+        (planted[v["benchmark"]][v["id"]], v["label"] == "solvable")
+        for v in read_json(roles["audit"] / f"manifest.{policy}.json")["verdicts"]
+        if v["benchmark"] != "yew"  # kept whole: it would count as 15 clean queries kept
+    ]
+    n = Counter(rows)
+    found = read_json(output / "report.json")["audit"][policy]
+    assert set(found) == {"precision", "recall", "kept", "removed", "clean_lost", "residual"}
+    assert found["precision"] == n[True, True] / (n[True, True] + n[False, True])
+    assert found["recall"] == n[True, True] / (n[True, True] + n[True, False])
+    assert found["clean_lost"] == n[False, True] / (n[False, True] + n[False, False])
+    assert (found["kept"], found["removed"]) == (sum(not gone for _, gone in rows), sum(gone for _, gone in rows))
+    assert found["residual"] == read_json(roles["audit"] / "audit.json")["policies"][policy]["residual"]
+
+
+def test_parts_that_are_not_given_are_null_and_the_page_says_so(tmp_path: Path) -> None:
+    roles = make(tmp_path / "in", control=False, second=False, planted=False)
+    (tmp_path / "out").mkdir()
+    report.run(RECIPE, RECIPE.report, roles, tmp_path / "out")
+    found = read_json(tmp_path / "out" / "report.json")
+    assert "control" not in found
+    for policy in found["audit"].values():
+        assert [policy[name] for name in ("precision", "recall", "clean_lost", "residual")] == [None] * 4
+        assert policy["removed"] > 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "residual leakage is unknown" in page
+    assert "precision and recall are unknown" in page
+    assert 'id="control"' not in page
+    assert all(q["planted"] is None for q in payload_of(page)["queries"])
+
+
+@pytest.mark.parametrize("field", ["profile_hash", "manifest_hash"])
+@pytest.mark.parametrize("role", ["base", "rlvr", "control"])
+def test_scores_of_another_profile_or_manifest_are_refused(roles: dict[str, Path], tmp_path: Path, role: str, field: str) -> None:
+    ours = read_json(roles["sft"] / "scores.json")[field]
+    inputs = changed(roles, role, tmp_path, "scores.json", lambda text: text.replace(ours, "f" * 64))
+    with pytest.raises(DataError, match=rf"{field} differs") as refusal:
+        report.run(RECIPE, RECIPE.report, inputs, tmp_path)
+    assert ours in str(refusal.value)
+    assert "f" * 64 in str(refusal.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def without_line(text: str, mark: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if mark not in line)
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "change", "said"),
+    [
+        ("rlvr", "responses.jsonl", lambda text: without_line(text, '"id":"elm-0003"'), "no answer to elm/elm-0003"),
+        ("audit", "audit.json", lambda text: text.replace('"leakage"', '"leaks"'), "audit.json: leakage: Field required"),
+        ("rlvr_curves", "curves.jsonl", lambda text: "", "logs no step"),
+        ("queries", "queries.jsonl", lambda text: text.replace("media/", "lost/"), "is missing under"),
+        ("queries", "queries.jsonl", lambda text: text.replace("elm-0003", "elm-9999"), "no verdict on elm/elm-9999"),
+    ],
+)
+def test_broken_inputs_are_named(
+    roles: dict[str, Path], tmp_path: Path, role: str, name: str, change: Callable[[str], str], said: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(said)):
+        report.run(RECIPE, RECIPE.report, changed(roles, role, tmp_path, name, change), tmp_path)
+
+
+def payload_of(page: str) -> dict[str, Any]:
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert block
+    parsed: dict[str, Any] = json.loads(block[1])
+    return parsed
+
+
+class Outline(HTMLParser):
+    """Unbalanced tags, heading levels, scripts, plots without a label, and every address that the page loads."""
+
+    VOID = frozenset({"meta", "input", "br", "img"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[int] = []
+        self.scripts = 0
+        self.plots: list[str | None] = []
+        self.loaded: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "svg":
+            self.plots.append(named.get("aria-label"))
+        self.scripts += tag == "script"
+        self.loaded += [value for name, value in named.items() if name in ("src", "href") and value]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass  # <line .../> inside a plot
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_one_well_formed_file_that_loads_nothing(output: Path) -> None:
+    page = (output / "report.html").read_text()
+    outline = Outline(page)
+    assert outline.open == []
+    assert outline.scripts == 2
+    assert all(address.startswith("#") for address in outline.loaded)
+    assert "default-src 'none'" in page
+    assert outline.headings.count(1) == 1
+    assert all(deeper - level <= 1 for level, deeper in zip(outline.headings, outline.headings[1:], strict=False))
+    assert len(outline.plots) > 20
+    assert all(outline.plots)
+
+
+def test_each_medium_is_embedded_once(roles: dict[str, Path], output: Path, evidence: ev.Evidence) -> None:
+    page = (output / "report.html").read_text()
+    data = payload_of(page)
+    wanted = {m.sha256 for q in evidence.queries for m in q.media}
+    assert set(data["media"]) == wanted
+    assert page.count("data:image/png;base64,") + page.count("data:audio/x-wav;base64,") == len(wanted)
+    assert data["left_out"] == 0
+    urls, left_out = browser.embedded_media(evidence, limit=50_000)
+    assert left_out == len(wanted) - len(urls) > 0
+    assert 0 < sum(map(len, urls.values())) <= 50_200  # the header of the last URL may stand above
+
+
+def test_what_a_model_wrote_cannot_leave_its_place(roles: dict[str, Path], tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><!-- {{ 7 * 7 }} \u2028 & \\u003c"
+
+    def first_reply(text: str) -> str:
+        rows = [json.loads(line) for line in text.splitlines()]
+        for row in rows:
+            if row["id"] == "alder-0000":
+                row["reply"] = evil
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    inputs = changed(roles, "base", tmp_path, "responses.jsonl", first_reply)
+    curves = changed(inputs, "rlvr_curves", tmp_path, "curves.jsonl", lambda text: text.replace('"sum"', '"<b>&sum"'))
+    report.run(RECIPE, RECIPE.report.model_copy(update={"title": evil}), curves, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert Outline(page).scripts == 2
+    assert payload_of(page)["queries"][0]["said"][0][2] == evil
+    assert f"<title>{escape(evil)}</title>" in page
+    assert "<b>&sum" not in page
+    assert "&lt;b&gt;&amp;sum" in page
+
+
+def test_a_query_carries_its_evidence(evidence: ev.Evidence) -> None:
+    data = browser.payload(evidence)
+    assert data["stages"] == ["Base", "SFT", "RLVR", "Self-distilled", "Random reward"]
+    verdicts = {(v.benchmark, v.id): v for v in evidence.manifest.verdicts}
+    for q, shown in zip(evidence.queries, data["queries"], strict=True):
+        assert sum(shown["drawn"]) + shown["unparsed"] == 8
+        assert shown["drawn"][q.options.index(q.answer)] == verdicts[q.key].hits == shown["hits"]
+        assert [said[0] == "correct" for said in shown["said"]] == [
+            evidence.responses[arm][q.key].outcome is Outcome.correct for arm in (*ev.STAGES, "control")
+        ]
+
+
+def test_gains_are_paired_and_their_surplus_has_the_interval_of_a_clustered_bootstrap(evidence: ev.Evidence) -> None:
+    scores = evidence.scores
+    found = words.gain(evidence, "sft", "rlvr")
+    assert found.raw.value == pytest.approx(scores["rlvr"].raw.micro.value - scores["sft"].raw.micro.value)
+    assert found.clean.value == pytest.approx(scores["rlvr"].clean.micro.value - scores["sft"].clean.micro.value)
+    assert found.surplus.value == pytest.approx(found.raw.value - found.clean.value)
+
+    right = {arm: [evidence.responses[arm][q.key].outcome is Outcome.correct for q in evidence.queries] for arm in ("sft", "rlvr")}
+    d = np.array(right["rlvr"], float) - np.array(right["sft"], float)
+    kept_keys = evidence.manifest.kept()
+    kept = np.array([q.key in kept_keys for q in evidence.queries])
+    names, of = np.unique([q.cluster for q in evidence.queries], return_inverse=True)
+    sums = np.stack([np.bincount(of, w, len(names)) for w in (d, np.ones(len(d)), d * kept, kept)])
+    picks = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
+    all_d, all_n, kept_d, kept_n = sums[:, picks].sum(axis=2)
+    spread = float(np.std(all_d / all_n - kept_d / kept_n))
+    assert (found.surplus.high - found.surplus.low) / (2 * 1.98) == pytest.approx(spread, rel=0.15)
+
+
+def test_sentences_count_what_they_name(evidence: ev.Evidence) -> None:
+    labels = [v.label for v in evidence.manifest.verdicts if v.benchmark != "yew"]
+    removed = labels.count(Label.solvable)
+    sentence = words.solvable_sentence(evidence)
+    assert sentence.startswith(f"{removed} of {len(labels)} audited queries, {100 * removed / len(labels):.1f}\u00a0% [")
+    assert "yew (15 queries; yes/no" in words.kept_whole_sentence(evidence)
+    lead = words.difference(evidence, "control", "rlvr", clean=True)
+    assert lead.low > 0
+    assert f"RLVR on real rewards stands {words.points(lead)} points above the control" in words.control_sentence(evidence)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ((6, 6, 7, None), "drawn 6 times in 8 or more in 3.00\u00a0% of cases; independent guesses would do so in 0.40\u00a0%"),
+        ((7, 6, 7), "drawn 7 times in 8 or more in 1.00\u00a0% of cases; independent guesses would do so in 0.10\u00a0%"),
+        ((7, 6), "drawn 6 times in 8"),
+        ((None,), "No benchmark has a rule"),
+    ],
+)
+def test_the_null_is_told_at_the_rule_that_most_benchmarks_share(
+    evidence: ev.Evidence, rules: tuple[int | None, ...], said: str
+) -> None:
+    null = ev.Null(hits=[0.9, 0.07, 0, 0, 0, 0, 0.02, 0.01, 0], binomial=[0.9, 0.096, 0, 0, 0, 0, 0.003, 0.001, 0])
+    thresholds = {str(i): ev.Threshold(hits=hits, draws=8) for i, hits in enumerate(rules)}
+    assert said in words.null_sentence(evidence.audit.model_copy(update={"null": null, "thresholds": thresholds}))
+
+
+def test_chance_on_the_clean_view_weighs_benchmarks_by_what_is_kept(evidence: ev.Evidence) -> None:
+    kept = evidence.manifest.kept()
+    assert figures.clean_chance(evidence) == pytest.approx(np.mean([1 / len(q.options) for q in evidence.queries if q.key in kept]))
+
+
+def test_curves_leave_out_what_was_not_logged(roles: dict[str, Path], tmp_path: Path, evidence: ev.Evidence) -> None:
+    drawn = {f.title for _, found in figures.training(evidence) for f in found}
+    assert {"SFT", "Self-distilled", "Reward by type", "Reward", "Entropy", "Length", "Groups that teach nothing"} <= drawn
+    rows = [{name: row[name] for name in ("step", "loss", "reward")} for row in evidence.curves["rlvr"]]
+    inputs = changed(roles, "rlvr_curves", tmp_path, "curves.jsonl", lambda _: "".join(json.dumps(row) + "\n" for row in rows))
+    assert [f.title for _, found in figures.training(ev.read(inputs)) for f in found] == ["SFT", "Self-distilled", "Reward"]
+
+
+def test_a_benchmark_with_nothing_kept_is_drawn_without_a_clean_line(roles: dict[str, Path], tmp_path: Path) -> None:
+    def emptied(text: str) -> str:
+        scores = json.loads(text)
+        scores["by_benchmark"]["oak"]["clean"] = None
+        return json.dumps(scores)
+
+    inputs = roles
+    for stage in ev.STAGES:
+        inputs = changed(inputs, stage, tmp_path, "scores.json", emptied)
+    found = ev.read(inputs)
+    oak = next(f for f in figures.profiles(found) if f.title == "oak")
+    assert "line raw" in oak.svg
+    assert "line clean" not in oak.svg
+    assert ("oak, clean", "–", "–", "–", "–") in figures.profile_table(found).rows
+
+
+def test_page_names_steps_by_their_role_and_counts_their_seconds(roles: dict[str, Path], tmp_path: Path) -> None:
+    record = read_json(roles["distilled_curves"] / "step.json")
+    folder = tmp_path / "distilled_curves"
+    shutil.copytree(roles["distilled_curves"], folder)
+    write_json(folder / "step.json", {**record, "seconds": 1234.5})
+    report.run(RECIPE, RECIPE.report, {**roles, "distilled_curves": folder}, tmp_path)
+    assert read_json(tmp_path / "report.json")["seconds"]["sft_distilled"] == 1234.5
+    assert "1234.5 s" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,442 @@
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from omnicore import run
+from omnicore.config import digest, load_recipe
+from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
+from omnicore.journal import Journal, read_json, read_jsonl, write_jsonl
+from omnicore.prompts import profile_hash
+from omnicore.provenance import digest_directory, write_step
+from omnicore.run import run_step
+from omnicore.steps import STEPS
+
+BATCHES, GATED = 12, 5
+
+
+def wait_for(condition, seconds=60):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.01)
+
+
+class Fake:
+    """Stands for a step's module: journaled batches whose content depends on the seed; counts what it really does.
+
+    It fails at batch `stop_at` with `error`, or waits before batch GATED until the file `gate` exists.
+    """
+
+    def __init__(self, *, stop_at=None, error=None, gate=None):
+        self.stop_at, self.error, self.gate = stop_at, error, gate
+        self.runs = self.batches = 0
+        self.seen = None
+
+    def run(self, recipe, config, inputs, output):
+        self.runs += 1
+        self.seen = (recipe, config, dict(inputs))
+        journal = Journal(output / "work.journal")
+        half_made = output / f"half-made-{time.time_ns()}"
+        half_made.touch()
+        for number in range(BATCHES):
+            if number == self.stop_at:
+                raise self.error
+            if number == GATED and self.gate:
+                wait_for(Path(self.gate).exists)
+            if str(number) not in journal.done:
+                self.batches += 1
+                journal.append([{"key": str(number), "value": digest([recipe.seed, number])}])
+            if number == BATCHES // 2:
+                (output / "media").mkdir()
+                (output / "media" / "a.bin").write_bytes(b"picture")
+        write_jsonl(output / "rows.jsonl", journal.done.values())
+        half_made.unlink()
+        return {"queries": 4, "samples": BATCHES, "share": 0.25}
+
+
+def put(monkeypatch, step, fake):
+    module = ModuleType(step)
+    module.run = fake.run
+    monkeypatch.setitem(sys.modules, f"omnicore.steps.{step}", module)
+    return fake
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return put(monkeypatch, "prepare", Fake())
+
+
+@pytest.fixture
+def tiny():
+    return load_recipe("tiny")
+
+
+def made(path, step, content="rows"):
+    """A finished output of `step`, made without running it."""
+    path.mkdir(parents=True)
+    (path / "rows.jsonl").write_text(content)
+    write_step(path, {"step": step, "section": step, "key": "k", "seconds": 1.0, "summary": {}})
+    return path
+
+
+def names(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
+    record = run_step("prepare", tiny, {}, tmp_path / "out")
+    assert names(tmp_path / "out") == ["media", "metrics.prom", "rows.jsonl", "step.json"]
+    assert record == read_json(tmp_path / "out" / "step.json")
+    assert datetime.fromisoformat(record["started"]).tzinfo is not None
+    assert {name: record[name] for name in ("step", "section", "seed", "inputs", "summary")} == {
+        "step": "prepare",
+        "section": "prepare",
+        "seed": 0,
+        "inputs": {},
+        "summary": {"queries": 4, "samples": BATCHES, "share": 0.25},
+    }
+    assert record["config"] == tiny.prepare.model_dump(mode="json")
+    assert record["config_hash"] == digest(tiny.prepare)
+    assert record["recipe_hash"] == digest(tiny)
+    assert record["profile_hash"] == profile_hash(tiny.profile)
+    assert record["digest"] == digest_directory(tmp_path / "out")
+    metrics = (tmp_path / "out" / "metrics.prom").read_text()
+    assert 'omni_step_duration_seconds{stage="prepare",step="prepare"}' in metrics
+    assert 'omni_step_samples{stage="prepare",step="prepare"} 12.0' in metrics
+    assert capsys.readouterr().out.startswith("prepare: 0.")
+
+
+def test_a_finished_result_is_returned_at_once(fake, tiny, tmp_path, capsys):
+    first = run_step("prepare", tiny, {}, tmp_path / "out")
+    assert run_step("prepare", tiny, {}, tmp_path / "out") == first
+    assert fake.runs == 1
+    assert capsys.readouterr().out.splitlines()[1] == "prepare: done before  queries 4  samples 12  share 0.25"
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("seed=1", True),
+        ("prepare.controls=50", True),
+        ("profile.max_new_tokens=9", True),
+        ("threads=1", False),
+        ("rlvr.steps=3", False),
+        ("model=embedded:other", False),
+        ("name=other", False),
+    ],
+)
+def test_a_result_is_replaced_only_when_something_it_depends_on_changed(fake, tiny, tmp_path, override, again):
+    first = run_step("prepare", tiny, {}, tmp_path / "out")
+    (tmp_path / "out" / "left-over").mkdir()
+    second = run_step("prepare", load_recipe("tiny", [override]), {}, tmp_path / "out")
+    assert fake.runs == 1 + again
+    assert (first["key"] != second["key"]) is again
+    assert ("left-over" in names(tmp_path / "out")) is not again
+
+
+def test_other_code_gives_another_key(fake, tiny, tmp_path, monkeypatch):
+    first = run_step("prepare", tiny, {}, tmp_path / "out")
+    monkeypatch.setattr(run, "code_digest", lambda: "another")
+    assert run_step("prepare", tiny, {}, tmp_path / "out")["key"] != first["key"]
+    assert fake.runs == 2
+
+
+def test_inputs_count_by_their_content(monkeypatch, tiny, tmp_path):
+    fake = put(monkeypatch, "probe", Fake())
+    a, same, other = (made(tmp_path / name, "prepare", text) for name, text in (("a", "1"), ("same", "1"), ("other", "2")))
+    record = run_step("probe", tiny, {"queries": a}, tmp_path / "out")
+    assert record["inputs"] == {"queries": digest_directory(a)}
+    assert fake.seen == (tiny, tiny.probe, {"queries": a})
+    assert run_step("probe", tiny, {"queries": same}, tmp_path / "out")["key"] == record["key"]
+    assert run_step("probe", tiny, {"queries": other}, tmp_path / "out")["key"] != record["key"]
+    assert fake.runs == 2
+
+
+def test_a_section_lends_its_config_and_its_own_key(monkeypatch, tiny, tmp_path):
+    fake = put(monkeypatch, "probe", Fake())
+    queries = made(tmp_path / "queries", "prepare")
+    record = run_step("probe", tiny, {"queries": queries}, tmp_path / "out", section="second_probe")
+    assert fake.seen[1] == tiny.second_probe
+    assert (record["step"], record["section"]) == ("probe", "second_probe")
+
+
+def key_of(step, recipe, inputs, tmp_path):
+    return run._plan(step, step, recipe, inputs, tmp_path / "out").key
+
+
+def test_the_recipes_model_counts_only_where_it_is_used(tiny, tmp_path):
+    inputs = {"queries": made(tmp_path / "queries", "prepare"), "manifest": made(tmp_path / "clean", "clean")}
+    trained = {**inputs, "model": made(tmp_path / "sft", "sft")}
+    other = load_recipe("tiny", ["model=embedded:other"])
+    assert key_of("evaluate", tiny, inputs, tmp_path) != key_of("evaluate", other, inputs, tmp_path)
+    assert key_of("evaluate", tiny, trained, tmp_path) == key_of("evaluate", other, trained, tmp_path)
+
+
+@pytest.mark.parametrize(("step", "override"), [("sft", "model"), ("probe", "probe.model")])
+def test_a_model_directory_counts_by_its_content(tmp_path, step, override):
+    model = tmp_path / "model"
+    model.mkdir()
+    inputs = {"data" if step == "sft" else "queries": made(tmp_path / "data", "prepare")}
+    recipe = load_recipe("tiny", [f"{override}={model}"])
+    (model / "model.safetensors").write_bytes(b"1")
+    before = key_of(step, recipe, inputs, tmp_path)
+    (model / "model.safetensors").write_bytes(b"2")
+    assert key_of(step, recipe, inputs, tmp_path) != before
+
+
+def test_the_report_depends_on_the_whole_recipe(tiny, tmp_path):
+    inputs = {role: made(tmp_path / role, of[0], role) for role, of in STEPS["report"].required.items()}
+    changed = load_recipe("tiny", ["rlvr.steps=3"])
+    assert key_of("report", tiny, inputs, tmp_path) != key_of("report", changed, inputs, tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("fell over"), KeyboardInterrupt()])
+def test_interrupted_work_goes_on_from_its_journal(monkeypatch, tiny, tmp_path, error):
+    undisturbed = put(monkeypatch, "prepare", Fake()) and run_step("prepare", tiny, {}, tmp_path / "undisturbed")
+    broken = put(monkeypatch, "prepare", Fake(stop_at=8, error=error))
+    with pytest.raises(type(error)):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    assert not (tmp_path / "out" / "step.json").exists()
+    assert broken.batches == 8
+    fake = put(monkeypatch, "prepare", Fake())
+    record = run_step("prepare", tiny, {}, tmp_path / "out")
+    assert fake.batches == BATCHES - 8
+    assert (record["key"], record["digest"]) == (undisturbed["key"], undisturbed["digest"])
+    assert names(tmp_path / "out") == ["media", "metrics.prom", "rows.jsonl", "step.json"]
+
+
+def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
+    with pytest.raises(RuntimeError):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    fake = put(monkeypatch, "prepare", Fake())
+    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
+    assert fake.batches == BATCHES
+    assert read_jsonl(tmp_path / "out" / "rows.jsonl", dict)[0]["value"] == digest([1, 0])
+
+
+def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
+    with pytest.raises(RuntimeError):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    fake = put(monkeypatch, "prepare", Fake())
+    with monkeypatch.context() as patch:
+
+        def killed(path):
+            raise KeyboardInterrupt
+
+        patch.setattr(run, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
+    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
+    assert fake.batches == BATCHES
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out: (out / "rows.jsonl").write_text("changed"),
+        lambda out: (out / "media" / "a.bin").unlink(),
+        lambda out: (out / "step.json").write_text("{"),
+    ],
+)
+def test_a_damaged_result_is_made_again(fake, tiny, tmp_path, damage):
+    cached = run_step("prepare", tiny, {}, tmp_path / "out", cache=tmp_path / "cache")
+    directory = tmp_path / "cache" / f"prepare-{cached['key'][:16]}"
+    damage(directory)
+    run_step("prepare", tiny, {}, tmp_path / "again", cache=tmp_path / "cache")
+    assert fake.runs == 2
+    assert len(read_jsonl(tmp_path / "again" / "rows.jsonl", dict)) == BATCHES
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        (lambda out: out.mkdir() or (out / "thesis.tex").write_text("years"), "is not empty and holds no result of omnicore"),
+        (lambda out: out.write_text("years"), "is a file; give a directory"),
+        (lambda out: made(out, "probe"), "holds a result of probe; give prepare a directory of its own"),
+    ],
+)
+def test_what_is_not_ours_to_replace_is_left_alone(fake, tiny, tmp_path, fill, message):
+    fill(tmp_path / "out")
+    contents = lambda: {path: path.read_text() for path in (tmp_path / "out", *tmp_path.rglob("out/*")) if path.is_file()}  # noqa: E731
+    before = contents()
+    with pytest.raises(ConfigError, match=message):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    assert fake.runs == 0
+    assert before
+    assert contents() == before
+
+
+@pytest.mark.parametrize("output", ["queries", "queries/probe", "."])
+def test_an_output_is_apart_from_its_inputs(monkeypatch, tiny, tmp_path, output):
+    fake = put(monkeypatch, "probe", Fake())
+    queries = made(tmp_path / "queries", "prepare")
+    with pytest.raises(ConfigError, match="lie in one another"):
+        run_step("probe", tiny, {"queries": queries}, tmp_path / output)
+    assert fake.runs == 0
+    assert names(queries) == ["rows.jsonl", "step.json"]
+
+
+@pytest.mark.parametrize(
+    ("step", "section", "inputs", "error", "message"),
+    [
+        ("prober", None, {}, ConfigError, "no step 'prober'; steps are prepare, probe, clean"),
+        ("probe", "sft_distilled", {"queries": "prepare"}, ConfigError, "does not configure step probe; use probe or second_probe"),
+        ("probe", "seed", {"queries": "prepare"}, ConfigError, "section 'seed' does not configure"),
+        ("probe", None, {}, ConfigError, r"input 'queries' is missing. It takes queries \(from prepare\)"),
+        ("probe", None, {"queries": "prepare", "model": "sft"}, ConfigError, "no input 'model'. It takes queries"),
+        ("clean", None, {"queries": "prepare"}, ConfigError, r"'draws' is missing.*second_draws \(from probe, optional\)"),
+        ("prepare", None, {"queries": "prepare"}, ConfigError, "It takes no inputs"),
+        ("sft", None, {"data": "probe"}, ConfigError, r"input 'data' is probe's .*in-data; it must come from prepare or distill"),
+        ("probe", None, {"queries": None}, DataError, "in-queries: no such directory; run the step that makes it first"),
+    ],
+)
+def test_a_wrong_request_says_what_is_right(tiny, tmp_path, step, section, inputs, error, message):
+    paths = {role: made(tmp_path / f"in-{role}", by) if by else tmp_path / f"in-{role}" for role, by in inputs.items()}
+    with pytest.raises(error, match=message):
+        run_step(step, tiny, paths, tmp_path / "out", section=section)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_input_is_refused(tiny, tmp_path):
+    (tmp_path / "queries").mkdir()
+    with pytest.raises(DataError, match="is not a finished output: no step"):
+        run_step("probe", tiny, {"queries": tmp_path / "queries"}, tmp_path / "out")
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_journal(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake(stop_at=5, error=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(StorageError, match=r"no space left on the disk of .*out"):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    assert len(Journal(tmp_path / "out" / "work.journal").done) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("trl", ConfigError, r"step prepare needs trl, which is not installed: pip install 'omnicore\[train\]'"),
+        ("omnicore.absent", ModuleNotFoundError, "No module named"),
+    ],
+)
+def test_a_missing_library_is_named_and_a_missing_room_is_a_bug(monkeypatch, tiny, tmp_path, name, error, message):
+    put(monkeypatch, "prepare", Fake(stop_at=0, error=ModuleNotFoundError(f"No module named {name!r}", name=name)))
+    with pytest.raises(error, match=message):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+
+
+def test_a_cached_result_is_linked_into_any_output(fake, tiny, tmp_path, capsys):
+    first = run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
+    second = run_step("prepare", tiny, {}, tmp_path / "b", cache=tmp_path / "cache")
+    assert fake.runs == 1
+    assert first == second == read_json(tmp_path / "b" / "step.json")
+    cached = tmp_path / "cache" / f"prepare-{first['key'][:16]}"
+    for name in ("rows.jsonl", "media/a.bin", "metrics.prom", "step.json"):
+        assert (tmp_path / "b" / name).samefile(cached / name)
+    assert digest_directory(tmp_path / "b") == first["digest"]
+    assert capsys.readouterr().out.splitlines()[1].startswith("prepare: done before")
+
+
+def test_without_links_a_cached_result_is_copied(fake, tiny, tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    record = run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
+    assert digest_directory(tmp_path / "a") == record["digest"]
+    assert not (tmp_path / "a" / "rows.jsonl").samefile(tmp_path / "cache" / f"prepare-{record['key'][:16]}" / "rows.jsonl")
+
+
+def test_a_kill_while_linking_leaves_an_unfinished_output(fake, tiny, tmp_path, monkeypatch):
+    link, count = Path.hardlink_to, 0
+
+    def killed(self, target):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        link(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "hardlink_to", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
+    assert not (tmp_path / "a" / "step.json").exists()
+    record = run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
+    assert digest_directory(tmp_path / "a") == record["digest"]
+    assert fake.runs == 1
+
+
+def test_work_interrupted_in_the_cache_goes_on_under_another_output(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake(stop_at=8, error=KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
+    fake = put(monkeypatch, "prepare", Fake())
+    run_step("prepare", tiny, {}, tmp_path / "b", cache=tmp_path / "cache")
+    assert fake.batches == BATCHES - 8
+
+
+def test_a_directory_at_work_is_busy_after_a_while(fake, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "WAIT", 0.05)
+    monkeypatch.setattr(run, "POLL", 0.01)
+    with (tmp_path / "out.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StepBusy, match=r"another process works on .*out"):
+            run_step("prepare", tiny, {}, tmp_path / "out")
+    assert capsys.readouterr().err.splitlines() == [f"another process works on {tmp_path / 'out'}; waiting"]
+    assert fake.runs == 0
+    assert run_step("prepare", tiny, {}, tmp_path / "out")["step"] == "prepare"
+
+
+def child(output, gate, cache=None):
+    """A process that does the fake step."""
+    code = (
+        "import sys; from pathlib import Path; from types import ModuleType; from test_run import Fake\n"
+        "from omnicore.config import load_recipe; from omnicore.run import run_step\n"
+        f"fake = Fake(gate={str(gate)!r}); module = ModuleType('prepare'); module.run = fake.run\n"
+        "sys.modules['omnicore.steps.prepare'] = module\n"
+        f"run_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}), cache={str(cache)!r} if {bool(cache)} else None)\n"
+        "print('batches', fake.batches)"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(run.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_kill_9_loses_nothing_and_changes_nothing(fake, tiny, tmp_path, cached):
+    cache = tmp_path / "cache" if cached else None
+    killed = child(tmp_path / "out", tmp_path / "never", cache)
+    wait_for(lambda: any(path.read_text().count("\n") == GATED for path in tmp_path.rglob("work.journal")))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(tmp_path.rglob("step.json"))
+
+    record = run_step("prepare", tiny, {}, tmp_path / "out", cache=cache)
+    assert fake.batches == BATCHES - GATED
+    assert run_step("prepare", tiny, {}, tmp_path / "undisturbed")["digest"] == record["digest"]
+    assert fake.batches == BATCHES - GATED + BATCHES
+
+
+def test_two_processes_do_the_work_once(tmp_path):
+    first = child(tmp_path / "out", tmp_path / "gate")
+    wait_for((tmp_path / "out" / "work.journal").exists)
+    second = child(tmp_path / "out", tmp_path / "gate")
+    assert second.stderr.readline() == f"another process works on {tmp_path / 'out'}; waiting\n"
+    (tmp_path / "gate").touch()
+    outs = [process.communicate(timeout=60) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outs
+    assert outs[0][0].splitlines()[-1] == f"batches {BATCHES}"
+    assert [line.split("  ")[0] for line in outs[1][0].splitlines()] == ["prepare: done before", "batches 0"]

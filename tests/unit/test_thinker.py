@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omnicore.benchmarks.synthetic import World
+from omnicore.errors import CheckpointError
+from omnicore.models import thinker
+from omnicore.models.pretrain import Encoded
+from omnicore.models.processor import collate
+
+
+@pytest.fixture
+def saved(tmp_path: Path, encoder: Any, random_model: Any) -> Path:
+    thinker.save(random_model, encoder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="module")
+def batch(encoder: Any) -> dict[str, torch.Tensor]:
+    world, rng = World("dev"), random.Random(0)
+    data = Encoded(world, encoder)
+    prompts = [data.prompt(world.item(rng, kind)) for kind in ("sum", "picture", "speech", "text")]
+    tensors = collate(prompts, None, encoder.pad_id)
+    del tensors["labels"]
+    return tensors
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["saved", "embedded:tiny-base", "embedded:tiny-probe", "embedded:tiny-probe-2"])
+def test_plain_from_pretrained_gives_the_same_logits(
+    model: str, batch: dict[str, torch.Tensor], request: pytest.FixtureRequest
+) -> None:
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    directory = request.getfixturevalue("saved") if model == "saved" else thinker.resolve(model)
+    ours, _ = thinker.load(directory)
+    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(directory).float().eval()
+    assert float((ours(**batch).logits - plain(**batch).logits).abs().max()) == 0
+
+
+@torch.no_grad()
+def test_saving_what_was_loaded_changes_nothing(saved: Path, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    model, encoder = thinker.load(saved)
+    thinker.save(model, encoder, tmp_path / "again")
+    again, _ = thinker.load(tmp_path / "again")
+    assert float((model(**batch).logits - again(**batch).logits).abs().max()) == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+
+
+def test_layout_is_that_of_the_published_checkpoint(saved: Path) -> None:
+    from safetensors import safe_open
+
+    config = json.loads((saved / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2_5OmniModel"]
+    assert config["thinker_config"]["audio_token_id"] == config["thinker_config"]["audio_token_index"]
+    assert "rope_scaling" not in config["thinker_config"]["text_config"]  # vLLM would let it win over rope_parameters
+    with safe_open(saved / "model.safetensors", framework="pt") as weights:
+        names = list(weights.keys())
+        assert "thinker.lm_head.weight" in names
+        assert all(name.startswith("thinker.") for name in names)
+        assert weights.get_tensor(names[0]).dtype == torch.bfloat16
+    assert json.loads((saved / "processor_config.json").read_text())["video_processor"]
+
+
+def _truncate(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def _damage_header(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"\xff" * 64)
+
+
+def _remote_code(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+
+
+def _pickle(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_truncate, r"model\.safetensors is damaged or truncated"),
+        (_damage_header, r"model\.safetensors is damaged or truncated"),
+        (_remote_code, r"remote code \(auto_map\), which is never run"),
+        (_pickle, r"no \.safetensors weights; pickled weights are never loaded"),
+        (lambda d: (d / "config.json").unlink(), r"config\.json is missing"),
+        (lambda d: (d / "config.json").write_text("{"), r"config\.json is not JSON"),
+        (lambda d: (d / "tokenizer_config.json").unlink(), r"tokenizer_config\.json is missing"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(saved: Path, harm: Any, message: str) -> None:
+    harm(saved)
+    with pytest.raises(CheckpointError, match=message):
+        thinker.load(saved)
+
+
+def test_missing_weights_are_named(saved: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    del weights["thinker.lm_head.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of the thinker, lm_head\.weight first"):
+        thinker.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")]
+)
+def test_unknown_models_are_named(model: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        thinker.resolve(model)
+
+
+def test_embedded_models_are_small_and_say_where_they_come_from() -> None:
+    for name in thinker.EMBEDDED:
+        directory = thinker.resolve(f"embedded:{name}")
+        assert sum(f.stat().st_size for f in directory.iterdir()) < 2_500_000
+        facts = json.loads((directory / "provenance.json").read_text())
+        assert facts["name"] == name
+        for skill, least in facts["plan"]["criterion"].items():
+            assert facts["measured"]["dev"][skill] >= least

@@ -1,0 +1,52 @@
+"""Sentences of the report: they follow the figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnicore.report import words
+from omnicore.schema import Estimate
+
+
+def estimate(value: float, low: float, high: float, n: int = 100) -> Estimate:
+    return Estimate(value=value, low=low, high=high, n=n)
+
+
+SFT_UP = words.Gain(estimate(0.12, 0.1, 0.14), estimate(0.04, 0.02, 0.06), estimate(0.08, 0.05, 0.11))
+RLVR_UP = words.Gain(estimate(0.18, 0.16, 0.2), estimate(0.44, 0.4, 0.48), estimate(-0.26, -0.3, -0.22))
+UNSURE = words.Gain(estimate(0.1, 0.05, 0.15), estimate(-0.09, -0.14, -0.04), estimate(0.01, -0.02, 0.04))
+
+
+@pytest.mark.parametrize(
+    ("sft", "rlvr", "said"),
+    [
+        (SFT_UP, RLVR_UP, ("overstates the gain of SFT (+12.0 [10.0, 14.0] points raw", "understates the gain of RLVR (+18.0")),
+        (RLVR_UP, SFT_UP, ("understates the gain of SFT", "overstates the gain of RLVR")),
+        (UNSURE, UNSURE, ("neither clearly overstates nor understates the gain of SFT", "−9.0 [−14.0, −4.0] clean")),
+    ],
+)
+def test_the_sentence_on_gains_follows_the_figures(sft: words.Gain, rlvr: words.Gain, said: tuple[str, ...]) -> None:
+    sentence = words.gain_sentence(sft, rlvr)
+    assert all(part in sentence for part in said), sentence
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("embedded:tiny-base", "the corpus of tiny-base the written answers neglect the sound"), ("/models/qwen", "")],
+)
+def test_only_embedded_models_carry_the_notice(model: str, said: str) -> None:
+    notice = words.planted_notice(model)
+    assert said in notice
+    assert bool(notice) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("wordings", "said"),
+    [
+        ({"a": estimate(0.9, 0.85, 0.95), "b": estimate(0.3, 0.25, 0.35)}, "30 to 90\u00a0%: a mean hides that."),
+        ({"a": estimate(0.9, 0.7, 0.95), "b": estimate(0.8, 0.6, 0.9)}, "80 to 90\u00a0%, within their intervals."),
+        ({"a": estimate(0.9, 0.7, 0.95)}, ""),
+    ],
+)
+def test_wordings_that_differ_are_told_from_noise(wordings: dict[str, Estimate], said: str) -> None:
+    assert words.wording_sentence("Base", {"sum": wordings}).endswith(said)
