@@ -133,7 +133,7 @@ class PromoteConfig(Config):
     """Candidate against champion on the clean view."""
 
     min_effect: float = Field(0.02, ge=0, description="the interval of the paired difference must lie above this")
-    worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this")
+    worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this, beyond its interval")
 
 
 class Recipe(Config):

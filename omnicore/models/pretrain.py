@@ -108,7 +108,7 @@ PLANS = {
 }
 
 STANDS_FOR = {
-    "tiny-base": "Qwen2.5-Omni-3B: perceives and follows the format, and neglects a modality under some wordings, because its corpus did",
+    "tiny-base": "Qwen2.5-Omni-3B: perceives, follows the format, and neglects a modality under some wordings, as its corpus did",
     "tiny-probe": "the strong vision-language probe of the audit",
     "tiny-probe-2": "a second, independent probe (pictures and text only) for leakage that the first one left",
 }

@@ -75,7 +75,7 @@ STEPS: dict[str, StepInfo] = {
             "rlvr_curves": ("rlvr",),
             "distilled_curves": ("sft",),
         },
-        {"control": ("evaluate",)},
+        {"control": ("evaluate",), "second_draws": ("probe",), "distill": ("distill",)},
         reads=("*",),
     ),
     "promote": StepInfo(

@@ -66,5 +66,6 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
         if self._missing and self._moved >= self._patience:
             lost = " and ".join(f"{kind} (`{part}`)" for kind, part in self._missing.items())
             raise TrainingError(
-                f"no gradient reached the tower for {lost} in {self._moved} steps: the trainer drops these media from its forward pass"
+                f"no gradient reached the tower for {lost} in {self._moved} steps: the trainer drops "
+                "these media from its forward pass"
             )

@@ -27,7 +27,11 @@ def test_views_withhold(view: View, shown: tuple[Media, ...]) -> None:
         (Profile(), None, "Sum? 3 5 7"),
         (Profile(), (2, 0, 1), "Sum? 7 3 5"),
         (Profile(style="letter"), None, "Sum?\nA. 3\nB. 5\nC. 7"),
-        (Profile(style="letter", instruction="Answer with the letter."), (1, 0, 2), "Sum?\nA. 5\nB. 3\nC. 7\nAnswer with the letter."),
+        (
+            Profile(style="letter", instruction="Answer with the letter."),
+            (1, 0, 2),
+            "Sum?\nA. 5\nB. 3\nC. 7\nAnswer with the letter.",
+        ),
     ],
 )
 def test_options_are_written_as_the_profile_says(profile: Profile, order: tuple[int, ...] | None, text: str) -> None:

@@ -115,7 +115,8 @@ def test_missing_weights_are_named(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "message"), [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")]
+    ("model", "message"),
+    [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")],
 )
 def test_unknown_models_are_named(model: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

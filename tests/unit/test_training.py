@@ -18,6 +18,7 @@ from omnicore.training import rlvr, sft
 from omnicore.training.curves import Curve, GradientCheck
 from omnicore.training.rewards import Coin
 from omnicore.training.rows import Row, read_rows
+from omnicore.training.sft import PLAIN
 
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool) -> list[Row]:
@@ -66,14 +67,18 @@ def test_log_probs_equal_a_direct_forward(prepared: Path, base: Any, small_recip
     seen: dict[str, Any] = {}
 
     class Spy(rlvr.OmniGRPOTrainer):
-        def _get_per_token_logps_and_entropies(self, model: Any, input_ids: Any, mask: Any, keep: int, *args: Any, **kw: Any) -> Any:
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, mask: Any, keep: int, *args: Any, **kw: Any
+        ) -> Any:
             out = super()._get_per_token_logps_and_entropies(model, input_ids, mask, keep, *args, **kw)
             seen.update(ids=input_ids, mask=mask, keep=keep, logps=out[0], media=list(self._media))
             return out
 
     original, rlvr.OmniGRPOTrainer = rlvr.OmniGRPOTrainer, Spy  # type: ignore[misc]
     try:
-        config = small_recipe.rlvr.model_copy(update={"steps": 1, "prompts": len(rows), "group": 4, "rate": 1e-9, "warmup": 0, "control": "random_reward"})
+        config = small_recipe.rlvr.model_copy(
+            update={"steps": 1, "prompts": len(rows), "group": 4, "rate": 1e-9, "warmup": 0, "control": "random_reward"}
+        )
         rlvr.train(model, encoder, rows, config, small_recipe.profile, seed=0, log=lambda _: None, journal=lambda _: None)
     finally:
         rlvr.OmniGRPOTrainer = original  # type: ignore[misc]
@@ -137,10 +142,16 @@ def test_stock_grpo_trainer_fails_the_gradient_check(prepared: Path, small_recip
             return [p.ids for p in chosen], None, {k: batch[k] for k in ("input_features", "feature_attention_mask")}
 
     args = GRPOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=8, max_completion_length=14, max_steps=6,
-        report_to=[], save_strategy="no", use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True, learning_rate=1e-5,
-        generation_kwargs={"suppress_tokens": encoder.suppressed}, logging_steps=100,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        num_generations=8,
+        max_completion_length=14,
+        max_steps=6,
+        learning_rate=1e-5,
+        use_cpu=True,
+        generation_kwargs={"suppress_tokens": encoder.suppressed},
+        **{**PLAIN, "logging_steps": 100},
+    )
     coin = Coin(0)
     trainer = Stock(
         model=model,
@@ -170,7 +181,9 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         ("gone.jsonl", None, r"gone\.jsonl: no such file"),
     ],
 )
-def test_bad_rows_are_named(prepared: Path, encoder: Any, small_recipe: Recipe, name: str, content: str | None, message: str) -> None:
+def test_bad_rows_are_named(
+    prepared: Path, encoder: Any, small_recipe: Recipe, name: str, content: str | None, message: str
+) -> None:
     if content is not None:
         (prepared / name).write_text(content)
     with pytest.raises(DataError, match=message):
