@@ -46,5 +46,8 @@ compile: $(VENV)/.run-ready  ## pipelines to IR YAML and Kubernetes manifests
 tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: about 25 minutes
 	$(BIN)/python -m omnicore.models.pretrain omnicore/assets/models
 
+seeds: $(VENV)/.run-ready  ## three seeds with the random-reward control arm, into docs/seeds.md: about fifteen minutes
+	$(BIN)/python -m perf.seeds $(ARGS)
+
 clean:  ## runs and caches (the virtual environment stays)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +97,25 @@ class Board:
 
 
 def rows(spec: Mapping[str, Any], control: bool) -> list[Row]:
-    """The tasks of a compiled pipeline in the order in which the local runner takes them, nested pipelines unfolded.
+    """The tasks of a compiled pipeline, those that need nothing of each other side by side, nested pipelines unfolded.
 
     Of the two branches on the parameter `control` only the one that will run is listed.
     """
-    from kfp.local.graph_utils import topological_sort
 
     def unfold(tasks: Mapping[str, Any]) -> Iterator[Row]:
-        for name in reversed(topological_sort({name: tasks[name].get("dependentTasks", []) for name in sorted(tasks)})):
-            component = tasks[name]["componentRef"]["name"]
-            condition = tasks[name].get("triggerPolicy", {}).get("condition")
-            if condition and condition.startswith("!") == control:
-                continue
-            if dag := spec["components"][component].get("dag"):
-                yield from unfold(dag["tasks"])
-            else:
-                yield Row(component.removeprefix("comp-"), tasks[name]["taskInfo"]["name"])
+        order = TopologicalSorter({name: task.get("dependentTasks", []) for name, task in tasks.items()})
+        order.prepare()
+        while ready := sorted(order.get_ready()):
+            order.done(*ready)
+            for name in ready:
+                condition = tasks[name].get("triggerPolicy", {}).get("condition")
+                if condition and condition.startswith("!") == control:
+                    continue
+                component = tasks[name]["componentRef"]["name"]
+                if dag := spec["components"][component].get("dag"):
+                    yield from unfold(dag["tasks"])
+                else:
+                    yield Row(component.removeprefix("comp-"), tasks[name]["taskInfo"]["name"])
 
     return list(unfold(spec["root"]["dag"]["tasks"]))
 

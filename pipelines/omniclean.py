@@ -13,6 +13,7 @@ from pipelines import place
 class Audit(NamedTuple):
     queries: dsl.Dataset
     draws: dsl.Dataset
+    second_draws: dsl.Dataset
     manifest: dsl.Artifact
 
 
@@ -31,4 +32,4 @@ def omniclean(recipe: str = "tiny", overrides: str = "", model: str = "") -> Aud
     second = probe(queries=queries, section="second_probe", **settings)
     second_draws = place(second, "second probe", gpu=True).outputs["output"]
     manifest = place(clean(queries=queries, draws=draws, second_draws=second_draws, **settings), "clean").outputs["output"]
-    return Audit(queries, draws, manifest)
+    return Audit(queries, draws, second_draws, manifest)

@@ -29,7 +29,7 @@ from rich.table import Table
 from components.execute import CACHE, LOCK, RUN, WORKER
 from omnicore.config import load_recipe
 from omnicore.errors import OmniError, StepBusy
-from omnicore.journal import read_json
+from omnicore.journal import read_json, storage_errors
 from pipelines.board import Board, rows
 
 PUBLISHED = {"omniclean": ("manifest.json", "audit.json"), "omniboost": ("report.html", "report.json")}
@@ -45,13 +45,13 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         load_recipe(args.recipe, overrides)  # a wrong field is told before anything starts
-        with _held(args.run):
+        with storage_errors(args.run), _held(args.run):
             return _run(args, overrides, console)
     except OmniError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        console.print("stopped: the same command goes on where it was")
+        _say("stopped: the same command goes on where it was")
         return 130
     finally:
         _reap()
@@ -66,7 +66,6 @@ def _arguments() -> argparse.Namespace:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one value of the recipe; repeatable"
     )
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--model", default="", help="the model under study: a directory or embedded:NAME; default: the recipe's")
     parser.add_argument(
         "--control", action="store_true", help="omniboost: also train with a random reward and show it in the report"
     )
@@ -84,7 +83,7 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     for file in state.glob("*.*"):
         file.unlink()
     pipeline = PIPELINES[args.pipeline]
-    arguments = {"recipe": args.recipe, "overrides": json.dumps(overrides), "model": args.model}
+    arguments = {"recipe": args.recipe, "overrides": json.dumps(overrides)}
     if args.pipeline == "omniboost":
         arguments |= {"run_name": args.run.name, "control": args.control}
     board = Board(rows(MessageToDict(pipeline.pipeline_spec), args.control), state, console)
@@ -92,9 +91,8 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     with tempfile.TemporaryDirectory(prefix="omni-", ignore_cleanup_errors=True) as scratch, log_file.open("w", buffering=1) as log:
         socket = Path(scratch) / "worker"
         # KFP's launcher leaves a temporary directory behind for every task: here they go with the run.
-        os.environ.update(
-            {RUN: str(state.resolve()), CACHE: str((args.run / "cache").resolve()), WORKER: str(socket), "TMPDIR": scratch}
-        )
+        places = {RUN: state.resolve(), CACHE: (args.run / "cache").resolve(), WORKER: socket, "TMPDIR": scratch}
+        os.environ.update({name: str(place) for name, place in places.items()})
         kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), str(outputs), str(Path(scratch) / "workspace"))
         try:
             with _shown(board), _worker(socket, log) as start, _watched(board, start), _into(log):
@@ -104,9 +102,8 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     board.refresh()
     if failure:
         row = board.failed
-        told = f"{row.title} failed: {row.told['error']}" if row else failure
-        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"log: {log_file}")
+        _say(f"{row.title} failed: {row.told['error']}" if row else failure)
+        _say(f"log: {log_file}")
         return 1
     _publish(args.pipeline, outputs, args.run)
     _print_result(args.pipeline, args.run, console)
@@ -214,6 +211,10 @@ def _print_result(pipeline: str, directory: Path, console: Console) -> None:
             console.print(f"audit, {policy}: {told}", highlight=False, soft_wrap=True)
     for name in PUBLISHED[pipeline]:
         console.print(str(directory / name), highlight=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _estimate(estimate: dict[str, float]) -> str:

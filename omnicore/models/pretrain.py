@@ -84,13 +84,13 @@ PLANS = {
             "speech": 0.13,
             "text": 0.09,
             "text_agreement": 0.04,
-            "picture_text": 0.2,
+            "picture_text": 0.27,
             "speech_text": 0.1,
-            "sum": 0.15,
+            "sum": 0.08,
             "agreement": 0.05,
             "picture_both": 0.09,
         },
-        criterion={"picture": 0.95, "picture_text": 0.94, "picture_both": 0.94, "transcript": 0.93},
+        criterion={"picture": 0.95, "picture_text": 0.94},  # with the audio withheld, every leak is one of these
         least=1000,
         most=2500,
         picture_takes=10,
@@ -190,7 +190,7 @@ def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encod
         if step < plan.least and step % (2 * CHECK):
             continue
         skills = {kind: dev.accuracy(model, kind, 400) for kind in plan.criterion}
-        history.append({"step": step, "loss": round(loss.item(), 4), **skills})
+        history.append({"step": step, "loss": round(loss.item(), 4), "skills": skills})
         log(f"step {step} {time.perf_counter() - started:.0f} s loss {loss.item():.3f} {skills}")
         if step == stop:
             if all(skills[k] >= v for k, v in plan.criterion.items()):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,11 +22,12 @@ class Runner:
 
     def __init__(self, directory):
         self.directory, self.log = directory, directory.parent / f"{directory.name}.log"
+        self.scratch = tempfile.TemporaryDirectory()  # a killed run leaves its socket's directory behind
 
     def start(self, *options, pipeline="omniclean"):
         self.log.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pipelines.run", "--pipeline", pipeline, "--run", str(self.directory), *options]
-        env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(self.log)}
+        env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(self.log), "TMPDIR": self.scratch.name}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
     def run(self, *options, pipeline="omniclean"):

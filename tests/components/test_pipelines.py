@@ -28,7 +28,7 @@ STAGES = {
     "sft-2": {"distill", "rlvr"},
     "evaluate-4": {"omniclean", "sft-2"},
     "promote": {"omniclean", "evaluate", "evaluate-4"},
-    "condition-branches-1": {"omniclean", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "sft-2"},
+    "condition-branches-1": {"omniclean", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "distill", "sft-2"},
 }
 # role: producer, of the tasks where a mix-up would still compile
 WIRES = {
@@ -52,6 +52,8 @@ REPORT = {
     "distilled_curves": "sft-2-output",
     "queries": "omniclean-queries",
     "draws": "omniclean-draws",
+    "second_draws": "omniclean-second_draws",
+    "distill": "distill-output",
     "audit": "omniclean-manifest",
 }
 

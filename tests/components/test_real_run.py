@@ -1,0 +1,71 @@
+"""The whole omniboost pipeline with its real steps, at a size that teaches nothing but takes every path."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "prepare.scale=0.05",
+    "probe.model=embedded:tiny-base",
+    "second_probe.model=embedded:tiny-base",
+    "sft.steps=2",
+    "rlvr.steps=2",
+    "rlvr.prompts=4",
+    "sft_distilled.steps=2",
+]
+
+
+def run(directory):
+    pytest.importorskip("trl")
+    command = [sys.executable, "-m", "pipelines.run", "--run", str(directory), "--seed", "1"]
+    for override in SMALL:
+        command += ["--set", override]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    log = directory / "run.log"
+    assert result.returncode == 0, result.stdout + result.stderr + log.read_text()[-4000:]
+    return result.stdout
+
+
+def digests(directory):
+    return {file.parent.name: json.loads(file.read_text())["digest"] for file in (directory / "cache").glob("*/step.json")}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("real") / "first"
+    return directory, run(directory)
+
+
+def test_every_stage_is_in_the_report(first):
+    directory, said = first
+    report = json.loads((directory / "report.json").read_text())
+    assert report["seed"] == 1
+    for stage in ("base", "sft", "rlvr", "distilled"):
+        for view in ("raw", "clean"):
+            estimate = report["stages"][stage][view]["macro"]
+            assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+    assert said.splitlines()[-2:] == [str(directory / "report.html"), str(directory / "report.json")]
+    assert len(digests(directory)) == 14
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path):
+    directory, _ = first
+    run(tmp_path / "second")
+    ours, theirs = digests(directory), digests(tmp_path / "second")
+    # The page tells how long each step took.
+    assert {name: value for name, value in ours.items() if not name.startswith("report")} == {
+        name: value for name, value in theirs.items() if not name.startswith("report")
+    }
+
+
+def test_the_same_command_again_is_answered_from_the_cache(first):
+    directory, _ = first
+    before = digests(directory)
+    assert run(directory).count("from cache") == 14
+    assert digests(directory) == before
