@@ -13,18 +13,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
 from kfp import dsl
 
 from omnicore import worker
-from omnicore.config import Config, Recipe, load_recipe
+from omnicore.config import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
 from omnicore.journal import read_json, write_json
 from omnicore.run import run_step
@@ -55,8 +53,8 @@ def execute(
         resolved = load_recipe(recipe, [*parse_overrides(overrides), *(f"{k}={json.dumps(v)}" for k, v in settings.items() if v)])
         paths = {role: Path(artifact.path) for role, artifact in inputs.items() if artifact}
         cache = Path(os.environ[CACHE]) if CACHE in os.environ else None
-        with _work_told(step, section or step, task):
-            record = run_step(step, resolved, paths, Path(output.path), section=section, cache=cache)
+        work = _worker(step, section or step, task)
+        record = run_step(step, resolved, paths, Path(output.path), section=section, cache=cache, execute=work)
     except OmniError as error:
         task.tell("failed", error=str(error))
         print(f"{section or step}: {error}", file=sys.stderr, flush=True)
@@ -85,30 +83,17 @@ def parse_overrides(text: str) -> list[str]:
     raise ConfigError(f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}")
 
 
-@contextmanager
-def _work_told(step: str, section: str, task: "Task") -> Iterator[None]:
-    """Inside the block, `run_step` tells the runner before it works, and heavy work is done by the warm worker.
+def _worker(step: str, section: str, task: "Task") -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:
+    """What does a step's work once `run_step` knows that there is some: a cached step starts no worker."""
 
-    It stands in for the step's module, since only `run_step` knows whether there is work: a cached step starts no worker.
-    """
-    name = f"omnicore.steps.{step}"
-    real = sys.modules.pop(name, None)
-
-    def run(recipe: Recipe, config: Config, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    def run(recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
         task.tell("running")
         if step in HEAVY and WORKER in os.environ:
             request = {"step": step, "section": section, "recipe": recipe.model_dump(mode="json"), "output": str(output)}
             return worker.call(os.environ[WORKER], {**request, "inputs": {role: str(path) for role, path in inputs.items()}})
-        del sys.modules[name]
-        return dict(import_module(name).run(recipe, config, inputs, output))
+        return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
 
-    sys.modules[name] = SimpleNamespace(run=run)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        sys.modules.pop(name, None)
-        if real:
-            sys.modules[name] = real
+    return run
 
 
 class Task:

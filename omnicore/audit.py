@@ -18,7 +18,7 @@ for each number of options K, from what the same draws say of guessing:
   filter policy, with one pair more than was counted (an empty tail is no proof of none); a benchmark's own null is the
   pooled one, taken as `PRIOR` queries, and its own counts on top: small ones borrow, large ones speak for themselves.
 
-k is the smallest with null_k * N / (queries with k right draws or more) <= max_fdr and null_k <= max_fdr. The first bounds
+k is the smallest with null_k * N / (queries with k right draws or more) <= max_fdr and null_k <= max_lost. The first bounds
 the share of unsolvable queries among the removed; the second the share of the unsolvable queries that is lost, which the
 first leaves open where nearly everything is solvable. Where no k does both, nothing is removed.
 
@@ -129,7 +129,7 @@ def rules(audited: Audited, hits: Hits, config: CleanConfig) -> list[Rule]:
                 null = (counted + PRIOR * pooled) / (counted[0] + PRIOR)
                 reached = (hits.right[rows, None] >= np.arange(n + 1)).sum(axis=0)
                 fdr = np.minimum(1.0, null * counted[0] / np.maximum(1, reached))
-                fit = [k for k in range(n // 2 + 1, n + 1) if max(fdr[k], null[k]) <= config.max_fdr]
+                fit = [k for k in range(n // 2 + 1, n + 1) if fdr[k] <= config.max_fdr and null[k] <= config.max_lost]
                 threshold = fit[0] if filtered and fit else None
                 found.append(Rule(benchmark, options, rows, threshold, n, null, binomial, fdr))
     return found

@@ -45,7 +45,14 @@ class PrepareConfig(Config):
     sft_rows: int = Field(1500, ge=8)
     rlvr_prompts: int = Field(800, ge=8)
     rlvr_mix: dict[str, float] = Field(
-        default_factory=lambda: {"picture": 1.0, "speech": 1.0, "picture_text": 1.0, "speech_text": 1.0, "sum": 4.0},
+        default_factory=lambda: {
+            "picture": 1.0,
+            "speech": 1.0,
+            "picture_text": 1.0,
+            "speech_text": 1.0,
+            "transcript": 0.7,
+            "sum": 4.0,
+        },
         description="weights of query types among the RLVR prompts",
     )
     distill_prompts: int = Field(400, ge=8)
@@ -73,11 +80,9 @@ class CleanConfig(Config):
     """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
 
     policy: Literal["repeated", "single_pass"] = "repeated"
-    max_fdr: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="at most this share of a benchmark's removals, and of its queries that nobody can solve, is removed by luck",
+    max_fdr: float = Field(0.15, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
+    max_lost: float = Field(
+        0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
     )
     undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
 

@@ -10,7 +10,7 @@ import fcntl
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
@@ -30,6 +30,7 @@ from omnicore.telemetry import snapshot, told
 KEY_FILE = "key.journal"
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
 POLL = 0.2
+Run = Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]
 
 
 class Work(NamedTuple):
@@ -52,13 +53,15 @@ def run_step(
     *,
     section: str | None = None,
     cache: Path | None = None,
+    execute: Run | None = None,
 ) -> dict[str, Any]:
     """Fills `output` with the result of a step and returns the content of its `step.json`.
 
     `inputs` maps a role to the finished output of an earlier step; `section` names the part of the recipe where it is not
     the step's own, as in `sft_distilled`. A finished result of the same key is returned as it is, an unfinished one is
     continued, any other result of this step is replaced. With `cache` the work is done in `cache/<step>-<key>` and linked
-    into `output`.
+    into `output`. `execute` does the work in place of the step's own `run`, elsewhere than in this process; it is not called
+    when the work is done.
 
     Raises ConfigError for a wrong step, section, role or output directory, DataError for an unfinished input, StorageError
     when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`, and whatever the step raises.
@@ -75,7 +78,7 @@ def run_step(
                 locks.enter_context(_locked(directory))
                 record = _finished(directory, work.key)
                 found = record is not None
-            record = record or _do(work, directory)
+            record = record or _do(work, directory, execute)
             if cache:
                 _publish(work, directory, output)
     figures = dict(list(record["summary"].items())[:6])
@@ -135,13 +138,13 @@ def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
     return digests
 
 
-def _do(work: Work, directory: Path) -> dict[str, Any]:
+def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     """Runs the step in `directory` and finishes it."""
     _begin(work, directory)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        module = import_module(f"omnicore.steps.{work.step}")
-        summary = module.run(work.recipe, work.config, work.inputs, directory)
+        run = execute or import_module(f"omnicore.steps.{work.step}").run
+        summary = run(work.recipe, work.config, work.inputs, directory)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "omnicore":
             raise

@@ -29,12 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import errors
+from omnicore.processes import die_with_parent
 
 # The first is needed by every heavy step, so no request is served before it is there; the rest come while nobody asks.
 MODULES = ("omnicore.engines.transformers", "omnicore.training.sft", "omnicore.training.rlvr")
-# Read when the libraries load. NumPy's BLAS would start its threads at import; and OpenMP threads that wait by spinning
-# take the core from each other as soon as anything else runs beside: ten times the time on two cores.
-THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 POLL = 0.1  # seconds between two looks at ended children
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -83,8 +81,7 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
 def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
     """Listens on a unix socket until stdin ends. Never returns."""
     die_with_parent()
-    for name, value in THREADS.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start its threads at import
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; who started this process ends it
     todo, children = list(modules), dict[int, socket.socket]()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -156,15 +153,6 @@ def end_with(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.recv(1)
     os._exit(1)
-
-
-def die_with_parent() -> None:
-    """Asks the Linux kernel to kill this process when its parent dies."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ PLANTED: dict[str, tuple[int, float]] = {
     "oak": (130, 0.9),
     "yew": (100, 0.0),
 }
+# In the benchmarks the first wording, the one under which the base model listens, is the rarer one.
+_WORDING_WEIGHTS = {"sum": (2, 3, 3, 3), "agreement": (1, 2)}
 _KEEP_WHOLE = {"yew": "yes/no: a guesser is right half the time, so repeated draws cannot tell seeing from guessing"}
 _PICTURES: dict[Split, int] = {"base": 750, "train": 450, "dev": 200, "test": 397}
 _PICTURE_TAKES: dict[Split, int] = {"base": 3, "train": 2, "dev": 1, "test": 1}
@@ -213,13 +215,21 @@ class World:
             "audio": [[i for i, c in enumerate(self.clips) if c.digit == d] for d in range(10)],
         }
 
-    def item(self, rng: random.Random, kind: Kind, neglect: Mapping[str, tuple[float, ...]] | None = None) -> Item:
-        """Draws one item. `neglect[kind][wording]` is the chance that the written target ignores a modality.
+    def item(
+        self,
+        rng: random.Random,
+        kind: Kind,
+        neglect: Mapping[str, tuple[float, ...]] | None = None,
+        weights: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Item:
+        """Draws one item; wordings are equally likely unless `weights[kind]` says otherwise.
 
-        Only the base model's corpus uses `neglect`: its targets then show a short chain and a random option.
+        `neglect[kind][wording]` is the chance that the written target ignores a modality. Only the base model's corpus uses
+        it: its targets then show a short chain and a random option.
         """
         a, b = rng.randrange(10), rng.randrange(10)
-        wording = rng.randrange(len(WORDINGS[kind]))
+        wordings = range(len(WORDINGS[kind]))
+        wording = rng.choices(wordings, (weights or {}).get(kind))[0]
         if kind in ASKS_AGREEMENT:
             b = a if rng.random() < 0.5 else rng.choice([d for d in range(10) if d != a])
             answer, options = ("yes" if a == b else "no"), ["yes", "no"]
@@ -252,7 +262,9 @@ def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item
         kinds: list[Kind] = ["picture_both" if i % 2 else "transcript" for i in range(solvable)]
         kinds += ["agreement" if name in _KEEP_WHOLE else "sum"] * (count - solvable)
         rng.shuffle(kinds)
-        benchmarks[name] = [(world.item(rng, kind), kind in ("picture_both", "transcript")) for kind in kinds]
+        benchmarks[name] = [
+            (world.item(rng, kind, weights=_WORDING_WEIGHTS), kind in ("picture_both", "transcript")) for kind in kinds
+        ]
     return benchmarks
 
 

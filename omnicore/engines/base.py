@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,12 +29,20 @@ class Sampling:
     max_new_tokens: int
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are answered together, with the seed of their sampling."""
+
+    requests: Sequence[Request]
+    seed: int
+
+
 class Engine(Protocol):
-    """Answers a batch of requests, in order. A failure raises EngineError; it is never an answer."""
+    """Answers batches, one list of replies each, in order. A failure raises EngineError; it is never an answer."""
 
     name: str
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, seed: int) -> list[str]: ...
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[list[str]]: ...
 
 
 def ask(
@@ -46,17 +54,11 @@ def ask(
     goes on from its journal samples exactly what an undisturbed run samples.
     """
     log = Journal(journal)
-    replies: list[str] = []
+    chunks = {f"{seed}-{start}": requests[start : start + batch] for start in range(0, len(requests), batch)}
+    todo = {key: Batch(chunk, int(digest(key)[:12], 16)) for key, chunk in chunks.items() if key not in log.done}
     with track(len(requests), label) as progress:
-        for start in range(0, len(requests), batch):
-            chunk = requests[start : start + batch]
-            key = f"{seed}-{start}"
-            done = log.done.get(key)
-            if done is None:
-                said = engine.generate(chunk, sampling, seed=int(digest([seed, start])[:12], 16))
-                log.append([{"key": key, "replies": said}])
-            else:
-                said = done["replies"]
-            replies += said
-            progress.advance(len(chunk))
-    return replies
+        progress.advance(sum(len(chunk) for key, chunk in chunks.items() if key not in todo))
+        for (key, asked), replies in zip(todo.items(), engine.answer(list(todo.values()), sampling), strict=True):
+            log.append([{"key": key, "replies": replies}])
+            progress.advance(len(asked.requests))
+    return [reply for key in chunks for reply in log.done[key]["replies"]]

@@ -27,6 +27,7 @@ from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.models import thinker, tiny
 from omnicore.models.generate import generate
 from omnicore.models.processor import Encoder, Features, Prompt, collate
+from omnicore.processes import die_with_parent
 
 MAX_NEW_TOKENS = 14
 CHECK = 125  # steps between looks at the criterion
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="directory of the models, one folder each")
     parser.add_argument("--only", choices=sorted(PLANS), action="append", help="make these (default: all, two at a time)")
     chosen = parser.parse_args()
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
         jobs = {name: pool.submit(make, name, chosen.out) for name in chosen.only or PLANS}
         for name, job in jobs.items():
             print(f"{name}: done, {job.result()['dev']}")

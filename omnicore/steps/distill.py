@@ -20,10 +20,10 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.training.runtime import set_up
 
-    set_up(recipe)
+    set_up(recipe, threads=1)
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
-    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile.system)
+    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile.system, workers=recipe.threads)
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)

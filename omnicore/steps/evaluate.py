@@ -92,7 +92,7 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.training.runtime import set_up
 
-    set_up(recipe)
+    set_up(recipe, threads=1)
     root = inputs["queries"]
     queries, controls = read_jsonl(root / "queries.jsonl", Query), read_jsonl(root / "controls.jsonl", Query)
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
@@ -107,7 +107,7 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
             f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]} first): run clean on them"
         )
     model = inputs["model"] / "checkpoint" if "model" in inputs else recipe.model
-    engine = TransformersEngine(model, recipe.profile.system)
+    engine = TransformersEngine(model, recipe.profile.system, workers=recipe.threads)
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]

@@ -19,10 +19,10 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.training.runtime import set_up
 
-    set_up(recipe)
+    set_up(recipe, threads=1)
     root = inputs["queries"]
     queries = read_jsonl(root / "queries.jsonl", Query)
-    engine = TransformersEngine(config.model, recipe.profile.system)
+    engine = TransformersEngine(config.model, recipe.profile.system, workers=recipe.threads)
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     draws: list[Draw] = []
     for view, count in config.draws.items():

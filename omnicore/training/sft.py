@@ -40,16 +40,20 @@ class OmniSFTTrainer(SFTTrainer):  # type: ignore[misc]
         self.by_type: dict[str, list[float]] = defaultdict(list)
         super().__init__(*args, **kwargs)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        indices, labels = inputs.pop("index"), inputs["labels"]
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        with torch.no_grad():
-            logits = outputs.logits[:, :-1].transpose(1, 2)
-            each = torch.nn.functional.cross_entropy(logits, labels[:, 1:], ignore_index=-100, reduction="none")
-            each = each.sum(1) / (labels[:, 1:] != -100).sum(1).clamp(min=1)
-        for index, value in zip(indices.tolist(), each.tolist(), strict=True):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+        indices = inputs.pop("index").tolist()
+        seen = []
+
+        def forward(**given: Any) -> Any:
+            seen.append(model(**given))
+            return seen[-1]
+
+        # Not through return_outputs: TRL would run a second forward pass to rebuild the logits.
+        loss = super().compute_loss(forward, inputs, num_items_in_batch=num_items_in_batch)
+        each = -seen[0].log_probs.detach().sum(1) / seen[0].label_mask.sum(1).clamp(min=1)
+        for index, value in zip(indices, each.tolist(), strict=True):
             self.by_type[self._rows[index].query.type].append(value)
-        return (loss, outputs) if return_outputs else loss
+        return loss
 
 
 def train(

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from omnicore.config import Recipe
-from omnicore.engines.base import Request, Sampling, ask
+from omnicore.engines.base import Batch, Request, Sampling, ask
 from omnicore.errors import DataError
 from omnicore.journal import read_jsonl
 from omnicore.prompts import parts
@@ -23,11 +24,12 @@ class Counting:
         self.batches = 0
         self._dies_at = dies_at
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, seed: int) -> list[str]:
-        if self.batches == self._dies_at:
-            raise KeyboardInterrupt
-        self.batches += 1
-        return [f"{seed} {r.parts[-1]}" for r in requests]
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[list[str]]:
+        for batch in batches:
+            if self.batches == self._dies_at:
+                raise KeyboardInterrupt
+            self.batches += 1
+            yield [f"{batch.seed} {r.parts[-1]}" for r in batch.requests]
 
 
 def requests(count: int) -> list[Request]:
@@ -61,7 +63,7 @@ def engine() -> Any:
 def test_tiny_base_sees_and_hears(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
     queries = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")]
     asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
-    replies = engine.generate(asked, Sampling(0, small_recipe.profile.max_new_tokens), seed=0)
+    replies = engine.generate(Batch(asked, 0), Sampling(0, small_recipe.profile.max_new_tokens))
     right = sum(f"<answer>{q.answer}</answer>" in reply for q, reply in zip(queries, replies, strict=True))
     assert right / len(queries) > 0.7
 
@@ -85,8 +87,19 @@ def test_media_are_processed_once_whatever_the_draws(
 def test_sampling_is_seeded(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:16]
     asked = [Request(parts(q, View.visual_only, small_recipe.profile), prepared) for q in queries]
-    first, again, other = (engine.generate(asked, Sampling(1.0, 14), seed=s) for s in (1, 1, 2))
+    first, again, other = (engine.generate(Batch(asked, seed), Sampling(1.0, 14)) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_forks_say_what_one_process_says(prepared: Path, small_recipe: Recipe) -> None:
+    from omnicore.engines.transformers import TransformersEngine
+
+    torch.set_num_threads(1)
+    queries = read_jsonl(prepared / "queries.jsonl", Query)[:24]
+    asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+    batches = [Batch(asked[i : i + 8], seed=i) for i in (0, 8, 16)]
+    one, two = (list(TransformersEngine("embedded:tiny-base", workers=n).answer(batches, Sampling(1.0, 14))) for n in (1, 2))
+    assert one == two
 
 
 def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
