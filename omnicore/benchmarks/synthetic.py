@@ -228,8 +228,9 @@ class World:
         it: its targets then show a short chain and a random option.
         """
         a, b = rng.randrange(10), rng.randrange(10)
-        wordings = range(len(WORDINGS[kind]))
-        wording = rng.choices(wordings, (weights or {}).get(kind))[0]
+        wording = rng.randrange(len(WORDINGS[kind]))
+        if weights and kind in weights:
+            wording = rng.choices(range(len(WORDINGS[kind])), weights[kind])[0]
         if kind in ASKS_AGREEMENT:
             b = a if rng.random() < 0.5 else rng.choice([d for d in range(10) if d != a])
             answer, options = ("yes" if a == b else "no"), ["yes", "no"]

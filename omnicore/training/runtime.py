@@ -19,7 +19,7 @@ def set_up(recipe: Recipe, threads: int | None = None) -> None:
     torch.set_flush_denormal(True)  # denormal weights of a converged tiny model make CPU steps several times slower
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every empty tensor is filled first: 40 % of the time of a CPU step, and nothing here reads one before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.disable_progress_bar()
     random.seed(recipe.seed)
     np.random.seed(recipe.seed)
