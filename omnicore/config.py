@@ -80,7 +80,7 @@ class CleanConfig(Config):
     """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
 
     policy: Literal["repeated", "single_pass"] = "repeated"
-    max_fdr: float = Field(0.15, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
+    max_fdr: float = Field(0.05, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
     max_lost: float = Field(
         0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
     )

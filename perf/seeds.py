@@ -63,10 +63,11 @@ def page(reports: dict[int, dict[str, Any]]) -> str:
         rules.append([rule, *figures, *kept, *residual])
     parts = [
         f"# Seeds {', '.join(map(str, reports))}",
-        "Made by `make seeds` on two CPU cores. Mean [lowest, highest] over seeds; the test queries are the same for every seed, so "
-        "ranges are those of training and sampling alone. `control` is RLVR with a coin flip for a reward, from the same "
-        "SFT checkpoint. The base's weakness is planted by its corpus (it neglects a modality under some wordings): these figures show "
-        "that the method and the system work, not how a real model fares.",
+        "Made by `make seeds` on two CPU cores. Mean [lowest, highest] over seeds; the test queries are the same for every seed, "
+        "so ranges are those of training and sampling alone. `control` is RLVR with a coin flip for a reward, from the same "
+        "SFT checkpoint.",
+        "The base's weakness is planted by its corpus, which neglects a modality under some wordings: these figures show that "
+        "the method and the system work, not how a real model fares.",
         table(["stage", *(" ".join(path) for path in views)], scores),
         "By query type, both views together, controls included:",
         table(["stage", *TYPES], types),

@@ -108,8 +108,8 @@ PLANTED: dict[str, tuple[int, float]] = {
 _WORDING_WEIGHTS = {"sum": (2, 3, 3, 3), "agreement": (1, 2)}
 _KEEP_WHOLE = {"yew": "yes/no: a guesser is right half the time, so repeated draws cannot tell seeing from guessing"}
 _PICTURES: dict[Split, int] = {"base": 750, "train": 450, "dev": 200, "test": 397}
-_PICTURE_TAKES: dict[Split, int] = {"base": 3, "train": 2, "dev": 1, "test": 1}
-_CLIP_TAKES: dict[Split, int] = {"base": 3, "train": 2, "dev": 2, "test": 1}
+_PICTURE_TAKES: dict[Split, int] = {"base": 3, "train": 4, "dev": 1, "test": 1}
+_CLIP_TAKES: dict[Split, int] = {"base": 3, "train": 5, "dev": 2, "test": 1}
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def train(
             max_completion_length=profile.max_new_tokens,
             max_steps=config.steps,
             learning_rate=config.rate,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type="linear",  # at a constant rate the last few batches decide where a run of this length ends
             warmup_steps=config.warmup,
             loss_type=config.loss,
             beta=config.beta,
