@@ -38,7 +38,7 @@ def calls(monkeypatch):
     """What `run_step` was called with; it makes the report's page and no more."""
     calls = []
 
-    def run_step(step, recipe, inputs, output, *, section, cache):
+    def run_step(step, recipe, inputs, output, *, section, cache, execute):
         calls.append({"step": step, "recipe": recipe, "inputs": inputs, "output": output, "section": section, "cache": cache})
         output.mkdir(parents=True)
         (output / "report.html").write_text("<p>page</p>")
