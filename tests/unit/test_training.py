@@ -182,12 +182,12 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     ],
 )
 def test_bad_rows_are_named(
-    prepared: Path, encoder: Any, small_recipe: Recipe, name: str, content: str | None, message: str
+    encoder: Any, small_recipe: Recipe, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     if content is not None:
-        (prepared / name).write_text(content)
+        (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
-        read_rows(prepared / name, Reader(encoder), small_recipe.profile, targets=True)
+        read_rows(tmp_path / name, Reader(encoder), small_recipe.profile, targets=True)
 
 
 def test_rows_without_target_cannot_be_supervised(prepared: Path, encoder: Any, small_recipe: Recipe) -> None:
