@@ -23,9 +23,9 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
+from omnicore.media import RATE
 from omnicore.schema import AnswerKind, BenchmarkInfo
 
-RATE = 16_000
 SIDE = 28
 Split = Literal["base", "train", "dev", "test"]
 Kind = Literal[

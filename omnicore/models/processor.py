@@ -18,7 +18,8 @@ from transformers import Qwen2_5OmniProcessor, Qwen2Tokenizer, WhisperFeatureExt
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-RATE = 16_000
+from omnicore.media import RATE
+
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",

@@ -18,6 +18,7 @@ from omnicore.benchmarks import synthetic
 from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.config import PrepareConfig, Recipe
 from omnicore.journal import write_json, write_jsonl
+from omnicore.media import RATE
 from omnicore.schema import Media, Query
 
 CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
@@ -38,7 +39,7 @@ class Files:
             if kind == "image":
                 self.world.pictures[index].image().save(buffer, "png")
             else:
-                soundfile.write(buffer, self.world.clips[index].wave, synthetic.RATE, format="WAV", subtype="PCM_16")
+                soundfile.write(buffer, self.world.clips[index].wave, RATE, format="WAV", subtype="PCM_16")
             data = buffer.getvalue()
             sha = hashlib.sha256(data).hexdigest()
             uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"

@@ -42,7 +42,7 @@ def test_sft_lowers_the_loss_of_every_type(prepared: Path, encoder: Any, random_
         assert value["loss"] < 0.8 * curve[0]["by_type"].get(kind, curve[0])["loss"]
 
 
-def test_rlvr_journals_rollouts_and_moves_both_towers(prepared: Path, base: Any, small_recipe: Recipe) -> None:
+def test_rlvr_journals_rollouts_and_moves_both_towers(prepared: Path, small_recipe: Recipe) -> None:
     model, encoder = thinker.load("embedded:tiny-base")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
