@@ -21,7 +21,7 @@ import string
 from collections.abc import Sequence
 from typing import Literal
 
-from omnicore.schema import Outcome
+from omnicore.schema import Outcome, Query
 
 Style = Literal["value", "letter"]
 
@@ -56,12 +56,13 @@ def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
     return whole if whole is not None else _stated(before.translate(_NARROW), options, style)
 
 
-def judge(reply: str, options: Sequence[str], answer: str, style: Style) -> tuple[str | None, Outcome]:
-    """What the reply names and what that is worth. `answer` is the right option's text."""
-    given = extract(reply, options, style)
+def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> tuple[str | None, Outcome]:
+    """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i."""
+    shown = [query.options[i] for i in permutation or range(len(query.options))]
+    given = extract(reply, shown, style)
     if given is None:
         return None, Outcome.no_answer
-    return given, Outcome.correct if given == answer else Outcome.incorrect
+    return given, Outcome.correct if given == query.answer else Outcome.incorrect
 
 
 def _spoken(reply: str) -> str:

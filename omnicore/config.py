@@ -33,6 +33,38 @@ class Profile(Config):
     )
     instruction: str = Field("", description="appended to every question")
     max_new_tokens: int = Field(14, ge=1)
+    fps: float = Field(1.0, gt=0, description="frames a second that are shown of a video")
+    max_frames: int = Field(32, ge=1, description="frames at most; a longer video is shown at fewer a second")
+    server: str = Field("", description="name and version of what serves the model, as in vllm-0.32.0: scores move with it")
+
+
+class EngineConfig(Config):
+    """Who answers: a model in this process, or a server that speaks OpenAI's chat completions (vLLM, KServe, `omnicore serve`)."""
+
+    kind: Literal["transformers", "http"] = "transformers"
+    url: str = Field("", description="base of the server's API, as in http://127.0.0.1:8000/v1")
+    key_env: str = Field("OMNI_API_KEY", description="environment variable that holds the API key, where the server wants one")
+    concurrency: int = Field(32, ge=1, description="requests on their way at a time")
+    timeout: float = Field(300, gt=0, description="seconds until a request without an answer is given up and tried again")
+    retries: int = Field(6, ge=0, description="tries after the first; waits double from half a second, with jitter")
+    max_error_rate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of requests that may fail for good: listed in errors.jsonl, scored as nothing",
+    )
+    reference: str = Field("", description="checkpoint whose stored canary answers the server must give, or embedded:NAME")
+
+    @model_validator(mode="after")
+    def _a_server_has_a_url(self) -> Self:
+        if self.kind == "http" and not self.url.startswith(("http://", "https://")):
+            raise ValueError("engine.kind=http needs engine.url, as in http://127.0.0.1:8000/v1")
+        return self
+
+
+# How an engine is reached. It decides no answer, so it is no part of the key of a result: a probe that timed out goes on from
+# its journal with a longer timeout or on another server.
+TRANSPORT = frozenset({"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate"})
 
 
 class PrepareConfig(Config):
@@ -64,7 +96,8 @@ class PrepareConfig(Config):
 class ProbeConfig(Config):
     """Asks a probe model with modalities withheld, several times, options re-shuffled."""
 
-    model: str = "embedded:tiny-probe"
+    model: str = Field("embedded:tiny-probe", description="a directory, embedded:NAME, or the name under which a server has it")
+    engine: EngineConfig = EngineConfig()
     draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
     temperature: float = Field(1.0, ge=0)
     batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
@@ -79,7 +112,7 @@ class ProbeConfig(Config):
 class CleanConfig(Config):
     """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
 
-    policy: Literal["repeated", "single_pass"] = "repeated"
+    policy: Literal["repeated", "single_pass", "circular"] = "repeated"
     max_fdr: float = Field(0.05, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
     max_lost: float = Field(
         0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
@@ -148,6 +181,7 @@ class Recipe(Config):
     seed: int = Field(0, ge=0)
     threads: int = Field(2, ge=1, description="CPU threads of torch")
     model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
+    engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
     profile: Profile = Profile()
     prepare: PrepareConfig
     probe: ProbeConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from omnicore.errors import DataError, OmniError, StorageError
 
@@ -108,34 +108,38 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
 class Journal:
     """Batches of finished work, one JSON list of records a line; every record has its own string `key`.
 
-    A batch is one line so that a kill in the middle of a write loses the whole batch, never a part of it. `done` holds
-    every record by key, as read back from JSON, whether it was written now or before: a step that builds its output from
-    `done` gives the same bytes after a kill as without one.
+    A batch is one line so that a kill in the middle of a write loses the whole batch, never a part of it. Only the keys are
+    held in memory, with the place of their line: `journal[key]` reads the record back from the disk, whether it was written
+    now or before, so a step that builds its output from it gives the same bytes after a kill as without one.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens or starts a journal; a last line without its end is cut off. Any other broken line raises DataError."""
         self.path = path
-        self.done: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, int] = {}
         with storage_errors(path):
-            content = path.read_bytes() if path.exists() else b""
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(path, whole)
-        for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1):
-            try:
-                self.done.update(self._new(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(f"{path}:{number}: broken line in a journal; remove the file and its work is done again") from error
+            if path.exists():
+                self._read()
 
-    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one batch to the disk; when this returns, no kill can lose it. Raises ValueError for a key given twice."""
-        line = to_json(list(records), inf_nan_mode="null")
-        new = self._new(line)
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            file.seek(self._places[key])
+            return next(dict(record) for record in json.loads(file.readline()) if record["key"] == key)
+
+    def append(self, *batches: Sequence[Mapping[str, Any]]) -> None:
+        """Writes batches to the disk; when this returns, no kill can lose them. Raises ValueError for a key given twice."""
+        lines = [to_json(list(batch), inf_nan_mode="null") + b"\n" for batch in batches]
+        self._check([record["key"] for batch in batches for record in batch])
         with storage_errors(self.path), self.path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
-                rest = memoryview(line + b"\n")
+                rest = memoryview(b"".join(lines))
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
@@ -144,14 +148,29 @@ class Journal:
                 with suppress(OSError):
                     file.truncate(size)
                 raise
-        self.done.update(new)
+        for batch, line in zip(batches, lines, strict=True):
+            self._places.update((record["key"], size) for record in batch)
+            size += len(line)
 
-    def _new(self, line: bytes) -> dict[str, dict[str, Any]]:
-        """The records of one line by key."""
-        batch = json.loads(line)
-        new = {record["key"]: record for record in batch}
-        if not all(isinstance(key, str) for key in new):
-            raise ValueError(f"keys of a journal are strings, not {list(new)}")
-        if len(new) < len(batch) or new.keys() & self.done.keys():
-            raise ValueError(f"a key is in {self.path} twice: {list(new)}")
-        return new
+    def _read(self) -> None:
+        place = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    os.truncate(self.path, place)
+                    break
+                try:
+                    keys = [record["key"] for record in from_json(line)]
+                    self._check(keys)
+                except (ValueError, TypeError, KeyError) as error:
+                    raise DataError(
+                        f"{self.path}:{number}: broken line in a journal; remove the file and its work is done again"
+                    ) from error
+                self._places.update(dict.fromkeys(keys, place))
+                place += len(line)
+
+    def _check(self, keys: Sequence[Any]) -> None:
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError(f"keys of a journal are strings, not {keys}")
+        if len(set(keys)) < len(keys) or not self._places.keys().isdisjoint(keys):
+            raise ValueError(f"a key is in {self.path} twice: {keys}")

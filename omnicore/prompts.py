@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from omnicore.config import Profile, digest
-from omnicore.schema import Media, Query, View
+from omnicore.schema import PLACE, Media, Query, View
 
 SHOWN: dict[View, frozenset[str]] = {
     View.omni: frozenset({"image", "audio", "video"}),
@@ -14,27 +14,47 @@ SHOWN: dict[View, frozenset[str]] = {
     View.audio_only: frozenset({"audio"}),
     View.text_only: frozenset(),
 }
-_FORMAT = 1  # raised when `parts` changes, so that scores made with another format are never compared
+_FORMAT = 2  # raised when `parts` or `answers.py` changes, so that scores made with another format are never compared
 
 
 def profile_hash(profile: Profile) -> str:
-    """Identity of the evaluation profile: its fields and the version of the format below."""
+    """Identity of the evaluation profile: its fields and the version of the format and the extractor."""
     return digest({"profile": profile.model_dump(mode="json"), "format": _FORMAT})
 
 
 def parts(query: Query, view: View, profile: Profile, permutation: Sequence[int] | None = None) -> tuple[Media | str, ...]:
-    """The user turn: the media that the view shows, in the query's order, then question and options.
+    """The user turn: the media that the view shows, in the query's order or where `<media_N>` places them, then question
+    and options.
 
     `permutation[i]` is the index of the option shown at place i; None keeps the query's own order.
     """
     options = [query.options[i] for i in permutation or range(len(query.options))]
     if profile.style == "value":
-        text = f"{query.question} {' '.join(options)}"
+        text = " ".join([query.question, *options])
     else:
         text = "\n".join([query.question, *(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))])
     if profile.instruction:
         text = f"{text}\n{profile.instruction}"
-    return (*(m for m in query.media if m.kind in SHOWN[view]), text)
+    placed = {int(number) for number in PLACE.findall(text)}
+    first = [m for number, m in enumerate(query.media, 1) if number not in placed and m.kind in SHOWN[view]]
+    return (*first, *_inline(text, query.media, view))
+
+
+def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | str]:
+    """Text and placed media in turn. A medium that is withheld leaves its name: options that are sounds stay told apart."""
+    said = ""
+    for i, piece in enumerate(PLACE.split(text)):
+        if i % 2 == 0:
+            said += piece
+        elif (medium := media[int(piece) - 1]).kind not in SHOWN[view]:
+            said += f"[{medium.kind} {sum(m.kind == medium.kind for m in media[: int(piece)])}]"
+        else:
+            if said:
+                yield said
+            yield medium
+            said = ""
+    if said:
+        yield said
 
 
 def permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore.config import SECTION_STEP, Recipe, digest
+from omnicore.config import SECTION_STEP, TRANSPORT, Recipe, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.prompts import profile_hash
@@ -100,23 +100,30 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             raise ConfigError(f"output {output} and input {role} {path} lie in one another; give the output its own directory")
     config: BaseModel = getattr(recipe, section)
     reads = STEPS[step].reads
-    read = recipe.model_dump(mode="json") if "*" in reads else {name: getattr(recipe, name) for name in reads if name not in inputs}
+    whole = recipe.model_dump(mode="json")
+    read = whole if "*" in reads else {name: whole[name] for name in reads if name not in inputs}
     # A model directory may change under the same name.
     models = {name for name in (read.get("model"), getattr(config, "model", None)) if name and Path(name).is_dir()}
     key = digest(
         {
             "step": step,
             "section": section,
-            "config": config.model_dump(mode="json"),
+            "config": _deciding(config.model_dump(mode="json")),
             "seed": recipe.seed,
             "profile": profile_hash(recipe.profile),
-            "recipe": read,
+            "recipe": _deciding(read),
             "models": {name: digest_directory(Path(name)) for name in models},
             "inputs": digests,
             "code": code_digest(),
         }
     )
     return Work(step, section, recipe, config, inputs, digests, key)
+
+
+def _deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what decides no answer: how an engine is reached."""
+    engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
+    return {**values, **engine}
 
 
 def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:

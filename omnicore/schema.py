@@ -7,10 +7,13 @@ is a `Draw` (a probe asks several times) or a `Response` (an evaluation asks onc
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PLACE = re.compile(r"<media_(\d+)>")  # where a medium stands inside a question or an option
 
 
 class Record(BaseModel):
@@ -46,24 +49,41 @@ class Label(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """How a reply is compared with the answer."""
+    """How a reply is compared with the answer. The last three have no options, or more than one right one."""
 
     choice = "choice"
     yes_no = "yes_no"
+    set = "set"
+    number = "number"
+    text = "text"
 
 
 class Media(Record):
-    """One picture or sound. `uri` is relative to the file that lists the query; `sha256` is of the file's bytes."""
+    """One picture, sound or video. `uri` is relative to the file that lists the query; `sha256` is of the file's bytes.
+
+    Sound and picture of one video are two media with the same file: `video` is the picture alone, `audio` its audio track.
+    `start` and `end`, in seconds, cut a clip out of the file.
+    """
 
     kind: Literal["image", "audio", "video"]
     uri: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    start: float | None = Field(None, ge=0)
+    end: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> Self:
+        if self.end is not None and self.end <= (self.start or 0):
+            raise ValueError(f"clip ends at {self.end} s, before it starts at {self.start or 0} s")
+        return self
 
 
 class Query(Record):
     """One question. Its key is (benchmark, id); errors inside one `cluster` (picture or video) are not independent.
 
-    `media` stands in the order in which it is shown, before the question. `target` is a written reply, in training
+    `media` is shown in its order before the question, except where question or options place it with `<media_N>`, N
+    counting from 1. `answer` is an option's text, or a number or text where there are no options; `also` holds the other
+    members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply, in training
     rows only. `wording` names the template of the question where a benchmark has templates.
     """
 
@@ -71,12 +91,14 @@ class Query(Record):
     id: str = Field(min_length=1)
     type: str
     question: str = Field(min_length=1)
-    options: tuple[str, ...] = Field(min_length=2)
+    options: tuple[str, ...] = ()
     answer: str
+    also: tuple[str, ...] = ()
     answer_kind: AnswerKind = AnswerKind.choice
     media: tuple[Media, ...] = ()
     cluster: str
     wording: str = ""
+    native: dict[str, str] = {}
     target: str | None = None
 
     @property
@@ -84,21 +106,44 @@ class Query(Record):
         return self.benchmark, self.id
 
     @model_validator(mode="after")
-    def _answer_is_an_option(self) -> Self:
+    def _answer_fits_its_kind(self) -> Self:
         if len(set(self.options)) != len(self.options):
             raise ValueError(f"options repeat a value: {list(self.options)}")
-        if self.answer not in self.options:
-            raise ValueError(f"answer {self.answer!r} is not among the options {list(self.options)}")
+        if self.also and self.answer_kind is not AnswerKind.set:
+            raise ValueError(f"only a set has more than one answer, and this is a {self.answer_kind}")
+        if self.answer_kind in (AnswerKind.choice, AnswerKind.yes_no, AnswerKind.set):
+            if len(self.options) < 2:
+                raise ValueError(f"a {self.answer_kind} needs two options or more, not {list(self.options)}")
+            if outside := [a for a in (self.answer, *self.also) if a not in self.options]:
+                raise ValueError(f"answer {outside[0]!r} is not among the options {list(self.options)}")
+        elif self.options:
+            raise ValueError(f"a {self.answer_kind} has no options, and these are given: {list(self.options)}")
+        if self.answer_kind is AnswerKind.number:
+            float(self.answer)
+        return self
+
+    @model_validator(mode="after")
+    def _places_are_there(self) -> Self:
+        for text in (self.question, *self.options):
+            for number in PLACE.findall(text):
+                if not 1 <= int(number) <= len(self.media):
+                    raise ValueError(f"<media_{number}> is placed, but there are {len(self.media)} media")
         return self
 
 
 class BenchmarkInfo(Record):
-    """One benchmark as data: how the audit may treat it."""
+    """One benchmark as data: where it comes from and how the audit may treat it. `refused` of its `native` items could not
+    be read and stand in `problems.jsonl`."""
 
     name: str
     filter_policy: Literal["filtered", "keep_whole"]
     reason: str = ""
+    source: str = ""
+    revision: str = ""
+    licence: str = ""
     queries: int = Field(ge=0)
+    native: int = Field(0, ge=0)
+    refused: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _keep_whole_says_why(self) -> Self:
@@ -110,7 +155,8 @@ class BenchmarkInfo(Record):
 class Draw(Record):
     """One probe reply: `permutation[i]` is the index, in the query's own options, of the option shown at place i.
 
-    `answer` is the option's text, None when the reply holds no single option.
+    `answer` is the option's text, None when the reply holds no single option. `reasoning` is what the model thought, kept
+    apart; `truncated`: cut by its length limit, so no answer.
     """
 
     benchmark: str
@@ -119,19 +165,24 @@ class Draw(Record):
     draw: int = Field(ge=0)
     permutation: tuple[int, ...]
     reply: str
+    reasoning: str = ""
+    truncated: bool = False
     answer: str | None
     outcome: Outcome
 
 
 class Response(Record):
-    """One evaluated reply under a view."""
+    """One evaluated reply under a view. `official` is its score under the publisher's own rule, None where there is none."""
 
     benchmark: str
     id: str
     view: View
     reply: str
+    reasoning: str = ""
+    truncated: bool = False
     answer: str | None
     outcome: Outcome
+    official: float | None = None
 
 
 class Estimate(Record):
@@ -143,11 +194,14 @@ class Estimate(Record):
     n: int = Field(ge=0)
 
 
+Policy = Literal["single_pass", "repeated", "circular", "imported"]
+
+
 class Verdict(Record):
     """The audit's word on one query with its evidence.
 
     `hits` of `draws` replies were right with the audio withheld; `null` is the measured chance that a query nobody can
-    solve is hit that often, `binomial` the textbook one.
+    solve is hit that often, `binomial` the textbook one. An imported verdict has no draws.
     """
 
     benchmark: str
@@ -166,9 +220,10 @@ class Verdict(Record):
 class Manifest(Record):
     """Verdicts of one audit. `content_hash` covers verdicts and policy, whatever their order or the machine."""
 
-    policy: Literal["single_pass", "repeated"]
+    policy: Policy
     probe: str
     profile_hash: str
+    seed: int = 0
     verdicts: tuple[Verdict, ...]
     content_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -1,1 +1,18 @@
 """Engines: who answers."""
+
+from __future__ import annotations
+
+from omnicore.config import EngineConfig, Profile
+from omnicore.engines.base import Engine
+
+
+def open_engine(config: EngineConfig, model: str, profile: Profile, *, workers: int = 1) -> Engine:
+    """The engine that a recipe names. Raises CheckpointError for a model that cannot be loaded, EngineError for a server that
+    does not answer."""
+    if config.kind == "http":
+        from omnicore.engines.http import HttpEngine
+
+        return HttpEngine(config, model, profile)
+    from omnicore.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model, profile, workers=workers)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from omnicore.config import digest
+from omnicore.errors import EngineError
 from omnicore.journal import Journal
 from omnicore.schema import Media
 from omnicore.telemetry import track
@@ -23,10 +25,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Greedy at temperature 0, else from the whole distribution."""
+    """Greedy at temperature 0, else from the whole distribution. `logprobs` asks for those of the tokens of the reply."""
 
     temperature: float
     max_new_tokens: int
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,28 +40,86 @@ class Batch:
     seed: int
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What came back. `reasoning` is thought that the server keeps apart from the answer; `truncated`: cut by its length
+    limit; `logprobs` one a token, where they were asked for. With an `error` there is no answer, and none may be scored."""
+
+    text: str = ""
+    reasoning: str = ""
+    truncated: bool = False
+    error: str = ""
+    logprobs: tuple[float, ...] = ()
+
+
+Finished = Sequence[tuple[int, list[Reply]]]
+
+
 class Engine(Protocol):
-    """Answers batches, one list of replies each, in order. A failure raises EngineError; it is never an answer."""
+    """Answers batches in whatever order they are finished: each time all that has been finished since the last, as pairs of
+    a batch's index and its replies, one a request.
+
+    A request that still fails after the engine's own retries is a `Reply` with an `error`; what no retry can mend (wrong
+    credentials, unknown model, dead server) raises EngineError. Neither is ever an answer.
+    """
 
     name: str
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[list[str]]: ...
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]: ...
 
 
 def ask(
-    engine: Engine, requests: Sequence[Request], sampling: Sampling, *, seed: int, batch: int, journal: Path, label: str
-) -> list[str]:
-    """Replies to all requests, in order.
+    engine: Engine,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch: int,
+    journal: Path,
+    label: str,
+    max_error_rate: float = 0.0,
+) -> Iterator[Reply]:
+    """Replies to all requests, in order, read back from the journal one batch at a time. All are asked before the first
+    is given.
 
     Batches are cut from the whole list, never from what is left to do, and each has its own seed: a run that was killed and
-    goes on from its journal samples exactly what an undisturbed run samples.
+    goes on from its journal samples exactly what an undisturbed run samples. A batch in which a request failed is not
+    journaled as done, so the same command asks it again; its failures come back as replies with an `error` as long as they
+    are at most `max_error_rate` of all requests.
+
+    Raises EngineError above that rate, naming the errors by number.
     """
     log = Journal(journal)
-    chunks = {f"{seed}-{start}": requests[start : start + batch] for start in range(0, len(requests), batch)}
-    todo = {key: Batch(chunk, int(digest(key)[:12], 16)) for key, chunk in chunks.items() if key not in log.done}
+    keys = [f"{seed}-{start}" for start in range(0, len(requests), batch)]
+    chunks = {key: requests[start : start + batch] for key, start in zip(keys, range(0, len(requests), batch), strict=True)}
+    todo = [key for key in keys if key not in log]
+    failed: dict[str, list[Reply]] = {}
     with track(len(requests), label) as progress:
-        progress.advance(sum(len(chunk) for key, chunk in chunks.items() if key not in todo))
-        for (key, asked), replies in zip(todo.items(), engine.answer(list(todo.values()), sampling), strict=True):
-            log.append([{"key": key, "replies": replies}])
-            progress.advance(len(asked.requests))
-    return [reply for key in chunks for reply in log.done[key]["replies"]]
+        progress.advance(sum(len(chunk) for key, chunk in chunks.items() if key in log))
+        batches = [Batch(chunks[key], int(digest(key)[:12], 16)) for key in todo]
+        for finished in engine.answer(batches, sampling):
+            failed |= {todo[index]: replies for index, replies in finished if any(reply.error for reply in replies)}
+            done = [(todo[index], replies) for index, replies in finished if todo[index] not in failed]
+            log.append(*([{"key": key, "replies": [_fields(reply) for reply in replies]}] for key, replies in done))
+            _refuse_above(max_error_rate, failed, len(requests), label)
+            progress.advance(sum(len(replies) for _, replies in finished))
+    return (reply for key in keys for reply in (failed[key] if key in failed else _replies(log[key])))
+
+
+def _refuse_above(rate: float, failed: Mapping[str, Sequence[Reply]], total: int, label: str) -> None:
+    errors = Counter(reply.error for replies in failed.values() for reply in replies if reply.error)
+    if errors.total() > rate * total:
+        listed = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        raise EngineError(
+            f"{label}: {errors.total()} of {total} requests failed, more than the {rate:.1%} that max_error_rate allows: {listed}. "
+            "What was answered is kept: the same command asks only the rest"
+        )
+
+
+def _fields(reply: Reply) -> dict[str, Any]:
+    """Without what is at its default: a full audit journals some hundred thousand."""
+    return {k: v for k, v in asdict(reply).items() if v}
+
+
+def _replies(record: Mapping[str, Any]) -> list[Reply]:
+    return [Reply(**fields) for fields in record["replies"]]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from omnicore.engines.base import Batch, Request, Sampling
+from omnicore.config import Profile
+from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling
 from omnicore.media import load_audio, load_image, locate
 from omnicore.models import thinker
 from omnicore.models.generate import generate
@@ -20,8 +21,8 @@ from omnicore.schema import Media
 class Reader:
     """Turns requests into prompts; every medium is decoded and processed once, whatever the number of draws."""
 
-    def __init__(self, encoder: Encoder, system: str = "") -> None:
-        self.encoder, self.system = encoder, system
+    def __init__(self, encoder: Encoder, profile: Profile) -> None:
+        self.encoder, self.profile = encoder, profile
         self._features: dict[str, Features] = {}
 
     def features(self, media: Media, root: Path) -> Features:
@@ -33,7 +34,7 @@ class Reader:
 
     def prompt(self, request: Request) -> Prompt:
         parts = [p if isinstance(p, str) else self.features(p, request.root) for p in request.parts]
-        return self.encoder.prompt(parts, self.system)
+        return self.encoder.prompt(parts, self.profile.system)
 
 
 class TransformersEngine:
@@ -43,31 +44,40 @@ class TransformersEngine:
     fast, where two threads on matrices this small gain little. torch must not have started threads before.
     """
 
-    def __init__(self, model: str | Path, system: str = "", workers: int = 1) -> None:
+    def __init__(self, model: str | Path, profile: Profile, workers: int = 1) -> None:
         self.name = str(model)
         self.model, self.encoder = thinker.load(model)
-        self.reader = Reader(self.encoder, system)
+        self.reader = Reader(self.encoder, profile)
         self._workers = workers
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[list[str]]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         if self._workers == 1 or len(batches) < 2:
-            yield from (self.generate(batch, sampling) for batch in batches)
+            yield from ([(index, self.generate(batch, sampling))] for index, batch in enumerate(batches))
             return
         global _FORKED
         _FORKED = self, sampling
         with get_context("fork").Pool(self._workers, initializer=die_with_parent) as pool:
-            yield from pool.imap(_in_fork, batches)
+            yield from ([done] for done in pool.imap_unordered(_in_fork, list(enumerate(batches))))
 
-    def generate(self, batch: Batch, sampling: Sampling) -> list[str]:
+    def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
         torch.manual_seed(batch.seed)
         prompts = [self.reader.prompt(r) for r in batch.requests]
-        return generate(self.model, self.encoder, prompts, max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature)
+        found = generate(
+            self.model,
+            self.encoder,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            logprobs=sampling.logprobs,
+        )
+        return [Reply(g.text, truncated=g.truncated, logprobs=g.logprobs) for g in found]
 
 
 _FORKED: tuple[TransformersEngine, Sampling] | None = None  # what a fork inherits; a model could not be sent to it
 
 
-def _in_fork(batch: Batch) -> list[str]:
+def _in_fork(numbered: tuple[int, Batch]) -> tuple[int, list[Reply]]:
     assert _FORKED, "set before the fork"
     engine, sampling = _FORKED
-    return engine.generate(batch, sampling)
+    index, batch = numbered
+    return index, engine.generate(batch, sampling)

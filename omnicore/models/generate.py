@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from omnicore.models.processor import Encoder, Prompt, collate
 
 
+class Generated(NamedTuple):
+    """One reply; `truncated` when it was cut before it ended, `logprobs` one a token, end of turn included, if asked for."""
+
+    text: str
+    truncated: bool
+    logprobs: tuple[float, ...] = ()
+
+
 @torch.inference_mode()
-def generate(model: Any, encoder: Encoder, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float) -> list[str]:
+def generate(
+    model: Any, encoder: Encoder, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float, logprobs: bool = False
+) -> list[Generated]:
     """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no top-p).
 
     Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass.
@@ -20,5 +30,23 @@ def generate(model: Any, encoder: Encoder, prompts: Sequence[Prompt], *, max_new
     batch = collate(prompts, None, encoder.pad_id)
     labels = batch.pop("labels")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-    ids = model.generate(**batch, suppress_tokens=encoder.suppressed, max_new_tokens=max_new_tokens, **sampling)
-    return encoder.text(ids[:, labels.shape[1] :])
+    out = model.generate(
+        **batch,
+        suppress_tokens=encoder.suppressed,
+        max_new_tokens=max_new_tokens,
+        return_dict_in_generate=True,
+        output_logits=logprobs,
+        **sampling,
+    )
+    ids = out.sequences[:, labels.shape[1] :]
+    ends = (ids == encoder.eos_id).int()
+    lengths = torch.where(ends.any(1), ends.argmax(1) + 1, ids.shape[1]).tolist()
+    chosen: list[list[float]] = [[] for _ in prompts]
+    if logprobs:
+        table = torch.log_softmax(torch.stack(out.logits, 1).float(), -1)  # [batch, tokens, vocabulary], before suppression
+        chosen = table.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
+    cut = (~ends.any(1)).tolist()
+    return [
+        Generated(text, truncated, tuple(row[:length]))
+        for text, truncated, row, length in zip(encoder.text(ids), cut, chosen, lengths, strict=True)
+    ]

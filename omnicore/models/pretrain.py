@@ -149,7 +149,7 @@ class Encoded:
         rng = random.Random(f"{seed}-{kind}")
         items = [self.world.item(rng, kind) for _ in range(count)]
         replies = generate(model, self.encoder, [self.prompt(i) for i in items], max_new_tokens=MAX_NEW_TOKENS, temperature=0)
-        return sum(f"<answer>{i.answer}</answer>" in r for i, r in zip(items, replies, strict=True)) / count
+        return sum(f"<answer>{i.answer}</answer>" in r.text for i, r in zip(items, replies, strict=True)) / count
 
 
 def batches(plan: Plan, data: Encoded) -> Iterator[dict[str, torch.Tensor]]:

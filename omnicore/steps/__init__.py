@@ -27,7 +27,7 @@ STEPS: dict[str, StepInfo] = {
     ),
     "probe": StepInfo(
         "ask a probe model with modalities withheld, several draws a query",
-        "draws.jsonl, probe.json",
+        "draws.jsonl, errors.jsonl, probe.json",
         {"queries": ("prepare",)},
     ),
     "clean": StepInfo(
@@ -38,10 +38,10 @@ STEPS: dict[str, StepInfo] = {
     ),
     "evaluate": StepInfo(
         "score a model on the raw and the clean view, with ablations",
-        "responses.jsonl, scores.json",
+        "responses.jsonl, errors.jsonl, scores.json",
         {"queries": ("prepare",), "manifest": ("clean",)},
         {"model": ("sft", "rlvr")},
-        reads=("model",),
+        reads=("model", "engine"),
     ),
     "sft": StepInfo(
         "supervised fine-tuning on written replies",

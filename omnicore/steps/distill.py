@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import DistillConfig, Recipe
+from omnicore.config import DistillConfig, EngineConfig, Recipe
+from omnicore.engines import open_engine
 from omnicore.engines.base import Request, Sampling, ask
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
@@ -17,13 +18,12 @@ from omnicore.training.rewards import outcome
 
 
 def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    from omnicore.engines.transformers import TransformersEngine
     from omnicore.training.runtime import set_up
 
     set_up(recipe, threads=1)
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
-    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile.system, workers=recipe.threads)
+    engine = open_engine(EngineConfig(), str(inputs["model"] / "checkpoint"), recipe.profile, workers=recipe.threads)
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
@@ -32,12 +32,12 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
     )
     rollouts, rows = [], []
     for number, (query, reply) in enumerate(zip(tries, replies, strict=True)):
-        judged = outcome(reply, query, recipe.profile)
-        rollouts.append({"id": query.id, "sample": number % config.samples, "reply": reply, "outcome": judged})
+        judged = Outcome.no_answer if reply.truncated else outcome(reply.text, query, recipe.profile)
+        rollouts.append({"id": query.id, "sample": number % config.samples, "reply": reply.text, "outcome": judged})
         if judged is Outcome.correct:
             for medium in query.media:
                 bring(root / medium.uri, output / medium.uri)
-            update = {"benchmark": "distilled", "id": f"{query.id}-{number % config.samples}", "target": reply}
+            update = {"benchmark": "distilled", "id": f"{query.id}-{number % config.samples}", "target": reply.text}
             rows.append(query.model_copy(update=update))
     if not rows:
         raise TrainingError(f"none of {len(tries)} rollouts had the right answer: nothing to distill; train longer or sample more")

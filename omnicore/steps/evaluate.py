@@ -14,6 +14,7 @@ from typing import Any
 from omnicore import stats
 from omnicore.answers import judge
 from omnicore.config import EvaluateConfig, Recipe
+from omnicore.engines import open_engine
 from omnicore.engines.base import Request, Sampling, ask
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
@@ -89,10 +90,8 @@ def score(
 
 
 def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    from omnicore.engines.transformers import TransformersEngine
-    from omnicore.training.runtime import set_up
-
-    set_up(recipe, threads=1)
+    """Writes `responses.jsonl`, `errors.jsonl` and `scores.json`. Raises DataError for a manifest of another profile or other
+    queries, EngineError when more requests fail than the engine's `max_error_rate`."""
     root = inputs["queries"]
     queries, controls = read_jsonl(root / "queries.jsonl", Query), read_jsonl(root / "controls.jsonl", Query)
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
@@ -106,21 +105,38 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
         raise DataError(
             f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]} first): run clean on them"
         )
-    model = inputs["model"] / "checkpoint" if "model" in inputs else recipe.model
-    engine = TransformersEngine(model, recipe.profile.system, workers=recipe.threads)
+    if recipe.engine.kind == "transformers":
+        from omnicore.training.runtime import set_up
+
+        set_up(recipe, threads=1)
+    model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
+    engine = open_engine(recipe.engine, model, recipe.profile, workers=recipe.threads)
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
     requests = [Request(parts(q, view, recipe.profile), root) for q, view in asked]
     replies = ask(
-        engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="evaluate"
+        engine,
+        requests,
+        sampling,
+        seed=recipe.seed,
+        batch=config.batch if recipe.engine.kind == "transformers" else 1,
+        journal=output / "replies.journal",
+        label="evaluate",
+        max_error_rate=recipe.engine.max_error_rate,
     )
-    responses = []
+    responses, errors = [], []
     for (query, view), reply in zip(asked, replies, strict=True):
-        answer, outcome = judge(reply, query.options, query.answer, recipe.profile.style)
-        responses.append(Response(benchmark=query.benchmark, id=query.id, view=view, reply=reply, answer=answer, outcome=outcome))
+        key = {"benchmark": query.benchmark, "id": query.id, "view": view}
+        if reply.error:
+            errors.append({**key, "error": reply.error})
+            continue
+        answer, outcome = (None, Outcome.no_answer) if reply.truncated else judge(reply.text, query, recipe.profile.style)
+        told = {"reply": reply.text, "reasoning": reply.reasoning, "truncated": reply.truncated}
+        responses.append(Response(**key, **told, answer=answer, outcome=outcome))
     responses.sort(key=lambda r: (r.benchmark, r.id, r.view))
     write_jsonl(output / "responses.jsonl", responses)
+    write_jsonl(output / "errors.jsonl", errors)
     scores = score(queries, controls, kept, responses)
     name = recipe.model if "model" not in inputs else "checkpoint"
     write_json(output / "scores.json", {"model": name, "profile_hash": hashed, "manifest_hash": manifest.content_hash, **scores})

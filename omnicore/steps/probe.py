@@ -2,74 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from omnicore import stats
 from omnicore.answers import judge
 from omnicore.config import ProbeConfig, Recipe
-from omnicore.engines.base import Request, Sampling, ask
+from omnicore.engines import open_engine
+from omnicore.engines.base import Reply, Request, Sampling, ask
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
-from omnicore.schema import Draw, Outcome, Query
+from omnicore.schema import Draw, Outcome, Query, View
 
 
 def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    from omnicore.engines.transformers import TransformersEngine
-    from omnicore.training.runtime import set_up
-
-    set_up(recipe, threads=1)
+    """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a request that failed for good
+    stands in `errors.jsonl` in place of its draw. Raises EngineError when more fail than the engine's `max_error_rate`."""
     root = inputs["queries"]
-    queries = read_jsonl(root / "queries.jsonl", Query)
-    engine = TransformersEngine(config.model, recipe.profile.system, workers=recipe.threads)
-    sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    draws: list[Draw] = []
-    for view, count in config.draws.items():
-        plan = [(q, d, permutation(q, view, d, recipe.seed)) for q in queries for d in range(count)]
-        requests = [Request(parts(q, view, recipe.profile, order), root) for q, _, order in plan]
-        replies = ask(
-            engine,
-            requests,
-            sampling,
-            seed=recipe.seed,
-            batch=config.batch,
-            journal=output / f"{view}.journal",
-            label=f"probe {view}",
-        )
-        for (query, number, order), reply in zip(plan, replies, strict=True):
-            shown = [query.options[i] for i in order]
-            answer, outcome = judge(reply, shown, query.answer, recipe.profile.style)
-            draws.append(
-                Draw(
-                    benchmark=query.benchmark,
-                    id=query.id,
-                    view=view,
-                    draw=number,
-                    permutation=order,
-                    reply=reply,
-                    answer=answer,
-                    outcome=outcome,
-                )
-            )
-    draws.sort(key=lambda d: (d.benchmark, d.id, d.view, d.draw))
-    write_jsonl(output / "draws.jsonl", draws)
-    cluster = {q.key: q.cluster for q in queries}
-    accuracy = {}
-    for view in sorted({d.view for d in draws}):
-        seen = [d for d in draws if d.view == view]
-        hits = [float(d.outcome is Outcome.correct) for d in seen]
-        accuracy[view.value] = stats.mean(hits, [cluster[d.benchmark, d.id] for d in seen]).model_dump()
+    queries = sorted(read_jsonl(root / "queries.jsonl", Query), key=lambda q: q.key)
+    plan = [
+        (query, view, number, permutation(query, view, number, recipe.seed))
+        for view, count in sorted(config.draws.items())
+        for query in queries
+        for number in range(count)
+    ]
+    if config.engine.kind == "transformers":
+        from omnicore.training.runtime import set_up
+
+        set_up(recipe, threads=1)
+    engine = open_engine(config.engine, config.model, recipe.profile, workers=recipe.threads)
+    replies = ask(
+        engine,
+        [Request(parts(query, view, recipe.profile, order), root) for query, view, _, order in plan],
+        Sampling(config.temperature, recipe.profile.max_new_tokens),
+        seed=recipe.seed,
+        batch=config.batch if config.engine.kind == "transformers" else 1,
+        journal=output / "replies.journal",
+        label="probe",
+        max_error_rate=config.engine.max_error_rate,
+    )
+    seen: Counter[str] = Counter()
+    errors: list[dict[str, Any]] = []
+    hits: dict[View, list[tuple[float, str]]] = {}
+
+    def drawn() -> Iterator[Draw]:
+        for (query, view, number, order), reply in zip(plan, replies, strict=True):
+            if reply.error:
+                errors.append({"benchmark": query.benchmark, "id": query.id, "view": view, "draw": number, "error": reply.error})
+                continue
+            draw = _draw(query, view, number, order, reply, recipe)
+            seen[draw.outcome] += 1
+            seen["truncated"] += draw.truncated
+            hits.setdefault(view, []).append((float(draw.outcome is Outcome.correct), query.cluster))
+            yield draw
+
+    write_jsonl(output / "draws.jsonl", drawn())
+    write_jsonl(output / "errors.jsonl", errors)
+    accuracy = {view.value: stats.mean(*zip(*found, strict=True)).model_dump() for view, found in sorted(hits.items())}
     facts = {
         "model": config.model,
         "profile_hash": profile_hash(recipe.profile),
         "draws": {v.value: n for v, n in config.draws.items()},
         "accuracy": accuracy,
+        "truncated": seen["truncated"],
+        "errors": len(errors),
+        "seed": recipe.seed,
     }
     write_json(output / "probe.json", facts)
+    total = max(1, len(plan) - len(errors))
     return {
         "model": config.model,
-        "draws": len(draws),
-        "no_answer": sum(d.outcome is Outcome.no_answer for d in draws) / max(1, len(draws)),
+        "draws": total,
+        "no_answer": round(seen[Outcome.no_answer] / total, 4),
         **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
+        "truncated": seen["truncated"],
+        "errors": len(errors),
     }
+
+
+def _draw(query: Query, view: View, number: int, order: tuple[int, ...], reply: Reply, recipe: Recipe) -> Draw:
+    # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
+    answer, outcome = (None, Outcome.no_answer) if reply.truncated else judge(reply.text, query, recipe.profile.style, order)
+    return Draw(
+        benchmark=query.benchmark,
+        id=query.id,
+        view=view,
+        draw=number,
+        permutation=order,
+        reply=reply.text,
+        reasoning=reply.reasoning,
+        truncated=reply.truncated,
+        answer=answer,
+        outcome=outcome,
+    )

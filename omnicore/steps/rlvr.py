@@ -20,7 +20,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
 
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint")
-    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile.system), recipe.profile, targets=False)
+    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=False)
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     with track(config.steps, "rlvr") as progress:

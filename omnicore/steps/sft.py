@@ -20,7 +20,7 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
 
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model)
-    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile.system), recipe.profile, targets=True)
+    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)
     curve: list[dict[str, Any]] = []
     with track(config.steps, "sft") as progress:
 

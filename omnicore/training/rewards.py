@@ -10,7 +10,7 @@ from omnicore.schema import Outcome, Query
 
 
 def outcome(reply: str, query: Query, profile: Profile) -> Outcome:
-    return judge(reply, query.options, query.answer, profile.style)[1]
+    return judge(reply, query, profile.style)[1]
 
 
 class Coin:

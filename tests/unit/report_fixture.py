@@ -126,7 +126,7 @@ def _probe(folder: Path, queries: list[Query], rng: random.Random) -> None:
             keeps = view is View.visual_only and rng.random() < (0.97 if solves else 0.3)
             said = _reply(guess if keeps else rng.choice([*q.options, "77"]))
             order = permutation(q, view, i, 0)
-            answer, outcome = judge(said, [q.options[j] for j in order], q.answer, "value")
+            answer, outcome = judge(said, q, "value", order)
             found = {"benchmark": q.benchmark, "id": q.id, "view": view, "draw": i, "answer": answer, "outcome": outcome}
             draws.append(Draw(permutation=order, reply=said, **found))
     write_jsonl(folder / "draws.jsonl", draws)
@@ -142,7 +142,7 @@ def _evaluate(folder: Path, arm: str, queries: list[Query], controls: list[Query
             able = skill[q.type] or BY_WORDING[q.wording]
             right = rng.random() < (able if view is View.omni else 0.2)
             said = _reply(q.answer if right else rng.choice([None, *(o for o in q.options if o != q.answer)]))
-            answer, outcome = judge(said, q.options, q.answer, "value")
+            answer, outcome = judge(said, q, "value")
             responses.append(Response(benchmark=q.benchmark, id=q.id, view=view, reply=said, answer=answer, outcome=outcome))
     write_jsonl(folder / "responses.jsonl", responses)
     scores = score(queries, controls, kept, responses)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from omnicore.answers import extract, judge
-from omnicore.schema import Outcome
+from omnicore.schema import Outcome, Query
 
 DIGITS = ("3", "5", "8", "13")
 ANIMALS = ("cat", "dog", "a red fox", "owl")  # A, B, C, D
@@ -251,12 +251,17 @@ def test_tables_are_large_enough():
     ],
 )
 def test_judge(reply, given, outcome):
-    assert judge(reply, DIGITS, "8", "value") == (given, outcome)
+    assert judge(reply, query(DIGITS, "8"), "value") == (given, outcome)
+
+
+def query(options, answer):
+    return Query(benchmark="b", id="0", type="t", question="?", options=options, answer=answer, cluster="c")
 
 
 def test_order_shown_decides_the_letter():
-    assert judge("B", ("dog", "cat"), "cat", "letter") == ("cat", Outcome.correct)
-    assert judge("B", ("cat", "dog"), "cat", "letter") == ("dog", Outcome.incorrect)
+    animals = query(("dog", "cat"), "cat")
+    assert judge("B", animals, "letter") == ("cat", Outcome.correct)
+    assert judge("B", animals, "letter", (1, 0)) == ("dog", Outcome.incorrect)
 
 
 def test_more_options_than_letters():

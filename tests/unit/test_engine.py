@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore.config import Recipe
-from omnicore.engines.base import Batch, Request, Sampling, ask
-from omnicore.errors import DataError
+from omnicore.config import Profile, Recipe
+from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
+from omnicore.errors import DataError, EngineError
 from omnicore.journal import read_jsonl
 from omnicore.prompts import parts
 from omnicore.schema import Query, View
@@ -24,12 +24,12 @@ class Counting:
         self.batches = 0
         self._dies_at = dies_at
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[list[str]]:
-        for batch in batches:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+        for index, batch in enumerate(batches):
             if self.batches == self._dies_at:
                 raise KeyboardInterrupt
             self.batches += 1
-            yield [f"{batch.seed} {r.parts[-1]}" for r in batch.requests]
+            yield [(index, [Reply(f"{batch.seed} {r.parts[-1]}") for r in batch.requests])]
 
 
 def requests(count: int) -> list[Request]:
@@ -38,17 +38,46 @@ def requests(count: int) -> list[Request]:
 
 def test_a_killed_run_goes_on_and_says_the_same(tmp_path: Path) -> None:
     how: dict[str, Any] = {"seed": 5, "batch": 4, "label": "x"}
-    whole = ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how)
+    whole = list(ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how))
     with pytest.raises(KeyboardInterrupt):
         ask(Counting(dies_at=2), requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how)
     second = Counting()
-    assert ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how) == whole
+    assert list(ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how)) == whole
     assert second.batches == 1  # two batches were journaled
+
+
+class Failing(Counting):
+    """Fails for good on every question that names one of the numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+        for done in super().answer(batches, sampling):
+            for index, replies in reversed(done):
+                failed = any(replies[0].text.endswith(f" {n}") for n in self._numbers)
+                yield [(index, [Reply(error="HTTP 500")] if failed else replies)]
+
+
+def test_failures_are_told_and_asked_again_never_journaled(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"seed": 0, "batch": 1, "label": "x", "journal": tmp_path / "a.journal"}
+    replies = list(ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.2, **how))
+    assert [i for i, reply in enumerate(replies) if reply.error] == [2, 5]
+    again = Counting()
+    assert not any(reply.error for reply in ask(again, requests(10), Sampling(1, 1), **how))
+    assert again.batches == 2
+
+
+def test_more_failures_than_allowed_are_an_error_that_counts_them(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"seed": 0, "batch": 1, "label": "probe", "journal": tmp_path / "a.journal"}
+    with pytest.raises(EngineError, match=r"probe: 2 of 10 requests failed, more than the 10\.0%.*2 x HTTP 500"):
+        ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.1, **how)
 
 
 def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
     replies = ask(Counting(), requests(8), Sampling(1, 1), seed=0, batch=4, journal=tmp_path / "a.journal", label="x")
-    seeds = [reply.split()[0] for reply in replies]
+    seeds = [reply.text.split()[0] for reply in replies]
     assert len(set(seeds[:4])) == len(set(seeds[4:])) == 1
     assert seeds[0] != seeds[4]
 
@@ -57,14 +86,14 @@ def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
 def engine() -> Any:
     from omnicore.engines.transformers import TransformersEngine
 
-    return TransformersEngine("embedded:tiny-base")
+    return TransformersEngine("embedded:tiny-base", Profile())
 
 
 def test_tiny_base_sees_and_hears(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
     queries = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")]
     asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     replies = engine.generate(Batch(asked, 0), Sampling(0, small_recipe.profile.max_new_tokens))
-    right = sum(f"<answer>{q.answer}</answer>" in reply for q, reply in zip(queries, replies, strict=True))
+    right = sum(f"<answer>{q.answer}</answer>" in reply.text for q, reply in zip(queries, replies, strict=True))
     assert right / len(queries) > 0.7
 
 
@@ -74,7 +103,7 @@ def test_media_are_processed_once_whatever_the_draws(
     from omnicore.engines import transformers as module
 
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
-    reader = module.Reader(engine.encoder)
+    reader = module.Reader(engine.encoder, Profile())
     opened: list[Path] = []
     read_image, read_audio = module.load_image, module.load_audio
     monkeypatch.setattr(module, "load_image", lambda path: (opened.append(path), read_image(path))[1])
@@ -98,11 +127,11 @@ def test_forks_say_what_one_process_says(prepared: Path, small_recipe: Recipe) -
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:24]
     asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     batches = [Batch(asked[i : i + 8], seed=i) for i in (0, 8, 16)]
-    one, two = (list(TransformersEngine("embedded:tiny-base", workers=n).answer(batches, Sampling(1.0, 14))) for n in (1, 2))
-    assert one == two
+    one, two = (TransformersEngine("embedded:tiny-base", Profile(), workers=n).answer(batches, Sampling(1.0, 14)) for n in (1, 2))
+    assert dict(pair for done in one for pair in done) == dict(pair for done in two for pair in done)
 
 
 def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     query = read_jsonl(prepared / "queries.jsonl", Query)[0]
     with pytest.raises(DataError, match=r"media/.* is missing under"):
-        type(engine.reader)(engine.encoder).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))
+        type(engine.reader)(engine.encoder, Profile()).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))

@@ -20,18 +20,27 @@ def full_journal(path):
 def test_a_journal_remembers_batches_over_openings(tmp_path):
     full_journal(tmp_path / "x.journal")
     journal = Journal(tmp_path / "x.journal")
-    assert list(journal.done) == ["0", "1", "2"]
-    assert journal.done["0"] == {"key": "0", "replies": ["a", "b"]}
+    assert list(journal) == ["0", "1", "2"]
+    assert journal["0"] == {"key": "0", "replies": ["a", "b"]}
     journal.append([{"key": "3"}])
-    assert list(Journal(tmp_path / "x.journal").done) == ["0", "1", "2", "3"]
+    assert list(Journal(tmp_path / "x.journal")) == ["0", "1", "2", "3"]
 
 
-def test_done_holds_what_a_later_opening_reads(tmp_path):
+def test_a_record_reads_as_a_later_opening_reads_it(tmp_path):
     journal = Journal(tmp_path / "x.journal")
     journal.append([{"key": "0", "pair": (1, 2), "outcome": Outcome.correct, "row": ROWS[0], "loss": float("nan")}])
-    assert journal.done == Journal(tmp_path / "x.journal").done
-    assert journal.done["0"]["pair"] == [1, 2]
-    assert journal.done["0"]["loss"] is None
+    assert journal["0"] == Journal(tmp_path / "x.journal")["0"]
+    assert journal["0"]["pair"] == [1, 2]
+    assert journal["0"]["loss"] is None
+
+
+def test_batches_written_together_are_lines_of_their_own(tmp_path):
+    journal = Journal(tmp_path / "x.journal")
+    journal.append([{"key": "0"}], [{"key": "1", "reply": "é"}, {"key": "2"}])
+    journal.append([{"key": "3", "reply": "d"}])
+    for opened in (journal, Journal(tmp_path / "x.journal")):
+        assert [opened[key]["key"] for key in opened] == ["0", "1", "2", "3"]
+    assert (tmp_path / "x.journal").read_bytes().count(b"\n") == 3
 
 
 def test_a_batch_torn_at_any_byte_is_lost_whole_and_nothing_else(tmp_path):
@@ -40,7 +49,7 @@ def test_a_batch_torn_at_any_byte_is_lost_whole_and_nothing_else(tmp_path):
     first = content.index(b"\n") + 1
     for length in range(first, len(content)):
         path.write_bytes(content[:length])
-        assert list(Journal(path).done) == ["0"], length
+        assert list(Journal(path)) == ["0"], length
         assert path.read_bytes() == content[:first]
 
 
@@ -83,7 +92,7 @@ def test_a_refused_batch_leaves_no_half_line(tmp_path, monkeypatch):
             journal.append([{"key": "3"}])
     assert path.read_bytes() == content
     journal.append([{"key": "3"}])
-    assert list(Journal(path).done) == ["0", "1", "2", "3"]
+    assert list(Journal(path)) == ["0", "1", "2", "3"]
 
 
 def test_jsonl_goes_round(tmp_path):

@@ -22,7 +22,7 @@ from omnicore.training.sft import PLAIN
 
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool) -> list[Row]:
-    return read_rows(prepared / f"{name}.jsonl", Reader(encoder), recipe.profile, targets=targets)
+    return read_rows(prepared / f"{name}.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=targets)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_bad_rows_are_named(
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
-        read_rows(tmp_path / name, Reader(encoder), small_recipe.profile, targets=True)
+        read_rows(tmp_path / name, Reader(encoder, small_recipe.profile), small_recipe.profile, targets=True)
 
 
 def test_rows_without_target_cannot_be_supervised(prepared: Path, encoder: Any, small_recipe: Recipe) -> None:
