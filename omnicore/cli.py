@@ -5,8 +5,9 @@ What a step needs is imported when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,9 +81,17 @@ def _run(arguments: Sequence[str]) -> int:
         from omnicore.config import load_recipe
         from omnicore.run import run_step
 
-        recipe = load_recipe(options.recipe, options.set)
+        recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
         run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
+
+
+def _sources(options: Namespace) -> list[str]:
+    """`--benchmark NAME --root DIR` as the overrides that they stand for."""
+    places = [f"hub@{options.hub}"] * len(options.benchmark) if options.hub else options.root
+    if len(places) != len(options.benchmark):
+        raise ConfigError("give each --benchmark its --root DIR, in the same order, or --hub COMMIT for one benchmark")
+    return [f"prepare.sources.{name}={json.dumps(place)}" for name, place in zip(options.benchmark, places, strict=True)]
 
 
 def _inputs(given: Sequence[str]) -> dict[str, Path]:
@@ -97,6 +106,9 @@ def _inputs(given: Sequence[str]) -> dict[str, Path]:
     return inputs
 
 
+_BENCHMARK = "public benchmark to read, as in daily_omni (default: the embedded one); repeat with a --root each"
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("omnicore", description=ABOUT, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"omnicore {__version__}")
@@ -107,6 +119,10 @@ def _parser() -> ArgumentParser:
         )
         step.add_argument("--recipe", default="tiny", help="a shipped recipe or the path of a .yaml file (default: tiny)")
         _add_set(step)
+        if name == "prepare":
+            step.add_argument("--benchmark", action="append", default=[], metavar="NAME", help=_BENCHMARK)
+            step.add_argument("--root", action="append", default=[], metavar="DIR", help="the benchmark's local copy")
+            step.add_argument("--hub", metavar="COMMIT", help="download it from the hub at this commit instead")
         step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
         step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
         step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")

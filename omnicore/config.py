@@ -68,9 +68,16 @@ TRANSPORT = frozenset({"url", "key_env", "concurrency", "timeout", "retries", "m
 
 
 class PrepareConfig(Config):
-    """The benchmark under study, and the training sets."""
+    """The benchmarks under study. The embedded one, `synthetic`, comes with training sets; `sources` are public ones."""
 
-    benchmark: Literal["synthetic"] = "synthetic"
+    sources: dict[str, str] = Field(
+        {},
+        description="public benchmarks, each with the folder of a local copy as its publisher lays it out; `hub` or `hub@REVISION` "
+        "downloads it. None: the embedded benchmark",
+    )
+    max_refused: float = Field(
+        0.01, ge=0, lt=1, description="share of a benchmark's items that may be unreadable (listed in problems.jsonl)"
+    )
     split: Literal["dev", "test"] = Field("test", description="tune on dev only: a metric tuned on test is void")
     scale: float = Field(1.0, gt=0, le=1, description="share of every count below and of the benchmarks, for quick tries")
     controls: int = Field(100, ge=4, description="single-modality queries of each type, shown beside the benchmarks")

@@ -113,11 +113,19 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             "profile": profile_hash(recipe.profile),
             "recipe": _deciding(read),
             "models": {name: digest_directory(Path(name)) for name in models},
+            "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
             "inputs": digests,
             "code": code_digest(),
         }
     )
     return Work(step, section, recipe, config, inputs, digests, key)
+
+
+def _listing(root: Path) -> str:
+    """Identity of a benchmark's local copy by names, sizes and times of its files: hashing a hundred gigabytes of video on every
+    call would take minutes, and a result that is made again is no harm."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return digest([[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files])
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:

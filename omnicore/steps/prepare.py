@@ -1,6 +1,7 @@
 """prepare: native annotations and media to `queries.jsonl`, and the training mixtures.
 
-Writes real png and wav files named by their content; nothing after this step knows that the benchmark is synthetic.
+The embedded benchmark writes real png and wav files named by their content; nothing after this step knows that it is
+synthetic.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Any
 
 import soundfile
 
-from omnicore.benchmarks import synthetic
+from omnicore.benchmarks import adapter, synthetic
+from omnicore.benchmarks.base import Problem, Source, read
+from omnicore.benchmarks.hub import fetch, is_hub
 from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.config import PrepareConfig, Recipe
+from omnicore.errors import DataError
 from omnicore.journal import write_json, write_jsonl
-from omnicore.media import RATE
-from omnicore.schema import Media, Query
+from omnicore.media import RATE, bring
+from omnicore.schema import BenchmarkInfo, Media, Query
+from omnicore.telemetry import track
 
 CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
 SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}
@@ -77,6 +82,52 @@ def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: i
 
 
 def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Raises DataError when more items of a benchmark are unreadable than `max_refused` allows."""
+    return native(config, output) if config.sources else embedded(recipe, config, output)
+
+
+def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
+    """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into `media/`."""
+    queries: list[Query] = []
+    problems: list[Problem] = []
+    infos: list[BenchmarkInfo] = []
+    for name, place in sorted(config.sources.items()):
+        found = adapter(name)
+        entry = found.ENTRY
+        root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
+        rows, refused, count = read(found, Source(entry, root))
+        told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
+        infos.append(BenchmarkInfo(**told, revision=revision, queries=len(rows), native=count, refused=len(refused)))
+        problems += refused
+        write_jsonl(output / "problems.jsonl", problems)
+        if len(refused) > config.max_refused * count:
+            raise DataError(_refused(entry.title, refused, count, config.max_refused))
+        if not rows:
+            raise DataError(f"{root} holds no item of {entry.title}: copy it again")
+        with track(len(rows), f"prepare {name}") as progress:
+            for row in rows:
+                queries.append(row.model_copy(update={"media": tuple(_link(m, root, output) for m in row.media)}))
+                progress.advance()
+    write_jsonl(output / "queries.jsonl", queries)
+    write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
+    return {"benchmarks": len(infos), "queries": len(queries), "refused": len(problems)}
+
+
+def _link(media: Media, root: Path, output: Path) -> Media:
+    """The medium under a name by its content, so that files of several benchmarks cannot meet under one name."""
+    uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
+    bring(root / media.uri, output / uri)
+    return media.model_copy(update={"uri": uri})
+
+
+def _refused(title: str, problems: list[Problem], count: int, limit: float) -> str:
+    lines = [f"  {p.file}:{p.line}: {p.id or 'item'}: {p.field}: {p.message}" for p in problems[:20]]
+    more = [f"  and {len(problems) - 20} more"] if len(problems) > 20 else []
+    head = f"{title}: {len(problems)} of {count} items are unreadable, more than the {limit:.1%} that prepare.max_refused allows:"
+    return "\n".join([head, *lines, *more, "mend or complete the local copy, or allow more: --set prepare.max_refused=0.05"])
+
+
+def embedded(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
     def scaled(count: int) -> int:
         return max(8, round(count * config.scale))
 

@@ -1,0 +1,45 @@
+"""Downloads of benchmarks from the Hugging Face hub, at a revision that is pinned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omnicore.benchmarks.base import Entry
+from omnicore.errors import ConfigError, DataError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_hub(place: str) -> bool:
+    return place == "hub" or place.startswith("hub@")
+
+
+def fetch(entry: Entry, place: str) -> tuple[Path, str]:
+    """The local folder of `hub` or `hub@REVISION`, and the revision. What has been downloaded is not fetched again.
+
+    Raises ConfigError where the benchmark is not on the hub or no commit is pinned (a branch moves, and with it the benchmark),
+    DataError where the hub cannot be reached or refuses.
+    """
+    if not entry.on_hub:
+        raise ConfigError(
+            f"{entry.title} is not on the Hugging Face hub: get it from {entry.source} and give its folder with --root"
+        )
+    revision = place.partition("@")[2] or entry.revision
+    if not _COMMIT.fullmatch(revision):
+        raise ConfigError(
+            f"{entry.title} has no pinned revision here: name the commit of {entry.source}, 40 hex digits, as in --hub COMMIT"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    except ModuleNotFoundError as error:
+        raise ConfigError("--hub needs huggingface_hub: pip install 'omnicore[hub]'") from error
+    try:
+        return Path(snapshot_download(entry.source, repo_type="dataset", revision=revision)), revision
+    except GatedRepoError as error:
+        raise DataError(f"{entry.source} is gated: accept its terms on the hub, then log in (hf auth login)") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give a local copy with --root"
+        ) from error
