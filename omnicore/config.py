@@ -190,15 +190,15 @@ class Recipe(Config):
     model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
     engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
     profile: Profile = Profile()
-    prepare: PrepareConfig
+    prepare: PrepareConfig = PrepareConfig()
     probe: ProbeConfig
     second_probe: ProbeConfig
-    clean: CleanConfig
-    evaluate: EvaluateConfig
-    sft: SftConfig
-    rlvr: RlvrConfig
-    distill: DistillConfig
-    sft_distilled: SftConfig
+    clean: CleanConfig = CleanConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sft: SftConfig = SftConfig(data="sft.jsonl")
+    rlvr: RlvrConfig = RlvrConfig()
+    distill: DistillConfig = DistillConfig()
+    sft_distilled: SftConfig = SftConfig(data="distilled.jsonl")
     report: ReportConfig = ReportConfig()
     promote: PromoteConfig = PromoteConfig()
 
