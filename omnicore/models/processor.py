@@ -17,7 +17,9 @@ import torch
 from transformers import Qwen2_5OmniProcessor, Qwen2Tokenizer, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_torchvision_available
 
+from omnicore.errors import ConfigError
 from omnicore.media import RATE
 
 SPECIAL = (
@@ -33,8 +35,12 @@ SPECIAL = (
     "<|vision_eos|>",
     "<|vision_pad|>",
 )
-_MEDIA_TEXT = {"image": "<|vision_bos|><|IMAGE|><|vision_eos|>", "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"}
-_PLACEHOLDER = {"image": "<|IMAGE|>", "audio": "<|AUDIO|>"}
+_PLACEHOLDER = {"image": "<|IMAGE|>", "audio": "<|AUDIO|>", "video": "<|VIDEO|>"}
+_MEDIA_TEXT = {
+    "image": "<|vision_bos|><|IMAGE|><|vision_eos|>",
+    "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
+    "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
+}
 
 
 class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
@@ -50,8 +56,10 @@ class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
         feature_extractor: Any = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
+        video: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
+        self.video = video or {}  # settings of the video part that a machine with torchvision builds
         ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, chat_template=chat_template)
         for name in ("image", "audio", "video"):
             setattr(self, f"{name}_token", getattr(tokenizer, f"{name}_token"))
@@ -77,11 +85,14 @@ def load_processor(directory: Path) -> NoVideoProcessor:
     image = Qwen2VLImageProcessorPil(**_known(Qwen2VLImageProcessorPil, saved.get("image_processor", preprocessor)))
     audio = WhisperFeatureExtractor(**_known(WhisperFeatureExtractor, saved.get("feature_extractor", preprocessor)))
     tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    return NoVideoProcessor(image, audio, tokenizer, chat_template=_chat_template(directory) or tokenizer.chat_template)
+    video = saved.get("video_processor", preprocessor)
+    return NoVideoProcessor(
+        image, audio, tokenizer, chat_template=_chat_template(directory) or tokenizer.chat_template, video=video
+    )
 
 
 def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    drop = {"processor_class", "image_processor_type", "feature_extractor_type", "return_attention_mask"}
+    drop = {"processor_class", "image_processor_type", "video_processor_type", "feature_extractor_type", "return_attention_mask"}
     known = {k: v for k, v in values.items() if k not in drop}
     return {**known, "return_attention_mask": True} if cls is WhisperFeatureExtractor else known
 
@@ -96,9 +107,9 @@ def _chat_template(directory: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Features:
-    """One processed picture or sound: the model's tensors (each with a leading dimension to concatenate) and its tokens."""
+    """One processed medium: the model's tensors (each with a leading dimension to concatenate) and its tokens."""
 
-    kind: Literal["image", "audio"]
+    kind: Literal["image", "audio", "video"]
     tensors: dict[str, torch.Tensor]
     tokens: int
 
@@ -141,6 +152,31 @@ class Encoder:
         # upstream _get_feat_extract_output_lengths: two convolutions of stride 2, then pooling by 2
         tokens = ((frames - 1) // 2 + 1 - 2) // 2 + 1
         return Features("audio", {"input_features": out["input_features"], "feature_attention_mask": mask}, tokens)
+
+    def video(self, frames: Sequence[Any], fps: float) -> Features:
+        """PIL frames, `fps` of them a second, to `pixel_values_videos` [patches, d], `video_grid_thw` [1, 3] and
+        `video_second_per_grid` [1], the time that one step of the grid spans.
+
+        Raises ConfigError where torchvision is missing: upstream's video processor needs it.
+        """
+        if not is_torchvision_available():
+            raise ConfigError(
+                "a model in this process needs torchvision for videos: install it, or ask a server (engine.kind=http)"
+            )
+        from transformers import Qwen2VLVideoProcessor
+
+        processor = Qwen2VLVideoProcessor(**_known(Qwen2VLVideoProcessor, self.processor.video))
+        stacked = torch.stack([torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames])
+        # The size of upstream's call, which overrides the checkpoint's: another one would show the model other patches.
+        size = Qwen2_5OmniProcessor.videos_kwargs["size"]
+        out = processor(videos=[stacked], do_sample_frames=False, size=size, return_tensors="pt")
+        grid = out["video_grid_thw"]
+        tensors = {
+            "pixel_values_videos": out["pixel_values_videos"],
+            "video_grid_thw": grid,
+            "video_second_per_grid": torch.tensor([processor.temporal_patch_size / fps]),
+        }
+        return Features("video", tensors, int(grid.prod()) // processor.merge_size**2)
 
     def prompt(self, parts: Sequence[Part], system: str = "") -> Prompt:
         """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated per media token."""

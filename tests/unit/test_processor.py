@@ -3,10 +3,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import Qwen2_5OmniProcessor
+from transformers.utils import is_torchvision_available
 
 from omnicore.benchmarks.synthetic import World
+from omnicore.errors import ConfigError
+from omnicore.models import thinker
 from omnicore.models.processor import collate, load_processor, media_tensors
 
 
@@ -75,3 +81,32 @@ def test_random_items_encode_to_known_tokens_only(encoder: Any, world: World) ->
     for kind in ("sum", "agreement", "transcript"):
         item = world.item(rng, kind)
         assert encoder.tokenizer.decode(encoder.prompt([item.question]).ids).count(item.question) == 1
+
+
+FRAMES = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (56, 84, 3), dtype=np.uint8)) for i in range(5)]
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed")
+def test_video_without_torchvision_is_one_clear_sentence(encoder: Any) -> None:
+    with pytest.raises(ConfigError, match=r"needs torchvision for videos: install it, or ask a server"):
+        encoder.video(FRAMES, 2.0)
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="upstream's video processor needs torchvision, which is not installed")
+def test_video_equals_the_upstream_processor() -> None:
+    _, encoder = thinker.load("embedded:tiny-base")
+    video, sound = encoder.video(FRAMES, 2.0), encoder.audio(np.zeros(8000, np.float32))
+    prompt = encoder.prompt([video, sound, "Which digit is spoken?"])
+    messages = [
+        {"role": "user", "content": [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": "Which digit is spoken?"}]}
+    ]
+    text = encoder.tokenizer.apply_chat_template(
+        messages, chat_template=encoder.processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    whole = Qwen2_5OmniProcessor.from_pretrained(thinker.resolve("embedded:tiny-base"))
+    frames = np.stack([np.array(frame) for frame in FRAMES])
+    how = {"do_sample_frames": False, "fps": 2.0}
+    upstream = whole(text=text, videos=[frames], audio=[np.zeros(8000, np.float32)], return_tensors="pt", videos_kwargs=how)
+    assert upstream["input_ids"][0].tolist() == prompt.ids
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        assert torch.equal(video.tensors[name], upstream[name]), name
