@@ -1,29 +1,51 @@
 """The one strict extractor of an answer from a reply, and the one verifier. Probe, reward and evaluation all call it.
 
-Nothing is guessed: a reply either names a single option in one of the forms below or it has no answer, which is counted
+Nothing is guessed: a reply either names a single answer in one of the forms below or it has no answer, which is counted
 apart from a wrong one. In this order:
 
   1. Thinking is dropped: <think>..</think>, an unclosed <think> with all that follows, and all that precedes a </think>
      without its <think> (chat templates may open the block inside the prompt).
-  2. With <answer>..</answer> tags their contents alone count: each must be an option as a whole, and all the same one.
-  3. Without tags the reply as a whole may be an option; or its explicit statements ("The answer is X.", "Answer: X",
-     "答案：X") count, where X reaches to the end of the sentence: each must be an option as a whole, and all the same one.
+  2. With <answer>..</answer> tags their contents alone count: each must be an answer as a whole, and all the same one. A
+     tag left open has no answer.
+  3. Without tags the reply as a whole may be an answer; or its explicit statements ("The answer is X.", "Answer: X",
+     "答案：X", \\boxed{X}) count, where X reaches to the end of the sentence: each must be an answer as a whole, all the same
+     one, and the sentence or line after it must not name another.
 
-"As a whole" means: style `value`, the option's text; style `letter`, the capital letter of the option's place as A, (A),
-A. or "A. text", where the text must be that option's own. Case of texts, space, markdown emphasis, quotes around, a full
-stop at the end and full-width forms make no difference. Small letters do not count: "a" is a word.
+"As a whole", by kind:
+
+  choice   Style `value`: the option's text. Style `letter`: the letter of the option's place as A, (A), (a), A. or "A. text",
+           where the text must be that option's own. A small letter counts in parentheses alone: "a" is a word.
+  yes_no   As choice; the word counts in style `letter`, too, and opens a longer answer as in "Yes, it barks", unless another
+           option occurs anywhere after it. A statement outranks the opening.
+  set      Exactly the right options, in any order: part of them is incorrect. They stand in a list ("A, C", "A and C", "A、C",
+           one a line), each once, or as bare capitals in rising order ("AC", "A C"; "CAB" may be a word). "A or C", "A/C" and
+           "A-C" name no set; nor does a list that can be read in two ways.
+  number   One number in digits, thousands marked by commas or not, or a word from zero to twenty; it may be followed by
+           "times" and nothing else, since what follows can change it ("12 dozen", "12 or 13"). 12 and 12.0 are equal.
+  text     Any text, up to the first end of a sentence where it is stated. It is right when it is the answer, a word from
+           zero to twenty and its digits being the same. An open answer cannot be told from other words: what is not right
+           is incorrect, and only a reply that is empty or contradicts itself has no answer.
+
+Case of texts, space, markdown emphasis, quotes, dollar signs and LaTeX boxes around, a full stop at the end and full-width
+forms make no difference. A reply that was cut by its length limit has no answer: callers know that, the text does not.
+All is linear in the length of the reply.
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from functools import partial
+from itertools import chain
+from typing import Literal, TypeVar
 
-from omnicore.schema import Outcome, Query
+from omnicore.schema import AnswerKind, Outcome, Query
 
 Style = Literal["value", "letter"]
+T = TypeVar("T")
+Reader = Callable[[str], T | None]
 
 _THINK_TAG = re.compile(r"(</?think>)", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
@@ -34,10 +56,53 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!](?=\s|[*_`]|$)")
-_LETTER = re.compile(r"(?:[Aa]nswer: *)?(?:\((?P<a>[A-Z])\)[.:、]? *(?P<x>.*)|(?P<b>[A-Z])(?:[.:)、] *(?P<y>.*))?)")
-_PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "`": "`", "*": "*", "_": "_"}
-# Full-width ASCII and the ideographic full stop and space; "、" stays, since "A、B" is a list and no sentence ends in it.
-_NARROW = {0xFF01 + i: chr(0x21 + i) for i in range(94)} | {0x3000: " ", 0x3002: ". "}
+_LETTER = re.compile(r"(?:[Aa]nswer: *)?(?:\((?P<a>[A-Za-z])\)[.:、]? *(?P<x>.*)|(?P<b>[A-Z])(?:[.:)、] *(?P<y>.*))?)")
+_BOX = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*+)\}")
+_TEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{([^{}]*)\}|\\[()\[\]]")
+_LIST = re.compile(r"( ?(?:, ?and\b|[,;、&和]|\band\b) ?)", re.IGNORECASE)
+_CAPITALS = re.compile(r"[A-Z](?: ?[A-Z])+")
+# What follows the word that opens an answer. "No. 5" and "No-one" are no refusals.
+_OPENED = r"(?:[,;:!]|\.(?! ?\d)| ?[–—]| - )"
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,5}|[0-9]{1,18})(?:\.[0-9]{1,18})?")
+_TIMES = re.compile(r" ?(?:times?|次|个)$")
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty"
+).split()
+_PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "`": "`", "*": "*", "_": "_", "$": "$"}
+# Full-width ASCII, the ideographic full stop and space, the minus sign; "、" stays, since "A、B" is a list and no sentence
+# ends in it.
+_NARROW = {0xFF01 + i: chr(0x21 + i) for i in range(94)} | {0x3000: " ", 0x3002: ". ", 0x2212: "-"}
+
+
+def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> tuple[str | None, Outcome]:
+    """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i.
+
+    A set comes back as its members in the order of the query's options, joined by ", "; a number in its shortest digits.
+    """
+    shown = [query.options[i] for i in permutation or range(len(query.options))]
+    given: str | None
+    match query.answer_kind:
+        case AnswerKind.choice:
+            given = extract(reply, shown, style)
+            right = given == query.answer
+        case AnswerKind.yes_no:
+            given = _closed(reply, partial(_yes_no, options=shown, style=style), _room(shown))
+            right = given == query.answer
+        case AnswerKind.set:
+            _check_letters(shown, style)
+            named = _closed(reply, partial(_members, options=shown, style=style), sum(len(o) + 16 for o in shown))
+            given = None if named is None else ", ".join(o for o in query.options if o in named)
+            right = named == frozenset({query.answer, *query.also})
+        case AnswerKind.number:
+            given = _closed(reply, _number, 64)
+            right = given is not None and Decimal(given) == Decimal(query.answer)
+        case AnswerKind.text:
+            given = _read(reply, _text, _stated_text)
+            right = given is not None and _same(given) == _same(query.answer)
+    if given is None:
+        return None, Outcome.no_answer
+    return given, Outcome.correct if right else Outcome.incorrect
 
 
 def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
@@ -45,24 +110,35 @@ def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
 
     Raises ValueError for more options than letters.
     """
+    _check_letters(options, style)
+    # After "The answer is B." another option's text names a second one, in either style.
+    beside = partial(_either, options=options, style=style)
+    return _closed(reply, partial(_option, options=options, style=style), _room(options), beside)
+
+
+def _check_letters(options: Sequence[str], style: Style) -> None:
     if style == "letter" and len(options) > len(string.ascii_uppercase):
         raise ValueError(f"{len(options)} options but only {len(string.ascii_uppercase)} letters: use style `value`")
+
+
+def _room(options: Sequence[str]) -> int:
+    """The most characters that the name of one option takes."""
+    return max(map(len, options)) + len("Answer: **(A).** ")
+
+
+def _closed(reply: str, whole: Reader[T], longest: int, beside: Reader[T] | None = None) -> T | None:
+    return _read(reply, whole, partial(_claimed, whole=whole, beside=beside or whole, longest=longest))
+
+
+def _read(reply: str, whole: Reader[T], claimed: Reader[T]) -> T | None:
+    """The one answer of a reply: `whole` reads a text with nothing left over, `claimed` what follows the head of a statement."""
     before, *tagged = _ANSWER_TAG.split(_spoken(reply))
     if tagged:
         if [tag.lower() for tag in tagged[::2]] != ["<answer>", "</answer>"] * (len(tagged) // 4):
             return None  # a tag left open: what it would have said is not known
-        return _single([_whole(content, options, style) for content in tagged[1::4]])
-    whole = _whole(before, options, style)
-    return whole if whole is not None else _stated(before.translate(_NARROW), options, style)
-
-
-def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> tuple[str | None, Outcome]:
-    """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i."""
-    shown = [query.options[i] for i in permutation or range(len(query.options))]
-    given = extract(reply, shown, style)
-    if given is None:
-        return None, Outcome.no_answer
-    return given, Outcome.correct if given == query.answer else Outcome.incorrect
+        return _single(whole(content) for content in tagged[1::4])
+    found = whole(before)
+    return found if found is not None else _stated(before.translate(_NARROW), whole, claimed)
 
 
 def _spoken(reply: str) -> str:
@@ -81,12 +157,45 @@ def _spoken(reply: str) -> str:
     return " ".join(spoken)
 
 
-def _single(found: Sequence[str | None]) -> str | None:
-    """The one thing that all found name; None for nothing found, a miss among them, or two different."""
-    return found[0] if len(set(found)) == 1 else None
+def _single(found: Iterable[T | None]) -> T | None:
+    """The one thing that all found name; None for nothing found, a miss among them, or two different. Reads no further than
+    it must: a stuttering reply holds thousands."""
+    rest = iter(found)
+    first = next(rest, None)
+    return first if first is not None and all(other == first for other in rest) else None
 
 
-def _whole(content: str, options: Sequence[str], style: Style) -> str | None:
+def _stated(text: str, whole: Reader[T], claimed: Reader[T]) -> T | None:
+    """What every statement in the text names."""
+    boxed = (whole(box[1]) for box in _BOX.finditer(text))
+    bare = _BOX.sub(lambda box: box[1], text)
+    if "\\boxed{" in bare:
+        return None  # a box left open
+    heads = list(_HEAD.finditer(bare))
+    ends = [head.start() for head in heads[1:]] + [len(bare)]
+    found = (None if h["denied"] else claimed(bare[h.end() : end]) for h, end in zip(heads, ends, strict=False))
+    return _single(chain(boxed, found))
+
+
+def _claimed(rest: str, whole: Reader[T], beside: Reader[T], longest: int) -> T | None:
+    """What stands after a head: all of the rest of the line, or its start up to the end of a sentence; None where `beside`
+    reads another answer in what follows."""
+    line, _, below = rest.partition("\n")
+    below = below.lstrip().partition("\n")[0]
+    if line.count("**") % 2:  # opened before the head: "**Answer: B**"
+        line = "".join(line.rpartition("**")[::2])
+    found, after = whole(line), ""
+    for end in () if found is not None else _SENTENCE_END.finditer(line):
+        if end.start() > longest:
+            return None
+        if (found := whole(line[: end.start()])) is not None:
+            after = line[end.end() :]
+            break
+    # "The answer is A. C." and "Answer: A", "C" on the next line, name two.
+    return found if all(other in (None, found) for other in (beside(after), beside(below))) else None
+
+
+def _option(content: str, options: Sequence[str], style: Style) -> str | None:
     """The option that `content` is, nothing left over."""
     if not content.strip():
         return None
@@ -98,54 +207,113 @@ def _whole(content: str, options: Sequence[str], style: Style) -> str | None:
     match = _LETTER.fullmatch(_bare(content.replace("**", "")))
     if not match:
         return None
-    place = string.ascii_uppercase.index(match["a"] or match["b"])
+    place = string.ascii_uppercase.index((match["a"] or match["b"]).upper())
     text = match["x"] or match["y"]
     if place >= len(options) or (text and _normal(text) != _normal(options[place].replace("**", ""))):
         return None
     return options[place]
 
 
-def _stated(text: str, options: Sequence[str], style: Style) -> str | None:
-    """The option that every statement in the text names."""
-    heads = list(_HEAD.finditer(text))
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    found = [
-        None if head["denied"] else _claimed(text[head.end() : end].partition("\n")[0], options, style)
-        for head, end in zip(heads, ends, strict=False)
-    ]
-    return _single(found)
+def _either(content: str, options: Sequence[str], style: Style) -> str | None:
+    """The option that `content` is by its name in this style or by its text."""
+    found = _option(content, options, style)
+    return found if found is not None else _option(content, options, "value")
 
 
-def _claimed(rest: str, options: Sequence[str], style: Style) -> str | None:
-    """The option that stands after a head: all of the rest of the line, or its start up to the end of a sentence."""
-    if rest.count("**") % 2:  # opened before the head: "**Answer: B**"
-        rest = "".join(rest.rpartition("**")[::2])
-    whole = _whole(rest, options, style)
-    if whole is not None:
-        return whole
-    longest = max(map(len, options)) + len("Answer: **(A).** ")
-    for end in _SENTENCE_END.finditer(rest):
-        if end.start() > longest:
-            break
-        found, after = _whole(rest[: end.start()], options, style), rest[end.end() :]
-        if found is not None:
-            # "The answer is A. dog" with another option's text names two.
-            two = style == "letter" and any(_normal(after) == _normal(o) for o in options if o != found)
-            return None if two else found
+def _yes_no(content: str, options: Sequence[str], style: Style) -> str | None:
+    if (found := _either(content, options, style)) is not None:
+        return found
+    text = _bare(content.strip().replace("**", "").replace("\n", ". "))
+    for option in options:
+        if opened := re.match(re.escape(_bare(option)) + _OPENED, text, re.IGNORECASE):
+            others = [(i, o) for i, o in enumerate(options) if o != option]
+            words = [rf"(?i:(?<![a-z]){re.escape(_bare(o))}(?![a-z]))" for _, o in others]
+            words += [rf"\b{string.ascii_uppercase[i]}\b" for i, _ in others if style == "letter"]
+            return None if re.search("|".join(words), text[opened.end() :]) else option
     return None
 
 
+def _members(content: str, options: Sequence[str], style: Style) -> frozenset[str] | None:
+    """The options that `content` lists, where it can be read in one way."""
+    if _HEAD.search(content):
+        return None  # "Answer: A, Answer: C" states two answers
+    lines = (" ".join(line.split()) for line in content.translate(_NARROW).splitlines())
+    text = ";".join(line for line in lines if line)
+    if len(text) > sum(len(o) + 16 for o in options):
+        return None
+    if style == "letter" and _CAPITALS.fullmatch(bare := _bare(text.replace("**", ""))):
+        places = [string.ascii_uppercase.index(letter) for letter in bare.replace(" ", "")]
+        rising = places == sorted(set(places)) and places[-1] < len(options)
+        return frozenset(options[place] for place in places) if rising else None
+    found = set(_readings(_LIST.split(text), options, style)) or set(_readings(_LIST.split(_bare(text)), options, style))
+    return found.pop() if len(found) == 1 else None
+
+
+def _readings(tokens: Sequence[str], options: Sequence[str], style: Style) -> Iterator[frozenset[str]]:
+    """All sets that tokens (texts and what joins them, in turn) may name; an option's own text may hold a comma or an "and"."""
+    widest = max(len(_LIST.split(option)) for option in options)
+
+    def read(start: int, named: frozenset[str]) -> Iterator[frozenset[str]]:
+        if start > len(tokens):
+            yield named
+        for end in range(start + 1, min(start + widest, len(tokens)) + 1, 2):
+            one = _option("".join(tokens[start:end]), options, style)
+            if one is not None and one not in named:
+                yield from read(end + 1, named | {one})
+
+    return read(0, frozenset())
+
+
+def _number(content: str) -> str | None:
+    """The number that `content` is, in its shortest digits."""
+    text = _TIMES.sub("", _normal(content)) if len(content) < 200 else ""
+    if text in _WORDS:
+        return str(_WORDS.index(text))
+    if not _NUMBER.fullmatch(text):
+        return None
+    digits = format(Decimal(text.replace(",", "")), "f")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if digits == "-0" else digits
+
+
+def _text(content: str) -> str | None:
+    """What `content` says, where it holds no statement or box that says it in other words."""
+    narrow = content.translate(_NARROW)
+    inside = _BOX.sub("", narrow).strip(" $.") if "\\boxed{" in narrow else ""
+    return None if inside or _HEAD.search(narrow) else _bare(content) or None
+
+
+def _stated_text(rest: str) -> str | None:
+    line = rest.partition("\n")[0]
+    end = _SENTENCE_END.search(line)
+    return _bare((line[: end.start()] if end else line).replace("**", "")) or None
+
+
+def _same(text: str) -> str:
+    """What two texts share that mean the same answer."""
+    normal = _normal(text)
+    return str(_WORDS.index(normal)) if normal in _WORDS else normal
+
+
 def _bare(text: str) -> str:
-    """Narrow, single-spaced, without emphasis or quotes around it or a full stop at its end."""
-    text = " ".join(text.translate(_NARROW).split())
-    while len(text) > 1:
-        if text[-1] == ".":
-            text = text[:-1].rstrip()
-        elif _PAIRS.get(text[0]) == text[-1]:
-            text = text[1:-1].strip()
+    """Narrow, single-spaced, without LaTeX, emphasis or quotes around it or a full stop at its end."""
+    text = text.translate(_NARROW)
+    if "\\" in text:
+        text = _TEX.sub(r"\1", _TEX.sub(r"\1", text))
+    text = " ".join(text.split())
+    start, end = 0, len(text)
+    while end - start > 1:
+        if text[end - 1] == ".":
+            end -= 1
+        elif _PAIRS.get(text[start]) == text[end - 1]:
+            start, end = start + 1, end - 1
         else:
             break
-    return text
+        while start < end and text[start] == " ":
+            start += 1
+        while end > start and text[end - 1] == " ":
+            end -= 1
+    return text[start:end]
 
 
 def _normal(text: str) -> str:
