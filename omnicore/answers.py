@@ -78,7 +78,8 @@ _NARROW = {0xFF01 + i: chr(0x21 + i) for i in range(94)} | {0x3000: " ", 0x3002:
 def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> tuple[str | None, Outcome]:
     """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i.
 
-    A set comes back as its members in the order of the query's options, joined by ", "; a number in its shortest digits.
+    A set comes back as its members in the order of the query's options, joined by ", "; a number in its shortest digits;
+    an open text in small letters.
     """
     shown = [query.options[i] for i in permutation or range(len(query.options))]
     given: str | None
@@ -99,7 +100,7 @@ def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | N
             right = given is not None and Decimal(given) == Decimal(query.answer)
         case AnswerKind.text:
             given = _read(reply, _text, _stated_text)
-            right = given is not None and _same(given) == _same(query.answer)
+            right = given == _same(query.answer)
     if given is None:
         return None, Outcome.no_answer
     return given, Outcome.correct if right else Outcome.incorrect
@@ -279,14 +280,14 @@ def _number(content: str) -> str | None:
 def _text(content: str) -> str | None:
     """What `content` says, where it holds no statement or box that says it in other words."""
     narrow = content.translate(_NARROW)
-    inside = _BOX.sub("", narrow).strip(" $.") if "\\boxed{" in narrow else ""
-    return None if inside or _HEAD.search(narrow) else _bare(content) or None
+    inside = _BOX.sub("", narrow, 1).strip(" $.") if "\\boxed{" in narrow else ""
+    return None if inside or _HEAD.search(narrow) else _same(content) or None
 
 
 def _stated_text(rest: str) -> str | None:
     line = rest.partition("\n")[0]
     end = _SENTENCE_END.search(line)
-    return _bare((line[: end.start()] if end else line).replace("**", "")) or None
+    return _same((line[: end.start()] if end else line).replace("**", "")) or None
 
 
 def _same(text: str) -> str:
