@@ -105,6 +105,7 @@ class ProbeConfig(Config):
 
     model: str = Field("embedded:tiny-probe", description="a directory, embedded:NAME, or the name under which a server has it")
     engine: EngineConfig = EngineConfig()
+    data: str = Field("queries.jsonl", description="file of prepare to ask: the benchmarks, or training items as in rlvr.jsonl")
     draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
     temperature: float = Field(1.0, ge=0)
     batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
@@ -117,10 +118,10 @@ class ProbeConfig(Config):
 
 
 class CleanConfig(Config):
-    """From draws to verdicts. Both policies are always computed; `policy` names the one that makes the clean view."""
+    """From draws to verdicts. Every policy that the draws allow is computed; `policy` names the one that makes the clean view."""
 
     policy: Literal["repeated", "single_pass", "circular"] = "repeated"
-    max_fdr: float = Field(0.05, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
+    max_fdr: float = Field(0.02, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
     max_lost: float = Field(
         0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
     )

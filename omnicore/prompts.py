@@ -58,7 +58,13 @@ def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | s
 
 
 def permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:
-    """The recorded re-shuffling of one draw: a function of query, view, draw and seed alone."""
+    """The recorded re-shuffling of one draw: a function of query, view, draw and seed alone.
+
+    Every K draws in turn, K the number of options, are the K rotations of one random order: such a circle shows each option at
+    each place once, so that liking a place gains no option more hits than another. Which option is which plays no part in the
+    order, so right and wrong options stay exchangeable, as the wrong-option null of the audit needs.
+    """
     order = list(range(len(query.options)))
-    random.Random(f"{seed}|{query.benchmark}|{query.id}|{view}|{draw}").shuffle(order)
-    return tuple(order)
+    turn = draw % max(1, len(order))
+    random.Random(f"{seed}|{query.benchmark}|{query.id}|{view}|{draw - turn}").shuffle(order)
+    return (*order[turn:], *order[:turn])

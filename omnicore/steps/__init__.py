@@ -32,7 +32,7 @@ STEPS: dict[str, StepInfo] = {
     ),
     "clean": StepInfo(
         "from draws to verdicts: which queries can be solved without the sound",
-        "manifest.json, manifest.single_pass.json, manifest.repeated.json, audit.json",
+        "manifest.json, manifest.<policy>.json (single_pass, repeated, circular), audit.json",
         {"queries": ("prepare",), "draws": ("probe",)},
         {"second_draws": ("probe",)},
     ),

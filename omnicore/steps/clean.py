@@ -3,77 +3,107 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from omnicore import audit
+from omnicore.audit.files import Drawn, Probe, read_draws, read_probe, read_queries
 from omnicore.config import CleanConfig, Recipe
 from omnicore.errors import DataError
-from omnicore.journal import read_json, read_jsonl, write_json
-from omnicore.schema import BenchmarkInfo, Label, Manifest, Outcome, Query, Verdict, View
-
-FIELDS = itemgetter("benchmark", "id", "view", "draw", "answer", "outcome")
-MISSING = -2  # in a grid of answers: no draw seen
+from omnicore.journal import write_json
+from omnicore.schema import Label, Manifest, Policy, Verdict, View
 
 
-class Probe(BaseModel):
-    """`probe.json`: who drew, under which profile, and how many draws a query has under each view."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    model: str
-    profile_hash: str
-    draws: dict[View, int]
-
-
-def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Raises DataError on draws that are broken, lack or exceed the queries, or come from another profile."""
-    audited = read_queries(inputs["queries"])
+def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """Raises DataError on draws that are broken, lack or exceed the queries, or come from another profile, and where `policy`
+    cannot be computed from them."""
     probe = read_probe(inputs["draws"])
-    answers = read_draws(inputs["draws"], probe, audited)
-    hits = {view: audit.count(audited, given) for view, given in answers.items()}
+    audited = read_queries(inputs["queries"], probe.data)
+    drawn = read_draws(inputs["draws"], probe, audited)
+    hits = {view: audit.count(audited, given) for view, given in drawn.answers.items()}
     visual = hits[View.visual_only]
     second, second_visual = None, None
     if "second_draws" in inputs:
         second = read_probe(inputs["second_draws"])
-        if second.profile_hash != probe.profile_hash:
-            raise DataError(
-                f"draws were made under profile {probe.profile_hash[:12]}, second_draws under {second.profile_hash[:12]}: "
-                "probe again with one profile"
-            )
-        second_visual = audit.count(audited, read_draws(inputs["second_draws"], second, audited)[View.visual_only])
+        _comparable(probe, second)
+        answers = read_draws(inputs["second_draws"], second, audited).answers[View.visual_only]
+        second_visual = audit.count(audited, answers)
     rules = audit.rules(audited, visual, config)
-    verdicts: dict[audit.Policy, list[Verdict]] = {
-        "single_pass": audit.single_pass(audited, answers[View.visual_only], rules),
-        "repeated": audit.repeated(audited, visual, rules, config),
+    verdicts = _verdicts(audited, drawn, visual, rules, config)
+    if config.policy not in verdicts:
+        raise DataError(
+            f"{inputs['draws'] / 'draws.jsonl'}: policy {config.policy} needs draws that show a query's options in every rotation, "
+            f"and none has them: probe again with draws.visual_only at least {min(audited.options[audited.filtered], default=2)}"
+        )
+    manifests = {
+        policy: audit.manifest(policy, probe.model, probe.profile_hash, found, probe.seed) for policy, found in verdicts.items()
     }
-    manifests = {policy: audit.manifest(policy, probe.model, probe.profile_hash, found) for policy, found in verdicts.items()}
-    policies = {policy: _counts(manifest, audited, second_visual) for policy, manifest in manifests.items()}
-    for policy, manifest in manifests.items():
-        write_json(output / f"manifest.{policy}.json", manifest)
+    policies = {policy: _counts(made, audited, second_visual, recipe.seed) for policy, made in manifests.items()}
+    for policy, made in manifests.items():
+        write_json(output / f"manifest.{policy}.json", made)
     write_json(output / "manifest.json", manifests[config.policy])
+    groups = audited.groups()
+    replies = audit.replies(audited, drawn.answers)
+    failed = int((~visual.complete).sum())
     record = {
         "probe": probe.model,
         "second_probe": second.model if second else None,
         "profile_hash": probe.profile_hash,
-        "leakage": audit.leakage(audited, hits),
+        "data": probe.data,
+        "leakage": audit.leakage(audited, hits, groups),
+        "leakage_by_type": {name: audit.leakage(audited, hits, _types(audited, rows)) for name, rows in groups.items()},
+        "replies": replies,
+        "failed_queries": failed,
         "thresholds": thresholds(rules),
         "null": audit.null_shares(audited, visual),
         "policies": policies,
     }
     write_json(output / "audit.json", record)
     figures = {f"{name}_{policy}": counts[name] for policy, counts in policies.items() for name in ("kept", "removed")}
-    return {"queries": len(audited.queries), "policy": config.policy, "undecided": policies["repeated"]["undecided"], **figures}
+    truncated = sum(counts["truncated"] for views in replies.values() for counts in views.values())
+    return {
+        "queries": len(audited.queries),
+        "policy": config.policy,
+        "undecided": policies[config.policy]["undecided"],
+        **figures,
+        "truncated": truncated,
+        "failed": failed,
+    }
 
 
-def thresholds(rules: list[audit.Rule]) -> dict[str, dict[str, Any]]:
-    """By benchmark the rule that most of its queries have; `others` where it has queries of other numbers of options."""
+def _comparable(probe: Probe, second: Probe) -> None:
+    if second.profile_hash != probe.profile_hash:
+        raise DataError(
+            f"draws were made under profile {probe.profile_hash[:12]}, second_draws under {second.profile_hash[:12]}: "
+            "probe again with one profile"
+        )
+    if second.data != probe.data:
+        raise DataError(f"draws are of {probe.data}, second_draws of {second.data}: probe the same file twice")
+
+
+def _verdicts(
+    audited: audit.Audited, drawn: Drawn, visual: audit.Hits, rules: list[audit.Rule], config: CleanConfig
+) -> dict[Policy, list[Verdict]]:
+    """By every policy that the draws allow."""
+    answers = drawn.answers[View.visual_only]
+    found: dict[Policy, list[Verdict]] = {
+        "single_pass": audit.single_pass(audited, answers, rules),
+        "repeated": audit.repeated(audited, visual, rules, config),
+    }
+    if circular := audit.circular(audited, answers, audit.circles(audited, drawn.orders), config):
+        found["circular"] = circular
+    return found
+
+
+def _types(audited: audit.Audited, rows: audit.Bools) -> dict[str, audit.Bools]:
+    return {str(name): rows & (audited.type == name) for name in np.unique(audited.type[rows])}
+
+
+def thresholds(rules: Sequence[audit.Rule]) -> dict[str, dict[str, Any]]:
+    """The rule of each benchmark; one with several numbers of options has that of the most queries, and lists the `others`."""
     by_benchmark: dict[str, list[audit.Rule]] = {}
     for rule in sorted(rules, key=lambda r: -int(r.rows.sum())):
         by_benchmark.setdefault(rule.benchmark, []).append(rule)
@@ -83,7 +113,7 @@ def thresholds(rules: list[audit.Rule]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _counts(manifest: Manifest, audited: audit.Audited, second: audit.Hits | None) -> dict[str, Any]:
+def _counts(manifest: Manifest, audited: audit.Audited, second: audit.Hits | None, seed: int) -> dict[str, Any]:
     labels = Counter(v.label for v in manifest.verdicts)
     keys = manifest.kept()
     kept = np.array([q.key in keys for q in audited.queries])
@@ -91,96 +121,7 @@ def _counts(manifest: Manifest, audited: audit.Audited, second: audit.Hits | Non
         "kept": len(keys),
         "removed": labels[Label.solvable],
         "undecided": labels[Label.undecided],
+        "kept_whole": labels[Label.kept_whole],
         "residual": audit.residual(audited, second, kept) if second else None,
+        "control": audit.control(audited, second, kept, seed) if second else None,
     }
-
-
-def read_queries(folder: Path) -> audit.Audited:
-    """The benchmarks' queries, with what `benchmarks.json` lets the audit do to them."""
-    queries = read_jsonl(folder / "queries.jsonl", Query)
-    path = folder / "benchmarks.json"
-    try:
-        infos = {info.name: info for info in TypeAdapter(list[BenchmarkInfo]).validate_python(read_json(path))}
-    except ValidationError as error:
-        raise _misfit(path, error, "prepare") from error
-    if not queries:
-        raise DataError(f"{folder / 'queries.jsonl'} holds no query: run prepare again")
-    if unknown := sorted({q.benchmark for q in queries} - infos.keys()):
-        raise DataError(f"{path} says nothing of {', '.join(unknown)}: run prepare again")
-    if len({q.key for q in queries}) < len(queries):
-        twice = next(key for key, n in Counter(q.key for q in queries).items() if n > 1)
-        raise DataError(f"{folder / 'queries.jsonl'} holds {'/'.join(twice)} more than once: run prepare again")
-    return audit.Audited(queries, frozenset(name for name, info in infos.items() if info.filter_policy == "filtered"))
-
-
-def read_probe(folder: Path) -> Probe:
-    path = folder / "probe.json"
-    try:
-        probe = Probe.model_validate(read_json(path))
-    except ValidationError as error:
-        raise _misfit(path, error, "probe") from error
-    if not probe.draws.get(View.visual_only):
-        raise DataError(f"{path}: no draws under visual_only, the ground of verdicts; set draws.visual_only in the probe's section")
-    return probe
-
-
-def _misfit(path: Path, error: ValidationError, step: str) -> DataError:
-    first = error.errors()[0]
-    return DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}; run {step} again")
-
-
-def read_draws(folder: Path, probe: Probe, audited: audit.Audited) -> dict[View, audit.Ints]:
-    """By view, [N, n]: the index in the query's own options of what each draw gave, `audit.NONE` for no answer.
-
-    Raises DataError on a line that is no draw of these queries, and on queries that lack draws. A full audit has some
-    hundred thousand lines: plain JSON and a check of each field that is used, in place of pydantic.
-    """
-    path = folder / "draws.jsonl"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; run probe again")
-    rows = {q.key: row for row, q in enumerate(audited.queries)}
-    grids = {view.value: np.full((len(rows), n), MISSING, dtype=np.int64) for view, n in probe.draws.items() if n}
-    unknown: list[str] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                benchmark, name, view, nth, given, outcome = FIELDS(from_json(line))
-                if (row := rows.get((benchmark, name))) is None:
-                    unknown.append(f"{benchmark}/{name}")
-                    continue
-                grid = grids.get(view)
-                if grid is None or type(nth) is not int or not 0 <= nth < grid.shape[1]:
-                    raise ValueError(f"draw {nth!r} under {view!r} is not among those of probe.json, {probe.draws}")
-                if grid[row, nth] != MISSING:
-                    raise ValueError(f"{benchmark}/{name} has draw {nth} under {view} twice")
-                grid[row, nth] = _column(audited.queries[row], given, outcome)
-            except KeyError as error:
-                raise DataError(f"{path}:{number}: field {error} is missing; run probe again") from error
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{path}:{number}: {error}; run probe again") from error
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} draws are of queries that prepare's output does not hold ({unknown[0]} first): "
-            "probe these queries, or give the prepare output that was probed"
-        )
-    for view, grid in grids.items():
-        lacking = np.flatnonzero((grid == MISSING).any(axis=1))
-        if lacking.size:
-            key, has = "/".join(audited.queries[lacking[0]].key), int((grid[lacking[0]] != MISSING).sum())
-            raise DataError(
-                f"{path}: {lacking.size} of {len(rows)} queries lack draws under {view} ({key} first, with {has} of "
-                f"{grid.shape[1]}): probe again on these queries"
-            )
-    return {View(view): grid for view, grid in grids.items()}
-
-
-def _column(query: Query, given: str | None, outcome: str) -> int:
-    """Index of the option given. Raises ValueError on another query's answer, which would be counted as a miss."""
-    worth = Outcome.no_answer if given is None else Outcome.correct if given == query.answer else Outcome.incorrect
-    if outcome != worth:
-        raise ValueError(f"outcome {outcome!r} of answer {given!r} does not fit the query, whose answer is {query.answer!r}")
-    if given is None:
-        return audit.NONE
-    if given not in query.options:
-        raise ValueError(f"answer {given!r} is not among the query's options {list(query.options)}")
-    return query.options.index(given)

@@ -21,7 +21,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
     """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a request that failed for good
     stands in `errors.jsonl` in place of its draw. Raises EngineError when more fail than the engine's `max_error_rate`."""
     root = inputs["queries"]
-    queries = sorted(read_jsonl(root / "queries.jsonl", Query), key=lambda q: q.key)
+    queries = sorted(read_jsonl(root / config.data, Query), key=lambda q: q.key)
     plan = [
         (query, view, number, permutation(query, view, number, recipe.seed))
         for view, count in sorted(config.draws.items())
@@ -63,6 +63,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
     accuracy = {view.value: stats.mean(*zip(*found, strict=True)).model_dump() for view, found in sorted(hits.items())}
     facts = {
         "model": config.model,
+        "data": config.data,
         "profile_hash": profile_hash(recipe.profile),
         "draws": {v.value: n for v, n in config.draws.items()},
         "accuracy": accuracy,

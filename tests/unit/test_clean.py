@@ -1,12 +1,11 @@
-"""The step on files: what it writes, what it refuses, and that a full audit is quick."""
+"""The step on files: what it writes, what it refuses, and what it does where draws are lacking."""
 
 import json
-import time
 
 import numpy as np
 import pytest
 
-from omnicore import audit
+from omnicore.audit.files import Probe, read_draws, read_queries
 from omnicore.config import CleanConfig, load_recipe
 from omnicore.errors import DataError
 from omnicore.journal import write_json, write_jsonl
@@ -100,7 +99,10 @@ def test_what_it_writes(inputs, good):
     assert {(v.benchmark, v.id) for v in single.verdicts if not v.kept} == right
 
     record = json.loads((output / "audit.json").read_text())
-    assert set(record) == {"probe", "second_probe", "profile_hash", "leakage", "thresholds", "null", "policies"}
+    assert set(record) == {
+        *("probe", "second_probe", "profile_hash", "data", "leakage", "leakage_by_type", "replies", "failed_queries"),
+        *("thresholds", "null", "policies"),
+    }
     assert (record["probe"], record["second_probe"]) == ("embedded:test", "embedded:second")
     assert {name: set(views) for name, views in record["leakage"].items()} == dict.fromkeys(SIZES, VIEWS)
     birch = record["leakage"]["birch"]["visual_only"]
@@ -231,21 +233,3 @@ def test_refused(inputs, damage, message):
     with pytest.raises(DataError, match=message):
         run(inputs)
     assert not list((inputs["queries"].parent / "out").iterdir()), "nothing is written from what is refused"
-
-
-def test_reading_a_full_audit_is_quick(tmp_path):
-    """135,744 draws. The bound is loose for a busy machine; pydantic a line would take twice as long and more."""
-    options = ("3", "5", "8", "13")
-    queries = [make_query(f"b{i % 9}", f"{i:05d}", options, options[i % 4], str(i)) for i in range(16_968)]
-    line = (
-        '{{"benchmark":"{}","id":"{}","view":"visual_only","draw":{},"permutation":[0,1,2,3],"reply":"<think>see</think>",'
-        '"answer":"{}","outcome":"correct"}}\n'
-    )
-    with (tmp_path / "draws.jsonl").open("w") as file:
-        file.writelines(line.format(q.benchmark, q.id, i, q.answer) for q in queries for i in range(8))
-    probe = clean.Probe(model="m", profile_hash="a" * 64, draws={View.visual_only: 8})
-    audited = audit.Audited(queries, frozenset({"b0"}))
-    start = time.process_time()
-    answers = clean.read_draws(tmp_path, probe, audited)
-    assert time.process_time() - start < 3
-    assert (answers[View.visual_only] == audited.right[:, None]).all()

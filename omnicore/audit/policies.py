@@ -1,0 +1,90 @@
+"""Verdicts from draws by three rules, and the manifest that they make.
+
+`repeated` removes a query at k or more right draws of n, k from `rules`. `single_pass` is the paper's rule (arXiv 2605.12034):
+draw 0 right, query removed. `circular` is CircularEval (MMBench, arXiv 2307.06281): right under every rotation of the options.
+A query is undecided, kept and flagged, where a draw that its rule looks at has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from omnicore.audit.draws import FAILED, NONE, Audited, Bools, Floats, Hits, Ints, count
+from omnicore.audit.rules import Rule, rules
+from omnicore.config import CleanConfig, digest
+from omnicore.schema import Label, Manifest, Policy, Verdict
+
+
+def repeated(audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> list[Verdict]:
+    """Verdicts by k of n; a query short of k that guessing rarely reaches is undecided, too."""
+    null, binomial = np.ones(len(hits.right)), np.ones(len(hits.right))
+    solvable = np.zeros(len(hits.right), dtype=np.bool_)
+    for rule in found:
+        rows = rule.rows & hits.complete
+        got = hits.right[rows]
+        null[rows], binomial[rows] = rule.null[got], rule.binomial[got]
+        solvable[rows] = got >= (rule.draws + 1 if rule.hits is None else rule.hits)
+    undecided = (null <= config.undecided) | ~hits.complete
+    return _verdicts(audited, solvable, undecided, hits.right, hits.answered, null, binomial)
+
+
+def single_pass(audited: Audited, answers: Ints, found: Sequence[Rule]) -> list[Verdict]:
+    """Verdicts by draw 0 alone. Its null is the measured chance that one draw of an unsolvable query is right."""
+    right, answered = answers[:, 0] == audited.right, answers[:, 0] != FAILED
+    null, binomial = np.ones(len(right)), np.ones(len(right))
+    for rule in found:
+        hit = rule.rows & right
+        null[hit] = rule.null[1:].sum() / rule.draws  # the sum of a tail is the mean count
+        binomial[hit] = 1 / rule.options
+    return _verdicts(audited, right, ~answered, right.astype(np.int64), answered.astype(np.int64), null, binomial)
+
+
+def circular(audited: Audited, answers: Ints, circles: Ints, config: CleanConfig) -> list[Verdict] | None:
+    """Verdicts by the K draws of a query's first full circle: all right, query removed; no full circle, undecided. None where
+    no query that could be removed has one.
+
+    `circles` [N, K] from `draws.circles`. Its null is measured as that of `repeated`, with n = K: unsolvable queries whose wrong
+    option is given under every rotation tell of those whose right one is.
+    """
+    size = len(audited.queries)
+    drawn = np.where(circles == NONE, FAILED, np.take_along_axis(answers, np.maximum(circles, 0), axis=1))
+    hits, draws = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    null, binomial = np.ones(size), np.ones(size)
+    for options in np.unique(audited.options[audited.options > 0]).tolist():
+        whole = (audited.options == options) & (circles[:, options - 1] != NONE)
+        if not whole.any():
+            continue
+        part = audited.part(whole)
+        found = count(part, drawn[whole, :options])
+        hits[whole], draws[whole] = found.right, options
+        part_null, part_binomial = np.ones(len(found.right)), np.ones(len(found.right))
+        for rule in rules(part, found, config):
+            got = found.right[rule.rows]
+            part_null[rule.rows], part_binomial[rule.rows] = rule.null[got], rule.binomial[got]
+        null[whole], binomial[whole] = part_null, part_binomial
+    if not (audited.filtered & (draws > 0)).any():
+        return None
+    return _verdicts(audited, (draws > 0) & (hits == audited.options), draws == 0, hits, draws, null, binomial)
+
+
+def _verdicts(
+    audited: Audited, solvable: Bools, undecided: Bools, hits: Ints, draws: Ints, null: Floats, binomial: Floats
+) -> list[Verdict]:
+    """One verdict a query from arrays [N]. Six digits: the content hash must not hang on the last bit of a machine's
+    arithmetic."""
+    kept = np.where(undecided, Label.undecided, Label.not_solvable)
+    labels = np.where(audited.filtered, np.where(solvable & (draws > 0), Label.solvable, kept), Label.kept_whole)
+    columns = (labels.tolist(), hits.tolist(), draws.tolist(), null.round(6).tolist(), binomial.round(6).tolist())
+    return [
+        Verdict(benchmark=q.benchmark, id=q.id, label=Label(label), hits=got, draws=n, null=measured, binomial=book)
+        for q, label, got, n, measured, book in zip(audited.queries, *columns, strict=True)
+    ]
+
+
+def manifest(policy: Policy, probe: str, profile_hash: str, verdicts: Sequence[Verdict], seed: int = 0) -> Manifest:
+    """Verdicts in the order of their keys, with the hash of policy and verdicts."""
+    ordered = tuple(sorted(verdicts, key=lambda v: (v.benchmark, v.id)))
+    content = digest({"policy": policy, "verdicts": [v.model_dump(mode="json") for v in ordered]})
+    return Manifest(policy=policy, probe=probe, profile_hash=profile_hash, seed=seed, verdicts=ordered, content_hash=content)
