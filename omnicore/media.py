@@ -1,22 +1,39 @@
-"""Pictures and sounds from files, checked before they are decoded."""
+"""Pictures, sounds and videos from files: clips cut out, checked before they are decoded, decoded once.
+
+Times are seconds from where the file's container says that it begins, the same for the pictures of a video and its sound.
+A clip that starts before the file's end and ends after it is cut at the file's end: annotations round up. A file that is
+damaged, or shorter than it says, is refused where the damage lies inside the clip; a clip that lies before it is read.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from omnicore.config import Profile, digest
+from omnicore.decoded import cache
 from omnicore.errors import DataError
+from omnicore.provenance import sha256_file
 from omnicore.schema import Media
+from omnicore.video import MAX_PIXELS, Video, check_file, clip, load_video, sound_track
+
+__all__ = ["RATE", "Video", "bring", "load_audio", "load_image", "load_video", "locate", "read", "resample"]
+
+Wave = npt.NDArray[np.float32]
 
 RATE = 16_000
-MAX_PIXELS = 64_000_000
-MAX_SECONDS = 600.0
+LONG = 30.0  # seconds of sound above which keeping them saves time; see `read`
+_FORMAT = 1  # raised when the same file would be decoded to something else
 
 
 def locate(media: Media, root: Path) -> Path:
@@ -38,30 +55,137 @@ def bring(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def load_image(path: Path) -> Image.Image:
-    """An RGB image. Raises DataError naming the file when it is no picture, or larger than 64 million pixels."""
+def read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Video:
+    """The clip of a medium listed in a file of directory `root`, as it is shown under `profile`.
+
+    Videos, their sound and clips of sound above 30 s come out of the cache (`decoded.cache`) once one process has decoded
+    them; pictures and short sounds are decoded faster than found there.
+
+    Raises DataError when the file is missing, broken or not the one that the record names; ConfigError where PyAV is missing.
+    """
+    path = locate(media, root)
+    start, end = media.start, media.end
+    if media.kind == "image":
+        return load_image(path)
+    if media.kind == "video":
+        asked = {"fps": profile.fps, "max_frames": profile.max_frames}
+        return Video.unpack(_kept(media, path, asked, lambda: load_video(path, profile.fps, profile.max_frames, start, end).pack()))
+    if _short(path, start, end):
+        return load_audio(path, start, end)
+    return np.frombuffer(_kept(media, path, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
+
+
+def load_image(file: Path | BinaryIO) -> Image.Image:
+    """An RGB image, upright, transparent parts white. Raises DataError naming the file when it is no picture, or larger than
+    64 million pixels."""
+    name = file if isinstance(file, Path) else "the picture"
+    if isinstance(file, Path):
+        check_file(file, "picture")
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}: scale it down")
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable picture: {error}") from error
+                raise DataError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}: scale it down")
+            return _opaque(ImageOps.exif_transpose(image))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: {error}; more than {MAX_PIXELS} are refused: scale it down") from error
+    except Exception as error:  # Pillow's readers let almost anything out on a broken file: struct.error, SyntaxError, ...
+        raise DataError(f"{name} is not a readable picture: {error}; copy it again") from error
 
 
-def load_audio(path: Path) -> npt.NDArray[np.float32]:
-    """Mono float32 samples at 16 kHz in -1..1. Raises DataError naming the file when it is no sound, or over 600 s."""
+def load_audio(file: Path | BinaryIO, start: float | None = None, end: float | None = None) -> Wave:
+    """Mono float32 samples [n] at 16 kHz in -1..1: of a wav, flac, ogg or mp3, or of the sound track of a video or m4a.
+
+    Raises DataError naming the file when it is no sound, has no audio track, is damaged inside the clip, or passes a limit;
+    ConfigError where PyAV is missing and needed.
+    """
+    if isinstance(file, Path):
+        check_file(file, "sound")
     try:
-        info = soundfile.info(path)
-        if info.duration > MAX_SECONDS:
-            raise DataError(f"{path}: {info.duration:.0f} s of sound, more than {MAX_SECONDS:.0f}: cut it")
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        sound = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
-        raise DataError(f"{path} is not a readable sound: {error}") from error
-    mono: npt.NDArray[Any] = wave.mean(axis=1)
-    if not len(mono):
-        raise DataError(f"{path} holds no samples")
-    if rate != RATE:
-        places = np.arange(int(len(mono) * RATE / rate)) * rate / RATE
-        mono = np.interp(places, np.arange(len(mono)), mono)
-    return mono.astype(np.float32)
+        if not isinstance(file, Path):
+            raise DataError(f"the sound is not a readable wav: {error}") from error
+        return resample(*sound_track(file, start, end))
+    with sound:
+        name, rate = file if isinstance(file, Path) else "the sound", sound.samplerate
+        if not sound.frames:
+            raise DataError(f"{name} holds no samples")
+        begin, stop = clip(Path(name), start, end, sound.frames / rate, "sound")
+        first, count = round(begin * rate), max(1, round((stop - begin) * rate))
+        try:
+            sound.seek(min(first, sound.frames - 1))
+            blocks = [block.mean(axis=1) for block in sound.blocks(1 << 20, frames=count, dtype="float32", always_2d=True)]
+        except soundfile.SoundFileError as error:
+            raise DataError(f"{name} is damaged: {error}; copy it again") from error
+    wave = np.concatenate(blocks)
+    if len(wave) < count - rate:
+        raise DataError(f"{name} is damaged or cut off after {begin + len(wave) / rate:.2f} s: copy it again")
+    return resample(wave, rate)
+
+
+def resample(wave: npt.NDArray[np.floating[Any]], rate: int) -> Wave:
+    """Samples [n] at `rate` to 16 kHz, [n * 16000 // rate].
+
+    A low-pass filter of 32 zero crossings (windowed sinc, Kaiser), evaluated for each of the phases that an output sample
+    can have between two input samples: what lies above 8 kHz would come back as false low tones.
+    """
+    if rate == RATE:
+        return wave.astype(np.float32)
+    up, down = RATE // gcd(RATE, rate), rate // gcd(RATE, rate)
+    cutoff = 0.95 * min(1.0, RATE / rate)  # of the input's Nyquist frequency
+    half = int(np.ceil(16 / cutoff))
+    count = len(wave) * RATE // rate
+    padded = np.pad(wave.astype(np.float32), (half, half + down))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)
+    out = np.empty(count, np.float32)
+    for phase in range(min(up, count)):
+        whole, rest = divmod(phase * down, up)
+        places = np.arange(1 - half, half + 1) - rest / up
+        weights = np.sinc(cutoff * places) * np.i0(9 * np.sqrt(np.maximum(0, 1 - (places / half) ** 2)))
+        mine = out[phase::up]
+        # einsum, unlike BLAS, adds up in the same order whatever the number of threads.
+        np.einsum("nt,t->n", windows[whole + 1 :: down][: len(mine)], (weights / weights.sum()).astype(np.float32), out=mine)
+    return out
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Transparent parts white, as viewers show them: without that, black writing on nothing is black on black."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _short(path: Path, start: float | None, end: float | None) -> bool:
+    """Whether a sound is decoded sooner than found in the cache."""
+    try:
+        with soundfile.SoundFile(path) as sound:
+            length = float(sound.frames / sound.samplerate)
+    except soundfile.SoundFileError:
+        return False
+    return (length if end is None else min(end, length)) - (start or 0.0) <= LONG
+
+
+def _kept(media: Media, path: Path, asked: dict[str, float], make: Callable[[], bytes]) -> bytes:
+    """From the cache, whose key holds all that the result depends on."""
+
+    def checked() -> bytes:
+        # Else another file's frames would be kept under this one's name, for every later run.
+        if sha256_file(path) != media.sha256:
+            raise DataError(f"{path} is not the file that was prepared, its sha256 differs: run prepare again")
+        return make()
+
+    clip = {"kind": media.kind, "sha256": media.sha256, "start": media.start or 0, "end": media.end}
+    return cache().get(digest({"format": _FORMAT, "decoder": _decoder(), **clip, **asked}), checked)
+
+
+@lru_cache
+def _decoder() -> str:
+    """A newer decoder may give other pixels: no run may mix them."""
+    try:
+        return version("av")
+    except PackageNotFoundError:
+        return ""

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from omnicore import media
+from omnicore import media, video
 from omnicore.errors import DataError
 from omnicore.schema import Media
 
@@ -53,7 +53,7 @@ def test_empty_sound_is_refused(tmp_path: Path) -> None:
 
 
 def test_long_sound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(video, "MAX_SECONDS", 0.5)
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     with pytest.raises(DataError, match="1 s of sound, more than 0"):
         media.load_audio(tmp_path / "a.wav")
