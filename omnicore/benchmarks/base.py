@@ -12,23 +12,28 @@ and may have `aggregate(pairs)`, the publisher's figures over all (query, reply)
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
+from omnicore.benchmarks.files import members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
 
+Kind = Literal["image", "audio", "video"]
+
 
 class Entry(Record):
-    """One benchmark of the registry. `annotations` are files under the root, `size` the published number of items, 0 where it
-    is not known; an empty `revision` means that none has been pinned here, so a download must name one."""
+    """One benchmark of the registry. `annotations` are files under the root, or patterns of them; `archives` are patterns of what
+    the publisher ships its media packed in; `size` is the published number of items, 0 where it is not known; an empty
+    `revision` means that none has been pinned here, so a download must name one."""
 
     name: str
     title: str
@@ -38,6 +43,7 @@ class Entry(Record):
     licence: str
     size: int = 0
     annotations: tuple[str, ...]
+    archives: tuple[str, ...] = ()
     filter_policy: Literal["filtered", "keep_whole"] = "filtered"
     reason: str = ""
     cluster: str = Field(description="what a query's errors are shared with, as in `video`")
@@ -45,7 +51,8 @@ class Entry(Record):
 
 
 class Problem(Record):
-    """One item that did not become a query, and where it stands. `line` counts lines of a JSON file, rows of a table."""
+    """One item that did not become a query, and where it stands. `line` counts lines of a JSON file, rows of a table;
+    `excluded`: nothing is wrong with it, but it is no query."""
 
     benchmark: str
     file: str
@@ -53,16 +60,26 @@ class Problem(Record):
     id: str
     field: str
     message: str
+    excluded: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One native item: its fields, or, where its line is broken, what is wrong with it."""
+    """One native item: its fields, or, where its line is broken, what is wrong with it. `key` is its name in a JSON object and
+    goes into the list of problems; `text` is the item as it stands in a JSON file."""
 
     file: str
     line: int
     fields: Mapping[str, Any]
     broken: str = ""
+    key: str = ""
+    text: str = ""
+
+    def inner(self, field: str = "") -> Iterator[Row]:
+        """The members of this item, or of the list in one of its fields, as rows of their own, where they stand."""
+        starts = {key: start for key, _, start, _ in members(self.text)} if field else {}
+        for key, value, start, end in members(self.text, starts.get(field, 0)):
+            yield _json_row(self.file, self.line + self.text.count("\n", 0, start), key, value, self.text[start:end])
 
 
 class Refused(Exception):
@@ -73,6 +90,11 @@ class Refused(Exception):
         self.field, self.message = field, message
 
 
+class Excluded(Refused):
+    """An item that is as published but has no answer that a reply can be compared with, as a caption to write: listed and
+    counted like what is refused, but no sign of a broken copy."""
+
+
 class Adapter(Protocol):
     ENTRY: Entry
 
@@ -81,84 +103,125 @@ class Adapter(Protocol):
     def official(self, query: Query, reply: str) -> float: ...
 
 
-class Source:
-    """A local copy of a benchmark. Raises ConfigError when its annotation files are not there."""
+def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:
+    broken = "" if isinstance(value, dict) else f"is no object: {value!r:.60}"
+    return Row(file, line, {} if broken else value, broken, key, text)
 
-    def __init__(self, entry: Entry, root: Path) -> None:
-        self.entry, self.root = entry, root
+
+class Source:
+    """A local copy of a benchmark. Media that lie inside its tables are written to `scratch`, never into the copy.
+
+    Raises ConfigError when its annotation files are not there.
+    """
+
+    def __init__(self, entry: Entry, root: Path, scratch: Path | None = None) -> None:
+        self.entry, self.root, self.scratch = entry, root, scratch
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
-        if missing := [name for name in entry.annotations if not (root / name).exists()]:
+        self._embedded: dict[str, Path] = {}
+        if missing := [name for name in entry.annotations if next(root.glob(name), None) is None]:
             raise ConfigError(
                 f"{root} is no copy of {entry.title}: {', '.join(missing)} is missing. Give the folder as {entry.source} lays it "
                 "out" + (", or download it with --hub" if entry.on_hub else "")
             )
+        packed = sorted(path.name for pattern in entry.archives for path in root.glob(pattern))
+        self._hint = (
+            f"; unpack {', '.join(packed[:3])}{' ...' if len(packed) > 3 else ''} if that has not been done" if packed else ""
+        )
 
     def json_rows(self, name: str) -> Iterator[Row]:
-        """Items of a JSON list, with the line that each starts on. Raises DataError where the list is broken."""
-        text = (self.root / name).read_text(encoding="utf-8-sig")
-        decoder, blank = json.JSONDecoder(), re.compile(r"[\s,]*")
-        at = text.find("[") + 1
-        if not at:
-            raise DataError(f"{self.root / name}: no JSON list; copy the file again from {self.entry.source}")
-        line, counted = 1, 0
-        while True:
-            at = blank.match(text, at).end()  # type: ignore[union-attr]
-            line, counted = line + text.count("\n", counted, at), at
-            if text[at : at + 1] == "]":
-                return
-            try:
-                value, end = decoder.raw_decode(text, at)
-            except ValueError as error:
-                raise DataError(f"{self.root / name}:{line}: broken JSON, {error}; copy the file again") from error
-            yield Row(name, line, value) if isinstance(value, dict) else Row(name, line, {}, f"is no object: {value!r:.60}")
-            at = end
+        """Items of a JSON list or members of a JSON object, with the line that each starts on.
+
+        Raises DataError where the file is broken, which leaves no way to tell its items apart.
+        """
+        try:
+            text = (self.root / name).read_text(encoding="utf-8-sig")
+            line, counted = 1, 0
+            for key, value, start, end in members(text):
+                line, counted = line + text.count("\n", counted, start), start
+                yield _json_row(name, line, key, value, text[start:end])
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{self.root / name}:{error.lineno}: broken JSON, {error.msg}; copy the file again from {self.entry.source}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.root / name} is not UTF-8: {error}; copy the file again from {self.entry.source}") from error
 
     def jsonl_rows(self, name: str) -> Iterator[Row]:
         """Items of a JSONL file; a broken line is an item that says so."""
-        with (self.root / name).open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if not text.strip():
+        with (self.root / name).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
                     continue
                 try:
-                    value = json.loads(text)
-                    yield Row(name, number, value) if isinstance(value, dict) else Row(name, number, {}, "is no object")
+                    yield _json_row(name, number, "", json.loads(line.decode("utf-8-sig")), "")
                 except ValueError as error:
                     yield Row(name, number, {}, f"broken JSON, {error}")
 
     def parquet_rows(self, name: str) -> Iterator[Row]:
-        """Rows of a Parquet file, or of all that match a pattern. Raises DataError for a broken file."""
+        """Rows of a Parquet file, or of all that match a pattern, a few at a time: a row may hold megabytes of media. The memory
+        needed is that of one page of the file. Raises DataError for a broken file."""
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
         for path in sorted(self.root.glob(name)):
+            file, number = str(path.relative_to(self.root)), 0
             try:
-                table = pq.ParquetFile(path)
-                number = 0
-                for batch in table.iter_batches(256):
+                # Without a buffer every column of a row group is read whole: 3 GB for 0.6 GB of pictures and sounds.
+                for batch in pq.ParquetFile(path, buffer_size=1 << 20).iter_batches(8):
                     for fields in batch.to_pylist():
                         number += 1
-                        yield Row(str(path.relative_to(self.root)), number, fields)
+                        yield Row(file, number, fields)
             except (OSError, ValueError) as error:
-                raise DataError(f"{path} is no readable Parquet file: {error}; copy it again") from error
+                raise DataError(f"{path}: broken Parquet after row {number}, {error}; copy it again") from error
 
     def number(self, group: str) -> int:
         """0, 1, 2 ... for each call with the same group: ids for items that have none."""
         self._counts[group] = self._counts.get(group, -1) + 1
         return self._counts[group]
 
-    def media(
-        self, field: str, kind: Literal["image", "audio", "video"], uri: str, start: float | None = None, end: float | None = None
-    ) -> Media:
+    def folder(self, *names: str) -> str:
+        """The first of these that is a folder of the copy, ready to be put before a file's name; none of them: the root."""
+        return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
+
+    def media(self, field: str, kind: Kind, uri: str, start: float | None = None, end: float | None = None) -> Media:
         """A medium under the root. Raises Refused when the file is missing or lies outside."""
-        path = self.root / uri
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        # By its name alone: in the hub's cache, and in many a copy, what lies under the root is a link to elsewhere.
+        if Path(uri).is_absolute() or ".." in Path(uri).parts:
             raise Refused(field, f"{uri} lies outside {self.root}")
-        if not path.is_file():
-            raise Refused(field, f"{kind} {uri} is missing")
+        if not (path := self.root / uri).is_file():
+            raise Refused(field, f"{kind} {uri} is missing{self._hint}")
         if uri not in self._digests:
             with path.open("rb") as file:
                 self._digests[uri] = hashlib.file_digest(file, "sha256").hexdigest()
         return Media(kind=kind, uri=uri, sha256=self._digests[uri], start=start, end=end)
+
+    def embedded(self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None) -> Media:
+        """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes", "path"}), or the path of a file of
+        the copy. Bytes become a file of `scratch` named by its content. Raises Refused when there is nothing, or no medium."""
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+        if isinstance(data, str):
+            data, path = None, data
+        if not data:
+            if not path:
+                raise Refused(field, f"holds no {kind}")
+            return self.media(field, kind, path)
+        suffix = suffix_of(data) or Path(path or "").suffix.lower()
+        if not suffix:
+            raise Refused(field, f"{len(data)} bytes that are no {kind} of a known format")
+        if self.scratch is None:
+            raise ValueError("a source with media inside its tables needs a scratch folder")
+        sha = hashlib.sha256(data).hexdigest()
+        file = self.scratch / f"{sha[:16]}{suffix}"
+        if not file.exists():
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        uri = f"embedded:{file.name}"
+        self._embedded[uri] = file
+        return Media(kind=kind, uri=uri, sha256=sha)
+
+    def path(self, media: Media) -> Path:
+        """The file of a medium; of a link, what it points to."""
+        return self._embedded.get(media.uri) or (self.root / media.uri).resolve()
 
     def film(self, field: str, uri: str, start: float | None = None, end: float | None = None) -> tuple[Media, Media]:
         """Picture and sound of one video file."""
@@ -171,7 +234,7 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
     problems: list[Problem] = []
     native = 0
     for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
-        name = ""
+        name, excluded = row.key, False
         try:
             if row.broken:
                 raise Refused("line", row.broken)
@@ -181,17 +244,18 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
                 raise Refused("id", f"{name} occurs twice")
             queries[name] = query
         except Refused as error:
-            field, message = error.field, error.message
+            field, message, excluded = error.field, error.message, isinstance(error, Excluded)
         except KeyError as error:
             field, message = str(error.args[0]), "is missing"
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field, message = ".".join(map(str, first["loc"])) or "answer", first["msg"]
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
             field, message = "item", f"has another form than {source.entry.title} publishes: {error}"
         else:
             continue
-        problems.append(Problem(benchmark=source.entry.name, file=row.file, line=row.line, id=name, field=field, message=message))
+        where = {"benchmark": source.entry.name, "file": row.file, "line": row.line}
+        problems.append(Problem(**where, id=name, field=field, message=message, excluded=excluded))
     return list(queries.values()), problems, native
 
 
@@ -217,6 +281,25 @@ def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
     return options[index]
 
 
+def by_text(field: str, text: str, options: Sequence[str]) -> str:
+    """The option that a text is, but for space around it. Raises Refused when there is none, or more than one."""
+    found = [option for option in options if option.strip() == text.strip()]
+    if len(found) != 1:
+        raise Refused(field, f"{text!r} is {'none' if not found else 'more than one'} of the options {list(options)}")
+    return found[0]
+
+
+def listed(field: str, value: Any) -> list[Any]:
+    """A list, or the text of one as Python or JSON writes it. Raises Refused for anything else; nothing is evaluated."""
+    try:
+        found = ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise Refused(field, f"is no list: {value!r:.60}")
+    return found
+
+
 def letter(query: Query) -> str:
     """The letter of the right option, in the query's own order: what publishers' rules compare with."""
     return chr(65 + query.options.index(query.answer))
@@ -236,3 +319,9 @@ def unplaced(text: str, tags: Mapping[str, int]) -> str:
     """The inverse of `placed`."""
     names = {number: tag for tag, number in tags.items()}
     return PLACE.sub(lambda match: names[int(match[1])], text)
+
+
+def latest(found: Sequence[str], place: Callable[[str], int]) -> str:
+    """Of several candidates the one whose last occurrence is latest, as publishers after MMMU take it: where none occurs in the
+    form that is looked for (place -1), the first."""
+    return max(found, key=place)

@@ -1,6 +1,6 @@
 """Daily-Omni: four-way questions on daily-life videos with sound (github.com/Lliar-liar/Daily-Omni, read at fccb838).
 
-`qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published archive unpacks, or
+`qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published Videos.tar unpacks, or
 `{id}/{id}_video.mp4`. Items have no id of their own: theirs here is the video's with the number of the question in it.
 """
 
@@ -19,10 +19,11 @@ ENTRY = Entry(
     licence="code GPL-3.0; see the data set's card",
     size=1197,
     annotations=("qa.json",),
+    archives=("Videos.tar",),
     cluster="video",
     answer_kinds=(AnswerKind.choice,),
 )
-_REPLY = re.compile(r"^\s*([A-D])", re.IGNORECASE)
+_REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -32,26 +33,33 @@ def rows(source: Source) -> Iterator[Row]:
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     video = str(item["video_id"])
+    name = f"{video}-{source.number(video)}"  # first: an item that is refused below still counts, or its successors change names
     _, options = labelled(item["Choice"])
-    folder = "Videos/" if (source.root / "Videos").is_dir() else ""
     return Query(
         benchmark=ENTRY.name,
-        id=f"{video}-{source.number(video)}",
+        id=name,
         type=item["Type"],
         question=item["Question"],
         options=tuple(options),
         answer=by_letter("Answer", item["Answer"], options),
-        media=source.film("video_id", f"{folder}{video}/{video}_video.mp4"),
+        media=source.film("video_id", f"{source.folder('Videos')}{video}/{video}_video.mp4"),
         cluster=video,
-        native={"duration": item["video_duration"], "category": item["video_category"]},
+        native={
+            "duration": item["video_duration"],
+            "category": item["video_category"],
+            "content": f"{item['content_parent_category']} / {item['content_fine_category']}",
+        },
     )
 
 
 def official(query: Query, reply: str) -> float:
-    """test_model: what follows the last "assistant", its first letter if that is one of A to D in either case, equal to the key.
+    """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there is none; its first letter, if
+    that is one of A to D in either case, must be the key.
 
     Its bug: a reply that begins with a word reads as that word's letter ("Because" is B, "do not know" is D). It also leaves
-    items out of the mean when their media or the request failed; here they are counted.
+    items out of the mean when their media or the request failed; here they are counted. The repository's script for
+    Qwen3-Omni has a rule of its own, with tags, phrases and the last letter that stands alone.
     """
-    found = _REPLY.match(reply.rpartition("assistant")[2])
+    before, mark, after = reply.partition("assistant")
+    found = _REPLY.match(after if mark else before)
     return float(found is not None and found[1].upper() == letter(query))

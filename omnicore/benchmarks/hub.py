@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tarfile
+import zipfile
 from pathlib import Path
 
 from omnicore.benchmarks.base import Entry
 from omnicore.errors import ConfigError, DataError
+from omnicore.journal import storage_errors
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -16,7 +19,8 @@ def is_hub(place: str) -> bool:
 
 
 def fetch(entry: Entry, place: str) -> tuple[Path, str]:
-    """The local folder of `hub` or `hub@REVISION`, and the revision. What has been downloaded is not fetched again.
+    """The local folder of `hub` or `hub@REVISION`, its archives unpacked, and the revision. What has been downloaded is not
+    fetched again.
 
     Raises ConfigError where the benchmark is not on the hub or no commit is pinned (a branch moves, and with it the benchmark),
     DataError where the hub cannot be reached or refuses.
@@ -36,10 +40,32 @@ def fetch(entry: Entry, place: str) -> tuple[Path, str]:
     except ModuleNotFoundError as error:
         raise ConfigError("--hub needs huggingface_hub: pip install 'omnicore[hub]'") from error
     try:
-        return Path(snapshot_download(entry.source, repo_type="dataset", revision=revision)), revision
+        root = Path(snapshot_download(entry.source, repo_type="dataset", revision=revision))
     except GatedRepoError as error:
         raise DataError(f"{entry.source} is gated: accept its terms on the hub, then log in (hf auth login)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(
             f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give a local copy with --root"
         ) from error
+    unpack(entry, root)
+    return root, revision
+
+
+def unpack(entry: Entry, root: Path) -> None:
+    """Unpacks the archives in which the publisher ships media, where they lie and once: each leaves `<archive>.unpacked` when it
+    is done. Raises DataError for a broken one, StorageError for a full disk."""
+    for archive in sorted(path for pattern in entry.archives for path in root.glob(pattern)):
+        done = archive.with_name(archive.name + ".unpacked")
+        if done.exists():
+            continue
+        try:
+            with storage_errors(root):
+                if archive.suffix == ".zip":
+                    with zipfile.ZipFile(archive) as packed:
+                        packed.extractall(root)
+                else:
+                    with tarfile.open(archive) as tape:
+                        tape.extractall(root, filter="data")
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+            raise DataError(f"{archive} is no whole archive: {error}; remove it and download it again") from error
+        done.touch()

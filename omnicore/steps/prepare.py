@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,28 +96,33 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
         found = adapter(name)
         entry = found.ENTRY
         root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
-        rows, refused, count = read(found, Source(entry, root))
+        source = Source(entry, root, output / "scratch")
+        rows, listed, count = read(found, source)
+        broken = [problem for problem in listed if not problem.excluded]
+        counts = {"queries": len(rows), "native": count, "refused": len(broken), "excluded": len(listed) - len(broken)}
         told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
-        infos.append(BenchmarkInfo(**told, revision=revision, queries=len(rows), native=count, refused=len(refused)))
-        problems += refused
+        infos.append(BenchmarkInfo(**told, revision=revision, **counts))
+        problems += listed
         write_jsonl(output / "problems.jsonl", problems)
-        if len(refused) > config.max_refused * count:
-            raise DataError(_refused(entry.title, refused, count, config.max_refused))
+        if len(broken) > config.max_refused * (len(rows) + len(broken)):
+            raise DataError(_refused(entry.title, broken, len(rows) + len(broken), config.max_refused))
         if not rows:
             raise DataError(f"{root} holds no item of {entry.title}: copy it again")
         with track(len(rows), f"prepare {name}") as progress:
             for row in rows:
-                queries.append(row.model_copy(update={"media": tuple(_link(m, root, output) for m in row.media)}))
+                queries.append(row.model_copy(update={"media": tuple(_link(m, source, output) for m in row.media)}))
                 progress.advance()
+    shutil.rmtree(output / "scratch", ignore_errors=True)
     write_jsonl(output / "queries.jsonl", queries)
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
-    return {"benchmarks": len(infos), "queries": len(queries), "refused": len(problems)}
+    refused, excluded = sum(info.refused for info in infos), sum(info.excluded for info in infos)
+    return {"benchmarks": len(infos), "queries": len(queries), "refused": refused, "excluded": excluded}
 
 
-def _link(media: Media, root: Path, output: Path) -> Media:
+def _link(media: Media, source: Source, output: Path) -> Media:
     """The medium under a name by its content, so that files of several benchmarks cannot meet under one name."""
     uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
-    bring(root / media.uri, output / uri)
+    bring(source.path(media), output / uri)
     return media.model_copy(update={"uri": uri})
 
 

@@ -1,0 +1,86 @@
+"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text (hub: AV-Odyssey/AV_Odyssey_Bench, columns
+read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey, evaluation.py).
+
+`av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four sounds inside, as bytes or as
+the hub's features. Question and options name them by [img1], [video1], [audio1]; an option may be a sound and nothing else.
+The repackaged AV_Odyssey_Bench_LMMs_Eval, with paths in place of bytes, is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from omnicore.benchmarks.base import Entry, Kind, Refused, Row, Source, by_letter, labelled, latest, letter, placed
+from omnicore.schema import AnswerKind, Media, Query
+
+ENTRY = Entry(
+    name="av_odyssey",
+    title="AV-Odyssey Bench",
+    source="AV-Odyssey/AV_Odyssey_Bench",
+    licence="academic research only, no redistribution (its repository); Apache-2.0 (its card)",
+    size=4555,
+    annotations=("av_odyssey_part*.parquet",),
+    cluster="first picture or video",
+    answer_kinds=(AnswerKind.choice,),
+)
+_COLUMNS: tuple[tuple[str, Kind, int], ...] = (("img", "image", 4), ("video", "video", 1), ("audio", "audio", 4))
+_TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return source.parquet_rows("av_odyssey_part*.parquet")
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    media: list[Media] = []
+    tags: dict[str, int] = {}
+    for name, kind, most in _COLUMNS:
+        for number in range(1, most + 1):
+            column = f"{kind}_{number}"
+            if item[column]:
+                media.append(source.embedded(column, kind, item[column]))
+                tags[f"[{name}{number}]"] = len(media)
+    _, bare = labelled(item["options"])
+    question, *options = (placed(text, tags) for text in (item["question"], *bare))
+    for field, text in (("question", question), *(("options", option) for option in options)):
+        if lost := _TAG.search(text):
+            raise Refused(field, f"{lost[0]} names a medium that the row does not hold")
+    return Query(
+        benchmark=ENTRY.name,
+        id=str(item["question_id"]),
+        type=item["subfield"],
+        question=question,
+        options=tuple(options),
+        answer=by_letter("answer", item["answer"], options),
+        media=tuple(media),
+        cluster=media[0].sha256[:16] if media else "",
+        native={
+            "task": str(item["question_type_id"]),
+            "data_type": item["data_type"],
+            "options": json.dumps(item["options"], ensure_ascii=False),
+        },
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a candidate, the one that is
+    latest as "(X)" wins, and only without any, in a reply of more than five words, an option's text, letter and all.
+
+    Its bugs: the letter may stand in a word ("Because" is B, "The Answer is C" has A and C); of several candidates without
+    brackets the first letter of the alphabet wins ("B or A" is A); and what names nothing is A, so a refusal is right
+    whenever the key is A.
+    """
+    for mark in ",.!?;:'":
+        reply = reply.strip(mark)
+    text = f" {reply} "
+    small, texts = text.lower(), dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True))
+    if found := [x for x in "ABCD" if x in text]:
+        chosen = latest(found, lambda x: text.rfind(f"({x})"))
+    elif len(text.split()) > 5 and (found := [x for x, option in texts.items() if option in small]):
+        chosen = latest(found, lambda x: small.rfind(texts[x]))
+    else:
+        chosen = "A"
+    return float(chosen == letter(query))

@@ -1,0 +1,69 @@
+"""OmniBench: one picture, one sound, four options (hub: m-a-p/OmniBench, columns read at eae4327; scorer
+github.com/multimodal-art-projection/OmniBench, read at 335f0ba and 21a7f75).
+
+`data/train-*.parquet` holds 1,142 rows with both media inside; `answer` is the text of an option, and options have no letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omnicore.benchmarks.base import Entry, Row, Source, by_text, latest, letter
+from omnicore.schema import AnswerKind, Query
+
+ENTRY = Entry(
+    name="omnibench",
+    title="OmniBench",
+    source="m-a-p/OmniBench",
+    licence="not stated in what was read; see the data set's card",
+    size=1142,
+    annotations=("data/train-*.parquet",),
+    cluster="picture",
+    answer_kinds=(AnswerKind.choice,),
+)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return source.parquet_rows("data/train-*.parquet")
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    options = item["options"]
+    return Query(
+        benchmark=ENTRY.name,
+        id=str(item["index"]),
+        type=item["task type"],
+        question=item["question"],
+        options=tuple(options),
+        answer=by_text("answer", item["answer"], options),
+        media=(source.embedded("image", "image", item["image"]), source.embedded("audio", "audio", item["audio"])),
+        cluster=item["image_path"],
+        native={
+            "audio type": item["audio type"],
+            "audio content": item["audio content"],
+            "image content": item["image content"],
+            "audio_path": item["audio_path"],
+        },
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A " , else "A.", else, in a reply of more than five words, an
+    option's text; of several the latest, and what names none is wrong, as in calculate_metrics.py and in lmms-eval.
+
+    Its bugs: the article "A " is an answer ("A dog barks" is A), "A." ends any abbreviation or sentence ("grade A."), and a
+    capital before a space counts inside a word ("NASA "); of several that only "A." found, the first wins. A bare "A" and
+    "**A**" do and do not count, as the reply is padded with spaces. Two things are not reproduced: the inference script
+    scores what names none by a random draw, and calculate_metrics.py reads the key with the same parser, which finds a
+    wrong one in an answer that holds "A " and none in a short answer; the key here is the option.
+    """
+    text, letters = f" {reply} ", "ABCD"
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        if found := [x for x in letters if form.format(x) in text]:
+            return float(latest(found, lambda x, place=place: text.rfind(place.format(x))) == letter(query))  # type: ignore[misc]
+    if len(text.split()) > 5:
+        small, texts = text.lower(), {x: option.lower() for x, option in zip(letters, query.options, strict=False)}
+        if found := [x for x, option in texts.items() if option in small]:
+            return float(latest(found, lambda x: small.rfind(texts[x])) == letter(query))
+    return 0.0

@@ -1,0 +1,85 @@
+"""OmniVideoBench: questions that need picture and sound, with the modalities that each step of their solution uses
+(github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request).
+
+`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. Options read "A.text", some "A. text".
+Questions have no id of their own: theirs here is the video's with the number of the question in it. `native["modalities"]`
+holds the gold label of needed modalities, against which a probe that sees the picture alone can be checked.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import replace
+
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, labelled, letter
+from omnicore.schema import AnswerKind, Query
+
+ENTRY = Entry(
+    name="omnivideobench",
+    title="OmniVideoBench",
+    source="github.com/NJU-LINK/OmniVideoBench",
+    on_hub=False,
+    licence="CC-BY-NC-SA-4.0, research only",
+    size=1000,
+    annotations=("data.json",),
+    cluster="video",
+    answer_kinds=(AnswerKind.choice,),
+)
+_BOXES = (re.compile(r"/box\{([^}]+)\}"), re.compile(r"\\boxed\{([^}]+)\}"))
+_UNMARKED = str.maketrans("", "", string.punctuation)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    """One a question, with the fields of its video; a video without questions is one row that lacks them."""
+    for video in source.json_rows("data.json"):
+        questions = list(video.inner("questions")) if isinstance(video.fields.get("questions"), list) else []
+        for number, row in enumerate(questions):
+            name = f"{video.fields.get('video')}-{number}"
+            yield replace(row, key=name, fields={**video.fields, **row.fields})
+        if not questions:
+            yield video
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    video = item["video"]
+    _, options = labelled(item["options"])
+    answer = by_letter("correct_option", item["correct_option"], options)
+    if answer.strip() != item["answer"].strip():
+        raise Refused("answer", f"{item['answer']!r} is not option {item['correct_option']}, {answer!r}")
+    return Query(
+        benchmark=ENTRY.name,
+        id=row.key,
+        type=item["question_type"],
+        question=item["question"],
+        options=tuple(options),
+        answer=answer,
+        media=source.film("video", f"{source.folder('videos')}{video}.mp4"),
+        cluster=video,
+        native={
+            "video_type": item["video_type"],
+            "audio_type": item["audio_type"],
+            "duration": item["duration"],
+            "modalities": ",".join(sorted({step["modality"] for step in item["reasoning_steps"]})),
+        },
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of /box{} or \boxed{}; then small
+    letters, only the first where a full stop follows it, without punctuation, must equal the letter of the key.
+
+    Its bugs: "The answer is B" and "B: text" are wrong, while "b" and "B! " are right, and any reply whose second character
+    is a full stop is its first ("B. or C." is B). Items whose video or request failed are left out of its mean; here they
+    are counted.
+    """
+    text = reply.rpartition("assistant")[2].strip()
+    for box in _BOXES:
+        if found := box.search(text):
+            text = found[1].strip()
+    text = text.lower()
+    if text[1:2] == ".":
+        text = text[0]
+    return float(" ".join(text.translate(_UNMARKED).split()) == letter(query).lower())

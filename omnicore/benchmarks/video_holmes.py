@@ -1,0 +1,63 @@
+"""Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-Holmes, read at 7745c87).
+
+`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so).
+"Question ID" counts inside a film, so an id here is the film's with that number. The publisher shows the picture alone; sound
+is a second medium here, and view `visual_only` is the publisher's setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, letter
+from omnicore.schema import AnswerKind, Query
+
+ENTRY = Entry(
+    name="video_holmes",
+    title="Video-Holmes",
+    source="TencentARC/Video-Holmes",
+    licence="Apache-2.0, for academic purposes only",
+    size=1837,
+    annotations=("test_Video-Holmes.json",),
+    archives=("videos.zip",),
+    cluster="film",
+    answer_kinds=(AnswerKind.choice,),
+)
+_LETTERS = "ABCDEF"
+_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return source.json_rows("test_Video-Holmes.json")
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    film, options = item["video ID"], item["Options"]
+    if "".join(options) != _LETTERS[: len(options)]:
+        raise Refused("Options", f"are not named A, B, C in turn, but {', '.join(options)}")
+    return Query(
+        benchmark=ENTRY.name,
+        id=f"{film}-{item['Question ID']}",
+        type=item["Question Type"],
+        question=item["Question"],
+        options=tuple(options.values()),
+        answer=by_letter("Answer", item["Answer"], tuple(options.values())),
+        media=source.film("video ID", f"{source.folder('videos', 'videos_cropped')}{film}.mp4"),
+        cluster=film,
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F that stands in it before a space
+    or a colon or after "[", else the first that stands in it at all.
+
+    Its bugs: letters are tried in the order of the alphabet, so "Answer: C" is A, as is "B: A man" and, without tags, any
+    reasoning with the article "A "; a letter may stand in a word ("Because" is B). VLMEvalKit differs: without <answer> a
+    reply is wrong.
+    """
+    tagged = _ANSWER.findall(reply)
+    text = tagged[-1] if tagged else reply
+    marked = (x for x in _LETTERS if f"{x} " in text or f"{x}:" in text or f"[{x}" in text)
+    return float(next(marked, next((x for x in _LETTERS if x in text), "")) == letter(query))
