@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "recipes", "recipe")
+    commands = (*STEPS, "manifest", "recipes", "recipe")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -77,6 +77,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         recipe = load_recipe(options.name, options.set)
         print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    elif options.command == "manifest":
+        print(_manifest(options))
     else:
         from omnicore.config import load_recipe
         from omnicore.run import run_step
@@ -84,6 +86,26 @@ def _run(arguments: Sequence[str]) -> int:
         recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
         run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
+
+
+def _manifest(options: Namespace) -> str:
+    """What `omnicore manifest` has to say."""
+    from omnicore import manifests
+
+    if options.action == "show":
+        return manifests.show(manifests.read(options.file))
+    if options.action == "diff":
+        return manifests.diff(manifests.read(options.first), manifests.read(options.second))
+    if options.action == "export":
+        count = manifests.write_table(manifests.read(options.file), options.output, options.listed)
+        return f"{options.output}: {count} rows"
+    columns = tuple(options.columns.split(","))
+    if len(columns) != 2:
+        raise ConfigError(f"--columns {options.columns!r}: name two, as in --columns benchmark,id")
+    made, counts = manifests.read_table(options.file, columns, options.listed, options.queries)
+    manifests.save(made, counts, (options.file, options.queries), options.output)
+    told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
+    return f"{manifests.show(made)}\n\n{told}\nuse it: omnicore evaluate --input manifest={options.output}"
 
 
 def _sources(options: Namespace) -> list[str]:
@@ -126,12 +148,35 @@ def _parser() -> ArgumentParser:
         step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
         step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
         step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")
+    _add_manifest(commands.add_parser("manifest", help="show, compare, import and export manifests"))
     commands.add_parser("recipes", help="list the shipped recipes")
     recipe = commands.add_parser("recipe", help="show a recipe with all its values")
     show = recipe.add_subparsers(dest="action", required=True, metavar="show").add_parser("show", help="print the resolved YAML")
     show.add_argument("name", help="a shipped recipe or the path of a .yaml file")
     _add_set(show)
     return parser
+
+
+def _add_manifest(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+    made = "manifest.json, or the output of clean that holds it"
+    show = actions.add_parser("show", help="who judged and how; counts by benchmark")
+    show.add_argument("file", type=Path, help=made)
+    diff = actions.add_parser("diff", help="what moved between two manifests, and why")
+    diff.add_argument("first", type=Path, help=made)
+    diff.add_argument("second", type=Path, help=made)
+    take = actions.add_parser("import", help="make a manifest of any table of (benchmark, native id)")
+    take.add_argument("file", type=Path, help="a .csv, .jsonl or .parquet file")
+    take.add_argument("--queries", type=Path, required=True, metavar="DIR", help="output of prepare that holds the queries")
+    take.add_argument("--listed", choices=("kept", "removed"), required=True, help="which queries the table lists")
+    take.add_argument("--columns", default="benchmark,id", metavar="A,B", help="its columns (default: benchmark,id)")
+    take.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty; `evaluate` takes it as its manifest")
+    give = actions.add_parser("export", help="write a manifest as a table")
+    give.add_argument("file", type=Path, help=made)
+    give.add_argument(
+        "--listed", choices=("kept", "removed"), help="only the ids of these (default: every verdict with its evidence)"
+    )
+    give.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .csv, .jsonl or .parquet file")
 
 
 def _add_set(parser: ArgumentParser) -> None:
