@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from omnicore.errors import EngineError
 from omnicore.journal import Journal
 from omnicore.schema import Media
 from omnicore.telemetry import track
+
+MEDIA_LENGTH = {"image": 1_000, "audio": 5_000, "video": 50_000}
 
 
 @dataclass(frozen=True)
@@ -79,31 +82,37 @@ def ask(
     label: str,
     max_error_rate: float = 0.0,
 ) -> Iterator[Reply]:
-    """Replies to all requests, in order, read back from the journal one batch at a time. All are asked before the first
-    is given.
+    """Replies to all requests, in order, read back from the journal as they are taken. All are asked before the first is given.
 
-    Batches are cut from the whole list, never from what is left to do, and each has its own seed: a run that was killed and
-    goes on from its journal samples exactly what an undisturbed run samples. A batch in which a request failed is not
-    journaled as done, so the same command asks it again; its failures come back as replies with an `error` as long as they
-    are at most `max_error_rate` of all requests.
+    Batches hold requests of like length, cut from the whole list, never from what is left to do, and each has its own seed: a
+    run that was killed and goes on from its journal samples exactly what an undisturbed run samples. A batch in which a
+    request failed is not journaled as done, so the same command asks it again; its failures come back as replies with an
+    `error` as long as they are at most `max_error_rate` of all requests.
 
     Raises EngineError above that rate, naming the errors by number.
     """
     log = Journal(journal)
-    keys = [f"{seed}-{start}" for start in range(0, len(requests), batch)]
-    chunks = {key: requests[start : start + batch] for key, start in zip(keys, range(0, len(requests), batch), strict=True)}
-    todo = [key for key in keys if key not in log]
+    order = sorted(range(len(requests)), key=lambda i: _length(requests[i])) if batch > 1 else range(len(requests))
+    chunks = {f"{seed}-{start}": order[start : start + batch] for start in range(0, len(order), batch)}
+    todo = [key for key in chunks if key not in log]
     failed: dict[str, list[Reply]] = {}
     with track(len(requests), label) as progress:
         progress.advance(sum(len(chunk) for key, chunk in chunks.items() if key in log))
-        batches = [Batch(chunks[key], int(digest(key)[:12], 16)) for key in todo]
+        batches = [Batch([requests[i] for i in chunks[key]], int(digest(key)[:12], 16)) for key in todo]
         for finished in engine.answer(batches, sampling):
             failed |= {todo[index]: replies for index, replies in finished if any(reply.error for reply in replies)}
             done = [(todo[index], replies) for index, replies in finished if todo[index] not in failed]
             log.append(*([{"key": key, "replies": [_fields(reply) for reply in replies]}] for key, replies in done))
             _refuse_above(max_error_rate, failed, len(requests), label)
             progress.advance(sum(len(replies) for _, replies in finished))
-    return (reply for key in keys for reply in (failed[key] if key in failed else _replies(log[key])))
+    places = sorted((i, key, place) for key, chunk in chunks.items() for place, i in enumerate(chunk))
+    batch_of = lru_cache(64)(lambda key: failed[key] if key in failed else _replies(log[key]))
+    return (batch_of(key)[place] for _, key, place in places)
+
+
+def _length(request: Request) -> int:
+    """In characters, a medium counting as many: what pads a batch to its longest."""
+    return sum(len(part) if isinstance(part, str) else MEDIA_LENGTH[part.kind] for part in request.parts)
 
 
 def _refuse_above(rate: float, failed: Mapping[str, Sequence[Reply]], total: int, label: str) -> None:

@@ -7,30 +7,41 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling
-from omnicore.media import load_audio, load_image, locate
+from omnicore.media import Video, Wave, read
 from omnicore.models import thinker
 from omnicore.models.generate import generate
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.processes import die_with_parent
 from omnicore.schema import Media
 
+FEATURES = 2 << 30  # bytes of processed media that a reader keeps
+
 
 class Reader:
-    """Turns requests into prompts; every medium is decoded and processed once, whatever the number of draws."""
+    """Turns requests into prompts; a medium is processed once whatever the number of draws, since those of a query follow each
+    other. What was processed longest ago makes room beyond `FEATURES` bytes: videos would fill any memory."""
 
     def __init__(self, encoder: Encoder, profile: Profile) -> None:
         self.encoder, self.profile = encoder, profile
-        self._features: dict[str, Features] = {}
+        self._features: dict[Media, Features] = {}
+        self._size = 0
 
     def features(self, media: Media, root: Path) -> Features:
-        if media.sha256 not in self._features:
-            path = locate(media, root)
-            read = self.encoder.image(load_image(path)) if media.kind == "image" else self.encoder.audio(load_audio(path))
-            self._features[media.sha256] = read
-        return self._features[media.sha256]
+        if media not in self._features:
+            found = self._features[media] = self._process(read(media, root, self.profile))
+            self._size += found.size
+            while self._size > FEATURES and len(self._features) > 1:
+                self._size -= self._features.pop(next(iter(self._features))).size
+        return self._features[media]
+
+    def _process(self, decoded: Image | Wave | Video) -> Features:
+        if isinstance(decoded, Video):
+            return self.encoder.video(decoded.frames, decoded.fps)
+        return self.encoder.image(decoded) if isinstance(decoded, Image) else self.encoder.audio(decoded)
 
     def prompt(self, request: Request) -> Prompt:
         parts = [p if isinstance(p, str) else self.features(p, request.root) for p in request.parts]

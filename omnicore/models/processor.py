@@ -113,6 +113,11 @@ class Features:
     tensors: dict[str, torch.Tensor]
     tokens: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
 
 Part = str | Features
 

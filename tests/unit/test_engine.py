@@ -11,6 +11,7 @@ from omnicore.config import Profile, Recipe
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
 from omnicore.errors import DataError, EngineError
 from omnicore.journal import read_jsonl
+from omnicore.media import read
 from omnicore.prompts import parts
 from omnicore.schema import Query, View
 
@@ -105,12 +106,23 @@ def test_media_are_processed_once_whatever_the_draws(
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     reader = module.Reader(engine.encoder, Profile())
     opened: list[Path] = []
-    read_image, read_audio = module.load_image, module.load_audio
-    monkeypatch.setattr(module, "load_image", lambda path: (opened.append(path), read_image(path))[1])
-    monkeypatch.setattr(module, "load_audio", lambda path: (opened.append(path), read_audio(path))[1])
+    monkeypatch.setattr(module, "read", lambda media, root, profile: (opened.append(root), read(media, root, profile))[1])
     prompts = [reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared)) for _ in range(5)]
     assert len(opened) == 2
     assert all(p.ids == prompts[0].ids for p in prompts)
+
+
+def test_processed_media_make_room(engine: Any, prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnicore.engines import transformers as module
+
+    pictures = list(dict.fromkeys(m for q in read_jsonl(prepared / "queries.jsonl", Query) for m in q.media if m.kind == "image"))
+    monkeypatch.setattr(module, "FEATURES", 3 * engine.reader.features(pictures[0], prepared).size)
+    reader = module.Reader(engine.encoder, Profile())
+    read_again: list[Any] = []
+    monkeypatch.setattr(module, "read", lambda media, root, profile: (read_again.append(media), read(media, root, profile))[1])
+    for picture in [*pictures[:4], pictures[3], pictures[0]]:
+        reader.features(picture, prepared)
+    assert read_again == [*pictures[:4], pictures[0]]
 
 
 def test_sampling_is_seeded(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
