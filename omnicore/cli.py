@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "manifest", "recipes", "recipe")
+    commands = (*STEPS, "compare", "manifest", "recipes", "recipe")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -79,6 +79,8 @@ def _run(arguments: Sequence[str]) -> int:
         print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
     elif options.command == "manifest":
         print(_manifest(options))
+    elif options.command == "compare":
+        _compare(options)
     else:
         from omnicore.config import load_recipe
         from omnicore.run import run_step
@@ -86,6 +88,16 @@ def _run(arguments: Sequence[str]) -> int:
         recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
         run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
+
+
+def _compare(options: Namespace) -> None:
+    from omnicore.compare import compare, show
+    from omnicore.journal import write_json
+
+    found = compare(options.a, options.b, options.manifest)
+    if options.json:
+        write_json(options.json, found)
+    show(found)
 
 
 def _manifest(options: Namespace) -> str:
@@ -148,6 +160,11 @@ def _parser() -> ArgumentParser:
         step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
         step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
         step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")
+    compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
+    compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
+    compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")
+    compare.add_argument("--manifest", type=Path, metavar="DIR", help="output of clean that decides what is clean for both")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, too")
     _add_manifest(commands.add_parser("manifest", help="show, compare, import and export manifests"))
     commands.add_parser("recipes", help="list the shipped recipes")
     recipe = commands.add_parser("recipe", help="show a recipe with all its values")
