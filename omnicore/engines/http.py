@@ -1,0 +1,168 @@
+"""The engine behind a server that speaks OpenAI's chat completions: vLLM, KServe, `omnicore serve`, a hosted API.
+
+An event loop in a thread keeps `concurrency` requests on their way; the caller's thread writes the journal meanwhile. Memory
+does not grow with the number of queries: media are encoded just before they are sent, and kept only for the draws that follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic_core import to_json
+
+from omnicore.config import EngineConfig, Profile
+from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
+from omnicore.engines.base import Batch, Finished, Reply, Sampling
+from omnicore.engines.client import Client
+from omnicore.media import Video, locate, read
+from omnicore.schema import Media
+
+COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
+CODERS = 2  # threads that decode and encode media
+KEPT = 128 << 20  # bytes of encoded media kept for further draws of the same query
+
+
+class HttpEngine:
+    """Asks `model` of the server at `config.url`. Raises EngineError when the server cannot be reached, refuses the credentials
+    or does not have the model."""
+
+    def __init__(self, config: EngineConfig, model: str, profile: Profile) -> None:
+        self.name = model
+        self._config, self._profile = config, profile
+        with ThreadPoolExecutor(1) as pool:  # the caller's thread may run an event loop of its own, as notebooks do
+            pool.submit(asyncio.run, self._open()).result()
+
+    async def _open(self) -> None:
+        async with Client(self._config, self.name) as client:
+            await client.ready(retries=0)
+
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+        """Raises EngineError for what no retry can mend, DataError for a medium that cannot be read; all that was answered
+        before is given first."""
+        finished: SimpleQueue[tuple[int, list[Reply]] | None] = SimpleQueue()
+        running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
+
+        async def main() -> None:
+            task = asyncio.current_task()
+            assert task, "a coroutine runs in one"
+            running.set_result((asyncio.get_running_loop(), task))
+            await self._ask_all(batches, sampling, finished)
+
+        with ThreadPoolExecutor(1, "http") as pool:
+            work = pool.submit(asyncio.run, main())
+            work.add_done_callback(lambda _: finished.put(None))
+            loop, task = running.result()
+            try:
+                ended = False
+                while not ended:
+                    group = [finished.get()]
+                    time.sleep(COMMIT)
+                    while not finished.empty():
+                        group.append(finished.get())
+                    ended = group[-1] is None
+                    if done := [pair for pair in group if pair]:
+                        yield done
+                work.result()
+            finally:
+                if not work.done():  # whoever asked has had enough: without this, the server is asked to the end of the list
+                    with suppress(RuntimeError):  # the loop may have ended since
+                        loop.call_soon_threadsafe(task.cancel)
+
+    async def _ask_all(
+        self, batches: Sequence[Batch], sampling: Sampling, finished: SimpleQueue[tuple[int, list[Reply]] | None]
+    ) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CODERS, "media"))
+        items, head, todo = _Items(self._profile), self._head(sampling), enumerate(batches)
+
+        async def ask_in_turn(client: Client) -> None:
+            for index, batch in todo:
+                replies = []
+                for request in batch.requests:
+                    shown = [await items.item(part, request.root) for part in request.parts]
+                    body = head + b",".join(item.json for item in shown) + _tail(shown, batch.seed)
+                    replies.append(await client.reply(body))
+                finished.put((index, replies))
+
+        async with Client(self._config, self.name) as client:
+            if batches:
+                await client.ready(retries=self._config.retries)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self._config.concurrency, len(batches))):
+                        group.create_task(ask_in_turn(client))
+            except BaseExceptionGroup as several:
+                raise several.exceptions[0] from None
+
+    def _head(self, sampling: Sampling) -> bytes:
+        """The body of a request up to the items of the user's turn, which are JSON already: a video of megabytes is escaped once,
+        not once a draw."""
+        fields = {
+            "model": self.name,
+            "temperature": sampling.temperature,
+            "top_p": 1,  # the whole distribution: vLLM takes what is not given from the model's own generation config
+            "max_tokens": sampling.max_new_tokens,
+            **({"logprobs": True} if sampling.logprobs else {}),
+            "messages": [{"role": "system", "content": self._profile.system}] if self._profile.system else [],
+        }
+        comma = b"," if self._profile.system else b""
+        return to_json(fields).removesuffix(b"]}") + comma + b'{"role":"user","content":['
+
+
+class _Item(NamedTuple):
+    """One item of a message as JSON; `settings` is what the request says beside a video."""
+
+    json: bytes
+    settings: dict[str, Any] | None = None
+
+
+class _Items:
+    """Parts of a prompt as items of a message. Media are encoded in threads, just before they are sent, and once for the draws
+    of a query, which follow one another."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._kept: OrderedDict[Media, asyncio.Task[_Item]] = OrderedDict()
+        self._size = 0
+
+    async def item(self, part: Media | str, root: Path) -> _Item:
+        if isinstance(part, str):
+            return _Item(to_json({"type": "text", "text": part}))
+        if part not in self._kept:
+            self._kept[part] = asyncio.create_task(self._encode(part, root))
+        self._kept.move_to_end(part)
+        return await self._kept[part]
+
+    async def _encode(self, media: Media, root: Path) -> _Item:
+        item = await asyncio.to_thread(_encoded, media, root, self._profile)
+        self._size += len(item.json)
+        while self._size > KEPT and (oldest := next(iter(self._kept.values()))).done():
+            self._size -= len(oldest.result().json)
+            self._kept.popitem(last=False)
+        return item
+
+
+def _encoded(media: Media, root: Path, profile: Profile) -> _Item:
+    if media.kind == "image":
+        return _Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
+    shown = read(media, root, profile)
+    if isinstance(shown, Video):
+        return _Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown)["video"])
+    assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
+    return _Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
+
+
+def _tail(items: Sequence[_Item], seed: int) -> bytes:
+    """The end of a body. vLLM cuts a video at 32 frames, one a second, unless it is told; it is told once for all videos of a
+    request, so where they differ the frames of all are let in and the first sets the rate."""
+    settings = [item.settings for item in items if item.settings]
+    frames = {"num_frames": max(s["num_frames"] for s in settings), "fps": settings[0]["fps"]} if settings else {}
+    return b"]}]," + to_json({**({"media_io_kwargs": {"video": frames}} if frames else {}), "seed": seed})[1:]
