@@ -51,8 +51,8 @@ def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
     where both have it, official. Each row has n, both means, the difference as an Estimate and which is `better`, None where
     its interval holds 0. Queries that either failed to answer are left out of all rows and counted in `unpaired`.
 
-    `manifest`, a file or the directory of its `manifest.json`, decides what is clean in place of the evaluations' own. Raises ConfigError
-    for what is no output of evaluate, DataError naming what differs, and for a manifest without a verdict on a query.
+    `manifest`, a file or the output of clean that holds it, decides what is clean in place of the evaluations' own. Raises
+    ConfigError for what is no output of evaluate, DataError naming what differs, or for a manifest without a verdict on a query.
     """
     first, second = _read(a), _read(b)
     chosen = manifests.read(manifest) if manifest else None
@@ -111,7 +111,7 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"Left out, having no reply: {without['a']} of A's and {without['b']} of B's {found['queries']} queries.")
     for view in ("raw", "clean"):
         console.print(verdict(found, view), soft_wrap=True)
-    console.print("Of the rows below the first, one in twenty shows a difference by luck alone.", soft_wrap=True)
+    console.print("Where A and B are alike, one row in twenty still shows a difference, by luck.", soft_wrap=True)
 
 
 def _read(folder: Path) -> Evaluation:
