@@ -38,7 +38,7 @@ STEPS: dict[str, StepInfo] = {
     ),
     "evaluate": StepInfo(
         "score a model on the raw and the clean view, with ablations",
-        "responses.jsonl, errors.jsonl, scores.json",
+        "responses.jsonl, errors.jsonl, items.jsonl, scores.json, lmms_eval/",
         {"queries": ("prepare",), "manifest": ("clean",)},
         {"model": ("sft", "rlvr")},
         reads=("model", "engine"),

@@ -116,6 +116,12 @@ class Found:
             "counts": {view: counts(asked, rows[view]) for view, asked in views.items()},
         }
 
+    def publisher(self, benchmark: str, queries: Sequence[Query]) -> dict[str, dict[str, float]] | None:
+        """The publisher's figures that are no mean of scores (an F1, an error in counts), raw and clean, where there are any."""
+        aggregate = getattr(benchmarks.adapter(benchmark), "aggregate", None) if benchmark in benchmarks.NAMES else None
+        views = {"raw": self.rows(queries), "clean": self.rows(q for q in queries if q.key in self.kept)}
+        return {view: aggregate([(q, r.reply) for q, r in part]) for view, part in views.items() if part} if aggregate else None
+
 
 def score(
     queries: Sequence[Query], controls: Sequence[Query], kept: frozenset[Key], responses: Sequence[Response]
@@ -133,13 +139,14 @@ def score(
     groups: dict[str, dict[str, list[Query]]] = defaultdict(lambda: defaultdict(list))
     for query in sorted(queries, key=lambda q: (q.benchmark, q.type)):
         groups[query.benchmark][query.type].append(query)
+    whole = {name: [q for part in types.values() for q in part] for name, types in groups.items()}
     ablation = {name: _estimate(part) for view, name in HIDDEN.items() if (part := found.rows(views["clean"], view))}
     return {
         **{view: aggregates(part) for view, part in rows.items()},
         "official": {view: official_aggregates(part) for view, part in rows.items()},
         "chance": {view: fmean(_chances(part).values()) for view, part in rows.items()},
         "counts": {view: counts(views[view], part) for view, part in rows.items()},
-        "by_benchmark": {name: found.figures([q for part in types.values() for q in part]) for name, types in groups.items()},
+        "by_benchmark": {name: {**found.figures(own), "publisher": found.publisher(name, own)} for name, own in whole.items()},
         "by_benchmark_type": {
             name: {type_: found.figures(part) for type_, part in types.items()} for name, types in groups.items()
         },

@@ -136,6 +136,19 @@ def test_official_over_all_where_every_benchmark_has_it(tmp_path: Path, monkeypa
     assert scores["official"]["clean"]["macro"]["value"] == pytest.approx(2 / 5)
 
 
+def test_the_publishers_own_figures(scores: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVHBench publishes the F1 of Yes, which is no mean: of four, two are said, two are due, one is both."""
+    assert scores["by_benchmark"]["daily_omni"]["publisher"] is None
+    assert scores["by_benchmark"]["elm"]["publisher"] is None
+    key = ("Yes", "Yes", "No", "No", "No")
+    asked = [query("avhbench", i, "AV Matching", a, options=("Yes", "No"), answer_kind="yes_no") for i, a in enumerate(key)]
+    said = dict(zip([f"avhbench {i:02d}" for i in range(5)], ["Yes", "No", "Yes", "No", "No"], strict=True))
+    given = inputs(tmp_path, asked, {("avhbench", "04")})
+    found = read_json(evaluated(tmp_path / "out", said, given, monkeypatch) / "scores.json")["by_benchmark"]["avhbench"]
+    assert found["publisher"]["clean"]["AV Matching/f1"] == 0.5
+    assert found["publisher"]["raw"]["AV Matching/accuracy"] == found["raw"]["value"] == 0.6
+
+
 def test_what_was_asked_and_how_is_in_the_scores(scores: dict[str, Any], output: Path) -> None:
     assert scores["profile"] == RECIPE.profile.model_dump(mode="json")
     assert scores["profile_hash"] == profile_hash(RECIPE.profile)
