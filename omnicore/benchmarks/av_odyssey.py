@@ -69,8 +69,8 @@ def official(query: Query, reply: str) -> float:
     """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a candidate, the one that is
     latest as "(X)" wins, and only without any, in a reply of more than five words, an option's text, letter and all.
 
-    Its bugs: the letter may stand in a word ("Because" is B, "The Answer is C" has A and C); of several candidates without
-    brackets the first letter of the alphabet wins ("B or A" is A); and what names nothing is A, so a refusal is right
+    Its bugs: the letter may stand in a word ("Because" is B); of several candidates without brackets the first of the alphabet
+    wins, so "B or A" and "The Answer is C" are A and "C. Both" is B; and what names nothing is A, so a refusal is right
     whenever the key is A.
     """
     for mark in ",.!?;:'":

@@ -92,8 +92,8 @@ def _error(query: Query, reply: str) -> float:
 
 
 def _read(text: str) -> float:
-    """What word2number 1.1 makes of a text: the same on 400,000 random ones, but for millions and billions that end in a
-    thousand, which no count comes near. Raises ValueError or IndexError where it does."""
+    """What word2number 1.1 makes of a text: the same on 400,000 random ones, but for some that name a million or more. Raises
+    ValueError or IndexError where it does."""
     if text.isdigit():
         return int(text)
     words = [word for word in text.split() if word in _WORDS or word == "point"]

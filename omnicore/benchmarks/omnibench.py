@@ -41,8 +41,8 @@ def query(source: Source, row: Row) -> Query:
         cluster=item["image_path"],
         native={
             "audio type": item["audio type"],
-            "audio content": item["audio content"],
-            "image content": item["image content"],
+            "audio content": item["audio content"] or "",
+            "image content": item["image content"] or "",
             "audio_path": item["audio_path"],
         },
     )

@@ -58,7 +58,7 @@ def query(source: Source, row: Row) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=by_letter("answer", item["answer"], options),
-        media=source.film(row.key.partition("-")[2], f"{source.folder('videos')}{video}.mp4"),
+        media=source.film("video", f"{source.folder('videos')}{video}.mp4"),
         cluster=video,
         native={
             "task_domain": item["task_domain"],

@@ -1,0 +1,26 @@
+"""What the tests of adapters share: all queries of a copy, and the two scores of a reply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnicore.answers import judge
+from omnicore.benchmarks import adapter, official
+from omnicore.benchmarks.base import Source, read
+from omnicore.schema import Query
+
+
+def queries(name: str, folder: Path, scratch: Path | None = None) -> dict[str, Query]:
+    """By id; the copy holds no problem."""
+    found = adapter(name)
+    rows, problems, native = read(found, Source(found.ENTRY, folder, scratch))
+    assert problems == []
+    assert len(rows) == native > 0
+    return {row.id: row for row in rows}
+
+
+def both(query: Query, reply: str) -> tuple[float, str]:
+    """The publisher's score and our outcome, for options lettered in the query's own order."""
+    rule = official(query.benchmark)
+    assert rule is not None
+    return rule(query, reply), str(judge(reply, query, "letter")[1])

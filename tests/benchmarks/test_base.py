@@ -1,0 +1,277 @@
+"""The shared base: nothing is lost on the way in, and every item is a query or a listed problem."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnicore.benchmarks import NAMES, adapter, official
+from omnicore.benchmarks.base import (
+    Entry,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    by_text,
+    labelled,
+    latest,
+    placed,
+    read,
+    unplaced,
+)
+from omnicore.benchmarks.files import members, suffix_of
+from omnicore.errors import ConfigError, DataError
+from omnicore.schema import PLACE, AnswerKind, Query
+from tests.benchmarks import tables
+
+ENTRY = Entry(
+    name="made_up",
+    title="Made-up",
+    source="nobody/made-up",
+    licence="none",
+    annotations=("items.json",),
+    cluster="video",
+    answer_kinds=(AnswerKind.choice,),
+)
+TAGS = {"[img1]": 1, "[img2]": 2, "[audio1]": 3, "<video_1>": 4, "<image_10>": 5}
+TEXT = st.text(st.sampled_from("aB<>[]_1 .\n中\\/"), max_size=12)
+WRITTEN = st.lists(st.one_of(TEXT, st.sampled_from(sorted(TAGS))), max_size=8).map("".join)
+OPTION = st.text(st.sampled_from("ABC. ()：、ax\n0"), max_size=8)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(WRITTEN)
+def test_inline_tags_come_back_as_they_were(text: str) -> None:
+    if PLACE.search(text):
+        with pytest.raises(Refused, match="holds <media_"):
+            placed(text, TAGS)
+        return
+    ours = placed(text, TAGS)
+    assert unplaced(ours, TAGS) == text
+    assert len(PLACE.findall(ours)) == sum(text.count(tag) for tag in TAGS)
+    assert not any(tag in ours for tag in TAGS)
+
+
+@given(st.lists(OPTION, min_size=2, max_size=6), st.sampled_from(["{}. ", "{}.", "({}) ", "{}: ", "{}、", "[{}] ", "{} . "]))
+def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) -> None:
+    """Also for texts that look like labels themselves."""
+    for options in (texts, [form.format(x) + text for x, text in zip(string.ascii_uppercase, texts, strict=False)]):
+        labels, bare = labelled(options)
+        assert [label + text for label, text in zip(labels, bare, strict=True)] == options
+        assert all(labels) or not any(labels)
+    assert all(labels)  # those that were given one have one
+
+
+@given(st.lists(JSON, max_size=5), st.integers(0, 3))
+def test_members_of_a_list_stand_where_they_are_found(values: list[object], indent: int) -> None:
+    text = json.dumps(values, indent=indent or None, ensure_ascii=False)
+    found = list(members(text))
+    assert [value for _, value, *_ in found] == values
+    assert [json.loads(text[start:end]) for *_, start, end in found] == values
+    assert json.loads(text) == values
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5), st.integers(0, 3))
+def test_members_of_an_object_have_their_keys(values: dict[str, object], indent: int) -> None:
+    text = json.dumps(values, indent=indent or None)
+    assert {key: value for key, value, *_ in members(text)} == values
+
+
+class Made:
+    """An adapter whose items are lists of (id, answer): anything else about them is wrong."""
+
+    ENTRY = ENTRY
+
+    def rows(self, source: Source) -> Iterator[Row]:
+        return source.json_rows("items.json")
+
+    def query(self, source: Source, row: Row) -> Query:
+        item = row.fields
+        return Query(
+            benchmark="made_up",
+            id=item["id"],
+            type="t",
+            question="q",
+            options=("yes", "no", "<media_1>")[: item["options"]],
+            answer=item["answer"],
+            cluster="c",
+        )
+
+    def official(self, query: Query, reply: str) -> float:
+        return 0.0
+
+
+ITEM = st.one_of(
+    JSON,
+    st.fixed_dictionaries(
+        {"id": st.sampled_from(["a", "b", "c", "d", ""]), "answer": st.sampled_from(["yes", "no", "maybe"])},
+        optional={"options": st.integers(0, 3)},
+    ),
+)
+
+
+@given(st.lists(ITEM, max_size=8))
+def test_queries_and_problems_add_up_to_the_items(items: list[object]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "items.json").write_text(json.dumps(items, indent=1))
+        rows, problems, native = read(Made(), Source(ENTRY, root))
+    assert len(rows) + len(problems) == native == len(items)
+    assert len({row.id for row in rows}) == len(rows)
+    for problem in problems:
+        assert problem.field
+        assert problem.message
+        assert problem.line >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ('[\n{"a": 1},\n{"a": }\n]', 3, "Expecting value"),
+        ('[\n{"a": 1},\n{"a": 1}', 3, "Expecting value"),  # cut after a whole item
+        ('{"x":\n{"a": 1},\n"y" {}}', 3, "Expecting ':'"),
+        ("", 1, "Expecting a list or an object"),
+        ("\nnull", 2, "Expecting a list or an object"),
+    ],
+)
+def test_a_broken_json_file_is_an_error_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+    (tmp_path / "items.json").write_text(text)
+    with pytest.raises(DataError, match=f"items.json:{line}: broken JSON, {message}.*copy the file again from nobody/made-up"):
+        list(Source(ENTRY, tmp_path).json_rows("items.json"))
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "items.json").write_bytes(b'["\xff"]')
+    with pytest.raises(DataError, match="is not UTF-8"):
+        list(Source(ENTRY, tmp_path).json_rows("items.json"))
+
+
+def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
+    (tmp_path / "items.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n"text"\n{"a": "\xff"}\n{"a": 2}\n')
+    rows = list(Source(ENTRY, tmp_path).jsonl_rows("items.json"))
+    assert [(row.line, dict(row.fields)) for row in rows if not row.broken] == [(1, {"a": 1}), (6, {"a": 2})]
+    assert [(row.line, row.broken.partition(",")[0]) for row in rows if row.broken] == [
+        (3, "broken JSON"),
+        (4, "is no object: 'text'"),
+        (5, "broken JSON"),
+    ]
+
+
+def test_tables_come_in_their_order_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+    rows = [{"n": i} for i in range(20)]
+    tables.write(tmp_path / "part1.parquet", rows[:9], (), "bytes", group=4)
+    tables.write(tmp_path / "part2.parquet", rows[9:], (), "bytes", group=4)
+    (tmp_path / "items.json").touch()
+    source = Source(ENTRY, tmp_path)
+    found = list(source.parquet_rows("part*.parquet"))
+    assert [row.fields["n"] for row in found] == list(range(20))
+    assert [(row.file, row.line) for row in (found[0], found[8], found[9])] == [
+        ("part1.parquet", 1),
+        ("part1.parquet", 9),
+        ("part2.parquet", 1),
+    ]
+    (tmp_path / "part3.parquet").write_bytes((tmp_path / "part2.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"part3\.parquet: broken Parquet after row 0"):
+        list(source.parquet_rows("part3.parquet"))
+
+
+@pytest.mark.parametrize("uri", ["../other/a.mp4", "/etc/hostname", "a/../../b"])
+def test_a_medium_outside_the_copy_is_refused(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "items.json").touch()
+    with pytest.raises(Refused, match="lies outside"):
+        Source(ENTRY, tmp_path).media("video", "video", uri)
+
+
+def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
+    """In the hub's cache every file is a link into the store beside it."""
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "items.json").touch()
+    (tmp_path / "blob").write_bytes(b"film")
+    (tmp_path / "copy" / "a.mp4").symlink_to("../blob")
+    source = Source(ENTRY, tmp_path / "copy")
+    assert source.path(source.media("video", "video", "a.mp4")) == tmp_path / "blob"
+
+
+def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"items\.json is missing\. Give the folder as nobody/made-up lays it out, or .* --hub"):
+        Source(ENTRY, tmp_path)
+
+
+def test_answers_by_letter_and_by_text() -> None:
+    options = ["red ", "blue", "blue "]
+    assert [by_letter("answer", letter, options) for letter in ("A", " b ", "C")] == options
+    assert by_text("answer", " red", options) == "red "
+    for letter in ("D", "", "AB", "1", "é"):
+        with pytest.raises(Refused, match="names none of the 3 options"):
+            by_letter("answer", letter, options)
+    with pytest.raises(Refused, match="'Red' is none of the options"):
+        by_text("answer", "Red", options)
+    with pytest.raises(Refused, match="'blue' is more than one of the options"):
+        by_text("answer", "blue", options)
+
+
+def test_latest_is_the_first_where_none_is_found() -> None:
+    assert latest("ABC", "C B A".rfind) == "A"
+    assert latest("BC", "none here".rfind) == "B"
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix"),
+    [
+        (b"RIFF\0\0\0\0WAVEfmt ", ".wav"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", ".webp"),
+        (b"\0\0\0\x20ftypisom", ".mp4"),
+        (b"\0\0\0\x20ftypM4A ", ".m4a"),
+        (b"\xff\xfb\x90d", ".mp3"),
+        (b"ID3\x04", ".mp3"),
+        (b"\xff\xd8\xff\xe0", ".jpg"),
+        (b"hello", ""),
+        (b"", ""),
+    ],
+)
+def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
+    assert suffix_of(data) == suffix
+
+
+@pytest.mark.parametrize("kind", ["tone:440", "picture:red", "video:300"])
+def test_made_media_are_known_by_their_first_bytes(kind: str) -> None:
+    expected = {"tone": ".wav", "picture": ".png", "video": ".mp4"}[kind.partition(":")[0]]
+    assert suffix_of(tables.cell(kind, "bytes")) == expected
+
+
+def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path: Path) -> None:
+    (tmp_path / "items.json").touch()
+    source = Source(ENTRY, tmp_path, tmp_path / "scratch")
+    assert source.embedded("audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}).uri.endswith(".mp3")
+    with pytest.raises(ValueError, match="scratch"):
+        Source(ENTRY, tmp_path).embedded("audio", "audio", b"ID3...")
+
+
+def test_every_name_of_the_registry_is_an_adapter() -> None:
+    found: dict[str, SimpleNamespace] = {}
+    for name in NAMES:
+        try:
+            found[name] = adapter(name)  # type: ignore[assignment]
+        except ModuleNotFoundError:  # another half of the registry
+            continue
+        entry = found[name].ENTRY
+        assert entry.name == name
+        assert official(name) is found[name].official
+        assert (entry.filter_policy == "keep_whole") == bool(entry.reason)
+    assert {"av_odyssey", "daily_omni", "omnibench", "omnivideobench", "video_holmes", "worldsense"} <= set(found)
+    assert official("synthetic") is None
+    with pytest.raises(ConfigError, match="no benchmark 'nonsense'"):
+        adapter("nonsense")
