@@ -224,6 +224,8 @@ def _either(content: str, options: Sequence[str], style: Style) -> str | None:
 def _yes_no(content: str, options: Sequence[str], style: Style) -> str | None:
     if (found := _either(content, options, style)) is not None:
         return found
+    if "\\boxed{" in content or _HEAD.search(content.translate(_NARROW)):
+        return None  # what is stated decides, be it unreadable
     text = _bare(content.strip().replace("**", "").replace("\n", ". "))
     for option in options:
         if opened := re.match(re.escape(_bare(option)) + _OPENED, text, re.IGNORECASE):
