@@ -59,7 +59,7 @@ def video_url(video: Video) -> str:
 
 def video_settings(video: Video) -> dict[str, Any]:
     """What a vLLM request must say beside `video_url`, as `media_io_kwargs`; it counts for all videos of the request."""
-    return {"video": {"num_frames": len(video.jpegs), "fps": video.fps}}
+    return {"video": {"num_frames": -1, "fps": video.fps}}
 
 
 def from_data_url(url: str) -> Image.Image:

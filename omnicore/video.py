@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,7 @@ class Video:
     shown for long comes several times.
 
     Frames are kept as JPEG, of quality 95, from where they are decoded: what is cached, sent to a server and shown to a model
-    in this process are the same pixels, and a fifteenth of the memory.
+    in this process are the same pixels.
     """
 
     jpegs: tuple[bytes, ...]
@@ -121,8 +121,8 @@ def sound_track(path: Path, start: float | None = None, end: float | None = None
             place += frame.samples
             if place >= len(wave):
                 break
-        if place < len(wave) - _SLACK * rate and _cut_off(container, begin):
-            raise _damaged(path, begin + max(0, place) / (rate or 1))
+        if place <= len(wave) - _SLACK * rate:
+            _refuse_cut(path, container)
         wave = wave[: max(0, place)]
     if not len(wave):
         raise DataError(f"{path} holds no samples between {begin:g} and {stop:g} s")
@@ -181,24 +181,25 @@ def _end(container: InputContainer, stream: Stream) -> float:
 
 
 def _last_packet(container: InputContainer, *streams: Stream) -> float:
-    """When the last packet of all `streams` from here on ends."""
-    packets = ((p.pts + (p.duration or 0), p.time_base) for p in container.demux(*streams) if p.pts is not None)
-    return max((float(ticks * base) for ticks, base in packets if base), default=0.0)
-
-
-def _cut_off(container: InputContainer, time: float) -> bool:
-    """Whether the file, read from `time` on, is shorter than it says. One track may well end before another, but a file that
-    was cut lost the end of all."""
+    """When the last packet of all `streams` ends, from where the container stands to the end of what can be read."""
     from av import FFmpegError
 
-    if not container.duration:
-        return False
+    last = 0.0
+    with suppress(FFmpegError):
+        for packet in container.demux(*streams):
+            if packet.pts is not None and packet.time_base:
+                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return last
+
+
+def _refuse_cut(path: Path, container: InputContainer) -> None:
+    """Raises DataError when the file ends before it says. One track may well end before another, but a file that was cut
+    lost the end of all."""
     start = container.start_time or 0
-    try:
-        container.seek(start + int(time * 1e6))
-        return _last_packet(container, *container.streams) < (start + container.duration) / 1e6 - _SLACK
-    except FFmpegError:
-        return True
+    container.seek(start)
+    last = _last_packet(container, *container.streams)
+    if container.duration and last < (start + container.duration) / 1e6 - _SLACK:
+        raise _damaged(path, last - start / 1e6)
 
 
 def _seek(container: InputContainer, stream: Stream, time: float) -> None:
@@ -244,8 +245,7 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
         if frame is None:
             raise DataError(f"{path} holds no frame that can be decoded: copy it again, or convert it to mp4")
         if ahead is None and not whole and time > _until(frame) + _SLACK:
-            if _cut_off(container, frame.time - origin):
-                raise _damaged(path, frame.time - origin)
+            _refuse_cut(path, container)
             whole = True  # the track ends here, and its last frame stands
         if frame.is_corrupt:
             raise _damaged(path, frame.time - origin)

@@ -50,7 +50,7 @@ def make_video(
 ) -> Path:
     """An mp4, mkv or webm, by its name, with a sound track of one tone or none."""
     sound = None if tone_hz is None else tone(tone_hz, seconds, SOUND_RATE)
-    return write_video(path, stamps(seconds, fps, variable), size, sound)
+    return write_video(path, [*stamps(seconds, fps, variable), seconds], size, sound)
 
 
 def write_video(
@@ -62,8 +62,8 @@ def write_video(
     keyframes: int = 12,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Frame i begins at `times[i]` and shows i; `sound` is one channel at SOUND_RATE, written in stereo. A keyframe every
-    `keyframes` frames. `options` are those of the muxer, as in movflags=faststart."""
+    """Frame i is on show from `times[i]` to `times[i + 1]` and shows i; `sound` is one channel at SOUND_RATE, written in
+    stereo. A keyframe every `keyframes` frames. `options` are those of the muxer, as in movflags=faststart."""
     picture_codec, sound_codec = CODECS[path.suffix]
     with av.open(str(path), "w", options=options or {}) as container:
         picture = container.add_stream(picture_codec, rate=1000, width=size[0], height=size[1], pix_fmt="yuv420p")
@@ -74,7 +74,7 @@ def write_video(
         )
         packets = []
         track = container.add_stream(sound_codec, rate=SOUND_RATE, layout="stereo") if sound is not None else None
-        for i, time in enumerate(times):
+        for i, time in enumerate(times[:-1]):
             columns = np.array([255 * (i >> bit & 1) for bit in range(BITS)], np.uint8)
             edges = [len(part) for part in np.array_split(np.arange(size[0]), BITS)]
             grey = np.broadcast_to(np.repeat(columns, edges), (size[1], size[0]))
@@ -82,9 +82,7 @@ def write_video(
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             packets += picture.encode(frame)
         packets += picture.encode()
-        gaps = dict(
-            zip((round(1000 * t) for t in times), np.diff([*times, times[-1] + min(np.diff(times), default=0.04)]), strict=True)
-        )
+        gaps = dict(zip((round(1000 * t) for t in times), np.diff(times), strict=False))
         for packet in packets:  # the encoder knows none, and a last frame of 1 ms would shorten the video
             packet.duration = round(1000 * float(gaps[packet.pts]))
         if track is not None and sound is not None:
