@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from omnicore.audit.files import Probe, read_draws, read_queries
 from omnicore.config import CleanConfig, load_recipe
 from omnicore.errors import DataError
 from omnicore.journal import write_json, write_jsonl
-from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Outcome, Query, View
+from omnicore.prompts import permutation
+from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Media, Outcome, Query, View
 from omnicore.steps import clean
 
 PLAN = {"visual_only": 8, "text_only": 2, "audio_only": 0}
@@ -162,6 +162,160 @@ def test_other_numbers_of_options_are_listed_beside_the_main_rule(inputs, good):
     assert [other["options"] for other in birch["others"]] == [2]
 
 
+def failing(rows, lost):
+    """Draw lines without those that `lost` picks, and the lines of errors.jsonl in their place."""
+    gone = [row for row in rows if lost(row)]
+    errors = [{**{name: row[name] for name in ("benchmark", "id", "view", "draw")}, "error": "timeout"} for row in gone]
+    return [row for row in rows if not lost(row)], errors
+
+
+def lost_draw(row):
+    return row["benchmark"] == "birch" and row["id"] < "010" and row["draw"] == 1
+
+
+def test_draws_that_failed_for_good_leave_their_queries_undecided(inputs, good):
+    draws, errors = failing(good[1], lost_draw)
+    write_jsonl(inputs["draws"] / "draws.jsonl", draws)
+    write_jsonl(inputs["draws"] / "errors.jsonl", errors)
+    summary, output = run(inputs)
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    undecided = [v for v in manifest.verdicts if v.benchmark == "birch" and v.id < "010"]
+    assert {(v.label, v.draws, v.kept) for v in undecided} == {(Label.undecided, 7, True)}
+    record = json.loads((output / "audit.json").read_text())
+    assert record["failed_queries"] == summary["failed"] == 10
+    assert record["replies"]["birch"]["visual_only"]["failed"] == record["replies"]["birch"]["text_only"]["failed"] == 10
+    assert record["replies"]["alder"]["visual_only"]["failed"] == 0
+    assert record["policies"]["repeated"]["undecided"] >= 10
+    assert record["policies"]["single_pass"]["undecided"] == 0, "draw 0 was answered"
+
+
+def test_failed_draws_that_are_not_listed_are_lacking(inputs, good):
+    draws, errors = failing(good[1], lost_draw)
+    write_jsonl(inputs["draws"] / "draws.jsonl", draws)
+    write_jsonl(inputs["draws"] / "errors.jsonl", errors[1:])
+    with pytest.raises(DataError, match=r"1 of 240 queries lack draws under \w+ \(birch/000 first"):
+        run(inputs)
+    write_jsonl(inputs["draws"] / "errors.jsonl", [*errors, errors[0]])
+    with pytest.raises(DataError, match=r"errors.jsonl:21: birch/000 has draw 1 under \w+ twice"):
+        run(inputs)
+
+
+def test_replies_that_were_cut_are_counted_by_themselves(inputs, good):
+    def cut(row):
+        hit = row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] < 2
+        return {**row, "truncated": True, "answer": None, "outcome": "no_answer"} if hit else row
+
+    write_jsonl(inputs["draws"] / "draws.jsonl", map(cut, good[1]))
+    summary, output = run(inputs)
+    counts = json.loads((output / "audit.json").read_text())["replies"]
+    assert counts["alder"]["visual_only"]["truncated"] == summary["truncated"] == 160
+    assert sum(counts["birch"]["visual_only"][name] for name in ("truncated", "failed")) == 0
+    rest = [row for row in good[1] if row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] >= 2]
+    assert counts["alder"]["visual_only"]["no_answer"] == sum(row["answer"] is None for row in rest)
+
+
+def rotated(rows, queries):
+    """The same draws, shown as a probe shows them."""
+    known = {q.key: q for q in queries}
+    return [{**r, "permutation": permutation(known[r["benchmark"], r["id"]], r["view"], r["draw"], 0)} for r in rows]
+
+
+def test_circular_is_written_where_the_draws_hold_full_circles(inputs, good):
+    queries, draws, _ = good
+    write_jsonl(inputs["draws"] / "draws.jsonl", rotated(draws, queries))
+    summary, output = run(inputs, policy="circular")
+    assert (output / "manifest.json").read_bytes() == (output / "manifest.circular.json").read_bytes()
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    assert {(v.draws, v.benchmark) for v in manifest.verdicts} == {(4, "alder"), (4, "birch"), (2, "yew")}
+    record = json.loads((output / "audit.json").read_text())
+    assert set(record["policies"]) == {"single_pass", "repeated", "circular"}
+    assert 40 < record["policies"]["circular"]["removed"] < 65
+    assert summary["removed_circular"] == record["policies"]["circular"]["removed"]
+
+
+def test_circular_is_refused_where_none_is_full(inputs, good):
+    _, draws, _ = good
+    write_jsonl(inputs["draws"] / "draws.jsonl", [{**row, "permutation": sorted(row["permutation"])} for row in draws])
+    _, output = run(inputs)
+    assert not (output / "manifest.circular.json").exists()
+    assert "circular" not in json.loads((output / "audit.json").read_text())["policies"]
+    with pytest.raises(DataError, match=r"policy circular needs .* draws.visual_only at least 4"):
+        run(inputs, policy="circular")
+
+
+def test_residual_stands_beside_its_random_control(inputs):
+    _, output = run(inputs)
+    for policy in json.loads((output / "audit.json").read_text())["policies"].values():
+        control = policy["control"]
+        assert control["removed"] == policy["removed"]
+        assert control["hit"]["low"] <= control["hit"]["mean"] + 1e-9 <= control["hit"]["high"] + 2e-9
+        assert policy["removed"] < 40 or policy["residual"]["hit"]["value"] < control["hit"]["low"], "half of the leak is left"
+
+
+def test_leakage_by_type(inputs, good):
+    queries, _, _ = good
+    typed = [q.model_copy(update={"type": "seen" if q.benchmark == "birch" and q.id < "060" else "guessed"}) for q in queries]
+    write_jsonl(inputs["queries"] / "queries.jsonl", typed)
+    _, output = run(inputs)
+    found = json.loads((output / "audit.json").read_text())["leakage_by_type"]
+    assert {name: set(types) for name, types in found.items()} == {
+        "alder": {"guessed"},
+        "birch": {"seen", "guessed"},
+        "yew": {"guessed"},
+    }
+    assert found["birch"]["seen"]["visual_only"]["corrected"]["low"] > 0.9
+    assert found["birch"]["guessed"]["visual_only"]["corrected"]["high"] < 0.2
+
+
+def test_training_items_are_audited_like_a_benchmark(inputs, good):
+    """rlvr.jsonl of prepare: those with sound are filtered; without it nothing was withheld. No benchmarks.json is asked."""
+    queries, draws, second = good
+    sound = Media(kind="audio", uri="a.wav", sha256="0" * 64)
+    items = [
+        q.model_copy(update={"benchmark": "rlvr", "id": f"{q.benchmark}{q.id}", "media": () if q.benchmark == "yew" else (sound,)})
+        for q in queries
+    ]
+    write_jsonl(inputs["queries"] / "rlvr.jsonl", items)
+    for role, rows in (("draws", draws), ("second_draws", second)):
+        moved = [{**row, "benchmark": "rlvr", "id": row["benchmark"] + row["id"]} for row in rows]
+        write_jsonl(inputs[role] / "draws.jsonl", moved)
+        facts = json.loads((inputs[role] / "probe.json").read_text())
+        write_json(inputs[role] / "probe.json", {**facts, "data": "rlvr.jsonl"})
+    (inputs["queries"] / "benchmarks.json").unlink()
+    _, output = run(inputs)
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    removed = {v.id for v in manifest.verdicts if v.label is Label.solvable}
+    assert len(removed & {f"birch{i:03d}" for i in range(60)}) >= 55
+    assert len(removed) <= 62
+    assert {v.label for v in manifest.verdicts if v.id.startswith("yew")} == {Label.kept_whole}
+    assert json.loads((output / "audit.json").read_text())["data"] == "rlvr.jsonl"
+    write_json(inputs["second_draws"] / "probe.json", FACTS)
+    with pytest.raises(DataError, match=r"draws are of rlvr.jsonl, second_draws of queries.jsonl"):
+        run(inputs)
+
+
+def test_answers_without_options_are_taken_by_their_outcome(inputs, good):
+    """A number and a set in a filtered benchmark: kept whole, their hits counted."""
+    queries, draws, _ = good
+    number = Query(benchmark="birch", id="n", type="t", question="?", answer="3", answer_kind="number", cluster="n")
+    several = make_query("birch", "s", ("1", "2", "3"), "1", "s").model_copy(update={"answer_kind": "set", "also": ("2",)})
+    odd = []
+    for query, answers, order in ((number, ["3", "4", None], ()), (several, ["1, 2", "1", None], (2, 0, 1))):
+        for view, n in PLAN.items():
+            for i in range(n):
+                given = answers[i % 3]
+                outcome = "no_answer" if given is None else "correct" if i % 3 == 0 else "incorrect"
+                shown = {"permutation": order, "reply": "", "answer": given, "outcome": outcome}
+                odd.append({"benchmark": "birch", "id": query.id, "view": view, "draw": i, **shown})
+    write_jsonl(inputs["queries"] / "queries.jsonl", [*queries, number, several])
+    write_jsonl(inputs["draws"] / "draws.jsonl", [*draws, *odd])
+    del inputs["second_draws"]
+    _, output = run(inputs)
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    found = [v for v in manifest.verdicts if v.id in ("n", "s")]
+    assert {(v.label, v.hits, v.draws) for v in found} == {(Label.kept_whole, 3, 8)}
+
+
 def edit(change):
     """A breaker of draws.jsonl: `change` gets the lines as dicts and returns what is written (dicts or text)."""
 
@@ -209,6 +363,12 @@ BROKEN = {
     "answer of another query": (set_third(answer="7", outcome="incorrect"), r"jsonl:3: answer '7' is not among the query's"),
     "judged against another answer": (set_third(answer="3", outcome="incorrect"), r"jsonl:3: outcome 'incorrect' of answer '3'"),
     "no answer judged": (set_third(answer=None, outcome="incorrect"), r"jsonl:3: outcome 'incorrect' of answer None"),
+    "cut, and yet judged": (set_third(truncated=True), r"jsonl:3: outcome '\w+' of a reply that was cut"),
+    "permutation of another query": (set_third(permutation=[0, 1]), r"jsonl:3: permutation \[0, 1\] is not one of 4 options"),
+    "errors.jsonl broken": (
+        lambda inputs: (inputs["draws"] / "errors.jsonl").write_text('{"id": "x"}\n'),
+        r"errors.jsonl:1: field 'benchmark' is missing",
+    ),
     "draws gone": (lambda inputs: (inputs["draws"] / "draws.jsonl").unlink(), r"draws.jsonl: no such file; run probe again"),
     "other profile": (facts(profile_hash="b" * 64), r"profile bbbbbbbbbbbb, second_draws under aaaaaaaaaaaa: probe again"),
     "no visual draws": (facts(draws={"text_only": 2}), r"no draws under visual_only.* set draws.visual_only"),

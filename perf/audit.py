@@ -1,0 +1,148 @@
+"""The audit at full size: 16,968 queries of nine benchmarks, 8 draws each, and the journal of such a probe.
+
+`python -m perf.audit` times each part in a process of its own and prints the wall seconds of the part and the peak resident
+memory of the whole process, interpreter and libraries included:
+
+  verdicts  from arrays of answers to the verdicts and manifests of all policies, the manifests written to the disk
+  step      the whole clean step: queries and 135,744 draws read from files, verdicts, leakage, control, everything written
+  journal   135,744 records replayed, one a line as over HTTP; and 256 a line as in process
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from omnicore import audit
+from omnicore.config import CleanConfig, load_recipe
+from omnicore.journal import Journal, write_json, write_jsonl
+from omnicore.prompts import permutation
+from omnicore.schema import BenchmarkInfo, Media, Query, View
+from omnicore.steps import clean
+
+QUERIES, DRAWS, OPTIONS, BENCHMARKS = 16_968, 8, 4, 9
+REPLY = "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"  # 500 letters
+
+
+def queries() -> list[Query]:
+    texts = tuple(f"option {i}" for i in range(OPTIONS))
+    media = (Media(kind="video", uri="media/a.mp4", sha256="0" * 64), Media(kind="audio", uri="media/a.mp4", sha256="0" * 64))
+    shared = {"question": "Who plays?", "options": texts, "media": media}
+    return [
+        Query(benchmark=f"b{i % BENCHMARKS}", id=f"{i:05d}", type=f"t{i % 7}", answer=texts[i % 4], cluster=f"v{i // 2}", **shared)
+        for i in range(QUERIES)
+    ]
+
+
+def answers(asked: list[Query], draws: int, seed: int) -> np.ndarray:
+    """A probe that sees every other query with 95 % accuracy and repeats its guess on the others."""
+    rng = np.random.default_rng(seed)
+    shape = (len(asked), draws)
+    right = np.array([q.options.index(q.answer) for q in asked])[:, None]
+    guess = np.where(rng.random(shape) < 0.5, rng.integers(OPTIONS, size=(len(asked), 1)), rng.integers(OPTIONS, size=shape))
+    sees = (np.arange(len(asked))[:, None] % 2 == 0) & (rng.random(shape) < 0.95)
+    return np.where(sees, right, guess)
+
+
+def lines(asked: list[Query], given: np.ndarray) -> Iterator[dict[str, object]]:
+    for q, row in zip(asked, given.tolist(), strict=True):
+        for i, column in enumerate(row):
+            answer = q.options[column]
+            yield {
+                **{"benchmark": q.benchmark, "id": q.id, "view": "visual_only", "draw": i},
+                **{"permutation": permutation(q, View.visual_only, i, 0), "reply": REPLY.format(answer), "reasoning": ""},
+                **{"truncated": False, "answer": answer, "outcome": "correct" if answer == q.answer else "incorrect"},
+            }
+
+
+def prepare(root: Path) -> None:
+    """Every file that the parts below read."""
+    asked = queries()
+    for folder, draws, seed in (("probe", DRAWS, 0), ("second", 4, 1)):
+        (root / folder).mkdir()
+        write_jsonl(root / folder / "draws.jsonl", lines(asked, answers(asked, draws, seed)))
+        facts = {"model": folder, "profile_hash": "a" * 64, "draws": {"visual_only": draws}}
+        write_json(root / folder / "probe.json", facts)
+    (root / "prepare").mkdir()
+    write_jsonl(root / "prepare" / "queries.jsonl", asked)
+    infos = [BenchmarkInfo(name=f"b{i}", filter_policy="filtered", queries=0) for i in range(BENCHMARKS)]
+    write_json(root / "prepare" / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
+    for batch in (1, 256):
+        with (root / f"{batch}.journal").open("w") as file:
+            for start in range(0, QUERIES * DRAWS, batch):
+                replies = ",".join(f'{{"text":"{REPLY.format(i)}"}}' for i in range(start, min(start + batch, QUERIES * DRAWS)))
+                file.write(f'[{{"key":"0-{start}","replies":[{replies}]}}]\n')
+
+
+def verdicts(root: Path) -> float:
+    asked = queries()
+    given = answers(asked, DRAWS, 0)
+    audited = audit.Audited(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
+    place = np.arange(DRAWS)[None].repeat(QUERIES, axis=0)
+    orders = audit.Orders(place // OPTIONS, place % OPTIONS)
+    start = time.perf_counter()
+    config = CleanConfig()
+    hits = audit.count(audited, given)
+    found = audit.rules(audited, hits, config)
+    by_policy = {
+        "repeated": audit.repeated(audited, hits, found, config),
+        "single_pass": audit.single_pass(audited, given, found),
+        "circular": audit.circular(audited, given, audit.circles(audited, orders), config) or [],
+    }
+    for policy, made in by_policy.items():
+        write_json(root / f"{policy}.json", audit.manifest(policy, "probe", "a" * 64, made))
+    return time.perf_counter() - start
+
+
+def step(root: Path) -> float:
+    inputs = {"queries": root / "prepare", "draws": root / "probe", "second_draws": root / "second"}
+    start = time.perf_counter()
+    clean.run(load_recipe("tiny"), CleanConfig(), inputs, root)
+    return time.perf_counter() - start
+
+
+def journal(root: Path, batch: int) -> float:
+    start = time.perf_counter()
+    log = Journal(root / f"{batch}.journal")
+    seconds = time.perf_counter() - start
+    assert f"0-{(QUERIES * DRAWS - 1) // batch * batch}" in log
+    return seconds
+
+
+PARTS: dict[str, Callable[[Path], float]] = {
+    "verdicts": verdicts,
+    "step": step,
+    "journal, one a line": lambda root: journal(root, 1),
+    "journal, 256 a line": lambda root: journal(root, 256),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m perf.audit", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.part:
+        seconds = PARTS[chosen.part](chosen.root)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{chosen.part:<20} {seconds:6.2f} s  {peak:6.0f} MiB")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own, too: a child's peak counts from that of the process that starts it.
+        subprocess.run(
+            [sys.executable, "-c", f"from pathlib import Path; import perf.audit; perf.audit.prepare(Path({folder!r}))"], check=True
+        )
+        for part in PARTS:
+            subprocess.run([sys.executable, "-m", "perf.audit", "--part", part, "--root", folder], check=True)
+
+
+if __name__ == "__main__":
+    main()
