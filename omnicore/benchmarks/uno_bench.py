@@ -32,7 +32,8 @@ ENTRY = Entry(
 )
 _COLUMNS: dict[str, Kind] = {"images": "image", "videos": "video", "audios": "audio"}
 _TAG = re.compile(r"<(?:image|video|audio)_\d+>")
-_OPTION = re.compile(r"(?<!\S)([A-Z])[.．、:：]\s*")
+# Labels of options: at the start of a line; where there are none, anywhere but after a letter or figure.
+_LABELS = tuple(re.compile(before + r"([A-Z])[.．、:：]\s*") for before in (r"(?m:^)[ \t]*", "(?<![A-Za-z0-9])"))
 _KEY = re.compile(r"([A-Z])(?:[.．、:：]|$)")
 _SPOKEN = re.compile(r"\[\[\[(.*?)\]\]\]")
 
@@ -81,16 +82,26 @@ def query(source: Source, row: Row) -> Query:
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
-    """Question and options. Raises Refused where there are no options A, B and so on to the end."""
-    found = list(_OPTION.finditer(text))
-    first = max((i for i, match in enumerate(found) if match[1] == "A"), default=len(found))
-    found = found[first:]
-    if len(found) < 2 or [match[1] for match in found] != [chr(65 + i) for i in range(len(found))]:
-        raise Refused("question", "holds no options A, B and so on at its end")
-    ends = [match.start() for match in found[1:]] + [len(text)]
-    options = [text[match.end() : end].strip() for match, end in zip(found, ends, strict=True)]
+    """Question and options. Raises Refused where there are no options A, B and so on."""
+    labels = next((found for pattern in _LABELS if (found := _run(list(pattern.finditer(text))))), None)
+    if labels is None:
+        raise Refused("question", "holds no options A, B and so on")
+    ends = [label.start() for label in labels[1:]] + [len(text)]
+    options = [text[label.end() : end].strip() for label, end in zip(labels, ends, strict=True)]
     options[-1], _, after = options[-1].partition("\n")
-    return "\n".join(filter(None, (text[: found[0].start()].strip(), after.strip()))), [option.strip() for option in options]
+    return "\n".join(filter(None, (text[: labels[0].start()].strip(), after.strip()))), [option.strip() for option in options]
+
+
+def _run(found: list[re.Match[str]]) -> list[re.Match[str]]:
+    """From the last A that a B follows: A, the next B, the next C. Others between stand inside an option ("Mr. A. Smith")."""
+    for start in reversed([i for i, label in enumerate(found) if label[1] == "A"]):
+        run = [found[start]]
+        for label in found[start + 1 :]:
+            if ord(label[1]) == ord(run[-1][1]) + 1:
+                run.append(label)
+        if len(run) > 1:
+            return run
+    return []
 
 
 def official(query: Query, reply: str) -> float:
