@@ -33,6 +33,6 @@ def adapter(name: str) -> Adapter:
     return cast(Adapter, import_module(f"omnicore.benchmarks.{name}"))
 
 
-def official(name: str) -> Callable[[Query, str], float] | None:
+def official(name: str) -> Callable[[Query, str], float | None] | None:
     """The publisher's rule for one reply, in 0..1; None for benchmarks without a publisher."""
     return adapter(name).official if name in NAMES else None

@@ -5,7 +5,8 @@ An adapter is a module with four names:
   ENTRY                  what the registry knows of the benchmark
   rows(source)           the native items with the place where each stands
   query(source, row)     one item as a Query; raises Refused, or lets KeyError and the Query's own ValidationError through
-  official(query, reply) the publisher's score of one reply, 0..1, with the publisher's bugs; named in its docstring
+  official(query, reply) the publisher's score of one reply, 0..1, with the publisher's bugs, named in its docstring; None where
+                         only a judge that is not here can tell
 
 and may have `aggregate(pairs)`, the publisher's figures over all (query, reply) that are no mean of `official`.
 """
@@ -100,7 +101,7 @@ class Adapter(Protocol):
 
     def rows(self, source: Source) -> Iterator[Row]: ...
     def query(self, source: Source, row: Row) -> Query: ...
-    def official(self, query: Query, reply: str) -> float: ...
+    def official(self, query: Query, reply: str) -> float | None: ...
 
 
 def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:

@@ -91,9 +91,9 @@ def official(query: Query, reply: str) -> float:
 
     Its bugs: "(A)", "A." and "a" are wrong; parts keep their spaces ("A, B" shares "A" alone with "A,B") and a part said twice
     counts twice in what it is divided by; yes and no are looked for inside words ("I do not know" is No, "yesterday" is Yes, and
-    "yes or no" is whatever is right); a comma is a decimal mark and then goes ("1,5" is 15); free-form and OCR score 0 whatever is
-    said. Without an answer between tags the last output that the scorer's own process decoded, of another item, is scored: that
-    needs the publisher's order of items, so it scores 0 here.
+    "yes or no" is whatever is right); a comma is a decimal mark, too, and then goes (where "1,200" is right, "1200" is wrong and
+    "12,00" right); free-form and OCR score 0 whatever is said. Without an answer between tags the last output that the scorer's
+    own process decoded, of another item, is scored: that needs the publisher's order of items, so it scores 0 here.
     """
     said, gold = _tagged(reply), query.native["answer"]
     if not said:

@@ -67,10 +67,10 @@ def official(query: Query, reply: str) -> float:
     space, and options whose text occurs; right when they are all the key's. The publisher shows options in an order of its own
     draw; here it is the query's.
 
-    Its bugs: "answer because" is B, and "Answer: B, since" is nothing; "Answer: (B)" is nothing either, unless the option's text
-    is there; of a single word any letter counts, so "Dog" is D; an option's text counts as written or in small letters alone; a
-    second option that is only mentioned makes the reply nothing; a fifth option cannot be chosen. What names nothing is left out
-    of the publisher's mean: `aggregate`; it is 0 here.
+    Its bugs: "answer because" is B and "answer: Dog house" is D, too; "Answer: (B)" and "Answer: B since" are nothing, unless the
+    option's text is there; of a single word any letter counts, so "Dog" is D; an option's text counts as written or in small
+    letters alone; a second option that is only mentioned makes the reply nothing. What names nothing is left out of the
+    publisher's mean (`aggregate`); here it is 0.
     """
     return float(_extracted(query, reply) == letter(query))
 

@@ -13,7 +13,6 @@ answer: only a judge can grade them, so they are excluded, each listed in proble
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 
@@ -104,9 +103,9 @@ def _run(found: list[re.Match[str]]) -> list[re.Match[str]]:
     return []
 
 
-def official(query: Query, reply: str) -> float:
-    """nan, not computable here, but for OCR-short (`score_type` 2): 1 when any of the reference's alternatives occurs in the reply,
-    in small letters, with spaces for line breaks. Its bug: so it is in a longer word, and an empty alternative always is.
+def official(query: Query, reply: str) -> float | None:
+    """None, not computable here, but for OCR-short (`score_type` 2): 1 when any of the reference's alternatives occurs in the
+    reply, in small letters, with spaces for line breaks. Its bug: so it does in a longer word, and an empty alternative always.
 
     A choice, too, is judged by a model of 14 B, UNO-Scorer-Qwen3-14B, that reads question, reply and the reference
     "小问1：{answer}，总分10分，无需关注推理过程，最终答案正确即可" and ends with <score>n</score>; the score is n / 10,
@@ -114,7 +113,7 @@ def official(query: Query, reply: str) -> float:
     jieba's words.
     """
     if query.native["score_type"] != "2":
-        return math.nan
+        return None
     gold = query.native["answer"]
     try:
         wanted = listed("answer", gold) if gold.startswith("[") and gold.endswith("]") else [gold]
