@@ -22,12 +22,12 @@ def fetch(entry: Entry, place: str) -> tuple[Path, str]:
     """The local folder of `hub` or `hub@REVISION`, its archives unpacked, and the revision. What has been downloaded is not
     fetched again.
 
-    Raises ConfigError where the benchmark is not on the hub or no commit is pinned (a branch moves, and with it the benchmark),
+    Raises ConfigError where the benchmark is not on the hub in the form that is read here, or no commit is pinned (a branch moves, and with it the benchmark),
     DataError where the hub cannot be reached or refuses.
     """
     if not entry.on_hub:
         raise ConfigError(
-            f"{entry.title} is not on the Hugging Face hub: get it from {entry.source} and give its folder with --root"
+            f"{entry.title} is not read from the Hugging Face hub: get it from {entry.source} and give its folder with --root"
         )
     revision = place.partition("@")[2] or entry.revision
     if not _COMMIT.fullmatch(revision):
@@ -67,5 +67,6 @@ def unpack(entry: Entry, root: Path) -> None:
                     with tarfile.open(archive) as tape:
                         tape.extractall(root, filter="data")
         except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-            raise DataError(f"{archive} is no whole archive: {error}; remove it and download it again") from error
+            told = str(error).partition("\n")[0]
+            raise DataError(f"{archive} is no whole archive: {told}; remove it and download it again") from error
         done.touch()

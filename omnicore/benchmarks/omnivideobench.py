@@ -1,5 +1,5 @@
 """OmniVideoBench: questions that need picture and sound, with the modalities that each step of their solution uses
-(github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request).
+(github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated on the hub, where the questions lie in another form).
 
 `data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. Options read "A.text", some "A. text".
 Questions have no id of their own: theirs here is the video's with the number of the question in it. `native["modalities"]`

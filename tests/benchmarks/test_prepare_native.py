@@ -1,0 +1,315 @@
+"""prepare on public benchmarks: what is wrong is listed and counted, media are linked, and the hub takes the same path."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnicore.benchmarks import hub, video_holmes
+from omnicore.benchmarks.base import Entry, Problem
+from omnicore.cli import main
+from omnicore.config import load_recipe
+from omnicore.errors import ConfigError, DataError
+from omnicore.journal import read_json, read_jsonl
+from omnicore.media import locate
+from omnicore.provenance import sha256_file
+from omnicore.run import run_step
+from omnicore.schema import BenchmarkInfo, Query
+from tests.benchmarks import native, tables
+from tests.benchmarks.scoring import queries
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def prepare(output: Path, *overrides: str, **sources: Path | str) -> dict[str, Any]:
+    places = [f"prepare.sources.{name}={json.dumps(str(place))}" for name, place in sources.items()]
+    return run_step("prepare", load_recipe("tiny", [*places, *overrides]), {}, output)
+
+
+def rewrite(path: Path, change: Callable[[Any], None]) -> None:
+    """Changes a JSON file, one item a line."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text("[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]\n")
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Local copies of benchmarks in four forms: a list, an object, tables with bytes and with features."""
+    root = tmp_path_factory.mktemp("copies")
+    rows = [{k: v for k, v in row.items() if k != "part"} for row in tables.rows("av_odyssey")]
+    cells = ("video_1", *(f"{kind}_{i}" for kind in ("image", "audio") for i in range(1, 5)))
+    tables.write(root / "av_odyssey" / "av_odyssey_part1.parquet", rows, cells, "bytes", group=2)
+    train = root / "omnibench" / "data" / "train-00000-of-00001.parquet"
+    tables.write(train, tables.rows("omnibench"), ("image", "audio"), "feature")
+    for name in ("daily_omni", "worldsense", "video_holmes", "omnivideobench"):
+        native.copy(name, root)
+    return {path.name: path for path in sorted(root.iterdir())}
+
+
+def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")}
+    record = prepare(tmp_path / "a", **copies)
+    assert record["summary"] == {"benchmarks": 6, "queries": 37, "refused": 0, "excluded": 0}
+    rows = read_jsonl(tmp_path / "a" / "queries.jsonl", Query)
+    counts = {"av_odyssey": 6, "daily_omni": 6, "omnibench": 6, "omnivideobench": 6, "video_holmes": 7, "worldsense": 6}
+    assert {name: sum(row.benchmark == name for row in rows) for name in counts} == counts
+    for row in rows:
+        for medium in row.media:
+            path = locate(medium, tmp_path / "a")
+            assert sha256_file(path) == medium.sha256
+            assert path.name == medium.sha256[:16] + path.suffix
+    infos = [BenchmarkInfo.model_validate(info) for info in read_json(tmp_path / "a" / "benchmarks.json")]
+    assert {info.name: (info.queries, info.native, info.refused) for info in infos} == {n: (c, c, 0) for n, c in counts.items()}
+    assert {info.name: info.licence for info in infos}["omnivideobench"] == "CC-BY-NC-SA-4.0, research only"
+    assert read_jsonl(tmp_path / "a" / "problems.jsonl", Problem) == []
+    # Nothing half-made stays in the output, nothing was written into the copies.
+    shown = {medium.uri for row in rows for medium in row.media}
+    assert {path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()} - {
+        "step.json",
+        "metrics.prom",
+        "key.journal",
+    } == {"queries.jsonl", "benchmarks.json", "problems.jsonl", *shown}
+    assert {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")} == before
+    # Linked where the disk can.
+    assert all(locate(row.media[0], tmp_path / "a").stat().st_nlink > 1 for row in rows if row.benchmark == "worldsense")
+
+
+def test_the_same_copies_give_the_same_digest(tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = prepare(tmp_path / "a", **copies), prepare(tmp_path / "b", **copies)
+    assert first["digest"] == second["digest"]
+    capsys.readouterr()
+    assert prepare(tmp_path / "a", **copies) == first
+    assert "done before" in capsys.readouterr().out
+
+
+def test_a_changed_copy_is_read_again(tmp_path: Path) -> None:
+    copy = native.copy("video_holmes", tmp_path)
+    first = prepare(tmp_path / "out", video_holmes=copy)
+    rewrite(copy / "test_Video-Holmes.json", lambda items: items.pop())
+    second = prepare(tmp_path / "out", video_holmes=copy)
+    assert (first["summary"]["queries"], second["summary"]["queries"]) == (7, 6)
+    assert first["digest"] != second["digest"]
+
+
+def spoil(items: list[Any]) -> None:
+    """Line 2 is right, 3 to 8 are not."""
+    items[1]["Answer"] = "G"
+    items[2] = "Put in order"
+    items[3]["video ID"] = "gone"
+    items[4]["Question ID"], items[4]["video ID"] = 1, "xTrainNight"
+    del items[5]["Question"]
+    items[6]["Options"] = {"A": "same", "B": "same"}
+
+
+SPOILT = [
+    (3, "", "Answer", "'G' names none of the 6 options"),
+    (4, "", "line", "is no object: 'Put in order'"),
+    (5, "", "video ID", "video videos/gone.mp4 is missing"),
+    (6, "xTrainNight-1", "id", "xTrainNight-1 occurs twice"),
+    (7, "", "Question", "is missing"),
+    (8, "", "answer", "Value error, options repeat a value: ['same', 'same']"),
+]
+
+
+def test_what_is_wrong_is_listed_and_counted(tmp_path: Path) -> None:
+    copy = native.copy("video_holmes", tmp_path)
+    rewrite(copy / "test_Video-Holmes.json", spoil)
+    record = prepare(tmp_path / "out", "prepare.max_refused=0.9", video_holmes=copy)
+    assert record["summary"] == {"benchmarks": 1, "queries": 1, "refused": 6, "excluded": 0}
+    problems = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
+    assert {(p.benchmark, p.file) for p in problems} == {("video_holmes", "test_Video-Holmes.json")}
+    assert [(p.line, p.id, p.field, p.message) for p in problems] == SPOILT
+    (info,) = read_json(tmp_path / "out" / "benchmarks.json")
+    assert (info["queries"], info["native"], info["refused"]) == (1, 7, 6)
+
+
+def test_above_the_limit_the_step_fails_with_the_list(tmp_path: Path) -> None:
+    copy = native.copy("video_holmes", tmp_path)
+    rewrite(copy / "test_Video-Holmes.json", spoil)
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path / "out", "prepare.max_refused=0.8", video_holmes=copy)
+    first, *lines, remedy = str(caught.value).splitlines()
+    assert first == "Video-Holmes: 6 of 7 items are unreadable, more than the 80.0% that prepare.max_refused allows:"
+    assert lines == [
+        f"  test_Video-Holmes.json:{line}: {name or 'item'}: {field}: {message}" for line, name, field, message in SPOILT
+    ]
+    assert "mend or complete the local copy" in remedy
+    assert len(read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)) == 6
+    assert not (tmp_path / "out" / "step.json").exists()
+
+
+def test_one_missing_film_is_above_the_default_limit(tmp_path: Path) -> None:
+    copy = native.copy("daily_omni", tmp_path)
+    (copy / "Videos" / "choir03" / "choir03_video.mp4").unlink()
+    with pytest.raises(DataError, match=r"Daily-Omni: 1 of 6 items .* 1\.0%"):
+        prepare(tmp_path / "out", daily_omni=copy)
+
+
+def test_the_command_line(tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    two = ["--benchmark", "daily_omni", "--root", str(copies["daily_omni"]), "--benchmark", "worldsense"]
+    out = ["--output", str(tmp_path / "out")]
+    assert main(["prepare", *two, "--root", str(copies["worldsense"]), *out]) == 0
+    assert len(read_jsonl(tmp_path / "out" / "queries.jsonl", Query)) == 12
+    assert "queries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark", "daily_omni"], "give each --benchmark its --root DIR"),
+        (["--root", "COPY"], "give each --benchmark its --root DIR"),
+        (["--benchmark", "daily_omny", "--root", "COPY"], "no benchmark 'daily_omny': there are av_odyssey, "),
+        (["--benchmark", "worldsense", "--root", "COPY"], "worldsense_qa.json is missing"),
+        (["--benchmark", "daily_omni", "--root", "BROKEN"], "qa.json:3: broken JSON, Expecting value"),
+        (["--benchmark", "daily_omni", "--root", "EMPTY"], "holds no item of Daily-Omni: copy it again"),
+    ],
+)
+def test_mistakes_exit_with_two(
+    tmp_path: Path, copies: dict[str, Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("broken", '[\n{"Question": 1},\n{"Question": }]'), ("empty", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "qa.json").write_text(text)
+    places = {"COPY": copies["daily_omni"], "BROKEN": tmp_path / "broken", "EMPTY": tmp_path / "empty"}
+    given = [str(places.get(argument, argument)) for argument in arguments]
+    assert main(["prepare", *given, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The hub's download replaced by a local cache as it lays one out: a folder of links, videos packed in a tape."""
+    copy = native.copy("daily_omni", tmp_path / "made")
+    blobs, folder = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / COMMIT
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (copy / "qa.json").rename(blobs / "1")
+    with tarfile.open(blobs / "2", "w") as tape:
+        tape.add(copy / "Videos", "Videos")
+    (folder / "qa.json").symlink_to("../../blobs/1")
+    (folder / "Videos.tar").symlink_to("../../blobs/2")
+    calls: list[dict[str, Any]] = []
+
+    def download(repo: str, **rest: Any) -> str:
+        calls.append({"repo": repo, **rest})
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return calls
+
+
+def test_a_download_takes_the_same_path(tmp_path: Path, snapshot: list[dict[str, Any]]) -> None:
+    assert main(["prepare", "--benchmark", "daily_omni", "--hub", COMMIT, "--output", str(tmp_path / "out")]) == 0
+    assert snapshot == [{"repo": "liarliar/Daily-Omni", "repo_type": "dataset", "revision": COMMIT}]
+    rows = read_jsonl(tmp_path / "out" / "queries.jsonl", Query)
+    local = native.copy("daily_omni", tmp_path)
+    prepare(tmp_path / "local", daily_omni=local)
+    assert rows == read_jsonl(tmp_path / "local" / "queries.jsonl", Query)
+    (info,) = read_json(tmp_path / "out" / "benchmarks.json")
+    assert info["revision"] == COMMIT
+    for row in rows:
+        for medium in row.media:
+            path = locate(medium, tmp_path / "out")
+            assert not path.is_symlink()
+            assert sha256_file(path) == medium.sha256
+
+
+def test_archives_are_unpacked_once_and_a_broken_one_is_named(tmp_path: Path, snapshot: list[dict[str, Any]]) -> None:
+    folder = tmp_path / "cache" / "snapshots" / COMMIT
+    prepare(tmp_path / "out", daily_omni=f"hub@{COMMIT}")
+    film = folder / "Videos" / "choir03" / "choir03_video.mp4"
+    first = film.stat().st_ino
+    prepare(tmp_path / "again", daily_omni=f"hub@{COMMIT}")
+    assert film.stat().st_ino == first
+    (folder / "Videos.tar.unpacked").unlink()
+    blob = tmp_path / "cache" / "blobs" / "2"
+    blob.write_bytes(blob.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"Videos\.tar is no whole archive: .*; remove it and download it again"):
+        prepare(tmp_path / "third", daily_omni=f"hub@{COMMIT}")
+
+
+def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
+    copy = native.copy("video_holmes", tmp_path)
+    with zipfile.ZipFile(copy / "videos.zip", "w") as packed:
+        for film in sorted((copy / "videos").iterdir()):
+            packed.write(film, f"videos_cropped/{film.name}")
+            film.unlink()
+        packed.writestr("../outside.txt", "no")
+    (copy / "videos").rmdir()
+    hub.unpack(video_holmes.ENTRY, copy)
+    assert not (tmp_path / "outside.txt").exists()
+    assert len(queries("video_holmes", copy)) == 7
+    (copy / "videos.zip.unpacked").unlink()
+    (copy / "videos.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"videos\.zip is no whole archive"):
+        hub.unpack(video_holmes.ENTRY, copy)
+
+
+@pytest.mark.parametrize("revision", ["", "main", COMMIT[:12]])
+def test_a_download_needs_a_pinned_commit(tmp_path: Path, snapshot: list[dict[str, Any]], revision: str) -> None:
+    with pytest.raises(ConfigError, match=r"no pinned revision here: name the commit of liarliar/Daily-Omni, 40 hex digits"):
+        prepare(tmp_path / "out", daily_omni=f"hub@{revision}" if revision else "hub")
+    assert snapshot == []
+
+
+def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> None:
+    from omnicore.benchmarks.daily_omni import ENTRY
+
+    pinned = Entry.model_validate({**ENTRY.model_dump(), "revision": COMMIT})
+    assert hub.fetch(pinned, "hub")[1] == COMMIT
+
+
+def test_a_benchmark_that_is_not_read_from_the_hub_says_where_it_is(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"OmniVideoBench is not read from the Hugging Face hub: get it from github\.com/NJU-LINK"
+    ):
+        prepare(tmp_path / "out", omnivideobench="hub")
+
+
+def from_hub(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The real client, in a process of its own: it reads its environment when it is imported."""
+    command = [sys.executable, "-m", "omnicore", "prepare", "--benchmark", "daily_omni", "--hub", COMMIT, "--output", home / "out"]
+    whole = {**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **env}
+    return subprocess.run(command, env=whole, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_gated_benchmark_says_what_to_do(tmp_path: Path) -> None:
+    class Gated(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gated) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = from_hub(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert done.returncode == 2, done.stderr
+    assert "liarliar/Daily-Omni is gated: accept its terms on the hub, then log in (hf auth login)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("way", ["offline", pytest.param("refused", marks=pytest.mark.slow)])  # the client tries for 25 s
+def test_an_unreachable_hub_says_what_to_do(tmp_path: Path, way: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        nobody = f"http://127.0.0.1:{server.server_port}"  # after the block nobody listens there
+    done = from_hub(tmp_path, HF_ENDPOINT=nobody, HF_HUB_OFFLINE=str(int(way == "offline")))
+    assert done.returncode == 2, done.stderr
+    assert f"liarliar/Daily-Omni at {COMMIT[:12]} could not be downloaded" in done.stderr
+    assert "give a local copy with --root" in done.stderr
+    assert "Traceback" not in done.stderr
