@@ -18,7 +18,7 @@ from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Quer
 M = TypeVar("M", bound=BaseModel)
 
 STAGES = ("base", "sft", "rlvr", "distilled")
-POLICIES = ("single_pass", "repeated")
+POLICIES = ("single_pass", "circular", "repeated")  # as shown; circular where the draws hold full circles
 # Role of an input to the name under which the report shows that step's seconds and digest.
 STEP_NAMES = {
     "queries": "prepare",
@@ -94,8 +94,34 @@ class Residual(_File):
     excess: Estimate
 
 
+class Spread(_File):
+    """Over repeated random removals."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Control(_File):
+    """What the second probe hits when as many queries are removed at random."""
+
+    hit: Spread
+    excess: Spread
+    removed: int
+    repeats: int
+
+
+class Replies(_File):
+    draws: int
+    failed: int
+    truncated: int
+    no_answer: int
+
+
 class Policy(_File):
+    undecided: int
     residual: Residual | None = None
+    control: Control | None = None
 
 
 class Audit(_File):
@@ -104,6 +130,9 @@ class Audit(_File):
     probe: str
     second_probe: str | None = None
     leakage: dict[str, dict[View, Leakage]]
+    leakage_by_type: dict[str, dict[str, dict[View, Leakage]]]
+    replies: dict[str, dict[View, Replies]]
+    failed_queries: int
     thresholds: dict[str, Threshold]
     null: Null
     policies: dict[str, Policy]
@@ -182,6 +211,7 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
     arms = [stage for stage in (*STAGES, "control") if stage in inputs]
     scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
     manifest = read_model(inputs["audit"] / "manifest.json", Manifest)
+    audit = read_model(inputs["audit"] / "audit.json", Audit)
     comparable(scores, manifest)
     judged = {(v.benchmark, v.id) for v in manifest.verdicts}
     if unjudged := sorted(set(keys) - judged):
@@ -197,8 +227,12 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         queries=queries,
         infos=infos,
         planted=read_json(planted) if planted.is_file() else None,
-        audit=read_model(inputs["audit"] / "audit.json", Audit),
-        manifests={policy: read_model(inputs["audit"] / f"manifest.{policy}.json", Manifest) for policy in POLICIES},
+        audit=audit,
+        manifests={
+            policy: read_model(inputs["audit"] / f"manifest.{policy}.json", Manifest)
+            for policy in POLICIES
+            if policy in audit.policies
+        },
         manifest=manifest,
         hits=hits,
         scores=scores,

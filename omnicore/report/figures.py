@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from omnicore.report import plots
-from omnicore.report.evidence import POLICIES, STAGES, BenchmarkScore, Evidence, confusion
+from omnicore.report.evidence import STAGES, BenchmarkScore, Evidence, confusion
 from omnicore.report.words import NAMES, per_cent, share
 from omnicore.schema import Estimate, View
 
@@ -76,11 +76,32 @@ def leakage(evidence: Evidence) -> Figure:
     )
 
 
+def leakage_by_type(evidence: Evidence) -> Table:
+    """What the picture and the text give away, by type of question."""
+    rows = [
+        (name, _spaced(kind), str(seen.solved.n), seen.solved, per_cent(seen.chance, 0), seen.corrected)
+        for name, kinds in evidence.audit.leakage_by_type.items()
+        for kind, views in kinds.items()
+        if (seen := views.get(View.visual_only))
+    ]
+    return Table(("Benchmark", "Type", "Queries", "Hit rate, sound withheld", "Chance", "Corrected"), rows)
+
+
+def replies(evidence: Evidence) -> Table:
+    """What became of the probe's requests."""
+    rows = [
+        (name, _spaced(view), *(str(n) for n in (r.draws, r.no_answer, r.truncated, r.failed)))
+        for name, views in evidence.audit.replies.items()
+        for view, r in views.items()
+    ]
+    return Table(("Benchmark", "View", "Asked", "No answer", "Cut by the length limit", "Failed for good"), rows)
+
+
 def rules(evidence: Evidence) -> Figure | None:
-    """Both cleaning rules against the planted truth; None where there is none."""
+    """The cleaning rules against the planted truth; None where there is none."""
     if evidence.planted is None:
         return None
-    counts = {_spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered) for p in POLICIES}
+    counts = {_spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered) for p in evidence.manifests}
     said = "; ".join(f"{name}: " + ", ".join(f"{n} {TRUTHS[kind]}" for kind, n in found.items()) for name, found in counts.items())
     return Figure(
         "What each rule removed",

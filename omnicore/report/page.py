@@ -13,7 +13,7 @@ from markupsafe import Markup
 from omnicore.config import Recipe, ReportConfig
 from omnicore.report import figures, words
 from omnicore.report.browser import payload
-from omnicore.report.evidence import POLICIES, STAGES, Evidence
+from omnicore.report.evidence import STAGES, Evidence
 from omnicore.schema import Estimate
 
 MEASURES = {"macro": "Macro", "micro": "Micro", "chance_corrected": "Chance-corrected"}
@@ -56,7 +56,10 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
         rules=figures.rules(evidence),
         policy=evidence.manifest.policy,
         truth=evidence.planted is not None,
-        residuals={policy: audit.policies[policy].residual for policy in POLICIES},
+        audited=audit.policies,
+        by_type=figures.leakage_by_type(evidence),
+        replies=figures.replies(evidence),
+        replies_said=words.replies_sentence(audit),
         thresholds=audit.thresholds,
         probe=audit.probe,
         second_probe=audit.second_probe,

@@ -37,12 +37,13 @@ def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
             "recall": _share(n["hit"], n["hit"] + n["missed"]),
             "clean_lost": _share(n["lost"], n["lost"] + n["left"]),
         }
-    residual = evidence.audit.policies[policy].residual
+    second = evidence.audit.policies[policy]
     return {
         **truth,
         "kept": len(labels) - removed,
         "removed": removed,
-        "residual": None if residual is None else residual.model_dump(mode="json"),
+        "residual": None if second.residual is None else second.residual.model_dump(mode="json"),
+        "control": None if second.control is None else second.control.model_dump(mode="json"),
     }
 
 
@@ -54,7 +55,7 @@ def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
     """The content of `report.json`."""
     return {
         "stages": {name: stage(evidence.scores[name]) for name in ev.STAGES},
-        "audit": {policy: audit(evidence, policy) for policy in ev.POLICIES},
+        "audit": {policy: audit(evidence, policy) for policy in evidence.manifests},
         **({"control": stage(evidence.scores["control"])} if "control" in evidence.scores else {}),
         "seconds": {name: step["seconds"] for name, step in evidence.steps.items()},
         "seed": recipe.seed,

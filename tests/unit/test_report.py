@@ -19,7 +19,7 @@ from omnicore.errors import DataError
 from omnicore.journal import read_json, write_json
 from omnicore.report import browser, figures, words
 from omnicore.report import evidence as ev
-from omnicore.schema import Label, Outcome
+from omnicore.schema import Label, Outcome, View
 from omnicore.steps import report
 from tests.unit.report_fixture import RECIPE, make
 
@@ -64,7 +64,7 @@ def test_report_json_holds_what_scripts_read(roles: dict[str, Path], output: Pat
     assert found["seed"] == RECIPE.seed
 
 
-@pytest.mark.parametrize("policy", ["single_pass", "repeated"])
+@pytest.mark.parametrize("policy", ["single_pass", "circular", "repeated"])
 def test_audit_is_counted_over_filtered_benchmarks_against_the_planted_truth(
     roles: dict[str, Path], output: Path, policy: str
 ) -> None:
@@ -76,12 +76,15 @@ def test_audit_is_counted_over_filtered_benchmarks_against_the_planted_truth(
     ]
     n = Counter(rows)
     found = read_json(output / "report.json")["audit"][policy]
-    assert set(found) == {"precision", "recall", "kept", "removed", "clean_lost", "residual"}
+    assert set(found) == {"precision", "recall", "kept", "removed", "clean_lost", "residual", "control"}
     assert found["precision"] == n[True, True] / (n[True, True] + n[False, True])
     assert found["recall"] == n[True, True] / (n[True, True] + n[True, False])
     assert found["clean_lost"] == n[False, True] / (n[False, True] + n[False, False])
     assert (found["kept"], found["removed"]) == (sum(not gone for _, gone in rows), sum(gone for _, gone in rows))
-    assert found["residual"] == read_json(roles["audit"] / "audit.json")["policies"][policy]["residual"]
+    policies = read_json(roles["audit"] / "audit.json")["policies"]
+    assert found["residual"] == policies[policy]["residual"]
+    assert found["control"] == policies[policy]["control"]
+    assert found["control"]["removed"] == found["removed"] > 0
 
 
 def test_parts_that_are_not_given_are_null_and_the_page_says_so(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_parts_that_are_not_given_are_null_and_the_page_says_so(tmp_path: Path) 
     found = read_json(tmp_path / "out" / "report.json")
     assert "control" not in found
     for policy in found["audit"].values():
-        assert [policy[name] for name in ("precision", "recall", "clean_lost", "residual")] == [None] * 4
+        assert [policy[name] for name in ("precision", "recall", "clean_lost", "residual", "control")] == [None] * 5
         assert policy["removed"] > 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "residual leakage is unknown" in page
@@ -247,6 +250,41 @@ def test_gains_are_paired_and_their_surplus_has_the_interval_of_a_clustered_boot
     all_d, all_n, kept_d, kept_n = sums[:, picks].sum(axis=2)
     spread = float(np.std(all_d / all_n - kept_d / kept_n))
     assert (found.surplus.high - found.surplus.low) / (2 * 1.98) == pytest.approx(spread, rel=0.15)
+
+
+def test_page_shows_the_audits_evidence(roles: dict[str, Path], output: Path, evidence: ev.Evidence) -> None:
+    page = (output / "report.html").read_text()
+    section = page[page.index('<section id="leakage"') : page.index('<section id="stages"')]
+    control = evidence.audit.policies["repeated"].control
+    assert control
+    for said in (words.per_cent(control.hit.mean), words.per_cent(control.excess.mean), "random removal", "200 times over"):
+        assert said in section
+    assert '<th scope="col">Circular</th>' in section
+    by_type = figures.leakage_by_type(evidence).rows
+    assert sum(int(str(row[2])) for row in by_type) == len(evidence.queries)
+    assert {row[:2] for row in by_type} == {(q.benchmark, q.type.replace("_", " ")) for q in evidence.queries}
+    asked = [row for row in figures.replies(evidence).rows if row[1] == "visual only"]
+    assert sum(int(str(row[2])) for row in asked) == 8 * len(evidence.queries)
+    assert f"Of {12 * len(evidence.queries)} requests to the probe" in section
+
+
+@pytest.mark.parametrize(
+    ("counts", "lacking", "said"),
+    [
+        (
+            (1000, 0, 0, 0),
+            0,
+            "Of 1000 requests to the probe 0 were cut by the length limit, which is no answer either (0.0\u00a0%).",
+        ),
+        ((1000, 0, 25, 100), 0, "probe 100 gave no answer (10.0\u00a0%) and 25 were cut by the length limit"),
+        ((1000, 3, 0, 0), 0, "probe 3 failed for good (0.3\u00a0%) and 0 were cut by the length limit"),
+        ((1000, 3, 0, 0), 2, " 2 queries that lack a draw are undecided and kept."),
+    ],
+)
+def test_requests_without_an_answer_are_told_apart(evidence: ev.Evidence, counts: tuple[int, ...], lacking: int, said: str) -> None:
+    replies = ev.Replies(**dict(zip(("draws", "failed", "truncated", "no_answer"), counts, strict=True)))
+    found = evidence.audit.model_copy(update={"replies": {"elm": {View.visual_only: replies}}, "failed_queries": lacking})
+    assert said in words.replies_sentence(found)
 
 
 def test_sentences_count_what_they_name(evidence: ev.Evidence) -> None:
