@@ -35,6 +35,8 @@ METRICS = {
     "omni_accuracy_ratio": Metric("Right answers, 0 to 1; benchmark `all`: macro mean.", ("step", "stage", "benchmark", "view")),
     "omni_no_answer_ratio": Metric("Replies without a single option, 0 to 1.", ("step", "stage", "view")),
     "omni_leakage_ratio": Metric("Right answers with a modality withheld, 0 to 1.", ("step", "stage", "benchmark", "view")),
+    "omni_canary_passed": Metric("1: who answered was seen to perceive this kind of media.", ("step", "stage", "kind")),
+    "omni_canary_agreement_ratio": Metric("Answers that are those stored with the checkpoint, 0 to 1."),
     "omni_training_steps": Metric("Optimiser steps done."),
     "omni_training_loss": Metric("Loss at the last logged step; no unit."),
     "omni_reward_ratio": Metric("Mean reward at the last logged step, 0 to 1."),
@@ -87,6 +89,10 @@ def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], 
     for name in SAMPLES & summary.keys():
         metrics.set("omni_step_samples", summary[name], **labels)
         metrics.set("omni_step_samples_per_second", summary[name] / max(seconds, 1e-9), **labels)
+    for kind in {f"canary_{kind}" for kind in ("image", "audio", "video")} & summary.keys():
+        metrics.set("omni_canary_passed", 1, kind=kind.removeprefix("canary_"), **labels)
+    if isinstance(summary.get("canary_agreement"), float):
+        metrics.set("omni_canary_agreement_ratio", summary["canary_agreement"], **labels)
     if (output / "scores.json").is_file():
         scores = read_json(output / "scores.json")
         for view in ("raw", "clean"):

@@ -24,6 +24,8 @@ import transformers
 
 from omnicore import __version__
 from omnicore.benchmarks.synthetic import Item, Kind, World
+from omnicore.config import Profile
+from omnicore.engines import canary
 from omnicore.models import thinker, tiny
 from omnicore.models.generate import generate
 from omnicore.models.processor import Encoder, Features, Prompt, collate
@@ -225,6 +227,7 @@ def make(name: str, out: Path, plan: Plan | None = None) -> dict[str, Any]:
     model, encoder, facts = pretrain(plan, log=lambda line: print(f"{name}: {line}", flush=True))
     directory = out / name
     thinker.save(model, encoder, directory)
+    canary.remember(directory, Profile())
     provenance = {
         "name": name,
         "stands_for": STANDS_FOR[name],

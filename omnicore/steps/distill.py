@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.config import DistillConfig, EngineConfig, Recipe
-from omnicore.engines import open_engine
+from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Request, Sampling, ask
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
@@ -26,6 +26,7 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
     engine = open_engine(EngineConfig(), str(inputs["model"] / "checkpoint"), recipe.profile, workers=recipe.threads)
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
+    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(requests))
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     replies = ask(
         engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="distill"
@@ -43,4 +44,5 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
         raise TrainingError(f"none of {len(tries)} rollouts had the right answer: nothing to distill; train longer or sample more")
     write_jsonl(output / "rollouts.jsonl", rollouts)
     write_jsonl(output / "distilled.jsonl", rows)
-    return {"prompts": len(prompts), "rollouts": len(tries), "kept": len(rows), "kept_share": round(len(rows) / len(tries), 4)}
+    kept = {"kept": len(rows), "kept_share": round(len(rows) / len(tries), 4)}
+    return {"prompts": len(prompts), "rollouts": len(tries), **kept, **perceived}

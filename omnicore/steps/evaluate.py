@@ -16,7 +16,7 @@ from typing import Any
 from omnicore import benchmarks, export, stats
 from omnicore.answers import judge
 from omnicore.config import EvaluateConfig, Recipe, digest
-from omnicore.engines import open_engine
+from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Reply, Request, Sampling, ask
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
@@ -184,9 +184,11 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     engine = open_engine(recipe.engine, model, recipe.profile, workers=recipe.threads)
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
+    requests = [Request(parts(q, view, recipe.profile), root) for q, view in asked]
+    perceived = canary.check(engine, recipe.engine, recipe.profile, canary.shown(requests))
     replies = ask(
         engine,
-        [Request(parts(q, view, recipe.profile), root) for q, view in asked],
+        requests,
         Sampling(0, recipe.profile.max_new_tokens),
         seed=recipe.seed,
         batch=config.batch if recipe.engine.kind == "transformers" else 1,
@@ -213,7 +215,7 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     export.write(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
-    return {"queries": len(queries), "asked": len(asked), **macro, "truncated": truncated, "errors": len(errors)}
+    return {"queries": len(queries), "asked": len(asked), **macro, "truncated": truncated, "errors": len(errors), **perceived}
 
 
 def _check(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:

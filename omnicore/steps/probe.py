@@ -10,7 +10,7 @@ from typing import Any
 from omnicore import stats
 from omnicore.answers import judge
 from omnicore.config import ProbeConfig, Recipe
-from omnicore.engines import open_engine
+from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Reply, Request, Sampling, ask
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
@@ -33,9 +33,11 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
 
         set_up(recipe, threads=1)
     engine = open_engine(config.engine, config.model, recipe.profile, workers=recipe.threads)
+    requests = [Request(parts(query, view, recipe.profile, order), root) for query, view, _, order in plan]
+    perceived = canary.check(engine, config.engine, recipe.profile, canary.shown(requests))
     replies = ask(
         engine,
-        [Request(parts(query, view, recipe.profile, order), root) for query, view, _, order in plan],
+        requests,
         Sampling(config.temperature, recipe.profile.max_new_tokens),
         seed=recipe.seed,
         batch=config.batch if config.engine.kind == "transformers" else 1,
@@ -80,6 +82,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         "truncated": seen["truncated"],
         "errors": len(errors),
+        **perceived,
     }
 
 

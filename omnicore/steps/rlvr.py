@@ -6,21 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import Recipe, RlvrConfig
+from omnicore.config import EngineConfig, Recipe, RlvrConfig
 from omnicore.journal import write_jsonl
 from omnicore.telemetry import track
 
 
 def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    from omnicore.engines.transformers import Reader
+    from omnicore.engines import canary
+    from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.training import rlvr
     from omnicore.training.rows import read_rows
     from omnicore.training.runtime import set_up
 
     set_up(recipe)
-    model, encoder = thinker.load(inputs["model"] / "checkpoint")
-    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=False)
+    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile)
+    model, encoder = engine.model, engine.encoder
+    rows = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False)
+    kinds = {medium.kind for row in rows for medium in row.query.media}
+    perceived = canary.check(engine, EngineConfig(), recipe.profile, kinds)
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     with track(config.steps, "rlvr") as progress:
@@ -31,6 +35,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
 
         rlvr.train(model, encoder, rows, config, recipe.profile, seed=recipe.seed, log=log, journal=rollouts.append)
     thinker.save(model, encoder, output / "checkpoint")
+    canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)
     write_jsonl(output / "rollouts.jsonl", rollouts)
     last = curve[-max(1, len(curve) // 5) :]
@@ -41,4 +46,5 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
         "control": config.control,
         "correct_first": curve[0]["correct"],
         "correct_last": round(sum(r["correct"] for r in last) / len(last), 4),
+        **perceived,
     }

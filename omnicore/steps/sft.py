@@ -12,6 +12,7 @@ from omnicore.telemetry import track
 
 
 def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    from omnicore.engines import canary
     from omnicore.engines.transformers import Reader
     from omnicore.models import thinker
     from omnicore.training import sft
@@ -30,5 +31,6 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
 
         sft.train(model, encoder, rows, config, seed=recipe.seed, log=log)
     thinker.save(model, encoder, output / "checkpoint")
+    canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)
     return {"rows": len(rows), "steps": len(curve), "loss_first": curve[0]["loss"], "loss_last": curve[-1]["loss"]}
