@@ -113,7 +113,8 @@ class Client:
     async def __aenter__(self) -> Self:
         key = os.environ.get(self._config.key_env)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),  # whoever calls bounds the requests, not the pool
+            cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
         )
         return self

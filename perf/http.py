@@ -1,0 +1,178 @@
+"""The HTTP engine against a stub of known capacity: `python -m perf.http` prints what it reaches of a bare load generator.
+
+The stub works on 64 requests at a time, 20 ms each, in a process of its own. Its peer is the least that a client can be: raw
+sockets that send the same bytes over and over and look for the end of a reply, a closed loop without JSON, retries or journal.
+The engine is measured as steps use it, through `ask` with a journal on the disk. Both take turns, several rounds, on the same
+machine: what else runs there moves both, and is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CAPACITY, SERVICE = 64, 0.02
+PICTURE = 4000  # bytes of a request's picture, as large as those of the embedded benchmark
+
+
+@contextmanager
+def stub() -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.stub_server", "--capacity", str(CAPACITY), "--service", str(SERVICE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout, "asked for"
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+class Loop(asyncio.Protocol):
+    """One connection of the load generator."""
+
+    left = 0
+
+    def __init__(self, request: bytes, done: asyncio.Event) -> None:
+        self.request, self.done, self.held = request, done, b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        if Loop.left <= 0:
+            self.done.set()
+            return
+        Loop.left -= 1
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, found, body = self.held.partition(b"\r\n\r\n")
+        if found and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+            self.held = b""
+            self.ask()
+
+
+def bare(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, float]:
+    """Seconds of wall and of CPU."""
+
+    async def main() -> None:
+        request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        Loop.left, ends = count, [asyncio.Event() for _ in range(concurrency)]
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.create_connection(lambda end=end: Loop(request, end), "127.0.0.1", port) for end in ends))
+        await asyncio.gather(*(end.wait() for end in ends))
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    asyncio.run(main())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def requests(root: Path, count: int) -> list[Any]:
+    from PIL import Image
+
+    from omnicore.engines.base import Request
+    from omnicore.provenance import sha256_file
+    from omnicore.schema import Media
+
+    shown = []
+    for number in range(-(-count // 8)):  # eight draws a query, as a probe asks them
+        path = root / f"{number % 500}.png"
+        if not path.exists():
+            Image.frombytes("L", (64, 64), os.urandom(4096)).save(path)
+        shown.append(Media(kind="image", uri=path.name, sha256=sha256_file(path)))
+    return [Request((shown[i // 8], f"Question {i}? dog cat owl fox"), root) for i in range(count)]
+
+
+def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tuple[float, float]:
+    """Seconds of wall and of CPU until all are answered and journaled; afterwards all replies are read back and looked at."""
+    from omnicore.config import EngineConfig, Profile
+    from omnicore.engines import open_engine
+    from omnicore.engines.base import Sampling, ask
+
+    config = EngineConfig(kind="http", url=f"http://127.0.0.1:{port}/v1", concurrency=concurrency)
+    server = open_engine(config, "stub", Profile())
+    wall, cpu = time.perf_counter(), time.process_time()
+    replies = ask(server, asked, Sampling(1.0, 14), seed=0, batch=1, journal=journal, label="perf")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    assert sum(reply.text == "<answer>dog</answer>" for reply in replies) == len(asked), "a reply is missing"
+    return wall, cpu
+
+
+def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as name, stub() as port:
+        root = Path(name)
+        asked = requests(root, count)
+        body = json.dumps({"model": "stub", "x": "A" * (PICTURE * 4 // 3), "seed": 1}).encode()
+        engine(port, asked[:100], 1, root / "warm.journal")
+        for turn in range(repeat):
+            for concurrency in concurrencies:
+                runs = {
+                    "bare": bare(port, count, concurrency, body),
+                    "engine": engine(port, asked, concurrency, root / f"{turn}-{concurrency}.journal"),
+                }
+                for who, (wall, cpu) in runs.items():
+                    found.setdefault((who, concurrency), []).append((count / wall, 1000 * cpu / count))
+                print(f"round {turn + 1}, {concurrency} at once, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
+    median = {key: statistics.median(rate for rate, _ in runs) for key, runs in found.items()}
+    best = max(rate for (who, _), rate in median.items() if who == "bare")
+    print(f"{count} requests a run, {repeat} runs each in turn; the stub's capacity is {CAPACITY / SERVICE:.0f}/s")
+    for (who, concurrency), runs in found.items():
+        rates, cpus = zip(*runs, strict=True)
+        rate, of_same = median[who, concurrency], median[who, concurrency] / median["bare", concurrency]
+        print(
+            f"{who:6} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to {max(rates):.0f}; {of_same:.1%} of the bare "
+            f"loop's, {rate / best:.1%} of its best; {statistics.median(cpus):.3f} ms of CPU a request"
+        )
+
+
+def memory(count: int) -> None:
+    """Run in a process of its own: what it grows by beyond the list of requests, which its caller holds."""
+    with tempfile.TemporaryDirectory() as name, stub() as port:
+        asked = requests(Path(name), count)
+        engine(port, asked[:200], CAPACITY, Path(name) / "warm.journal")
+        before = _peak()
+        engine(port, asked, CAPACITY, Path(name) / "a.journal")
+        print(json.dumps({"requests": count, "before": before, "peak": _peak()}))
+
+
+def _peak() -> float:
+    """The most memory of this process so far, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--requests", type=int, default=6000)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--concurrency", type=int, nargs="+", default=[64, 96, 128])
+    options.add_argument("--memory", type=int, help="measure memory with so many requests")
+    given = options.parse_args()
+    if given.memory:
+        memory(given.memory)
+        return
+    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")
+    rounds(given.requests, given.rounds, given.concurrency)
+    print(f"load average {os.getloadavg()[0]:.2f} after")
+    for count in (2_000, 20_000):
+        command = [sys.executable, "-m", "perf.http", "--memory", str(count)]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        figures = json.loads(line)
+        print(f"memory: {count} requests, {figures['before']:.0f} MB before, {figures['peak']:.0f} MB at most")
+
+
+if __name__ == "__main__":
+    main()
