@@ -9,6 +9,7 @@ from omnicore.config import CleanConfig, load_recipe
 from omnicore.errors import DataError
 from omnicore.journal import write_json, write_jsonl
 from omnicore.prompts import permutation
+from omnicore.run import run_step
 from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Media, Outcome, Query, View
 from omnicore.steps import clean
 
@@ -292,6 +293,22 @@ def test_training_items_are_audited_like_a_benchmark(inputs, good):
     write_json(inputs["second_draws"] / "probe.json", FACTS)
     with pytest.raises(DataError, match=r"draws are of rlvr.jsonl, second_draws of queries.jsonl"):
         run(inputs)
+
+
+def test_a_probe_of_training_items_from_prepare_to_manifest(tmp_path):
+    """The real steps, through the door, with the embedded probe."""
+    recipe = load_recipe("tiny", ["prepare.scale=0.02", "probe.data=rlvr.jsonl", "probe.draws={visual_only: 4}"])
+    run_step("prepare", recipe, {}, tmp_path / "prepare")
+    run_step("probe", recipe, {"queries": tmp_path / "prepare"}, tmp_path / "probe")
+    inputs = {"queries": tmp_path / "prepare", "draws": tmp_path / "probe"}
+    run_step("clean", recipe, inputs, tmp_path / "clean")
+    items = [Query.model_validate_json(line) for line in (tmp_path / "prepare/rlvr.jsonl").read_text().splitlines()]
+    manifest = Manifest.model_validate_json((tmp_path / "clean/manifest.circular.json").read_bytes())
+    assert {(v.benchmark, v.id) for v in manifest.verdicts} == {q.key for q in items}
+    silent = {q.id for q in items if all(m.kind != "audio" for m in q.media)}
+    assert silent
+    assert {v.id for v in manifest.verdicts if v.label is Label.kept_whole} == silent
+    assert {v.draws for v in manifest.verdicts} == {4}, "four draws of four options are one full circle"
 
 
 def test_answers_without_options_are_taken_by_their_outcome(inputs, good):
