@@ -183,6 +183,42 @@ class PromoteConfig(Config):
     worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this, beyond its interval")
 
 
+class LauncherConfig(Config):
+    """Where the heavy steps run: in this process, or as a job on a cluster (sft, rlvr; probe, evaluate, distill with a model in
+    process). It decides no answer, so it is no part of the key of a result."""
+
+    kind: Literal["process", "pytorchjob", "trainjob"] = "process"
+    namespace: str = Field("", description="of the job (default: this pod's own, or that of the kubeconfig)")
+    image: str = Field("", description="of the job's pods, by digest: registry/omnicore-train@sha256:...")
+    storage: str = Field("", description="s3:// root under which steps and jobs exchange directories")
+    nodes: int = Field(1, ge=1, description="pods of a training step; the other steps take one")
+    gpus_per_node: int = Field(1, ge=0, description="also the processes a pod of a training step; 0 trains on the CPU")
+    cpu: str = Field("8", description="cores of a pod")
+    memory: str = Field("64Gi", description="of a pod, shared memory included")
+    shared_memory: str = Field("16Gi", description="size of a pod's /dev/shm: data loaders and NCCL use it")
+    env: dict[str, str] = Field({}, description="environment of the pods")
+    secrets: dict[str, str] = Field({}, description="environment from Secrets: AWS_ACCESS_KEY_ID: omnicore-s3/AWS_ACCESS_KEY_ID")
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+    affinity: dict[str, Any] = {}
+    topology_spread: tuple[dict[str, Any], ...] = Field((), description="topologySpreadConstraints of a PyTorchJob's pods")
+    volumes: tuple[dict[str, Any], ...] = ()
+    volume_mounts: tuple[dict[str, Any], ...] = ()
+    queue: str = Field("", description="Kueue's LocalQueue that gives the quota")
+    priority_class: str = Field("", description="Kueue's WorkloadPriorityClass; without a queue, a PriorityClass")
+    service_account: str = Field("omnicore-train", description="of the pods, which mount no token of it")
+    runtime: str = Field("omnicore", description="TrainingRuntime that a TrainJob starts from")
+    deadline_seconds: int = Field(86_400, ge=1, description="a job that runs longer fails")
+    ttl_seconds: int = Field(3_600, ge=0, description="a finished job that nobody removed goes after this")
+    keep_on_failure: bool = Field(False, description="leave a failed job and its pods for a look, until their ttl ends")
+
+    @model_validator(mode="after")
+    def _a_job_has_an_image_and_storage(self) -> Self:
+        if self.kind != "process" and not (self.image and self.storage.startswith("s3://")):
+            raise ValueError(f"launcher.kind={self.kind} needs launcher.image and launcher.storage, as in s3://bucket/runs")
+        return self
+
+
 class Recipe(Config):
     """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
 
@@ -191,6 +227,7 @@ class Recipe(Config):
     threads: int = Field(2, ge=1, description="CPU threads of torch")
     model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
     engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
+    launcher: LauncherConfig = LauncherConfig()
     profile: Profile = Profile()
     prepare: PrepareConfig = PrepareConfig()
     probe: ProbeConfig

@@ -10,6 +10,7 @@ without a traceback and exits 2. Everything else is a bug and keeps its tracebac
   TrainingError    a start-up or running check of a trainer failed (no audio gradient, NaN loss)
   StorageError     a disk or bucket refused (full, no permission)
   StepBusy         another process works on the same output
+  ClusterError     a cluster refused, or what was started on it failed
 """
 
 
@@ -42,4 +43,8 @@ class StorageError(OmniError):
 
 
 class StepBusy(OmniError):
+    pass
+
+
+class ClusterError(OmniError):
     pass
