@@ -31,7 +31,7 @@ ENTRY = Entry(
 )
 _COLUMNS: dict[str, Kind] = {"images": "image", "videos": "video", "audios": "audio"}
 _TAG = re.compile(r"<(?:image|video|audio)_\d+>")
-# Labels of options: at the start of a line; where there are none, anywhere but after a letter or figure.
+# Labels of options: at the start of a line, or else anywhere but after a letter or figure.
 _LABELS = tuple(re.compile(before + r"([A-Z])[.．、:：]\s*") for before in (r"(?m:^)[ \t]*", "(?<![A-Za-z0-9])"))
 _KEY = re.compile(r"([A-Z])(?:[.．、:：]|$)")
 _SPOKEN = re.compile(r"\[\[\[(.*?)\]\]\]")
@@ -81,26 +81,18 @@ def query(source: Source, row: Row) -> Query:
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
-    """Question and options. Raises Refused where there are no options A, B and so on."""
-    labels = next((found for pattern in _LABELS if (found := _run(list(pattern.finditer(text))))), None)
-    if labels is None:
-        raise Refused("question", "holds no options A, B and so on")
+    """Question and options. Raises Refused where its labels are not A, B and so on, each once: which of two A begins the options
+    cannot be told."""
+    for pattern in _LABELS:
+        labels = list(pattern.finditer(text))
+        if len(labels) > 1 and [label[1] for label in labels] == [chr(65 + i) for i in range(len(labels))]:
+            break
+    else:
+        raise Refused("question", "holds no options A, B and so on, each once")
     ends = [label.start() for label in labels[1:]] + [len(text)]
     options = [text[label.end() : end].strip() for label, end in zip(labels, ends, strict=True)]
     options[-1], _, after = options[-1].partition("\n")
     return "\n".join(filter(None, (text[: labels[0].start()].strip(), after.strip()))), [option.strip() for option in options]
-
-
-def _run(found: list[re.Match[str]]) -> list[re.Match[str]]:
-    """From the last A that a B follows: A, the next B, the next C. Others between stand inside an option ("Mr. A. Smith")."""
-    for start in reversed([i for i, label in enumerate(found) if label[1] == "A"]):
-        run = [found[start]]
-        for label in found[start + 1 :]:
-            if ord(label[1]) == ord(run[-1][1]) + 1:
-                run.append(label)
-        if len(run) > 1:
-            return run
-    return []
 
 
 def official(query: Query, reply: str) -> float | None:
