@@ -22,8 +22,8 @@ def fetch(entry: Entry, place: str) -> tuple[Path, str]:
     """The local folder of `hub` or `hub@REVISION`, its archives unpacked, and the revision. What has been downloaded is not
     fetched again.
 
-    Raises ConfigError where the benchmark is not on the hub in the form that is read here, or no commit is pinned (a branch moves, and with it the benchmark),
-    DataError where the hub cannot be reached or refuses.
+    Raises ConfigError where the benchmark is not on the hub in the form that is read here, or no commit is pinned (a branch
+    moves, and with it the benchmark), DataError where the hub cannot be reached or refuses.
     """
     if not entry.on_hub:
         raise ConfigError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import string
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +188,17 @@ def test_tables_come_in_their_order_and_a_broken_one_is_an_error(tmp_path: Path)
     (tmp_path / "part3.parquet").write_bytes((tmp_path / "part2.parquet").read_bytes()[:-20])
     with pytest.raises(DataError, match=r"part3\.parquet: broken Parquet after row 0"):
         list(source.parquet_rows("part3.parquet"))
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    rows = [{"n": i, "picture": random.Random(i).randbytes(500_000)} for i in range(120)]
+    tables.write(tmp_path / "big.parquet", rows, (), "bytes", group=4)
+    (tmp_path / "items.json").touch()
+    before, most = pa.total_allocated_bytes(), 0
+    for row in Source(ENTRY, tmp_path).parquet_rows("big.parquet"):
+        assert row.fields["picture"] == rows[row.fields["n"]]["picture"]
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 20_000_000  # of 60 million bytes; a row group has 2 million
 
 
 @pytest.mark.parametrize("uri", ["../other/a.mp4", "/etc/hostname", "a/../../b"])
