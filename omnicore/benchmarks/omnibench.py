@@ -49,19 +49,20 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A " , else "A.", else, in a reply of more than five words, an
+    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A ", else "A.", else, in a reply of more than five words, an
     option's text; of several the latest, and what names none is wrong, as in calculate_metrics.py and in lmms-eval.
 
     Its bugs: the article "A " is an answer ("A dog barks" is A), "A." ends any abbreviation or sentence ("grade A."), and a
-    capital before a space counts inside a word ("NASA "); of several that only "A." found, the first wins. A bare "A" and
-    "**A**" do and do not count, as the reply is padded with spaces. Two things are not reproduced: the inference script
+    capital before a space counts inside a word ("NASA "); of several that only "A." found, the first wins; "**A**" and
+    "A\\n" do not count, while "A" at the end of a reply does. Two things are not reproduced: the inference script
     scores what names none by a random draw, and calculate_metrics.py reads the key with the same parser, which finds a
     wrong one in an answer that holds "A " and none in a short answer; the key here is the option.
     """
     text, letters = f" {reply} ", "ABCD"
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
         if found := [x for x in letters if form.format(x) in text]:
-            return float(latest(found, lambda x, place=place: text.rfind(place.format(x))) == letter(query))  # type: ignore[misc]
+            places = {x: text.rfind(place.format(x)) for x in found}
+            return float(latest(found, places.__getitem__) == letter(query))
     if len(text.split()) > 5:
         small, texts = text.lower(), {x: option.lower() for x, option in zip(letters, query.options, strict=False)}
         if found := [x for x, option in texts.items() if option in small]:
