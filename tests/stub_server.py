@@ -72,10 +72,11 @@ def told(request: dict[str, Any]) -> str:
 
 
 def guess(request: dict[str, Any]) -> Answer:
-    """One of the words that the question ends with, chosen by a hash of the whole request."""
-    words = told(request).split()[-4:]
+    """One of the four words that the question ends with, chosen by a hash of the whole request, media and all. The canary, which
+    asks with seed 0, gets the hash itself: another for each medium."""
     number = int(hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8], 16)
-    return completion(f"<answer>{words[number % len(words)]}</answer>")
+    words = told(request).split()[-4:]
+    return completion(f"<answer>{words[number % len(words)] if request['seed'] else number}</answer>")
 
 
 class Stub:
@@ -108,6 +109,11 @@ class Stub:
         self.active = 0
         self.waiting: deque[tuple[_Connection, Answer]] = deque()
         self.open: set[_Connection] = set()
+
+    @property
+    def asked(self) -> int:
+        """How many questions came; those of the canary have seed 0, those of a step have seeds of their own."""
+        return self.counts.total() - self.counts[0]
 
     @property
     def url(self) -> str:

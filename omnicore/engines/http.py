@@ -28,7 +28,7 @@ from omnicore.schema import Media
 
 COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
 CODERS = 2  # threads that decode and encode media
-KEPT = 128 << 20  # bytes of encoded media kept for further draws of the same query
+KEPT = 64 << 20  # bytes of encoded media kept for further draws of the same query
 
 
 class HttpEngine:
@@ -118,7 +118,7 @@ class HttpEngine:
 
 
 class _Item(NamedTuple):
-    """One item of a message as JSON; `settings` is what the request says beside a video."""
+    """One item of a message as JSON; `settings` are the `media_io_kwargs` that a video needs."""
 
     json: bytes
     settings: dict[str, Any] | None = None
@@ -155,14 +155,12 @@ def _encoded(media: Media, root: Path, profile: Profile) -> _Item:
         return _Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
     shown = read(media, root, profile)
     if isinstance(shown, Video):
-        return _Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown)["video"])
+        return _Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown))
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
     return _Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
 
 
 def _tail(items: Sequence[_Item], seed: int) -> bytes:
-    """The end of a body. vLLM cuts a video at 32 frames, one a second, unless it is told; it is told once for all videos of a
-    request, so where they differ the frames of all are let in and the first sets the rate."""
-    settings = [item.settings for item in items if item.settings]
-    frames = {"num_frames": max(s["num_frames"] for s in settings), "fps": settings[0]["fps"]} if settings else {}
-    return b"]}]," + to_json({**({"media_io_kwargs": {"video": frames}} if frames else {}), "seed": seed})[1:]
+    """The end of a body. A request has room for the settings of one video: of several, the first sets the rate."""
+    settings = next((item.settings for item in items if item.settings), None)
+    return b"]}]," + to_json({**({"media_io_kwargs": settings} if settings else {}), "seed": seed})[1:]

@@ -4,8 +4,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +98,7 @@ def test_a_video_is_sent_as_frames_and_its_sound_apart(tmp_path: Path, monkeypat
     frames = frames_from_url(video["video_url"]["url"]).frames
     assert [number_shown(frame) for frame in frames] == [number_shown(f) for f in load_video(path, 2.0, 32, 1.0, 3.0).frames]
     assert len(frames) > 2
-    assert sent["media_io_kwargs"] == {"video": {"num_frames": len(frames), "fps": 2.0}}
+    assert sent["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
     assert np.abs(from_wav(sound["input_audio"]["data"]) - load_audio(path, 1.0, 3.0)).max() < 1e-4
     assert (sound["input_audio"]["format"], text) == ("wav", {"type": "text", "text": "What barks?"})
 
@@ -388,8 +386,8 @@ def test_retry_after_is_honoured_and_the_wait_doubles(monkeypatch: pytest.Monkey
     ("value", "low", "high"),
     [
         ("7", 7, 7),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3500, 3600),
-        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e8, 1e10),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0),
         ("soon", 0, 0),
         ("-3", 0, 0),
         ("", 0, 0),

@@ -48,9 +48,9 @@ def kill_and_go_on(step: str, stub: Stub, inputs: Sequence[str], output: Path, m
     """Kills a run when it has asked so often, or shortly after, and starts it again; returns how many runs had journaled more."""
     met, asked = 0, {}
     for moment in moments:
-        until = stub.counts.total() + moment
+        until = stub.asked + moment
         with start(step, stub, inputs, output) as process:
-            while stub.counts.total() < until and process.poll() is None:
+            while stub.asked < until and process.poll() is None:
                 time.sleep(0.001)
             time.sleep(0.01 * random.random())
             process.kill()
@@ -77,7 +77,7 @@ def calm_probe(queries: Path) -> tuple[Path, int]:
     """An undisturbed probe, and how many requests it took."""
     with Stub() as stub:
         run_step("probe", load_recipe("tiny", overrides(stub)), {"queries": queries}, queries.with_name("probe"))
-        return queries.with_name("probe"), stub.counts.total()
+        return queries.with_name("probe"), stub.asked
 
 
 def moments(total: int, seed: int) -> list[int]:
@@ -102,7 +102,7 @@ def test_an_evaluation_survives_kill_9(queries: Path, calm_probe: tuple[Path, in
         recipe = load_recipe("tiny", overrides(stub))
         run_step("clean", recipe, {"queries": queries, "draws": calm_probe[0]}, tmp_path / "clean")
         run_step("evaluate", recipe, inputs, tmp_path / "calm")
-        total = stub.counts.total()
+        total = stub.asked
     with Stub(service=0.02) as stub:
         given = [f"{role}={path}" for role, path in inputs.items()]
         met = kill_and_go_on("evaluate", stub, given, tmp_path / "evaluate", moments(total, 2))
