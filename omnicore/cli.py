@@ -83,9 +83,12 @@ def _run(arguments: Sequence[str]) -> int:
         _compare(options)
     else:
         from omnicore.config import load_recipe
-        from omnicore.run import run_step
+        from omnicore.run import cost, run_step
 
         recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
+        if getattr(options, "dry_run", False):
+            print("\n".join(cost(options.command, recipe, _inputs(options.input), section=options.section).lines()))
+            return 0
         run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
 
@@ -160,6 +163,8 @@ def _parser() -> ArgumentParser:
         step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
         step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
         step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")
+        if name in ("probe", "evaluate"):
+            step.add_argument("--dry-run", action="store_true", help="say requests, tokens and hours, and ask only a few")
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
     compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -26,6 +26,9 @@ from omnicore.prompts import profile_hash
 from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, read_step, write_step
 from omnicore.steps import STEPS
 from omnicore.telemetry import snapshot, told
+
+if TYPE_CHECKING:
+    from omnicore.engines.estimate import Estimate
 
 KEY_FILE = "key.journal"
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
@@ -85,6 +88,14 @@ def run_step(
     took = "done before" if found else f"{record['seconds']:.1f} s"
     print(f"{work.section}: {took}  {told(figures)}".rstrip(), flush=True)
     return record
+
+
+def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate:
+    """What a step that asks a model would ask, in requests, tokens and hours; nothing is written. Raises as `run_step` does."""
+    _input_digests(step, inputs)
+    _, asked = import_module(f"omnicore.steps.{step}").asking(recipe, getattr(recipe, section or step), inputs)
+    found: Estimate = asked.cost(recipe)
+    return found
 
 
 def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], output: Path) -> Work:

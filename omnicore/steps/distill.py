@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.config import DistillConfig, EngineConfig, Recipe
-from omnicore.engines import canary, open_engine
-from omnicore.engines.base import Request, Sampling, ask
+from omnicore.engines.asking import Asking
+from omnicore.engines.base import Request, Sampling
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import bring
@@ -18,19 +18,13 @@ from omnicore.training.rewards import outcome
 
 
 def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    from omnicore.training.runtime import set_up
-
-    set_up(recipe, threads=1)
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
-    engine = open_engine(EngineConfig(), str(inputs["model"] / "checkpoint"), recipe.profile, workers=recipe.threads)
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
-    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(requests))
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    replies = ask(
-        engine, requests, sampling, seed=recipe.seed, batch=config.batch, journal=output / "replies.journal", label="distill"
-    )
+    asked = Asking(EngineConfig(), str(inputs["model"] / "checkpoint"), requests, sampling, config.batch)
+    replies, perceived = asked.answers(recipe, output, "distill")
     rollouts, rows = [], []
     for number, (query, reply) in enumerate(zip(tries, replies, strict=True)):
         judged = Outcome.no_answer if reply.truncated else outcome(reply.text, query, recipe.profile)

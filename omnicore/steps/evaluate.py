@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 from omnicore import benchmarks, export, stats
 from omnicore.answers import judge
 from omnicore.config import EvaluateConfig, Recipe, digest
-from omnicore.engines import canary, open_engine
-from omnicore.engines.base import Reply, Request, Sampling, ask
+from omnicore.engines.asking import Asking
+from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, profile_hash
@@ -167,37 +168,41 @@ def queries_hash(queries: Iterable[Query]) -> str:
     )
 
 
-def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`. Raises DataError for a manifest
-    of another profile or other queries, EngineError when more requests fail than the engine's `max_error_rate`."""
+@dataclass(frozen=True)
+class Shown:
+    """What an evaluation reads, and the queries that it asks with the view that each is shown under."""
+
+    queries: list[Query]
+    controls: list[Query]
+    manifest: Manifest
+    asked: list[Asked]
+
+
+def asking(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]) -> tuple[Shown, Asking]:
+    """Every query and control, then the clean queries again under each ablation. Raises DataError as `run` does."""
     root = inputs["queries"]
     queries = read_jsonl(root / "queries.jsonl", Query)
     controls = read_jsonl(root / "controls.jsonl", Query) if (root / "controls.jsonl").is_file() else []
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     _check(manifest, recipe, queries)
     kept = manifest.kept()
-    if recipe.engine.kind == "transformers":
-        from omnicore.training.runtime import set_up
-
-        set_up(recipe, threads=1)
-    model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
-    engine = open_engine(recipe.engine, model, recipe.profile, workers=recipe.threads)
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
     requests = [Request(parts(q, view, recipe.profile), root) for q, view in asked]
-    perceived = canary.check(engine, recipe.engine, recipe.profile, canary.shown(requests))
-    replies = ask(
-        engine,
-        requests,
-        Sampling(0, recipe.profile.max_new_tokens),
-        seed=recipe.seed,
-        batch=config.batch if recipe.engine.kind == "transformers" else 1,
-        journal=output / "replies.journal",
-        label="evaluate",
-        max_error_rate=recipe.engine.max_error_rate,
-    )
+    model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
+    sampling = Sampling(0, recipe.profile.max_new_tokens)
+    return Shown(queries, controls, manifest, asked), Asking(recipe.engine, model, requests, sampling, config.batch)
+
+
+def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """Writes `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`. Raises DataError for a manifest
+    of another profile or other queries, EngineError when more requests fail than the engine's `max_error_rate`."""
+    shown, asked = asking(recipe, config, inputs)
+    replies, perceived = asked.answers(recipe, output, "evaluate")
+    queries, manifest = shown.queries, shown.manifest
+    kept = manifest.kept()
     errors: list[dict[str, Any]] = []
-    responses = sorted(_responses(asked, replies, recipe, errors), key=lambda r: (r.benchmark, r.id, r.view))
+    responses = sorted(_responses(shown.asked, replies, recipe, errors), key=lambda r: (r.benchmark, r.id, r.view))
     write_jsonl(output / "responses.jsonl", responses)
     write_jsonl(output / "errors.jsonl", errors)
     fields = ("benchmark", "id", "type", "cluster")
@@ -208,14 +213,14 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
         "profile": recipe.profile.model_dump(mode="json"),
         "manifest_hash": manifest.content_hash,
         "queries_hash": queries_hash(queries),
-        **score(queries, controls, kept, responses),
+        **score(queries, shown.controls, kept, responses),
         "errors": len(errors),
     }
     write_json(output / "scores.json", scores)
     export.write(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
-    return {"queries": len(queries), "asked": len(asked), **macro, "truncated": truncated, "errors": len(errors), **perceived}
+    return {"queries": len(queries), "asked": len(shown.asked), **macro, "truncated": truncated, "errors": len(errors), **perceived}
 
 
 def _check(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:

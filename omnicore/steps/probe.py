@@ -10,16 +10,17 @@ from typing import Any
 from omnicore import stats
 from omnicore.answers import judge
 from omnicore.config import ProbeConfig, Recipe
-from omnicore.engines import canary, open_engine
-from omnicore.engines.base import Reply, Request, Sampling, ask
+from omnicore.engines.asking import Asking
+from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
 from omnicore.schema import Draw, Outcome, Query, View
 
+Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 
-def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a request that failed for good
-    stands in `errors.jsonl` in place of its draw. Raises EngineError when more fail than the engine's `max_error_rate`."""
+
+def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> tuple[Plan, Asking]:
+    """All draws, view by view in the order of the queries' keys, and their requests."""
     root = inputs["queries"]
     queries = sorted(read_jsonl(root / config.data, Query), key=lambda q: q.key)
     plan = [
@@ -28,23 +29,16 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         for query in queries
         for number in range(count)
     ]
-    if config.engine.kind == "transformers":
-        from omnicore.training.runtime import set_up
-
-        set_up(recipe, threads=1)
-    engine = open_engine(config.engine, config.model, recipe.profile, workers=recipe.threads)
     requests = [Request(parts(query, view, recipe.profile, order), root) for query, view, _, order in plan]
-    perceived = canary.check(engine, config.engine, recipe.profile, canary.shown(requests))
-    replies = ask(
-        engine,
-        requests,
-        Sampling(config.temperature, recipe.profile.max_new_tokens),
-        seed=recipe.seed,
-        batch=config.batch if config.engine.kind == "transformers" else 1,
-        journal=output / "replies.journal",
-        label="probe",
-        max_error_rate=config.engine.max_error_rate,
-    )
+    sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
+    return plan, Asking(config.engine, config.model, requests, sampling, config.batch)
+
+
+def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a request that failed for good
+    stands in `errors.jsonl` in place of its draw. Raises EngineError when more fail than the engine's `max_error_rate`."""
+    plan, asked = asking(recipe, config, inputs)
+    replies, perceived = asked.answers(recipe, output, "probe")
     seen: Counter[str] = Counter()
     errors: list[dict[str, Any]] = []
     hits: dict[View, list[tuple[float, str]]] = {}

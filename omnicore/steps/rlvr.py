@@ -15,9 +15,9 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.engines import canary
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
+    from omnicore.models.runtime import set_up
     from omnicore.training import rlvr
     from omnicore.training.rows import read_rows
-    from omnicore.training.runtime import set_up
 
     set_up(recipe)
     engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile)

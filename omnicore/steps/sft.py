@@ -15,9 +15,9 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     from omnicore.engines import canary
     from omnicore.engines.transformers import Reader
     from omnicore.models import thinker
+    from omnicore.models.runtime import set_up
     from omnicore.training import sft
     from omnicore.training.rows import read_rows
-    from omnicore.training.runtime import set_up
 
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model)

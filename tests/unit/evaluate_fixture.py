@@ -9,12 +9,13 @@ import pytest
 
 from omnicore.audit import manifest
 from omnicore.config import Recipe, load_recipe
+from omnicore.engines import asking
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
 from omnicore.journal import write_json, write_jsonl
+from omnicore.prompts import profile_hash
 from omnicore.provenance import write_step
 from omnicore.run import run_step
 from omnicore.schema import Label, Media, Query, Verdict
-from omnicore.steps import evaluate
 
 PICTURE = Media(kind="image", uri="media/a.png", sha256="a" * 64)
 OPTIONS = ("cat", "dog", "fox", "owl")
@@ -69,7 +70,7 @@ class Stub:
 
 def inputs(root: Path, queries: Sequence[Query] = QUERIES, removed: set[tuple[str, str]] = REMOVED) -> dict[str, Path]:
     """Finished outputs of prepare and clean under `root`; no controls, as native benchmarks have none."""
-    hashed = evaluate.profile_hash(RECIPE.profile)
+    hashed = profile_hash(RECIPE.profile)
     labels = {q.key: Label.solvable if q.key in removed else Label.not_solvable for q in queries}
     verdicts = [Verdict(benchmark=b, id=i, label=v, hits=0, draws=8, null=1, binomial=1) for (b, i), v in labels.items()]
     files = {"prepare": ("queries", queries), "clean": ("manifest", manifest("repeated", "p", hashed, verdicts))}
@@ -95,6 +96,7 @@ def evaluated(
     recipe: Recipe = RECIPE,
 ) -> Path:
     """The output of evaluate, through the door."""
-    monkeypatch.setattr(evaluate, "open_engine", lambda *args, **how: Stub(said, usual))
+    monkeypatch.setattr(asking, "open_engine", lambda *args, **how: Stub(said, usual))
+    monkeypatch.setattr(asking.canary, "check", lambda *args: {})  # the stub looks at nothing
     run_step("evaluate", recipe, given, root)
     return root

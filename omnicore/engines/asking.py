@@ -1,0 +1,65 @@
+"""What a step asks, and whom: asked for good, or only for what it would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnicore.config import EngineConfig, Recipe
+from omnicore.engines import canary, open_engine
+from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
+from omnicore.engines.estimate import Estimate, estimate
+
+
+@dataclass(frozen=True)
+class Asking:
+    """`requests` to `model` through the engine of `config`, in batches of `batch` where the model is in this process."""
+
+    config: EngineConfig
+    model: str
+    requests: Sequence[Request]
+    sampling: Sampling
+    batch: int
+
+    def answers(self, recipe: Recipe, output: Path, label: str) -> tuple[Iterator[Reply], dict[str, str | float]]:
+        """All replies in order, journaled in `output`, and what the canary found before the first was asked.
+
+        Raises EngineError when the canary fails, or more requests fail than `max_error_rate` allows.
+        """
+        engine = self._open(recipe)
+        perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests))
+        replies = ask(
+            engine,
+            self.requests,
+            self.sampling,
+            seed=recipe.seed,
+            batch=self._together,
+            journal=output / "replies.journal",
+            label=label,
+            max_error_rate=self.config.max_error_rate,
+        )
+        return replies, perceived
+
+    def cost(self, recipe: Recipe) -> Estimate:
+        """Asks a batch, or as many as go at a time, and no more."""
+        together = self.batch if self.config.kind == "transformers" else self.config.concurrency
+        return estimate(
+            self.requests,
+            self.sampling,
+            recipe.profile,
+            batch=self._together,
+            together=together,
+            opened=lambda: self._open(recipe),
+        )
+
+    @property
+    def _together(self) -> int:
+        return self.batch if self.config.kind == "transformers" else 1
+
+    def _open(self, recipe: Recipe) -> Engine:
+        if self.config.kind == "transformers":
+            from omnicore.models.runtime import set_up
+
+            set_up(recipe, threads=1)  # the engine has a fork for each core
+        return open_engine(self.config, self.model, recipe.profile, workers=recipe.threads)
