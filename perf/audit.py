@@ -1,7 +1,7 @@
 """The audit at full size: 16,968 queries of nine benchmarks, 8 draws each, and the journal of such a probe.
 
-`python -m perf.audit` times each part in a process of its own and prints the wall seconds of the part and the peak resident
-memory of the whole process, interpreter and libraries included:
+`python -m perf.audit` times each part in a process of its own and prints wall and CPU seconds of the part (on a busy machine
+the second tell more) and the peak resident memory of the whole process, interpreter, libraries and queries included:
 
   verdicts  from arrays of answers to the verdicts and manifests of all policies, the manifests written to the disk
   step      the whole clean step: queries and 135,744 draws read from files, verdicts, leakage, control, everything written
@@ -30,6 +30,11 @@ from omnicore.steps import clean
 
 QUERIES, DRAWS, OPTIONS, BENCHMARKS = 16_968, 8, 4, 9
 REPLY = "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"  # 500 letters
+
+
+def now() -> np.ndarray:
+    """Wall and CPU clock, in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def queries() -> list[Query]:
@@ -82,13 +87,13 @@ def prepare(root: Path) -> None:
                 file.write(f'[{{"key":"0-{start}","replies":[{replies}]}}]\n')
 
 
-def verdicts(root: Path) -> float:
+def verdicts(root: Path) -> np.ndarray:
     asked = queries()
     given = answers(asked, DRAWS, 0)
     audited = audit.Audited(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
     place = np.arange(DRAWS)[None].repeat(QUERIES, axis=0)
     orders = audit.Orders(place // OPTIONS, place % OPTIONS)
-    start = time.perf_counter()
+    start = now()
     config = CleanConfig()
     hits = audit.count(audited, given)
     found = audit.rules(audited, hits, config)
@@ -99,25 +104,25 @@ def verdicts(root: Path) -> float:
     }
     for policy, made in by_policy.items():
         write_json(root / f"{policy}.json", audit.manifest(policy, "probe", "a" * 64, made))
-    return time.perf_counter() - start
+    return now() - start
 
 
-def step(root: Path) -> float:
+def step(root: Path) -> np.ndarray:
     inputs = {"queries": root / "prepare", "draws": root / "probe", "second_draws": root / "second"}
-    start = time.perf_counter()
+    start = now()
     clean.run(load_recipe("tiny"), CleanConfig(), inputs, root)
-    return time.perf_counter() - start
+    return now() - start
 
 
-def journal(root: Path, batch: int) -> float:
-    start = time.perf_counter()
+def journal(root: Path, batch: int) -> np.ndarray:
+    start = now()
     log = Journal(root / f"{batch}.journal")
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     assert f"0-{(QUERIES * DRAWS - 1) // batch * batch}" in log
     return seconds
 
 
-PARTS: dict[str, Callable[[Path], float]] = {
+PARTS: dict[str, Callable[[Path], np.ndarray]] = {
     "verdicts": verdicts,
     "step": step,
     "journal, one a line": lambda root: journal(root, 1),
@@ -131,9 +136,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.part:
-        seconds = PARTS[chosen.part](chosen.root)
+        wall, cpu = PARTS[chosen.part](chosen.root)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{chosen.part:<20} {seconds:6.2f} s  {peak:6.0f} MiB")
+        print(f"{chosen.part:<20} {wall:6.2f} s  {cpu:6.2f} s CPU  {peak:6.0f} MiB")
         return
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own, too: a child's peak counts from that of the process that starts it.

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from omnicore.audit.draws import FAILED, NONE, Audited, Bools, Floats, Hits, Ints, count
 from omnicore.audit.rules import Rule, rules
 from omnicore.config import CleanConfig, digest
 from omnicore.schema import Label, Manifest, Policy, Verdict
+
+VERDICTS = TypeAdapter(list[Verdict])
 
 
 def repeated(audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> list[Verdict]:
@@ -86,5 +89,5 @@ def _verdicts(
 def manifest(policy: Policy, probe: str, profile_hash: str, verdicts: Sequence[Verdict], seed: int = 0) -> Manifest:
     """Verdicts in the order of their keys, with the hash of policy and verdicts."""
     ordered = tuple(sorted(verdicts, key=lambda v: (v.benchmark, v.id)))
-    content = digest({"policy": policy, "verdicts": [v.model_dump(mode="json") for v in ordered]})
+    content = digest({"policy": policy, "verdicts": VERDICTS.dump_python(list(ordered), mode="json")})
     return Manifest(policy=policy, probe=probe, profile_hash=profile_hash, seed=seed, verdicts=ordered, content_hash=content)
