@@ -20,6 +20,7 @@ from omnicore.journal import read_json, read_jsonl, replacing
 
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
+LINE, LINE_INTERVAL = "omni-progress ", 5.0  # start of a progress line in a log, and seconds between two
 
 
 class Metric(NamedTuple):
@@ -134,10 +135,11 @@ def told(facts: Mapping[str, Any]) -> str:
 @contextmanager
 def track(total: int, label: str) -> Iterator[Progress]:
     """Progress of `total` pieces of work, shown as a bar on a terminal, or in the file that OMNI_PROGRESS names
-    ({"label", "done", "total", "facts"}, for a pipeline's live table), or else by one line at the end."""
+    ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as lines of the log, for who launched this as a job),
+    or else by one line at the end."""
     file = os.environ.get(PROGRESS_FILE)
     bar = not file and sys.stderr.isatty()
-    display = nullcontext(_file_writer(Path(file)) if file else lambda _: None) if not bar else _bar(total, label)
+    display = nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
     with display as show:
         progress = Progress(total, label, show)
         show(progress)
@@ -146,19 +148,25 @@ def track(total: int, label: str) -> Iterator[Progress]:
         print(f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(), file=sys.stderr, flush=True)
 
 
-def _file_writer(path: Path) -> Callable[[Progress], None]:
-    """Writes at most five times a second, and always the end."""
-    written = -INTERVAL
+def _writer(file: str) -> Callable[[Progress], None]:
+    """Writes at most five times a second, to a log every five seconds, and always the end."""
+    interval = LINE_INTERVAL if file == "-" else INTERVAL
+    written = -interval
+    path = Path(file)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
     def show(progress: Progress) -> None:
         nonlocal written
-        if progress.done < progress.total and time.monotonic() - written < INTERVAL:
+        if progress.done < progress.total and time.monotonic() - written < interval:
             return
         written = time.monotonic()
-        fields = {"label": progress.label, "done": progress.done, "total": progress.total, "facts": progress.facts}
+        text = to_json({name: getattr(progress, name) for name in ("label", "done", "total", "facts")}, inf_nan_mode="null")
+        if file == "-":
+            if os.environ.get("RANK", "0") == "0":  # one voice for all processes of a training
+                print(LINE + text.decode(), file=sys.stderr, flush=True)
+            return
         with suppress(OSError):  # a courtesy: no work fails for it
-            temporary.write_bytes(to_json(fields, inf_nan_mode="null"))
+            temporary.write_bytes(text)
             temporary.replace(path)
 
     return show
