@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 
 import pytest
@@ -239,6 +240,15 @@ def test_the_command_line(prepared, tmp_path, capsys):
     assert main([*argv, "--columns", "id"]) == 2
     assert main(["manifest", "show", str(path)]) == 2
     assert "is not JSON" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    many = [f"benchmark-{i:05d}" for i in range(5000)]
+    found = audit.manifest("repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many])
+    write_json(tmp_path / "manifest.json", found)
+    command = f"{sys.executable} -m omnicore manifest show {tmp_path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("policy   repeated\n", "")
 
 
 def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
