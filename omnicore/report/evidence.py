@@ -18,6 +18,7 @@ from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Quer
 M = TypeVar("M", bound=BaseModel)
 
 STAGES = ("base", "sft", "rlvr", "distilled")
+CURVES = ("sft_curves", "rlvr_curves", "distilled_curves")
 POLICIES = ("single_pass", "circular", "repeated")  # as shown; circular where the draws hold full circles
 # Role of an input to the name under which the report shows that step's seconds and digest.
 STEP_NAMES = {
@@ -157,6 +158,11 @@ class Evidence:
     steps: Mapping[str, Any]
 
     @property
+    def trained(self) -> bool:
+        """Whether there is more than an audit."""
+        return "base" in self.scores
+
+    @property
     def filtered(self) -> frozenset[str]:
         """Benchmarks that the audit may filter."""
         return frozenset(info.name for info in self.infos if info.filter_policy == "filtered")
@@ -175,6 +181,8 @@ def read_model(path: Path, model: type[M]) -> M:
 def comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
     """Raises DataError naming both when two scores come from different profiles, or one from another manifest than the
     audit's: such scores cannot be compared."""
+    if not scores:
+        return
     first, reference = next(iter(scores.items()))
     for name, other in scores.items():
         _same("profile_hash", first, reference.profile_hash, name, other.profile_hash)
@@ -205,6 +213,7 @@ def confusion(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], fil
 
 def read(inputs: Mapping[str, Path]) -> Evidence:
     """Reads and joins the report's inputs (roles as in docs/architecture.md). Raises DataError on what does not fit."""
+    _whole(inputs)
     folder = inputs["queries"]
     queries = tuple(read_jsonl(folder / "queries.jsonl", Query))
     keys = [q.key for q in queries]
@@ -237,9 +246,17 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         hits=hits,
         scores=scores,
         responses={arm: answers(inputs[arm] / "responses.jsonl", keys) for arm in arms},
-        curves={name: _rows(inputs[f"{name}_curves"] / "curves.jsonl") for name in ("sft", "rlvr", "distilled")},
+        curves={role.removesuffix("_curves"): _rows(inputs[role] / "curves.jsonl") for role in CURVES if role in inputs},
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
     )
+
+
+def _whole(inputs: Mapping[str, Path]) -> None:
+    """A page shows the audit alone or all of training: of half a training run it would say things that nobody measured."""
+    training = (*STAGES, *CURVES)
+    missing = [role for role in training if role not in inputs]
+    if missing and len(missing) < len(training):
+        raise DataError(f"input {missing[0]!r} is missing: a report takes all of {', '.join(training)}, or none for an audit")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@
   };
 
   const filter = () => {
-    const value = (name) => $(`f-${name}`).value;
+    const value = (name) => $(`f-${name}`)?.value ?? ""; // an audit's page has no stages to filter by
     const [change, stage] = value("change").split("-");
     const text = value("text").trim().toLowerCase();
     shown = queries.map((_, i) => i).filter((i) => {
@@ -134,10 +134,10 @@
       h("table", null, head("Option", "Probe draws", "Answered by"),
         h("tbody", null, ...q.options.map((text, i) => option(q, text, i)), none ? option(q, null, -1) : null)),
       h("p", { class: "note" }, evidence),
-      h("h4", null, "What each stage replied"),
-      h("div", { class: "scroll" }, h("table", null, head("Stage", "Outcome", "Reply"),
-        h("tbody", null, ...q.said.map((s, n) => h("tr", null, h("th", { scope: "row" }, data.stages[n]),
-          h("td", { class: s[0] }, `${MARK[s[0]]} ${SAID[s[0]]}`), h("td", null, h("code", null, s[2]))))))));
+      ...(q.said.length ? [h("h4", null, "What each stage replied"),
+        h("div", { class: "scroll" }, h("table", null, head("Stage", "Outcome", "Reply"),
+          h("tbody", null, ...q.said.map((s, n) => h("tr", null, h("th", { scope: "row" }, data.stages[n]),
+            h("td", { class: s[0] }, `${MARK[s[0]]} ${SAID[s[0]]}`), h("td", null, h("code", null, s[2])))))))] : []));
   };
 
   const follow = () => {

@@ -30,8 +30,7 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
     )
     env.filters |= {"pc": words.per_cent, "share": words.share, "ci": words.interval, "spaced": _spaced}
     env.tests["estimate"] = _is_estimate
-    scores, audit = evidence.scores, evidence.audit
-    said = (words.wording_sentence(words.NAMES[arm], scores[arm].by_wording) for arm in ("base", "distilled"))
+    audit = evidence.audit
     return env.get_template("page.html.j2").render(
         title=config.title,
         recipe=recipe,
@@ -40,21 +39,18 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
         js=_source("page.js"),
         found=found,
         data=payload(evidence),
-        names=words.NAMES,
+        trained=evidence.trained,
+        arms=list(evidence.scores),
         stages=STAGES,
-        arms=list(scores),
-        measures=MEASURES,
+        names=words.NAMES,
         benchmarks=[info.name for info in evidence.infos],
-        scores=scores,
         solvable=words.solvable_sentence(evidence),
-        gain=words.gain_sentence(words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")),
         notice=words.planted_notice(recipe.model),
-        hero=figures.hero(evidence),
         leakage=figures.leakage(evidence),
         views={view for views in audit.leakage.values() for view in views},
         whole=words.kept_whole_sentence(evidence),
         rules=figures.rules(evidence),
-        policy=evidence.manifest.policy,
+        manifest=evidence.manifest,
         truth=evidence.planted is not None,
         audited=audit.policies,
         by_type=figures.leakage_by_type(evidence),
@@ -63,20 +59,33 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
         thresholds=audit.thresholds,
         probe=audit.probe,
         second_probe=audit.second_probe,
-        profiles=figures.profiles(evidence),
-        profile_table=figures.profile_table(evidence),
-        wordings=figures.wordings(evidence),
-        wording_said=[sentence for sentence in said if sentence],
-        training=figures.training(evidence),
-        ablations=figures.ablations(evidence),
-        clean_chance=figures.clean_chance(evidence),
-        control=words.control_sentence(evidence) if "control" in scores else "",
         null=figures.null(evidence),
         null_said=words.null_sentence(audit),
         seconds=figures.seconds(found["seconds"]),
         steps=evidence.steps,
         versions={name: version for step in evidence.steps.values() for name, version in step.get("versions", {}).items()},
+        **(_training(evidence) if evidence.trained else {"control": ""}),
     )
+
+
+def _training(evidence: Evidence) -> dict[str, Any]:
+    """What the page shows beyond the audit."""
+    scores = evidence.scores
+    said = (words.wording_sentence(words.NAMES[arm], scores[arm].by_wording) for arm in ("base", "distilled"))
+    return {
+        "scores": scores,
+        "measures": MEASURES,
+        "gain": words.gain_sentence(words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")),
+        "hero": figures.hero(evidence),
+        "profiles": figures.profiles(evidence),
+        "profile_table": figures.profile_table(evidence),
+        "wordings": figures.wordings(evidence),
+        "wording_said": [sentence for sentence in said if sentence],
+        "training": figures.training(evidence),
+        "ablations": figures.ablations(evidence),
+        "clean_chance": figures.clean_chance(evidence),
+        "control": words.control_sentence(evidence) if "control" in scores else "",
+    }
 
 
 def _source(name: str) -> Markup:

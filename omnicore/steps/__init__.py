@@ -61,12 +61,12 @@ STEPS: dict[str, StepInfo] = {
         {"data": ("prepare",), "model": ("rlvr",)},
     ),
     "report": StepInfo(
-        "one page and one JSON file of the whole run",
+        "one page and one JSON file of an audit, or of a whole run",
         "report.html, report.json",
+        {"queries": ("prepare",), "audit": ("clean",), "draws": ("probe",)},
         {
-            "queries": ("prepare",),
-            "audit": ("clean",),
-            "draws": ("probe",),
+            "second_draws": ("probe",),
+            # All of these or none: then the page shows the audit alone.
             "base": ("evaluate",),
             "sft": ("evaluate",),
             "rlvr": ("evaluate",),
@@ -74,8 +74,9 @@ STEPS: dict[str, StepInfo] = {
             "sft_curves": ("sft",),
             "rlvr_curves": ("rlvr",),
             "distilled_curves": ("sft",),
+            "distill": ("distill",),
+            "control": ("evaluate",),
         },
-        {"control": ("evaluate",), "second_draws": ("probe",), "distill": ("distill",)},
         reads=("*",),
     ),
     "promote": StepInfo(

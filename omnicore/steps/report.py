@@ -1,7 +1,8 @@
 """report: everything that the other steps found, on one page for people and in one file for scripts.
 
-`report.json` holds `stages.{base,sft,rlvr,distilled}` (`raw`, `clean`, `by_type`, `by_wording`, `ablation`), `audit` by policy,
-`seconds` by step, the seed and the hashes, and `control` where the random-reward arm was evaluated.
+`report.json` holds `audit` by policy, `seconds` by step, the seed and the hashes; where there was training,
+`stages.{base,sft,rlvr,distilled}` (`raw`, `clean`, `by_type`, `by_wording`, `ablation`) and `gain.{sft,rlvr}` (`raw`, `clean`, and
+`surplus`, raw less clean), and `control` where the random-reward arm was evaluated.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from omnicore.config import Recipe, ReportConfig, digest
 from omnicore.journal import replacing, write_json
 from omnicore.report import evidence as ev
+from omnicore.report import words
 from omnicore.report.page import render
 from omnicore.schema import Label
 
@@ -53,13 +57,15 @@ def _share(part: int, whole: int) -> float | None:
 
 def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
     """The content of `report.json`."""
+    gains = {"sft": ("base", "sft"), "rlvr": ("sft", "rlvr")} if evidence.trained else {}
     return {
-        "stages": {name: stage(evidence.scores[name]) for name in ev.STAGES},
+        "stages": {name: stage(evidence.scores[name]) for name in ev.STAGES if name in evidence.scores},
+        "gain": {name: to_jsonable_python(words.gain(evidence, *ends)) for name, ends in gains.items()},
         "audit": {policy: audit(evidence, policy) for policy in evidence.manifests},
         **({"control": stage(evidence.scores["control"])} if "control" in evidence.scores else {}),
         "seconds": {name: step["seconds"] for name, step in evidence.steps.items()},
         "seed": recipe.seed,
-        "profile_hash": evidence.scores["base"].profile_hash,
+        "profile_hash": evidence.manifest.profile_hash,
         "recipe_hash": digest(recipe),
     }
 
@@ -72,10 +78,13 @@ def run(recipe: Recipe, config: ReportConfig, inputs: Mapping[str, Path], output
     write_json(output / "report.json", found)
     with replacing(output / "report.html") as file:
         file.write(page)
-    base, final = evidence.scores["base"], evidence.scores["distilled"]
+    ends = {"base": "base", "final": "distilled"} if evidence.trained else {}
     return {
         "queries": len(evidence.queries),
         "page_bytes": len(page),
-        **{f"base_{view}": round(getattr(base, view).micro.value, 4) for view in ("raw", "clean")},
-        **{f"final_{view}": round(getattr(final, view).micro.value, 4) for view in ("raw", "clean")},
+        **{
+            f"{name}_{view}": round(getattr(evidence.scores[arm], view).micro.value, 4)
+            for name, arm in ends.items()
+            for view in ("raw", "clean")
+        },
     }

@@ -49,9 +49,36 @@ def changed(roles: dict[str, Path], role: str, tmp_path: Path, name: str, change
     return {**roles, role: folder}
 
 
+AUDIT = ("queries", "audit", "draws")
+
+
+def test_an_audit_alone_has_a_page(roles: dict[str, Path], tmp_path: Path) -> None:
+    summary = report.run(RECIPE, RECIPE.report, {role: roles[role] for role in AUDIT}, tmp_path)
+    found, page = read_json(tmp_path / "report.json"), (tmp_path / "report.html").read_text()
+    assert found["stages"] == found["gain"] == {}
+    assert found["audit"]["repeated"]["removed"] > 0
+    for heading, shown in {"leakage": True, "queries": True, "stages": False, "training": False, "aggregates": False}.items():
+        assert (f'id="{heading}"' in page) is shown, heading
+        assert (f'href="#{heading}"' in page) is shown, heading
+    assert "f-stage" not in page.split("<script")[0]
+    assert "base_raw" not in summary
+
+
+def test_half_a_training_run_has_none(roles: dict[str, Path], tmp_path: Path) -> None:
+    given = {role: path for role, path in roles.items() if role != "rlvr_curves"}
+    with pytest.raises(DataError, match=r"input 'rlvr_curves' is missing: a report takes all of base, sft,.*or none for an audit"):
+        report.run(RECIPE, RECIPE.report, given, tmp_path)
+
+
+def test_gains_are_told_to_scripts_as_on_the_page(output: Path, evidence: ev.Evidence) -> None:
+    gain = words.gain(evidence, "sft", "rlvr")
+    assert read_json(output / "report.json")["gain"]["rlvr"]["surplus"] == gain.surplus.model_dump(mode="json")
+    assert str(escape(words.gain_sentence(words.gain(evidence, "base", "sft"), gain))) in (output / "report.html").read_text()
+
+
 def test_report_json_holds_what_scripts_read(roles: dict[str, Path], output: Path) -> None:
     found = read_json(output / "report.json")
-    assert set(found) == {"stages", "audit", "control", "seconds", "seed", "profile_hash", "recipe_hash"}
+    assert set(found) == {"stages", "gain", "audit", "control", "seconds", "seed", "profile_hash", "recipe_hash"}
     assert list(found["stages"]) == ["base", "sft", "rlvr", "distilled"]
     for stage, figures_of in (*found["stages"].items(), ("control", found["control"])):
         scores = read_json(roles[stage] / "scores.json")
