@@ -87,13 +87,17 @@ def _run(arguments: Sequence[str]) -> int:
         _compare(options)
     else:
         from omnicore.config import load_recipe
-        from omnicore.run import cost, run_step
+        from omnicore.run import cost
+        from omnicore.staging import run
 
         recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
         if getattr(options, "dry_run", False):
-            print("\n".join(cost(options.command, recipe, _inputs(options.input), section=options.section).lines()))
+            inputs = {role: Path(place) for role, place in _inputs(options.input).items()}
+            if any(path.parts[0] == "s3:" for path in inputs.values()):
+                raise ConfigError("--dry-run counts what lies in local directories; fetch the inputs first")
+            print("\n".join(cost(options.command, recipe, inputs, section=options.section).lines()))
             return 0
-        run_step(options.command, recipe, _inputs(options.input), options.output, section=options.section)
+        run(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
 
 
@@ -135,18 +139,19 @@ def _sources(options: Namespace) -> list[str]:
     return [f"prepare.sources.{name}={json.dumps(place)}" for name, place in zip(options.benchmark, places, strict=True)]
 
 
-def _inputs(given: Sequence[str]) -> dict[str, Path]:
-    inputs: dict[str, Path] = {}
+def _inputs(given: Sequence[str]) -> dict[str, str]:
+    inputs: dict[str, str] = {}
     for text in given:
         role, equals, path = text.partition("=")
         if not (role and equals and path):
             raise ConfigError(f"--input {text!r}: write role=directory, as in --input queries=runs/a/prepare")
         if role in inputs:
             raise ConfigError(f"--input {role} is given twice: {inputs[role]} and {path}")
-        inputs[role] = Path(path)
+        inputs[role] = path
     return inputs
 
 
+_S3 = ", or s3://bucket/prefix"
 _BENCHMARK = "public benchmark to read, as in daily_omni (default: the embedded one); repeat with a --root each"
 
 
@@ -165,8 +170,10 @@ def _parser() -> ArgumentParser:
             step.add_argument("--root", action="append", default=[], metavar="DIR", help="the benchmark's local copy")
             step.add_argument("--hub", metavar="COMMIT", help="download it from the hub at this commit instead")
         step.add_argument("--section", help="part of the recipe that configures the step (default: the step's own)")
-        step.add_argument("--input", action="append", default=[], metavar="ROLE=DIR", help="output of an earlier step; repeat")
-        step.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier run of this step")
+        step.add_argument(
+            "--input", action="append", default=[], metavar="ROLE=DIR", help=f"output of an earlier step{_S3}; repeat"
+        )
+        step.add_argument("--output", required=True, metavar="DIR", help=f"new, empty, or an earlier run of this step{_S3}")
         if name in ("probe", "evaluate"):
             step.add_argument("--dry-run", action="store_true", help="say requests, tokens and hours, and ask only a few")
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")

@@ -84,10 +84,20 @@ def run_step(
             record = record or _do(work, directory, execute)
             if cache:
                 _publish(work, directory, output)
+    tell(record, found=found)
+    return record
+
+
+def step_key(step: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, *, section: str | None = None) -> str:
+    """The key that `run_step` would look for. Of an input only its `step.json` is read. Raises as `run_step` does."""
+    return _plan(step, section or step, recipe, dict(inputs), output).key
+
+
+def tell(record: Mapping[str, Any], *, found: bool) -> None:
+    """A result in one line."""
     figures = dict(list(record["summary"].items())[:6])
     took = "done before" if found else f"{record['seconds']:.1f} s"
-    print(f"{work.section}: {took}  {told(figures)}".rstrip(), flush=True)
-    return record
+    print(f"{record['section']}: {took}  {told(figures)}".rstrip(), flush=True)
 
 
 def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate:

@@ -132,26 +132,28 @@ def look(uri: str) -> Published | None:
         ) from error
 
 
-def intact(uri: str) -> Published | None:
-    """What is published at `uri` if the store still has every object with the size and ETag that it was written with.
+def known(uri: str) -> Published:
+    """As `look`, but raises DataError when nothing is published."""
+    published = look(uri)
+    if published is None:
+        raise DataError(f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with --output {uri}")
+    return published
+
+
+def intact(uri: str, published: Published) -> bool:
+    """Whether the store still has every object with the size and ETag that it was written with.
 
     One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted are found by `fetch`.
     """
-    published = look(uri)
-    if published is None:
-        return None
     bucket, prefix = _open(uri)
     with bucket.errors(uri):
         there = bucket.list(f"{prefix}/{published.folder}/")
-    return published if all(there.get(file.name) == (file.size, file.etag) for file in published.files) else None
+    return all(there.get(file.name) == (file.size, file.etag) for file in published.files)
 
 
-def read(uri: str, name: str) -> bytes:
-    """One small file of a published directory, checked. Raises DataError where it is not, StorageError when it is damaged."""
-    published = _known(uri)
-    file = next((file for file in published.files if file.name == name), None)
-    if file is None:
-        raise DataError(f"{uri} has no file {name}")
+def read(uri: str, published: Published, name: str) -> bytes:
+    """One small file of a publication, which has it. Raises StorageError when it is damaged or gone, or the store refuses."""
+    file = next(file for file in published.files if file.name == name)
     bucket, prefix = _open(uri)
     where = f"{prefix}/{published.folder}/{name}"
     with bucket.errors(f"s3://{bucket.name}/{where}"):
@@ -161,13 +163,14 @@ def read(uri: str, name: str) -> bytes:
     return data
 
 
-def fetch(uri: str, directory: Path) -> Published:
+def fetch(uri: str, directory: Path, published: Published | None = None) -> Published:
     """Makes `directory` hold what is published at `uri`, every file checked; the directory is whole or absent.
 
-    A directory that holds the same already is left as it is. Raises DataError when nothing is published there, ConfigError for
-    a directory with other content, StorageError for a damaged or vanished object, a full disk, or a store that refuses.
+    `published` is what `look` found there before. A directory that holds the same already is left as it is. Raises DataError
+    when nothing is published there, ConfigError for a directory with other content, StorageError for a damaged or vanished
+    object, a full disk, or a store that refuses.
     """
-    published = _known(uri)
+    published = published or known(uri)
     bucket, prefix = _open(uri)
     scratch = directory.with_name(directory.name + ".part")
     with storage_errors(directory), locked(directory), _pool() as pool:
@@ -211,13 +214,6 @@ def _open(uri: str) -> tuple[Bucket, str]:
 
     address = s3.parse(uri)
     return s3.Bucket(address.bucket), address.prefix
-
-
-def _known(uri: str) -> Published:
-    published = look(uri)
-    if published is None:
-        raise DataError(f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with --output {uri}")
-    return published
 
 
 def _damaged(where: str) -> StorageError:
@@ -292,7 +288,7 @@ def _meter(total: int, label: str) -> Iterator[Moved]:
                 raise _Stopped
             with lock:
                 done, travelled = done + size, travelled + moved
-                progress.advance(done // MB - progress.done, moved=round(travelled / MB))
+                progress.advance(done // MB - progress.done, moved=-(-travelled // MB))
 
         try:
             yield tell

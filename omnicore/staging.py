@@ -1,0 +1,92 @@
+"""Steps whose inputs or output lie in S3: fetched, run here, published; what is published already is not made again.
+
+The scratch directory hangs on the output's address, so a command that was killed finds its journals, its finished work and what it
+had fetched when it is given again on the same machine. It lies in TMPDIR and is removed when the result is published.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnicore import store
+from omnicore.config import Recipe, digest
+from omnicore.errors import ConfigError, DataError, StorageError
+from omnicore.journal import storage_errors
+from omnicore.provenance import STEP_FILE
+from omnicore.run import run_step, step_key, tell
+from omnicore.store import Published
+
+
+def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None) -> dict[str, Any]:
+    """`run_step` for directories and s3:// addresses alike; returns the content of the result's `step.json`.
+
+    A finished result of the same key at an s3:// output is returned when the store still has every object as it was written.
+    Raises what `run_step`, `store.fetch` and `store.publish` raise, and ConfigError for an output that holds something else.
+    """
+    inputs, output = {role: place.rstrip("/") for role, place in inputs.items()}, output.rstrip("/")
+    if not any(store.is_s3(place) for place in (*inputs.values(), output)):
+        return run_step(step, recipe, {role: Path(place) for role, place in inputs.items()}, Path(output), section=section)
+    for role, place in inputs.items():
+        if place == output or output.startswith(f"{place}/") or place.startswith(f"{output}/"):
+            raise ConfigError(f"output {output} and input {role} {place} lie in one another; give the output its own address")
+    scratch = _scratch(output if store.is_s3(output) else str(Path(output).resolve()))
+    local = scratch / "output" if store.is_s3(output) else Path(output)
+    with storage_errors(scratch), store.locked(scratch):
+        known = {role: store.known(place) for role, place in inputs.items() if store.is_s3(place)}
+        places = {role: scratch / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
+        if store.is_s3(output):
+            heads = {role: _head(inputs[role], known[role], scratch / "heads" / role) for role in known}
+            record = _published(output, step, step_key(step, recipe, {**places, **heads}, local, section=section))
+            if record:
+                tell(record, found=True)
+                shutil.rmtree(scratch)
+                return record
+        for role, published in known.items():
+            store.fetch(inputs[role], places[role], published)
+        record = run_step(step, recipe, places, local, section=section)
+        if store.is_s3(output):
+            store.publish(local, output)
+        shutil.rmtree(scratch)
+    return record
+
+
+def _scratch(output: str) -> Path:
+    root = Path(tempfile.gettempdir()) / f"omnicore-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.lstat().st_uid != os.getuid():
+        raise StorageError(f"{root} belongs to somebody else; set TMPDIR to a directory of your own")
+    scratch = root / digest(output)[:16]
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
+def _head(uri: str, published: Published, directory: Path) -> Path:
+    """A directory with the input's `step.json` alone: enough to know the key of what would be made of it."""
+    if STEP_FILE not in {file.name for file in published.files}:
+        raise DataError(f"{uri} is not a finished output: no {STEP_FILE}; publish the output of a step")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / STEP_FILE).write_bytes(store.read(uri, published, STEP_FILE))
+    return directory
+
+
+def _published(uri: str, step: str, key: str) -> dict[str, Any] | None:
+    """The record of the result with this key at `uri`, None where it is to be made."""
+    published = store.look(uri)
+    if published is None:
+        return None
+    if STEP_FILE not in {file.name for file in published.files}:
+        raise ConfigError(f"output {uri} holds something that is no result of omnicore; give another address")
+    if not store.intact(uri, published):
+        print(f"{uri} was changed after it was published; it is made again", file=sys.stderr, flush=True)
+        return None
+    record: dict[str, Any] = json.loads(store.read(uri, published, STEP_FILE))
+    if record["step"] != step:
+        raise ConfigError(f"output {uri} holds a result of {record['step']}; give {step} an address of its own")
+    return record if record["key"] == key else None
