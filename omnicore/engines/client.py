@@ -156,8 +156,10 @@ class Client:
                 return await self._look()
             except _Again as error:
                 failure = error
+            if failure.after > self._config.timeout:
+                break
         raise EngineError(
-            f"{self._config.url} does not answer ({failure}; asked {retries + 1} times in {time.monotonic() - began:.0f} s): start "
+            f"{self._config.url} does not answer ({failure}; asked {tries + 1} times in {time.monotonic() - began:.0f} s): start "
             "the server, or mend engine.url. What was answered is kept: the same command asks only the rest"
         )
 

@@ -370,6 +370,15 @@ def test_a_model_that_goes_is_missed_by_name() -> None:
             answers(engine, batches(5))
 
 
+def test_a_server_that_asks_for_an_hour_is_not_waited_for() -> None:
+    with Stub(fault=on(2, Answer(reset=True))) as stub:
+        engine = connect(stub, concurrency=1)
+        answered = engine.answer(batches(5), Sampling(0, 1))
+        stub.fault = lambda request, seen: setattr(stub, "models", error(503, "loading", Retry_After="3600")) or Answer(reset=True)
+        with pytest.raises(EngineError, match=r"does not answer \(HTTP 503: loading; asked 1 times"):
+            list(answered)
+
+
 def test_retry_after_is_honoured_and_the_wait_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stub(fault=on(0, error(429, "slow down", Retry_After="1"), times=1)) as stub:
         assert not answers(connect(stub), batches(1))[0].error
