@@ -23,9 +23,9 @@ def values(metrics, path):
 def test_every_metric_has_prefix_help_and_bounded_labels(name):
     assert name.startswith("omni_")
     assert METRICS[name].help.endswith(".")
-    assert set(METRICS[name].labels) <= {"step", "stage", "benchmark", "view"}
+    assert set(METRICS[name].labels) <= {"step", "stage", "benchmark", "view", "kind"}
     assert name in {
-        f"omni_{rest}" for rest in ("step_queries", "step_samples", "training_steps", "training_loss")
+        f"omni_{rest}" for rest in ("step_queries", "step_samples", "canary_passed", "training_steps", "training_loss")
     } or name.endswith(("_seconds", "_ratio", "_per_second"))
 
 

@@ -1,0 +1,324 @@
+"""Doubles of broken servers, each a real engine with one thing changed; the honest one passes, every other is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from omnicore.benchmarks import synthetic
+from omnicore.config import EngineConfig, Profile
+from omnicore.engines import canary
+from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampling
+from omnicore.errors import ConfigError, DataError, EngineError, OmniError
+from omnicore.media import Video, read
+from omnicore.schema import Media, View
+
+BOTH = frozenset({"image", "audio"})
+LOCAL = EngineConfig()
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    from omnicore.engines.transformers import TransformersEngine
+
+    return TransformersEngine("embedded:tiny-base", Profile())
+
+
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of tiny-base with its reference."""
+    from omnicore.models import thinker
+
+    directory = tmp_path_factory.mktemp("models") / "base"
+    shutil.copytree(thinker.resolve("embedded:tiny-base"), directory)
+    canary.remember(directory, Profile())
+    return directory
+
+
+class Changed:
+    """An engine whose requests or replies are changed on their way."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        asked: Callable[[Sequence[Request]], Sequence[Request]] = lambda requests: requests,
+        replied: Callable[[Reply], Reply] = lambda reply: reply,
+        name: str = "server",
+    ) -> None:
+        self.name, self._engine, self._asked, self._replied = name, engine, asked, replied
+
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+        assert sampling.temperature == 0
+        changed = [Batch(self._asked(batch.requests), batch.seed) for batch in batches]
+        for done in self._engine.answer(changed, sampling):
+            yield [(index, [self._replied(reply) for reply in replies]) for index, replies in done]
+
+
+def without(kind: str) -> Callable[[Sequence[Request]], Sequence[Request]]:
+    return lambda requests: [replace(r, parts=tuple(p for p in r.parts if isinstance(p, str) or p.kind != kind)) for r in requests]
+
+
+def silenced(requests: Sequence[Request]) -> Sequence[Request]:
+    """The sound arrives, but as zeros: as long, and so as many tokens."""
+    out = []
+    for number, request in enumerate(requests):
+        heard = [p for p in request.parts if isinstance(p, Media) and p.kind == "audio"]
+        for medium in heard:
+            wave, rate = soundfile.read(request.root / medium.uri)
+            soundfile.write(request.root / f"zeros-{number}.wav", np.zeros_like(wave), rate)
+        zeros = {m: m.model_copy(update={"uri": f"zeros-{number}.wav"}) for m in heard}
+        out.append(replace(request, parts=tuple(zeros.get(p, p) if isinstance(p, Media) else p for p in request.parts)))
+    return out
+
+
+def crossed(requests: Sequence[Request]) -> Sequence[Request]:
+    """Every request is answered with the other digit of the pair."""
+    first, second = canary.DIGITS[:2]
+    media = {p.uri: p for r in requests for p in r.parts if isinstance(p, Media)}
+    pairs = [(f"{kind}-{first}{end}", f"{kind}-{second}{end}") for kind, end in (("image", ".png"), ("audio", ".wav"))]
+    other = {media[a]: media[b] for pair in pairs for a, b in (pair, pair[::-1]) if a in media}
+    return [replace(r, parts=tuple(other.get(p, p) if isinstance(p, Media) else p for p in r.parts)) for r in requests]
+
+
+def late(requests: Sequence[Request]) -> Sequence[Request]:
+    """Every request is answered with the media of the one before it."""
+    return [*requests[-1:], *requests[:-1]]
+
+
+def noisy(size: float) -> Callable[[Reply], Reply]:
+    rng = random.Random(0)
+    return lambda reply: replace(reply, logprobs=tuple(p + rng.uniform(-size, size) for p in reply.logprobs))
+
+
+def unstable(reply: Reply) -> Reply:
+    unstable.count += 1  # type: ignore[attr-defined]
+    return replace(reply, text=f"{reply.text} {unstable.count % 7}")  # type: ignore[attr-defined]
+
+
+unstable.count = 0  # type: ignore[attr-defined]
+
+
+def thinking_apart(reply: Reply) -> Reply:
+    """As a server with a reasoning parser sends it."""
+    thought, _, text = reply.text.removeprefix("<think>").partition("</think>")
+    return replace(reply, reasoning=thought, text=text)
+
+
+def test_the_honest_engine_passes_by_its_answers(base: Any) -> None:
+    found = canary.check(base, LOCAL, Profile(), BOTH)
+    assert {k: v for k, v in found.items() if k != "canary_agreement"} == {
+        "canary_audio": "answers",
+        "canary_image": "answers",
+        "canary_noise": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "replied",
+    [noisy(0.02), thinking_apart, lambda r: replace(r, logprobs=())],
+    ids=["noisy log-probs", "thinking apart", "no log-probs"],
+)
+def test_an_honest_server_passes(base: Any, remembered: Path, replied: Callable[[Reply], Reply]) -> None:
+    served = EngineConfig(reference=str(remembered))
+    found = canary.check(Changed(base, replied=replied), served, Profile(), BOTH)
+    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"asked": without("audio")}, r"does not hear: the spoken 7 and the spoken 5 are answered alike .*differ by .*audio=0"),
+        ({"asked": silenced}, r"does not hear: the spoken 7 and the spoken 5 .*use_audio_in_video"),
+        ({"asked": without("image")}, r"does not see pictures: the written 7 and the written 5 .*image=0.*chat template"),
+        ({"asked": without("audio"), "replied": noisy(0.05)}, r"does not hear: .*two askings of the same request by 0\.0"),
+        ({"asked": without("audio"), "replied": noisy(2.0)}, r"does not hear: .*two askings of the same request by"),
+        ({"asked": without("image"), "replied": lambda r: replace(r, logprobs=())}, r"does not see pictures: .*no log-probs"),
+        ({"asked": without("audio"), "replied": unstable}, r"does not hear: .*change from one asking .* to the next"),
+        ({"asked": crossed}, r"says of the spoken 7 what the spoken 5 holds, and the reverse: .*mixes up"),
+        ({"asked": late}, r"does not (hear|see pictures): .*change from one asking .* to the next"),
+        ({"replied": lambda r: Reply(error="HTTP 400: At most 0 audio(s)")}, r"cannot be asked with audio: HTTP 400: At most 0"),
+    ],
+    ids=[
+        "deaf",
+        "zeros",
+        "blind",
+        "deaf, noisy",
+        "deaf, very noisy",
+        "blind, no log-probs",
+        "deaf, unstable",
+        "crossed",
+        "late",
+        "refused",
+    ],
+)
+def test_broken_servers_are_refused(base: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=rf"server {message}"):
+        canary.check(Changed(base, **changes), LOCAL, Profile(), BOTH)
+
+
+def test_a_noisy_deaf_server_never_passes_by_luck(base: Any) -> None:
+    passed = []
+    for seed in range(20):
+        rng = random.Random(seed)
+        jitter = lambda reply, rng=rng: replace(reply, logprobs=tuple(p + rng.gauss(0, 0.3) for p in reply.logprobs[:2]))  # noqa: E731
+        try:
+            passed.append(canary.check(Changed(base, without("audio"), jitter), LOCAL, Profile(), {"audio"}))
+        except EngineError:
+            continue
+    assert not passed
+
+
+def test_what_was_never_taught_to_hear_is_refused_only_where_sound_is_shown() -> None:
+    from omnicore.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine("embedded:tiny-probe-2", Profile())
+    assert canary.check(engine, LOCAL, Profile(), {"image"})["canary_image"] == "answers"
+    with pytest.raises(EngineError, match="does not hear"):
+        canary.check(engine, LOCAL, Profile(), BOTH)
+
+
+def test_nothing_is_asked_where_nothing_is_shown(base: Any) -> None:
+    assert canary.check(Changed(base, asked=lambda _: pytest.fail("asked")), LOCAL, Profile(), frozenset()) == {}
+    assert canary.shown([Request(("only text",), Path())]) == frozenset()
+
+
+ANOTHER = r"perceives what it is shown, but answers as another or differently configured model would: \d+ of 18 replies are those"
+
+
+@pytest.mark.parametrize("kinds", [BOTH, {"image"}, {"audio"}])
+def test_another_model_is_refused_whatever_is_shown(remembered: Path, kinds: set[Any]) -> None:
+    from omnicore.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine("embedded:tiny-probe", Profile())
+    served = EngineConfig(reference=str(remembered))
+    with pytest.raises(EngineError, match=ANOTHER.replace("18", str(18 if len(kinds) == 2 else 6))):
+        canary.check(engine, served, Profile(), kinds)
+
+
+def test_a_changed_configuration_is_refused(remembered: Path, tmp_path: Path) -> None:
+    from omnicore.engines.transformers import TransformersEngine
+
+    shutil.copytree(remembered, tmp_path / "model")
+    config = (tmp_path / "model" / "config.json").read_text()
+    assert canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)["canary_agreement"] == 1.0
+    (tmp_path / "model" / "config.json").write_text(config.replace('"rope_theta": 10000.0', '"rope_theta": 1000000.0'))
+    with pytest.raises(EngineError, match=ANOTHER):
+        canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)
+
+
+def test_the_same_model_in_bf16_is_the_same(remembered: Path) -> None:
+    import torch
+
+    from omnicore.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(remembered, Profile())
+    engine.model = engine.model.to(torch.bfloat16)
+    assert canary.check(engine, LOCAL, Profile(), BOTH)["canary_agreement"] == 1.0
+
+
+def test_a_reference_of_other_questions_is_not_compared(remembered: Path) -> None:
+    from omnicore.engines.transformers import TransformersEngine
+
+    profile = Profile(system="You look and listen.")
+    found = canary.check(TransformersEngine(remembered, profile), LOCAL, profile, BOTH)
+    assert found["canary_agreement"] == "reference of another profile"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (None, ConfigError, r"engine\.reference .* has no canary\.json: write it with `python -m omnicore\.engines\.canary DIR`"),
+        ('{"asked": "x"}', DataError, r"canary\.json is broken: .*answers.*write it again"),
+    ],
+)
+def test_a_reference_that_cannot_be_read_is_named(
+    base: Any, tmp_path: Path, text: str | None, error: type[OmniError], message: str
+) -> None:
+    if text:
+        (tmp_path / canary.FILE).write_text(text)
+    with pytest.raises(error, match=f"(?s){message}"):
+        canary.check(base, EngineConfig(reference=str(tmp_path)), Profile(), BOTH)
+
+
+def test_the_command_writes_the_reference(remembered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(remembered, tmp_path / "model")
+    (tmp_path / "model" / canary.FILE).unlink()
+    monkeypatch.setattr("sys.argv", ["canary", str(tmp_path / "model")])
+    canary.main()
+    assert (tmp_path / "model" / canary.FILE).read_bytes() == (remembered / canary.FILE).read_bytes()
+
+
+class Oracle:
+    """Answers letters: looks into the files, as a model that sees films would."""
+
+    name = "oracle"
+
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+        yield [(i, [self._reply(r) for r in batch.requests]) for i, batch in enumerate(batches)]
+
+    def _reply(self, request: Request) -> Reply:
+        medium, text = request.parts
+        assert isinstance(medium, Media)
+        assert isinstance(text, str)
+        shown = read(medium, request.root, Profile())
+        assert isinstance(shown, Video)
+        pixels = np.asarray(shown.frames[0], float)
+        digit = min(canary.DIGITS, key=lambda d: float(np.abs(pixels - np.asarray(canary._draw(d), float)).mean()))
+        letter = next(line[0] for line in text.splitlines() if line.endswith(f". {digit}"))
+        return Reply(f"The answer is {letter}.")
+
+
+def test_films_are_told_apart_and_letters_understood() -> None:
+    config, profile = EngineConfig(kind="http", url="http://x"), Profile(style="letter", instruction="Answer with a letter.")
+    found = canary.check(Oracle(), config, profile, {"video"})
+    assert found == {"canary_video": "answers", "canary_noise": 0.0, "canary_agreement": "no reference"}
+    class_blind = Changed(Oracle(), replied=lambda _: Reply("The answer is A."))
+    with pytest.raises(EngineError, match="does not see videos: the filmed 7 and the filmed 5 are answered alike"):
+        canary.check(class_blind, config, profile, {"video"})
+
+
+def test_media_of_a_kind_are_alike_in_size_and_of_the_base_split() -> None:
+    with canary._media(BOTH) as (root, media):
+        assert {Image.open(root / m.uri).size for m in media["image"].values()} == {(canary.SIDE, canary.SIDE)}
+        assert {soundfile.info(root / m.uri).frames for m in media["audio"].values()} == {9600}
+        assert not soundfile.read(root / media["audio"]["silence"].uri)[0].any()
+    known = {(picture.source, str(picture.digit)) for picture in synthetic._pictures("base", 1)}
+    assert {(source, digit) for digit, source in canary.HANDWRITING.items()} <= known
+    assert set(canary.VOICES.values()) <= {clip.voice for clip in synthetic._clips("base")}
+
+
+def test_embedded_models_know_the_questions() -> None:
+    wordings = {wording for kind in ("picture", "speech", "sum") for wording in synthetic.WORDINGS[kind]}
+    assert {*canary.QUESTIONS.values(), canary.BOTH} <= wordings
+
+
+def test_training_leaves_a_reference_with_the_checkpoint(prepared: Path, small_recipe: Any, tmp_path: Path) -> None:
+    from omnicore.engines.transformers import TransformersEngine
+    from omnicore.steps import sft
+
+    sft.run(small_recipe, small_recipe.sft.model_copy(update={"steps": 1, "batch": 4}), {"data": prepared}, tmp_path)
+    answers = json.loads((tmp_path / "checkpoint" / canary.FILE).read_text())["answers"]
+    assert len(answers) == 18
+    engine = TransformersEngine(tmp_path / "checkpoint", small_recipe.profile)
+    assert canary.check(engine, LOCAL, small_recipe.profile, BOTH)["canary_agreement"] == 1.0
+
+
+def test_a_step_refuses_who_does_not_hear(prepared: Path, small_recipe: Any, tmp_path: Path) -> None:
+    from omnicore.steps import probe
+
+    deaf = small_recipe.probe.model_copy(update={"model": "embedded:tiny-probe-2", "draws": {View.audio_only: 1}})
+    with pytest.raises(EngineError, match="embedded:tiny-probe-2 does not hear"):
+        probe.run(small_recipe, deaf, {"queries": prepared}, tmp_path)
+    seeing = deaf.model_copy(update={"draws": {View.visual_only: 1}})
+    summary = probe.run(small_recipe, seeing, {"queries": prepared}, tmp_path)
+    assert (summary["canary_image"], "canary_audio" in summary) == ("answers", False)
