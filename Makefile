@@ -20,7 +20,7 @@ $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev-ready: pyproject.toml | $(VENV)/.run-ready
-	$(BIN)/pip install --quiet --editable '.[train,pipelines,dev]'
+	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,cluster,dev]'
 	@touch $@
 
 demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: about three minutes (SEED=1 RUN=name)

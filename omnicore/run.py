@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from omnicore.engines.estimate import Estimate
 
 KEY_FILE = "key.journal"
+# The extra that brings a module; everything else that a step may lack is a part of training.
+EXTRAS = {"aiohttp": "audit", "av": "audit", "pyarrow": "audit", "kubernetes": "cluster", "minio": "cluster"}
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
 POLL = 0.2
 Run = Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]
@@ -184,7 +186,10 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "omnicore":
             raise
-        raise ConfigError(f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[train]'") from error
+        extra = EXTRAS.get(error.name or "", "train")
+        raise ConfigError(
+            f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[{extra}]'"
+        ) from error
     seconds = round(time.monotonic() - clock, 3)
     snapshot(work.step, work.section, seconds, summary, directory).write(directory / METRICS_FILE)
     fields = {

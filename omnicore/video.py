@@ -152,17 +152,20 @@ def clip(path: Path, start: float | None, end: float | None, length: float, what
     return begin, stop
 
 
+def damaged(path: Path, time: float) -> DataError:
+    return DataError(f"{path} is damaged or cut off after {time:.2f} s: copy it again, or end the clip before that")
+
+
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[InputContainer]:
     try:
         import av
     except ImportError as error:
-        raise ConfigError(f"{path} needs PyAV, which reads videos and their sound: pip install 'omnicore[media]'") from error
+        raise ConfigError(f"{path} needs PyAV, which reads videos and their sound: pip install 'omnicore[audit]'") from error
     check_file(path, what)
     try:
         # Without "file:" a name with a colon would be taken for an address.
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-        with av.open(f"file:{path}", options=options, metadata_errors="ignore") as container:
+        with av.open(f"file:{path}", options={"format_whitelist": _FORMATS}, metadata_errors="ignore") as container:
             yield container
     except (av.FFmpegError, ValueError) as error:
         reason = error.strerror if isinstance(error, av.FFmpegError) else error
@@ -199,7 +202,7 @@ def _refuse_cut(path: Path, container: InputContainer) -> None:
     container.seek(start)
     last = _last_packet(container, *container.streams)
     if container.duration and last < (start + container.duration) / 1e6 - _SLACK:
-        raise _damaged(path, last - start / 1e6)
+        raise damaged(path, last - start / 1e6)
 
 
 def _seek(container: InputContainer, stream: Stream, time: float) -> None:
@@ -219,11 +222,7 @@ def _decoded(path: Path, container: InputContainer, stream: Any) -> Iterator[Any
                 time = frame.time
                 yield frame
     except FFmpegError as error:
-        raise _damaged(path, time - (container.start_time or 0) / 1e6) from error
-
-
-def _damaged(path: Path, time: float) -> DataError:
-    return DataError(f"{path} is damaged or cut off after {time:.2f} s: copy it again, or end the clip before that")
+        raise damaged(path, time - (container.start_time or 0) / 1e6) from error
 
 
 def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: Sequence[float]) -> Iterator[tuple[bytes, float]]:
@@ -232,7 +231,6 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
     ahead: VideoFrame | None = None
     frames: Iterator[VideoFrame] = iter(())
     jpeg, size, whole = b"", None, False
-    origin = (container.start_time or 0) / 1e6
     for time in wanted:
         newest = ahead or shown
         keyframe = _keyframe(stream, time)
@@ -247,8 +245,6 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
         if ahead is None and not whole and time > _until(frame) + _SLACK:
             _refuse_cut(path, container)
             whole = True  # the track ends here, and its last frame stands
-        if frame.is_corrupt:
-            raise _damaged(path, frame.time - origin)
         if not jpeg or frame is not before:
             image = _upright(frame, path)
             size = size or image.size

@@ -38,7 +38,7 @@ def fetch(entry: Entry, place: str) -> tuple[Path, str]:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
-        raise ConfigError("--hub needs huggingface_hub: pip install 'omnicore[hub]'") from error
+        raise ConfigError("--hub needs huggingface_hub: pip install 'omnicore[audit]'") from error
     try:
         root = Path(snapshot_download(entry.source, repo_type="dataset", revision=revision))
     except GatedRepoError as error:
