@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -59,18 +59,19 @@ class Cluster:
 
         A try whose answer was lost may have created it: the next one's 409 means that the object is there.
         """
-        return self._patiently("create", resource, body["metadata"]["name"], query={"fieldValidation": "Strict"}, body=body)
+        query = {"fieldValidation": "Strict"}
+        return dict(self._patiently("create", resource, body["metadata"]["name"], query=query, body=body))
 
     def get(self, resource: Resource, name: str, *, namespace: str = "") -> dict[str, Any] | None:
         """The object, or None where there is none."""
         try:
-            return self._patiently("get", resource, name, namespace=namespace)
+            return dict(self._patiently("get", resource, name, namespace=namespace))
         except ApiException as error:
             if error.status == 404:
                 return None
             raise
 
-    def list(self, resource: Resource, *, patience: float | None = None, **query: str) -> tuple[list[dict[str, Any]], str]:
+    def list(self, resource: Resource, query: Query, *, patience: float | None = None) -> tuple[list[dict[str, Any]], str]:
         """All objects that the selectors (`labelSelector`, `fieldSelector`) choose, and the version from which to watch."""
         found = self._patiently("list", resource, query=query, patience=patience)
         return list(found["items"]), str(found["metadata"]["resourceVersion"])
@@ -99,7 +100,7 @@ class Cluster:
         body = {"propagationPolicy": "Background", **({"preconditions": {"uid": uid}} if uid else {})}
         Cluster(self.configuration, self.namespace)._call("delete", resource, name, body=body, timeout=5)
 
-    def watch(self, resource: Resource, version: str, **query: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def watch(self, resource: Resource, version: str, query: Query) -> Generator[tuple[str, dict[str, Any]], None, None]:
         """Events (`ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK`; object) after a version, until the server ends the stream.
 
         Raises ApiException, with 410 when the version is too old, and HTTPError when the connection drops.
@@ -113,11 +114,11 @@ class Cluster:
                     raise ApiException(status=event["object"].get("code", 500), reason=event["object"].get("message"))
                 yield event["type"], event["object"]
 
-    def log(self, pod: str, **query: str | int | bool) -> Iterator[str]:
+    def log(self, pod: str, **query: str | int | bool) -> Generator[str, None, None]:
         """Lines of a container's log, as they come with `follow`. Raises ApiException and HTTPError."""
         return self._lines("get", LOGS, pod, query)
 
-    def _lines(self, verb: str, resource: Resource, name: str, query: Query) -> Iterator[str]:
+    def _lines(self, verb: str, resource: Resource, name: str, query: Query) -> Generator[str, None, None]:
         stream = self._call(verb, resource, name, query=query, timeout=self.times.stream + self.times.request, stream=True)
         held = b""
         try:

@@ -38,12 +38,14 @@ class Trouble(NamedTuple):
 def trouble(pod: Mapping[str, Any], times: Times) -> Trouble | None:
     """What is wrong with a pod that does not run; None for one that does, that ended, or that waits for its quota."""
     status = pod.get("status", {})
+    if pod["metadata"].get("deletionTimestamp"):
+        return None
     for container in statuses(pod):
         waiting = container.get("state", {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason in HOPELESS | STUCK:
             return Trouble(reason, waiting.get("message", ""), 0 if reason in HOPELESS else times.unpullable)
-    if pod["metadata"].get("deletionTimestamp") or status.get("phase", "Pending") != "Pending":
+    if status.get("phase", "Pending") != "Pending":
         return None
     scheduled = next((c for c in conditions(pod) if c["type"] == "PodScheduled"), {})
     if scheduled.get("reason") == "SchedulingGated":
@@ -113,7 +115,7 @@ def _events(cluster: Cluster, names: list[str]) -> list[str]:
     found: list[dict[str, Any]] = []
     try:
         for name in names[: PODS_SHOWN + 1]:
-            found += cluster.list(EVENTS, fieldSelector=f"involvedObject.name={name}", patience=cluster.times.goodbye)[0]
+            found += cluster.list(EVENTS, {"fieldSelector": f"involvedObject.name={name}"}, patience=cluster.times.request)[0]
     except (ApiException, OmniError) as error:
         return [f"events cannot be read: {error}".splitlines()[0]]
     warnings = [event for event in found if event.get("type") == "Warning"]

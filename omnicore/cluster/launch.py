@@ -22,7 +22,7 @@ from omnicore.cluster.client import Cluster, said
 from omnicore.cluster.failure import Trouble, diagnosis, trouble
 from omnicore.cluster.logs import Follower, JobProgress
 from omnicore.cluster.names import EVENTS, HEARTBEAT, KEY, KINDS, LOGS, PODS, RUN, STEP, Kind, Resource, conditions, now, true
-from omnicore.cluster.watch import Broken, Event, Listed, Watcher
+from omnicore.cluster.watch import Broken, Changed, Event, Listed, Watcher
 from omnicore.errors import ClusterError, ConfigError, OmniError
 
 # What a launcher asks of the cluster, and all that its role must grant; `run_job` of one kind needs no rights on the other.
@@ -113,7 +113,7 @@ class Job:
                 self._take(held, "is there already; its launcher is this process now")
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         for resource, selector in ((self.resource, {"fieldSelector": f"metadata.name={self.name}"}), (PODS, self._own_pods)):
-            watcher = Watcher(self.cluster, resource, self._events, **selector)
+            watcher = Watcher(self.cluster, resource, self._events, selector)
             self._watchers.append(watcher)
             watcher.start()
 
@@ -140,6 +140,7 @@ class Job:
             else:
                 for pod in items:
                     self._see_pod(pod)
+                self._forget(event, {pod["metadata"]["name"] for pod in items})
             self._check_patience()
 
     def discard(self) -> None:
@@ -166,12 +167,13 @@ class Job:
         self._ended.set()
         for watcher in self._watchers:
             watcher.stopped.set()
-        limit = time.monotonic() + min(GOODBYE, self.cluster.times.goodbye)
+        over = self._succeeded() or true(self.found, "Failed")
+        limit = time.monotonic() + (min(GOODBYE, self.cluster.times.goodbye) if over else 0)
         for follower in self._followers.values():
             follower.ended.set()
         for follower in self._followers.values():
             follower.join(max(0.0, limit - time.monotonic()))
-            follower.stopped = True
+            follower.stopped.set()
         self._progress.close()
 
     def _stamped(self) -> dict[str, Any]:
@@ -187,9 +189,10 @@ class Job:
         if error.status == 409:
             return
         if error.status == 404:
+            others = " or ".join(name for name in KINDS if KINDS[name] != self.kind)
             raise ConfigError(
-                f"this cluster has no {self.resource.plural}.{self.resource.group}, or no namespace {self.cluster.namespace}: install "
-                f"the operator, or set launcher.kind to {' or '.join(name for name in KINDS if KINDS[name] != self.kind)}"
+                f"this cluster has no {self.resource.plural}.{self.resource.group}, or no namespace {self.cluster.namespace}: "
+                f"install the operator of {self.kind.kind}, or set launcher.kind to {others}"
             ) from error
         raise ClusterError(f"the cluster refused job {self.name}: {said(error)}") from error
 
@@ -227,7 +230,7 @@ class Job:
 
     def _fail(self) -> None:
         with suppress(ApiException, OmniError):  # the pods' last state may not have come yet
-            for pod in self.cluster.list(PODS, patience=self.cluster.times.request, **self._own_pods)[0]:
+            for pod in self.cluster.list(PODS, self._own_pods, patience=self.cluster.times.request)[0]:
                 self._see_pod(pod)
         raise JobFailed(diagnosis(self.cluster, f"job {self.name} failed", *self._known()))
 
@@ -250,6 +253,14 @@ class Job:
             if "terminated" in state:
                 self._followers[key].ended.set()
 
+    def _forget(self, event: Event, names: set[str]) -> None:
+        """What is known of pods that are gone stays for a diagnosis, but they are no longer waited for."""
+        for name, pod in self.pods.items():
+            if (isinstance(event, Listed) and name not in names) or (
+                isinstance(event, Changed) and event.how == "DELETED" and name in names
+            ):
+                pod["metadata"]["deletionTimestamp"] = pod["metadata"].get("deletionTimestamp") or now()
+
     def _show(self, pod: str, text: str) -> None:
         if not self._progress.read(text):
             print(f"[{pod.removeprefix(self.name).lstrip('-')}] {text}", flush=True)
@@ -263,7 +274,7 @@ class Job:
         """Raises for a job that does not fail, but does not get anywhere either."""
         times, clock = self.cluster.times, time.monotonic()
         if not conditions(self.found) and not self.pods and clock - self._started > times.unnoticed:
-            what = f"job {self.name} was not taken up for {times.unnoticed:.0f} s: is the operator for {self.kind.kind} installed, and up?"
+            what = f"job {self.name} was not taken up for {times.unnoticed:.0f} s: is the operator of {self.kind.kind} up?"
             raise ClusterError(diagnosis(self.cluster, what, *self._known()))
         if self._running is not None and clock - self._running > self.deadline + times.overtime:
             what = f"job {self.name} runs longer than its deadline of {self.deadline:.0f} s, and its operator lets it"

@@ -33,15 +33,15 @@ class Follower(threading.Thread):
         super().__init__(name=f"log-{pod}", daemon=True)
         self.pod, self.container = pod, container
         self.ended = threading.Event()  # set when the container has ended: then a stream's end is the end of the log
-        self.stopped = False
+        self.stopped = threading.Event()
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._cluster, self._take = cluster, take
         self._seen: Counter[str] = Counter()
 
     def run(self) -> None:
         waits, last = Waits(self._cluster.times), None
-        while not self.stopped:
-            since = {} if last is None else {"sinceSeconds": int(time.monotonic() - last) + OVERLAP}
+        while not self.stopped.is_set():
+            since: dict[str, int] = {} if last is None else {"sinceSeconds": int(time.monotonic() - last) + OVERLAP}
             over = self.ended.is_set()
             again, self._seen = self._seen, Counter()
             error: Exception | None = None
@@ -56,7 +56,7 @@ class Follower(threading.Thread):
                     text = line.partition(" ")[2]
                     self.tail.append(text)
                     self._take(self.pod, text)
-                    if self.stopped:
+                    if self.stopped.is_set():
                         return
             except ConfigError as refused:
                 self._take(self.pod, f"its log cannot be read: {refused}")

@@ -50,7 +50,7 @@ class Watcher(threading.Thread):
     """Lists, then watches from the list's version. A stream that the server ends goes on from the last version seen; after any
     fault (410 the version is too old, 429 and 5xx, a dropped connection) all is listed anew, so that nothing is missed."""
 
-    def __init__(self, cluster: Cluster, resource: Resource, events: SimpleQueue[Event], **selectors: str) -> None:
+    def __init__(self, cluster: Cluster, resource: Resource, events: SimpleQueue[Event], selectors: dict[str, str]) -> None:
         super().__init__(name=f"watch-{resource.plural}", daemon=True)
         self._cluster, self._resource, self._events, self._selectors = cluster, resource, events, selectors
         self.stopped = threading.Event()
@@ -62,9 +62,9 @@ class Watcher(threading.Thread):
             opened = time.monotonic()
             try:
                 if not version:
-                    items, version = self._cluster.list(self._resource, **self._selectors)
+                    items, version = self._cluster.list(self._resource, self._selectors)
                     self._events.put(Listed(self._resource, items))
-                for how, item in self._cluster.watch(self._resource, version, **self._selectors):
+                for how, item in self._cluster.watch(self._resource, version, self._selectors):
                     version = item["metadata"]["resourceVersion"]
                     waits.reset()
                     if how != "BOOKMARK":
