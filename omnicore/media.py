@@ -1,8 +1,10 @@
 """Pictures, sounds and videos from files: clips cut out, checked before they are decoded, decoded once.
 
 Times are seconds from where the file's container says that it begins, the same for the pictures of a video and its sound.
-A clip that starts before the file's end and ends after it is cut at the file's end: annotations round up. A file that is
-damaged, or shorter than it says, is refused where the damage lies inside the clip; a clip that lies before it is read.
+A clip that starts before the file's end and ends after it is cut at the file's end: annotations round up. A file that was
+cut off is refused where the clip needs what is gone, and read where it does not (an mp4 with its index at the end, which is
+gone, never; an ogg says nothing of its length and is taken as it is). Damage in the middle is refused when a decoder
+complains of it; some of it decoders paint over in silence.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from omnicore.decoded import cache
 from omnicore.errors import DataError
 from omnicore.provenance import sha256_file
 from omnicore.schema import Media
-from omnicore.video import MAX_PIXELS, Video, check_file, clip, load_video, sound_track
+from omnicore.video import MAX_PIXELS, Video, check_file, clip, damaged, load_video, sound_track
 
 __all__ = ["RATE", "Video", "bring", "load_audio", "load_image", "load_video", "locate", "read", "resample"]
 
@@ -108,20 +110,25 @@ def load_audio(file: Path | BinaryIO, start: float | None = None, end: float | N
         if not isinstance(file, Path):
             raise DataError(f"the sound is not a readable wav: {error}") from error
         return resample(*sound_track(file, start, end))
+    name = file if isinstance(file, Path) else Path("the sound")
     with sound:
-        name, rate = file if isinstance(file, Path) else "the sound", sound.samplerate
+        rate, length = sound.samplerate, sound.frames / sound.samplerate
         if not sound.frames:
             raise DataError(f"{name} holds no samples")
-        begin, stop = clip(Path(name), start, end, sound.frames / rate, "sound")
-        first, count = round(begin * rate), max(1, round((stop - begin) * rate))
+        begin, stop = clip(name, start, end, length, "sound")
+        first, left = round(begin * rate), max(1, round((stop - begin) * rate))
+        blocks = [np.zeros(0, np.float32)]
         try:
             sound.seek(min(first, sound.frames - 1))
-            blocks = [block.mean(axis=1) for block in sound.blocks(1 << 20, frames=count, dtype="float32", always_2d=True)]
+            # `SoundFile.blocks` would give what happens to lie in memory for samples that were cut off.
+            while left and len(block := sound.read(min(left, 1 << 20), dtype="float32", always_2d=True)):
+                blocks.append(block.mean(axis=1))
+                left -= len(block)
         except soundfile.SoundFileError as error:
-            raise DataError(f"{name} is damaged: {error}; copy it again") from error
+            raise DataError(f"{name} is damaged: {error}; copy it again, or end the clip before that") from error
     wave = np.concatenate(blocks)
-    if len(wave) < count - rate:
-        raise DataError(f"{name} is damaged or cut off after {begin + len(wave) / rate:.2f} s: copy it again")
+    if left > rate or (isinstance(file, Path) and (end is None or end > length) and _cut_wav(file)):
+        raise damaged(name, begin + len(wave) / rate)
     return resample(wave, rate)
 
 
@@ -157,6 +164,14 @@ def _opaque(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _cut_wav(path: Path) -> bool:
+    """Whether it is a WAV that is shorter than it says; what is written into a pipe says 0 or about the largest number."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    size = int.from_bytes(head[4:], "little")
+    return head[:4] == b"RIFF" and 0 < size < 0x7FFF0000 and size + 8 > path.stat().st_size
 
 
 def _short(path: Path, start: float | None, end: float | None) -> bool:
