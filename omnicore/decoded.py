@@ -117,9 +117,14 @@ class Cache:
 def cache() -> Cache:
     """The one of this user: in `OMNI_MEDIA_CACHE` (~/.cache/omnicore/media), of `OMNI_MEDIA_CACHE_GB` (20; 0 keeps nothing).
 
-    Raises ConfigError for a size that is no number.
+    Raises ConfigError for a size that is no number, and where there is no home.
     """
-    directory = os.environ.get("OMNI_MEDIA_CACHE") or str(Path("~/.cache/omnicore/media").expanduser())
+    directory = os.environ.get("OMNI_MEDIA_CACHE", "")
+    if not directory:
+        try:
+            directory = str(Path("~/.cache/omnicore/media").expanduser())
+        except RuntimeError as error:  # a container's user of no name
+            raise ConfigError("this user has no home directory: set OMNI_MEDIA_CACHE to one for decoded media") from error
     return _cache(directory, os.environ.get("OMNI_MEDIA_CACHE_GB") or "20")
 
 

@@ -153,6 +153,7 @@ def clip(path: Path, start: float | None, end: float | None, length: float, what
 
 
 def damaged(path: Path, time: float) -> DataError:
+    """The error to raise for a file of which nothing after `time`, in seconds, can be read."""
     return DataError(f"{path} is damaged or cut off after {time:.2f} s: copy it again, or end the clip before that")
 
 

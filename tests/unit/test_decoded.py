@@ -243,3 +243,16 @@ def test_directory_and_size_come_from_the_environment(tmp_path: Path, monkeypatc
     assert decoded.cache() is decoded.cache(), "else each would complain anew"
     decoded.cache().get(key(0), lambda: b"made")
     assert (tmp_path / "kept" / key(0)).exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user of no name")
+def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("OMNI_MEDIA_CACHE", raising=False)
+
+    def work() -> None:
+        os.setuid(54321)
+        with pytest.raises(ConfigError, match="no home directory: set OMNI_MEDIA_CACHE"):
+            decoded.cache()
+
+    assert in_process(work) == 0
