@@ -189,8 +189,9 @@ def connect(namespace: str = "", times: Times = Times()) -> Cluster:  # noqa: B0
             config.load_incluster_config(client_configuration=found)
             own = NAMESPACE_FILE.read_text().strip()
         else:
-            config.load_kube_config(client_configuration=found)
-            own = config.list_kube_config_contexts()[1]["context"].get("namespace", own)
+            file = os.environ.get("KUBECONFIG")  # the client looks at it at import alone
+            config.load_kube_config(file, client_configuration=found)
+            own = config.list_kube_config_contexts(file)[1]["context"].get("namespace", own)
     except (config.ConfigException, OSError) as error:
         raise ConfigError(
             f"no cluster to run jobs on: {error}. Give a kubeconfig (KUBECONFIG), or launcher.kind=process"

@@ -26,7 +26,7 @@ LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 DNS_1035 = frozenset({"PyTorchJob", "TrainJob", "InferenceService"})
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Upstream's CRDs hold a plain `=`, which YAML 1.1 takes for a tag of its own."""
 
 
@@ -36,7 +36,7 @@ _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.val
 def validate(found: Mapping[str, Any]) -> list[str]:
     """Errors, each with the place; empty when the API server would take the object."""
     api, kind = found.get("apiVersion", ""), found.get("kind", "")
-    schema = _schemas().get((api, kind))
+    schema = _schema(api, kind)
     if schema is None:
         return _built_in(dict(found))
     errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(dict(found)), key=lambda e: list(map(str, e.path)))
@@ -51,8 +51,12 @@ def _metadata(found: Mapping[str, Any]) -> list[str]:
         errors.append(f"metadata.name: {name!r} is not a valid name")
     if found["kind"] in DNS_1035 and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         errors.append(f"metadata.name: {name!r} is not DNS-1035")
-    errors += [f"metadata.labels.{k}: {v!r} is not a label" for k, v in metadata.get("labels", {}).items() if not LABEL.fullmatch(v)]
-    errors += [f"metadata.annotations.{k}: not a string" for k, v in metadata.get("annotations", {}).items() if not isinstance(v, str)]
+    errors += [
+        f"metadata.labels.{k}: {v!r} is not a label" for k, v in metadata.get("labels", {}).items() if not LABEL.fullmatch(v)
+    ]
+    errors += [
+        f"metadata.annotations.{k}: not a string" for k, v in metadata.get("annotations", {}).items() if not isinstance(v, str)
+    ]
     return errors
 
 
@@ -69,17 +73,21 @@ def _built_in(found: dict[str, Any]) -> list[str]:
 
 
 @cache
-def _schemas() -> dict[tuple[str, str], Any]:
-    """Closed schemas by (apiVersion, kind)."""
-    found = {}
-    for path in sorted(CRDS.glob("*.yaml")):
-        crd = yaml.load(path.read_text(), _Loader)  # noqa: S506
-        spec = crd["spec"]
+def _schema(api: str, kind: str) -> Any:
+    """The closed schema of a kind, None where no CRD has it."""
+    group, _, wanted = api.partition("/")
+    for path in sorted(CRDS.glob(f"{group}_{kind.lower()}*.yaml")):
+        spec = yaml.load(path.read_text(), _Loader)["spec"]
         for version in spec["versions"]:
-            schema = closed(version["schema"]["openAPIV3Schema"])
-            schema["properties"] |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
-            found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
-    return found
+            if (spec["names"]["kind"], version["name"]) == (kind, wanted):
+                schema = closed(version["schema"]["openAPIV3Schema"])
+                schema["properties"] |= {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                }
+                return schema
+    return None
 
 
 def closed(schema: Any) -> Any:

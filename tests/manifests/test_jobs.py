@@ -193,7 +193,14 @@ def test_what_a_kind_cannot_express_is_refused_by_its_field(kind: str, place: di
 
 @pytest.mark.parametrize(
     ("run", "section"),
-    [("omniboost-x7", "rlvr"), ("9 Lives & more", "sft_distilled"), ("x" * 300, "rlvr"), ("", "sft"), ("ü", "9"), ("Run.With_Dots", "s")],
+    [
+        ("omniboost-x7", "rlvr"),
+        ("9 Lives & more", "sft_distilled"),
+        ("x" * 300, "rlvr"),
+        ("", "sft"),
+        ("ü", "9"),
+        ("Run.With_Dots", "s"),
+    ],
 )
 def test_names_are_dns_1035_leave_room_for_pods_and_differ_by_work(run: str, section: str) -> None:
     made = {names.job_name(run, section, key) for key in ("a", "b")} | {names.job_name(run + "2", section, "a")}
