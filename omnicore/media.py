@@ -61,7 +61,7 @@ def read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Vid
     """The clip of a medium listed in a file of directory `root`, as it is shown under `profile`.
 
     Videos, their sound and clips of sound above 30 s come out of the cache (`decoded.cache`) once one process has decoded
-    them; pictures and short sounds are decoded faster than found there.
+    them; pictures, other sounds and any wav of 16 kHz take milliseconds and go past it.
 
     Raises DataError when the file is missing, broken or not the one that the record names; ConfigError where PyAV is missing.
     """
