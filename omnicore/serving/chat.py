@@ -1,0 +1,250 @@
+"""OpenAI's chat completions as this server speaks them: one user turn, after at most one system message.
+
+A field that would change the answer and is not supported is refused, never ignored: a client that asks for `top_p` 0.5 and
+gets the whole distribution would score another model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from transformers.utils import is_torchvision_available
+
+from omnicore.dataurl import frames_from_url, from_data_url, from_wav
+from omnicore.errors import DataError
+from omnicore.models.processor import SPECIAL, Encoder, Features, Prompt
+
+MAX_MEDIA = 16  # of one request
+
+
+class Refused(Exception):
+    """A request that is answered with an error in OpenAI's shape; `code` is for programs."""
+
+    def __init__(self, status: int, message: str, code: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.field = status, message, code, field
+
+    def body(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "param": self.field or None, "code": self.code or None}
+        return {"error": error}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(_Part):
+    type: Literal["text"]
+    text: str
+
+
+class _Url(_Part):
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"  # sizes are the model's own
+
+
+class Image(_Part):
+    type: Literal["image_url"]
+    image_url: _Url
+
+
+class _Wave(_Part):
+    data: str
+    format: Literal["wav", "mp3"]
+
+
+class Audio(_Part):
+    type: Literal["input_audio"]
+    input_audio: _Wave
+
+
+class Video(_Part):
+    type: Literal["video_url"]
+    video_url: _Url
+
+
+Item = Annotated[Text | Image | Audio | Video, Field(discriminator="type")]
+
+
+class Message(_Part):
+    role: Literal["system", "user"]
+    content: Annotated[list[Item], BeforeValidator(lambda c: [{"type": "text", "text": c}] if isinstance(c, str) else c)]
+
+
+class _StreamOptions(_Part):
+    include_usage: bool = False
+
+
+class _VideoSettings(_Part):
+    num_frames: int = Field(32, ge=1)
+    fps: float = Field(1.0, gt=0)
+
+
+class _MediaSettings(_Part):
+    video: _VideoSettings = _VideoSettings()
+
+
+class ChatRequest(_Part):
+    """The body of POST /v1/chat/completions."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    temperature: float = Field(1.0, ge=0, le=10)
+    top_p: Literal[1] = 1
+    n: Literal[1] = 1
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
+    logprobs: bool = False
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    user: str = ""
+    media_io_kwargs: _MediaSettings = _MediaSettings()  # vLLM's: how many of a video's frames are a second
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Raises Refused naming the first field that is wrong, in one sentence."""
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        raise Refused(400, f"the body is not JSON: {first['ctx']['error']}")
+    loc = first["loc"]
+    path = (*loc[:4], *loc[5:]) if len(loc) > 5 else loc  # messages, 0, content, 1, then the name of a union's member
+    field = ".".join(map(str, path))
+    said = "is not supported here" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    raise Refused(400, f"{field or 'the body'}: {said}", "invalid_field", field)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request ready to be answered. `most` is the number of tokens that the reply may have."""
+
+    prompt: Prompt
+    most: int
+    temperature: float
+    seed: int | None
+
+
+def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
+    """Decodes the media and tokenises. Raises Refused: 400 for what the model cannot be asked, 422 for broken media."""
+    *system, user = request.messages
+    if user.role != "user" or len(system) > 1 or any(m.role != "system" for m in system):
+        raise Refused(400, "messages: this server answers one user message, after at most one system message", field="messages")
+    if any(not isinstance(item, Text) for message in system for item in message.content):
+        raise Refused(400, "messages.0: a system message holds text only", field="messages")
+    if sum(not isinstance(item, Text) for item in user.content) > MAX_MEDIA:
+        raise Refused(400, f"more than {MAX_MEDIA} media in one request", "too_many_media", "messages")
+    parts = [_part(item, f"messages.{len(system)}.content.{i}", encoder, request) for i, item in enumerate(user.content)]
+    texts = [item.text for message in system for item in message.content if isinstance(item, Text)]
+    # One of these in a text would stand for a medium that is not there, or end the user's turn.
+    if found := [t for t in (*SPECIAL, "\0", "\1") if any(t in text for text in (*texts, *parts) if isinstance(text, str))]:
+        raise Refused(400, f"the text holds {found[0]!r}, which controls the model: leave it out", "control_token", "messages")
+    prompt = encoder.prompt(parts, "".join(texts))
+    most = request.max_completion_tokens or request.max_tokens or max(1, context - len(prompt.ids))
+    if len(prompt.ids) + most > context:
+        raise Refused(
+            400,
+            f"the prompt has {len(prompt.ids)} tokens and max_tokens is {most}: together more than the context length of {context}",
+            "context_length_exceeded",
+            "messages",
+        )
+    return Asked(prompt, most, request.temperature, request.seed)
+
+
+def _part(item: Text | Image | Audio | Video, field: str, encoder: Encoder, request: ChatRequest) -> str | Features:
+    if isinstance(item, Text):
+        return item.text
+    url = item.input_audio.data if isinstance(item, Audio) else (item.image_url if isinstance(item, Image) else item.video_url).url
+    if url.startswith(("http://", "https://", "file:", "ftp:")):
+        raise Refused(
+            400, f"{field}: nothing is fetched from elsewhere; send the medium itself as a data URL", "external_url", field
+        )
+    if isinstance(item, Video) and not is_torchvision_available():
+        raise Refused(400, f"{field}: videos need torchvision, which is not installed where this server runs", "no_video", field)
+    try:
+        if isinstance(item, Image):
+            return encoder.image(from_data_url(url))
+        if isinstance(item, Audio):
+            return encoder.audio(from_wav(url))
+        video = frames_from_url(url, request.media_io_kwargs.video.fps)
+        return encoder.video(video.frames, video.fps)
+    except DataError as error:
+        raise Refused(422, f"{field}: {error}", "broken_media", field) from error
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated so far; `finish` once it ended: `stop`, or `length` where it was cut."""
+
+    text: str
+    tokens: Sequence[str]
+    logprobs: Sequence[float]
+    finish: str = ""
+
+
+def usage(asked: Asked, answer: Answer) -> dict[str, int]:
+    prompt, completion = len(asked.prompt.ids), len(answer.tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def completion(head: dict[str, Any], request: ChatRequest, asked: Asked, answer: Answer) -> dict[str, Any]:
+    """The whole reply; `head` is its id, time and model."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": answer.text},
+        "logprobs": _logprobs(answer, 0) if request.logprobs else None,
+        "finish_reason": answer.finish,
+    }
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage(asked, answer)}
+
+
+def _logprobs(answer: Answer, start: int) -> dict[str, Any]:
+    tokens = zip(answer.tokens[start:], answer.logprobs[start:], strict=True)
+    return {"content": [{"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []} for t, p in tokens]}
+
+
+class Events:
+    """The reply as server-sent events, each with what is new since the last."""
+
+    def __init__(self, head: dict[str, Any], request: ChatRequest) -> None:
+        self._head, self._request = {**head, "object": "chat.completion.chunk"}, request
+        self._text, self._tokens = "", 0
+
+    def first(self) -> bytes:
+        return self._event({"role": "assistant", "content": ""}, None, None)
+
+    def more(self, answer: Answer) -> bytes:
+        # A character whose bytes are not all there yet, and space that may be the reply's last, wait for what follows.
+        text = answer.text if answer.finish or not answer.text.endswith("\ufffd") else self._text
+        new, self._text = text.removeprefix(self._text), text
+        logprobs = _logprobs(answer, self._tokens) if self._request.logprobs else None
+        self._tokens = len(answer.tokens)
+        return self._event({"content": new}, answer.finish or None, logprobs)
+
+    def last(self, asked: Asked, answer: Answer) -> bytes:
+        end = (
+            _sse({**self._head, "choices": [], "usage": usage(asked, answer)})
+            if self._request.stream_options.include_usage
+            else b""
+        )
+        return end + b"data: [DONE]\n\n"
+
+    def _event(self, delta: dict[str, str], finish: str | None, logprobs: dict[str, Any] | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        return _sse({**self._head, "choices": [choice]})
+
+
+def failure(refused: Refused) -> bytes:
+    """An error after the first event, when the status is out already."""
+    return _sse(refused.body())
+
+
+def _sse(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"

@@ -1,0 +1,221 @@
+"""Routes, readiness and metrics of `omnicore serve`, on KServe's ModelServer.
+
+KServe 0.21 gives the process its liveness, /metrics and shutdown. Its own OpenAI routes need vLLM, its readiness is always
+true, and it binds 0.0.0.0: those three are replaced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import Counter, Gauge, Histogram
+
+from omnicore.config import EngineConfig, Recipe
+from omnicore.engines import canary
+from omnicore.engines.transformers import TransformersEngine
+from omnicore.errors import ConfigError, EngineError
+from omnicore.serving.batcher import Batcher, Job
+from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
+from omnicore.telemetry import told
+
+KINDS: frozenset[canary.Kind] = frozenset({"image", "audio"})
+Said = asyncio.Queue[Answer | Refused]
+MAX_BODY = 64 << 20  # bytes: 32 frames of a video and more
+GRACE = 3  # seconds that requests on their way have when the server is ended
+
+REQUESTS = Counter("omni_serve_requests_total", "Chat completions by HTTP status.", ["code"])
+SECONDS = Histogram(
+    "omni_serve_request_seconds", "From a request's arrival to its last byte.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+)
+TOKENS = Counter("omni_serve_tokens_total", "Tokens read (prompt) and written (completion).", ["kind"])
+BATCH = Histogram("omni_serve_batch_size", "Requests that were generated together.", buckets=(1, 2, 4, 8, 16, 32))
+WAITING = Gauge("omni_serve_waiting", "Requests in the queue.")
+CANARY = Gauge("omni_serve_canary_passed", "1: the model was seen to perceive this kind of media.", ["kind"])
+
+
+class Server:
+    """One model. `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the server ends."""
+
+    def __init__(self, model: str, recipe: Recipe) -> None:
+        self.name, self.instead = model, "the model is being loaded"
+        self.error: Exception | None = None
+        self.batcher = Batcher(BATCH.observe)
+        WAITING.set_function(lambda: self.batcher.waiting)
+        self._recipe, self._created = recipe, int(time.time())
+
+    def work(self) -> None:
+        """Loads the model, lets the canary try it, then answers until `stop`: for a thread of its own, where all of torch runs."""
+        try:
+            engine = self._load()
+            found = canary.check(engine, EngineConfig(), self._recipe.profile, KINDS)
+        except EngineError as error:
+            self.instead = str(error)  # the server stays, so that whoever asks whether it is ready is told why not
+            print(f"not ready: {error}", file=sys.stderr, flush=True)
+            return
+        except Exception as error:
+            self.error = error
+            return
+        for kind in KINDS:
+            CANARY.labels(kind).set(1)
+        self.encoder, self.context = engine.encoder, int(engine.model.config.get_text_config().max_position_embeddings)
+        self.instead = ""
+        print(f"ready  {told(found)}", file=sys.stderr, flush=True)
+        self.batcher.run(engine.model, engine.encoder)
+
+    def _load(self) -> TransformersEngine:
+        torch.set_num_threads(self._recipe.threads)
+        torch.set_flush_denormal(True)
+        engine = TransformersEngine(self.name, self._recipe.profile)
+        self.instead = "the canary is trying the model"
+        return engine
+
+    def add_to(self, app: FastAPI) -> None:
+        """Routes of the same path that are added later, as KServe's own are, are never reached."""
+        for path in ("/health", "/v2/health/ready"):
+            app.add_api_route(path, self.ready, methods=["GET"], response_model=None)
+        app.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
+        app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
+
+    async def ready(self) -> Response:
+        if self.instead:
+            return JSONResponse({"ready": False, "reason": self.instead}, 503)
+        return JSONResponse({"ready": True})
+
+    async def models(self) -> Response:
+        model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "omnicore"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def chat(self, request: Request) -> Response:
+        began = time.monotonic()
+        try:
+            response = await self._chat(request, began)
+        except Refused as refused:
+            response = _error(refused)
+        if not isinstance(response, StreamingResponse):
+            _count(response.status_code, began)
+        return response
+
+    async def _chat(self, request: Request, began: float) -> Response:
+        wanted = parse(await _body(request))
+        if wanted.model != self.name:
+            raise Refused(404, f"no model {wanted.model!r} here; this server has {self.name!r}", "model_not_found", "model")
+        if self.instead:
+            raise Refused(503, f"not ready: {self.instead}", "not_ready")
+        asked = await asyncio.to_thread(read, wanted, self.encoder, self.context)
+        loop, said = asyncio.get_running_loop(), Said()
+
+        def tell(so_far: Answer | Refused) -> None:
+            with suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(said.put_nowait, so_far)
+
+        job = Job(asked, tell, stream=wanted.stream)
+        self.batcher.put(job)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.name}
+        if wanted.stream:
+            events = _events(Events(head, wanted), job, said, began)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        while True:
+            with suppress(TimeoutError):
+                answer = await asyncio.wait_for(said.get(), 1.0)
+                break
+            if await request.is_disconnected():
+                job.left = True  # else the model would write on for somebody who tries again already
+                raise Refused(499, "the client is gone")
+        if isinstance(answer, Refused):
+            raise answer
+        _tokens(asked, answer)
+        return JSONResponse(completion(head, wanted, asked, answer))
+
+
+async def _events(events: Events, job: Job, said: Said, began: float) -> AsyncIterator[bytes]:
+    code = 499  # unless it is told to the end
+    try:
+        yield events.first()
+        while isinstance(answer := await said.get(), Answer):
+            yield events.more(answer)
+            if answer.finish:
+                yield events.last(job.asked, answer)
+                code = 200
+                _tokens(job.asked, answer)
+                return
+        code = answer.status
+        yield failure(answer)
+    finally:
+        job.left = True
+        _count(code, began)
+
+
+async def _body(request: Request) -> bytes:
+    """Raises Refused above MAX_BODY, whatever the client says of its length."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Refused(413, f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller media", "body_too_large")
+    return bytes(body)
+
+
+def _error(refused: Refused) -> Response:
+    again = {"Retry-After": "1"} if refused.status in (429, 503) else {}
+    return JSONResponse(refused.body(), refused.status, headers=again)
+
+
+def _count(code: int, began: float) -> None:
+    REQUESTS.labels(str(code)).inc()
+    SECONDS.observe(time.monotonic() - began)
+
+
+def _tokens(asked: Asked, answer: Answer) -> None:
+    TOKENS.labels("prompt").inc(len(asked.prompt.ids))
+    TOKENS.labels("completion").inc(len(answer.tokens))
+
+
+def serve(model: str, recipe: Recipe, host: str, port: int) -> None:
+    """Serves until SIGTERM or Ctrl-C. Raises ConfigError for a port that is taken, and what loading the model raises."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror}; give another --port or --host") from error
+    arguments, sys.argv = sys.argv, sys.argv[:1]  # KServe reads the command line when it is imported, and ours is not for it
+    try:
+        from kserve import ModelServer  # type: ignore[import-untyped]
+        from kserve.model_server import app  # type: ignore[import-untyped]
+    finally:
+        sys.argv = arguments
+    server = Server(model, recipe)
+    server.add_to(app)
+
+    class Bound(ModelServer):  # type: ignore[misc]
+        async def _serve(self) -> None:
+            self._rest_server.config.host = host
+            thread = threading.Thread(target=self._work, name="model", daemon=True)
+            thread.start()
+            await super()._serve()
+            server.batcher.stop()
+            thread.join(GRACE)
+
+        def _work(self) -> None:
+            server.work()
+            if server.error:
+                self._rest_server._server.should_exit = True
+
+    kserve = Bound(http_port=port, enable_grpc=False, grace_period=GRACE, workers=1)
+    for name in ("uvicorn.access", "uvicorn.error", "kserve", "kserve.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a line a request would bury what matters
+    print(f"{model} at http://{host}:{port}/v1", file=sys.stderr, flush=True)
+    kserve.start([])
+    if server.error:
+        raise server.error

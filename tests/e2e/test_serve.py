@@ -1,0 +1,322 @@
+"""`omnicore serve` as a process of its own, asked over the wire: by hand, and by the engine that audits use."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from omnicore.config import EngineConfig, Profile, Recipe
+from omnicore.dataurl import image_url
+from omnicore.engines import canary
+from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
+from omnicore.engines.http import HttpEngine
+from omnicore.journal import read_jsonl
+from omnicore.prompts import parts
+from omnicore.schema import Media, Query, View
+
+MODEL = "embedded:tiny-base"
+CLIENT = httpx.Client(timeout=60)
+
+
+def start(model: str, *options: str) -> tuple[subprocess.Popen[str], str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "omnicore", "serve", "--model", model, "--port", str(port), *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True), f"http://127.0.0.1:{port}"
+
+
+def wait(process: subprocess.Popen[str], url: str, until: str) -> list[tuple[int, str]]:
+    """Asks whether the server is ready until the answer holds `until`; all answers, each once."""
+    seen: list[tuple[int, str]] = []
+    for _ in range(1200):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            answer = httpx.get(f"{url}/v2/health/ready")
+        except httpx.TransportError:
+            time.sleep(0.1)
+            continue
+        if not seen or seen[-1] != (answer.status_code, answer.text):
+            seen.append((answer.status_code, answer.text))
+        if until in answer.text:
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"never {until!r}: {seen}")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    process, url = start(MODEL)
+    try:
+        seen = wait(process, url, '"ready":true')
+        assert all(code == 503 and ("loaded" in text or "canary" in text) for code, text in seen[:-1])
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def local() -> Any:
+    from omnicore.engines.transformers import TransformersEngine
+
+    return TransformersEngine(MODEL, Profile())
+
+
+@pytest.fixture(scope="module")
+def asked(prepared: Path, small_recipe: Recipe) -> list[Request]:
+    """Pictures, sounds, and both."""
+    queries = read_jsonl(prepared / "controls.jsonl", Query) + read_jsonl(prepared / "queries.jsonl", Query)
+    return [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+
+
+def chat(url: str, content: Any, **changed: Any) -> httpx.Response:
+    body = {"model": MODEL, "temperature": 0, "max_tokens": 14, "messages": [{"role": "user", "content": content}], **changed}
+    return CLIENT.post(f"{url}/v1/chat/completions", json=body)
+
+
+def item(part: Media | str, root: Path) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    data = base64.b64encode((root / part.uri).read_bytes()).decode()
+    if part.kind == "image":
+        return {"type": "image_url", "image_url": {"url": image_url(root / part.uri)}}
+    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+
+def answers(engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int) -> list[Reply]:
+    batches = [Batch(requests[i : i + size], seed=i) for i in range(0, len(requests), size)]
+    found = dict(pair for done in engine.answer(batches, sampling) for pair in done)
+    return [reply for index in range(len(batches)) for reply in found[index]]
+
+
+def http_engine(url: str, **config: Any) -> HttpEngine:
+    return HttpEngine(EngineConfig(kind="http", url=f"{url}/v1", **config), MODEL, Profile())
+
+
+@pytest.mark.parametrize("kinds", [{"image"}, {"audio"}, {"image", "audio"}])
+def test_curl_gets_what_the_model_in_this_process_says(server: str, local: Any, asked: list[Request], kinds: set[str]) -> None:
+    request = next(r for r in asked if {p.kind for p in r.parts if isinstance(p, Media)} == kinds)
+    reply = chat(server, [item(p, request.root) for p in request.parts], logprobs=True).json()
+    expected = local.generate(Batch([request], 0), Sampling(0, 14, logprobs=True))[0]
+    choice = reply["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": expected.text}
+    assert (choice["finish_reason"], reply["model"], reply["object"]) == ("stop", MODEL, "chat.completion")
+    assert [t["logprob"] for t in choice["logprobs"]["content"]] == pytest.approx(expected.logprobs, abs=1e-3)
+    prompt = len(local.reader.prompt(request).ids)
+    completion = len(expected.logprobs)
+    assert reply["usage"] == {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def test_the_http_engine_says_what_the_engine_in_this_process_says(server: str, local: Any, asked: list[Request]) -> None:
+    sampling = Sampling(0, 14, logprobs=True)
+    ours = answers(local, asked, sampling, 64)
+    theirs = answers(http_engine(server), asked, sampling, 1)
+    assert not any(reply.error for reply in theirs)
+    assert [canary._words(r) for r in theirs] == [canary._words(r) for r in ours]
+    assert max(canary._apart(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-3
+
+
+def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> None:
+    import shutil
+
+    from omnicore.models import thinker
+
+    shutil.copytree(thinker.resolve(MODEL), tmp_path / "model")
+    canary.remember(tmp_path / "model", Profile())
+    served = EngineConfig(kind="http", url=f"{server}/v1", reference=str(tmp_path / "model"))
+    found = canary.check(HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset({"image", "audio"}))
+    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+
+
+def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(server: str, asked: list[Request]) -> None:
+    sampling = Sampling(1.0, 14)
+    alone, together = (answers(http_engine(server, concurrency=n), asked[:24], sampling, 1) for n in (1, 24))
+    assert [r.text for r in alone] == [r.text for r in together]
+    other = answers(http_engine(server), [*asked[1:24], asked[0]], sampling, 1)
+    assert [r.text for r in [other[-1], *other[:-1]]] != [r.text for r in alone]  # each batch has its own seed
+
+
+def test_sampling_follows_the_distribution(server: str, local: Any) -> None:
+    """At temperature 1, a token comes up as often as its probability says."""
+    question = "Do 3 and 4 agree? yes no"
+    body = {"temperature": 2.5, "max_tokens": 6}
+    with ThreadPoolExecutor(16) as pool:
+        texts = list(
+            pool.map(lambda seed: chat(server, question, seed=seed, **body).json()["choices"][0]["message"]["content"], range(300))
+        )
+    mine = local.generate(Batch([Request((question,), Path())] * 300, 0), Sampling(2.5, 6))
+    share = [sum(t.startswith("<think>") for t in found) / 300 for found in (texts, [r.text for r in mine])]
+    assert 0.05 < share[1] < 0.95
+    assert abs(share[0] - share[1]) < 0.12  # four standard errors
+
+
+def events(url: str, content: Any, **changed: Any) -> list[dict[str, Any]]:
+    body = {"model": MODEL, "temperature": 0, "max_tokens": 14, "messages": [{"role": "user", "content": content}], "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, **changed}, timeout=60) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_a_stream_adds_up_to_the_whole_reply(server: str) -> None:
+    question = "What is the last digit of 3 plus 4? 7 1 2 3"
+    whole = chat(server, question, logprobs=True).json()
+    *pieces, end = events(server, question, logprobs=True, stream_options={"include_usage": True})
+    deltas = [piece["choices"][0] for piece in pieces]
+    assert deltas[0]["delta"]["role"] == "assistant"
+    assert "".join(d["delta"]["content"] for d in deltas) == whole["choices"][0]["message"]["content"]
+    assert [d["finish_reason"] for d in deltas] == [None] * (len(deltas) - 1) + ["stop"]
+    tokens = [t["token"] for d in deltas if d["logprobs"] for t in d["logprobs"]["content"]]
+    assert tokens == [t["token"] for t in whole["choices"][0]["logprobs"]["content"]]
+    assert (end["choices"], end["usage"]) == ([], whole["usage"])
+
+
+def test_a_reply_that_is_cut_says_so(server: str) -> None:
+    reply = chat(server, "What is the last digit of 3 plus 4? 7 1 2 3", max_tokens=3).json()
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 3)
+    assert events(server, "Add 1 and 2. What is the last digit? 3 4", max_tokens=3)[-1]["choices"][0]["finish_reason"] == "length"
+
+
+PNG = base64.b64encode(b"no picture").decode()
+VIDEO = "data:video/jpeg;base64,"
+
+
+def picture(url: str) -> list[dict[str, Any]]:
+    return [{"type": "image_url", "image_url": {"url": url}}]
+
+
+def dot() -> str:
+    return image_url(Image.new("RGB", (28, 28)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "message"),
+    [
+        ({"model": "gpt-4o"}, 404, "no model 'gpt-4o' here; this server has 'embedded:tiny-base'"),
+        ({"messages": []}, 400, "messages: list should have at least 1 item"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages.0.role: input should be 'system' or 'user'"),
+        ({"messages": [{"role": "system", "content": "x"}]}, 400, "one user message, after at most one system message"),
+        ({"top_p": 0.5}, 400, "top_p: input should be 1"),
+        ({"tools": []}, 400, "tools: is not supported here"),
+        ({"content": [{"type": "image"}]}, 400, "messages.0.content.0: input tag 'image'"),
+        ({"content": picture("https://example.com/a.png")}, 400, "messages.0.content.0: nothing is fetched from elsewhere"),
+        ({"content": picture("file:///etc/passwd")}, 400, "nothing is fetched from elsewhere"),
+        ({"content": picture("data:image/png;base64,%%%")}, 422, "messages.0.content.0: the picture is not base64"),
+        ({"content": picture(f"data:image/png;base64,{PNG}")}, 422, "is not a readable picture"),
+        ({"content": [{"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}]}, 422, "is not a readable wav"),
+        ({"content": [{"type": "video_url", "video_url": {"url": VIDEO}}]}, 400, "videos need torchvision, which is not installed"),
+        ({"content": picture(dot()) * 17}, 400, "more than 16 media in one request"),
+        ({"content": "see " * 3000}, 400, "together more than the context length of 2048"),
+        ({"max_tokens": 5000}, 400, "max_tokens is 5000: together more than the context length"),
+        ({"content": "look <|IMAGE|>"}, 400, "the text holds '<|IMAGE|>', which controls the model"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
+)
+def test_bad_requests_get_one_clear_sentence(server: str, changed: dict[str, Any], status: int, message: str) -> None:
+    if "video_url" in str(changed):
+        from transformers.utils import is_torchvision_available
+
+        if is_torchvision_available():
+            pytest.skip("this machine reads videos")
+    response = chat(server, changed.pop("content", "Which digit is written? 1 2"), **changed)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (status, "invalid_request_error")
+    assert message in error["message"]
+    assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b'"text"'])
+def test_what_is_no_request_is_refused(server: str, body: bytes) -> None:
+    response = httpx.post(f"{server}/v1/chat/completions", content=body)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_body_without_end_is_cut_off(server: str) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(80):
+            yield b" " * (1 << 20)
+
+    try:
+        response = httpx.post(f"{server}/v1/chat/completions", content=endless(), timeout=60)
+    except httpx.TransportError:
+        return  # the server closed the connection on what was still being sent
+    assert response.status_code == 413
+    assert "larger than 64 MiB" in response.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_holds_nobody_up(server: str) -> None:
+    body = {"model": MODEL, "temperature": 3, "max_tokens": 1900, "messages": [{"role": "user", "content": "a"}], "stream": True}
+    with httpx.stream("POST", f"{server}/v1/chat/completions", json=body) as response:
+        next(response.iter_lines())
+    assert chat(server, "What is the last digit of 3 plus 4? 7 1 2 3").status_code == 200
+
+
+def test_models_liveness_and_metrics(server: str) -> None:
+    assert [m["id"] for m in httpx.get(f"{server}/v1/models").json()["data"]] == [MODEL]
+    assert httpx.get(server).json() == {"status": "alive"}
+    chat(server, "Do 3 and 4 agree? yes no")
+    chat(server, "x", model="unknown")
+    lines = dict(line.rsplit(" ", 1) for line in httpx.get(f"{server}/metrics").text.splitlines() if line.startswith("omni_serve"))
+    assert float(lines['omni_serve_requests_total{code="200"}']) >= 1
+    assert float(lines['omni_serve_requests_total{code="404"}']) >= 1
+    assert float(lines['omni_serve_tokens_total{kind="completion"}']) > 1
+    assert (lines['omni_serve_canary_passed{kind="audio"}'], lines['omni_serve_canary_passed{kind="image"}']) == ("1.0", "1.0")
+    assert float(lines["omni_serve_request_seconds_count"]) >= 2
+
+
+def test_the_server_is_not_reachable_from_elsewhere(server: str) -> None:
+    """It binds 127.0.0.1: another address of this machine, which 0.0.0.0 would answer on, is refused."""
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.replace("127.0.0.1", "127.0.0.2"))
+
+
+def test_a_model_that_does_not_hear_never_gets_ready_and_says_why() -> None:
+    process, url = start("embedded:tiny-probe-2")
+    try:
+        code, _ = wait(process, url, "does not hear")[-1]
+        assert code == 503
+        refused = chat(url, "x", model="embedded:tiny-probe-2")
+        assert refused.status_code == 503
+        assert "not ready: embedded:tiny-probe-2 does not hear" in refused.json()["error"]["message"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_server(model: str, message: str) -> None:
+    process, _ = start(model)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"omnicore: {message}" in said
+
+
+def test_a_port_that_is_taken_is_named(server: str) -> None:
+    port = server.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in done.stderr
