@@ -44,8 +44,8 @@ MIB = 1 << 20
 PART = 8 * MIB  # a file's memory on its way, times WORKERS
 MAX_PARTS = 10_000  # the protocol's own limit
 WORKERS = 8
-CONNECT, READ = 5.0, 60.0  # seconds for a connection, and without a byte
-TRIES = 6  # after the first; together with their waits they outlast an outage of 25 s
+CONNECT, READ = 5.0, 30.0  # seconds for a connection, and without a byte
+TRIES = 6  # after the first, 25 s in all where the server refuses; 4 minutes where it takes requests and answers none
 REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 Moved = Callable[[int, int], None]  # told of each piece that is done: its bytes, and how many of them had to travel
 
@@ -84,7 +84,7 @@ class Bucket:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if not region and not place.netloc.endswith("amazonaws.com"):
             region = "us-east-1"  # else the SDK asks for it, which small stores and narrow policies refuse
-        self.keys, provider = _credentials()
+        self.keys, provider = sign_in()
         self._client = Minio(
             place.netloc,
             secure=place.scheme == "https",
@@ -267,7 +267,7 @@ class _Role(Provider):
             ) from error
 
 
-def _credentials() -> tuple[str, Provider]:
+def sign_in() -> tuple[str, Provider]:
     """Where the keys come from, in words, and who gives them."""
     if folder := os.environ.get("OMNI_S3_SECRET_DIR"):
         return f"the secret in {folder}", _SecretDirectory(Path(folder))
@@ -289,7 +289,6 @@ def _pool(connect: float, read: float, tries: int) -> urllib3.PoolManager:
         ca_certs=bundle or certifi.where(),
         retries=urllib3.Retry(
             total=tries,
-            read=min(tries, 2),  # a server that takes requests and answers none is given up after three times READ
             other=0,  # a certificate is not trusted the second time either
             allowed_methods=None,
             status_forcelist=(408, 429, 500, 502, 503, 504),

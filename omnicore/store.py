@@ -1,7 +1,7 @@
 """Directories in S3: published whole or not at all, believed only with their checksums.
 
   s3://bucket/prefix/published.json          names, sizes, sha256 and ETags of the files, and the digest over them; written last
-  s3://bucket/prefix/<digest's 32>/<name>    the files
+  s3://bucket/prefix/<digest>/<name>         the files, the folder named by the digest's first 32 digits
 
 Readers believe `published.json` alone. Other content has another digest and so another folder: a republish under the same prefix
 moves readers from one whole result to the next by the write of one object, two writers at once leave one of both whole, and who
@@ -40,6 +40,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 PUBLISHED = "published.json"
 UNFINISHED = ("*.journal", "*.lock", "*.tmp")  # work on its way is no part of a result
+FOLDER = 32  # digits of the digest in the name of its folder
 MB = 1_000_000
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -69,14 +70,14 @@ class Published(Record):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.digest != _digest((file.name, file.sha256) for file in self.files):
+        if self.digest != digest((file.name, file.sha256) for file in self.files):
             raise ValueError("the digest is not that of the files")
         return self
 
     @property
     def folder(self) -> str:
         """Below the prefix, where the files are under their own names."""
-        return self.digest[:32]
+        return self.digest[:FOLDER]
 
 
 def is_s3(place: str) -> bool:
@@ -94,8 +95,8 @@ def publish(directory: Path, uri: str) -> Published:
     with _pool() as files, _pool() as parts:
         before = {name: _state(path) for name, path in paths.items()}
         sums = dict(zip(paths, _each(files, sha256_file, paths.values()), strict=True))
-        digest = _digest(sums.items())
-        folder = f"{prefix}/{digest[:32]}/"
+        whole = digest(sums.items())
+        folder = f"{prefix}/{whole[:FOLDER]}/"
         with bucket.errors(uri):
             there = bucket.list(folder)
 
@@ -109,7 +110,7 @@ def publish(directory: Path, uri: str) -> Published:
 
         with _meter(sum(size for size, _ in before.values()), f"publish {uri}, MB") as tell:
             sent = _each(files, partial(send, tell=tell), paths)
-    published = Published(digest=digest, files=tuple(sent))
+    published = Published(digest=whole, files=tuple(sent))
     with bucket.errors(f"{uri}/{PUBLISHED}"):
         bucket.write(f"{prefix}/{PUBLISHED}", published.model_dump_json(indent=1).encode() + b"\n")
     return published
@@ -220,7 +221,8 @@ def _damaged(where: str) -> StorageError:
     return StorageError(f"{where}: its bytes are not those that were published; give the command that made it again, it is mended")
 
 
-def _digest(sums: Iterable[tuple[str, str]]) -> str:
+def digest(sums: Iterable[tuple[str, str]]) -> str:
+    """sha256 over pairs of a file's relative name and its sha256."""
     total = hashlib.sha256()
     for name, value in sorted(sums):
         total.update(f"{name}\0{value}\n".encode())
