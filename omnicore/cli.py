@@ -46,6 +46,28 @@ A command that was interrupted goes on where it was when it is given again; one 
 returns at once. `omnicore <step> --help` lists a step's inputs and files."""
 
 
+SERVE = """\
+serve: a checkpoint behind OpenAI's chat completions, with pictures and sound.
+
+It is ready once the canary has seen that the model sees and hears. Requests that wait are
+generated together. Ctrl-C or SIGTERM ends it.
+
+  omnicore serve --model embedded:tiny-base &
+  curl -s localhost:8000/v2/health/ready
+  P=data:image/png;base64,$(base64 -w0 picture.png)
+  curl -s localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{
+    "model": "embedded:tiny-base", "temperature": 0, "max_tokens": 14, "messages": [{"role": "user",
+    "content": [{"type": "image_url", "image_url": {"url": "'$P'"}},
+                {"type": "text", "text": "Which digit is written? 3 7 1 9"}]}]}'
+
+A sound is {"type": "input_audio", "input_audio": {"data": "<base64 of a wav>", "format": "wav"}}.
+An audit asks it with: omnicore probe --set probe.engine.kind=http
+  --set probe.engine.url=http://127.0.0.1:8000/v1 --set probe.model=embedded:tiny-base ...
+
+routes: POST /v1/chat/completions (also as a stream), GET /v1/models, GET / (alive),
+GET /v2/health/ready (503 with the reason before), GET /metrics"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C. Anything else is a bug and raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -63,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "compare", "manifest", "recipes", "recipe")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -85,6 +107,8 @@ def _run(arguments: Sequence[str]) -> int:
         print(_manifest(options))
     elif options.command == "compare":
         _compare(options)
+    elif options.command == "serve":
+        _serve(options)
     else:
         from omnicore.config import load_recipe
         from omnicore.run import cost
@@ -99,6 +123,17 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         run(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
+
+
+def _serve(options: Namespace) -> None:
+    from omnicore.config import load_recipe
+
+    recipe = load_recipe(options.recipe, options.set)
+    try:
+        from omnicore.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"omnicore serve needs {error.name}: pip install 'omnicore[train,serve]'") from error
+    serve(options.model, recipe, options.host, options.port)
 
 
 def _compare(options: Namespace) -> None:
@@ -176,6 +211,17 @@ def _parser() -> ArgumentParser:
         step.add_argument("--output", required=True, metavar="DIR", help=f"new, empty, or an earlier run of this step{_S3}")
         if name in ("probe", "evaluate"):
             step.add_argument("--dry-run", action="store_true", help="say requests, tokens and hours, and ask only a few")
+    served = commands.add_parser(
+        "serve",
+        help="a checkpoint behind OpenAI's chat completions",
+        description=SERVE,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    served.add_argument("--model", required=True, help="a checkpoint directory or embedded:NAME; also its name in requests")
+    served.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    served.add_argument("--port", type=int, default=8000, help="default: 8000")
+    served.add_argument("--recipe", default="tiny", help="whose profile the canary asks with, and whose threads are used")
+    _add_set(served)
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
     compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")
