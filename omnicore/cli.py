@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -109,12 +109,15 @@ def _run(arguments: Sequence[str]) -> int:
         _compare(options)
     elif options.command == "serve":
         _serve(options)
+    elif options.command == "reap":
+        _reap(options)
     else:
-        from omnicore.config import load_recipe
+        from omnicore.config import load_recipe, recipe_from_json
         from omnicore.run import cost
         from omnicore.staging import run
 
-        recipe = load_recipe(options.recipe, [*options.set, *(_sources(options) if options.command == "prepare" else [])])
+        changes = [*options.set, *(_sources(options) if options.command == "prepare" else [])]
+        recipe = recipe_from_json(options.recipe_json, changes) if options.recipe_json else load_recipe(options.recipe, changes)
         if getattr(options, "dry_run", False):
             inputs = {role: Path(place) for role, place in _inputs(options.input).items()}
             if any(path.parts[0] == "s3:" for path in inputs.values()):
@@ -134,6 +137,16 @@ def _serve(options: Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(f"omnicore serve needs {error.name}: pip install 'omnicore[train,serve]'") from error
     serve(options.model, recipe, options.host, options.port)
+
+
+def _reap(options: Namespace) -> None:
+    try:
+        from omnicore.cluster.client import connect
+        from omnicore.cluster.reap import reap
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"omnicore reap needs {error.name}: pip install 'omnicore[cluster]'") from error
+    gone = reap(connect(options.namespace), run=options.run, stale=options.stale, dry_run=options.dry_run)
+    print("\n".join(gone) or "nothing to reap")
 
 
 def _compare(options: Namespace) -> None:
@@ -199,6 +212,7 @@ def _parser() -> ArgumentParser:
             name, help=info.summary, description=_describe(name, info), formatter_class=RawDescriptionHelpFormatter
         )
         step.add_argument("--recipe", default="tiny", help="a shipped recipe or the path of a .yaml file (default: tiny)")
+        step.add_argument("--recipe-json", metavar="JSON", help="the recipe itself, as a job's pod gets it")
         _add_set(step)
         if name == "prepare":
             step.add_argument("--benchmark", action="append", default=[], metavar="NAME", help=_BENCHMARK)
@@ -222,6 +236,11 @@ def _parser() -> ArgumentParser:
     served.add_argument("--port", type=int, default=8000, help="default: 8000")
     served.add_argument("--recipe", default="tiny", help="whose profile the canary asks with, and whose threads are used")
     _add_set(served)
+    reap = commands.add_parser("reap", help="remove jobs and served models on a cluster that nobody looks after any more")
+    reap.add_argument("--namespace", default="", help="default: this pod's own, or that of the kubeconfig")
+    reap.add_argument("--run", default="", metavar="ID", help="all that this run has left, however fresh")
+    reap.add_argument("--stale", type=float, default=900, metavar="SECONDS", help="age of a heartbeat that is none (default: 900)")
+    reap.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
     compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")

@@ -281,6 +281,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(values, name)
 
 
+def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its own JSON, with overrides. Raises ConfigError."""
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise ConfigError(f"--recipe-json is no recipe: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(values.get("name", "--recipe-json")))
+
+
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)

@@ -69,7 +69,8 @@ def run_step(
     when the work is done.
 
     Raises ConfigError for a wrong step, section, role or output directory, DataError for an unfinished input, StorageError
-    when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`, and whatever the step raises.
+    when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`, whatever the step raises, and
+    what a job of it raises where `recipe.launcher` names a cluster (omnicore/cluster/launch.py).
     """
     output = Path(output).resolve()
     work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
@@ -152,9 +153,9 @@ def _listing(root: Path) -> str:
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what decides no answer: how an engine is reached."""
+    """Without what decides no answer: how an engine is reached, and where the step runs."""
     engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
-    return {**values, **engine}
+    return {name: value for name, value in {**values, **engine}.items() if name != "launcher"}
 
 
 def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
@@ -181,6 +182,12 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     _begin(work, directory)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
+        if _is_job(work):
+            from omnicore.cluster.step import run_as_job
+
+            run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
+            _drop_journals(directory)
+            return read_step(directory)
         run = execute or import_module(f"omnicore.steps.{work.step}").run
         summary = run(work.recipe, work.config, work.inputs, directory)
     except ModuleNotFoundError as error:
@@ -209,6 +216,13 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     record = write_step(directory, fields)
     _drop_journals(directory)
     return record
+
+
+def _is_job(work: Work) -> bool:
+    """Whether the step's work is done by a job on a cluster: what trains, or holds a model in its own process."""
+    engine = getattr(work.config, "engine", work.recipe.engine)
+    heavy = work.step in {"sft", "rlvr"} or (work.step in {"probe", "evaluate", "distill"} and engine.kind == "transformers")
+    return heavy and work.recipe.launcher.kind != "process"
 
 
 def _publish(work: Work, source: Path, output: Path) -> None:

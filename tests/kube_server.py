@@ -36,12 +36,13 @@ SERVED = frozenset({"pytorchjobs", "trainjobs", "inferenceservices", "workflows"
 @dataclass(frozen=True)
 class Fault:
     """What a request gets in place of its answer. `reset`: the connection is closed; `after`: only once the work is done, as
-    when an answer is lost; `cut`: a stream breaks after as many lines."""
+    when an answer is lost; `hold`: the answer waits for an event; `cut`: a stream breaks after as many lines."""
 
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     reset: bool = False
     after: bool = False
+    hold: threading.Event | None = None
     cut: int | None = None
 
 
@@ -255,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
             kube.change_made.notify_all()
         fault = kube.fault(verb, resource, name, seen)
         try:
-            if fault and not fault.after and fault.cut is None:
+            if fault and not fault.after and not fault.hold and fault.cut is None:
                 self._fail(fault)
                 return
             if (verb, resource) in kube.forbidden:
@@ -272,6 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault and fault.after:
                     self._fail(fault)
                     return
+                if fault and fault.hold:
+                    fault.hold.wait(30)
                 self._send(201 if verb == "create" else 200, answer)
         except _Refused as refused:
             self._send(refused.status, _status(refused.status, refused.message), refused.headers)

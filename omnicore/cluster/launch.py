@@ -49,7 +49,7 @@ def run_job(cluster: Cluster, kind: Kind, body: Mapping[str, Any], *, deadline: 
     """
     job = Job(cluster, kind, body, deadline)
     keep = False
-    with _cancelling(job):
+    with cancelling(job):
         try:
             job.start()
             job.wait()
@@ -142,6 +142,7 @@ class Job:
                     self._see_pod(pod)
                 self._forget(event, {pod["metadata"]["name"] for pod in items})
             self._check_patience()
+        self._see_pods()
 
     def discard(self) -> None:
         """Deletes the job, with its pods; does nothing where it is gone or another has taken its name."""
@@ -229,13 +230,17 @@ class Job:
         return true(self.found, self.kind.succeeded) and not true(self.found, "Failed")
 
     def _fail(self) -> None:
-        with suppress(ApiException, OmniError):  # the pods' last state may not have come yet
-            for pod in self.cluster.list(PODS, self._own_pods, patience=self.cluster.times.request)[0]:
-                self._see_pod(pod)
+        self._see_pods()
         raise JobFailed(diagnosis(self.cluster, f"job {self.name} failed", *self._known()))
 
     def _known(self) -> tuple[Mapping[str, Any], list[dict[str, Any]], dict[str, list[str]]]:
         return self.found, list(self.pods.values()), {f.pod: list(f.tail) for f in self._followers.values()}
+
+    def _see_pods(self) -> None:
+        """The pods' last state, which may come later than the job's: without it, last lines and exit codes would be lost."""
+        with suppress(ApiException, OmniError):
+            for pod in self.cluster.list(PODS, self._own_pods, patience=self.cluster.times.request)[0]:
+                self._see_pod(pod)
 
     def _see_pod(self, pod: dict[str, Any]) -> None:
         name, status = pod["metadata"]["name"], pod.get("status", {})
@@ -296,7 +301,7 @@ class Job:
 
 
 @contextmanager
-def _cancelling(job: Job) -> Iterator[None]:
+def cancelling(job: Job) -> Iterator[None]:
     """Within the block SIGTERM deletes the job at once and ends this process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone

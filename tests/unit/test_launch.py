@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from omnicore.cluster import names
+from omnicore.cli import main
+from omnicore.cluster import launch, names, reap, step
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.launch import run_job
-from omnicore.cluster.manifests import JobSpec, manifest
-from omnicore.config import LauncherConfig
+from omnicore.cluster.manifests import JobSpec, Owner, manifest
+from omnicore.config import LauncherConfig, load_recipe, parse_recipe, recipe_from_json
 from omnicore.errors import ClusterError, ConfigError
-from omnicore.telemetry import LINE
+from omnicore.journal import read_json
+from omnicore.run import _deciding, step_key
+from omnicore.telemetry import LINE, track
 from tests.kube_server import NAMESPACE, Fault, KubeServer, Log
 
 QUICK = Times(beat=0.05, request=5, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5)
@@ -138,9 +145,10 @@ def held(**changed: Any) -> Callable[[KubeServer], Any]:
     """A job of the same name is there already; `changed` are labels of it."""
 
     def put(kube: KubeServer) -> None:
-        body = manifest(spec())
-        body["metadata"]["labels"] |= changed
-        kube.put("pytorchjobs", body)
+        for kind in names.KINDS:
+            body = manifest(spec(kind))
+            body["metadata"]["labels"] |= changed
+            kube.put(f"{kind}s", body)
 
     return put
 
@@ -454,6 +462,9 @@ SCENARIOS = {
         jobs=0,
         shown=("is there already", "go on"),
     ),
+    "the same TrainJob is there": Scenario(
+        lambda op: (op.watched(), op.runs("go on"), op.succeeds()), before=held(), jobs=0, shown=("go on",), kind="trainjob"
+    ),
     "the same job has succeeded": Scenario(lambda op: None, before=was("Succeeded"), jobs=0),
     "the same job had failed": Scenario(well, before=was("Failed")),
     "the same job is on its way out": Scenario(deleting_ends, before=deleting),
@@ -554,3 +565,298 @@ def test_scenarios(case: str, config: Path, kube: KubeServer, capfd: pytest.Capt
     assert len(kube.created) == scenario.jobs
     assert len(kube.all(kind.resource.plural)) == scenario.left
     assert not [pod for pod in kube.all("pods") if not scenario.left]
+
+
+LAUNCHER = """
+import json, sys
+from omnicore.cluster.client import Times, connect
+from omnicore.cluster.launch import run_job
+from omnicore.cluster.names import KINDS
+body = json.loads(sys.argv[1])
+run_job(connect("team", Times(beat=0.05, first_wait=0.01, longest_wait=0.1)), KINDS["pytorchjob"], body, deadline=600)
+print("green", flush=True)
+"""
+
+
+@pytest.fixture
+def launcher(config: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a launcher of the job in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LAUNCHER, json.dumps(manifest(spec()))]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_sigterm_sends_the_delete_at_once(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+    process, op = launcher(), Operator(kube)
+    op.created()
+    op.runs("step 1")
+    op.followed()
+    before = len(kube.requests)
+    process.send_signal(signal.SIGTERM)
+    kube.wait_for(lambda: not kube.all("pytorchjobs"))
+    asked = [
+        verb for verb, resource, _ in kube.requests[before:] if resource == "pytorchjobs" and verb not in {"patch", "watch", "list"}
+    ]
+    assert asked[0] == "delete"
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "green" not in out
+    assert not kube.all("pods")
+
+
+def test_sigterm_during_the_creation_leaves_no_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+    """The object is made, but its answer has not come: nothing is known yet but the name."""
+    answered = threading.Event()
+
+    def slow(verb: str, resource: str, name: str, seen: int) -> Fault | None:
+        return Fault(hold=answered) if verb == "create" else None
+
+    kube.fault = slow
+    process, op = launcher(), Operator(kube)
+    op.created()
+    process.send_signal(signal.SIGTERM)
+    kube.wait_for(lambda: not kube.all("pytorchjobs"))
+    answered.set()
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_deletes_the_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+    process, op = launcher(), Operator(kube)
+    op.created()
+    op.watched()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert not kube.all("pytorchjobs")
+
+
+def test_a_launcher_that_is_killed_leaves_an_orphan_that_is_adopted_or_reaped(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first, op = launcher(), Operator(kube)
+    uid = op.created()["metadata"]["uid"]
+    op.runs("step 1")
+    op.watched()
+    first.kill()
+    first.wait()
+    assert reap.reap(connect(NAMESPACE, QUICK), stale=900) == []
+    second = launcher()
+    op.followed(2)
+    op.succeeds()
+    out, _ = second.communicate(timeout=30)
+    assert out.count("green") == 1
+    assert "is there already" in out
+    assert len(kube.created) == 1
+    assert kube.get("pytorchjobs", NAME) is None, uid
+
+
+def test_two_launchers_at_once_share_one_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+    both, op = [launcher(), launcher()], Operator(kube)
+    op.created()
+    op.runs("step 1")
+    op.followed(2)
+    op.succeeds()
+    assert [process.communicate(timeout=30)[0].count("green") for process in both] == [1, 1]
+    assert len(kube.created) == 1
+    assert not kube.all("pytorchjobs")
+
+
+def test_one_of_two_launchers_that_is_cancelled_takes_the_other_down_red(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
+    both, op = [launcher(), launcher()], Operator(kube)
+    op.created()
+    op.runs("step 1")
+    op.followed(2)
+    both[0].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=30) for process in both]
+    assert "green" not in outputs[0][0] + outputs[1][0]
+    assert "deleted by somebody else" in outputs[1][1]
+    assert not kube.all("pytorchjobs")
+
+
+def test_progress_of_the_job_is_this_process_own(
+    config: Path, kube: KubeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMNI_PROGRESS", str(tmp_path / "progress"))
+    op = Operator(kube)
+    threading.Thread(target=progress, args=[op], daemon=True).start()
+    run_job(connect(NAMESPACE, QUICK), op.kind, manifest(spec()), deadline=600)
+    assert read_json(tmp_path / "progress") == {"label": "rlvr", "done": 4, "total": 4, "facts": {"loss": 0.5}}
+
+
+def test_progress_lines_are_what_track_writes(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_PROGRESS", "-")
+    with track(3, "sft") as told:
+        told.advance(3, loss=0.25)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(LINE)]
+    assert [json.loads(line.removeprefix(LINE))["done"] for line in lines] == [0, 3]
+    monkeypatch.setenv("RANK", "1")
+    with track(3, "sft") as told:
+        told.advance(3)
+    assert LINE not in capfd.readouterr().err
+
+
+def test_the_job_belongs_to_the_workflow_of_the_own_pod(config: Path, kube: KubeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "omniboost-x7", "uid": "u-1"}
+    kube.put("pods", {"metadata": {"name": "omniboost-x7-step-1", "ownerReferences": [owner]}})
+    recipe, cluster = load_recipe("tiny"), connect(NAMESPACE, QUICK)
+    monkeypatch.delenv(step.POD_NAME, raising=False)
+    monkeypatch.delenv(step.RUN_ID, raising=False)
+    assert step.origin(cluster, recipe) == ("tiny", None)
+    monkeypatch.setenv(step.POD_NAME, "omniboost-x7-step-1")
+    assert step.origin(cluster, recipe) == ("omniboost-x7", Owner(name="omniboost-x7", uid="u-1"))
+    monkeypatch.setenv(step.RUN_ID, "5b6f")
+    assert step.origin(cluster, recipe)[0] == "5b6f"
+
+
+def ago(**time: float) -> str:
+    return (datetime.now(UTC) - timedelta(**time)).isoformat()
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """One job; what a reaper says of it, empty for one that stays."""
+
+    heartbeat: str | None = ""
+    condition: str = ""
+    owner: str = ""
+    ttl: str = "3600"
+    words: str = ""
+    ours: bool = True
+    run: str = ""
+
+
+REAPED = {
+    "looked after": Orphan(),
+    "its launcher is dead": Orphan(ago(minutes=16), words="no heartbeat for"),
+    "a launcher's clock is minutes behind": Orphan(ago(minutes=10)),
+    "a launcher's clock is ahead": Orphan(ago(minutes=-30)),
+    "made by hand": Orphan(None),
+    "not ours": Orphan(ago(days=9), ours=False),
+    "its workflow runs": Orphan(owner="running"),
+    "its workflow has ended": Orphan(owner="failed", words="workflow failed has ended: Failed"),
+    "its workflow is gone": Orphan(owner="gone", words="workflow gone is gone"),
+    "its workflow is another of that name": Orphan(owner="anew", words="workflow anew is gone"),
+    "failed, kept for a look": Orphan(ago(minutes=30), "Failed", owner="failed"),
+    "failed, its ttl is over": Orphan(ago(minutes=61), "Failed", words="ttl of 3600 s"),
+    "succeeded, its ttl is over": Orphan(ago(minutes=2), "Succeeded", ttl="60", words="ttl of 60 s"),
+    "its run says that it is over": Orphan(run=RUN, words="left by its run"),
+    "another run says that it is over": Orphan(run="other"),
+    "failed, its run says that it is over": Orphan(condition="Failed", run=RUN),
+}
+
+
+@pytest.mark.parametrize("case", REAPED)
+def test_the_reaper_takes_orphans_and_nothing_else(case: str, config: Path, kube: KubeServer) -> None:
+    orphan, body = REAPED[case], manifest(spec())
+    for name, phase in {"running": "Running", "failed": "Failed", "anew": "Running"}.items():
+        kube.put("workflows", {"metadata": {"name": name}, "status": {"phase": phase}})
+    marks = body["metadata"]
+    marks["annotations"][names.TTL] = orphan.ttl
+    if orphan.heartbeat is not None:
+        marks["annotations"][names.HEARTBEAT] = orphan.heartbeat or names.now()
+    if orphan.owner:
+        found = kube.get("workflows", orphan.owner)
+        uid = found["metadata"]["uid"] if found and orphan.owner != "anew" else "another"
+        marks["ownerReferences"] = [{"kind": "Workflow", "name": orphan.owner, "uid": uid}]
+    if not orphan.ours:
+        marks["labels"] = {names.APP: "omnicore"}
+    kube.put("pytorchjobs", body)
+    if orphan.condition:
+        kube.condition("pytorchjobs", NAME, orphan.condition)
+    cluster = connect(NAMESPACE, QUICK)
+    would = reap.reap(cluster, run=orphan.run, dry_run=True)
+    assert len(kube.all("pytorchjobs")) == 1
+    told = reap.reap(cluster, run=orphan.run)
+    assert [line.rstrip("0123456789 s") for line in told] == [line.rstrip("0123456789 s") for line in would]
+    assert len(told) == bool(orphan.words) == (not kube.all("pytorchjobs"))
+    assert orphan.words in "".join(told)
+
+
+def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(config: Path, kube: KubeServer) -> None:
+    body = manifest(spec())
+    body["metadata"]["annotations"][names.HEARTBEAT] = ago(hours=1)
+    kube.put("pytorchjobs", body)
+
+    def beat(verb: str, resource: str, name: str, seen: int) -> None:
+        if verb == "delete":
+            kube.change("pytorchjobs", NAME, lambda job: job["metadata"]["annotations"].update({names.HEARTBEAT: names.now()}))
+
+    kube.fault = beat
+    assert reap.reap(connect(NAMESPACE, QUICK)) == []
+    assert kube.all("pytorchjobs")
+
+
+def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_installed(config: Path, kube: KubeServer) -> None:
+    marks = {"labels": names.labels(RUN, "evaluate", KEY), "annotations": {names.HEARTBEAT: ago(hours=1)}}
+    kube.put("inferenceservices", {"metadata": {"name": "eval-x7", **marks}})
+    kube.served = frozenset({"inferenceservices", "workflows"})
+    assert main(["reap", "--namespace", NAMESPACE]) == 0
+    assert not kube.all("inferenceservices")
+
+
+def test_reap_says_what_right_it_lacks(config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    kube.forbidden.add(("list", "trainjobs"))
+    assert main(["reap", "--namespace", NAMESPACE]) == 2
+    assert "list trainjobs.trainer.kubeflow.org in namespace team" in capsys.readouterr().err
+
+
+def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="KUBECONFIG"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "pytorchjob"}, "launcher.image and launcher.storage"),
+        ({"kind": "pytorchjob", "image": "a", "storage": "/tmp"}, "s3://"),
+        ({"kind": "slurm"}, "launcher.kind"),
+        ({"kind": "process", "gpus": 4}, "launcher.gpus"),
+    ],
+)
+def test_a_launcher_that_cannot_be_is_refused(fields: dict[str, Any], words: str) -> None:
+    values = load_recipe("tiny").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=words):
+        parse_recipe({**values, "launcher": fields}, "mine")
+
+
+def test_where_a_step_runs_is_no_part_of_its_key(tmp_path: Path) -> None:
+    place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
+    recipe = load_recipe("tiny")
+    keys = {step_key("prepare", r, {}, tmp_path) for r in (recipe, recipe.model_copy(update={"launcher": place}))}
+    assert len(keys) == 1
+    assert _deciding(recipe.model_dump(mode="json")) == _deciding(
+        recipe.model_copy(update={"launcher": place}).model_dump(mode="json")
+    )
+
+
+def test_a_pod_runs_the_step_in_its_own_process() -> None:
+    """Else each job would launch the next."""
+    place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
+    recipe = load_recipe("tiny").model_copy(update={"launcher": place})
+    words = step.command("sft", "sft_distilled", recipe, {"data": "s3://b/d"}, "s3://b/o")
+    assert words[:4] == ("omnicore", "sft", "--section", "sft_distilled")
+    assert words[-4:] == ("--input", "data=s3://b/d", "--output", "s3://b/o")
+    sent = recipe_from_json(words[5])
+    assert sent == load_recipe("tiny")
+
+
+def test_the_rights_listed_are_those_used() -> None:
+    """Runs last: all that the mock server was asked for in this file, by launchers and reapers, and nothing else."""
+    listed = {(resource.group, resource.plural, verb) for resource, verb in launch.VERBS | reap.VERBS}
+    if len(CALLS) < 10:
+        pytest.skip("only with the whole file")
+    assert listed == CALLS
