@@ -1,9 +1,14 @@
 """The HTTP engine against a stub of known capacity: `python -m perf.http` prints what it reaches of a bare load generator.
 
-The stub works on 64 requests at a time, 20 ms each, in a process of its own. Its peer is the least that a client can be: raw
-sockets that send the same bytes over and over and look for the end of a reply, a closed loop without JSON, retries or journal.
-The engine is measured as steps use it, through `ask` with a journal on the disk. Both take turns, several rounds, on the same
-machine: what else runs there moves both, and is printed.
+The stub works on 64 requests at a time, 20 ms each, in a process of its own. Four clients take turns, several rounds:
+
+  bare      the least that a client can be: raw sockets that send the same bytes over and over and look for the end of a reply, a
+            closed loop without JSON, retries or journal
+  aiohttp   the same loop through the library that the engine uses: what it alone costs
+  texts     the engine as steps use it, through `ask` with a journal on the disk; requests of as many bytes, text alone
+  pictures  the same with a picture in each request, read and encoded once for eight draws
+
+What else runs on the machine moves all of them, and is printed.
 """
 
 from __future__ import annotations
@@ -79,7 +84,35 @@ def bare(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, f
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def requests(root: Path, count: int) -> list[Any]:
+def library(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, float]:
+    """Seconds of wall and of CPU."""
+    import aiohttp
+
+    async def main() -> None:
+        limits = aiohttp.ClientTimeout(total=30)
+        jar, connector = aiohttp.DummyCookieJar(), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=limits, cookie_jar=jar) as session:
+            todo = iter(range(count))
+
+            async def ask_in_turn() -> None:
+                for _ in todo:
+                    async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", data=body) as response:
+                        json.loads(await response.read())
+
+            await asyncio.gather(*(ask_in_turn() for _ in range(concurrency)))
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    asyncio.run(main())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def texts(root: Path, count: int) -> list[Any]:
+    from omnicore.engines.base import Request
+
+    return [Request((f"{'A' * (PICTURE * 4 // 3)} Question {i}? dog cat owl fox",), root) for i in range(count)]
+
+
+def pictures(root: Path, count: int) -> list[Any]:
     from PIL import Image
 
     from omnicore.engines.base import Request
@@ -114,14 +147,18 @@ def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name, stub() as port:
         root = Path(name)
-        asked = requests(root, count)
+        asked = {"texts": texts(root, count), "pictures": pictures(root, count)}
         body = json.dumps({"model": "stub", "x": "A" * (PICTURE * 4 // 3), "seed": 1}).encode()
-        engine(port, asked[:100], 1, root / "warm.journal")
+        engine(port, asked["texts"][:100], 1, root / "warm.journal")
         for turn in range(repeat):
             for concurrency in concurrencies:
                 runs = {
                     "bare": bare(port, count, concurrency, body),
-                    "engine": engine(port, asked, concurrency, root / f"{turn}-{concurrency}.journal"),
+                    "aiohttp": library(port, count, concurrency, body),
+                    **{
+                        kind: engine(port, shown, concurrency, root / f"{kind}-{turn}-{concurrency}.journal")
+                        for kind, shown in asked.items()
+                    },
                 }
                 for who, (wall, cpu) in runs.items():
                     found.setdefault((who, concurrency), []).append((count / wall, 1000 * cpu / count))
@@ -133,7 +170,7 @@ def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
         rates, cpus = zip(*runs, strict=True)
         rate = median[who, concurrency]
         print(
-            f"{who:6} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to {max(rates):.0f}; "
+            f"{who:8} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to {max(rates):.0f}; "
             f"{rate / median['bare', concurrency]:.1%} of the bare loop's, {rate / best:.1%} of its best; "
             f"{statistics.median(cpus):.3f} ms of CPU a request"
         )
@@ -142,7 +179,7 @@ def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
 def memory(count: int) -> None:
     """Run in a process of its own: what it grows by beyond the list of requests, which its caller holds."""
     with tempfile.TemporaryDirectory() as name, stub() as port:
-        asked = requests(Path(name), count)
+        asked = pictures(Path(name), count)
         engine(port, asked[:200], CAPACITY, Path(name) / "warm.journal")
         before = _peak()
         engine(port, asked, CAPACITY, Path(name) / "a.journal")
@@ -159,7 +196,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--requests", type=int, default=6000)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--concurrency", type=int, nargs="+", default=[64, 96, 128])
+    options.add_argument("--concurrency", type=int, nargs="+", default=[64, 128])
     options.add_argument("--memory", type=int, help="measure memory with so many requests")
     given = options.parse_args()
     if given.memory:
