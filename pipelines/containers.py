@@ -1,0 +1,59 @@
+"""Tasks of a local run in their own images: kfp.local's DockerRunner, on Docker or on podman's socket (DOCKER_HOST).
+
+KFP 2.17 asks the engine to remove a container as it ends, then asks how it ended. On podman, and for a quick end on Docker
+too, it is gone by then, and KFP takes that for success: a failed step ends green. Its tasks also lose what the runner's
+`environment` says as soon as one has a variable of its own. Here a container is removed once its exit code is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import docker
+    from kfp.local import DockerRunner
+
+
+def container_runner(user: str, shared: Sequence[Path] = (), environment: Mapping[str, str] | None = None) -> DockerRunner:
+    """A runner whose containers are as Pod Security `restricted` has them: no capabilities, a read-only root, /tmp in memory.
+
+    They see the network of this machine, and the directories `shared` at their own paths. `user` is numeric, uid:gid; it
+    must be able to write there and in the pipeline root.
+    """
+    from docker.types import Mount
+    from kfp.local import DockerRunner, docker_task_handler
+
+    def run(client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **told: Any) -> int:
+        told["environment"] = {**(environment or {}), **told.get("environment", {})}
+        return _run(client, image, command, volumes=volumes, **told)
+
+    docker_task_handler.run_docker_container = run
+    return DockerRunner(
+        user=user,
+        network_mode="host",
+        read_only=True,
+        tmpfs={"/tmp": "mode=1777"},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        mounts=[Mount(str(path), str(path), type="bind") for path in shared],
+    )
+
+
+def _run(client: docker.DockerClient, image: str, command: list[str], **told: Any) -> int:
+    """Runs a container to its end, prints what it says, returns its exit code. It is gone afterwards, whatever happens."""
+    from docker.errors import ImageNotFound
+
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        client.images.pull(image)
+    container = client.containers.create(image, command, **told)
+    try:
+        container.start()
+        for piece in container.logs(stream=True, follow=True):
+            print(piece.decode(errors="replace"), end="", flush=True)
+        return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True)
