@@ -5,6 +5,8 @@ Under `pipelines.run` the environment says more, and only there:
                 the runner holds `lock` in it, and a task ends when that is let go, however the runner ended
   OMNI_CACHE    step cache of the run
   OMNI_WORKER   socket of a warm worker (`omnicore.worker`) that does the work of the heavy steps
+
+On a cluster the image of a step's job is the pipeline's own, not the recipe's: OMNI_TRAIN_IMAGE, which `pipelines.place` sets.
 """
 
 import fcntl
@@ -21,6 +23,7 @@ from typing import Any
 import yaml
 from kfp import dsl
 
+from components.placement import placed
 from omnicore import worker
 from omnicore.config import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
@@ -37,20 +40,23 @@ def execute(
     step: str,
     recipe: str,
     overrides: str,
-    settings: Mapping[str, str],
+    settings: Mapping[str, Any],
     inputs: Mapping[str, dsl.Artifact | None],
     output: dsl.Artifact,
     metrics: dsl.Metrics,
     section: str | None = None,
+    place: dsl.TaskConfig | None = None,
 ) -> None:
     """Runs a step from its artefacts into `output` and writes the numbers of its summary to `metrics`.
 
-    `settings` are single fields of the recipe that are component parameters of their own; empty ones are left alone. What a
-    user can mend ends the process with status 2 and one clear message, without a traceback.
+    `settings` are single fields of the recipe that are component parameters of their own; empty ones are left alone. `place`
+    says where KFP wants the job of a heavy step. What a user can mend ends the process with status 2 and one clear message,
+    without a traceback.
     """
     task = Task(Path(output.path).parent.name)
     try:
-        resolved = load_recipe(recipe, [*parse_overrides(overrides), *(f"{k}={json.dumps(v)}" for k, v in settings.items() if v)])
+        changes = [*_written(_pinned()), *parse_overrides(overrides), *_written(settings)]
+        resolved = placed(load_recipe(recipe, changes), place)
         paths = {role: Path(artifact.path) for role, artifact in inputs.items() if artifact}
         cache = Path(os.environ[CACHE]) if CACHE in os.environ else None
         work = _worker(step, section or step, task)
@@ -81,6 +87,15 @@ def parse_overrides(text: str) -> list[str]:
     if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         return value or []
     raise ConfigError(f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}")
+
+
+def _written(values: Mapping[str, Any]) -> list[str]:
+    return [f"{field}={json.dumps(value)}" for field, value in values.items() if value]
+
+
+def _pinned() -> dict[str, str]:
+    """On a cluster, the image that the pipeline was compiled with: a job of other code would make another result."""
+    return {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "")} if "KUBERNETES_SERVICE_HOST" in os.environ else {}
 
 
 def _worker(step: str, section: str, task: "Task") -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:

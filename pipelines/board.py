@@ -99,7 +99,7 @@ class Board:
 def rows(spec: Mapping[str, Any], control: bool) -> list[Row]:
     """The tasks of a compiled pipeline, those that need nothing of each other side by side, nested pipelines unfolded.
 
-    Of the two branches on the parameter `control` only the one that will run is listed.
+    Of the two branches on the parameter `control` only the one that will run is listed, and not what only cleans up.
     """
 
     def unfold(tasks: Mapping[str, Any]) -> Iterator[Row]:
@@ -108,8 +108,9 @@ def rows(spec: Mapping[str, Any], control: bool) -> list[Row]:
         while ready := sorted(order.get_ready()):
             order.done(*ready)
             for name in ready:
-                condition = tasks[name].get("triggerPolicy", {}).get("condition")
-                if condition and condition.startswith("!") == control:
+                trigger = tasks[name].get("triggerPolicy", {})
+                condition = trigger.get("condition")
+                if "strategy" in trigger or (condition and condition.startswith("!") == control):
                     continue
                 component = tasks[name]["componentRef"]["name"]
                 if dag := spec["components"][component].get("dag"):

@@ -14,8 +14,9 @@ from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from pipelines.omniboost import omniboost
 from pipelines.omniclean import omniclean
+from pipelines.retrain import retrain
 
-PIPELINES = {"omniclean": omniclean, "omniboost": omniboost}
+PIPELINES = {"omniclean": omniclean, "omniboost": omniboost, "retrain": retrain}
 COMPILED = Path(__file__).parent / "compiled"
 
 

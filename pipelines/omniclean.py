@@ -7,29 +7,46 @@ from kfp import dsl
 from components.clean.component import clean
 from components.prepare.component import prepare
 from components.probe.component import probe
-from pipelines import place
+from components.report.component import report
+from pipelines import cleaning_up, place
 
 
 class Audit(NamedTuple):
     queries: dsl.Dataset
     draws: dsl.Dataset
     second_draws: dsl.Dataset
-    manifest: dsl.Artifact
+    audit: dsl.Artifact
 
 
-@dsl.pipeline(name="omniclean", description="Audit a benchmark for visual shortcuts")
-def omniclean(recipe: str = "tiny", overrides: str = "", model: str = "") -> Audit:
-    """Outputs the prepared queries, the probe's draws and the manifest of the clean view.
+@dsl.pipeline(name="audit", description="Prepare a benchmark, probe it twice with modalities withheld, judge every query")
+def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:  # noqa: B006
+    """The part that every pipeline begins with: the queries, the draws of both probes, and the clean view with its audit."""
+    settings = {"recipe": recipe, "overrides": overrides, "model": model, "benchmarks": benchmarks}
+    queries = place(prepare(**settings), "prepare").outputs["queries"]
+    draws = place(probe(queries=queries, **settings), "probe").outputs["draws"]
+    second = place(probe(queries=queries, section="second_probe", **settings), "second probe").outputs["draws"]
+    cleaned = place(clean(queries=queries, draws=draws, second_draws=second, **settings), "clean")
+    return Audit(queries, draws, second, cleaned.outputs["audit"])
+
+
+@dsl.pipeline(name="omniclean", description="Audit benchmarks for visual shortcuts: which queries need no sound, on one page")
+def omniclean(
+    recipe: str = "tiny",
+    overrides: str = "",
+    model: str = "",
+    benchmarks: dict = {},  # noqa: B006
+    run_name: str = "",
+) -> None:
+    """The audit with its page.
 
     Args:
-        recipe: Name of a shipped recipe, or path of a YAML file.
-        overrides: YAML list of dotted.field=value, or mapping of dotted fields to values.
-        model: The model under study: a directory or embedded:NAME; empty: the recipe's.
+        recipe: Name of a recipe that comes with the image (tiny, qwen3-vl-audit), or path of a YAML file in it.
+        overrides: Single values to change, as a YAML list: [probe.draws.visual_only=8, seed=1]. Empty for none.
+        model: The model under study: a directory, embedded:NAME, or its name on a server. Empty for the recipe's own.
+        benchmarks: Public benchmarks to audit, each with its folder or hub@COMMIT: {"daily_omni": "hub@1a2b3c"}. {}: the recipe's.
+        run_name: Name that the page carries in its metadata, as in audit-2026-11.
     """
-    settings = {"recipe": recipe, "overrides": overrides, "model": model}
-    queries = place(prepare(**settings), "prepare").outputs["output"]
-    draws = place(probe(queries=queries, **settings), "probe", gpu=True).outputs["output"]
-    second = probe(queries=queries, section="second_probe", **settings)
-    second_draws = place(second, "second probe", gpu=True).outputs["output"]
-    manifest = place(clean(queries=queries, draws=draws, second_draws=second_draws, **settings), "clean").outputs["output"]
-    return Audit(queries, draws, second_draws, manifest)
+    settings = {"recipe": recipe, "overrides": overrides, "model": model, "benchmarks": benchmarks}
+    with cleaning_up():
+        found = audit(**settings).outputs
+        place(report(**found, run_name=run_name, **settings), "report")

@@ -1,19 +1,23 @@
 from kfp import dsl
 
-from components.images import TRAIN
+from components.images import CORE
+from components.passthroughs import PASSED
 
 
-@dsl.component(base_image=TRAIN, install_kfp_package=False)
+@dsl.component(base_image=CORE, install_kfp_package=False, task_config_passthroughs=PASSED)
 def distill(
     data: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Input[dsl.Model],
-    output: dsl.Output[dsl.Dataset],
+    rows: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
+    place: dsl.TaskConfig = None,
 ) -> None:
     """The model's own rollouts on omni queries; those with the right answer become training rows."""
     from components.execute import execute
 
-    execute("distill", recipe, overrides, {"model": model}, {"data": data, "model": checkpoint}, output, metrics)
+    settings = {"model": model, "prepare.sources": benchmarks}
+    execute("distill", recipe, overrides, settings, {"data": data, "model": checkpoint}, rows, metrics, place=place)

@@ -1,19 +1,23 @@
 from kfp import dsl
 
-from components.images import TRAIN
+from components.images import CORE
+from components.passthroughs import PASSED
 
 
-@dsl.component(base_image=TRAIN, install_kfp_package=False)
+@dsl.component(base_image=CORE, install_kfp_package=False, task_config_passthroughs=PASSED)
 def probe(
     queries: dsl.Input[dsl.Dataset],
-    output: dsl.Output[dsl.Dataset],
+    draws: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
     section: str = "probe",
+    place: dsl.TaskConfig = None,
 ) -> None:
     """A probe model's answers with modalities withheld, several draws a query."""
     from components.execute import execute
 
-    execute("probe", recipe, overrides, {"model": model}, {"queries": queries}, output, metrics, section)
+    settings = {"model": model, "prepare.sources": benchmarks}
+    execute("probe", recipe, overrides, settings, {"queries": queries}, draws, metrics, section, place)

@@ -8,17 +8,19 @@ def promote(
     champion: dsl.Input[dsl.Artifact],
     candidate: dsl.Input[dsl.Artifact],
     queries: dsl.Input[dsl.Dataset],
-    manifest: dsl.Input[dsl.Artifact],
-    output: dsl.Output[dsl.Artifact],
+    audit: dsl.Input[dsl.Artifact],
+    decision: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
 ) -> None:
     """Candidate against champion: the paired difference on the clean view."""
     from components.execute import execute
 
-    inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": manifest}
-    execute("promote", recipe, overrides, {"model": model}, inputs, output, metrics)
-    output.metadata["run"] = run_name
+    settings = {"model": model, "prepare.sources": benchmarks}
+    inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": audit}
+    execute("promote", recipe, overrides, settings, inputs, decision, metrics)
+    decision.metadata["run"] = run_name

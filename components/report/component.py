@@ -8,29 +8,31 @@ def report(
     queries: dsl.Input[dsl.Dataset],
     audit: dsl.Input[dsl.Artifact],
     draws: dsl.Input[dsl.Dataset],
-    second_draws: dsl.Input[dsl.Dataset],
-    base: dsl.Input[dsl.Artifact],
-    sft: dsl.Input[dsl.Artifact],
-    rlvr: dsl.Input[dsl.Artifact],
-    distilled: dsl.Input[dsl.Artifact],
-    sft_curves: dsl.Input[dsl.Model],
-    rlvr_curves: dsl.Input[dsl.Model],
-    distill: dsl.Input[dsl.Dataset],
-    distilled_curves: dsl.Input[dsl.Model],
-    output: dsl.Output[dsl.Artifact],
-    page: dsl.Output[dsl.HTML],
+    report: dsl.Output[dsl.HTML],
+    figures: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
+    second_draws: dsl.Input[dsl.Dataset] | None = None,
+    base: dsl.Input[dsl.Artifact] | None = None,
+    sft: dsl.Input[dsl.Artifact] | None = None,
+    rlvr: dsl.Input[dsl.Artifact] | None = None,
+    distilled: dsl.Input[dsl.Artifact] | None = None,
+    sft_curves: dsl.Input[dsl.Model] | None = None,
+    rlvr_curves: dsl.Input[dsl.Model] | None = None,
+    distilled_curves: dsl.Input[dsl.Model] | None = None,
+    distill: dsl.Input[dsl.Dataset] | None = None,
     control: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
-    """The self-contained HTML page, and the same figures as JSON."""
+    """The self-contained HTML page, and the same figures as JSON; of an audit alone, or of a whole run."""
     import shutil
 
     from components.execute import execute
 
+    settings = {"model": model, "prepare.sources": benchmarks}
     inputs = {
         "queries": queries,
         "audit": audit,
@@ -42,10 +44,10 @@ def report(
         "distilled": distilled,
         "sft_curves": sft_curves,
         "rlvr_curves": rlvr_curves,
-        "distill": distill,
         "distilled_curves": distilled_curves,
+        "distill": distill,
         "control": control,
     }
-    execute("report", recipe, overrides, {"model": model}, inputs, output, metrics)
-    output.metadata["run"] = run_name
-    shutil.copyfile(f"{output.path}/report.html", page.path)
+    execute("report", recipe, overrides, settings, inputs, figures, metrics)
+    figures.metadata["run"] = run_name
+    shutil.copyfile(f"{figures.path}/report.html", report.path)

@@ -1,22 +1,24 @@
 from kfp import dsl
 
-from components.images import TRAIN
+from components.images import CORE
+from components.passthroughs import PASSED
 
 
-@dsl.component(base_image=TRAIN, install_kfp_package=False)
+@dsl.component(base_image=CORE, install_kfp_package=False, task_config_passthroughs=PASSED)
 def rlvr(
     data: dsl.Input[dsl.Dataset],
-    checkpoint: dsl.Input[dsl.Model],
-    output: dsl.Output[dsl.Model],
+    start: dsl.Input[dsl.Model],
+    checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
     control: str = "",
+    place: dsl.TaskConfig = None,
 ) -> None:
     """Reinforcement learning on verifiable rewards over mixed modalities."""
     from components.execute import execute
 
-    execute(
-        "rlvr", recipe, overrides, {"model": model, "rlvr.control": control}, {"data": data, "model": checkpoint}, output, metrics
-    )
+    settings = {"model": model, "prepare.sources": benchmarks, "rlvr.control": control}
+    execute("rlvr", recipe, overrides, settings, {"data": data, "model": start}, checkpoint, metrics, place=place)

@@ -1,20 +1,24 @@
 from kfp import dsl
 
-from components.images import TRAIN
+from components.images import CORE
+from components.passthroughs import PASSED
 
 
-@dsl.component(base_image=TRAIN, install_kfp_package=False)
+@dsl.component(base_image=CORE, install_kfp_package=False, task_config_passthroughs=PASSED)
 def sft(
     data: dsl.Input[dsl.Dataset],
-    output: dsl.Output[dsl.Model],
+    checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     recipe: str,
     overrides: str = "",
     model: str = "",
+    benchmarks: dict = {},  # noqa: B006
     section: str = "sft",
-    checkpoint: dsl.Input[dsl.Model] | None = None,
+    start: dsl.Input[dsl.Model] | None = None,
+    place: dsl.TaskConfig = None,
 ) -> None:
     """Supervised fine-tuning on written replies."""
     from components.execute import execute
 
-    execute("sft", recipe, overrides, {"model": model}, {"data": data, "model": checkpoint}, output, metrics, section)
+    settings = {"model": model, "prepare.sources": benchmarks}
+    execute("sft", recipe, overrides, settings, {"data": data, "model": start}, checkpoint, metrics, section, place)

@@ -183,8 +183,49 @@ def test_a_wrong_field_is_told_before_anything_starts(runner):
     assert not (runner.directory / "state").exists()
 
 
-def test_omniclean_leaves_the_manifest(runner):
+def test_omniclean_leaves_the_manifest_and_its_page(runner):
     code, said = runner.run()
     assert code == 0, said
-    assert said.splitlines()[-2:] == [str(runner.directory / "manifest.json"), str(runner.directory / "audit.json")]
+    assert said.splitlines()[-3:] == [str(runner.directory / name) for name in ("manifest.json", "audit.json", "report.html")]
     assert (runner.directory / "manifest.json").is_file()
+    assert (runner.directory / "report.html").read_text() == "<p>page</p>"
+
+
+@pytest.mark.parametrize("profile", ["", "rlvr mistake"])
+def test_every_run_ends_with_the_clean_up(runner, profile):
+    code, said = runner.run("--set", f'profile.system="{profile}"', pipeline="omniboost")
+    assert code == (1 if profile else 0), said
+    log = (runner.directory / "run.log").read_text()
+    assert re.findall(r"Task .*'(\w[\w-]*)'.* finished with status .*(SUCCESS|FAILURE)", log)[-1] == ("reap", "SUCCESS")
+
+
+RETRAIN = """
+import sys, kfp.local
+from pipelines.retrain import retrain
+kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), sys.argv[2], sys.argv[3])
+retrain(recipe="tiny", champion=sys.argv[1], overrides="[seed=1]", run_name="retrain-1")
+"""
+
+
+def test_retrain_judges_the_given_champion_beside_a_new_candidate(runner, tmp_path):
+    code, said = runner.run(pipeline="omniboost")
+    assert code == 0, said
+    (champion,) = (file.parent for file in (runner.directory / "cache").glob("rlvr-*/step.json"))
+    command = [sys.executable, "-c", RETRAIN, str(champion), str(tmp_path / "outputs"), str(tmp_path / "workspace")]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(runner.log), "TMPDIR": runner.scratch.name}
+    runner.log.unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = sorted(step for step, _, _ in runner.steps)
+    assert steps == ["clean", "evaluate", "evaluate", "prepare", "probe", "probe", "promote", "rlvr", "sft"]
+    (decision,) = (tmp_path / "outputs").glob("*/promote/decision")
+    held = {role: json.loads((path / "step.json").read_text())["digest"] for role, path in scored(tmp_path / "outputs", champion)}
+    assert json.loads((decision / "step.json").read_text())["inputs"].items() >= held.items()
+
+
+def scored(outputs, champion):
+    """The evaluations of the champion and of the candidate."""
+    digest = json.loads((champion / "step.json").read_text())["digest"]
+    for path in outputs.glob("*/evaluate*/scores"):
+        model = json.loads((path / "step.json").read_text())["inputs"]["model"]
+        yield ("champion" if model == digest else "candidate"), path

@@ -1,69 +1,152 @@
 """The exact shape of the compiled pipelines, and that the files in the repository are current."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+from components import images
 from omnicore.config import SECTION_STEP
 from omnicore.steps import STEPS
+from pipelines import NEEDS
 from pipelines import compile as compiling
 from pipelines.board import rows
 
-OMNICLEAN = {
+HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
+AUDIT = {
     "prepare": set(),
     "probe": {"prepare"},
     "probe-2": {"prepare"},
     "clean": {"prepare", "probe", "probe-2"},
 }
+# What depends on what within the block that the clean-up follows.
 STAGES = {
-    "omniclean": set(),
-    "evaluate": {"omniclean"},
-    "sft": {"omniclean"},
-    "evaluate-2": {"omniclean", "sft"},
-    "rlvr": {"omniclean", "sft"},
-    "evaluate-3": {"omniclean", "rlvr"},
-    "distill": {"omniclean", "rlvr"},
-    "sft-2": {"distill", "rlvr"},
-    "evaluate-4": {"omniclean", "sft-2"},
-    "promote": {"omniclean", "evaluate", "evaluate-4"},
-    "condition-branches-1": {"omniclean", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "distill", "sft-2"},
+    "omniclean": {"audit": set(), "report": {"audit"}},
+    "omniboost": {
+        "audit": set(),
+        "evaluate": {"audit"},
+        "sft": {"audit"},
+        "evaluate-2": {"audit", "sft"},
+        "rlvr": {"audit", "sft"},
+        "evaluate-3": {"audit", "rlvr"},
+        "distill": {"audit", "rlvr"},
+        "sft-2": {"distill", "rlvr"},
+        "evaluate-4": {"audit", "sft-2"},
+        "promote": {"audit", "evaluate", "evaluate-4"},
+        "condition-branches-2": {
+            *("audit", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "distill", "sft-2"),
+        },
+    },
+    "retrain": {
+        "audit": set(),
+        "importer": set(),
+        "evaluate": {"audit", "importer"},
+        "sft": {"audit"},
+        "rlvr": {"audit", "sft"},
+        "evaluate-2": {"audit", "rlvr"},
+        "promote": {"audit", "evaluate", "evaluate-2"},
+    },
+}
+PARAMETERS = {
+    "omniclean": ["benchmarks", "model", "overrides", "recipe", "run_name"],
+    "omniboost": ["benchmarks", "control", "model", "overrides", "recipe", "run_name"],
+    "retrain": ["benchmarks", "champion", "model", "overrides", "recipe", "run_name"],
 }
 # role: producer, of the tasks where a mix-up would still compile
 WIRES = {
-    ("promote", "champion"): "evaluate",
-    ("promote", "candidate"): "evaluate-4",
-    ("evaluate-2", "checkpoint"): "sft",
-    ("evaluate-3", "checkpoint"): "rlvr",
-    ("evaluate-4", "checkpoint"): "sft-2",
-    ("rlvr", "checkpoint"): "sft",
-    ("distill", "checkpoint"): "rlvr",
-    ("sft-2", "checkpoint"): "rlvr",
-    ("sft-2", "data"): "distill",
+    "omniboost": {
+        ("promote", "champion"): "evaluate",
+        ("promote", "candidate"): "evaluate-4",
+        ("evaluate-2", "checkpoint"): "sft",
+        ("evaluate-3", "checkpoint"): "rlvr",
+        ("evaluate-4", "checkpoint"): "sft-2",
+        ("rlvr", "start"): "sft",
+        ("distill", "checkpoint"): "rlvr",
+        ("sft-2", "start"): "rlvr",
+        ("sft-2", "data"): "distill",
+    },
+    "retrain": {
+        ("promote", "champion"): "evaluate",
+        ("promote", "candidate"): "evaluate-2",
+        ("evaluate", "checkpoint"): "importer",
+        ("evaluate-2", "checkpoint"): "rlvr",
+        ("rlvr", "start"): "sft",
+    },
 }
 REPORT = {
-    "base": "evaluate-output",
-    "sft": "evaluate-2-output",
-    "rlvr": "evaluate-3-output",
-    "distilled": "evaluate-4-output",
-    "sft_curves": "sft-output",
-    "rlvr_curves": "rlvr-output",
-    "distilled_curves": "sft-2-output",
-    "queries": "omniclean-queries",
-    "draws": "omniclean-draws",
-    "second_draws": "omniclean-second_draws",
-    "distill": "distill-output",
-    "audit": "omniclean-manifest",
+    "base": "evaluate-scores",
+    "sft": "evaluate-2-scores",
+    "rlvr": "evaluate-3-scores",
+    "distilled": "evaluate-4-scores",
+    "sft_curves": "sft-checkpoint",
+    "rlvr_curves": "rlvr-checkpoint",
+    "distilled_curves": "sft-2-checkpoint",
+    "queries": "audit-queries",
+    "draws": "audit-draws",
+    "second_draws": "audit-second_draws",
+    "distill": "distill-rows",
+    "audit": "audit-audit",
+}
+# (CPU, memory, GPUs, hours, tries after the first)
+RESOURCES = {
+    "prepare": ("2", "8Gi", "0", 12, 3),
+    "probe": ("8", "64Gi", "1", 48, 2),
+    "clean": ("1", "4Gi", "0", 2, 2),
+    "evaluate": ("8", "64Gi", "1", 48, 2),
+    "sft": ("8", "64Gi", "1", 72, 2),
+    "rlvr": ("8", "64Gi", "1", 168, 2),
+    "distill": ("8", "64Gi", "1", 48, 2),
+    "report": ("1", "4Gi", "0", 2, 2),
+    "promote": ("1", "4Gi", "0", 2, 2),
+    "reap": ("250m", "512Mi", "0", 1, 3),
+}
+ARTEFACTS = {
+    "prepare": {"queries": "Dataset"},
+    "probe": {"draws": "Dataset"},
+    "clean": {"audit": "Artifact"},
+    "evaluate": {"scores": "Artifact"},
+    "sft": {"checkpoint": "Model"},
+    "rlvr": {"checkpoint": "Model"},
+    "distill": {"rows": "Dataset"},
+    "report": {"report": "HTML", "figures": "Artifact"},
+    "promote": {"decision": "Artifact"},
 }
 
 
 def spec(name):
-    return yaml.safe_load((compiling.COMPILED / f"{name}.yaml").read_text())
+    return next(yaml.safe_load_all((compiling.COMPILED / f"{name}.yaml").read_text()))
+
+
+def platform(name):
+    """What Kubernetes is told of each executor."""
+    *_, last = yaml.safe_load_all((compiling.COMPILED / f"{name}.yaml").read_text())
+    return last["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 def tasks(spec, component=None):
     return (spec["components"][component] if component else spec["root"])["dag"]["tasks"]
+
+
+def steps(spec):
+    """The tasks in the block that the clean-up follows."""
+    return tasks(spec, "comp-exit-handler-1")
+
+
+def every_task(spec):
+    dags = (part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part)
+    return {task["componentRef"]["name"].removeprefix("comp-"): task for dag in dags for task in dag["tasks"].values()}
+
+
+def step_of(name):
+    """The step of an executor or component, as `evaluate` of `exec-evaluate-4`."""
+    return re.sub(r"^(exec|comp)-|-\d+$", "", name)
+
+
+def executors(spec):
+    found = spec["deploymentSpec"]["executors"]
+    return {name: e["container"] for name, e in found.items() if "container" in e}
 
 
 def edges(tasks):
@@ -78,28 +161,77 @@ def source(task, name):
     return task["inputs"]["artifacts"][name]["componentInputArtifact"].removeprefix("pipelinechannel--")
 
 
-def test_omniclean():
-    assert edges(tasks(spec("omniclean"))) == OMNICLEAN
-    assert producer(tasks(spec("omniclean"))["clean"], "draws") == "probe"
-    assert producer(tasks(spec("omniclean"))["clean"], "second_draws") == "probe-2"
+def constant(task, name):
+    return task["inputs"]["parameters"][name]["runtimeValue"]["constant"]
 
 
-def test_omniboost():
-    built = spec("omniboost")
-    assert edges(tasks(built)) == STAGES
-    assert edges(tasks(built, "comp-omniclean")) == OMNICLEAN
-    assert {wire: producer(tasks(built)[wire[0]], wire[1]) for wire in WIRES} == WIRES
-    assert "checkpoint" not in tasks(built)["evaluate"]["inputs"]["artifacts"]
-    assert "checkpoint" not in tasks(built)["sft"]["inputs"]["artifacts"]
+def test_all_three_are_compiled():
+    assert set(compiling.PIPELINES) == set(STAGES) == {file.name.partition(".")[0] for file in compiling.COMPILED.iterdir()}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_tasks_and_what_they_wait_for(name):
+    built = spec(name)
+    assert edges(steps(built)) == STAGES[name]
+    assert edges(tasks(built, "comp-audit")) == AUDIT
+    assert producer(tasks(built, "comp-audit")["clean"], "draws") == "probe"
+    assert producer(tasks(built, "comp-audit")["clean"], "second_draws") == "probe-2"
+    wires = WIRES.get(name, {})
+    assert {wire: producer(steps(built)[wire[0]], wire[1]) for wire in wires} == wires
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_clean_up_follows_everything_however_it_ended_and_is_never_cached(name):
+    root = tasks(spec(name))
+    assert set(root) == {"exit-handler-1", "reap"}
+    assert root["reap"]["dependentTasks"] == ["exit-handler-1"]
+    assert root["reap"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    uncached = {key for key, task in every_task(spec(name)).items() if not task.get("cachingOptions", {}).get("enableCache")}
+    # Groups of tasks have no cache of their own.
+    assert {step_of(key) for key in uncached} - {"exit-handler", "condition-branches", "condition"} == {"reap"}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_few_and_each_is_described(name):
+    parameters = spec(name)["root"]["inputDefinitions"]["parameters"]
+    assert sorted(parameters) == PARAMETERS[name]
+    assert len(parameters) <= 6
+    assert [key for key, value in parameters.items() if len(value.get("description", "")) < 40] == []
+    assert [key for key, value in parameters.items() if not value.get("isOptional")] == (
+        ["champion", "recipe"] if name == "retrain" else []
+    )
+    assert len(spec(name)["pipelineInfo"]["description"]) > 40
+
+
+def test_what_is_left_empty_is_the_recipes_own():
+    for key, value in spec("omniboost")["root"]["inputDefinitions"]["parameters"].items():
+        assert value["defaultValue"] == {"recipe": "tiny", "control": False, "benchmarks": {}}.get(key, "")
+
+
+def test_models_without_a_start_are_the_recipes():
+    built = steps(spec("omniboost"))
+    assert "checkpoint" not in built["evaluate"]["inputs"]["artifacts"]
+    assert "start" not in built["sft"]["inputs"]["artifacts"]
+
+
+def test_the_champion_of_a_retraining_is_given_and_judged_like_the_candidate():
+    built = spec("retrain")
+    (importer,) = [e["importer"] for e in built["deploymentSpec"]["executors"].values() if "importer" in e]
+    assert importer["artifactUri"] == {"runtimeParameter": "uri"}
+    assert importer["typeSchema"]["schemaTitle"] == "system.Model"
+    assert steps(built)["importer"]["inputs"]["parameters"]["uri"]["componentInputParameter"] == "pipelinechannel--champion"
+    inputs = [steps(built)[task]["inputs"] for task in ("evaluate", "evaluate-2")]
+    assert inputs[0]["parameters"] == inputs[1]["parameters"]
+    assert inputs[0]["artifacts"]["audit"] == inputs[1]["artifacts"]["audit"]
 
 
 def test_the_control_arm_stands_in_a_branch_of_its_own():
     built = spec("omniboost")
-    with_control, without = tasks(built, "comp-condition-2"), tasks(built, "comp-condition-3")
+    with_control, without = tasks(built, "comp-condition-3"), tasks(built, "comp-condition-4")
     assert edges(with_control) == {"rlvr-2": set(), "evaluate-5": {"rlvr-2"}, "report": {"evaluate-5"}}
     assert edges(without) == {"report-2": set()}
-    assert source(with_control["rlvr-2"], "checkpoint") == "sft-output"
-    assert with_control["rlvr-2"]["inputs"]["parameters"]["control"]["runtimeValue"]["constant"] == "random_reward"
+    assert source(with_control["rlvr-2"], "start") == "sft-checkpoint"
+    assert constant(with_control["rlvr-2"], "control") == "random_reward"
     assert producer(with_control["report"], "control") == "evaluate-5"
     for report in (with_control["report"], without["report-2"]):
         assert {role: source(report, role) for role in REPORT} == REPORT
@@ -108,28 +240,73 @@ def test_the_control_arm_stands_in_a_branch_of_its_own():
 @pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_a_second_use_of_a_step_has_its_own_section(name):
     built = spec(name)
-    audit = tasks(built, "comp-omniclean" if name == "omniboost" else None)
-    assert audit["probe-2"]["inputs"]["parameters"]["section"]["runtimeValue"]["constant"] == "second_probe"
+    assert constant(tasks(built, "comp-audit")["probe-2"], "section") == "second_probe"
     if name == "omniboost":
-        assert tasks(built)["sft-2"]["inputs"]["parameters"]["section"]["runtimeValue"]["constant"] == "sft_distilled"
+        assert constant(steps(built)["sft-2"], "section") == "sft_distilled"
     assert set(SECTION_STEP) == {"second_probe", "sft_distilled"}
 
 
-@pytest.mark.parametrize(("name", "expected"), [("omniclean", 3), ("omniboost", 5)])
-def test_parameters_are_few(name, expected):
-    assert len(spec(name)["root"]["inputDefinitions"]["parameters"]) == expected
+def test_every_step_is_in_some_pipeline_and_every_need_is_a_step_or_the_clean_up():
+    used = {step_of(name) for pipeline in compiling.PIPELINES for name in executors(spec(pipeline))}
+    assert used == {*STEPS, "reap"} == set(NEEDS) == set(RESOURCES)
 
 
-def test_only_what_loads_a_model_asks_for_an_accelerator():
-    executors = spec("omniboost")["deploymentSpec"]["executors"]
-    asks = {
-        name.removeprefix("exec-").rstrip("-0123456789")
-        for name, e in executors.items()
-        if "accelerator" in e["container"]["resources"]
-    }
-    assert asks == {"probe", "evaluate", "sft", "rlvr", "distill"}
-    assert {name.removeprefix("exec-").rstrip("-0123456789") for name in executors} == set(STEPS)
-    assert all({"resourceCpuRequest", "resourceMemoryRequest"} <= e["container"]["resources"].keys() for e in executors.values())
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_resources_timeouts_and_retries_of_each_step(name):
+    built, told, all_tasks = spec(name), platform(name), every_task(spec(name))
+    for executor, container in executors(built).items():
+        cpu, memory, gpus, hours, retries = RESOURCES[step_of(executor)]
+        asked = container["resources"]
+        assert asked["resourceCpuRequest"] == cpu
+        assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"] == memory
+        assert asked.get("accelerator", {}).get("resourceCount", "0") == gpus
+        assert int(told[executor]["activeDeadlineSeconds"]) == hours * 3600
+        assert all_tasks[executor.removeprefix("exec-")]["retryPolicy"]["maxRetryCount"] == retries
+
+
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
+    for executor, told in platform(name).items():
+        assert told["securityContext"] == {"runAsNonRoot": True}
+        assert {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in told["fieldPathAsEnv"]
+        container = executors(spec(name))[executor]
+        assert container["image"] == images.CORE
+        env = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+        assert env == ({"OMNI_TRAIN_IMAGE": images.TRAIN} if step_of(executor) in HEAVY else {})
+    assert re.fullmatch(r"[^:@]+(:[0-9]+)?/[^:@]+(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})", images.CORE)
+
+
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
+    text = (compiling.COMPILED / f"{name}.yaml").read_text()
+    assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == {"omnicore-s3"}
+    for executor, told in platform(name).items():
+        assert ("secretAsEnv" in told) == (step_of(executor) in HEAVY)
+        assert all(entry["optional"] for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", [])))
+
+
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_it_themselves(name):
+    fields = ["RESOURCES", "KUBERNETES_TOLERATIONS", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_AFFINITY"]
+    passed = [{"field": field} for field in fields] + [
+        {"field": field, "applyToTask": True} for field in ("ENV", "KUBERNETES_VOLUMES")
+    ]
+    for component, found in spec(name)["components"].items():
+        if "executorLabel" not in found or component == "comp-importer":
+            continue
+        heavy = step_of(component) in HEAVY
+        assert found.get("taskConfigPassthroughs", []) == (passed if heavy else [])
+        place = found.get("inputDefinitions", {}).get("parameters", {}).get("place")
+        assert place == ({"isOptional": True, "parameterType": "TASK_CONFIG"} if heavy else None)
+
+
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_artefacts_are_named_for_what_they_are(name):
+    for component, found in spec(name)["components"].items():
+        if "executorLabel" in found and step_of(component) in ARTEFACTS:
+            made = {key: value["artifactType"]["schemaTitle"] for key, value in found["outputDefinitions"]["artifacts"].items()}
+            wanted = {**ARTEFACTS[step_of(component)], "metrics": "Metrics"}
+            assert made == {key: f"system.{kind}" for key, kind in wanted.items()}
 
 
 def test_the_board_lists_the_tasks_of_the_branch_that_runs():
@@ -145,6 +322,7 @@ def test_the_kubernetes_manifests_hold_the_same_pipeline_under_a_version_of_its_
         assert (pipeline["kind"], pipeline["metadata"]["name"]) == ("Pipeline", name)
         assert (version["kind"], version["spec"]["pipelineName"]) == ("PipelineVersion", name)
         assert version["spec"]["pipelineSpec"]["root"] == spec(name)["root"]
+        assert version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] == platform(name)
         assert version["metadata"]["name"].startswith(f"{name}-")
 
 
