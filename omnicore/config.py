@@ -39,9 +39,10 @@ class Profile(Config):
 
 
 class EngineConfig(Config):
-    """Who answers: a model in this process, or a server that speaks OpenAI's chat completions (vLLM, KServe, `omnicore serve`)."""
+    """Who answers: a model in this process, a server that speaks OpenAI's chat completions (vLLM, `omnicore serve`), or one
+    that KServe runs for the step alone, in the namespace of `launcher` and with its image, storage and secrets."""
 
-    kind: Literal["transformers", "http"] = "transformers"
+    kind: Literal["transformers", "http", "kserve"] = "transformers"
     url: str = Field("", description="base of the server's API, as in http://127.0.0.1:8000/v1")
     key_env: str = Field("OMNI_API_KEY", description="environment variable that holds the API key, where the server wants one")
     concurrency: int = Field(32, ge=1, description="requests on their way at a time")
@@ -54,6 +55,12 @@ class EngineConfig(Config):
         description="share of requests that may fail for good: listed in errors.jsonl, scored as nothing",
     )
     reference: str = Field("", description="checkpoint whose stored canary answers the server must give, or embedded:NAME")
+    runtime: str = Field("omnicore-vllm", description="ServingRuntime of KServe that serves the model")
+    gpus: int = Field(1, ge=0, description="of KServe's server, which shares the model out among them")
+    cpu: str = Field("8", description="cores of KServe's server")
+    memory: str = Field("64Gi", description="of KServe's server, without its shared memory")
+    service_account: str = Field("omnicore-serve", description="of KServe's server, which mounts no token of it")
+    start_seconds: int = Field(3_600, ge=1, description="until KServe's server must answer; time in a queue does not count")
 
     @model_validator(mode="after")
     def _a_server_has_a_url(self) -> Self:
@@ -64,7 +71,10 @@ class EngineConfig(Config):
 
 # How an engine is reached. It decides no answer, so it is no part of the key of a result: a probe that timed out goes on from
 # its journal with a longer timeout or on another server.
-TRANSPORT = frozenset({"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate"})
+TRANSPORT = frozenset(
+    {"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate"}
+    | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
+)
 
 
 class PrepareConfig(Config):

@@ -77,8 +77,10 @@ def diagnosis(
     job: Mapping[str, Any],
     pods: Iterable[Mapping[str, Any]],
     tails: Mapping[str, Iterable[str]],
+    remedies: Mapping[str, str] = REMEDY,
 ) -> str:
-    """`what` happened, and all that the cluster knows of it. `tails` are last lines seen, for pods that are gone."""
+    """`what` happened, and all that the cluster knows of it. `tails` are last lines seen, for pods that are gone; `remedies`
+    by reason."""
     name = job["metadata"]["name"]
     lines, reasons, asked = [what], {c.get("reason", "") for c in conditions(job)}, [name]
     told = [
@@ -106,7 +108,7 @@ def diagnosis(
             lines += [f"    {line}" for line in tail(cluster, own, container) or tails.get(own, ())]
     lines += [f"and {len(shown) - PODS_SHOWN} more pods"] if len(shown) > PODS_SHOWN else []
     lines += _events(cluster, asked)
-    lines += [f"remedy: {REMEDY[reason]}" for reason in sorted(reasons & REMEDY.keys())]
+    lines += [f"remedy: {remedies[reason]}" for reason in sorted(reasons & remedies.keys())]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from omnicore.config import EngineConfig, Recipe
 from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
 from omnicore.engines.estimate import Estimate, estimate
+from omnicore.errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,19 @@ class Asking:
 
         Raises EngineError when the canary fails, or more requests fail than `max_error_rate` allows.
         """
-        engine = self._open(recipe)
-        perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests))
-        replies = ask(
-            engine,
-            self.requests,
-            self.sampling,
-            seed=recipe.seed,
-            batch=self._together,
-            journal=output / "replies.journal",
-            label=label,
-            max_error_rate=self.config.max_error_rate,
-        )
-        return replies, perceived
+        with self._opened(recipe, output, label) as engine:
+            perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests))
+            replies = ask(
+                engine,
+                self.requests,
+                self.sampling,
+                seed=recipe.seed,
+                batch=self._together,
+                journal=output / "replies.journal",
+                label=label,
+                max_error_rate=self.config.max_error_rate,
+            )
+        return replies, perceived  # all are in the journal by now: nobody asks the engine any more
 
     def cost(self, recipe: Recipe) -> Estimate:
         """Asks a batch, or as many as go at a time, and no more."""
@@ -57,7 +59,20 @@ class Asking:
     def _together(self) -> int:
         return self.batch if self.config.kind == "transformers" else 1
 
+    @contextmanager
+    def _opened(self, recipe: Recipe, output: Path, label: str) -> Iterator[Engine]:
+        """The engine for as long as it is asked: a server that was started for it is gone when the block ends."""
+        if self.config.kind != "kserve":
+            yield self._open(recipe)
+            return
+        from omnicore.engines.kserve import served
+
+        with served(self.config, self.model, recipe, output, label) as engine:
+            yield engine
+
     def _open(self, recipe: Recipe) -> Engine:
+        if self.config.kind == "kserve":
+            raise EngineError("a server of KServe is started for a run only")  # nobody deploys a model to learn a price
         if self.config.kind == "transformers":
             from omnicore.models.runtime import set_up
 

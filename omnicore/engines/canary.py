@@ -243,7 +243,7 @@ def _ask(engine: Engine, config: EngineConfig, profile: Profile, queries: Sequen
 
 def _reference(engine: Engine, config: EngineConfig, profile: Profile) -> Reference | str:
     """The stored answers, or why there are none. Raises ConfigError for a reference that holds none, DataError for a broken one."""
-    place = config.reference or (engine.name if config.kind == "transformers" else "")
+    place = config.reference or (engine.name if config.kind != "http" else "")
     path = _directory(place) / FILE
     if not (place and path.is_file()):
         if config.reference:
