@@ -131,7 +131,8 @@ def check(engine: Engine, config: EngineConfig, profile: Profile, kinds: Set[Kin
     found = {**by, "canary_noise": round(noise, 4) if math.isfinite(noise) else "words"}
     if not isinstance(stored, Reference):
         return {**found, "canary_agreement": stored}
-    same = [_apart(reply, _reply(stored.answers[query.id])) <= CLOSE for query, reply in zip(fixed, replies, strict=True)]
+    given = [Reply(answer.words, logprobs=answer.logprobs) for answer in (stored.answers[query.id] for query in fixed)]
+    same = [_apart(reply, expected) <= CLOSE for reply, expected in zip(replies, given, strict=True)]
     if sum(same) < AGREEMENT * len(same):
         raise EngineError(
             f"{engine.name} perceives what it is shown, but answers as another or differently configured model would: {sum(same)} "
@@ -195,14 +196,10 @@ def _unproven(name: str, kind: str, a: _Shown, b: _Shown, noise: float) -> str:
         heard = "both are answered with the same words, and the server sends no log-probs that could differ"
     else:
         heard = f"their log-probs differ by {_gap(a, b):.2g} nats, two askings of the same request by {noise:.2g}"
-    said = " | ".join(dict.fromkeys(_told_of(reply) for reply in (*a.replies, *b.replies)))
+    said = " | ".join(dict.fromkeys(repr((r.text or r.reasoning)[:80]) for r in (*a.replies, *b.replies)))
     return (
         f"{name} does not {_VERB[kind]}: {a.name} and {b.name} are answered alike ({said}); {heard}. Usual causes: {_CAUSES[kind]}"
     )
-
-
-def _told_of(reply: Reply) -> str:
-    return repr((reply.text or reply.reasoning)[:80])
 
 
 def _read(profile: Profile, name: str, digit: str | None, query: Query, *replies: Reply) -> _Shown:
@@ -220,10 +217,6 @@ def _apart(a: Reply, b: Reply) -> float:
     if _words(a) != _words(b):
         return math.inf
     return max((abs(x - y) for x, y in zip(a.logprobs, b.logprobs, strict=False)), default=0.0)
-
-
-def _reply(stored: Answer) -> Reply:
-    return Reply(stored.words, logprobs=stored.logprobs)
 
 
 def _ask(engine: Engine, config: EngineConfig, profile: Profile, queries: Sequence[Query], root: Path) -> list[Reply]:

@@ -191,8 +191,8 @@ def serve(model: str, recipe: Recipe, host: str, port: int) -> None:
             raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror}; give another --port or --host") from error
     arguments, sys.argv = sys.argv, sys.argv[:1]  # KServe reads the command line when it is imported, and ours is not for it
     try:
-        from kserve import ModelServer  # type: ignore[import-untyped]
-        from kserve.model_server import app  # type: ignore[import-untyped]
+        from kserve import ModelServer
+        from kserve.model_server import app
     finally:
         sys.argv = arguments
     server = Server(model, recipe)
