@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from omnicore.cluster.inferenceservice import ServeSpec, checkpoint
 from omnicore.cluster.launch import cancelling
 from omnicore.cluster.names import job_name, labels
 from omnicore.cluster.serve import Service
-from omnicore.cluster.step import origin
+from omnicore.cluster.step import PASSED_ON, origin
 from omnicore.config import EngineConfig, Profile, Recipe, digest
 from omnicore.engines.base import Batch, Finished, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.errors import ConfigError, EngineError
+
 
 class KServeEngine:
     """Asks the server behind `service`, and looks after it meanwhile."""
@@ -66,6 +68,7 @@ def served(config: EngineConfig, model: str, recipe: Recipe, output: Path, label
     cluster = connect(place.namespace)
     found = checkpoint(model, place.storage)
     run, owner = origin(cluster, recipe)
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     key = digest([str(output), found.uri, config.runtime, config.gpus])
     spec = ServeSpec(
         name=job_name(run, label, key),
@@ -73,7 +76,7 @@ def served(config: EngineConfig, model: str, recipe: Recipe, output: Path, label
         labels=labels(run, label, key),
         model=found,
         engine=config,
-        place=place,
+        place=place.model_copy(update={"env": {**passed_on, **place.env}}),
         owner=owner,
     )
     service = Service(cluster, spec)
