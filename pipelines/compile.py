@@ -39,12 +39,16 @@ def compiled(directory: Path) -> list[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="pipelines.compile", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 naming the files that are not current")
-    check = parser.parse_args().check
-    COMPILED.mkdir(exist_ok=True)
+    parser.add_argument(
+        "--output", type=Path, default=COMPILED, metavar="DIR", help="as in build/pipelines, for one build's images"
+    )
+    options = parser.parse_args()
+    check, target_directory = options.check, options.output
+    target_directory.mkdir(parents=True, exist_ok=True)
     stale = 0
-    with tempfile.TemporaryDirectory(dir=None if check else COMPILED) as directory:
+    with tempfile.TemporaryDirectory(dir=None if check else target_directory) as directory:
         for file in compiled(Path(directory)):
-            target = COMPILED / file.name
+            target = target_directory / file.name
             if not check:
                 file.replace(target)
             elif not target.is_file() or target.read_bytes() != file.read_bytes():

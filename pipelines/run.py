@@ -31,6 +31,7 @@ from omnicore.config import load_recipe
 from omnicore.errors import OmniError, StepBusy
 from omnicore.journal import read_json, storage_errors
 from pipelines.board import Board, rows
+from pipelines.containers import container_runner
 
 PUBLISHED = {
     "omniclean": ("manifest.json", "audit.json", "report.html"),
@@ -74,6 +75,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--control", action="store_true", help="omniboost: also train with a random reward and show it in the report"
     )
+    parser.add_argument(
+        "--containers",
+        action="store_true",
+        help="run every task in its image, on Docker or on podman's socket: see images/README.md",
+    )
     return parser.parse_args()
 
 
@@ -101,9 +107,13 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
         # KFP's launcher leaves a temporary directory behind for every task: here they go with the run.
         places = {RUN: state.resolve(), CACHE: (args.run / "cache").resolve(), WORKER: socket, "TMPDIR": scratch}
         os.environ.update({name: str(place) for name, place in places.items()})
-        kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), str(outputs), str(Path(scratch) / "workspace"))
+        runner: Any = kfp.local.SubprocessRunner(use_venv=False)
+        if args.containers:
+            told = {name: str(places[name]) for name in (RUN, CACHE)}
+            runner = container_runner(f"{os.getuid()}:{os.getgid()}", [args.run.resolve()], told)
+        kfp.local.init(runner, str(outputs), str(Path(scratch) / "workspace"))
         try:
-            with _shown(board), _worker(socket, log) as start, _watched(board, start), _into(log):
+            with _shown(board), _worker(socket, log) as start, _watched(board, None if args.containers else start), _into(log):
                 pipeline(**arguments)
         except RuntimeError as error:
             failure = str(error)
@@ -156,14 +166,14 @@ def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _watched(board: Board, start_worker: Callable[[], None]) -> Iterator[None]:
-    """Keeps the board current in a thread of its own; the first task that works starts the worker."""
+def _watched(board: Board, start_worker: Callable[[], None] | None) -> Iterator[None]:
+    """Keeps the board current in a thread of its own; the first task that works starts the worker, where there is one."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL):
             board.refresh()
-            if board.working:
+            if board.working and start_worker:
                 start_worker()
 
     thread = threading.Thread(target=watch)
