@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 import certifi
@@ -132,22 +132,14 @@ class Bucket:
 
     def read(self, key: str) -> bytes | None:
         """A small object whole, None where there is none."""
-        for attempt in range(TRIES + 1):
-            try:
-                answer = self._client.get_object(self.name, key)
-            except S3Error as error:
-                if error.code == "NoSuchKey":
-                    return None
-                raise
-            try:
-                return answer.read()
-            except urllib3.exceptions.HTTPError:
-                if attempt == TRIES:
-                    raise
-            finally:
-                answer.close()
-                answer.release_conn()
-        raise AssertionError("the last attempt returns or raises")
+        into = BytesIO()
+        try:
+            self._take_piece(key, into, 0, 1 << 40, lambda *_: None)
+        except S3Error as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
+        return into.getvalue()
 
     def write(self, key: str, data: bytes) -> None:
         self._client.put_object(self.name, key, BytesIO(data), len(data))
@@ -198,7 +190,7 @@ class Bucket:
             raise StorageError(
                 f"s3://{self.name}/{key}: {self.endpoint} could not put the parts together; give the same command again"
             )
-        return etag.strip('"')
+        return str(etag).strip('"')
 
     def _parts(self, key: str, upload: str) -> dict[int, Object]:
         found: dict[int, Object] = {}
@@ -210,36 +202,61 @@ class Bucket:
                 return found
             marker = str(page.next_part_number_marker)
 
-    def take(self, key: str, path: Path, size: int, moved: Moved) -> str:
-        """Writes the object to `path` and returns the sha256 of what came. A stream that breaks off goes on from there."""
-        digest, done, breaks = hashlib.sha256(), 0, 0
-        with storage_errors(path), path.open("wb") as file:
-            while True:
-                answer = self._client.get_object(self.name, key, offset=done)
-                try:
-                    for chunk in answer.stream(MIB):
-                        file.write(chunk)
-                        digest.update(chunk)
-                        done += len(chunk)
-                        moved(len(chunk), len(chunk))
-                    return digest.hexdigest()
-                except urllib3.exceptions.HTTPError:
-                    breaks += 1
-                    if breaks > TRIES:
-                        raise
-                    if done >= size:
-                        return digest.hexdigest()
-                    time.sleep(min(0.5 * 2**breaks, 10))
-                finally:
-                    answer.close()
-                    answer.release_conn()
+    def take(self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved) -> str:
+        """Writes the object to `path` and returns the sha256 of what came; of a large one the pieces come through `pool`.
+
+        The hash follows the pieces in their order, out of the page cache, while later ones are still on their way.
+        """
+        step, digest, buffer = part_size(size), hashlib.sha256(), bytearray(MIB // 4)
+
+        def piece(number: int) -> None:
+            with path.open("r+b") as file:
+                file.seek(number * step)
+                self._take_piece(key, file, number * step, min(step, size - number * step), moved)
+
+        with storage_errors(path):
+            path.write_bytes(b"")
+            numbers = range(pieces(size))
+            for number, _ in enumerate(pool.map(piece, numbers) if len(numbers) > 1 else map(piece, numbers)):
+                with path.open("rb", buffering=0) as file:
+                    file.seek(number * step)
+                    for _ in range(-(-step // len(buffer))):
+                        digest.update(memoryview(buffer)[: file.readinto(buffer) or 0])
+        return digest.hexdigest()
+
+    def _take_piece(self, key: str, file: BinaryIO, start: int, length: int, moved: Moved) -> None:
+        """A stream that breaks off goes on from there. An object that is too short gives what it has: its sha256 tells."""
+        done = breaks = 0
+        while True:
+            try:
+                answer = self._client.get_object(self.name, key, offset=start + done, length=length - done)
+            except S3Error as error:
+                if error.code == "InvalidRange":
+                    return
+                raise
+            try:
+                for chunk in answer.stream(MIB):
+                    file.write(chunk)
+                    done += len(chunk)
+                    moved(len(chunk), len(chunk))
+                return
+            except urllib3.exceptions.HTTPError:
+                breaks += 1
+                if breaks > TRIES:
+                    raise
+                if done >= length:
+                    return
+                time.sleep(min(0.5 * 2**breaks, 10))
+            finally:
+                answer.close()
+                answer.release_conn()
 
 
 class _Gone(Exception):
     """The upload that was gone on with has been ended by somebody else."""
 
 
-class _SecretDirectory(Provider):
+class _SecretDirectory(Provider):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -253,7 +270,7 @@ class _SecretDirectory(Provider):
         return Credentials(access, secret)
 
 
-class _Role(Provider):
+class _Role(Provider):  # type: ignore[misc]
     def __init__(self) -> None:
         self._iam = IamAwsProvider(http_client=_pool(2, 10, 1))
 

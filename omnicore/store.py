@@ -174,7 +174,7 @@ def fetch(uri: str, directory: Path, published: Published | None = None) -> Publ
     published = published or known(uri)
     bucket, prefix = _open(uri)
     scratch = directory.with_name(directory.name + ".part")
-    with storage_errors(directory), locked(directory), _pool() as pool:
+    with storage_errors(directory), locked(directory), _pool() as pool, _pool() as parts:
         if directory.exists() and any(directory.iterdir()):
             if set(_good(directory, published, pool)) == set(_names(directory)) == {file.name for file in published.files}:
                 return published
@@ -189,7 +189,7 @@ def fetch(uri: str, directory: Path, published: Published | None = None) -> Publ
                 return tell(file.size, 0)
             target.parent.mkdir(parents=True, exist_ok=True)
             with bucket.errors(f"s3://{bucket.name}/{where}"):
-                found = bucket.take(where, target, file.size, tell)
+                found = bucket.take(where, target, file.size, parts, tell)
             if found != file.sha256:
                 target.unlink()
                 raise _damaged(f"s3://{bucket.name}/{where}")

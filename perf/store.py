@@ -1,0 +1,114 @@
+"""The store against the bare minio SDK: `python -m perf.store` prints both and their ratio.
+
+One SeaweedFS on this machine, both clients in one process, in turns, several rounds. The SDK does the same transfer with the same
+number of threads and the same size of parts, and nothing else: no sha256 of a file, no listing, no manifest, no check of what it
+reads. `checked take` adds the sha256 of each file, the least that a reader needs to believe it. A large file goes by `put_object`
+with `num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. What else runs on the machine moves both,
+and is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from omnicore import s3, store
+from omnicore.provenance import sha256_file
+from tests.seaweed import BUCKET, Seaweed
+
+MB = 1_000_000
+
+
+def fill(folder: Path, count: int, size: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.bin").write_bytes(os.urandom(size))
+    return folder
+
+
+def bare_send(bucket: s3.Bucket, source: Path, prefix: str) -> None:
+    def send(path: Path) -> None:
+        with path.open("rb") as file:
+            bucket._client.put_object(
+                BUCKET, f"{prefix}/{path.name}", file, path.stat().st_size, part_size=s3.PART, num_parallel_uploads=s3.WORKERS
+            )
+
+    with ThreadPoolExecutor(s3.WORKERS) as pool:
+        list(pool.map(send, source.iterdir()))
+
+
+def bare_take(bucket: s3.Bucket, names: list[str], prefix: str, target: Path, *, check: bool = False) -> None:
+    def take(name: str) -> None:
+        bucket._client.fget_object(BUCKET, f"{prefix}/{name}", str(target / name))
+        if check:
+            sha256_file(target / name)
+
+    with ThreadPoolExecutor(s3.WORKERS) as pool:
+        list(pool.map(take, names))
+
+
+def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
+    source, bucket = fill(root / label.replace(" ", "-"), count, size), s3.Bucket(BUCKET)
+    names = [path.name for path in source.iterdir()]
+    found: dict[str, list[float]] = {"bare send": [], "store publish": [], "bare take": [], "checked take": [], "store fetch": []}
+    cpu: dict[str, list[float]] = {name: [] for name in found}
+    for turn in range(rounds + 1):
+        place, back = f"{source.name}/{turn}", root / "back"
+        calls: dict[str, Callable[[], object]] = {
+            "bare send": partial(bare_send, bucket, source, f"{place}/bare"),
+            "store publish": partial(store.publish, source, f"s3://{BUCKET}/{place}/store"),
+            "bare take": partial(bare_take, bucket, names, f"{place}/bare", root),
+            "checked take": partial(bare_take, bucket, names, f"{place}/bare", root, check=True),
+            "store fetch": partial(store.fetch, f"s3://{BUCKET}/{place}/store", back),
+        }
+        # Who goes first takes turns, too: the server writes back to its disk what it was sent last.
+        for group in (("bare send", "store publish"), ("bare take", "checked take", "store fetch")):
+            for name in group if turn % 2 else reversed(group):
+                wall, spent = time.perf_counter(), time.process_time()
+                calls[name]()
+                if turn:  # the first round warms caches and connections
+                    found[name].append(time.perf_counter() - wall)
+                    cpu[name].append(time.process_time() - spent)
+        shutil.rmtree(back)
+        for name in names:
+            (root / name).unlink()
+    for bare, ours in (("bare send", "store publish"), ("bare take", "store fetch"), ("checked take", "store fetch")):
+        ratios = [b / o for b, o in zip(found[bare], found[ours], strict=True)]
+        told = []
+        for name in (bare, ours):
+            took = statistics.median(found[name])
+            rate = f"{count * size / MB / took:.1f} MB/s" if size >= MB else f"{count / took:.0f} files/s"
+            told.append(f"{name} {rate} ({statistics.median(cpu[name]):.2f} s of CPU)")
+        print(f"{label}: {', '.join(told)}; median ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=5)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "weed").mkdir()
+        server = Seaweed(root / "weed")
+        server.start()
+        os.environ.update(server.env)
+        print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")
+        try:
+            measure(root, "one file of 200 MB", 1, 200 * MB, given.rounds)
+            measure(root, "500 files of 4 kB", 500, 4_000, given.rounds)
+            measure(root, "20 files of 5 MB", 20, 5 * MB, given.rounds)
+        finally:
+            server.kill()
+        print(f"load average {os.getloadavg()[0]:.2f} after")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Steps on s3:// addresses, against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from omnicore import staging, store
+from omnicore.config import load_recipe
+from omnicore.errors import OmniError, StorageError
+from tests.seaweed import (
+    Proxy,
+    Seaweed,
+    fill,
+    overwrite,
+    proxy,
+    seaweed,
+    signed_in,
+    uri,
+)
+
+__all__ = ["proxy", "seaweed", "signed_in", "uri"]
+pytestmark = pytest.mark.usefixtures("signed_in")
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """prepare and sft that write one file each, counted."""
+    ran = {"prepare": 0, "sft": 0}
+    for name in ran:
+
+        def run(recipe, config, inputs, output, name=name):  # type: ignore[no-untyped-def]
+            ran[name] += 1
+            (output / f"{name}.txt").write_text("".join((path / "prepare.txt").read_text() for path in inputs.values()) + name)
+            return {"rows": 1}
+
+        module = ModuleType(name)
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"omnicore.steps.{name}", module)
+    return ran
+
+
+def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path, steps: dict[str, int]) -> None:
+    recipe = load_recipe("tiny")
+    first = staging.run("prepare", recipe, {}, f"{uri}/prepare/")
+    made = staging.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    assert store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "sft.txt") == b"preparesft"
+    assert made["inputs"] == {"data": first["digest"]}
+    assert staging.run("sft", recipe, {"data": f"{uri}/prepare/"}, f"{uri}/sft") == made
+    assert steps == {"prepare": 1, "sft": 1}
+
+    overwrite(seaweed, f"{uri}/sft", f"{store.known(f'{uri}/sft').folder}/sft.txt", b"spoilt")
+    staging.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    assert steps == {"prepare": 1, "sft": 2}
+    assert store.intact(f"{uri}/sft", store.known(f"{uri}/sft"))
+    staging.run("sft", load_recipe("tiny", ["sft.steps=7"]), {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    assert steps == {"prepare": 1, "sft": 3}
+    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"]["steps"] == 7
+
+    staging.run("sft", recipe, {"data": f"{uri}/prepare"}, str(tmp_path / "local"))
+    assert (tmp_path / "local" / "sft.txt").read_text() == "preparesft"
+    scratch = tmp_path / f"omnicore-{os.getuid()}"
+    assert {path.suffix for path in scratch.iterdir()} == {".lock"}
+
+
+def test_a_step_whose_publishing_failed_publishes_what_it_has(
+    seaweed: Seaweed, uri: str, steps: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Path, uri: str) -> None:
+        raise StorageError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "publish", refuse)
+        with pytest.raises(StorageError, match="away"):
+            staging.run("prepare", load_recipe("tiny"), {}, uri)
+    assert store.look(uri) is None
+    staging.run("prepare", load_recipe("tiny"), {}, uri)
+    assert store.look(uri)
+    assert steps["prepare"] == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        ({"data": "{}/prepare"}, "{}/prepare", "lie in one another; give the output its own address"),
+        ({"data": "{}/prepare"}, "{}/prepare/sft", "lie in one another"),
+        ({"data": "{}/prepare"}, "{}", "lie in one another"),
+        ({"data": "{}/prepare"}, "{}/other", "holds a result of prepare; give sft an address of its own"),
+        ({"data": "{}/prepare"}, "{}/plain", "holds something that is no result of omnicore; give another address"),
+        ({"data": "{}/plain"}, "{}/new", "is not a finished output: no step.json"),
+        ({"data": "{}/absent"}, "{}/new", "nothing is published there"),
+        ({"data": "absent"}, "{}/new", "absent: no such directory"),
+        ({"zzz": "{}/prepare"}, "{}/new", "no input 'zzz'"),
+        ({}, "{}/new", "input 'data' is missing"),
+    ],
+)
+def test_addresses_that_cannot_be(
+    uri: str, tmp_path: Path, steps: dict[str, int], inputs: dict[str, str], output: str, message: str
+) -> None:
+    staging.run("prepare", load_recipe("tiny"), {}, f"{uri}/prepare")
+    staging.run("prepare", load_recipe("tiny"), {}, f"{uri}/other")
+    store.publish(fill(tmp_path / "plain", {"a": 1}), f"{uri}/plain")
+    with pytest.raises(OmniError, match=message):
+        staging.run("sft", load_recipe("tiny"), {role: place.format(uri) for role, place in inputs.items()}, output.format(uri))
+    assert steps["sft"] == 0
+
+
+@pytest.mark.slow
+def test_the_command_line_on_addresses(uri: str, tmp_path: Path) -> None:
+    settings = ["--set", "prepare.scale=0.05", "--set", "threads=1", "--set", "sft.steps=1"]
+
+    def omnicore(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "omnicore", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    train = ["sft", *settings, "--input", f"data={uri}/prepare", "--output", f"{uri}/sft"]
+    early = omnicore(*train)
+    assert (early.returncode, early.stdout) == (2, "")
+    assert early.stderr.startswith(f"omnicore: {uri}/prepare: nothing is published there")
+    for command in (["prepare", *settings, "--output", f"{uri}/prepare"], train):
+        done = omnicore(*command)
+        assert done.returncode == 0, done.stderr
+    again = omnicore(*train)
+    assert again.stdout.startswith("sft: done before  rows ")
+    assert again.stderr == ""
+    names = {file.name for file in store.known(f"{uri}/sft").files}
+    assert {"step.json", "metrics.prom", "curves.jsonl", "checkpoint/model.safetensors"} <= names

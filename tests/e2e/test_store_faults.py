@@ -1,0 +1,265 @@
+"""The store with wrong keys, servers that are none, and kills, cuts and full disks in the middle of its work."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from omnicore import store
+from omnicore.errors import StorageError
+from tests.seaweed import (
+    ACCESS,
+    MIB,
+    ROOT,
+    SECRET,
+    Proxy,
+    Seaweed,
+    fill,
+    free_ports,
+    impatient,
+    objects,
+    parts,
+    proxied,
+    proxy,
+    same,
+    seaweed,
+    signed_in,
+    uri,
+)
+
+__all__ = ["impatient", "proxy", "seaweed", "signed_in", "uri"]
+pytestmark = pytest.mark.usefixtures("signed_in")
+PUBLISH = "import sys; from pathlib import Path; from omnicore import store; store.publish(Path(sys.argv[1]), sys.argv[2])"
+
+
+@pytest.mark.parametrize("operation", ["publish", "fetch"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, r"refused the key of AWS_ACCESS_KEY_ID \(SignatureDoesNotMatch\); mend the key"),
+        ({"AWS_ACCESS_KEY_ID": "unknown"}, r"refused the key of AWS_ACCESS_KEY_ID \(InvalidAccessKeyId\); mend the key"),
+        ({"AWS_SESSION_TOKEN": "stale"}, "refused the key of AWS_ACCESS_KEY_ID"),
+        ({"uri": "s3://absent/run"}, "no bucket absent at http://127.0.0.1:.*; create it, or mend the address"),
+        ({"OMNI_S3_ENDPOINT": "closed"}, "is not to be reached .*refused.*; check OMNI_S3_ENDPOINT and the network"),
+        ({"OMNI_S3_ENDPOINT": "silent"}, "is not to be reached .*timed out.*; check OMNI_S3_ENDPOINT and the network"),
+        ({"OMNI_S3_ENDPOINT": "page"}, "does not answer as S3 does.*; check OMNI_S3_ENDPOINT"),
+        ({"OMNI_S3_ENDPOINT": "https"}, "has a certificate that is not trusted|is not to be reached"),
+        ({"AWS_ACCESS_KEY_ID": ""}, "no credentials for S3: set AWS_ACCESS_KEY_ID"),
+    ],
+    ids=["secret", "key", "token", "bucket", "closed", "silent", "page", "https", "none"],
+)
+def test_one_error_names_the_address_and_the_remedy(
+    operation: str,
+    values: dict[str, str],
+    message: str,
+    seaweed: Seaweed,
+    uri: str,
+    tmp_path: Path,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = fill(tmp_path / "source", {"a": 10})
+    store.publish(source, uri)
+    monkeypatch.setattr("omnicore.s3.READ", 0.3)
+    closed = free_ports(1)[0]
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{closed}/keys")
+    page = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=page.serve_forever, args=(0.01,), daemon=True).start()
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        places = {
+            "closed": f"http://127.0.0.1:{closed}",
+            "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "page": f"http://127.0.0.1:{page.server_port}",
+            "https": f"https://127.0.0.1:{seaweed.port}",
+        }
+        target = values.get("uri", uri)
+        for name, value in values.items():
+            monkeypatch.setenv(name, places.get(value, value))
+        with pytest.raises(StorageError, match=message) as error:
+            store.publish(source, target) if operation == "publish" else store.fetch(target, tmp_path / "back")
+    page.shutdown()
+    page.server_close()
+    if "AWS_ACCESS_KEY_ID" not in values or values["AWS_ACCESS_KEY_ID"]:
+        assert str(error.value).startswith(target)
+    assert not (tmp_path / "back").exists()
+
+
+class Page(BaseHTTPRequestHandler):
+    """A web site, which is no S3, and the endpoint that gives a pod the keys of its role."""
+
+    def answer(self) -> None:
+        keys = {"AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Token": None, "Expiration": "2100-01-01T00:00:00Z"}
+        body = json.dumps(keys).encode() if self.path == "/keys" else b"<html>welcome</html>"
+        self.send_response(200 if self.path == "/keys" else 404)
+        self.send_header("Content-Type", "application/json" if self.path == "/keys" else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = answer  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_keys_of_a_mounted_secret_may_rotate(seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = fill(tmp_path / "secret", {"accesskey": f"{ACCESS}\n", "secretkey": "old"})
+    source = fill(tmp_path / "source", {"a": 10})
+    monkeypatch.setenv("OMNI_S3_SECRET_DIR", str(secret))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StorageError, match=f"refused the key of the secret in {secret}"):
+        store.publish(source, uri)
+    fill(secret, {"secretkey": SECRET})
+    store.fetch(uri, tmp_path / "back") if store.look(uri) else store.publish(source, uri)
+    assert store.look(uri)
+
+
+def test_keys_of_a_role(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=page.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{page.server_port}/keys")
+    assert store.publish(fill(tmp_path / "source", {"a": 10}), uri) == store.look(uri)
+    page.shutdown()
+    page.server_close()
+
+
+def test_a_ca_of_ones_own(seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=omni", "-addext"]
+    subprocess.run([*made, "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    source = fill(tmp_path / "source", {"big": 9 * MIB, "a": 10})
+    with proxied(seaweed.port, context) as proxy:
+        monkeypatch.setenv("OMNI_S3_ENDPOINT", f"https://127.0.0.1:{proxy.port}")
+        with pytest.raises(StorageError, match=r"has a certificate that is not trusted .*; give its CA's file in AWS_CA_BUNDLE"):
+            store.publish(source, uri)
+        for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE"):
+            monkeypatch.setenv(name, str(certificate))
+            store.publish(source, f"{uri}/{name}")
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        store.fetch(f"{uri}/AWS_CA_BUNDLE", tmp_path / "back")
+    assert same(source, tmp_path / "back")
+
+
+def test_a_server_that_comes_back_is_waited_for(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {"big": 60 * MIB, **{f"{i}": 10_000 for i in range(50)}})
+
+    def restart() -> None:
+        seaweed.kill()
+        proxy.cut()
+        time.sleep(1)
+        seaweed.start()
+
+    proxy.when("up", 20 * MIB, lambda: threading.Thread(target=restart).start())
+    store.publish(source, uri)
+    proxy.when("down", 20 * MIB, proxy.cut)
+    down = proxy.down
+    store.fetch(uri, tmp_path / "back")
+    assert same(source, tmp_path / "back")
+    assert proxy.down - down < 63 * MIB  # the stream went on where it broke off
+
+
+def test_a_server_that_stays_away_leaves_nothing_to_see_and_the_next_call_goes_on(
+    seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path, impatient: None
+) -> None:
+    source = fill(tmp_path / "source", {"big": 104 * MIB, **{f"{i}": 50_000 for i in range(50)}})
+
+    def stop() -> None:
+        seaweed.kill()
+        proxy.cut()
+
+    proxy.when("up", 90 * MIB, stop)
+    with pytest.raises(StorageError, match=f"{uri}/.*is not to be reached.*it goes on where it was"):
+        store.publish(source, uri)
+    seaweed.start()
+    assert store.look(uri) is None
+    held = sum(parts(seaweed, uri)) + sum(objects(seaweed, uri).values())
+    assert held > 10 * MIB
+    up = proxy.up
+    published = store.publish(source, uri)
+    assert proxy.up - up < 104 * MIB + 50 * 50_000 - held + 200_000
+    assert store.intact(uri, published)
+    assert parts(seaweed, uri) == []
+
+
+def test_an_interrupted_fetch_keeps_whole_files(
+    proxy: Proxy, uri: str, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(tmp_path / "source", {f"{i}": 100_000 for i in range(100)})
+    store.publish(source, uri)
+    proxy.when("down", 6_000_000, proxy.cut)
+    with pytest.raises(StorageError, match="it goes on where it was"):
+        store.fetch(uri, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    held = [path for path in (tmp_path / "back.part").iterdir() if path.read_bytes() == (source / path.name).read_bytes()]
+    assert len(held) > 40
+    (tmp_path / "back.part" / "stray").write_text("left by somebody")
+    down = proxy.down
+    store.fetch(uri, tmp_path / "back")
+    assert proxy.down - down < (100 - len(held)) * 101_000 + 50_000
+    assert same(source, tmp_path / "back")
+
+
+def test_a_killed_uploader_goes_on(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
+    """kill -9 in the middle of 200 MB; then the same command sends only what was missing, in memory that does not grow with it."""
+    source = fill(tmp_path / "source", {"big": 200 * MIB})
+    command = [sys.executable, "-c", PUBLISH, str(source), uri]
+    uploader = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    proxy.when("up", 120 * MIB, uploader.kill)
+    assert uploader.wait() == -9
+    assert store.look(uri) is None
+    held = sum(parts(seaweed, uri))
+    assert held > 50 * MIB
+    up = proxy.up
+    code = f"{PUBLISH}; print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    done = subprocess.run([sys.executable, "-c", code, str(source), uri], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert proxy.up - up < 201 * MIB - held
+    assert int(done.stdout) < 200_000  # kB
+    assert parts(seaweed, uri) == []
+    store.fetch(uri, tmp_path / "back")
+    assert same(source, tmp_path / "back")
+
+
+@pytest.mark.slow
+def test_many_small_files(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
+    """5,000, the uploader killed among them."""
+    source = fill(tmp_path / "source", {f"{i % 50}/{i}.json": 2000 + i % 7 for i in range(5000)})
+    uploader = subprocess.Popen([sys.executable, "-c", PUBLISH, str(source), uri], cwd=ROOT, stderr=subprocess.DEVNULL)
+    proxy.when("up", 3 * MIB, uploader.kill)
+    assert uploader.wait() == -9
+    there = len(objects(seaweed, uri))
+    assert 500 < there < 4000
+    up = proxy.up
+    published = store.publish(source, uri)
+    assert proxy.up - up < (5000 - there + 100) * 3000
+    assert len(published.files) == 5000
+    assert store.intact(uri, published)
+    store.fetch(uri, tmp_path / "back")
+    assert same(source, tmp_path / "back")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(uri: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        store.publish(fill(tmp_path / "source", {"big": 9 * MIB}), uri)
+        with pytest.raises(StorageError, match=f"no space left on the disk of {disk}/"):
+            store.fetch(uri, disk / "back")
+        assert not (disk / "back").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
