@@ -39,9 +39,9 @@ class Job:
 
     def answer(self, encoder: Encoder) -> Answer:
         """The text so far, and its tokens one by one, the end of the turn among them."""
-        return Answer(
-            encoder.text([self.ids])[0], encoder.tokenizer.batch_decode([[i] for i in self.ids]), self.logprobs, self.finish
-        )
+        tokens = tuple(encoder.tokenizer.batch_decode([[token] for token in self.ids]))
+        # A copy: the next token is appended while this answer is still being sent.
+        return Answer(encoder.text([self.ids])[0], tokens, tuple(self.logprobs), self.finish)
 
 
 class _Rows(LogitsProcessor):  # type: ignore[misc]

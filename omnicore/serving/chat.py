@@ -7,7 +7,6 @@ gets the whole distribution would score another model.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -184,8 +183,8 @@ class Answer:
     """What was generated so far; `finish` once it ended: `stop`, or `length` where it was cut."""
 
     text: str
-    tokens: Sequence[str]
-    logprobs: Sequence[float]
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
     finish: str = ""
 
 
