@@ -5,8 +5,12 @@ BIN    := $(VENV)/bin
 RUN    ?= demo
 SEED   ?= 0
 ARGS   ?=
+PROFILE   ?= dev
+NAMESPACE ?= omnicore
+LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help demo test check format compile tiny-models seeds clean
+.PHONY: help demo test test-images check format compile tiny-models seeds images lock deploy clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +33,9 @@ demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: abo
 test: $(VENV)/.dev-ready  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+test-images: $(VENV)/.dev-ready  ## the training image on the CPU, and the whole tiny recipe in containers
+	OMNI_TEST_TRAIN_IMAGE=1 $(BIN)/python -m pytest -s tests/e2e/test_images.py $(ARGS)
+
 check: $(VENV)/.dev-ready  ## lint, types, import walls, compiled pipelines current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,6 +55,21 @@ tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: abo
 
 seeds: $(VENV)/.run-ready  ## three seeds with the random-reward control arm, into docs/seeds.md: about fifteen minutes
 	$(BIN)/python -m perf.seeds $(ARGS)
+
+images: $(VENV)/.run-ready  ## build images with podman or Docker: ARGS="core train serve --base core=IMAGE"
+	$(BIN)/python images/build.py $(or $(ARGS),core)
+
+lock: $(VENV)/.dev-ready  ## what the images install, pinned with hashes, into images/*.lock
+	printf '%s\n' hatchling setuptools wheel | $(LOCK) --allow-unsafe --output-file images/build.lock -
+	$(LOCK) --extra audit --extra cluster --extra pipelines --output-file images/core.lock pyproject.toml
+	$(LOCK) --extra audit --extra cluster --extra pipelines --extra train --extra gpu --unsafe-package torch \
+		--output-file images/train.lock pyproject.toml images/train.in
+
+deploy: $(VENV)/.run-ready  ## build, push and deploy to the current cluster with skaffold: PROFILE=prod,gpu ARGS="--default-repo=..."
+	skaffold build --profile $(PROFILE) --file-output build/images.json $(ARGS)
+	OMNI_IMAGES=build/images.json $(BIN)/python -m pipelines.compile --output build/pipelines
+	skaffold deploy --profile $(PROFILE) --build-artifacts build/images.json $(ARGS)
+	for file in build/pipelines/*.k8s.yaml; do kubectl apply --namespace $(NAMESPACE) --filename $$file || exit 1; done
 
 clean:  ## runs and caches (the virtual environment stays)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*

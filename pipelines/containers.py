@@ -27,7 +27,7 @@ def container_runner(user: str, shared: Sequence[Path] = (), environment: Mappin
 
     def run(client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **told: Any) -> int:
         told["environment"] = {**(environment or {}), **told.get("environment", {})}
-        return _run(client, image, command, volumes=volumes, **told)
+        return run_container(client, image, command, volumes=volumes, **told)
 
     docker_task_handler.run_docker_container = run
     return DockerRunner(
@@ -41,7 +41,7 @@ def container_runner(user: str, shared: Sequence[Path] = (), environment: Mappin
     )
 
 
-def _run(client: docker.DockerClient, image: str, command: list[str], **told: Any) -> int:
+def run_container(client: docker.DockerClient, image: str, command: list[str], **told: Any) -> int:
     """Runs a container to its end, prints what it says, returns its exit code. It is gone afterwards, whatever happens."""
     from docker.errors import ImageNotFound
 
