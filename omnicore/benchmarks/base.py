@@ -162,7 +162,7 @@ class Source:
     def parquet_rows(self, name: str) -> Iterator[Row]:
         """Rows of a Parquet file, or of all that match a pattern, a few at a time: a row may hold megabytes of media. Memory
         does not grow with the number of row groups, but holds the largest of them. Raises DataError for a broken file."""
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
 
         for path in sorted(self.root.glob(name)):
             file, number = str(path.relative_to(self.root)), 0
