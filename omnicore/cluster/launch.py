@@ -221,7 +221,6 @@ class Job:
             )
         latest = next((c for c in reversed(conditions(self.found)) if c["status"] == "True"), None)
         if latest and latest["type"] == "Suspended":
-            self._running = None  # waits for its quota, maybe after it ran: its time counts from its next start
             self._say(f"waits for its quota: {latest.get('message', '')}")
         elif latest:
             self._say(latest["type"])
@@ -245,8 +244,6 @@ class Job:
     def _see_pod(self, pod: dict[str, Any]) -> None:
         name, status = pod["metadata"]["name"], pod.get("status", {})
         self.pods[name] = pod
-        if status.get("phase") == "Running" and self._running is None:
-            self._running = time.monotonic()
         for container in status.get("containerStatuses") or []:
             state = container.get("state") or {}
             if container["name"] != self.kind.container or not ({"running", "terminated"} & state.keys()):
@@ -281,6 +278,10 @@ class Job:
         if not conditions(self.found) and not self.pods and clock - self._started > times.unnoticed:
             what = f"job {self.name} was not taken up for {times.unnoticed:.0f} s: is the operator of {self.kind.kind} up?"
             raise ClusterError(diagnosis(self.cluster, what, *self._known()))
+        if true(self.found, "Suspended"):
+            self._running = None  # waits for its quota, maybe after it ran: its time counts from its next start
+        elif self._running is None and any(_runs(pod) for pod in self.pods.values()):
+            self._running = clock
         if self._running is not None and clock - self._running > self.deadline + times.overtime:
             what = f"job {self.name} runs longer than its deadline of {self.deadline:.0f} s, and its operator lets it"
             raise ClusterError(diagnosis(self.cluster, what, *self._known()))
@@ -298,6 +299,10 @@ class Job:
         while not self._ended.wait(self.cluster.times.beat):
             with suppress(ApiException, HTTPError, OmniError):  # the next one may get through; the reaper waits for many
                 self.cluster.annotate(self.resource, self.name, self.uid, {HEARTBEAT: now()})
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    return pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpe
 
 
 NAME = spec().name
+NEVER = threading.Event()
 POD = f"{NAME}-worker-0"
 
 
@@ -304,13 +305,26 @@ def quota_comes(op: Operator) -> None:
 
 
 def preempted(op: Operator) -> None:
-    """Its quota is taken away and given back: the deadline counts from the last start."""
+    """Its quota is taken away and given back."""
     op.created()
     op.runs("step 1")
     op.says("Running", "False")
     op.says("Suspended", message="preempted by a better job")
     op.kube.remove("pods", POD)
     op.watched()
+    op.says("Suspended", "False")
+    op.runs("step 1 again")
+    op.succeeds()
+
+
+def preempted_for_long(op: Operator) -> None:
+    """Longer than its deadline, which counts from the last start."""
+    op.created()
+    op.runs("step 1")
+    op.watched()
+    op.says("Suspended", message="preempted by a better job")
+    op.kube.remove("pods", POD)
+    time.sleep(4)
     op.says("Suspended", "False")
     op.runs("step 1 again")
     op.succeeds()
@@ -384,7 +398,7 @@ def progress(op: Operator) -> None:
 def deadline_exceeded(op: Operator) -> None:
     op.created()
     op.runs("step 1")
-    op.fails(143, "Error")
+    op.ends(143, "Error")
     op.says("Failed", reason="DeadlineExceeded", message="active longer than specified deadline")
 
 
@@ -437,6 +451,10 @@ SCENARIOS = {
     "a log that is not there yet": Scenario(late_log, shown=("[worker-0] only line",)),
     "quota pending": Scenario(quota_comes, shown=("waits for its quota: waits in queue gpu",)),
     "preempted": Scenario(preempted, shown=("preempted by a better job", "step 1 again")),
+    "preempted for long": Scenario(preempted_for_long, times=QUICK._replace(overtime=1), deadline=2),
+    "pods are seen late": Scenario(
+        well, fault=lambda v, r, n, seen: Fault(hold=NEVER) if (v, r, seen) == ("list", "pods", 0) else None, shown=("step 2",)
+    ),
     "gated": Scenario(gated, times=QUICK._replace(unschedulable=0.2)),
     "unschedulable": Scenario(pending(conditions=[UNSCHEDULABLE]), "Insufficient gpu", times=QUICK._replace(unschedulable=0.2)),
     "scheduled, but never starts": Scenario(pending(), "containers do not start", times=QUICK._replace(unschedulable=0.2)),
@@ -515,6 +533,11 @@ SCENARIOS = {
     "logs break after every line": Scenario(
         lambda op: (op.created(), op.runs(*(f"n{n}" for n in range(9))), op.succeeds()),
         fault=lambda v, r, n, seen: Fault(cut=seen + 1) if r == "pods/log" and seen < 9 else None,
+        shown=tuple(f"[worker-0] n{n}" for n in range(9)),
+    ),
+    "logs break before they have caught up": Scenario(
+        lambda op: (op.created(), op.runs(*(f"n{n}" for n in range(9))), op.succeeds()),
+        fault=lambda v, r, n, seen: Fault(cut=(5, 2, 3)[seen]) if r == "pods/log" and seen < 3 else None,
         shown=tuple(f"[worker-0] n{n}" for n in range(9)),
     ),
     "heartbeats fail": Scenario(beaten, fault=fault_of("patch", "pytorchjobs", until=99, status=500)),
@@ -626,6 +649,23 @@ def test_sigterm_during_the_creation_leaves_no_job(kube: KubeServer, launcher: C
     kube.wait_for(lambda: not kube.all("pytorchjobs"))
     answered.set()
     process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_sigterm_while_the_last_lines_are_awaited_deletes_the_job(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
+    process, op = launcher(), Operator(kube)
+    op.created()
+    op.runs("a log that does not end")
+    op.followed()
+    op.says("Succeeded")
+    assert process.stdout
+    while "Succeeded" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert not kube.all("pytorchjobs")
     assert process.returncode == 128 + signal.SIGTERM
 
 
