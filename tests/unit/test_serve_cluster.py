@@ -79,6 +79,7 @@ class Cluster:
     def __init__(self, kube: KubeServer, stub: Stub) -> None:
         self.kube, self.stub = kube, stub
         self.name = ""
+        self.early = 0  # times that it was asked before it could answer
 
     def created(self, times: int = 1) -> dict[str, Any]:
         self.kube.wait_for(lambda: len(self.kube.created) >= times and self.kube.all(PLURAL))
@@ -176,6 +177,11 @@ def until_seen(cluster: Cluster) -> None:
     cluster.kube.wait_for(lambda: cluster.kube.version > version + 1)  # two heartbeats
 
 
+def not_yet(cluster: Cluster) -> None:
+    until_seen(cluster)
+    cluster.early += cluster.stub.pings
+
+
 def failed(state: str, reason: str, message: str, code: int = 0) -> Play:
     info = {"reason": reason, "message": message, "exitCode": code}
     return lambda c: c.status(Ready="False", model={"transitionStatus": state, "lastFailureInfo": info})
@@ -270,7 +276,7 @@ SCENARIOS = {
     "canary sees the picture": Scenario(picture=True),
     "canary sees nothing": Scenario(words=("does not see pictures",), error=EngineError, reply=alike, picture=True),
     "Ready of an older generation": Scenario(
-        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(observedGeneration=0), until_seen, lambda c: c.status()))
+        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(observedGeneration=0), not_yet, lambda c: c.status()))
     ),
     "the Deployment counts generations of its own": Scenario(
         after_created(in_turn(lambda c: c.pod(), lambda c: c.status(observedGeneration=3)))
@@ -280,19 +286,19 @@ SCENARIOS = {
             in_turn(
                 lambda c: c.pod(),
                 lambda c: c.status(model={"transitionStatus": "InProgress", "states": {"activeModelState": "Pending"}}),
-                until_seen,
+                not_yet,
                 lambda c: c.status(),
             )
         )
     ),
     "Ready without an address": Scenario(
-        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(address={}), until_seen, lambda c: c.status()))
+        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(address={}), not_yet, lambda c: c.status()))
     ),
     "Ready while its only pod crashes": Scenario(
         after_created(in_turn(crashes, lambda c: c.status())), ("CrashLoopBackOff", "OOMKilled", "engine.memory")
     ),
     "Ready while its pod is not": Scenario(
-        after_created(in_turn(lambda c: c.pod(False), lambda c: c.status(), until_seen, lambda c: c.pod()))
+        after_created(in_turn(lambda c: c.pod(False), lambda c: c.status(), not_yet, lambda c: c.pod()))
     ),
     "model fails to load": Scenario(
         after_created(in_turn(lambda c: c.kube.say(c.pod(False, state={"terminated": {"exitCode": 1}}), "Traceback: no"), BLOCKED)),
@@ -323,7 +329,7 @@ SCENARIOS = {
     ),
     "a node comes": Scenario(after_created(in_turn(unschedulable, until_seen, up))),
     "waits for its quota longer than it may take to start": Scenario(
-        after_created(in_turn(gated, pause, up)), engine={"start_seconds": 1}, times=QUICK._replace(unschedulable=0.2)
+        after_created(in_turn(gated, pause, pause, up)), engine={"start_seconds": 1}, times=QUICK._replace(unschedulable=0.2)
     ),
     "fetches longer than a node may take": Scenario(
         after_created(in_turn(lambda c: c.pod(False, phase="Pending", init={"running": {}}), pause, up)),
@@ -440,7 +446,8 @@ def test_whatever_happens_nothing_stays_and_nothing_else_is_asked(
     before = signal.getsignal(signal.SIGTERM)
     stub = Stub(scenario.reply)
     stub.start()
-    player = threading.Thread(target=scenario.play, args=[Cluster(kube, stub)], daemon=True)
+    world = Cluster(kube, stub)
+    player = threading.Thread(target=scenario.play, args=[world], daemon=True)
     player.start()
 
     def act() -> None:
@@ -457,6 +464,7 @@ def test_whatever_happens_nothing_stays_and_nothing_else_is_asked(
     finally:
         if stub.thread.is_alive():
             stub.stop()
+    assert world.early == 0, "it was asked before it could answer"
     assert len(kube.created) == scenario.created
     assert len(kube.all(PLURAL)) == scenario.left
     assert signal.getsignal(signal.SIGTERM) is before
