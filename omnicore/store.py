@@ -211,8 +211,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _open(uri: str) -> tuple[Bucket, str]:
-    from omnicore import s3
-
+    try:
+        from omnicore import s3
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'") from error
     address = s3.parse(uri)
     return s3.Bucket(address.bucket), address.prefix
 

@@ -126,6 +126,18 @@ def test_the_light_modules_load_no_sdk():
     assert not {"minio", "urllib3", "omnicore.s3"} & set(loaded)
 
 
+def test_a_missing_sdk_names_its_extra(monkeypatch):
+    import sys
+
+    import omnicore
+
+    monkeypatch.delattr(omnicore, "s3", raising=False)
+    monkeypatch.delitem(sys.modules, "omnicore.s3")
+    monkeypatch.setitem(sys.modules, "minio", None)
+    with pytest.raises(ConfigError, match=r"s3://omni/a needs minio, which is not installed: pip install 'omnicore\[cluster\]'"):
+        store.look("s3://omni/a")
+
+
 def test_a_lock_waits_for_the_other(tmp_path: Path):
     import threading
 
