@@ -285,10 +285,15 @@ SCENARIOS = {
         after_created(
             in_turn(
                 lambda c: c.pod(),
-                lambda c: c.status(model={"transitionStatus": "InProgress", "states": {"activeModelState": "Pending"}}),
+                lambda c: c.status(model={"states": {"activeModelState": "Pending"}}),
                 not_yet,
                 lambda c: c.status(),
             )
+        )
+    ),
+    "Ready with the model before this one": Scenario(
+        after_created(
+            in_turn(lambda c: c.pod(), lambda c: c.status(model={"transitionStatus": "InProgress"}), not_yet, lambda c: c.status())
         )
     ),
     "Ready without an address": Scenario(
