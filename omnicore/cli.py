@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from omnicore import __version__
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -111,6 +112,8 @@ def _run(arguments: Sequence[str]) -> int:
         _serve(options)
     elif options.command == "reap":
         _reap(options)
+    elif options.command == "submit":
+        print(_submit(options))
     else:
         from omnicore.config import load_recipe, recipe_from_json
         from omnicore.run import cost
@@ -147,6 +150,17 @@ def _reap(options: Namespace) -> None:
         raise ConfigError(f"omnicore reap needs {error.name}: pip install 'omnicore[cluster]'") from error
     gone = reap(connect(options.namespace), run=options.run, stale=options.stale, dry_run=options.dry_run)
     print("\n".join(gone) or "nothing to reap")
+
+
+def _submit(options: Namespace) -> str:
+    """What `omnicore submit` has to say. The library knows nothing of Kubeflow: this is the pipelines' own, by its name."""
+    try:
+        module = import_module("pipelines.submit")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"omnicore submit needs {error.name}: pip install 'omnicore[pipelines]'") from error
+    place = {name: getattr(options, name) for name in ("version", "host", "namespace", "service_account")}
+    parameters = module.parse_parameters(options.param)
+    return str(module.submit(options.pipeline, options.run, options.recipe, options.set, parameters, **place))
 
 
 def _compare(options: Namespace) -> None:
@@ -241,6 +255,24 @@ def _parser() -> ArgumentParser:
     reap.add_argument("--run", default="", metavar="ID", help="all that this run has left, however fresh")
     reap.add_argument("--stale", type=float, default=900, metavar="SECONDS", help="age of a heartbeat that is none (default: 900)")
     reap.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    submit = commands.add_parser("submit", help="run a pipeline on a cluster; a name that runs, or has succeeded, is not run again")
+    submit.add_argument("--pipeline", required=True, metavar="NAME", help="omniclean, omniboost or retrain")
+    submit.add_argument("--run", required=True, metavar="NAME", help="the run's name: the same command again creates no second one")
+    submit.add_argument("--recipe", default="tiny", help="a recipe of the pipeline's image, by name or path (default: tiny)")
+    _add_set(submit)
+    submit.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another parameter: champion=s3://..., control=true; repeat",
+    )
+    submit.add_argument("--version", default="", metavar="NAME", help="of the pipeline (default: the newest)")
+    submit.add_argument(
+        "--host", default="", metavar="URL", help="KFP's API (default: KF_PIPELINES_ENDPOINT, or this cluster's own)"
+    )
+    submit.add_argument("--namespace", default="", help="of the profile, where KFP serves many users")
+    submit.add_argument("--service-account", default="omnicore-runner", metavar="NAME", help="of the run's pods")
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
     compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")

@@ -1,0 +1,233 @@
+"""Creates a run of a pipeline that a cluster has, once a name: what `omnicore submit` does for a person, a hook, or a CronJob.
+
+Speaks KFP's API v2beta1 through its generated client. `kfp.Client` is left alone: it gives no request a time limit, and does not
+send the projected token to a host that is named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import kfp_server_api as api
+import yaml
+from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
+from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
+from urllib3.exceptions import HTTPError
+
+from omnicore.config import load_recipe, recipe_names
+from omnicore.errors import ClusterError, ConfigError
+
+T = TypeVar("T")
+IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+OVER = frozenset({"FAILED", "CANCELED", "CANCELING", "SKIPPED"})  # a run in another state is alive, or has succeeded
+SECONDS = (10, 60)  # to connect, to answer
+
+
+def submit(
+    pipeline: str,
+    run: str,
+    recipe: str,
+    overrides: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    version: str = "",
+    host: str = "",
+    namespace: str = "",
+    service_account: str = "omnicore-runner",
+) -> str:
+    """Creates the run, or finds the one of this name that is alive or has succeeded; returns a line with its address.
+
+    `version` is the name of a PipelineVersion (the newest one by default), `namespace` that of a profile where KFP serves many
+    users. Raises ConfigError for what the caller can mend (recipe, parameter, pipeline, host, rights), ClusterError when the
+    server does not answer.
+    """
+    if recipe in recipe_names():
+        load_recipe(recipe, overrides)  # a wrong field is told before anything starts
+    kfp = Server(host, namespace)
+    found = kfp.pipeline(pipeline)
+    chosen = kfp.version(found, version)
+    arguments = {
+        "recipe": recipe,
+        "overrides": json.dumps(list(overrides)) if overrides else "",
+        "run_name": run,
+        **(parameters or {}),
+    }
+    _check(pipeline, chosen, arguments)
+    if held := kfp.run(run):
+        return _told(kfp, held, found)
+    body = api.V2beta1Run(
+        display_name=run,
+        experiment_id=kfp.experiment(pipeline),
+        pipeline_version_reference=api.V2beta1PipelineVersionReference(found.pipeline_id, chosen.pipeline_version_id),
+        runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
+        service_account=service_account,
+    )
+    try:
+        made = kfp.ask(kfp.runs.run_service_create_run, body)
+    except ClusterError:
+        if held := kfp.run(run):  # the answer was lost, the run was not
+            return _told(kfp, held, found)
+        raise
+    return f"run {run} of {chosen.display_name} is created: {kfp.link(made)}"
+
+
+class Server:
+    """One KFP API server and how this process proves who it is."""
+
+    def __init__(self, host: str, namespace: str) -> None:
+        in_cluster = IN_CLUSTER if "KUBERNETES_SERVICE_HOST" in os.environ else ""
+        self.host = (host or os.environ.get("KF_PIPELINES_ENDPOINT") or in_cluster).rstrip("/")
+        if not self.host.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"--host {self.host!r} is no address: give KFP's API, as in http://localhost:8888 after "
+                "`kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
+            )
+        self.namespace = namespace
+        settings = api.Configuration(self.host)
+        settings.retries = False
+        if token := _token():
+            settings.api_key_prefix["authorization"] = "Bearer"
+            # Read for every request: the kubelet renews it.
+            settings.refresh_api_key_hook = ServiceAccountTokenVolumeCredentials(str(token)).refresh_api_key_hook
+            settings.refresh_api_key_hook(settings)
+        client = api.ApiClient(settings)
+        self.pipelines, self.runs = api.PipelineServiceApi(client), api.RunServiceApi(client)
+        self.experiments = api.ExperimentServiceApi(client)
+
+    def pipeline(self, name: str) -> api.V2beta1Pipeline:
+        """In the namespace, or shared by all."""
+        for where in dict.fromkeys((self.namespace, "")):
+            scope = {"namespace": where} if where else {}
+            found = self.ask(self.pipelines.pipeline_service_get_pipeline_by_name, name, missing=None, **scope)
+            if found is not None:
+                if not found.pipeline_id:
+                    raise ConfigError(f"{self.host} answers, but not as KFP's API does: check --host")
+                return found
+        hint = f"kubectl apply --server-side -f pipelines/compiled/{name}.k8s.yaml, or upload pipelines/compiled/{name}.yaml"
+        place = f" in namespace {self.namespace}" if self.namespace else ""
+        raise ConfigError(f"{self.host} has no pipeline {name}{place}: {hint}")
+
+    def version(self, pipeline: api.V2beta1Pipeline, name: str) -> api.V2beta1PipelineVersion:
+        """The version of this name, else the newest."""
+        wanted = {"filter": _named(name)} if name else {"sort_by": "created_at desc", "page_size": 1}
+        listed = self.ask(self.pipelines.pipeline_service_list_pipeline_versions, pipeline.pipeline_id, **wanted)
+        if not listed.pipeline_versions:
+            what = f"no version {name}" if name else "no version yet"
+            raise ConfigError(f"pipeline {pipeline.display_name} of {self.host} has {what}")
+        return listed.pipeline_versions[0]
+
+    def run(self, name: str) -> api.V2beta1Run | None:
+        """The run of this name that is alive or has succeeded."""
+        scope = {"namespace": self.namespace} if self.namespace else {}
+        listed = self.ask(self.runs.run_service_list_runs, filter=_named(name), sort_by="created_at desc", page_size=100, **scope)
+        return next((run for run in listed.runs or [] if run.state not in OVER), None)
+
+    def experiment(self, name: str) -> str:
+        """Id of the experiment that holds a pipeline's runs, created where it is missing."""
+        scope = {"namespace": self.namespace} if self.namespace else {}
+        listed = self.ask(self.experiments.experiment_service_list_experiments, filter=_named(name), **scope)
+        if listed.experiments:
+            return str(listed.experiments[0].experiment_id)
+        body = api.V2beta1Experiment(display_name=name, **scope)
+        return str(self.ask(self.experiments.experiment_service_create_experiment, body).experiment_id)
+
+    def link(self, run: api.V2beta1Run) -> str:
+        return f"{self.host}/#/runs/details/{run.run_id}"
+
+    def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T | Any:
+        """One request. `missing` is what to return for 404. Raises ConfigError and ClusterError."""
+        absent = "missing" in options
+        missing = options.pop("missing", None)
+        try:
+            return call(*arguments, _request_timeout=SECONDS, **options)
+        except api.ApiException as error:
+            said = _said(error)
+            if error.status == 404 and absent and "code" in (error.body or ""):
+                return missing
+            if error.status == 401:
+                raise ConfigError(
+                    f"{self.host} does not know who asks (401): in a pod mount the projected token with audience "
+                    f"pipelines.kubeflow.org and name it in {KF_PIPELINES_SA_TOKEN_ENV}. {said}"
+                ) from error
+            if error.status == 403:
+                raise ConfigError(
+                    f"{self.host} does not allow this (403): the account needs the role kubeflow-pipelines-edit in namespace "
+                    f"{self.namespace or '(none given: --namespace)'}. {said}"
+                ) from error
+            if error.status in {404, 405}:
+                raise ConfigError(f"{self.host} answers, but not as KFP's API does ({error.status}): check --host") from error
+            if error.status is not None and 400 <= error.status < 500 and error.status != 429:
+                raise ConfigError(f"{self.host} refuses ({error.status}): {said}") from error
+            raise ClusterError(f"{self.host} fails ({error.status}): {said}; the same command may be given again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{self.host} answers, but not as KFP's API does: check --host") from error
+        except (HTTPError, OSError) as error:
+            raise ClusterError(
+                f"{self.host} is not to be reached: check --host and the network; the same command may be given again. {error}"
+            ) from error
+
+
+def _token() -> Path | None:
+    """File of the projected token, where there is one."""
+    named = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV)
+    token = Path(named or KF_PIPELINES_SA_TOKEN_PATH)
+    if token.is_file():
+        return token
+    if named:
+        raise ConfigError(f"{KF_PIPELINES_SA_TOKEN_ENV}={named}: no such file; mount the projected token there")
+    return None
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _check(pipeline: str, version: api.V2beta1PipelineVersion, arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError for arguments that the pipeline does not take, or lacks: KFP says so only once the run has failed."""
+    spec = version.pipeline_spec or {}
+    spec = spec.get("pipeline_spec", spec)
+    takes = spec.get("root", {}).get("inputDefinitions", {}).get("parameters")
+    if takes is None:
+        return
+    unknown = sorted(arguments.keys() - takes.keys())
+    absent = sorted(name for name, value in takes.items() if not value.get("isOptional") and name not in arguments)
+    if unknown or absent:
+        told = [f"takes no {', '.join(unknown)}"] if unknown else []
+        told += [f"needs {', '.join(absent)}"] if absent else []
+        raise ConfigError(
+            f"{pipeline} {' and '.join(told)}: its parameters are {', '.join(sorted(takes))}; give --param NAME=VALUE"
+        )
+
+
+def _told(kfp: Server, held: api.V2beta1Run, pipeline: api.V2beta1Pipeline) -> str:
+    reference = held.pipeline_version_reference
+    if reference and reference.pipeline_id and reference.pipeline_id != pipeline.pipeline_id:
+        raise ConfigError(f"run {held.display_name} is of another pipeline: {kfp.link(held)}; give --run another name")
+    return f"run {held.display_name} is there already ({(held.state or 'pending').lower()}): {kfp.link(held)}"
+
+
+def _said(error: api.ApiException) -> str:
+    """The server's own words, on one line."""
+    try:
+        words = json.loads(error.body)
+        return " ".join(str(words.get("message") or words.get("error")).split())[:300]
+    except (TypeError, ValueError, AttributeError):
+        return str(error.reason)
+
+
+def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, the value as YAML: `control=true`, `benchmarks={daily_omni: hub@1a2b3c}`. Raises ConfigError."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--param {text!r}: write NAME=VALUE, as in champion=s3://models/champion")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--param {text!r}: the value is not YAML; quote it") from error
+    return found
