@@ -57,11 +57,13 @@ def run_job(cluster: Cluster, kind: Kind, body: Mapping[str, Any], *, deadline: 
             keep = keep_on_failure
             raise
         finally:
-            job.close()
-            if keep:
-                print(f"job {job.name} is kept for a look: kubectl describe {kind.resource.plural} {job.name}", flush=True)
-            else:
-                job.discard()
+            try:
+                job.close()
+            finally:  # also when a signal comes while the last lines are awaited
+                if keep:
+                    print(f"job {job.name} is kept for a look: kubectl describe {kind.resource.plural} {job.name}", flush=True)
+                else:
+                    job.discard()
 
 
 class JobFailed(ClusterError):
