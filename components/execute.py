@@ -94,8 +94,11 @@ def _written(values: Mapping[str, Any]) -> list[str]:
 
 
 def _pinned() -> dict[str, str]:
-    """On a cluster, the image that the pipeline was compiled with: a job of other code would make another result."""
-    return {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "")} if "KUBERNETES_SERVICE_HOST" in os.environ else {}
+    """On a cluster, the image that the pipeline was compiled with: a job of other code would make another result.
+
+    A light step starts no job and is told none, but a recipe that names a kind of job is refused without an image.
+    """
+    return {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "none")} if "KUBERNETES_SERVICE_HOST" in os.environ else {}
 
 
 def _worker(step: str, section: str, task: "Task") -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:

@@ -46,7 +46,8 @@ def submit(
     server does not answer.
     """
     if recipe in recipe_names():
-        load_recipe(recipe, overrides)  # a wrong field is told before anything starts
+        # A wrong field is told before anything starts; the image of jobs is the pipeline's own.
+        load_recipe(recipe, ["launcher.image=of-the-pipeline", *overrides])
     kfp = Server(host, namespace)
     found = kfp.pipeline(pipeline)
     chosen = kfp.version(found, version)

@@ -240,6 +240,14 @@ def test_a_jobs_image_is_the_pipelines_own(cluster, overrides, image, tmp_path, 
     assert calls[0]["recipe"].launcher.image == image
 
 
+def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, calls, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.delenv("OMNI_TRAIN_IMAGE", raising=False)
+    jobs = "[launcher.kind=trainjob, launcher.storage=s3://omnicore/runs]"
+    component("prepare").python_func(**artefacts("prepare", tmp_path), recipe="tiny", overrides=jobs)
+    assert calls[0]["recipe"].launcher.kind == "trainjob"
+
+
 def test_the_clean_up_reaps_the_run_of_its_pod_and_does_nothing_elsewhere(monkeypatch):
     called = []
     monkeypatch.setattr("omnicore.cli.main", lambda arguments: called.append(arguments) or 0)

@@ -140,6 +140,12 @@ def test_a_run_of_the_newest_version_with_its_arguments(kfp: Kfp, capsys: pytest
     assert capsys.readouterr().out == f"run boost-1 of omniboost-new is created: {kfp.url}/#/runs/details/r0\n"
 
 
+def test_jobs_need_no_image_of_the_user_and_are_told_none(kfp: Kfp) -> None:
+    assert submit(kfp, "--set", "launcher.kind=trainjob", "--set", "launcher.storage=s3://omnicore/runs") == 0
+    sent = yaml.safe_load(kfp.runs[0]["runtime_config"]["parameters"]["overrides"])
+    assert sent == ["launcher.kind=trainjob", "launcher.storage=s3://omnicore/runs"]
+
+
 def test_a_version_an_account_and_a_namespace_are_taken_as_given(kfp: Kfp) -> None:
     kfp.users = True
     assert submit(kfp, "--version", "omniboost-old", "--namespace", "team", "--service-account", "mine") == 0
