@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from omnicore import store
 from omnicore.config import SECTION_STEP, TRANSPORT, Recipe, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
@@ -126,8 +127,7 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
     reads = STEPS[step].reads
     whole = recipe.model_dump(mode="json")
     read = whole if "*" in reads else {name: whole[name] for name in reads if name not in inputs}
-    # A model directory may change under the same name.
-    models = {name for name in (read.get("model"), getattr(config, "model", None)) if name and Path(name).is_dir()}
+    models = {name for name in (read.get("model"), getattr(config, "model", None)) if name}
     key = digest(
         {
             "step": step,
@@ -136,13 +136,20 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             "seed": recipe.seed,
             "profile": profile_hash(recipe.profile),
             "recipe": _deciding(read),
-            "models": {name: digest_directory(Path(name)) for name in models},
+            "models": {name: found for name in models if (found := _contents(name))},
             "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
             "inputs": digests,
             "code": code_digest(),
         }
     )
     return Work(step, section, recipe, config, inputs, digests, key)
+
+
+def _contents(model: str) -> str:
+    """Digest of a model that may change under the same name: a directory, or what is published at an s3:// address."""
+    if store.is_s3(model):
+        return store.known(model).digest
+    return digest_directory(Path(model)) if Path(model).is_dir() else ""
 
 
 def _listing(root: Path) -> str:
