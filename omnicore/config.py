@@ -21,7 +21,8 @@ from omnicore.schema import View
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Numbers as texts: YAML reads `cpu: 2` as a number, and a quantity of Kubernetes is a text.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class Profile(Config):

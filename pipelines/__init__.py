@@ -15,8 +15,8 @@ class Need(NamedTuple):
     """What a step asks of a cluster, and how many hours one try may take, the wait for a quota included.
 
     A light step runs in its own pod. The pod of a heavy one (with GPUs) only watches: what is asked goes on to its job, where
-    the recipe's `launcher` does not say otherwise. A retry is safe everywhere: a launcher finds the job that runs, and a new
-    job goes on from the last checkpoint.
+    the recipe's `launcher` does not say otherwise. A retry is safe everywhere: a launcher finds the job that runs, or a
+    new one begins the step again.
     """
 
     cpu: str

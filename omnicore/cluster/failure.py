@@ -21,7 +21,7 @@ REMEDY = {
     "InvalidImageName": "check launcher.image",
     "CreateContainerConfigError": "check the names and keys in launcher.secrets",
     "Unschedulable": "check the pool, launcher.node_selector, launcher.tolerations and the size asked for",
-    "DeadlineExceeded": "give it more launcher.deadline_seconds; it goes on from its last checkpoint",
+    "DeadlineExceeded": "give it more launcher.deadline_seconds: the step begins again",
     "Evicted": "the node ran out of something; see the message",
 }
 PODS_SHOWN, EVENTS_SHOWN = 8, 8

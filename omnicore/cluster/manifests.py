@@ -26,7 +26,7 @@ from omnicore.telemetry import PROGRESS_FILE
 GPU = "nvidia.com/gpu"
 METRICS_PORT = 9400
 RENDEZVOUS_PORT = 23456  # the operator's default; named, since it gives every worker a service for it
-RESTARTS = 3  # of torchrun's processes in a pod; each goes on from the last checkpoint
+RESTARTS = 3  # of torchrun's processes in a pod; each begins the step again
 MANAGER = "omnicore.dev/launcher"
 
 
