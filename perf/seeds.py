@@ -25,9 +25,8 @@ def run(seed: int, directory: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> str:
-    return f".{round(1000 * sum(values) / len(values)):03d} [{min(values):.3f}, {max(values):.3f}]".replace("[0.", "[.").replace(
-        ", 0.", ", ."
-    )
+    mean, low, high = (f"{x:.3f}".replace("0.", ".", 1) for x in (sum(values) / len(values), min(values), max(values)))
+    return f"{mean} [{low}, {high}]"
 
 
 def stages(report: dict[str, Any]) -> dict[str, Any]:
@@ -54,8 +53,12 @@ def page(reports: dict[int, dict[str, Any]]) -> str:
     views = [("raw", "macro"), ("clean", "macro"), ("clean", "micro"), ("ablation", "no_audio"), ("ablation", "no_image")]
     scores = [[stage, *(over(stage, *path) for path in views)] for stage in STAGES]
     types = [[stage, *(over(stage, "by_type", kind) for kind in TYPES)] for stage in STAGES]
+    gains = [
+        [stage, *(spread([r["gain"][stage][view]["value"] for r in reports.values()]) for view in ("raw", "clean", "surplus"))]
+        for stage in ("sft", "rlvr")
+    ]
     rules = []
-    for rule in ("single_pass", "repeated"):
+    for rule in ("single_pass", "circular", "repeated"):
         audits = [report["audit"][rule] for report in reports.values()]
         figures = [spread([a[key] for a in audits]) for key in ("precision", "recall", "clean_lost")]
         kept = [str(sorted({a[key] for a in audits}))[1:-1] for key in ("kept", "removed")]
@@ -71,6 +74,8 @@ def page(reports: dict[int, dict[str, Any]]) -> str:
         table(["stage", *(" ".join(path) for path in views)], scores),
         "By query type, both views together, controls included:",
         table(["stage", *TYPES], types),
+        "What each stage gained, micro, and how far the raw view is off (its gain less the clean one):",
+        table(["stage", "raw", "clean", "raw less clean"], gains),
         "The audit against the planted truth:",
         table(["rule", "precision", "recall", "clean lost", "kept", "removed", "second probe hits", "its baseline"], rules),
     ]
