@@ -27,7 +27,7 @@ $(VENV)/.dev-ready: pyproject.toml | $(VENV)/.run-ready
 	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,cluster,dev]'
 	@touch $@
 
-demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: about three minutes (SEED=1 RUN=name)
+demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two to three minutes (SEED=1 RUN=name)
 	$(BIN)/python -m pipelines.run --pipeline omniboost --recipe tiny --seed $(SEED) --run runs/$(RUN) $(ARGS)
 
 test: $(VENV)/.dev-ready  ## the tests
@@ -50,7 +50,7 @@ format: $(VENV)/.dev-ready  ## what ruff can mend by itself
 compile: $(VENV)/.run-ready  ## pipelines to IR YAML and Kubernetes manifests
 	$(BIN)/python -m pipelines.compile
 
-tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: about 25 minutes
+tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: 12 to 25 minutes
 	$(BIN)/python -m omnicore.models.pretrain omnicore/assets/models
 
 seeds: $(VENV)/.run-ready  ## three seeds with the random-reward control arm, into docs/seeds.md: about fifteen minutes

@@ -176,6 +176,6 @@ def planted_notice(model: str) -> str:
     name = model.removeprefix("embedded:")
     return (
         f"{name} has about a million parameters, the benchmark is synthetic, and the weakness that training mends was planted: in "
-        f"the corpus of {name} the written answers neglect the sound under some wordings. These figures show that audit, training "
-        "and evaluation work together; they say nothing about any published model."
+        f"the corpus of {name} the written answers neglect the sound, or what is said of it, under some wordings. These figures "
+        "show that audit, training and evaluation work together; they say nothing about any published model."
     )
