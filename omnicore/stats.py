@@ -63,7 +63,14 @@ def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
 
     Raises as `mean`.
     """
-    return _estimate([(_checked(a, clusters) - _checked(b, clusters), clusters)], low=-1.0)
+    difference = _checked(a, clusters) - _checked(b, clusters)
+    if difference.any():
+        return _estimate([(difference, clusters)], low=-1.0)
+    # Where no query differs no error is seen, and a point would claim certainty: the share that may differ unseen, either way,
+    # is that of none among as many clusters.
+    known = len(set(clusters))
+    bound = _wilson(0.0, 0.0, _t975(max(1, known - 1)), known)[1]
+    return Estimate(value=0.0, low=-bound, high=bound, n=len(difference))
 
 
 def binomial_tail(n: int, k: int, p: float) -> float:

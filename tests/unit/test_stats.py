@@ -66,6 +66,14 @@ def test_interval_of_a_chance_corrected_macro_covers():
     assert 0.93 <= coverage(covers) <= 0.97
 
 
+@pytest.mark.parametrize(("count", "bound"), [(2, 0.98), (6, 0.53), (40, 0.1), (1000, 0.004)])
+def test_no_difference_seen_is_no_certainty(count, bound):
+    values = [float(i % 2) for i in range(count)]
+    found = stats.paired(values, values, NAMES[:count] if count <= len(NAMES) else [str(i) for i in range(count)])
+    assert found.value == 0
+    assert found.high == -found.low == pytest.approx(bound, rel=0.1)
+
+
 def test_interval_of_a_paired_difference_covers_and_is_narrower_than_unpaired():
     rng = np.random.default_rng(1)
     inside, paired_width, loose_width = 0, 0.0, 0.0
