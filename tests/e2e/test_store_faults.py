@@ -169,7 +169,8 @@ def test_a_server_that_comes_back_is_waited_for(seaweed: Seaweed, proxy: Proxy, 
     down = proxy.down
     store.fetch(uri, tmp_path / "back")
     assert same(source, tmp_path / "back")
-    assert proxy.down - down < 63 * MIB  # the stream went on where it broke off
+    # It went on where it broke off: from the start again it would be 80, and what was under way when it broke is lost.
+    assert proxy.down - down < 72 * MIB
 
 
 def test_a_server_that_stays_away_leaves_nothing_to_see_and_the_next_call_goes_on(
@@ -190,7 +191,7 @@ def test_a_server_that_stays_away_leaves_nothing_to_see_and_the_next_call_goes_o
     assert held > 10 * MIB
     up = proxy.up
     published = store.publish(source, uri)
-    assert proxy.up - up < 104 * MIB + 50 * 50_000 - held + 200_000
+    assert proxy.up - up < 104 * MIB + 50 * 50_000 - held + MIB
     assert store.intact(uri, published)
     assert parts(seaweed, uri) == []
 
