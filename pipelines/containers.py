@@ -52,8 +52,13 @@ def run_container(client: docker.DockerClient, image: str, command: list[str], *
     container = client.containers.create(image, command, **told)
     try:
         container.start()
+        held = b""  # a line may come in pieces, and KFP sets each that is printed on a line of its own
         for piece in container.logs(stream=True, follow=True):
-            print(piece.decode(errors="replace"), end="", flush=True)
+            *lines, held = (held + piece).split(b"\n")
+            for line in lines:
+                print(line.decode(errors="replace"), flush=True)
+        if held:
+            print(held.decode(errors="replace"), flush=True)
         return int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True)
