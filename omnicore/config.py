@@ -147,25 +147,30 @@ class EvaluateConfig(Config):
     batch: int = Field(256, ge=1)
 
 
-class SftConfig(Config):
+class TrainingConfig(Config):
+    """What both trainers take."""
+
+    steps: int = Field(50, ge=1, description="optimizer steps")
+    rate: float = Field(2e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
+    warmup: int = Field(5, ge=0, description="steps until the rate is reached")
+
+
+class SftConfig(TrainingConfig):
     """Supervised fine-tuning on written replies, loss on the reply only (TRL's SFTTrainer)."""
 
     data: str = Field(description="file of queries with targets in the input named `data`")
-    steps: int = Field(60, ge=1)
-    batch: int = Field(64, ge=1)
-    rate: float = Field(1.5e-4, gt=0)
-    warmup: int = Field(10, ge=0)
+    steps: int = Field(60, ge=1, description="optimizer steps")
+    batch: int = Field(64, ge=1, description="rows a step, on all processes together")
+    rate: float = Field(1.5e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
+    warmup: int = Field(10, ge=0, description="steps until the rate is reached")
 
 
-class RlvrConfig(Config):
+class RlvrConfig(TrainingConfig):
     """GRPO on verifiable rewards over mixed modalities (TRL's GRPOTrainer with audio)."""
 
     data: str = "rlvr.jsonl"
-    steps: int = Field(50, ge=1)
-    prompts: int = Field(16, ge=1, description="prompts a step")
+    prompts: int = Field(16, ge=1, description="prompts a step, on all processes together")
     group: int = Field(8, ge=2, description="rollouts a prompt")
-    rate: float = Field(2e-4, gt=0)
-    warmup: int = Field(5, ge=0)
     temperature: float = Field(1.0, gt=0)
     loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
     beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
