@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= demo
 SEED   ?= 0
 ARGS   ?=
-PROFILE   ?= dev
+PROFILE   ?= dev,gpu
 NAMESPACE ?= omnicore
 LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -134,7 +135,7 @@ class Bucket:
         """A small object whole, None where there is none."""
         into = BytesIO()
         try:
-            self._take_piece(key, into, 0, 1 << 40, lambda *_: None)
+            self._take_piece(key, into.write, 0, 1 << 40, lambda *_: None)
         except S3Error as error:
             if error.code == "NoSuchKey":
                 return None
@@ -208,23 +209,31 @@ class Bucket:
         The hash follows the pieces in their order, out of the page cache, while later ones are still on their way.
         """
         step, digest, buffer = part_size(size), hashlib.sha256(), bytearray(MIB // 4)
+        numbers = range(pieces(size))
+
+        def keep(file: BinaryIO, chunk: bytes) -> None:
+            file.write(chunk)
+            if len(numbers) == 1:  # in its order already: no need to read it again
+                digest.update(chunk)
 
         def piece(number: int) -> None:
             with path.open("r+b") as file:
                 file.seek(number * step)
-                self._take_piece(key, file, number * step, min(step, size - number * step), moved)
+                self._take_piece(key, partial(keep, file), number * step, min(step, size - number * step), moved)
 
         with storage_errors(path):
             path.write_bytes(b"")
-            numbers = range(pieces(size))
-            for number, _ in enumerate(pool.map(piece, numbers) if len(numbers) > 1 else map(piece, numbers)):
+            if len(numbers) == 1:
+                piece(0)
+                return digest.hexdigest()
+            for number, _ in enumerate(pool.map(piece, numbers)):
                 with path.open("rb", buffering=0) as file:
                     file.seek(number * step)
                     for _ in range(-(-step // len(buffer))):
                         digest.update(memoryview(buffer)[: file.readinto(buffer) or 0])
         return digest.hexdigest()
 
-    def _take_piece(self, key: str, file: BinaryIO, start: int, length: int, moved: Moved) -> None:
+    def _take_piece(self, key: str, write: Callable[[bytes], object], start: int, length: int, moved: Moved) -> None:
         """A stream that breaks off goes on from there. An object that is too short gives what it has: its sha256 tells."""
         done = breaks = 0
         while True:
@@ -236,7 +245,7 @@ class Bucket:
                 raise
             try:
                 for chunk in answer.stream(MIB):
-                    file.write(chunk)
+                    write(chunk)
                     done += len(chunk)
                     moved(len(chunk), len(chunk))
                 return

@@ -17,7 +17,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -94,7 +94,7 @@ def publish(directory: Path, uri: str) -> Published:
     paths = _files(directory)
     with _pool() as files, _pool() as parts:
         before = {name: _state(path) for name, path in paths.items()}
-        sums = dict(zip(paths, _each(files, sha256_file, paths.values()), strict=True))
+        sums = dict(zip(paths, _sums(files, list(paths.values())), strict=True))
         whole = digest(sums.items())
         folder = f"{prefix}/{whole[:FOLDER]}/"
         with bucket.errors(uri):
@@ -247,7 +247,7 @@ def _good(directory: Path, published: Published, pool: ThreadPoolExecutor) -> li
     """The files of a publication that the directory has already."""
     there = [file for file in published.files if (directory / file.name).is_file()]
     sized = [file for file in there if (directory / file.name).stat().st_size == file.size]
-    sums = _each(pool, sha256_file, [directory / file.name for file in sized])
+    sums = _sums(pool, [directory / file.name for file in sized])
     return [file.name for file, value in zip(sized, sums, strict=True) if value == file.sha256]
 
 
@@ -274,6 +274,13 @@ def _each(pool: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) 
     for future in as_completed(futures):
         future.result()
     return [future.result() for future in futures]
+
+
+def _sums(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> list[str]:
+    """sha256 of files, in their order; a small one takes less time than handing it to a thread."""
+    large = [path for path in paths if path.stat().st_size > MB]
+    hashed = dict(zip(large, _each(pool, sha256_file, large), strict=True))
+    return [hashed.get(path) or sha256_file(path) for path in paths]
 
 
 class _Stopped(Exception):
