@@ -116,7 +116,8 @@ def test_targets_and_profiles_are_those_of_the_makefile_and_skaffold() -> None:
     config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
     profiles = {profile["name"]: profile for profile in config["profiles"]}
     default = re.search(r"^PROFILE +\?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert default and f"The default is `{default[1]}`." in GUIDE
+    assert default
+    assert f"The default is `{default[1]}`." in GUIDE
     rows = re.findall(r"^\| `([a-z,]+)` \| `(k8s/overlays/\w+)` \| ([^|]+) \|", GUIDE, re.MULTILINE)
     assert [row[0] for row in rows] == ["local", "dev,gpu", "prod,gpu"]
     for names, overlay, images in rows:
