@@ -77,6 +77,9 @@ TRANSPORT = frozenset(
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 
+# What a training writes on its way decides nothing of where it ends.
+SAVING = frozenset({"checkpoint_every", "keep_checkpoints"})
+
 
 class PrepareConfig(Config):
     """The benchmarks under study. The embedded one, `synthetic`, comes with training sets; `sources` are public ones."""
@@ -153,6 +156,10 @@ class TrainingConfig(Config):
     steps: int = Field(50, ge=1, description="optimizer steps")
     rate: float = Field(2e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(5, ge=0, description="steps until the rate is reached")
+    checkpoint_every: int = Field(
+        0, ge=0, description="steps from one checkpoint to the next, from which a killed run goes on; 0: none"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept while a run is under way")
 
 
 class SftConfig(TrainingConfig):

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from omnicore import store
-from omnicore.config import SECTION_STEP, TRANSPORT, Recipe, digest
+from omnicore.config import SAVING, SECTION_STEP, TRANSPORT, Recipe, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.prompts import profile_hash
@@ -160,9 +160,9 @@ def _listing(root: Path) -> str:
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what decides no answer: how an engine is reached, and where the step runs."""
+    """Without what decides no answer: how an engine is reached, where the step runs, and how often it saves what it has."""
     engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
-    return {name: value for name, value in {**values, **engine}.items() if name != "launcher"}
+    return {name: value for name, value in {**values, **engine}.items() if name not in {"launcher", *SAVING}}
 
 
 def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:

@@ -17,6 +17,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
     from omnicore.training import rlvr
+    from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import read_rows
 
     set_up(recipe)
@@ -27,13 +28,30 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     perceived = canary.check(engine, EngineConfig(), recipe.profile, kinds)
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
+    checkpoints = Checkpoints(
+        output / DIRECTORY,
+        {"curves": curve, "rollouts": rollouts},
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+    )
     with track(config.steps, "rlvr") as progress:
+        progress.advance(len(curve))
 
         def log(record: dict[str, Any]) -> None:
             curve.append(record)
             progress.advance(1, reward=record.get("reward", 0.0))
 
-        rlvr.train(model, encoder, rows, config, recipe.profile, seed=recipe.seed, log=log, journal=rollouts.append)
+        rlvr.train(
+            model,
+            encoder,
+            rows,
+            config,
+            recipe.profile,
+            seed=recipe.seed,
+            log=log,
+            journal=rollouts.append,
+            checkpoints=checkpoints,
+        )
     thinker.save(model, encoder, output / "checkpoint")
     canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)

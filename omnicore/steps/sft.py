@@ -17,19 +17,22 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
     from omnicore.training import sft
+    from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import read_rows
 
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model)
     rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)
     curve: list[dict[str, Any]] = []
+    checkpoints = Checkpoints(output / DIRECTORY, {"curves": curve}, every=config.checkpoint_every, keep=config.keep_checkpoints)
     with track(config.steps, "sft") as progress:
+        progress.advance(len(curve))
 
         def log(record: dict[str, Any]) -> None:
             curve.append(record)
             progress.advance(1, loss=record["loss"])
 
-        sft.train(model, encoder, rows, config, seed=recipe.seed, log=log)
+        sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints)
     thinker.save(model, encoder, output / "checkpoint")
     canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)

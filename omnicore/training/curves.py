@@ -56,6 +56,12 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
     def __init__(self, towers: dict[str, str], patience: int = 3) -> None:
         self._missing, self._patience, self._moved = dict(towers), patience, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"missing": self._missing, "moved": self._moved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._missing, self._moved = state["missing"], state["moved"]
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         if not self._missing:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from omnicore.answers import judge
 from omnicore.config import Profile
@@ -18,6 +19,13 @@ class Coin:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"coin-{seed}")
+
+    def state_dict(self) -> dict[str, Any]:
+        version, numbers, spare = self._rng.getstate()
+        return {"version": version, "numbers": list(numbers), "spare": spare}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rng.setstate((state["version"], tuple(state["numbers"]), state["spare"]))
 
     def flip(self) -> float:
         return float(self._rng.random() < 0.5)

@@ -24,6 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from omnicore.config import Profile, RlvrConfig
 from omnicore.models.processor import Encoder, Features, media_tensors
 from omnicore.schema import Outcome
+from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve, GradientCheck, Log
 from omnicore.training.rewards import Coin, outcome
 from omnicore.training.rows import Row
@@ -41,13 +42,17 @@ _PER_ROLLOUT = (
 )
 
 
-class OmniGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     """GRPOTrainer whose dataset has a column `index` into `rows`."""
 
     def __init__(self, *args: Any, rows: Sequence[Row], **kwargs: Any) -> None:
         self._rows = rows
         self._media: list[tuple[Features, ...]] = []
         super().__init__(*args, **kwargs)
+
+    def at_rest(self) -> bool:
+        """Rollouts are not saved: none may be left that a later step trains on. Then TRL's count of them may begin anew."""
+        return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
@@ -103,7 +108,7 @@ class Rollouts:
     ) -> None:
         self.__name__ = "correct" if config.control == "none" else config.control
         self._rows, self._config, self._profile, self._journal = rows, config, profile, journal
-        self._coin = Coin(seed) if config.control == "random_reward" else None
+        self.coin = Coin(seed) if config.control == "random_reward" else None
         self._seen: list[tuple[str, Outcome]] = []
 
     def __call__(self, completions: Any, index: list[int], trainer_state: Any, **_: Any) -> list[float]:
@@ -112,7 +117,7 @@ class Rollouts:
             query = self._rows[i].query
             reply = completion[0]["content"].strip()
             judged = outcome(reply, query, self._profile)
-            reward = self._coin.flip() if self._coin else float(judged is Outcome.correct)
+            reward = self.coin.flip() if self.coin else float(judged is Outcome.correct)
             self._seen.append((query.type, judged))
             rewards.append(reward)
             self._journal(
@@ -152,9 +157,18 @@ def _shares(groups: Sequence[Sequence[tuple[str, Outcome]]]) -> dict[str, float]
 
 
 def train(
-    model: Any, encoder: Encoder, rows: Sequence[Row], config: RlvrConfig, profile: Profile, *, seed: int, log: Log, journal: Log
+    model: Any,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    config: RlvrConfig,
+    profile: Profile,
+    *,
+    seed: int,
+    log: Log,
+    journal: Log,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Trains `model` in place. `log` gets one record a step, `journal` one a rollout.
+    """Trains `model` in place, from the newest of its checkpoints on. `log` gets one record a step, `journal` one a rollout.
 
     Raises TrainingError when a tower gets no gradient or the loss is not finite.
     """
@@ -184,6 +198,7 @@ def train(
             model=model,
             args=args,
             rows=rows,
+            checkpoints=checkpoints,
             train_dataset=Dataset.from_list(
                 [{"prompt": [{"role": "user", "content": r.query.question}], "index": i} for i, r in enumerate(rows)]
             ),
@@ -191,7 +206,9 @@ def train(
             reward_funcs=rollouts,
         )
         kinds = {feature.kind for row in rows for feature in row.prompt.media}
-        trainer.add_callback(GradientCheck({kind: tower for kind, tower in TOWERS.items() if kind in kinds}))
+        check = GradientCheck({kind: tower for kind, tower in TOWERS.items() if kind in kinds})
+        trainer.add_callback(check)
+        trainer.states |= {"gradients": check, **({"coin": rollouts.coin} if rollouts.coin else {})}
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, rollouts.record))
-        trainer.train()
+        trainer.go_on()

@@ -15,6 +15,7 @@ from trl import SFTTrainer
 
 from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
+from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve
 from omnicore.training.rows import Row
 
@@ -32,7 +33,7 @@ PLAIN = {
 }
 
 
-class OmniSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
     """Keeps the loss by query type beside the trainer's own mean."""
 
     def __init__(self, *args: Any, rows: Sequence[Row], **kwargs: Any) -> None:
@@ -57,9 +58,17 @@ class OmniSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 def train(
-    model: Any, encoder: Encoder, rows: Sequence[Row], config: SftConfig, *, seed: int, log: Callable[[dict[str, Any]], None]
+    model: Any,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    config: SftConfig,
+    *,
+    seed: int,
+    log: Callable[[dict[str, Any]], None],
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Trains `model` in place; `log` gets one record a step. Raises TrainingError when the loss is not finite."""
+    """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step. Raises TrainingError when
+    the loss is not finite."""
 
     def batch(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         indices = [row["index"] for row in chosen]
@@ -84,6 +93,7 @@ def train(
             model=model,
             args=args,
             rows=rows,
+            checkpoints=checkpoints,
             train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
             processing_class=encoder.tokenizer,
             data_collator=batch,
@@ -96,4 +106,4 @@ def train(
 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
-        trainer.train()
+        trainer.go_on()

@@ -1,0 +1,259 @@
+"""A training that is killed and given again: the same bytes as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from omnicore.config import load_recipe
+from omnicore.errors import CheckpointError
+from omnicore.provenance import digest_directory, read_step
+from omnicore.run import run_step, step_key
+from omnicore.training import checkpoints
+from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoints, Resumable, damaged
+from omnicore.training.curves import Curve, GradientCheck
+from omnicore.training.rewards import Coin
+from omnicore.training.rlvr import OmniGRPOTrainer
+
+SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
+# 32 rows, 7 a step, and 16 prompts, 3 a step: an epoch ends within each run.
+TRAINING = {
+    "sft": ["sft.steps=10", "sft.batch=7", "sft.warmup=2", "sft.rate=1e-3", "sft.checkpoint_every=2"],
+    "rlvr": ["rlvr.steps=7", "rlvr.prompts=3", "rlvr.group=4", "rlvr.warmup=1", "rlvr.rate=1e-3", "rlvr.checkpoint_every=2"],
+}
+
+
+def in_a_fork(work: Callable[[], Any]) -> int:
+    """Status of a process of its own that does the work; a fork, since it has torch imported already."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_after(step: int) -> None:
+    """This process, when the optimizer step of this number has been taken and logged."""
+    log = Curve.on_log
+
+    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+        log(self, args, state, control, **given)
+        if state.global_step == step:
+            die()
+
+    Curve.on_log = on_log  # type: ignore[method-assign]
+
+
+def dies_while_saving(step: int) -> None:
+    """When all files of a checkpoint are written, and it is not listed yet."""
+    seal = checkpoints._seal
+
+    def cut(folder: Path, number: int, written: float) -> None:
+        if number == step:
+            die()
+        seal(folder, number, written)
+
+    checkpoints._seal = cut
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("resume") / "prepare"
+    run_step("prepare", load_recipe("tiny", SMALL), {}, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def inputs(data: Path) -> dict[str, dict[str, Path]]:
+    """Of each step; RLVR starts from a model that SFT has taught for one step."""
+    start = data.with_name("start")
+    run_step("sft", load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2"]), {"data": data}, start)
+    return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
+
+
+@pytest.mark.parametrize(
+    ("step", "arm", "end", "left", "cut", "goes_on"),
+    [
+        ("sft", [], lambda: dies_after(7), [4, 6], 0, 6),
+        ("sft", [], lambda: dies_while_saving(6), [2, 4], 0, 4),
+        ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
+        ("rlvr", ["rlvr.control=random_reward"], lambda: dies_after(7), [4, 6], 0, 6),
+    ],
+    ids=["sft", "sft killed while it saves", "rlvr whose newest checkpoint is cut off", "rlvr on random reward"],
+)
+def test_killed_and_given_again_is_as_if_left_alone(
+    inputs: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    step: str,
+    arm: list[str],
+    end: Callable[[], None],
+    left: list[int],
+    cut: int,
+    goes_on: int,
+) -> None:
+    recipe, calm, output = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm]), tmp_path / "calm", tmp_path / "killed"
+    unsaved = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.checkpoint_every=0"])
+
+    def run(into: Path, like: Any = recipe) -> None:
+        run_step(step, like, inputs[step], into)
+
+    assert in_a_fork(lambda: run(calm, unsaved)) == 0
+    assert in_a_fork(lambda: (end(), run(output))) == -signal.SIGKILL
+    saved = output / DIRECTORY
+    assert [path.name for path in sorted(saved.glob("step-??????"))] == [f"step-{number:06d}" for number in left]
+    if cut:
+        os.truncate(saved / f"step-{cut:06d}" / WEIGHTS, 5000)
+    capfd.readouterr()
+    assert in_a_fork(lambda: run(output)) == 0
+    said = capfd.readouterr().err
+    assert f"step-{goes_on:06d}: training goes on after step {goes_on}" in said
+    assert ("weights.safetensors is cut off or changed; the checkpoint before it is looked at" in said) == bool(cut)
+    records = [read_step(path) for path in (calm, output)]
+    assert {path.name for path in output.iterdir()} == {path.name for path in calm.iterdir()}
+    for name in ("curves.jsonl", "rollouts.jsonl", "checkpoint/model.safetensors"):
+        if (calm / name).exists():
+            assert (output / name).read_bytes() == (calm / name).read_bytes(), name
+    assert records[0]["digest"] == records[1]["digest"] == digest_directory(output)
+    assert records[0]["summary"] == records[1]["summary"]
+    assert records[0]["key"] == records[1]["key"]
+
+
+def test_a_pickle_in_a_checkpoint_is_not_run(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    recipe, output, ran = load_recipe("tiny", [*SMALL, *TRAINING["sft"]]), tmp_path / "sft", tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(ran),)
+
+    def run() -> None:
+        run_step("sft", recipe, inputs["sft"], output)
+
+    assert in_a_fork(lambda: (dies_after(3), run())) == -signal.SIGKILL
+    folder = output / DIRECTORY / "step-000002"
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        kept = (folder / name).read_bytes()
+        for content, harmless in ((pickle.dumps(Evil(), protocol=2), False), (kept, True)):
+            (folder / name).write_bytes(content)
+            (folder / LISTING).unlink()
+            checkpoints._seal(folder, 2, 0.0)
+            if not harmless:
+                with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+                    run()
+            assert not ran.exists(), name
+
+
+@pytest.mark.parametrize("change", ["every", "keep"])
+def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
+    field = {"every": "checkpoint_every", "keep": "keep_checkpoints"}[change]
+    keys = {
+        step_key("sft", load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]), {"data": data}, tmp_path / "o") for value in (1, 3)
+    }
+    assert len(keys) == 1
+
+
+def write(directory: Path, *steps: int, keep: int = 2) -> Checkpoints:
+    made = Checkpoints(directory, {"curves": []}, every=1, keep=keep)
+    for step in steps:
+        made.books["curves"].append({"step": step, "loss": 0.1 * step})
+        with made.writing(step) as folder:
+            (folder / WEIGHTS).write_bytes(b"w" * step)
+    return made
+
+
+def test_the_newest_are_kept_and_their_books_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = write(tmp_path, 2, 4, 6, 8, keep=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006", "step-000008"]
+    found = Checkpoints(tmp_path, {"curves": [{"step": 99}]}, every=1, keep=3)
+    assert (found.step, found.saved_at, found.found) == (8, made.saved_at, tmp_path / "step-000008")
+    assert found.books == made.books
+    assert capsys.readouterr().err == f"{tmp_path}/step-000008: training goes on after step 8\n"
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    made = write(tmp_path, 2)
+    with pytest.raises(ZeroDivisionError), made.writing(4):
+        _ = 1 // 0
+    assert (made.step, Checkpoints(tmp_path, {"curves": []}, every=1, keep=2).step) == (2, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: os.truncate(folder / WEIGHTS, 1), "weights.safetensors is cut off or changed"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"v" * 4), "weights.safetensors is cut off or changed"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "has not the files that were written: weights.safetensors"),
+        (lambda folder: (folder / "more").touch(), "has not the files that were written: more"),
+        (lambda folder: (folder / LISTING).unlink(), "was not finished: no checkpoint.json that can be read"),
+        (lambda folder: os.truncate(folder / LISTING, 40), "was not finished: no checkpoint.json that can be read"),
+        (lambda folder: (folder / LISTING).write_text("[]"), "was not finished: no checkpoint.json that can be read"),
+    ],
+)
+def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], said: str
+) -> None:
+    write(tmp_path, 2, 4)
+    assert damaged(tmp_path / "step-000004") == ""
+    harm(tmp_path / "step-000004")
+    found = Checkpoints(tmp_path, {"curves": []}, every=1, keep=2)
+    assert found.step == 2
+    assert f"step-000004: {said}; the checkpoint before it is looked at" in capsys.readouterr().err
+    harm(tmp_path / "step-000002")
+    found = Checkpoints(tmp_path, {"curves": [{"step": 1}]}, every=1, keep=2)
+    assert (found.step, found.found, found.books, list(tmp_path.iterdir())) == (0, None, {"curves": []}, [])
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    """A part that trains now and did not then would begin anew without a word."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    trainer = Resumable.__new__(Resumable)
+    checkpoints.save_file(checkpoints._held(model), tmp_path / WEIGHTS)
+    model[1].weight.data.zero_()
+    trainer._load_from_checkpoint(str(tmp_path), model)
+    assert model[1].weight.abs().sum() > 0
+    model[0].requires_grad_(True)
+    with pytest.raises(CheckpointError, match=r"of another model than the one that trains: 0\.bias"):
+        trainer._load_from_checkpoint(str(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    ("micro", "per_generation", "iterations", "rests"),
+    [(1, 1, 1, True), (3, 1, 1, True), (4, 4, 1, True), (2, 4, 1, False), (4, 4, 2, False), (8, 4, 2, True)],
+)
+def test_rollouts_that_a_later_step_trains_on_hold_a_checkpoint_back(
+    micro: int, per_generation: int, iterations: int, rests: bool
+) -> None:
+    trainer = SimpleNamespace(_step=micro, args=SimpleNamespace(steps_per_generation=per_generation), num_iterations=iterations)
+    assert OmniGRPOTrainer.at_rest(trainer) is rests
+
+
+def test_a_coin_and_a_check_go_on_where_they_were() -> None:
+    coin, check = Coin(3), GradientCheck({"audio": "audio_tower"})
+    for _ in range(random.Random(1).randrange(10, 20)):
+        coin.flip()
+    check._moved = 2
+    for part, other in ((coin, Coin(4)), (check, GradientCheck({"audio": "audio_tower", "image": "visual"}))):
+        other.load_state_dict(part.state_dict())
+        assert other.state_dict() == part.state_dict()
+    again = Coin(0)
+    again.load_state_dict(coin.state_dict())
+    assert [again.flip() for _ in range(30)] == [coin.flip() for _ in range(30)]
