@@ -36,6 +36,7 @@ from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import EnvAWSProvider, IamAwsProvider, Provider
 from minio.datatypes import Part
+from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from omnicore.errors import ConfigError, StorageError
@@ -144,6 +145,13 @@ class Bucket:
 
     def write(self, key: str, data: bytes) -> None:
         self._client.put_object(self.name, key, BytesIO(data), len(data))
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Objects that are gone already are no error."""
+        for error in self._client.remove_objects(self.name, [DeleteObject(key) for key in keys]):
+            raise StorageError(
+                f"s3://{self.name}/{error.name}: not removed: {self.endpoint} answered {error.code}: {error.message}"
+            )
 
     def send(self, key: str, path: Path, size: int, there: Object | None, pool: ThreadPoolExecutor, moved: Moved) -> str:
         """Makes `key` hold the file and returns its ETag. What is there already, object or parts of an upload, is not sent again.

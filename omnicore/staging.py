@@ -1,7 +1,8 @@
 """Steps whose inputs or output lie in S3: fetched, run here, published; what is published already is not made again.
 
 The scratch directory hangs on the output's address, so a command that was killed finds its journals, its finished work and what it
-had fetched when it is given again on the same machine. It lies in TMPDIR and is removed when the result is published.
+had fetched when it is given again on the same machine. It lies in TMPDIR and is removed when the result is published. On another
+machine it finds what omnicore/keeping.py has brought to S3 of its journals.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from omnicore import store
+from omnicore import keeping, store
 from omnicore.config import Recipe, digest
 from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
@@ -43,16 +45,19 @@ def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, se
         places = {role: scratch / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
         if store.is_s3(output):
             heads = {role: _head(inputs[role], known[role], scratch / "heads" / role) for role in known}
-            record = _published(output, step, step_key(step, recipe, {**places, **heads}, local, section=section))
+            key = step_key(step, recipe, {**places, **heads}, local, section=section)
+            record = _published(output, step, key)
             if record:
                 tell(record, found=True)
                 shutil.rmtree(scratch)
                 return record
         for role, published in known.items():
             store.fetch(inputs[role], places[role], published)
-        record = run_step(step, recipe, places, local, section=section)
+        with keeping.kept(local, output, key) if store.is_s3(output) else nullcontext():
+            record = run_step(step, recipe, places, local, section=section)
         if store.is_s3(output):
             store.publish(local, output)
+            keeping.forget(output)
         shutil.rmtree(scratch)
     return record
 

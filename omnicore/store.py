@@ -19,7 +19,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -84,9 +84,10 @@ def is_s3(place: str) -> bool:
     return place.startswith("s3://")
 
 
-def publish(directory: Path, uri: str) -> Published:
+def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
     """Makes `uri` hold the files of `directory`, and lets readers see them when all are there.
 
+    `moved` is told of each piece in place of who watches this process, and ends the publication by what it raises.
     Raises DataError for a directory without files, or one that changes meanwhile; ConfigError for a wrong address or setting;
     StorageError when the store refuses or is away for longer than the retries of omnicore/s3.py last.
     """
@@ -108,7 +109,8 @@ def publish(directory: Path, uri: str) -> Published:
                 raise DataError(f"{paths[name]} changed while it was published to {uri}; give the same command again")
             return File(name=name, size=size, sha256=sums[name], etag=etag)
 
-        with _meter(sum(size for size, _ in before.values()), f"publish {uri}, MB") as tell:
+        total = sum(size for size, _ in before.values())
+        with nullcontext(moved) if moved else _meter(total, f"publish {uri}, MB") as tell:
             sent = _each(files, partial(send, tell=tell), paths)
     published = Published(digest=whole, files=tuple(sent))
     with bucket.errors(f"{uri}/{PUBLISHED}"):

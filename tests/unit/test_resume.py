@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from omnicore import keeping, staging
 from omnicore.config import load_recipe
 from omnicore.errors import CheckpointError
 from omnicore.provenance import digest_directory, read_step
@@ -23,6 +26,9 @@ from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoin
 from omnicore.training.curves import Curve, GradientCheck
 from omnicore.training.rewards import Coin
 from omnicore.training.rlvr import OmniGRPOTrainer
+from tests.seaweed import Seaweed, objects, seaweed, signed_in, uri
+
+__all__ = ["seaweed", "signed_in", "uri"]
 
 SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 # 32 rows, 7 a step, and 16 prompts, 3 a step: an epoch ends within each run.
@@ -134,6 +140,40 @@ def test_killed_and_given_again_is_as_if_left_alone(
     assert records[0]["digest"] == records[1]["digest"] == digest_directory(output)
     assert records[0]["summary"] == records[1]["summary"]
     assert records[0]["key"] == records[1]["key"]
+
+
+@pytest.mark.usefixtures("signed_in")
+def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
+    inputs: dict[str, dict[str, Path]], seaweed: Seaweed, uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """kill -9 of a training whose output is in S3, its scratch directory gone, and the same command on another machine."""
+    recipe = load_recipe("tiny", [*SMALL, *TRAINING["sft"], "sft.steps=9"])
+    given = {role: str(path) for role, path in inputs["sft"].items()}
+
+    def dies_when_kept(step: int) -> None:
+        keeping.POLL = 0.02
+        log = Curve.on_log
+
+        def on_log(self: Curve, args: Any, state: Any, control: Any, **more: Any) -> None:
+            log(self, args, state, control, **more)
+            while state.global_step == step + 1:
+                if any(f"/step-{step:06d}/published.json" in name for name in objects(seaweed, f"{uri}.unfinished")):
+                    die()
+                time.sleep(0.02)
+
+        Curve.on_log = on_log  # type: ignore[method-assign]
+
+    assert in_a_fork(lambda: (dies_when_kept(6), staging.run("sft", recipe, given, uri))) == -signal.SIGKILL
+    (scratch,) = tmp_path.glob("omnicore-*")
+    shutil.rmtree(scratch)
+    capfd.readouterr()
+    assert in_a_fork(lambda: staging.run("sft", recipe, given, uri)) == 0
+    assert "step-000006: training goes on after step 6" in capfd.readouterr().err
+    calm = run_step("sft", recipe, inputs["sft"], tmp_path / "calm")
+    record = staging._published(uri, "sft", calm["key"])
+    assert record
+    assert (record["digest"], record["summary"]) == (calm["digest"], calm["summary"])
+    assert objects(seaweed, f"{uri}.unfinished") == {}
 
 
 def test_a_pickle_in_a_checkpoint_is_not_run(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
