@@ -21,7 +21,8 @@ from omnicore.cli import main
 from omnicore.cluster.client import Times
 from omnicore.cluster.inferenceservice import checkpoint, fetching, storage
 from omnicore.cluster.reap import STALE
-from omnicore.config import Recipe, load_recipe
+from omnicore.config import Recipe, SftConfig, load_recipe
+from omnicore.keeping import EVERY
 from pipelines import NEEDS
 from tests.kubectl import kubectl, kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in
@@ -163,6 +164,13 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
     assert f"held for {STALE / 60 + 5:.0f} minutes and one reaper's run" in GUIDE
 
 
+def test_what_is_kept_of_an_unfinished_step_is_as_it_reads() -> None:
+    assert f"replies every {EVERY:.0f} seconds" in GUIDE
+    tiny, plain = load_recipe("tiny"), SftConfig(data="x")
+    assert plain.checkpoint_every == 0
+    assert {section.checkpoint_every for section in (tiny.sft, tiny.rlvr, tiny.sft_distilled)} == {20}
+
+
 def test_quotas_and_small_pods_are_those_of_the_manifests() -> None:
     for overlay, gpus in (("dev", 2), ("prod", 8)):
         (queue,) = [o for o in kustomize(ROOT / "k8s" / "overlays" / overlay) if o["kind"] == "ClusterQueue"]
@@ -222,7 +230,6 @@ def test_messages_are_those_that_the_code_prints() -> None:
 def test_limits_are_still_there() -> None:
     """Whoever lifts one takes it off the page."""
     code = {path: path.read_text() for path in (ROOT / "omnicore").rglob("*.py")}
-    assert '"save_strategy": "no"' in code[ROOT / "omnicore" / "training" / "sft.py"]
     serving = [path.name for path, text in code.items() if "OMNI_METRICS_PORT" in text or "METRICS_PORT" in text]
     assert serving == ["manifests.py"]
 
