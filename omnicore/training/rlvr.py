@@ -10,6 +10,7 @@ out of the forward and backward pass; the loss is normalised over the tokens tha
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from collections import Counter, defaultdict
@@ -20,6 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from omnicore.config import Profile, RlvrConfig
 from omnicore.models.processor import Encoder, Features, media_tensors
@@ -45,10 +47,17 @@ _PER_ROLLOUT = (
 class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     """GRPOTrainer whose dataset has a column `index` into `rows`."""
 
-    def __init__(self, *args: Any, rows: Sequence[Row], **kwargs: Any) -> None:
+    def __init__(self, model: Any, *, rows: Sequence[Row], beta: float, **kwargs: Any) -> None:
         self._rows = rows
         self._media: list[tuple[Features, ...]] = []
-        super().__init__(*args, **kwargs)
+        # TRL would load the reference by the name of the model's directory, as a class that is not the thinker's. It is the start
+        # model, also where the training goes on from a checkpoint.
+        reference = copy.deepcopy(model) if beta else None
+        super().__init__(model, **kwargs)
+        self.beta = beta
+        if reference is not None:
+            add_fused_lm_head(reference, temperature=self.temperature)
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def at_rest(self) -> bool:
         """Rollouts are not saved: none may be left that a later step trains on. Then TRL's count of them may begin anew."""
@@ -185,7 +194,6 @@ def train(
             lr_scheduler_type="linear",  # at a constant rate the last few batches decide where a run of this length ends
             warmup_steps=config.warmup,
             loss_type=config.loss,
-            beta=config.beta,
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # `prepare` has shuffled the mixture
@@ -198,6 +206,7 @@ def train(
             model=model,
             args=args,
             rows=rows,
+            beta=config.beta,
             checkpoints=checkpoints,
             train_dataset=Dataset.from_list(
                 [{"prompt": [{"role": "user", "content": r.query.question}], "index": i} for i, r in enumerate(rows)]

@@ -19,6 +19,7 @@ import torch
 from omnicore import keeping, staging
 from omnicore.config import load_recipe
 from omnicore.errors import CheckpointError
+from omnicore.journal import read_jsonl
 from omnicore.provenance import digest_directory, read_step
 from omnicore.run import run_step, step_key
 from omnicore.training import checkpoints
@@ -101,8 +102,15 @@ def inputs(data: Path) -> dict[str, dict[str, Path]]:
         ("sft", [], lambda: dies_while_saving(6), [2, 4], 0, 4),
         ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
         ("rlvr", ["rlvr.control=random_reward"], lambda: dies_after(7), [4, 6], 0, 6),
+        ("rlvr", ["rlvr.beta=0.5"], lambda: dies_after(5), [2, 4], 0, 4),
     ],
-    ids=["sft", "sft killed while it saves", "rlvr whose newest checkpoint is cut off", "rlvr on random reward"],
+    ids=[
+        "sft",
+        "sft killed while it saves",
+        "rlvr whose newest checkpoint is cut off",
+        "rlvr on random reward",
+        "rlvr with a reference",
+    ],
 )
 def test_killed_and_given_again_is_as_if_left_alone(
     inputs: dict[str, dict[str, Path]],
@@ -140,6 +148,8 @@ def test_killed_and_given_again_is_as_if_left_alone(
     assert records[0]["digest"] == records[1]["digest"] == digest_directory(output)
     assert records[0]["summary"] == records[1]["summary"]
     assert records[0]["key"] == records[1]["key"]
+    if "rlvr.beta=0.5" in arm:
+        assert read_jsonl(calm / "curves.jsonl", dict)[-1]["kl"] > 0, "the reference is the start model"
 
 
 @pytest.mark.usefixtures("signed_in")
