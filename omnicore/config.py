@@ -77,8 +77,8 @@ TRANSPORT = frozenset(
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 
-# What a training writes on its way decides nothing of where it ends.
-SAVING = frozenset({"checkpoint_every", "keep_checkpoints"})
+# What a training writes on its way, and who reads its media, decides nothing of where it ends.
+SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "workers"})
 
 
 class PrepareConfig(Config):
@@ -150,12 +150,38 @@ class EvaluateConfig(Config):
     batch: int = Field(256, ge=1)
 
 
+class MixtureConfig(Config):
+    """Which rows a batch holds: training/mixture.py."""
+
+    by: Literal["source", "modality", "type"] = Field(
+        "source", description="what is mixed: sources, classes (audio, vision, omni, text; each with text), or types of queries"
+    )
+    weights: dict[str, float] = Field({}, description="share of each group in a batch, 0 leaves it out; none given: all the same")
+    balance: Literal["samples", "tokens"] = Field("samples", description="what the weights are shares of")
+    window: int = Field(
+        1,
+        ge=1,
+        description="steps whose rows are exchanged so that a batch holds rows of like length: less padding, the same shares",
+    )
+
+    @model_validator(mode="after")
+    def _weights_are_shares(self) -> Self:
+        if self.weights and (min(self.weights.values()) < 0 or not sum(self.weights.values())):
+            raise ValueError(f"weights are shares, none below 0 and not all 0: {self.weights}")
+        return self
+
+
 class TrainingConfig(Config):
     """What both trainers take."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
     rate: float = Field(2e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(5, ge=0, description="steps until the rate is reached")
+    mixture: MixtureConfig = MixtureConfig()
+    max_tokens: int = Field(0, ge=0, description="of a row, media and reply included; 0: what the model's context holds")
+    max_too_long: float = Field(
+        0.0, ge=0, lt=1, description="share of rows that may be longer and are left out (listed in too_long.jsonl); none is cut"
+    )
     checkpoint_every: int = Field(
         0, ge=0, description="steps from one checkpoint to the next, from which a killed run goes on; 0: none"
     )
@@ -168,6 +194,7 @@ class SftConfig(TrainingConfig):
     data: str = Field(description="file of queries with targets in the input named `data`")
     steps: int = Field(60, ge=1, description="optimizer steps")
     batch: int = Field(64, ge=1, description="rows a step, on all processes together")
+    workers: int = Field(0, ge=0, description="processes that read media ahead of the training; 0: the training does it itself")
     rate: float = Field(1.5e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(10, ge=0, description="steps until the rate is reached")
 

@@ -27,9 +27,19 @@ from omnicore.decoded import cache
 from omnicore.errors import DataError
 from omnicore.provenance import sha256_file
 from omnicore.schema import Media
-from omnicore.video import MAX_PIXELS, Video, check_file, clip, damaged, load_video, sound_track
+from omnicore.video import (
+    MAX_PIXELS,
+    Video,
+    check_file,
+    clip,
+    damaged,
+    load_video,
+    measure_sound,
+    measure_video,
+    sound_track,
+)
 
-__all__ = ["RATE", "Video", "bring", "load_audio", "load_image", "load_video", "locate", "read", "resample"]
+__all__ = ["RATE", "Video", "bring", "load_audio", "load_image", "load_video", "locate", "measure", "read", "resample"]
 
 Wave = npt.NDArray[np.float32]
 
@@ -75,6 +85,30 @@ def read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Vid
     if _short(path, start, end):
         return load_audio(path, start, end)
     return np.frombuffer(_kept(media, path, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
+
+
+def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
+    """How large a clip is that `read` gives, by its file's header alone: width and height of a picture, samples of a sound at
+    16 kHz, frames, width and height of a video.
+
+    What the header says can be wrong by a little (a variable rate, a rotation that swaps the sides); nothing is decoded or checked.
+    Raises DataError when the file is missing or has no readable header; ConfigError where PyAV is missing.
+    """
+    path = locate(media, root)
+    if media.kind == "video":
+        return measure_video(path, profile.fps, profile.max_frames, media.start, media.end)
+    if media.kind == "image":
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except Exception as error:  # as in load_image
+            raise DataError(f"{path} is not a readable picture: {error}; copy it again") from error
+    try:
+        length = float(soundfile.info(path).duration)
+    except soundfile.SoundFileError:
+        return (round(measure_sound(path, media.start, media.end) * RATE),)
+    begin, stop = clip(path, media.start, media.end, length, "sound")
+    return (round((stop - begin) * RATE),)
 
 
 def load_image(file: Path | BinaryIO) -> Image.Image:

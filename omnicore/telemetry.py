@@ -40,6 +40,7 @@ METRICS = {
     "omni_canary_agreement_ratio": Metric("Answers that are those stored with the checkpoint, 0 to 1."),
     "omni_training_steps": Metric("Optimiser steps done."),
     "omni_training_loss": Metric("Loss at the last logged step; no unit."),
+    "omni_training_data_seconds": Metric("Seconds in which a training waited for its rows; after a kill, of the part after it."),
     "omni_reward_ratio": Metric("Mean reward at the last logged step, 0 to 1."),
     "omni_groups_all_right_ratio": Metric("RLVR groups all right at the last logged step, 0 to 1: they teach nothing."),
     "omni_groups_all_wrong_ratio": Metric("RLVR groups all wrong at the last logged step, 0 to 1: they teach nothing."),
@@ -87,6 +88,8 @@ def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], 
     metrics.set("omni_step_duration_seconds", seconds, **labels)
     for name in QUERIES & summary.keys():
         metrics.set("omni_step_queries", summary[name], **labels)
+    if "data_seconds" in summary:
+        metrics.set("omni_training_data_seconds", summary["data_seconds"], **labels)
     for name in SAMPLES & summary.keys():
         metrics.set("omni_step_samples", summary[name], **labels)
         metrics.set("omni_step_samples_per_second", summary[name] / max(seconds, 1e-9), **labels)

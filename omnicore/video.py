@@ -77,30 +77,45 @@ def load_video(path: Path, fps: float, max_frames: int, start: float | None = No
     ConfigError where PyAV is missing.
     """
     with _opened(path, "video") as container:
-        # A cover picture is a video track of one frame.
-        stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
-        if stream is None:
-            raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
-        _refuse_pixels(path, stream.codec_context.width, stream.codec_context.height)
-        origin = (container.start_time or 0) / 1e6
-        begin, stop = clip(path, start, end, _end(container, stream) - origin, "video")
-        step = max(1 / fps, (stop - begin) / max_frames)
-        count = max(1, math.ceil((stop - begin) / step - 1e-6))
-        if count > MAX_FRAMES:
-            raise DataError(f"{path}: {count} frames asked for, more than {MAX_FRAMES}: lower profile.max_frames")
+        stream, origin, begin, step, count = _plan(path, container, fps, max_frames, start, end)
         frames = list(_shown(path, container, stream, [origin + begin + i * step for i in range(count)]))
     return Video(tuple(jpeg for jpeg, _ in frames), tuple(round(time - origin, 6) for _, time in frames), 1 / step)
+
+
+def measure_video(
+    path: Path, fps: float, max_frames: int, start: float | None = None, end: float | None = None
+) -> tuple[int, int, int]:
+    """Number of frames that `load_video` shows, their width and height (or the other way round, where they lie on their side), by
+    the file's header alone: nothing is decoded. Raises as `load_video` does."""
+    with _opened(path, "video") as container:
+        stream, _, _, _, count = _plan(path, container, fps, max_frames, start, end)
+        return count, stream.codec_context.width, stream.codec_context.height
+
+
+def _plan(
+    path: Path, container: InputContainer, fps: float, max_frames: int, start: float | None, end: float | None
+) -> tuple[VideoStream, float, float, float, int]:
+    """What to show of a video: its track, the clock's time at its beginning, seconds from there to the first frame and from one to
+    the next, and how many."""
+    # A cover picture is a video track of one frame.
+    stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+    if stream is None:
+        raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
+    _refuse_pixels(path, stream.codec_context.width, stream.codec_context.height)
+    origin = (container.start_time or 0) / 1e6
+    begin, stop = clip(path, start, end, _end(container, stream) - origin, "video")
+    step = max(1 / fps, (stop - begin) / max_frames)
+    count = max(1, math.ceil((stop - begin) / step - 1e-6))
+    if count > MAX_FRAMES:
+        raise DataError(f"{path}: {count} frames asked for, more than {MAX_FRAMES}: lower profile.max_frames")
+    return stream, origin, begin, step, count
 
 
 def sound_track(path: Path, start: float | None = None, end: float | None = None) -> tuple[npt.NDArray[np.float32], int]:
     """Samples [n] of the first sound track, its channels averaged, and their rate. Silence fills gaps between its packets and
     before its first, so that times are those of the video. Raises as `load_video` does."""
     with _opened(path, "sound") as container:
-        if not container.streams.audio:
-            raise DataError(f"{path} has no audio track: leave its audio out of the query, or get the file with its sound")
-        stream = container.streams.audio[0]
-        origin = (container.start_time or 0) / 1e6
-        begin, stop = clip(path, start, end, _end(container, stream) - origin, "sound")
+        stream, origin, begin, stop = _heard(path, container, start, end)
         if begin > 0:
             # Decoders of lossy sound need some packets before they are right.
             _seek(container, stream, origin + begin - 0.5)
@@ -127,6 +142,22 @@ def sound_track(path: Path, start: float | None = None, end: float | None = None
     if not len(wave):
         raise DataError(f"{path} holds no samples between {begin:g} and {stop:g} s")
     return wave, rate
+
+
+def measure_sound(path: Path, start: float | None = None, end: float | None = None) -> float:
+    """Seconds of the sound track that `sound_track` reads, by the file's header alone. Raises as that does."""
+    with _opened(path, "sound") as container:
+        _, _, begin, stop = _heard(path, container, start, end)
+        return stop - begin
+
+
+def _heard(path: Path, container: InputContainer, start: float | None, end: float | None) -> tuple[Any, float, float, float]:
+    """The first sound track, the clock's time at the file's beginning, and from where to where in seconds from there."""
+    if not container.streams.audio:
+        raise DataError(f"{path} has no audio track: leave its audio out of the query, or get the file with its sound")
+    stream = container.streams.audio[0]
+    origin = (container.start_time or 0) / 1e6
+    return stream, origin, *clip(path, start, end, _end(container, stream) - origin, "sound")
 
 
 def check_file(path: Path, what: str) -> None:

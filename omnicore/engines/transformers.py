@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling
-from omnicore.media import Video, Wave, read
+from omnicore.media import RATE, Video, Wave, measure, read
 from omnicore.models import thinker
 from omnicore.models.generate import generate
 from omnicore.models.processor import Encoder, Features, Prompt
@@ -22,13 +22,15 @@ FEATURES = 2 << 30  # bytes of processed media that a reader keeps
 
 
 class Reader:
-    """Turns requests into prompts; a medium is processed once whatever the number of draws, since those of a query follow each
-    other. What was processed longest ago makes room beyond `FEATURES` bytes: videos would fill any memory."""
+    """Turns requests into prompts. A medium is processed once whatever the number of draws and epochs, as long as `FEATURES` bytes
+    hold it; what was processed longest ago makes room: videos would fill any memory. What is slow to decode comes from the disk
+    (`media.read`) when it is processed again."""
 
     def __init__(self, encoder: Encoder, profile: Profile) -> None:
         self.encoder, self.profile = encoder, profile
         self._features: dict[Media, Features] = {}
         self._size = 0
+        self._sizes: dict[Media, tuple[int, ...]] = {}
 
     def features(self, media: Media, root: Path) -> Features:
         if media not in self._features:
@@ -42,6 +44,24 @@ class Reader:
         if isinstance(decoded, Video):
             return self.encoder.video(decoded.frames, decoded.fps)
         return self.encoder.image(decoded) if isinstance(decoded, Image) else self.encoder.audio(decoded)
+
+    def length(self, request: Request) -> int:
+        """Tokens of a prompt, without a look into its media: they are measured by their headers."""
+        # The prompt itself, with media that have their tokens and nothing else.
+        parts = [
+            p if isinstance(p, str) else Features(p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root)))
+            for p in request.parts
+        ]
+        return len(self.encoder.prompt(parts, self.profile.system).ids)
+
+    def seconds(self, media: Media, root: Path) -> float:
+        """How long a sound is; 0 for what is none."""
+        return self._size_of(media, root)[0] / RATE if media.kind == "audio" else 0.0
+
+    def _size_of(self, media: Media, root: Path) -> tuple[int, ...]:
+        if media not in self._sizes:
+            self._sizes[media] = measure(media, root, self.profile)
+        return self._sizes[media]
 
     def prompt(self, request: Request) -> Prompt:
         parts = [p if isinstance(p, str) else self.features(p, request.root) for p in request.parts]

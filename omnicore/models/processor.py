@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from transformers import Qwen2_5OmniProcessor, Qwen2Tokenizer, WhisperFeatureExtractor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
@@ -41,6 +41,9 @@ _MEDIA_TEXT = {
     "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
     "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
 }
+
+
+_PER_FRAME = {"input_features", "feature_attention_mask"}  # as wide as a sound is long
 
 
 class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
@@ -148,15 +151,20 @@ class Encoder:
         return Features("image", {"pixel_values": out["pixel_values"], "image_grid_thw": grid}, tokens)
 
     def audio(self, wave: np.ndarray[Any, Any]) -> Features:
-        """float32 mono at 16 kHz to `input_features` [1, mel, frames] and `feature_attention_mask` [1, frames]."""
-        out = self.processor.feature_extractor(
-            [wave], sampling_rate=RATE, padding="max_length", return_attention_mask=True, return_tensors="pt"
+        """float32 mono at 16 kHz to `input_features` [1, mel, frames] and `feature_attention_mask` [1, frames], of the frames that
+        hold sound: upstream pads to 300 s, which costs 15 MB and 150 ms a sound, and the model drops the padding."""
+        extractor = self.processor.feature_extractor
+        # As much silence as one window reaches into: the last frame is then what it is before 300 s of padding, to the bit.
+        length = min(extractor.n_samples, -(-(len(wave) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length)
+        out = extractor(
+            [wave], sampling_rate=RATE, padding="max_length", max_length=length, return_attention_mask=True, return_tensors="pt"
         )
-        mask = out["attention_mask"]
-        frames = int(mask.sum())
-        # upstream _get_feat_extract_output_lengths: two convolutions of stride 2, then pooling by 2
-        tokens = ((frames - 1) // 2 + 1 - 2) // 2 + 1
-        return Features("audio", {"input_features": out["input_features"], "feature_attention_mask": mask}, tokens)
+        frames = int(out["attention_mask"].sum())
+        tensors = {
+            "input_features": out["input_features"][..., :frames].contiguous(),
+            "feature_attention_mask": out["attention_mask"][:, :frames].contiguous(),
+        }
+        return Features("audio", tensors, _heard(frames))
 
     def video(self, frames: Sequence[Any], fps: float) -> Features:
         """PIL frames, `fps` of them a second, to `pixel_values_videos` [patches, d], `video_grid_thw` [1, 3] and
@@ -182,6 +190,25 @@ class Encoder:
             "video_second_per_grid": torch.tensor([processor.temporal_patch_size / fps]),
         }
         return Features("video", tensors, int(grid.prod()) // processor.merge_size**2)
+
+    def tokens(self, kind: Literal["image", "audio", "video"], size: tuple[int, ...]) -> int:
+        """How many tokens a medium takes that is as large as `media.measure` says."""
+        if kind == "audio":
+            return _heard(-(-size[0] // self.processor.feature_extractor.hop_length))
+        picture = self.processor.image_processor
+        side, limits = picture.patch_size * picture.merge_size, picture.size
+        *frames, width, height = size
+        steps = 1
+        if frames:
+            limits, steps = Qwen2_5OmniProcessor.videos_kwargs["size"], -(-frames[0] // picture.temporal_patch_size)
+        shortest, longest = limits["shortest_edge"], limits["longest_edge"]
+        high, wide = smart_resize(height, width, factor=side, min_pixels=shortest, max_pixels=longest)
+        return int(steps * (high // side) * (wide // side))
+
+    @property
+    def longest_sound(self) -> float:
+        """Seconds; the feature extractor drops what a sound holds beyond."""
+        return float(self.processor.feature_extractor.n_samples / RATE)
 
     def prompt(self, parts: Sequence[Part], system: str = "") -> Prompt:
         """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated per media token."""
@@ -214,10 +241,19 @@ class Encoder:
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def _heard(frames: int) -> int:
+    """Tokens of mel frames: upstream's _get_feat_extract_output_lengths, two convolutions of stride 2, then pooling by 2."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
 def media_tensors(media: Sequence[Features]) -> dict[str, torch.Tensor]:
-    """Concatenates features of a batch, in the order in which their placeholders stand."""
+    """Concatenates features of a batch, in the order in which their placeholders stand; sounds padded to the longest of them."""
     names = dict.fromkeys(name for feature in media for name in feature.tensors)
-    return {name: torch.cat([f.tensors[name] for f in media if name in f.tensors]) for name in names}
+    found = {name: [f.tensors[name] for f in media if name in f.tensors] for name in names}
+    for name in _PER_FRAME & found.keys():
+        width = max(t.shape[-1] for t in found[name])
+        found[name] = [torch.nn.functional.pad(t, (0, width - t.shape[-1])) for t in found[name]]
+    return {name: torch.cat(tensors) for name, tensors in found.items()}
 
 
 def collate(prompts: Sequence[Prompt], replies: Sequence[list[int]] | None, pad_id: int) -> dict[str, torch.Tensor]:

@@ -18,12 +18,14 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.models.runtime import set_up
     from omnicore.training import rlvr
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
-    from omnicore.training.rows import read_rows
+    from omnicore.training.rows import fitting, read_rows
 
     set_up(recipe)
     engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile)
     model, encoder = engine.model, engine.encoder
-    rows = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False)
+    found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False)
+    context = model.config.text_config.max_position_embeddings
+    rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
     kinds = {medium.kind for row in rows for medium in row.query.media}
     perceived = canary.check(engine, EngineConfig(), recipe.profile, kinds)
     curve: list[dict[str, Any]] = []
@@ -59,6 +61,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     last = curve[-max(1, len(curve) // 5) :]
     return {
         "prompts": len(rows),
+        "too_long": len(found) - len(rows),
         "steps": len(curve),
         "rollouts": len(rollouts),
         "control": config.control,

@@ -18,22 +18,34 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     from omnicore.models.runtime import set_up
     from omnicore.training import sft
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
-    from omnicore.training.rows import read_rows
+    from omnicore.training.rows import fitting, read_rows
 
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model)
-    rows = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)
+    found = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)
+    rows = fitting(found, config, output, context=model.config.text_config.max_position_embeddings)
     curve: list[dict[str, Any]] = []
     checkpoints = Checkpoints(output / DIRECTORY, {"curves": curve}, every=config.checkpoint_every, keep=config.keep_checkpoints)
+    data_seconds = 0.0
     with track(config.steps, "sft") as progress:
         progress.advance(len(curve))
 
         def log(record: dict[str, Any]) -> None:
+            nonlocal data_seconds
+            data_seconds += record.pop("data_seconds")  # no time may enter a file that has a digest
             curve.append(record)
             progress.advance(1, loss=record["loss"])
 
-        sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints)
+        epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints)
     thinker.save(model, encoder, output / "checkpoint")
     canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)
-    return {"rows": len(rows), "steps": len(curve), "loss_first": curve[0]["loss"], "loss_last": curve[-1]["loss"]}
+    return {
+        "rows": len(rows),
+        "too_long": len(found) - len(rows),
+        "steps": len(curve),
+        "loss_first": curve[0]["loss"],
+        "loss_last": curve[-1]["loss"],
+        "data_seconds": round(data_seconds, 3),
+        **{f"epochs_{name}": times for name, times in epochs.items()},
+    }

@@ -214,7 +214,7 @@ def train(
             processing_class=encoder.tokenizer,
             reward_funcs=rollouts,
         )
-        kinds = {feature.kind for row in rows for feature in row.prompt.media}
+        kinds = {medium.kind for row in rows for medium in row.query.media}
         check = GradientCheck({kind: tower for kind, tower in TOWERS.items() if kind in kinds})
         trainer.add_callback(check)
         trainer.states |= {"gradients": check, **({"coin": rollouts.coin} if rollouts.coin else {})}

@@ -1,16 +1,21 @@
-"""Training rows: queries of a step's input as prompts, through the same reader that the engine uses."""
+"""Training rows: queries of a step's input as prompts, through the same reader that the engine uses.
+
+A row's prompt is built when its batch is due: a hundred thousand videos fit into no memory. What must be known of all rows before
+the first step, their lengths, comes from the headers of their media.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from omnicore.config import Profile
+from omnicore.config import Profile, TrainingConfig
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl
+from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.models.processor import Prompt
 from omnicore.prompts import parts
 from omnicore.schema import Query, View
@@ -18,15 +23,24 @@ from omnicore.schema import Query, View
 
 @dataclass(frozen=True)
 class Row:
-    """A query with its prompt; `reply` holds the target's token ids where there is a target."""
+    """A query that is asked as `request`; `reply` holds the target's token ids where there is a target. `tokens` counts those of
+    prompt and reply, the media's by their headers."""
 
     query: Query
-    prompt: Prompt
+    request: Request
     reply: list[int]
+    tokens: int
+    reader: Reader = field(repr=False, compare=False)
+
+    @property
+    def prompt(self) -> Prompt:
+        """Built anew each time; its media are processed once, as long as the reader has room."""
+        return self.reader.prompt(self.request)
 
 
-def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool) -> list[Row]:
-    """Reads `path` (Query a line). Raises DataError when it is missing, empty, or lacks a target that is needed."""
+def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool, view: View = View.omni) -> list[Row]:
+    """Reads `path` (Query a line), as `view` shows them. Raises DataError when it is missing, empty, or lacks a target that is
+    needed, or a medium's header cannot be read."""
     queries: Sequence[Query] = read_jsonl(path, Query)
     if not queries:
         raise DataError(f"{path} holds no rows: nothing to train on")
@@ -34,6 +48,39 @@ def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool) ->
     for number, query in enumerate(queries, 1):
         if targets and query.target is None:
             raise DataError(f"{path}:{number}: field `target` is empty, and supervised training needs a written reply")
-        prompt = reader.prompt(Request(parts(query, View.omni, profile), path.parent))
-        rows.append(Row(query, prompt, reader.encoder.reply_ids(query.target) if query.target else []))
+        request = Request(parts(query, view, profile), path.parent)
+        reply = reader.encoder.reply_ids(query.target) if query.target else []
+        rows.append(Row(query, request, reply, reader.length(request) + len(reply), reader))
     return rows
+
+
+def fitting(rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0) -> list[Row]:
+    """The rows that fit, whole, into `config.max_tokens`, or into the model's `context` of tokens where that is 0, with `room` left
+    for what a rollout may say. The others are listed in `output/too_long.jsonl`: a truncated row would teach answers to what was
+    not shown.
+
+    Raises DataError when they are a larger share than `config.max_too_long`.
+    """
+    limit = min(config.max_tokens or context, context)
+    kept: list[Row] = []
+    listed: list[dict[str, Any]] = []
+    for row in rows:
+        seconds = max(
+            (row.reader.seconds(part, row.request.root) for part in row.request.parts if not isinstance(part, str)), default=0
+        )
+        if row.tokens + room > limit or seconds > row.reader.encoder.longest_sound:
+            size = {"tokens": row.tokens + room, "sound_seconds": round(seconds, 3)}
+            listed.append({"benchmark": row.query.benchmark, "id": row.query.id, **size})
+        else:
+            kept.append(row)
+    write_jsonl(output / "too_long.jsonl", listed)
+    if len(listed) > config.max_too_long * len(rows):
+        longest = max(listed, key=lambda one: int(one["tokens"]))
+        raise DataError(
+            f"{len(listed)} of {len(rows)} rows are too long for a context of {limit} tokens (or hold a sound above "
+            f"{rows[0].reader.encoder.longest_sound:g} s), more than the {config.max_too_long:.1%} that max_too_long allows; "
+            f"{output / 'too_long.jsonl'} lists them, the longest is {longest['id']} of {longest['benchmark']} with "
+            f"{longest['tokens']} tokens. Show less of videos (profile.fps, profile.max_frames), raise max_tokens up to the "
+            f"model's {context}, or leave more of them out: max_too_long=0.05"
+        )
+    return kept

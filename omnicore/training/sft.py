@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve
+from omnicore.training.mixture import Mixture, Order
 from omnicore.training.rows import Row
 
 # Adam's second moment forgets faster than usual: runs are a few dozen steps long.
@@ -34,12 +36,22 @@ PLAIN = {
 
 
 class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
-    """Keeps the loss by query type beside the trainer's own mean."""
+    """Draws its rows from a mixture, and keeps the loss by query type beside the trainer's own mean."""
 
-    def __init__(self, *args: Any, rows: Sequence[Row], **kwargs: Any) -> None:
-        self._rows = rows
+    def __init__(self, *args: Any, rows: Sequence[Row], mixture: Mixture, **kwargs: Any) -> None:
+        self._rows, self._mixture = rows, mixture
         self.by_type: dict[str, list[float]] = defaultdict(list)
+        self.waited = 0.0  # seconds for data since the last logged step
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:  # noqa: ARG002
+        return Order(self._mixture)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.monotonic()
+        found = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.monotonic() - began
+        return found
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
         indices = inputs.pop("index").tolist()
@@ -66,9 +78,14 @@ def train(
     seed: int,
     log: Callable[[dict[str, Any]], None],
     checkpoints: Checkpoints | None = None,
-) -> None:
-    """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step. Raises TrainingError when
-    the loss is not finite."""
+) -> dict[str, float]:
+    """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step, with the `data_seconds` that it
+    waited for rows. Returns how often each group of the mixture is walked through.
+
+    Raises TrainingError when the loss is not finite, ConfigError for a mixture that the rows are not of.
+    """
+    queries, tokens = [row.query for row in rows], [row.tokens for row in rows]
+    mixture = Mixture(queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed)
 
     def batch(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         indices = [row["index"] for row in chosen]
@@ -87,12 +104,13 @@ def train(
             use_cpu=not torch.cuda.is_available(),
             dataset_kwargs={"skip_prepare_dataset": True},
             **OPTIMIZER,
-            **PLAIN,
+            **{**PLAIN, "dataloader_num_workers": config.workers},
         )
         trainer = OmniSFTTrainer(
             model=model,
             args=args,
             rows=rows,
+            mixture=mixture,
             checkpoints=checkpoints,
             train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
             processing_class=encoder.tokenizer,
@@ -102,8 +120,10 @@ def train(
         def add(record: dict[str, Any]) -> dict[str, Any]:
             by_type = {name: {"loss": round(sum(v) / len(v), 5)} for name, v in sorted(trainer.by_type.items())}
             trainer.by_type.clear()
-            return {**record, "by_type": by_type}
+            waited, trainer.waited = trainer.waited, 0.0
+            return {**record, "by_type": by_type, "data_seconds": waited}
 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.go_on()
+    return mixture.epochs()
