@@ -26,6 +26,10 @@ apart from a wrong one. In this order:
            zero to twenty and its digits being the same. An open answer cannot be told from other words: what is not right
            is incorrect, and only a reply that is empty or contradicts itself has no answer.
 
+  interval Two times with "-", "to", "until", "and" or a comma between, the later last, in seconds or as minutes:seconds, brackets
+           around and "from" or "between" before them or not: "3.5 to 7 s", "[00:03, 00:07]". It is right when it shares half
+           or more of its union with the answer (R@1 at IoU 0.5, as temporal grounding is scored; Gao et al. 2017, TALL).
+
 Case of texts, space, markdown emphasis, quotes, dollar signs and LaTeX boxes around, a full stop at the end and full-width
 forms make no difference. A reply that was cut by its length limit has no answer: callers know that, the text does not.
 All is linear in the length of the reply.
@@ -64,6 +68,10 @@ _CAPITALS = re.compile(r"[A-Z](?: ?[A-Z])+")
 # What follows the word that opens an answer. "No. 5" and "No-one" are no refusals.
 _OPENED = r"(?:[,;:!]|\.(?! ?\d)| ?[–—]| - )"
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,5}|[0-9]{1,18})(?:\.[0-9]{1,18})?")
+_TIME = r"(?:[0-9]{1,3}:[0-5]?[0-9]|[0-9]{1,6})(?:\.[0-9]{1,6})?"
+_SECONDS = r"(?: ?(?:s|sec|secs|seconds?))?"
+_SPAN = re.compile(rf"(?:from |between )?[\[(]? ?({_TIME}){_SECONDS} ?(?:-|–|to|until|and|,) ?({_TIME}){_SECONDS} ?[\])]?")
+ENOUGH = 0.5  # of the union of two intervals
 _TIMES = re.compile(r" ?(?:times?|次|个)$")
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
@@ -79,31 +87,63 @@ def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | N
     """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i.
 
     A set comes back as its members in the order of the query's options, joined by ", "; a number in its shortest digits;
-    an open text in small letters.
+    an interval as seconds, "3.5-7"; an open text in small letters.
     """
+    named = read(reply, query, style, permutation)
+    if named is None:
+        return None, Outcome.no_answer
+    given = ", ".join(o for o in query.options if o in named) if isinstance(named, frozenset) else named
+    return given, Outcome.correct if _right(named, query) else Outcome.incorrect
+
+
+def read(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> str | frozenset[str] | None:
+    """What the reply names: a text by the query's kind, the members of a set, None where there is no single answer."""
     shown = [query.options[i] for i in permutation or range(len(query.options))]
-    given: str | None
     match query.answer_kind:
         case AnswerKind.choice:
-            given = extract(reply, shown, style)
-            right = given == query.answer
+            return extract(reply, shown, style)
         case AnswerKind.yes_no:
-            given = _closed(reply, partial(_yes_no, options=shown, style=style), _room(shown))
-            right = given == query.answer
+            return _closed(reply, partial(_yes_no, options=shown, style=style), _room(shown))
         case AnswerKind.set:
             _check_letters(shown, style)
-            named = _closed(reply, partial(_members, options=shown, style=style), sum(len(o) + 16 for o in shown))
-            given = None if named is None else ", ".join(o for o in query.options if o in named)
-            right = named == frozenset({query.answer, *query.also})
+            return _closed(reply, partial(_members, options=shown, style=style), sum(len(o) + 16 for o in shown))
         case AnswerKind.number:
-            given = _closed(reply, _number, 64)
-            right = given is not None and Decimal(given) == Decimal(query.answer)
+            return _closed(reply, _number, 64)
+        case AnswerKind.interval:
+            return _closed(reply, _interval, 64)
         case AnswerKind.text:
-            given = _read(reply, _text, _stated_text)
-            right = given == _same(query.answer)
-    if given is None:
-        return None, Outcome.no_answer
-    return given, Outcome.correct if right else Outcome.incorrect
+            return _read(reply, _text, _stated_text)
+
+
+def _right(named: str | frozenset[str], query: Query) -> bool:
+    match query.answer_kind:
+        case AnswerKind.set:
+            return named == frozenset({query.answer, *query.also})
+        case AnswerKind.number:
+            return Decimal(str(named)) == Decimal(query.answer)
+        case AnswerKind.interval:
+            return overlap(str(named), query.answer) >= ENOUGH
+        case AnswerKind.text:
+            return named == _same(query.answer)
+        case _:
+            return named == query.answer
+
+
+def overlap(a: str, b: str) -> float:
+    """Intersection over union of two intervals in time, as `read` gives them or a query's answer has them.
+
+    Raises ValueError for what is no interval.
+    """
+    (start, end), (other, last) = (_ends(text) for text in (a, b))
+    union = max(end, last) - min(start, other)
+    return float(max(Decimal(0), min(end, last) - max(start, other)) / union)
+
+
+def _ends(text: str) -> tuple[Decimal, Decimal]:
+    if (found := _interval(text)) is None:
+        raise ValueError(f"{text!r} is no interval in time, as 3.5-7 is")
+    start, end = found.split("-")
+    return Decimal(start), Decimal(end)
 
 
 def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
@@ -277,6 +317,19 @@ def _number(content: str) -> str | None:
     digits = format(Decimal(text.replace(",", "")), "f")
     digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
     return "0" if digits == "-0" else digits
+
+
+def _interval(content: str) -> str | None:
+    """The interval that `content` is, as seconds: "3.5-7"."""
+    if len(content) > 64 or not (found := _SPAN.fullmatch(_normal(content))):
+        return None
+    start, end = (_seconds(time) for time in found.groups())
+    return f"{start}-{end}" if start < end else None
+
+
+def _seconds(time: str) -> Decimal:
+    minutes, _, seconds = time.rpartition(":")
+    return 60 * Decimal(minutes or 0) + Decimal(seconds)
 
 
 def _text(content: str) -> str | None:

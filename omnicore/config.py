@@ -206,11 +206,36 @@ class RlvrConfig(TrainingConfig):
     prompts: int = Field(16, ge=1, description="prompts a step, on all processes together")
     group: int = Field(8, ge=2, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0)
-    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
-    beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
-    control: Literal["none", "random_reward"] = Field(
-        "none", description="random_reward pays a coin flip: what luck alone does, to be shown beside a real run"
+    loss: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
+        "dapo", description="gspo weighs whole replies: grpo with importance sampling by sequence"
     )
+    iterations: int = Field(1, ge=1, description="optimizer steps on the same rollouts; above 1, clipping begins to matter")
+    beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
+    format_weight: float = Field(
+        0.0, ge=0, le=0.2, description="paid for a reply whose answer can be read; never decides whether a group is used"
+    )
+    refill: int = Field(
+        0, ge=0, description="rounds at most in which further prompts take the place of groups that are all right or all wrong"
+    )
+    max_logprob_gap: float = Field(
+        0.1, gt=0, description="in nats, between what trainer and rollout engine say of a token; the run stops beyond it"
+    )
+    rollouts: Literal["transformers", "vllm"] = Field(
+        "transformers", description="who generates: the model that trains, or a vLLM server that is given its weights each step"
+    )
+    server: str = Field("", description="base of the vLLM server's API, as in http://127.0.0.1:8000/v1")
+    server_sleeps: bool = Field(False, description="the server shares the GPU and sleeps (frees its memory) while the step trains")
+    control: Literal["none", "random_reward", "muted_audio", "text_only"] = Field(
+        "none",
+        description="arms to be shown beside a real run: random_reward pays a coin flip, which is what luck alone does; muted_audio "
+        "withholds the sound, and text_only all media, which is what is gained without them",
+    )
+
+    @model_validator(mode="after")
+    def _vllm_has_a_server(self) -> Self:
+        if self.rollouts == "vllm" and not self.server.startswith(("http://", "https://")):
+            raise ValueError("rlvr.rollouts=vllm needs rlvr.server, as in http://127.0.0.1:8000/v1")
+        return self
 
 
 class DistillConfig(Config):

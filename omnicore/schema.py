@@ -49,12 +49,13 @@ class Label(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """How a reply is compared with the answer. The last three have no options, or more than one right one."""
+    """How a reply is compared with the answer. The last four have no options, or more than one right one."""
 
     choice = "choice"
     yes_no = "yes_no"
     set = "set"
     number = "number"
+    interval = "interval"
     text = "text"
 
 
@@ -82,8 +83,8 @@ class Query(Record):
     """One question. Its key is (benchmark, id); errors inside one `cluster` (picture or video) are not independent.
 
     `media` is shown in its order before the question, except where question or options place it with `<media_N>`, N
-    counting from 1. `answer` is an option's text, or a number or text where there are no options; `also` holds the other
-    members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply, in training
+    counting from 1. `answer` is an option's text, or a number, interval (`3.5-7`, in seconds) or text where there are no options;
+    `also` holds the other members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply, in training
     rows only. `wording` names the template of the question where a benchmark has templates.
     """
 

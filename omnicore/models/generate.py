@@ -11,10 +11,12 @@ from omnicore.models.processor import Encoder, Prompt, collate
 
 
 class Generated(NamedTuple):
-    """One reply; `truncated` when it was cut before it ended, `logprobs` one a token, end of turn included, if asked for."""
+    """One reply; `truncated` when it was cut before it ended, `ids` its tokens, end of turn included, `logprobs` one a token, if
+    asked for."""
 
     text: str
     truncated: bool
+    ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
 
 
@@ -24,7 +26,8 @@ def generate(
 ) -> list[Generated]:
     """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no top-p).
 
-    Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass.
+    Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass. Log-probs are
+    those before suppression, of logits divided by the temperature where there is one.
     """
     model.eval()
     batch = collate(prompts, None, encoder.pad_id)
@@ -43,10 +46,10 @@ def generate(
     lengths = torch.where(ends.any(1), ends.argmax(1) + 1, ids.shape[1]).tolist()
     chosen: list[list[float]] = [[] for _ in prompts]
     if logprobs:
-        table = torch.log_softmax(torch.stack(out.logits, 1).float(), -1)  # [batch, tokens, vocabulary], before suppression
+        table = torch.log_softmax(torch.stack(out.logits, 1).float() / (temperature or 1.0), -1)  # [batch, tokens, vocabulary], before suppression
         chosen = table.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
     cut = (~ends.any(1)).tolist()
     return [
-        Generated(text, truncated, tuple(row[:length]))
-        for text, truncated, row, length in zip(encoder.text(ids), cut, chosen, lengths, strict=True)
+        Generated(text, truncated, tuple(tokens[:length]), tuple(row[:length]))
+        for text, truncated, tokens, row, length in zip(encoder.text(ids), cut, ids.tolist(), chosen, lengths, strict=True)
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from omnicore.config import EngineConfig, Recipe, RlvrConfig
 from omnicore.journal import write_jsonl
+from omnicore.schema import View
 from omnicore.telemetry import track
 
 
@@ -23,11 +24,11 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     set_up(recipe)
     engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile)
     model, encoder = engine.model, engine.encoder
-    found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False)
+    view = {"muted_audio": View.visual_only, "text_only": View.text_only}.get(config.control, View.omni)
+    found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view)
     context = model.config.text_config.max_position_embeddings
     rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
-    kinds = {medium.kind for row in rows for medium in row.query.media}
-    perceived = canary.check(engine, EngineConfig(), recipe.profile, kinds)
+    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(row.request for row in rows))
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     checkpoints = Checkpoints(
@@ -43,7 +44,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
             curve.append(record)
             progress.advance(1, reward=record.get("reward", 0.0))
 
-        rlvr.train(
+        checked = rlvr.train(
             model,
             encoder,
             rows,
@@ -67,5 +68,6 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
         "control": config.control,
         "correct_first": curve[0]["correct"],
         "correct_last": round(sum(r["correct"] for r in last) / len(last), 4),
+        **checked,
         **perceived,
     }

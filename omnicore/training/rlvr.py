@@ -1,11 +1,15 @@
-"""RLVR: TRL's GRPOTrainer, made to carry sound.
+"""RLVR: TRL's GRPOTrainer, made to carry sound, and to train on groups that teach something.
 
 TRL 1.16 knows no audio: a stock trainer fed with sound generates with it (or fails) and then trains on a forward pass
 without it. The subclass keeps each sample's media beside it through shuffling and splitting, and gives them to every
 forward pass. It overrides private methods, so the minor version is pinned and tests hold the behaviour.
 
 Groups whose rollouts are all right or all wrong (raw correctness, never a shaped reward) have no advantage and are left
-out of the forward and backward pass; the loss is normalised over the tokens that remain, as in DAPO.
+out of the forward and backward pass; further prompts take their place for `refill` rounds, as in DAPO, and the loss is
+normalised over what remains, on all processes and in all micro-batches together.
+
+Nothing of this lasts from one step to the next but the weights: order of rows, further prompts and sampling are functions of
+(seed, step), and the coin of a control arm is saved with the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,26 +17,31 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
-from omnicore.config import Profile, RlvrConfig
+from omnicore.config import Profile, RlvrConfig, digest
+from omnicore.engines.canary import shown
 from omnicore.models.processor import Encoder, Features, media_tensors
-from omnicore.schema import Outcome
+from omnicore.training import startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve, GradientCheck, Log
-from omnicore.training.rewards import Coin, outcome
+from omnicore.training.groups import Book, Group, Rollout, collect, further
+from omnicore.training.mixture import Mixture, Order, modality
+from omnicore.training.rewards import Coin, reward
+from omnicore.training.rollouts import RolloutEngine, TransformersRollouts
 from omnicore.training.rows import Row
 from omnicore.training.sft import OPTIMIZER, PLAIN
 
-TOWERS = {"audio": "audio_tower", "image": "visual"}
+TOWERS = {"audio": "audio_tower", "image": "visual", "video": "visual"}
 _PER_ROLLOUT = (
     "prompt_ids",
     "prompt_mask",
@@ -45,39 +54,121 @@ _PER_ROLLOUT = (
 
 
 class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer whose dataset has a column `index` into `rows`."""
+    """GRPOTrainer whose dataset has a column `index` into `rows`. A process' share of a step is whole groups."""
 
-    def __init__(self, model: Any, *, rows: Sequence[Row], beta: float, **kwargs: Any) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        model: Any,
+        args: GRPOConfig,
+        *,
+        rows: Sequence[Row],
+        config: RlvrConfig,
+        profile: Profile,
+        encoder: Encoder,
+        engine: RolloutEngine,
+        journal: Log,
+        **kwargs: Any,
+    ) -> None:
+        self.rows, self.config, self.profile, self.encoder, self.engine = rows, config, profile, encoder, engine
+        self.book, self._journal = Book(config.group, config.prompts), journal
+        self.coin: Coin | None = None
+        self._chosen: list[Rollout] = []
         self._media: list[tuple[Features, ...]] = []
-        # TRL would load the reference by the name of the model's directory, as a class that is not the thinker's. It is the start
-        # model, also where the training goes on from a checkpoint.
-        reference = copy.deepcopy(model) if beta else None
-        super().__init__(model, **kwargs)
-        self.beta = beta
+        # TRL would build the reference from the name of the model's directory, by a class that is not the thinker's.
+        # It is the start model, also where the training goes on from a checkpoint; under LoRA, the model without its adapter.
+        reference = copy.deepcopy(model) if config.beta and not hasattr(model, "peft_config") else None
+        super().__init__(model, self._rewards, args, processing_class=encoder.tokenizer, **kwargs)
+        self.beta = config.beta
         if reference is not None:
             add_fused_lm_head(reference, temperature=self.temperature)
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        if config.control == "random_reward":
+            self.coin = Coin(args.seed + self.accelerator.process_index)
 
     def at_rest(self) -> bool:
         """Rollouts are not saved: none may be left that a later step trains on. Then TRL's count of them may begin anew."""
         return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
+    def load_engine(self) -> None:
+        """Wakes the rollout engine and gives it the policy's weights."""
+        self.engine.wake()
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            self.engine.load(model)
+        self.accelerator.wait_for_everyone()
+
+    def _roll(self, indices: Sequence[int], turn: int) -> list[Group]:
+        """Generates and judges a group for each of the rows."""
+        rows, n = [self.rows[i] for i in indices], self.config.group
+        seed = int(digest(["rollouts", self._key(turn)])[:12], 16)
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ):
+            samples = self.engine.generate(rows, n, temperature=self.config.temperature, seed=seed)
+        texts = self.encoder.text([list(sample.ids) for sample in samples])
+        prompts = [row.prompt for row in rows]
+        rollouts = []
+        for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
+            row = rows[place // n]
+            judged = reward(text, sample.truncated, row.query, self.profile)
+            paid, right = judged.worth + self.config.format_weight * judged.form, judged.right
+            if self.coin:
+                paid = self.coin.flip()
+                right = bool(paid)
+            rollouts.append(Rollout(row, prompts[place // n], sample, text, judged, paid, right))
+        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def _further(self, missing: int, turn: int) -> list[int]:
+        # All processes take as many: generating with sharded weights needs them all.
+        most = int(self.accelerator.gather(torch.tensor([missing], device=self.accelerator.device)).max())
+        return further(max(0, most), len(self.rows), self._key(turn))
+
+    def _key(self, turn: int) -> str:
+        return f"{self.args.seed}|{self.state.global_step}|{turn}|{self.accelerator.process_index}"
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        first = [row["index"] for row in inputs[:: self.config.group]]
+        self.load_engine()
+        groups = collect(first, self.config.refill, self._roll, self._further)
+        self.engine.sleep()
+        # The useful ones first; a batch that could not be filled carries useless ones, which the loss leaves out.
+        ordered = sorted(groups, key=lambda group: not group[0].used)[: len(first)]
+        self._chosen = [rollout for group in ordered for rollout in group]
+        out = super()._generate_and_score_completions(inputs[:1] * len(self._chosen))
+        if "sampling_per_token_logps" in out:
+            # Of an engine of its own: the policy that acted is the one whose ratio is clipped.
+            out["old_per_token_logps"] = out.pop("sampling_per_token_logps")
+        out["useful"] = torch.tensor([rollout.used for rollout in self._chosen], device=out["advantages"].device)
+        for rollout, advantage in zip(self._chosen, out["advantages"].tolist(), strict=True):
+            rollout.advantage = advantage if rollout.used else 0.0
+        counted = torch.stack([out["useful"].sum(), out["completion_mask"][out["useful"]].sum()])
+        out["useful_total"], out["num_items_in_batch"] = self.accelerator.gather(counted[None]).sum(0)
+        # Lists, which TRL's shuffling and splitting slice by sample. Tensors of unlike samples could not be split.
+        out["media"] = self._media
+        out["modality"] = [modality(rollout.row.query) for rollout in self._chosen]
+        seen = gather_object([rollout.record(self.state.global_step) for group in groups for rollout in group])
+        self.book.generated(seen)
+        for record in seen:
+            self._journal(record)
+        return out
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
 
-    def _tokenize_prompts(self, prompts: Any) -> Any:  # noqa: ARG002 - the rows hold the prompts, with their media
-        chosen = [self._rows[i].prompt for i in self._indices]
-        self._media = [p.media for p in chosen]
+    def _tokenize_prompts(self, prompts: Any) -> Any:  # noqa: ARG002 - the rollouts hold their prompts, with the media
+        chosen = [rollout.prompt for rollout in self._chosen]
+        self._media = [prompt.media for prompt in chosen]
         # images=None: TRL's own image path, which would call the processor without sound, stays off.
-        return [p.ids for p in chosen], None, media_tensors([f for media in self._media for f in media])
+        return [prompt.ids for prompt in chosen], None, {}
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self._indices = [row["index"] for row in inputs]
-        out = super()._generate_and_score_completions(inputs)
-        # A list, which TRL's shuffling and splitting slice by sample. Tensors of unlike samples could not be split.
-        out["media"] = self._media
-        return out
+    def _generate_single_turn(self, *_: Any, **__: Any) -> Any:
+        """What was generated already."""
+        logprobs = [list(rollout.sample.logprobs) for rollout in self._chosen]
+        return [list(rollout.sample.ids) for rollout in self._chosen], logprobs if any(logprobs) else None
+
+    def _rewards(self, completions: Any, **_: Any) -> list[float]:  # noqa: ARG002 - judged already
+        return [rollout.reward for rollout in self._chosen]
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: Any, batch_size: Any = None, **kwargs: Any
@@ -93,76 +184,45 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
                 super()._get_per_token_logps_and_entropies(forward, input_ids[rows], attention_mask[rows], logits_to_keep, **known)
             )
         logps, entropies, _ = zip(*parts, strict=True)
-        return torch.cat(logps), (torch.cat(entropies) if entropies[0] is not None else None), None
+        self._scored = torch.cat(logps), (torch.cat(entropies) if entropies[0] is not None else None), None
+        return self._scored
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        useful = inputs["advantages"].abs() > 1e-6
-        if not useful.any():
-            useful[0] = True  # a batch without any useful group still needs a graph; its advantage of 0 moves nothing
+        useful = inputs["useful"].clone()
+        count = int(useful.sum())
+        if not count:
+            useful[0] = True  # a batch without any useful group still needs a graph; it is weighed by 0
         keep = useful.nonzero().flatten()
         chosen = dict(inputs)
         for name in _PER_ROLLOUT:
             if isinstance(inputs.get(name), torch.Tensor):
                 chosen[name] = inputs[name][keep]
         self._media = [inputs["media"][i] for i in keep.tolist()]
-        chosen["num_items_in_batch"] = chosen["completion_mask"].sum()
-        return super()._compute_loss(model, chosen)
+        loss = super()._compute_loss(model, chosen)
+        self._measure(chosen, [inputs["modality"][i] for i in keep.tolist()] if count else [])
+        if self.loss_type == "dapo":
+            return loss if count else 0.0 * loss  # normalised by the tokens of all useful rollouts already
+        # The others take means: of all useful rollouts, not of those that happen to lie in a micro-batch.
+        parts = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        return loss * (count * parts / inputs["useful_total"].clamp(min=1))
 
+    def _measure(self, inputs: Any, modalities: Sequence[str]) -> None:
+        logps, entropies, _ = self._scored
+        mask = inputs["completion_mask"]
+        found = {"entropy": entropies.detach()}
+        if self.beta:
+            apart = inputs["ref_per_token_logps"] - logps.detach()
+            found["kl"] = apart.exp() - apart - 1
+        if "old_per_token_logps" in inputs and self.num_iterations == 1:
+            found["logprob_gap"] = (inputs["old_per_token_logps"] - logps.detach()).abs()
+        sums = {name: (values * mask).sum(1).tolist() for name, values in found.items()}
+        for place, (name, tokens) in enumerate(zip(modalities, mask.sum(1).tolist(), strict=False)):
+            self.book.measured.append((name, {figure: each[place] for figure, each in sums.items()}, tokens))
 
-class Rollouts:
-    """The reward function, and the book of what it saw since the last logged step."""
-
-    def __init__(
-        self, rows: Sequence[Row], config: RlvrConfig, profile: Profile, seed: int, journal: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.__name__ = "correct" if config.control == "none" else config.control
-        self._rows, self._config, self._profile, self._journal = rows, config, profile, journal
-        self.coin = Coin(seed) if config.control == "random_reward" else None
-        self._seen: list[tuple[str, Outcome]] = []
-
-    def __call__(self, completions: Any, index: list[int], trainer_state: Any, **_: Any) -> list[float]:
-        rewards = []
-        for completion, i in zip(completions, index, strict=True):
-            query = self._rows[i].query
-            reply = completion[0]["content"].strip()
-            judged = outcome(reply, query, self._profile)
-            reward = self.coin.flip() if self.coin else float(judged is Outcome.correct)
-            self._seen.append((query.type, judged))
-            rewards.append(reward)
-            self._journal(
-                {
-                    "step": trainer_state.global_step,
-                    "id": query.id,
-                    "type": query.type,
-                    "reply": reply,
-                    "outcome": judged,
-                    "reward": reward,
-                }
-            )
-        return rewards
-
-    def record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Adds raw correctness of groups, overall and by query type, to a step's record."""
-        group = self._config.group
-        groups = [self._seen[i : i + group] for i in range(0, len(self._seen), group)]
-        self._seen = []
-        by_type = defaultdict(list)
-        for members in groups:
-            by_type[members[0][0]].append(members)
-        return {**record, **_shares(groups), "by_type": {name: _shares(part) for name, part in sorted(by_type.items())}}
-
-
-def _shares(groups: Sequence[Sequence[tuple[str, Outcome]]]) -> dict[str, float]:
-    outcomes = Counter(judged for members in groups for _, judged in members)
-    total = max(1, outcomes.total())
-    right = [sum(judged is Outcome.correct for _, judged in members) for members in groups]
-    count = max(1, len(groups))
-    return {
-        "correct": round(outcomes[Outcome.correct] / total, 5),
-        "no_answer": round(outcomes[Outcome.no_answer] / total, 5),
-        "all_right": round(sum(r == len(m) for r, m in zip(right, groups, strict=True)) / count, 5),
-        "all_wrong": round(sum(r == 0 for r in right) / count, 5),
-    }
+    def figures(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Adds what the rollouts of a step were to its record. Called on all processes."""
+        measured, self.book.measured = gather_object(self.book.measured), []
+        return {**record, **self.book.figures(measured)}
 
 
 def train(
@@ -176,12 +236,20 @@ def train(
     log: Log,
     journal: Log,
     checkpoints: Checkpoints | None = None,
-) -> None:
+) -> dict[str, float]:
     """Trains `model` in place, from the newest of its checkpoints on. `log` gets one record a step, `journal` one a rollout.
 
-    Raises TrainingError when a tower gets no gradient or the loss is not finite.
+    Returns what the start-up checks measured. Raises TrainingError when one of them fails, when a tower that trains gets no
+    gradient, or the loss is not finite.
     """
-    rollouts = Rollouts(rows, config, profile, seed, journal)
+    drawn = Mixture(
+        [row.query for row in rows],
+        [row.tokens for row in rows],
+        config.mixture,
+        batch=config.prompts,
+        steps=-(-config.steps // config.iterations),
+        seed=seed,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         args = GRPOConfig(
             output_dir=scratch,
@@ -193,31 +261,42 @@ def train(
             learning_rate=config.rate,
             lr_scheduler_type="linear",  # at a constant rate the last few batches decide where a run of this length ends
             warmup_steps=config.warmup,
-            loss_type=config.loss,
+            loss_type="grpo" if config.loss == "gspo" else config.loss,
+            importance_sampling_level="sequence" if config.loss == "gspo" else "token",
+            num_iterations=config.iterations,
             temperature=config.temperature,
             seed=seed,
-            shuffle_dataset=False,  # `prepare` has shuffled the mixture
+            shuffle_dataset=False,  # the mixture has its own order
             use_cpu=not torch.cuda.is_available(),
-            generation_kwargs={"suppress_tokens": encoder.suppressed},
             **OPTIMIZER,
             **PLAIN,
         )
         trainer = OmniGRPOTrainer(
-            model=model,
-            args=args,
+            model,
+            args,
             rows=rows,
-            beta=config.beta,
+            config=config,
+            profile=profile,
+            encoder=encoder,
+            engine=TransformersRollouts(encoder, profile.max_new_tokens),
+            journal=journal,
             checkpoints=checkpoints,
-            train_dataset=Dataset.from_list(
-                [{"prompt": [{"role": "user", "content": r.query.question}], "index": i} for i, r in enumerate(rows)]
-            ),
-            processing_class=encoder.tokenizer,
-            reward_funcs=rollouts,
+            # What TRL takes for the prompt is never shown: the rows hold the prompts.
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]),
         )
-        kinds = {medium.kind for row in rows for medium in row.query.media}
-        check = GradientCheck({kind: tower for kind, tower in TOWERS.items() if kind in kinds})
+        check = GradientCheck(_training_towers(model, rows))
         trainer.add_callback(check)
-        trainer.states |= {"gradients": check, **({"coin": rollouts.coin} if rollouts.coin else {})}
+        trainer.states |= {"gradients": check, **({"coin": trainer.coin} if trainer.coin else {})}
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Curve(log, rollouts.record))
+        trainer.add_callback(Curve(log, trainer.figures))
+        trainer.load_engine()
+        gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
+        return {"logprob_gap": round(gap, 6)}
+
+
+def _training_towers(model: Any, rows: Sequence[Row]) -> dict[str, str]:
+    """The towers that must get a gradient: those that train, of media that are shown."""
+    kinds = shown(row.request for row in rows)
+    alive = [name for name, p in model.named_parameters() if p.requires_grad]
+    return {kind: tower for kind, tower in TOWERS.items() if kind in kinds and any(tower in name for name in alive)}
