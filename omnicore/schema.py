@@ -84,8 +84,8 @@ class Query(Record):
 
     `media` is shown in its order before the question, except where question or options place it with `<media_N>`, N
     counting from 1. `answer` is an option's text, or a number, interval (`3.5-7`, in seconds) or text where there are no options;
-    `also` holds the other members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply, in training
-    rows only. `wording` names the template of the question where a benchmark has templates.
+    `also` holds the other members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply,
+    in training rows only. `wording` names the template of the question where a benchmark has templates.
     """
 
     benchmark: str = Field(min_length=1)

@@ -46,7 +46,9 @@ def generate(
     lengths = torch.where(ends.any(1), ends.argmax(1) + 1, ids.shape[1]).tolist()
     chosen: list[list[float]] = [[] for _ in prompts]
     if logprobs:
-        table = torch.log_softmax(torch.stack(out.logits, 1).float() / (temperature or 1.0), -1)  # [batch, tokens, vocabulary], before suppression
+        table = torch.log_softmax(
+            torch.stack(out.logits, 1).float() / (temperature or 1.0), -1
+        )  # [batch, tokens, vocabulary], before suppression
         chosen = table.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
     cut = (~ends.any(1)).tolist()
     return [

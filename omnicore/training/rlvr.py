@@ -74,6 +74,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         self.coin: Coin | None = None
         self._chosen: list[Rollout] = []
         self._media: list[tuple[Features, ...]] = []
+        self._scored: Any = None  # log-probs and entropies of the last forward pass
         # TRL would build the reference from the name of the model's directory, by a class that is not the thinker's.
         # It is the start model, also where the training goes on from a checkpoint; under LoRA, the model without its adapter.
         reference = copy.deepcopy(model) if config.beta and not hasattr(model, "peft_config") else None

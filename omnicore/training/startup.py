@@ -39,10 +39,9 @@ def check(trainer: Any, engine: RolloutEngine, rows: Sequence[Row], pad_id: int,
     if beyond := {name: gap for name, gap in gaps.items() if not gap <= limit}:
         said = ", ".join(f"{name}: {gap:.3g}" for name, gap in sorted(beyond.items()))
         raise TrainingError(
-            f"log-probs of trainer and rollout engine differ by more than rlvr.max_logprob_gap={limit:g} nats ({said}): rollouts would "
-            "come from another model than the one that trains. Usual causes: media that one of them drops, another config.json "
-            "(rope_theta, say) or checkpoint in the engine, its log-probs taken before the temperature (vLLM: --logprobs-mode "
-            "processed_logprobs), quantisation"
+            f"log-probs of trainer and rollout engine differ by more than rlvr.max_logprob_gap={limit:g} nats ({said}): rollouts "
+            "would come from another model than the one that trains. Usual causes: media that one of them drops, another "
+            "config.json (rope_theta, say) or checkpoint in the engine, its log-probs taken before the temperature, quantisation"
         )
     return max(gaps.values())
 
