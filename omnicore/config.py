@@ -77,8 +77,8 @@ TRANSPORT = frozenset(
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 
-# What a training writes on its way, and who reads its media, decides nothing of where it ends.
-SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "workers"})
+# What a training writes on its way, who reads its media, and where a server of rollouts is, decides nothing of where it ends.
+SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "workers", "server", "server_weights", "server_sleeps"})
 
 
 class PrepareConfig(Config):
@@ -220,11 +220,25 @@ class RlvrConfig(TrainingConfig):
     max_logprob_gap: float = Field(
         0.1, gt=0, description="in nats, between what trainer and rollout engine say of a token; the run stops beyond it"
     )
+    rollouts: Literal["transformers", "vllm"] = Field(
+        "transformers", description="who generates: the model that trains, or a vLLM server that is given its weights each step"
+    )
+    server: str = Field("", description="base of the vLLM server's API, as in http://127.0.0.1:8000/v1")
+    server_weights: str = Field(
+        "", description="directory that the vLLM server can read, for the weights of each step; default: a temporary one"
+    )
+    server_sleeps: bool = Field(False, description="the server shares the GPU and sleeps (frees its memory) while the step trains")
     control: Literal["none", "random_reward", "muted_audio", "text_only"] = Field(
         "none",
         description="arms to be shown beside a real run: random_reward pays a coin flip, which is what luck alone does; "
         "muted_audio withholds the sound, and text_only all media, which is what is gained without them",
     )
+
+    @model_validator(mode="after")
+    def _vllm_has_a_server(self) -> Self:
+        if self.rollouts == "vllm" and not self.server.startswith(("http://", "https://")):
+            raise ValueError("rlvr.rollouts=vllm needs rlvr.server, as in http://127.0.0.1:8000/v1")
+        return self
 
 
 class DistillConfig(Config):

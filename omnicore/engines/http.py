@@ -117,7 +117,7 @@ class HttpEngine:
         return to_json(fields).removesuffix(b"]}") + comma + b'{"role":"user","content":['
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """One item of a message as JSON; `settings` are the `media_io_kwargs` that a video needs."""
 
     json: bytes
@@ -130,19 +130,19 @@ class _Items:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._kept: OrderedDict[Media, asyncio.Task[_Item]] = OrderedDict()
+        self._kept: OrderedDict[Media, asyncio.Task[Item]] = OrderedDict()
         self._size = 0
 
-    async def item(self, part: Media | str, root: Path) -> _Item:
+    async def item(self, part: Media | str, root: Path) -> Item:
         if isinstance(part, str):
-            return _Item(to_json({"type": "text", "text": part}))
+            return Item(to_json({"type": "text", "text": part}))
         if part not in self._kept:
             self._kept[part] = asyncio.create_task(self._encode(part, root))
         self._kept.move_to_end(part)
         return await self._kept[part]
 
-    async def _encode(self, media: Media, root: Path) -> _Item:
-        item = await asyncio.to_thread(_encoded, media, root, self._profile)
+    async def _encode(self, media: Media, root: Path) -> Item:
+        item = await asyncio.to_thread(encoded, media, root, self._profile)
         self._size += len(item.json)
         while self._size > KEPT and (oldest := next(iter(self._kept.values()))).done():
             self._size -= len(oldest.result().json)
@@ -150,17 +150,18 @@ class _Items:
         return item
 
 
-def _encoded(media: Media, root: Path, profile: Profile) -> _Item:
+def encoded(media: Media, root: Path, profile: Profile) -> Item:
+    """Raises DataError for a medium that cannot be read."""
     if media.kind == "image":
-        return _Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
+        return Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
     shown = read(media, root, profile)
     if isinstance(shown, Video):
-        return _Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown))
+        return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown))
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
-    return _Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
+    return Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
 
 
-def _tail(items: Sequence[_Item], seed: int) -> bytes:
+def _tail(items: Sequence[Item], seed: int) -> bytes:
     """The end of a body. A request has room for the settings of one video: of several, the first sets the rate."""
     settings = next((item.settings for item in items if item.settings), None)
     return b"]}]," + to_json({**({"media_io_kwargs": settings} if settings else {}), "seed": seed})[1:]

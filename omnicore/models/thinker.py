@@ -79,13 +79,14 @@ def load(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, En
     return loaded.eval(), encoder
 
 
-def save(model: Any, encoder: Encoder, directory: Path) -> None:
-    """Writes a checkpoint in bf16. The directory appears whole or not at all is the caller's care (`run_step`)."""
+def save(model: Any, encoder: Encoder, directory: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Writes a checkpoint, in bf16 where no other is asked for. That the directory appears whole or not at all is the caller's care
+    (`run_step`)."""
     directory.mkdir(parents=True, exist_ok=True)
     # Through save_pretrained, since transformers renames weights in memory: state_dict() has other keys than a checkpoint.
     model.save_pretrained(directory, max_shard_size="4GB")
     for shard in sorted(directory.glob("*.safetensors")):
-        weights = {PREFIX + k.removeprefix(PREFIX): v.to(torch.bfloat16).contiguous() for k, v in load_file(shard).items()}
+        weights = {PREFIX + k.removeprefix(PREFIX): v.to(dtype).contiguous() for k, v in load_file(shard).items()}
         save_file(weights, shard, metadata={"format": "pt"})
         shard.chmod(0o644)  # safetensors writes 0600, which another user of an image could not read
     index = directory / "model.safetensors.index.json"
@@ -96,12 +97,12 @@ def save(model: Any, encoder: Encoder, directory: Path) -> None:
     thinker = json.loads((directory / "config.json").read_text())
     for name in _INDEX_NAMES:
         thinker[f"{name}_id"] = thinker[f"{name}_index"]
-    thinker["dtype"] = "bfloat16"
+    thinker["dtype"] = str(dtype).removeprefix("torch.")
     config = {
         "architectures": ["Qwen2_5OmniModel"],
         "model_type": "qwen2_5_omni",
         "enable_audio_output": False,
-        "dtype": "bfloat16",
+        "dtype": thinker["dtype"],
         "thinker_config": thinker,
     }
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))

@@ -18,6 +18,7 @@ import copy
 import functools
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
+from omnicore.errors import TrainingError
 from omnicore.models.processor import Encoder, Features, media_tensors
 from omnicore.training import startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
@@ -216,6 +218,12 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             found["kl"] = apart.exp() - apart - 1
         if "old_per_token_logps" in inputs and self.num_iterations == 1:
             found["logprob_gap"] = (inputs["old_per_token_logps"] - logps.detach()).abs()
+            gap = float((found["logprob_gap"] * mask).sum() / mask.sum())
+            if gap > self.config.max_logprob_gap:
+                raise TrainingError(
+                    f"at step {self.state.global_step} the rollout engine is {gap:.3g} nats a token off the policy, more than "
+                    f"rlvr.max_logprob_gap={self.config.max_logprob_gap:g}: it generates with other weights than those that train"
+                )
         sums = {name: (values * mask).sum(1).tolist() for name, values in found.items()}
         for place, (name, tokens) in enumerate(zip(modalities, mask.sum(1).tolist(), strict=False)):
             self.book.measured.append((name, {figure: each[place] for figure, each in sums.items()}, tokens))
@@ -279,7 +287,7 @@ def train(
             config=config,
             profile=profile,
             encoder=encoder,
-            engine=TransformersRollouts(encoder, profile.max_new_tokens),
+            engine=_engine(encoder, config, profile, Path(scratch)),
             journal=journal,
             checkpoints=checkpoints,
             # What TRL takes for the prompt is never shown: the rows hold the prompts.
@@ -291,9 +299,18 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, trainer.figures))
         trainer.load_engine()
+        # After the weights were handed over: an engine that cannot take them is found here.
         gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
         return {"logprob_gap": round(gap, 6)}
+
+
+def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Path) -> RolloutEngine:
+    if config.rollouts == "transformers":
+        return TransformersRollouts(encoder, profile.max_new_tokens)
+    from omnicore.training.vllm import VllmRollouts  # aiohttp is asked for by no other training
+
+    return VllmRollouts(config, profile, encoder, scratch)
 
 
 def _training_towers(model: Any, rows: Sequence[Row]) -> dict[str, str]:

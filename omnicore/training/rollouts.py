@@ -1,4 +1,4 @@
-"""Who generates the rollouts: the model that trains, in this process."""
+"""Who generates the rollouts: what an engine is, and the model that trains as one. vllm.py has the other."""
 
 from __future__ import annotations
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,14 +17,17 @@ from trl import GRPOTrainer
 
 from omnicore.config import Recipe, RlvrConfig
 from omnicore.engines.transformers import Reader
-from omnicore.errors import TrainingError
+from omnicore.errors import EngineError, TrainingError
 from omnicore.models import thinker
-from omnicore.models.processor import Features, Prompt
+from omnicore.models.generate import generate
+from omnicore.models.processor import Features, Prompt, collate, media_tensors
+from omnicore.steps import rlvr as rlvr_step
 from omnicore.training import rlvr, startup
 from omnicore.training.groups import collect, useful
 from omnicore.training.mixture import modality
 from omnicore.training.rollouts import Sample, TransformersRollouts
 from omnicore.training.rows import Row, read_rows
+from omnicore.training.vllm import VllmRollouts
 
 BASE = "embedded:tiny-base"
 
@@ -250,3 +256,168 @@ def test_a_stock_trainer_fails_the_check_of_log_probs(trainer: Any, rows: list[R
     assert checked(trainer, engine_of(trainer), speech) < 1e-4
     with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
         checked(stock, engine_of(trainer), speech)
+
+
+def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
+    rows: list[Row], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rlvr, "media_tensors", lambda media: media_tensors([f for f in media if f.kind != "audio"]), raising=True)
+    journal: list[Any] = []
+    model, encoder = thinker.load(BASE)
+    config = RlvrConfig(steps=1, prompts=8, group=4)
+    speech = [row for row in rows if modality(row.query) == "audio"]
+    with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
+        rlvr.train(model, encoder, speech, config, small_recipe.profile, seed=0, log=journal.append, journal=journal.append)
+    assert not journal
+
+
+# --- any mix of media
+
+
+def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(trainer: Any, rows: list[Row]) -> None:
+    """The features of the video are made here, since its preprocessor needs torchvision: two steps of a grid of 2 x 2 patches."""
+    encoder = trainer.encoder
+    patches = torch.randn(8, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    video = Features(
+        "video",
+        {
+            "pixel_values_videos": patches,
+            "video_grid_thw": torch.tensor([[2, 2, 2]]),
+            "video_second_per_grid": torch.tensor([1.0]),
+        },
+        2,
+    )
+    heard, seen = (next(f for row in rows for f in row.prompt.media if f.kind == kind) for kind in ("audio", "image"))
+    mixes: list[tuple[Features, ...]] = [(video, heard), (seen,), (heard, seen, video), (heard,), ()]
+    prompts = [encoder.prompt([*media, "Which digit is written?"]) for media in mixes]
+    model = thinker.load(BASE)[0]
+    replies = generate(model, encoder, prompts, max_new_tokens=6, temperature=1.0)
+    samples = [Sample(tuple(p.ids), reply.ids, reply.truncated) for p, reply in zip(prompts, replies, strict=True)]
+    found = startup.log_probs(trainer, prompts, samples, encoder.pad_id)
+    for prompt, sample, ours in zip(prompts, samples, found, strict=True):
+        batch = collate([prompt], [list(sample.ids)], encoder.pad_id)
+        batch.pop("labels")
+        with torch.no_grad():
+            table = torch.log_softmax(model(**batch).logits[0, -len(sample.ids) - 1 : -1], -1)
+        direct = table.gather(-1, torch.tensor(sample.ids)[:, None])[:, 0]
+        assert ours == pytest.approx(direct.tolist(), abs=1e-5)
+    # Not for want of effect: without the video, the same tokens are something else.
+    quiet = Features("video", {**video.tensors, "pixel_values_videos": patches * 0}, 2)
+    other = startup.log_probs(trainer, [encoder.prompt([quiet, heard, "Which digit is written?"])], samples[:1], encoder.pad_id)
+    assert max(abs(a - b) for a, b in zip(found[0], other[0], strict=True)) > 1e-3
+
+
+# --- control arms
+
+
+@pytest.mark.parametrize(("control", "shown"), [("none", {"audio", "image"}), ("muted_audio", {"image"}), ("text_only", set())])
+def test_what_a_control_arm_withholds_reaches_no_forward_pass(
+    prepared: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str, shown: set[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "checkpoint").symlink_to(thinker.resolve(BASE))
+    given: set[str] = set()
+    train = rlvr.train
+
+    def watched(model: Any, *args: Any, **kwargs: Any) -> Any:
+        hook = model.register_forward_pre_hook(
+            lambda _, __, found: given.update(k for k, v in found.items() if v is not None), with_kwargs=True
+        )
+        try:
+            return train(model, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(rlvr, "train", watched)
+    config = small_recipe.rlvr.model_copy(update={"steps": 1, "prompts": 8, "group": 2, "control": control})
+    inputs = {"data": prepared, "model": tmp_path / "model"}
+    summary = rlvr_step.run(small_recipe, config, inputs, tmp_path)
+    assert {kind for kind, name in (("audio", "input_features"), ("image", "pixel_values")) if name in given} == shown
+    assert {name.removeprefix("canary_") for name in summary if name in ("canary_audio", "canary_image")} == shown
+    assert summary["logprob_gap"] < 1e-4
+
+
+# --- rollouts by vLLM
+
+
+class Stub(BaseHTTPRequestHandler):
+    """The routes of vLLM that are asked for, with `answer` for a chat completion."""
+
+    asked: ClassVar[list[tuple[str, Any]]] = []
+    answer: ClassVar[dict[str, Any]] = {}
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "policy"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, body))
+        self.reply(self.answer if "chat" in self.path else {})
+
+    def reply(self, value: Any) -> None:
+        self.send_response(404 if self.path == self.answer.get("missing") else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+CHOICE = {"token_ids": [5, 2], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]}, "finish_reason": "stop"}
+
+
+@pytest.fixture
+def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[VllmRollouts]:
+    Stub.asked, Stub.answer = [], {"prompt_token_ids": [1, 2, 3], "choices": [CHOICE, {**CHOICE, "finish_reason": "length"}]}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        config = RlvrConfig(rollouts="vllm", server=url, server_sleeps=True)
+        yield VllmRollouts(config, small_recipe.profile, thinker.load(BASE)[1], tmp_path)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(vllm: Any, rows: list[Row], tmp_path: Path) -> None:
+    model = thinker.load(BASE)[0]
+    model.lm_head.weight.data += 1e-4
+    row = next(row for row in rows if modality(row.query) == "omni")
+    vllm.wake()
+    vllm.load(model)
+    found = vllm.generate([row], 2, temperature=0.7, seed=9)
+    vllm.sleep()
+    routes = [path for path, _ in Stub.asked]
+    resets = ["/reset_prefix_cache", "/reset_encoder_cache"]
+    assert routes == ["/wake_up", "/collective_rpc", *resets, "/v1/chat/completions", "/sleep?level=1"]
+    assert found == [Sample((1, 2, 3), (5, 2), cut, (-0.5, -0.25)) for cut in (False, True)]
+    reload, body = Stub.asked[1][1], Stub.asked[4][1]
+    assert reload == {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "policy")}}
+    saved = thinker.load(tmp_path / "policy")[0]
+    assert torch.equal(saved.lm_head.weight, model.lm_head.weight), "weights are handed over as they train, not rounded"
+    assert (body["n"], body["temperature"], body["seed"], body["model"]) == (2, 0.7, 9, "policy")
+    kinds = [item["type"] for item in body["messages"][-1]["content"]]
+    assert sorted(kinds) == ["image_url", "input_audio", "text"]
+    assert set(body["logit_bias"]) == {str(token) for token in vllm._encoder.suppressed}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"choices": [CHOICE]}, "gives no token ids"),
+        ({"prompt_token_ids": [1], "choices": [{**CHOICE, "token_ids": [5]}]}, "gave 1 tokens, 2 log-probs"),
+        ({"prompt_token_ids": [1], "choices": [{**CHOICE, "finish_reason": "abort"}]}, "ended by 'abort'"),
+        ({"missing": "/v1/chat/completions"}, "start vLLM with VLLM_SERVER_DEV_MODE=1"),
+    ],
+)
+def test_what_is_no_rollout_stops_the_run(vllm: Any, rows: list[Row], answer: dict[str, Any], message: str) -> None:
+    Stub.answer = answer
+    with pytest.raises(EngineError, match=message):
+        vllm.generate(rows[:1], 1, temperature=1.0, seed=0)
+
+
+def test_no_server_is_told_at_once(small_recipe: Recipe, tmp_path: Path) -> None:
+    config = RlvrConfig(rollouts="vllm", server="http://127.0.0.1:9/v1")
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1:9 does not answer"):
+        VllmRollouts(config, small_recipe.profile, None, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"needs rlvr\.server"):
+        RlvrConfig(rollouts="vllm")
