@@ -43,6 +43,7 @@ GREEDY = Sampling(0, 14, logprobs=True)
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_SERVER_DEV_MODE": "1",  # its routes take over the weights of a training
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
@@ -61,13 +62,13 @@ FLAGS = [
 
 
 @contextmanager
-def vllm(directory: Path, name: str, log: Path) -> Iterator[str]:
-    """vLLM with the model in `directory` as `name`, while the block runs; gives its address."""
+def vllm(directory: Path, name: str, log: Path, *more: str) -> Iterator[str]:
+    """vLLM with the model in `directory` as `name`, while the block runs; gives its address. `more` are flags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     served = [f"--model={directory}", f"--served-model-name={name}", "--host=127.0.0.1", f"--port={port}"]
-    command = [f"{HOME}/bin/python", "-m", "vllm.entrypoints.openai.api_server", *served, *FLAGS]
+    command = [f"{HOME}/bin/python", "-m", "vllm.entrypoints.openai.api_server", *served, *FLAGS, *more]
     began = time.monotonic()
     with log.open("w") as file:
         environment = {**os.environ, **ENVIRONMENT}
@@ -218,3 +219,35 @@ def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[
         assert not answers(engine, [request], GREEDY, 1)[0].error
         with pytest.raises(EngineError, match="answers as another or differently configured model"):
             canary.check(engine, served, Profile(), BOTH)
+
+
+def test_rollouts_follow_the_weights_that_train(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLVR with rollouts by vLLM: what it says of each token is what the policy says, step after step, and a server that was
+    not given the weights is found out."""
+    from omnicore.training.vllm import VllmRollouts
+
+    with vllm(runs / "sft" / "checkpoint", "policy", runs / "rollouts.log", "--logprobs-mode=processed_logprobs") as url:
+        small = "--set rlvr.steps=4 --set rlvr.prompts=8 --set rlvr.temperature=0.8 --set rlvr.warmup=0 --set rlvr.rate=2e-3"
+        asked = f"rlvr {small} --set rlvr.rollouts=vllm --set rlvr.server={url}"
+        given = f"--input data={runs}/prepare --input model={runs}/sft"
+        omnicore(f"{asked} {given} --output {runs}/followed")
+        gaps = [
+            part["logprob_gap"]
+            for record in read_jsonl(runs / "followed" / "curves.jsonl", dict)
+            for part in record["by_modality"].values()
+            if "logprob_gap" in part
+        ]
+        print(f"\nlog-probs of rollouts within {max(gaps):.1e} nats a token of the policy's over four steps")
+        assert len(gaps) >= 4
+        assert max(gaps) < CLOSE
+        load, given_once = VllmRollouts.load, list[int]()
+
+        def once(self: VllmRollouts, model: Any) -> None:
+            if not given_once:
+                load(self, model)
+            given_once.append(1)
+
+        monkeypatch.setattr(VllmRollouts, "load", once)
+        with pytest.raises(AssertionError):
+            omnicore(f"{asked} --set rlvr.max_logprob_gap=0.001 {given} --output {runs}/stale")
+        assert len(given_once) > 2
