@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,6 +155,7 @@ class Evidence:
     scores: Mapping[str, Scores]
     responses: Mapping[str, Mapping[tuple[str, str], Response]]
     curves: Mapping[str, list[dict[str, Any]]]
+    rollouts: Sequence[Mapping[str, Any]]
     steps: Mapping[str, Any]
 
     @property
@@ -246,6 +247,7 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         hits=hits,
         scores=scores,
         responses={arm: answers(inputs[arm] / "responses.jsonl", keys) for arm in arms},
+        rollouts=read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict) if "rlvr_curves" in inputs else (),
         curves={role.removesuffix("_curves"): _rows(inputs[role] / "curves.jsonl") for role in CURVES if role in inputs},
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
     )

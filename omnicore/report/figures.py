@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,14 +173,49 @@ def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
             shares=True,
             note="rollouts with the right answer, %",
         ),
+        _curve(
+            "Reward by modality",
+            rows,
+            {kind: ("by_modality", kind, "reward") for kind in sorted({k for row in rows for k in row.get("by_modality") or {}})},
+            shares=True,
+            note="what a query needs, %",
+        ),
         _curve("Reward", rows, {"reward": ("reward",)}, shares=True, note="over all prompts of a step, %"),
         _curve("Groups that teach nothing", rows, groups, shares=True, note="all rollouts right, or all wrong, %"),
+        _curve("Batch filled", rows, {"trained on": ("useful",)}, shares=True, note="with groups that teach, after refill, %"),
+        _curve("KL", rows, {"kl": ("kl",)}, note="to the start model, nats a token"),
         _curve("Entropy", rows, {"entropy": ("entropy",)}, note="nats a token"),
         _curve("Length", rows, {"length": ("length",)}, note="tokens a reply"),
         _curve("No answer, cut short", rows, faults, shares=True, note="% of rollouts"),
     ]
     sections = [("Supervised fine-tuning, before and after RLVR", sft), ("RLVR", rlvr)]
     return [(title, [f for f in drawn if f is not None]) for title, drawn in sections]
+
+
+def rollouts(evidence: Evidence) -> list[tuple[str, Table]]:
+    """By type of query: of each outcome the first rollout, one from the middle and the last."""
+    found: defaultdict[str, defaultdict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for record in evidence.rollouts:
+        found[record["type"]][record["outcome"]].append(record)
+    out = []
+    for name, outcomes in sorted(found.items()):
+        rows = []
+        for outcome, seen in sorted(outcomes.items()):
+            for place in sorted({0, len(seen) // 2, len(seen) - 1}):
+                r = seen[place]
+                advantage = f"{r['advantage']:+.2f}" if r["used"] else "left out"
+                rows.append(
+                    (
+                        f"{_spaced(outcome)} ({len(seen)})",
+                        str(r["step"]),
+                        r["id"],
+                        r["reply"] or "–",
+                        f"{r['reward']:.2f}",
+                        advantage,
+                    )
+                )
+        out.append((_spaced(name), Table(("Outcome", "Step", "Query", "Reply", "Reward", "Advantage"), rows)))
+    return out
 
 
 Rows = Sequence[Mapping[str, Any]]

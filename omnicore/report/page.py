@@ -82,6 +82,7 @@ def _training(evidence: Evidence) -> dict[str, Any]:
         "wordings": figures.wordings(evidence),
         "wording_said": [sentence for sentence in said if sentence],
         "training": figures.training(evidence),
+        "rollouts": figures.rollouts(evidence),
         "ablations": figures.ablations(evidence),
         "clean_chance": figures.clean_chance(evidence),
         "control": words.control_sentence(evidence) if "control" in scores else "",

@@ -167,3 +167,11 @@ def _curves(folder: Path, name: str, steps: int, rng: random.Random) -> None:
             row["by_type"] = {t: {"reward": s, "all_right": s**3, "all_wrong": (1 - s) ** 3} for t, s in seen.items()}
         rows.append(row)
     write_jsonl(folder / "curves.jsonl", rows)
+    if name == "rlvr":
+        write_jsonl(folder / "rollouts.jsonl", [_rollout(step, t, rng) for step in range(steps) for t in start for _ in range(4)])
+
+
+def _rollout(step: int, kind: str, rng: random.Random) -> dict[str, Any]:
+    outcome = rng.choice(["correct", "incorrect", "no_answer"] if step < 30 else ["correct", "incorrect"])
+    known = {"step": step, "id": f"{kind}-{step}", "type": kind, "outcome": outcome, "used": rng.random() < 0.8}
+    return {**known, "reply": f"{kind} at {step}", "reward": float(outcome == "correct"), "advantage": rng.uniform(-1, 1)}

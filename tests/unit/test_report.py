@@ -379,3 +379,23 @@ def test_page_names_steps_by_their_role_and_counts_their_seconds(roles: dict[str
     report.run(RECIPE, RECIPE.report, {**roles, "distilled_curves": folder}, tmp_path)
     assert read_json(tmp_path / "report.json")["seconds"]["sft_distilled"] == 1234.5
     assert "1234.5 s" in (tmp_path / "report.html").read_text()
+
+
+def test_rollouts_of_each_outcome_are_shown_by_type(output: Path, evidence: ev.Evidence) -> None:
+    page = (output / "report.html").read_text()
+    shown = dict(figures.rollouts(evidence))
+    assert set(shown) == {"picture", "speech", "picture text", "speech text", "sum"}
+    for kind, table in shown.items():
+        mine = [r for r in evidence.rollouts if r["type"].replace("_", " ") == kind]
+        for outcome in ("correct", "incorrect", "no_answer"):
+            found = [r for r in mine if r["outcome"] == outcome]
+            label = f"{outcome.replace('_', ' ')} ({len(found)})"
+            rows = [row for row in table.rows if row[0] == label]
+            assert [(row[2], row[3]) for row in (rows[0], rows[-1])] == [(r["id"], r["reply"]) for r in (found[0], found[-1])]
+            assert len(rows) == 3
+            assert f"<summary>{kind.capitalize()}</summary>" in page
+            assert all(row[5] == "left out" for row in rows if not _used(found, row[3]))
+
+
+def _used(found: list[Any], reply: Any) -> bool:
+    return any(r["used"] for r in found if r["reply"] == reply)

@@ -21,10 +21,13 @@ from omnicore.errors import EngineError, TrainingError
 from omnicore.models import thinker
 from omnicore.models.generate import generate
 from omnicore.models.processor import Features, Prompt, collate, media_tensors
+from omnicore.schema import Outcome, View
+from omnicore.steps import prepare
 from omnicore.steps import rlvr as rlvr_step
 from omnicore.training import rlvr, startup
 from omnicore.training.groups import collect, useful
 from omnicore.training.mixture import modality
+from omnicore.training.rewards import outcome
 from omnicore.training.rollouts import Sample, TransformersRollouts
 from omnicore.training.rows import Row, read_rows
 from omnicore.training.vllm import VllmRollouts
@@ -335,6 +338,26 @@ def test_what_a_control_arm_withholds_reaches_no_forward_pass(
     assert {kind for kind, name in (("audio", "input_features"), ("image", "pixel_values")) if name in given} == shown
     assert {name.removeprefix("canary_") for name in summary if name in ("canary_audio", "canary_image")} == shown
     assert summary["logprob_gap"] < 1e-4
+
+
+def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_alike(small_recipe: Recipe, tmp_path: Path) -> None:
+    """tiny-base, which hears under this wording: of 40 sums .90 are right with the sound and .35 without, of 50 pictures .90."""
+    config = small_recipe.prepare.model_copy(update={"rlvr_prompts": 4000, "rlvr_mix": {"sum": 3.0, "picture": 1.0}})
+    prepare.run(small_recipe, config, {}, tmp_path)
+    model, encoder = thinker.load(BASE)
+    reader, right = Reader(encoder, small_recipe.profile), {}
+    for view in (View.omni, View.visual_only):
+        found = read_rows(tmp_path / "rlvr.jsonl", reader, small_recipe.profile, targets=False, view=view)
+        heard = [r for r in found if r.query.wording == "What is the last digit of picture plus sound?"]
+        for kind, asked in (("sum", heard), ("picture", [r for r in found if r.query.type == "picture"])):
+            replies = generate(model, encoder, [r.prompt for r in asked], max_new_tokens=14, temperature=0)
+            judged = [outcome(g.text, r.query, small_recipe.profile) for g, r in zip(replies, asked, strict=True)]
+            right[kind, view] = [found is Outcome.correct for found in judged]
+    assert min(map(len, right.values())) >= 30
+    with_sound, without = (np.mean(right["sum", view]) for view in (View.omni, View.visual_only))
+    assert with_sound - without > 0.3
+    assert right["picture", View.omni] == right["picture", View.visual_only]
+    assert np.mean(right["picture", View.omni]) > 0.8
 
 
 # --- rollouts by vLLM
