@@ -81,6 +81,33 @@ TRANSPORT = frozenset(
 SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "workers", "server", "server_weights", "server_sleeps"})
 
 
+COLUMNS = ("id", "question", "options", "answer", "target", "type", "image", "audio", "video")
+
+
+class TrainingSource(Config):
+    """Rows from outside to train on; the formats are described in sources.py."""
+
+    format: Literal["queries", "hub", "r1"]
+    path: str = Field(description="file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1")
+    revision: str = Field(
+        "", pattern=r"^([0-9a-f]{40})?$", description="commit of the hub's data set, 40 hex digits: a branch moves"
+    )
+    files: str = Field("", description="pattern of the files with rows under `path`, as in data/train-*.parquet; none for one file")
+    stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")
+    columns: dict[str, str] = Field({}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}")
+    sound: bool = Field(False, description="of format r1: the sound of a video belongs to the query, as HumanOmniV2 trains")
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> Self:
+        if unknown := sorted(self.columns.keys() - set(COLUMNS)):
+            raise ValueError(f"columns names {unknown[0]}, which is none of {', '.join(COLUMNS)}")
+        if self.format == "hub" and not {"question", "answer"} <= self.columns.keys():
+            raise ValueError("format hub needs columns, as in {question: question, answer: answer, audio: audio}")
+        if self.format != "hub" and self.columns:
+            raise ValueError(f"format {self.format} has fields of its own: columns are for format hub")
+        return self
+
+
 class PrepareConfig(Config):
     """The benchmarks under study. The embedded one, `synthetic`, comes with training sets; `sources` are public ones."""
 
@@ -89,8 +116,11 @@ class PrepareConfig(Config):
         description="public benchmarks, each with the folder of a local copy as its publisher lays it out; `hub` or `hub@REVISION` "
         "downloads it. None: the embedded benchmark",
     )
+    training: dict[str, TrainingSource] = Field(
+        {}, description="sources of training rows by name; a stage that none is for keeps the rows of the embedded benchmark"
+    )
     max_refused: float = Field(
-        0.01, ge=0, lt=1, description="share of a benchmark's items that may be unreadable (listed in problems.jsonl)"
+        0.01, ge=0, lt=1, description="share of a benchmark's or source's items that may be unreadable (listed in problems.jsonl)"
     )
     split: Literal["dev", "test"] = Field("test", description="tune on dev only: a metric tuned on test is void")
     scale: float = Field(1.0, gt=0, le=1, description="share of every count below and of the benchmarks, for quick tries")

@@ -138,6 +138,7 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             "recipe": _deciding(read),
             "models": {name: found for name in models if (found := _contents(name))},
             "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
+            "training": {name: _listing(Path(given.path)) for name, given in getattr(config, "training", {}).items()},
             "inputs": digests,
             "code": code_digest(),
         }
@@ -155,6 +156,7 @@ def _contents(model: str) -> str:
 def _listing(root: Path) -> str:
     """Identity of a benchmark's local copy by names, sizes and times of its files: hashing a hundred gigabytes of video on every
     call would take minutes, and a result that is made again is no harm."""
+    root = root.parent if root.is_file() else root  # rows lie in one file, their media beside it
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return digest([[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files])
 

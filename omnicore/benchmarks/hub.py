@@ -18,9 +18,9 @@ def is_hub(place: str) -> bool:
     return place == "hub" or place.startswith("hub@")
 
 
-def fetch(entry: Entry, place: str) -> tuple[Path, str]:
+def fetch(entry: Entry, place: str, otherwise: str = "a local copy with --root") -> tuple[Path, str]:
     """The local folder of `hub` or `hub@REVISION`, its archives unpacked, and the revision. What has been downloaded is not
-    fetched again.
+    fetched again. `otherwise` is what a message tells to give where the hub cannot be reached.
 
     Raises ConfigError where the benchmark is not on the hub in the form that is read here, or no commit is pinned (a branch
     moves, and with it the benchmark), DataError where the hub cannot be reached or refuses.
@@ -44,9 +44,7 @@ def fetch(entry: Entry, place: str) -> tuple[Path, str]:
     except GatedRepoError as error:
         raise DataError(f"{entry.source} is gated: accept its terms on the hub, then log in (hf auth login)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(
-            f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give a local copy with --root"
-        ) from error
+        raise DataError(f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give {otherwise}") from error
     unpack(entry, root)
     return root, revision
 

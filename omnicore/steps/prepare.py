@@ -16,13 +16,14 @@ from typing import Any
 
 import soundfile
 
+from omnicore import sources
 from omnicore.benchmarks import adapter, synthetic
 from omnicore.benchmarks.base import Problem, Source, read
 from omnicore.benchmarks.hub import fetch, is_hub
 from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.config import PrepareConfig, Recipe
 from omnicore.errors import DataError
-from omnicore.journal import write_json, write_jsonl
+from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.media import RATE, bring
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.telemetry import track
@@ -83,8 +84,40 @@ def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: i
 
 
 def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Raises DataError when more items of a benchmark are unreadable than `max_refused` allows."""
-    return native(config, output) if config.sources else embedded(recipe, config, output)
+    """Raises DataError when more items of a benchmark or source are unreadable than `max_refused` allows."""
+    made = native(config, output) if config.sources else embedded(recipe, config, output)
+    return {**made, **training(recipe, config, output)} if config.training else made
+
+
+def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
+    """The sets of the stages that `config.training` has sources for, shuffled; what became no query goes into `problems.jsonl`."""
+    sets: dict[str, list[Query]] = {}
+    listed = output / "problems.jsonl"
+    problems: list[Problem] = read_jsonl(listed, Problem) if listed.exists() else []  # of the benchmarks
+    others = len(problems)
+    for name, given in sorted(config.training.items()):
+        source = sources.opened(name, given, output / "scratch")
+        rows, found, _ = sources.rows(given, source, recipe.profile)
+        problems += found
+        write_jsonl(listed, problems)
+        broken = [problem for problem in found if not problem.excluded]
+        if len(broken) > config.max_refused * (len(rows) + len(broken)):
+            raise DataError(_refused(name, broken, len(rows) + len(broken), config.max_refused))
+        if not rows:
+            raise DataError(f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says what they are")
+        with track(len(rows), f"prepare {name}") as progress:
+            for number, row in enumerate(rows):
+                rows[number] = row.model_copy(update={"media": tuple(_link(m, source, output) for m in row.media)})
+                progress.advance()
+        for stage in given.stages:
+            # Prompts of the other stages are answered by the model itself.
+            unanswered = (row.model_copy(update={"target": None}) for row in rows)
+            sets.setdefault(stage, []).extend(rows if stage == "sft" else unanswered)
+    shutil.rmtree(output / "scratch", ignore_errors=True)
+    for name, chosen in sorted(sets.items()):
+        random.Random(f"{recipe.seed}-{name}").shuffle(chosen)
+        write_jsonl(output / f"{name}.jsonl", chosen)
+    return {**{name: len(chosen) for name, chosen in sorted(sets.items())}, "training_refused": len(problems) - others}
 
 
 def native(config: PrepareConfig, output: Path) -> dict[str, Any]:

@@ -1,0 +1,251 @@
+"""Training sources: rows from outside as queries, through the same reading that the public benchmarks go through.
+
+Three formats:
+
+  queries  JSONL in our own schema (`Query` a line), media relative to the file. The field `benchmark` becomes the source's name.
+  r1       The rows that Video-R1, EchoInk and HumanOmniV2 share, as JSON list or JSONL. Fields read at: r1_data_eg.json and
+           src/r1-v/src/open_r1/sft_video.py of copies of Video-R1 (github.com/hexuan21/Video-R1 at b554698, HarryHsing/Video-R1 at
+           3585689), src/make_omniInstruct_r1_dataset.py and src/r1-v/src/open_r1/grpo.py of github.com/HarryHsing/EchoInk (72cffda,
+           de49843), src/open-r1-multimodal/src/open_r1/grpo_qwenomni.py of a copy of HumanOmniV2 (github.com/vhzy/HumanOmniV2 at
+           3c931e6):
+             problem       the question
+             problem_type  multiple choice, emer_ov_mc (several letters), judge (yes or no), numerical, regression, counting, OCR,
+                           free-form
+             options       texts with or without labels ("A. ..", "A) ..")
+             solution      "<answer>B</answer>", with the thinking before it in sets for supervised training, or the thinking in
+                           `process`
+             data_type     image, video, audio, text, or several as in image_audio
+             path          a file, or one for each medium: {"image": .., "audio": ..}; `audio_path` beside it (HumanOmniV2)
+             problem_id, data_source
+  hub      A data set of the Hugging Face hub in Parquet or JSONL, its columns named by `columns`. Media are what the hub's features
+           Image and Audio hold, or paths inside the data set.
+
+A row that becomes no query is listed with file, line and field (`problems.jsonl`). In `sft.jsonl` every row has a written reply:
+the row's own (of r1 the solution as it stands, after its process), else its answer in the form that the profile reads. A written
+reply whose answer is not the row's is a problem, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omnicore.answers import judge
+from omnicore.benchmarks.base import (
+    Entry,
+    Excluded,
+    Kind,
+    Problem,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    by_text,
+    labelled,
+    listed,
+    read,
+)
+from omnicore.benchmarks.hub import fetch
+from omnicore.config import Profile, TrainingSource
+from omnicore.errors import ConfigError
+from omnicore.schema import AnswerKind, Media, Outcome, Query
+
+R1_KINDS = {
+    "multiple choice": AnswerKind.choice,
+    "emer_ov_mc": AnswerKind.set,
+    "judge": AnswerKind.yes_no,
+    "numerical": AnswerKind.number,
+    "regression": AnswerKind.number,
+    "counting": AnswerKind.number,
+    "OCR": AnswerKind.text,
+    "free-form": AnswerKind.text,
+}
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?")
+
+
+def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
+    """The files of a source: a local file or folder, or what is downloaded from the hub at its revision.
+
+    Raises ConfigError when there is no such place, a data set of the hub is not pinned, or no file is where `files` says; DataError
+    when the hub cannot be reached.
+    """
+    where = f"prepare.training.{name}"
+    local = Path(config.path)
+    files = config.files
+    if local.is_file():
+        local, files = local.parent, local.name
+    elif not files:
+        raise ConfigError(f"{where}: say which files of {config.path} hold its rows, as in files: data/train-*.parquet")
+    entry = Entry(
+        name=name,
+        title=name,
+        source=config.path,
+        revision=config.revision,
+        licence="",
+        annotations=(files,),
+        cluster="",
+        answer_kinds=tuple(AnswerKind),
+    )
+    if config.revision:
+        local, _ = fetch(entry, "hub", otherwise="a local copy as `path`, without `revision`")
+    elif not local.is_dir():
+        raise ConfigError(
+            f"{where}: there is no {config.path} here; a data set of the hub needs `revision`, the 40 hex digits of its commit: a "
+            "branch moves, and with it the data"
+        )
+    if next(local.glob(files), None) is None:
+        raise ConfigError(f"{where}: no {files} in {local}")
+    return Source(entry, local, scratch)
+
+
+def rows(config: TrainingSource, source: Source, profile: Profile) -> tuple[list[Query], list[Problem], int]:
+    """All queries of a source, all rows that became none, and the number of rows."""
+    return read(cast(Any, _Format(config, profile)), source)
+
+
+def taught(query: Query, profile: Profile) -> Query:
+    """The query with a written reply. Raises Refused for one whose answer is not the query's."""
+    reply = query.target or _said(query, profile)
+    if query.answer_kind is not AnswerKind.text:  # an open answer cannot be told from other words
+        given, outcome = judge(reply, query, profile.style)
+        if outcome is not Outcome.correct:
+            form = "letters" if profile.style == "letter" else "options by their text"
+            raise Refused(
+                "target",
+                f"answers {given!r}, not {query.answer!r}, as profile.style={profile.style} reads it ({form}): {reply[-60:]!r}",
+            )
+    return query.model_copy(update={"target": reply})
+
+
+def _said(query: Query, profile: Profile) -> str:
+    """The bare answer as the profile reads it."""
+    members = [option for option in query.options if option in (query.answer, *query.also)] or [query.answer]
+    if profile.style == "letter" and query.answer_kind in (AnswerKind.choice, AnswerKind.set):
+        members = [chr(65 + query.options.index(member)) for member in members]
+    return ", ".join(members)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What `benchmarks.base.read` asks of a benchmark, of a source's rows."""
+
+    config: TrainingSource
+    profile: Profile
+
+    def rows(self, source: Source) -> Iterator[Row]:
+        pattern = source.entry.annotations[0]
+        if pattern.endswith(".parquet"):
+            yield from source.parquet_rows(pattern)
+            return
+        for path in sorted(source.root.glob(pattern)):
+            name = str(path.relative_to(source.root))
+            yield from source.json_rows(name) if path.suffix == ".json" else source.jsonl_rows(name)
+
+    def query(self, source: Source, row: Row) -> Query:
+        made = {"queries": _own, "r1": _r1, "hub": _table}[self.config.format](source, row, self.config)
+        # Supervised training alone needs a reply, so it alone refuses one.
+        return taught(made, self.profile) if "sft" in self.config.stages else made
+
+
+def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: ARG001
+    given = Query.model_validate(row.fields)
+    media = []
+    for number, medium in enumerate(given.media):
+        found = source.media(f"media.{number}", medium.kind, str(Path(row.file).parent / medium.uri), medium.start, medium.end)
+        if found.sha256 != medium.sha256:
+            raise Refused(
+                f"media.{number}", f"{medium.uri} is another file than the row names: its sha256 is {found.sha256[:12]}.."
+            )
+        media.append(found)
+    return given.model_copy(update={"benchmark": source.entry.name, "media": tuple(media)})
+
+
+def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
+    item = row.fields
+    kind = R1_KINDS.get(item["problem_type"])
+    if kind is None:
+        raise Excluded("problem_type", f"{item['problem_type']!r} has no answer that is judged here: {', '.join(R1_KINDS)} have")
+    gold = _ANSWER.search(item["solution"])
+    if not gold or not (answer := gold[1].strip()):
+        raise Refused("solution", "holds no <answer>")
+    options: list[str] = []
+    answers = [answer]
+    if kind in (AnswerKind.choice, AnswerKind.set):
+        options = labelled([option.strip() for option in listed("options", item["options"])])[1]
+        letters = answer.split(",") if kind is AnswerKind.set else [answer.rstrip(".")]
+        answers = list(dict.fromkeys(by_letter("solution", letter, options) for letter in letters))
+    elif kind is AnswerKind.yes_no:
+        options = ["Yes", "No"]
+        answers = [by_text("solution", answer.capitalize(), options)]
+    elif kind is AnswerKind.number:
+        answers = [answer.replace(",", "")]
+    media = _r1_media(source, item, config)
+    return Query(
+        benchmark=source.entry.name,
+        id=str(item["problem_id"] if "problem_id" in item else source.number("rows")),
+        type=item["problem_type"],
+        question=item["problem"],
+        options=tuple(options),
+        answer=answers[0],
+        also=tuple(answers[1:]),
+        answer_kind=kind,
+        media=media,
+        cluster=media[0].uri if media else "",
+        native={"data_source": str(item.get("data_source") or "")},
+        target="\n".join(filter(None, [item.get("process"), item["solution"]])),
+    )
+
+
+def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -> tuple[Media, ...]:
+    kinds, place = item["data_type"].split("_"), item.get("path")
+    if kinds == ["text"]:
+        return ()
+    if unknown := [kind for kind in kinds if kind not in ("image", "audio", "video")]:
+        raise Refused("data_type", f"{item['data_type']!r}: {unknown[0]!r} is none of image, audio, video, text")
+    if not isinstance(place, str | Mapping):
+        raise Refused("path", f"is neither a path nor one for each medium: {place!r:.60}")
+    given = dict.fromkeys(kinds, place) if isinstance(place, str) else dict(place)
+    if item.get("audio_path"):
+        given["audio"] = item["audio_path"]
+    elif config.sound and "video" in given:
+        given.setdefault("audio", given["video"])
+    if missing := [kind for kind in kinds if not given.get(kind)]:
+        raise Refused("path", f"names no {missing[0]}")
+    # Video-R1's paths start at the folder of the data, some with a slash.
+    return tuple(source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri)
+
+
+def _table(source: Source, row: Row, config: TrainingSource) -> Query:
+    def cell(name: str) -> Any:
+        return row.fields[config.columns[name]] if name in config.columns else None
+
+    kinds: tuple[Kind, ...] = ("image", "audio", "video")
+    media = tuple(
+        source.embedded(config.columns[kind], kind, cell(kind))
+        for kind in kinds
+        if kind in config.columns and cell(kind) is not None
+    )
+    options = labelled([str(option) for option in listed(config.columns["options"], cell("options"))])[1] if cell("options") else []
+    answer = str(cell("answer")).strip()
+    kind = AnswerKind.number if _NUMBER.fullmatch(answer) else AnswerKind.text
+    if options:
+        kind = AnswerKind.choice
+        # The text of an option, or its letter; an option may well be "A".
+        answer = answer if answer in options else by_letter(config.columns["answer"], answer.rstrip("."), options)
+    target = cell("target")
+    return Query(
+        benchmark=source.entry.name,
+        id=str(source.number("rows") if cell("id") is None else cell("id")),
+        type=str(cell("type") or kind),
+        question=str(cell("question")),
+        options=tuple(options),
+        answer=answer,
+        answer_kind=kind,
+        media=media,
+        cluster=media[0].sha256 if media else "",
+        target=str(target) if target else None,
+    )

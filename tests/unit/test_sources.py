@@ -1,0 +1,355 @@
+"""Training sources: three formats of rows, what becomes of each row, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from omnicore.config import Recipe, TrainingSource, load_recipe
+from omnicore.errors import ConfigError, DataError, OmniError
+from omnicore.journal import read_jsonl, write_jsonl
+from omnicore.media import locate
+from omnicore.provenance import sha256_file
+from omnicore.run import step_key
+from omnicore.schema import AnswerKind, Query
+from omnicore.steps import prepare
+from tests.media_files import make_picture, make_tone, make_video, medium
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+SMALL = ["prepare.split=dev", "prepare.scale=0.01", "profile.style=letter", "prepare.max_refused=0.9"]
+
+
+def recipe(training: dict[str, Any], *more: str) -> Recipe:
+    return load_recipe("tiny", [*SMALL, f"prepare.training={json.dumps(training)}", *more])
+
+
+def prepared(output: Path, training: dict[str, Any], *more: str) -> dict[str, Any]:
+    output.mkdir(exist_ok=True)
+    made = recipe(training, *more)
+    return prepare.run(made, made.prepare, {}, output)
+
+
+def found(output: Path, stage: str = "sft") -> dict[str, Query]:
+    return {query.id: query for query in read_jsonl(output / f"{stage}.jsonl", Query)}
+
+
+def problems(output: Path) -> dict[tuple[int, str], str]:
+    return {(one["line"], one["field"]): one["message"] for one in read_jsonl(output / "problems.jsonl", dict)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Media beside whatever rows a test writes."""
+    where = tmp_path / "data"
+    (where / "images").mkdir(parents=True)
+    (where / "audios").mkdir()
+    make_picture(where / "images" / "a.png", "red", (32, 24))
+    make_picture(where / "images" / "b.png", "blue", (32, 24))
+    make_tone(where / "audios" / "a.wav", 300, 0.5)
+    make_video(where / "film.mp4", 1.0, 8, (64, 48), 400)
+    return where
+
+
+R1: dict[str, Any] = {
+    "problem_id": 1,
+    "problem": "What is it?",
+    "data_type": "image",
+    "problem_type": "multiple choice",
+    "options": ["A. dog", "B. cat"],
+    "solution": "<answer>B</answer>",
+    "path": "./images/a.png",
+    "data_source": "somewhere",
+}
+
+
+@pytest.mark.parametrize(
+    ("item", "options", "answers", "kind", "kinds", "target"),
+    [
+        ({}, ("dog", "cat"), ("cat",), "choice", ("image",), "<answer>B</answer>"),
+        ({"options": ["A) dog", "B) cat"]}, ("dog", "cat"), ("cat",), "choice", ("image",), "<answer>B</answer>"),
+        ({"options": ["dog", "cat"]}, ("dog", "cat"), ("cat",), "choice", ("image",), "<answer>B</answer>"),
+        (
+            {"process": "<think>It purrs.</think>"},
+            ("dog", "cat"),
+            ("cat",),
+            "choice",
+            ("image",),
+            "<think>It purrs.</think>\n<answer>B</answer>",
+        ),
+        (
+            {"solution": "<think>A? No.</think><answer> B </answer>"},
+            ("dog", "cat"),
+            ("cat",),
+            "choice",
+            ("image",),
+            "<think>A? No.</think><answer> B </answer>",
+        ),
+        (
+            {"data_type": "image_audio", "path": {"image": "images/a.png", "audio": "audios/a.wav"}},
+            ("dog", "cat"),
+            ("cat",),
+            "choice",
+            ("image", "audio"),
+            "<answer>B</answer>",
+        ),
+        (
+            {"data_type": "video", "path": "/film.mp4", "audio_path": "audios/a.wav"},
+            ("dog", "cat"),
+            ("cat",),
+            "choice",
+            ("video", "audio"),
+            "<answer>B</answer>",
+        ),
+        ({"data_type": "video", "path": "film.mp4"}, ("dog", "cat"), ("cat",), "choice", ("video",), "<answer>B</answer>"),
+        ({"data_type": "audio", "path": "audios/a.wav"}, ("dog", "cat"), ("cat",), "choice", ("audio",), "<answer>B</answer>"),
+        ({"data_type": "text", "path": None}, ("dog", "cat"), ("cat",), "choice", (), "<answer>B</answer>"),
+        (
+            {"problem_type": "emer_ov_mc", "options": ["A. glad", "B. sad", "C. shy"], "solution": "<answer>A,C</answer>"},
+            ("glad", "sad", "shy"),
+            ("glad", "shy"),
+            "set",
+            ("image",),
+            "<answer>A,C</answer>",
+        ),
+        (
+            {"problem_type": "judge", "options": [], "solution": "<answer>no</answer>"},
+            ("Yes", "No"),
+            ("No",),
+            "yes_no",
+            ("image",),
+            "<answer>no</answer>",
+        ),
+        (
+            {"problem_type": "numerical", "options": [], "solution": "<answer>1,200</answer>"},
+            (),
+            ("1200",),
+            "number",
+            ("image",),
+            "<answer>1,200</answer>",
+        ),
+        (
+            {"problem_type": "regression", "options": None, "solution": "<answer>0.5</answer>"},
+            (),
+            ("0.5",),
+            "number",
+            ("image",),
+            "<answer>0.5</answer>",
+        ),
+        (
+            {"problem_type": "OCR", "options": [], "solution": "<answer>STOP</answer>"},
+            (),
+            ("STOP",),
+            "text",
+            ("image",),
+            "<answer>STOP</answer>",
+        ),
+        (
+            {"problem_type": "free-form", "options": [], "solution": "<answer>Wetsuit</answer>"},
+            (),
+            ("Wetsuit",),
+            "text",
+            ("image",),
+            "<answer>Wetsuit</answer>",
+        ),
+    ],
+)
+def test_a_row_of_the_r1_sets(
+    folder: Path, tmp_path: Path, item: dict[str, Any], options: Any, answers: Any, kind: str, kinds: Any, target: str
+) -> None:
+    (folder / "rows.json").write_text(json.dumps([{**R1, **item}]))
+    prepared(tmp_path / "out", {"avqa": {"format": "r1", "path": str(folder / "rows.json"), "stages": ["sft"]}})
+    (query,) = found(tmp_path / "out").values()
+    assert (query.benchmark, query.id, query.question) == ("avqa", "1", "What is it?")
+    assert query.options == options
+    assert (query.answer, *query.also) == answers
+    assert query.answer_kind is AnswerKind(kind)
+    assert tuple(m.kind for m in query.media) == kinds
+    assert all(sha256_file(locate(m, tmp_path / "out")) == m.sha256 for m in query.media)
+    assert query.target == target
+
+
+def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps({**R1, "data_type": "video", "path": "film.mp4"}))
+    source = {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "sound": True}
+    prepared(tmp_path / "out", {"human": source})
+    (query,) = found(tmp_path / "out", "rlvr").values()
+    assert [m.kind for m in query.media] == ["video", "audio"]
+    assert len({m.sha256 for m in query.media}) == 1
+    assert query.target is None  # a rollout writes its own reply
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "message"),
+    [
+        ({"solution": "B"}, "solution", "holds no <answer>"),
+        ({"solution": "<answer>E</answer>"}, "solution", "'E' names none of the 2 options"),
+        ({"path": "images/gone.png"}, "path", "image images/gone.png is missing"),
+        ({"path": "../out.png"}, "path", "../out.png lies outside"),
+        ({"data_type": "image_audio", "path": {"image": "images/a.png"}}, "path", "names no audio"),
+        ({"data_type": "hologram"}, "data_type", "'hologram' is none of image, audio, video, text"),
+        ({"problem_type": "temporal retrieval"}, "problem_type", "has no answer that is judged here"),
+        ({"problem_type": "numerical", "options": [], "solution": "<answer>two to three</answer>"}, "answer", "could not convert"),
+        ({"problem": ""}, "question", "at least 1 character"),
+        ({"options": "dog or cat"}, "options", "is no list"),
+        (
+            {"solution": "<answer>B</answer> I mean <answer>A</answer>"},
+            "target",
+            "answers None, not 'cat', as profile.style=letter reads it",
+        ),
+    ],
+)
+def test_what_becomes_no_query_is_listed(folder: Path, tmp_path: Path, item: dict[str, Any], field: str, message: str) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (R1, {**R1, "problem_id": 2, **item})) + "{\n")
+    summary = prepared(tmp_path / "out", {"avqa": {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["sft"]}})
+    assert (summary["sft"], summary["training_refused"]) == (1, 2)
+    listed = problems(tmp_path / "out")
+    assert listed.keys() == {(2, field), (3, "line")}
+    assert message in listed[2, field]
+
+
+def test_replies_in_the_wrong_style_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([R1]))
+    source = {"avqa": {"format": "r1", "path": str(folder / "rows.json"), "stages": ["sft"]}}
+    with pytest.raises(DataError, match=r"avqa: 1 of 1 items are unreadable.*\n.*target: answers None.*profile.style=value"):
+        prepared(tmp_path / "out", source, "profile.style=value")
+
+
+def own(folder: Path, **given: Any) -> Query:
+    values = {"benchmark": "x", "id": "1", "type": "t", "question": "?", "options": ("dog", "cat"), "answer": "cat", "cluster": "c"}
+    return Query.model_validate({**values, "media": (medium(folder / "images" / "a.png", "image"),), **given})
+
+
+def test_rows_in_our_own_schema(folder: Path, tmp_path: Path) -> None:
+    """Media are relative to their file; what the row says that they are is held to."""
+    mistaken = medium(folder / "images" / "b.png", "image").model_copy(update={"uri": "a.png"})
+    rows = [own(folder), own(folder, id="2", target="B"), own(folder, id="3", target="A"), own(folder, id="4", media=(mistaken,))]
+    write_jsonl(folder / "images" / "rows.jsonl", rows)
+    source = {"format": "queries", "path": str(folder), "files": "images/*.jsonl", "stages": ["sft", "distill"]}
+    summary = prepared(tmp_path / "out", {"mine": source})
+    assert {query.id: query.target for query in found(tmp_path / "out").values()} == {"1": "B", "2": "B"}
+    assert {query.target for query in found(tmp_path / "out", "distill").values()} == {None}
+    assert {query.benchmark for query in found(tmp_path / "out").values()} == {"mine"}
+    listed = problems(tmp_path / "out")
+    assert listed.keys() == {(3, "target"), (4, "media.0")}
+    assert "is another file than the row names" in listed[4, "media.0"]
+    assert summary["sft"] == summary["distill"] == 2
+
+
+COLUMNS = {"question": "question", "answer": "answer", "options": "options", "image": "image", "audio": "audio"}
+
+
+def table(folder: Path, path: Path) -> None:
+    """As OmniInstruct_v1 has its columns: media inside the table."""
+    picture, sound = (folder / "images" / "a.png").read_bytes(), (folder / "audios" / "a.wav").read_bytes()
+    rows = [
+        {"question": "Which?", "options": ["dog", "cat"], "answer": "cat", "image": {"bytes": picture, "path": None}},
+        {"question": "Which?", "options": ["dog", "cat"], "answer": "A", "audio": {"bytes": sound, "path": "a.wav"}},
+        {"question": "How many?", "options": None, "answer": "3", "image": {"bytes": picture, "path": None}},
+        {"question": "What is said?", "options": [], "answer": "good day", "audio": {"bytes": sound, "path": "a.wav"}},
+        {"question": "Which?", "options": ["dog", "cat"], "answer": "cow", "audio": {"bytes": sound, "path": "a.wav"}},
+    ]
+    whole = [{"image": None, "audio": None, **row} for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(whole), path)
+
+
+def test_a_data_set_of_the_hub_at_its_commit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The download alone is not real: links into a cache of blobs, as the hub's client lays them out."""
+    snapshot = tmp_path / "cache" / "snapshots" / COMMIT
+    table(folder, tmp_path / "cache" / "blobs" / "1")
+    (snapshot / "data").mkdir(parents=True)
+    (snapshot / "data" / "train-00000-of-00001.parquet").symlink_to(tmp_path / "cache" / "blobs" / "1")
+    asked: list[tuple[str, str]] = []
+
+    def download(repo: str, *, repo_type: str, revision: str) -> str:
+        asked.append((repo, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    source = {
+        "format": "hub",
+        "path": "m-a-p/OmniInstruct_v1",
+        "revision": COMMIT,
+        "files": "data/train-*.parquet",
+        "stages": ["sft"],
+        "columns": COLUMNS,
+    }
+    summary = prepared(tmp_path / "out", {"omni": source})
+    assert asked == [("m-a-p/OmniInstruct_v1", COMMIT)]
+    rows = found(tmp_path / "out")
+    told = {name: (q.answer_kind.value, q.answer, q.target, tuple(Path(m.uri).suffix for m in q.media)) for name, q in rows.items()}
+    assert told == {
+        "0": ("choice", "cat", "B", (".png",)),
+        "1": ("choice", "dog", "A", (".wav",)),
+        "2": ("number", "3", "3", (".png",)),
+        "3": ("text", "good day", "good day", (".wav",)),
+    }
+    assert problems(tmp_path / "out") == {(5, "answer"): "'cow' names none of the 2 options"}
+    assert summary["training_refused"] == 1
+    assert all(sha256_file(locate(m, tmp_path / "out")) == m.sha256 for q in rows.values() for m in q.media)
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"revision": "main"}, "revision"),
+        ({"revision": COMMIT[:12]}, "revision"),
+        ({"columns": {"question": "q"}}, "format hub needs columns"),
+        ({"columns": {**COLUMNS, "picture": "x"}}, "names picture, which is none of"),
+        ({"format": "r1"}, "columns are for format hub"),
+        ({"stages": []}, "stages"),
+    ],
+)
+def test_a_source_that_is_not_pinned_or_not_described(given: dict[str, Any], message: str) -> None:
+    source = {"format": "hub", "path": "a/b", "revision": COMMIT, "files": "*.parquet", "stages": ["sft"], "columns": COLUMNS}
+    with pytest.raises(ValueError, match=message):
+        TrainingSource.model_validate({**source, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"path": "a/b"}, ConfigError, "there is no a/b here; a data set of the hub needs `revision`"),
+        ({"path": "{}"}, ConfigError, r"say which files of .* hold its rows"),
+        ({"path": "{}", "files": "*.json"}, ConfigError, r"prepare.training.x: no \*\.json in "),
+        ({"path": "{}/empty.jsonl"}, DataError, "holds no row that is a query"),
+        ({"path": "{}/broken.json"}, DataError, r"broken\.json:1: broken JSON"),
+    ],
+)
+def test_places_that_hold_no_rows(
+    folder: Path, tmp_path: Path, given: dict[str, str], error: type[OmniError], message: str
+) -> None:
+    (folder / "empty.jsonl").write_text("\n")
+    if "broken" in given["path"]:
+        (folder / "broken.json").write_text("[{")
+    source = {"files": "*.jsonl" if given["path"] == "a/b" else "", **given, "path": given["path"].format(folder)}
+    with pytest.raises(error, match=message):
+        prepared(tmp_path / "out", {"x": {"format": "r1", "stages": ["sft"], **source}})
+
+
+def test_the_other_stages_keep_their_rows_and_order_follows_the_seed(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([{**R1, "problem_id": i} for i in range(20)]))
+    source = {"avqa": {"format": "r1", "path": str(folder / "rows.json"), "stages": ["rlvr"]}}
+    orders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prepared(tmp_path / name, source, f"seed={seed}")
+        orders.append(list(found(tmp_path / name, "rlvr")))
+        assert {query.benchmark for query in found(tmp_path / name, "sft").values()} == {"sft"}
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_a_changed_file_is_another_result(folder: Path, tmp_path: Path) -> None:
+    path = folder / "rows.json"
+    path.write_text(json.dumps([R1]))
+    made = recipe({"avqa": {"format": "r1", "path": str(path), "stages": ["sft"]}})
+    before = step_key("prepare", made, {}, tmp_path / "out")
+    assert step_key("prepare", made, {}, tmp_path / "out") == before
+    path.write_text(json.dumps([R1, {**R1, "problem_id": 2}]))
+    assert step_key("prepare", made, {}, tmp_path / "out") != before
