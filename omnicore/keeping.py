@@ -22,13 +22,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnicore import store
 from omnicore.errors import OmniError, StorageError
 from omnicore.journal import read_json, replacing
 from omnicore.provenance import STEP_FILE
 from omnicore.run import KEY_FILE
-from omnicore.s3 import Bucket, parse
+
+if TYPE_CHECKING:
+    from omnicore.s3 import Bucket
 
 EVERY = 30.0  # seconds from one look at the journals to the next; a folder that is complete is not waited with
 POLL = 1.0
@@ -232,8 +235,10 @@ def _folders(journal: Path) -> list[Path]:
 
 
 def _open(uri: str) -> tuple[Bucket, str]:
-    address = parse(uri)
-    return Bucket(address.bucket), address.prefix
+    from omnicore import s3  # here, not above: who keeps nothing in S3 needs no SDK
+
+    address = s3.parse(uri)
+    return s3.Bucket(address.bucket), address.prefix
 
 
 def _remove(bucket: Bucket, prefix: str) -> None:

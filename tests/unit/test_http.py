@@ -113,8 +113,8 @@ def test_without_a_system_prompt_none_is_sent(prepared: Path) -> None:
 def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
     prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, encoded = http._encoded, []
-    monkeypatch.setattr(http, "_encoded", lambda media, *args: (encoded.append(media), encode(media, *args))[1])
+    encode, encoded = http.encoded, []
+    monkeypatch.setattr(http, "encoded", lambda media, *args: (encoded.append(media), encode(media, *args))[1])
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     shown = parts(query, View.omni, small_recipe.profile)
     with Stub() as stub:
@@ -126,7 +126,7 @@ def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
 def test_encoded_media_are_kept_up_to_a_bound(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     media = [q.media[0] for q in read_jsonl(prepared / "queries.jsonl", Query) if q.media]
     media = list(dict.fromkeys(media))[:6]
-    monkeypatch.setattr(http, "_encoded", lambda medium, *args: (encoded.append(medium), http._Item(b"{}".rjust(100)))[1])
+    monkeypatch.setattr(http, "encoded", lambda medium, *args: (encoded.append(medium), http.Item(b"{}".rjust(100)))[1])
     monkeypatch.setattr(http, "KEPT", 300)
     encoded: list[Any] = []
     with Stub(lambda request: completion("x")) as stub:
