@@ -52,6 +52,8 @@ def run_container(client: docker.DockerClient, image: str, command: list[str], *
     container = client.containers.create(image, command, **told)
     try:
         container.start()
+        # podman begins to answer with the first line: a step that says nothing for a minute would end the run.
+        client.api.timeout = None
         held = b""  # a line may come in pieces, and KFP sets each that is printed on a line of its own
         for piece in container.logs(stream=True, follow=True):
             *lines, held = (held + piece).split(b"\n")

@@ -228,6 +228,14 @@ class TestCore:
         assert run_container(client, core, command, network_mode="host") == code
         assert client.containers.list(all=True) == []
 
+    def test_a_step_may_be_silent_for_longer_than_the_engine_has_to_answer(self, engine: Podman, core: str) -> None:
+        import docker
+
+        from pipelines.containers import run_container
+
+        hasty = docker.DockerClient(base_url=engine.environment["DOCKER_HOST"], timeout=5)
+        assert run_container(hasty, core, ["sh", "-c", "sleep 9; exit 3"], network_mode="host") == 3
+
     def test_a_command_that_is_not_there_is_an_error(self, client: Any, core: str) -> None:
         from docker.errors import APIError
 
