@@ -43,10 +43,10 @@ from omnicore.benchmarks.base import (
     Row,
     Source,
     by_letter,
-    by_text,
     labelled,
     listed,
     read,
+    solved,
 )
 from omnicore.benchmarks.hub import fetch
 from omnicore.config import Profile, TrainingSource
@@ -172,17 +172,10 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     gold = _ANSWER.search(item["solution"])
     if not gold or not (answer := gold[1].strip()):
         raise Refused("solution", "holds no <answer>")
-    options: list[str] = []
-    answers = [answer]
+    options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
         options = labelled([option.strip() for option in listed("options", item["options"])])[1]
-        letters = answer.split(",") if kind is AnswerKind.set else [answer.rstrip(".")]
-        answers = list(dict.fromkeys(by_letter("solution", letter, options) for letter in letters))
-    elif kind is AnswerKind.yes_no:
-        options = ["Yes", "No"]
-        answers = [by_text("solution", answer.capitalize(), options)]
-    elif kind is AnswerKind.number:
-        answers = [answer.replace(",", "")]
+    answers = solved(kind, answer.rstrip(".") if kind is AnswerKind.choice else answer, options)
     media = _r1_media(source, item, config)
     return Query(
         benchmark=source.entry.name,

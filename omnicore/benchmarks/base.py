@@ -290,6 +290,18 @@ def by_text(field: str, text: str, options: Sequence[str]) -> str:
     return found[0]
 
 
+def solved(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
+    """The right answers, first the one that `Query.answer` holds, as rows in the R1 form write them inside <answer>: letters of the
+    options, in a set several with commas between; yes or no; a number; a text as it stands. Raises Refused (field `solution`)."""
+    if kind is AnswerKind.choice:
+        return [by_letter("solution", gold, options)]
+    if kind is AnswerKind.set:
+        return list(dict.fromkeys(by_letter("solution", letter, options) for letter in gold.split(",")))
+    if kind is AnswerKind.yes_no:
+        return [by_text("solution", gold.capitalize(), options)]
+    return [gold.replace(",", "") if kind is AnswerKind.number else gold]
+
+
 def listed(field: str, value: Any) -> list[Any]:
     """A list, or the text of one as Python or JSON writes it. Raises Refused for anything else; nothing is evaluated."""
     try:

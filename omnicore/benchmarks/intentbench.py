@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, by_text, labelled, listed
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, labelled, listed, solved
 from omnicore.schema import AnswerKind, Query
 
 KINDS = {
@@ -56,17 +56,10 @@ def query(source: Source, row: Row) -> Query:
     gold = _tagged(item["solution"])
     if not gold:
         raise Refused("solution", "holds no <answer>")
-    options: list[str] = []
-    answers = [gold]
+    options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
         _, options = labelled(listed("options", item["options"]))
-        letters = gold.split(",") if kind is AnswerKind.set else [gold]
-        answers = list(dict.fromkeys(by_letter("solution", letter, options) for letter in letters))
-    elif kind is AnswerKind.yes_no:
-        options = ["Yes", "No"]
-        answers = [by_text("solution", gold.capitalize(), options)]
-    elif kind is AnswerKind.number:
-        answers = [gold.replace(",", "")]
+    answers = solved(kind, gold, options)
     field = "video" if "video" in item else "path"
     video = item[field]
     name = str(PurePosixPath(video).with_suffix(""))
