@@ -64,7 +64,7 @@ def kept(directory: Path, output: str, key: str) -> Iterator[None]:
 def forget(output: str) -> None:
     """Removes all that is kept of an output, which is published by now."""
     try:
-        _remove(*_open(f"{output}.unfinished"))
+        _remove(*store.open_bucket(f"{output}.unfinished"))
     except OmniError as error:
         print(f"what was kept of {output} stays there: {error}", file=sys.stderr, flush=True)
 
@@ -75,7 +75,7 @@ class Keeper:
     def __init__(self, directory: Path, output: str, key: str) -> None:
         self._directory, self._key = directory, key
         self._uri = f"{output}.unfinished/{key[:32]}"
-        self._bucket, self._prefix = _open(self._uri)
+        self._bucket, self._prefix = store.open_bucket(self._uri)
         self._links = directory.with_name(directory.name + ".keeping")
         self._ends: dict[str, tuple[int, hashlib._Hash]] = {}  # of each journal, what is kept: its length and sha256
         self._folders: set[str] = set()  # that are kept, as in checkpoints.journal/step-000020
@@ -232,13 +232,6 @@ def _folders(journal: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         return [path for path in journal.iterdir() if path.is_dir() and not path.name.endswith(".tmp")]
     return []
-
-
-def _open(uri: str) -> tuple[Bucket, str]:
-    from omnicore import s3  # here, not above: who keeps nothing in S3 needs no SDK
-
-    address = s3.parse(uri)
-    return s3.Bucket(address.bucket), address.prefix
 
 
 def _remove(bucket: Bucket, prefix: str) -> None:

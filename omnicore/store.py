@@ -91,7 +91,7 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
     Raises DataError for a directory without files, or one that changes meanwhile; ConfigError for a wrong address or setting;
     StorageError when the store refuses or is away for longer than the retries of omnicore/s3.py last.
     """
-    bucket, prefix = _open(uri)
+    bucket, prefix = open_bucket(uri)
     paths = _files(directory)
     with _pool() as files, _pool() as parts:
         before = {name: _state(path) for name, path in paths.items()}
@@ -120,7 +120,7 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
 
 def look(uri: str) -> Published | None:
     """What is published at `uri`, None when nothing is. Raises StorageError when its manifest is damaged or the store refuses."""
-    bucket, prefix = _open(uri)
+    bucket, prefix = open_bucket(uri)
     with bucket.errors(f"{uri}/{PUBLISHED}"):
         text = bucket.read(f"{prefix}/{PUBLISHED}")
     if text is None:
@@ -148,7 +148,7 @@ def intact(uri: str, published: Published) -> bool:
 
     One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted are found by `fetch`.
     """
-    bucket, prefix = _open(uri)
+    bucket, prefix = open_bucket(uri)
     with bucket.errors(uri):
         there = bucket.list(f"{prefix}/{published.folder}/")
     return all(there.get(file.name) == (file.size, file.etag) for file in published.files)
@@ -157,7 +157,7 @@ def intact(uri: str, published: Published) -> bool:
 def read(uri: str, published: Published, name: str) -> bytes:
     """One small file of a publication, which has it. Raises StorageError when it is damaged or gone, or the store refuses."""
     file = next(file for file in published.files if file.name == name)
-    bucket, prefix = _open(uri)
+    bucket, prefix = open_bucket(uri)
     where = f"{prefix}/{published.folder}/{name}"
     with bucket.errors(f"s3://{bucket.name}/{where}"):
         data = bucket.read(where)
@@ -174,7 +174,7 @@ def fetch(uri: str, directory: Path, published: Published | None = None) -> Publ
     object, a full disk, or a store that refuses.
     """
     published = published or known(uri)
-    bucket, prefix = _open(uri)
+    bucket, prefix = open_bucket(uri)
     scratch = directory.with_name(directory.name + ".part")
     with storage_errors(directory), locked(directory), _pool() as pool, _pool() as parts:
         if directory.exists() and any(directory.iterdir()):
@@ -212,7 +212,8 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _open(uri: str) -> tuple[Bucket, str]:
+def open_bucket(uri: str) -> tuple[Bucket, str]:
+    """The bucket of an address, and the prefix in it. Raises ConfigError where the SDK is missing or the address is none."""
     try:
         from omnicore import s3
     except ModuleNotFoundError as error:
