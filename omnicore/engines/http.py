@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -88,7 +88,7 @@ class HttpEngine:
                 replies = []
                 for request in batch.requests:
                     shown = [await items.item(part, request.root) for part in request.parts]
-                    body = head + b",".join(item.json for item in shown) + _tail(shown, batch.seed)
+                    body = head + b",".join(item.json for item in shown) + closing(shown, batch.seed)
                     replies.append(await client.reply(body))
                 finished.put((index, replies))
 
@@ -103,18 +103,14 @@ class HttpEngine:
                 raise several.exceptions[0] from None
 
     def _head(self, sampling: Sampling) -> bytes:
-        """The body of a request up to the items of the user's turn, which are JSON already: a video of megabytes is escaped once,
-        not once a draw."""
         fields = {
             "model": self.name,
             "temperature": sampling.temperature,
             "top_p": 1,  # the whole distribution: vLLM takes what is not given from the model's own generation config
             "max_tokens": sampling.max_new_tokens,
             **({"logprobs": True} if sampling.logprobs else {}),
-            "messages": [{"role": "system", "content": self._profile.system}] if self._profile.system else [],
         }
-        comma = b"," if self._profile.system else b""
-        return to_json(fields).removesuffix(b"]}") + comma + b'{"role":"user","content":['
+        return opening(fields, self._profile.system)
 
 
 class Item(NamedTuple):
@@ -135,7 +131,7 @@ class _Items:
 
     async def item(self, part: Media | str, root: Path) -> Item:
         if isinstance(part, str):
-            return Item(to_json({"type": "text", "text": part}))
+            return said(part)
         if part not in self._kept:
             self._kept[part] = asyncio.create_task(self._encode(part, root))
         self._kept.move_to_end(part)
@@ -150,6 +146,10 @@ class _Items:
         return item
 
 
+def said(text: str) -> Item:
+    return Item(to_json({"type": "text", "text": text}))
+
+
 def encoded(media: Media, root: Path, profile: Profile) -> Item:
     """Raises DataError for a medium that cannot be read."""
     if media.kind == "image":
@@ -161,7 +161,15 @@ def encoded(media: Media, root: Path, profile: Profile) -> Item:
     return Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
 
 
-def _tail(items: Sequence[Item], seed: int) -> bytes:
+def opening(fields: Mapping[str, Any], system: str) -> bytes:
+    """The body of a request up to the items of the user's turn, which are JSON already: a video of megabytes is escaped once, not
+    once a draw."""
+    messages = [{"role": "system", "content": system}] if system else []
+    comma = b"," if system else b""
+    return to_json({**fields, "messages": messages}).removesuffix(b"]}") + comma + b'{"role":"user","content":['
+
+
+def closing(items: Sequence[Item], seed: int) -> bytes:
     """The end of a body. A request has room for the settings of one video: of several, the first sets the rate."""
     settings = next((item.settings for item in items if item.settings), None)
     return b"]}]," + to_json({**({"media_io_kwargs": settings} if settings else {}), "seed": seed})[1:]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
 from omnicore.config import Profile, RlvrConfig
-from omnicore.engines.http import encoded
+from omnicore.engines.http import closing, encoded, opening, said
 from omnicore.errors import EngineError
 from omnicore.models import thinker
 from omnicore.models.processor import Encoder
@@ -104,13 +104,8 @@ class VllmRollouts:
             self._do("sleep?level=1")
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:
-        items = [
-            to_json({"type": "text", "text": part}) if isinstance(part, str) else encoded(part, row.request.root, self._profile)
-            for part in row.request.parts
-        ]
-        settings: Mapping[str, Any] = next((item.settings for item in items if not isinstance(item, bytes) and item.settings), {})
-        system = [{"role": "system", "content": self._profile.system}] if self._profile.system else []
-        content = b",".join(item if isinstance(item, bytes) else item.json for item in items)
+        root = row.request.root
+        items = [said(part) if isinstance(part, str) else encoded(part, root, self._profile) for part in row.request.parts]
         fields = {
             "model": self._model,
             "n": n,
@@ -118,16 +113,13 @@ class VllmRollouts:
             "top_p": 1,
             "top_k": 0,
             "max_tokens": self._profile.max_new_tokens,
-            "seed": seed % 2**31,
             "logprobs": True,
             "return_token_ids": True,
             # A sampled placeholder without media would break the trainer's forward pass.
             "logit_bias": {str(token): -100 for token in self._encoder.suppressed},
-            **({"media_io_kwargs": settings} if settings else {}),
-            "messages": system,
         }
-        comma = b"," if system else b""
-        return to_json(fields).removesuffix(b"]}") + comma + b'{"role":"user","content":[' + content + b"]}]}"
+        content = b",".join(item.json for item in items)
+        return opening(fields, self._profile.system) + content + closing(items, seed % 2**31)
 
     def _do(self, route: str, body: Mapping[str, Any] | None = None) -> None:
         asyncio.run(self._call([("POST", f"{self._root}/{route}", to_json(body or {}))]))
