@@ -25,9 +25,9 @@ from kfp import dsl
 
 from components.placement import placed
 from omnicore import worker
-from omnicore.config import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
 from omnicore.journal import read_json, write_json
+from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import run_step
 from omnicore.telemetry import PROGRESS_FILE
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from kfp import dsl
 
-from omnicore.config import LauncherConfig, Recipe
+from omnicore.config import LauncherConfig
+from omnicore.recipe import Recipe
 
 GPU = "nvidia.com/gpu"
 

@@ -94,13 +94,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"no step {arguments[0]!r}{f'; did you mean {near[0]}?' if near else '.'} Steps: {', '.join(STEPS)}")
     options = _parser().parse_args(arguments)
     if options.command == "recipes":
-        from omnicore.config import recipe_names
+        from omnicore.recipe import recipe_names
 
         print("\n".join(recipe_names()))
     elif options.command == "recipe":
         import yaml
 
-        from omnicore.config import load_recipe
+        from omnicore.recipe import load_recipe
 
         recipe = load_recipe(options.name, options.set)
         print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
@@ -115,7 +115,7 @@ def _run(arguments: Sequence[str]) -> int:
     elif options.command == "submit":
         print(_submit(options))
     else:
-        from omnicore.config import load_recipe, recipe_from_json
+        from omnicore.recipe import load_recipe, recipe_from_json
         from omnicore.run import cost
         from omnicore.staging import run
 
@@ -132,7 +132,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _serve(options: Namespace) -> None:
-    from omnicore.config import load_recipe
+    from omnicore.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.set)
     try:

@@ -1,22 +1,16 @@
-"""Recipes: one pydantic model per step and `Recipe`, which holds them all.
+"""The sections of a recipe: one pydantic model per step. Unknown or mistyped fields are refused.
 
-A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped fields are refused
-with the field's path. `digest` of what a step reads is part of the key under which its output is cached.
+`digest` of what a step reads is part of the key under which its output is cached. The recipe as a whole: recipe.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from omnicore.errors import ConfigError
 from omnicore.schema import View
 
 
@@ -327,100 +321,7 @@ class LauncherConfig(Config):
         return self
 
 
-class Recipe(Config):
-    """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
-
-    name: str
-    seed: int = Field(0, ge=0)
-    threads: int = Field(2, ge=1, description="CPU threads of torch")
-    model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
-    engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
-    launcher: LauncherConfig = LauncherConfig()
-    profile: Profile = Profile()
-    prepare: PrepareConfig = PrepareConfig()
-    probe: ProbeConfig
-    second_probe: ProbeConfig
-    clean: CleanConfig = CleanConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    sft: SftConfig = SftConfig(data="sft.jsonl")
-    rlvr: RlvrConfig = RlvrConfig()
-    distill: DistillConfig = DistillConfig()
-    sft_distilled: SftConfig = SftConfig(data="distilled.jsonl")
-    report: ReportConfig = ReportConfig()
-    promote: PromoteConfig = PromoteConfig()
-
-
-# Sections that reuse a step under another name; every other section is the step of its name.
-SECTION_STEP = {"second_probe": "probe", "sft_distilled": "sft"}
-
-
 def digest(value: Any) -> str:
     """sha256 of a value's sorted JSON; pydantic models by their fields."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def recipe_names() -> list[str]:
-    return sorted(p.name.removesuffix(".yaml") for p in (files("omnicore") / "recipes").iterdir() if p.name.endswith(".yaml"))
-
-
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides (YAML values).
-
-    Raises ConfigError naming the file and field.
-    """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"recipe {name}: no such file")
-        text = path.read_text()
-    elif name in recipe_names():
-        text = (files("omnicore") / "recipes" / f"{name}.yaml").read_text()
-    else:
-        raise ConfigError(f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a .yaml file")
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {name} must be a mapping of sections")
-    for override in overrides:
-        _override(values, override)
-    return parse_recipe(values, name)
-
-
-def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its own JSON, with overrides. Raises ConfigError."""
-    try:
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise ConfigError(f"--recipe-json is no recipe: {error}") from error
-    for override in overrides:
-        _override(values, override)
-    return parse_recipe(values, str(values.get("name", "--recipe-json")))
-
-
-def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
-        raise ConfigError(f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)) from error
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    field, equals, text = override.partition("=")
-    if not equals or not field:
-        raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
-    *parents, last = field.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-        values = inner
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error

@@ -20,11 +20,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from omnicore import store
-from omnicore.config import SAVING, SECTION_STEP, TRANSPORT, Recipe, digest
+from omnicore.config import SAVING, TRANSPORT, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.prompts import profile_hash
 from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, read_step, write_step
+from omnicore.recipe import SECTION_STEP, Recipe
 from omnicore.steps import STEPS
 from omnicore.telemetry import snapshot, told
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import keeping, store
-from omnicore.config import Recipe, digest
+from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
 from omnicore.provenance import STEP_FILE
+from omnicore.recipe import Recipe
 from omnicore.run import run_step, step_key, tell
 from omnicore.store import Published
 

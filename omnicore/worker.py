@@ -39,7 +39,7 @@ Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one step, without `run_step`'s cache and locks, which are the requester's. Returns the step's summary."""
-    from omnicore.config import parse_recipe
+    from omnicore.recipe import parse_recipe
 
     recipe = parse_recipe(request["recipe"], request["recipe"]["name"])
     module = importlib.import_module(f"omnicore.steps.{request['step']}")

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from omnicore import audit
-from omnicore.config import CleanConfig, load_recipe
+from omnicore.config import CleanConfig
 from omnicore.journal import Journal, write_json, write_jsonl
 from omnicore.prompts import permutation
+from omnicore.recipe import load_recipe
 from omnicore.schema import BenchmarkInfo, Media, Query, View
 from omnicore.steps import clean
 

@@ -27,9 +27,9 @@ from rich.live import Live
 from rich.table import Table
 
 from components.execute import CACHE, LOCK, RUN, WORKER
-from omnicore.config import load_recipe
 from omnicore.errors import OmniError, StepBusy
 from omnicore.journal import read_json, storage_errors
+from omnicore.recipe import load_recipe
 from pipelines.board import Board, rows
 from pipelines.containers import container_runner
 

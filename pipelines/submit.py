@@ -18,8 +18,8 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 from urllib3.exceptions import HTTPError
 
-from omnicore.config import load_recipe, recipe_names
 from omnicore.errors import ClusterError, ConfigError
+from omnicore.recipe import load_recipe, recipe_names
 
 T = TypeVar("T")
 IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"

@@ -18,9 +18,10 @@ from omnicore.cluster.client import Cluster, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import JobSpec, Owner, manifest
 from omnicore.cluster.names import KINDS, PODS, job_name, labels
-from omnicore.config import LauncherConfig, Recipe
+from omnicore.config import LauncherConfig
 from omnicore.errors import ClusterError, ConfigError
 from omnicore.provenance import STEP_FILE, read_step
+from omnicore.recipe import Recipe
 
 TRAINING = frozenset({"sft", "rlvr"})
 # Set in a component's pod: its name, and the id of its run.

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnicore.config import EngineConfig, Recipe
+from omnicore.config import EngineConfig
 from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
 from omnicore.engines.estimate import Estimate, estimate
 from omnicore.errors import EngineError
+from omnicore.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from omnicore.config import Recipe
+from omnicore.recipe import Recipe
 
 
 def set_up(recipe: Recipe, threads: int | None = None) -> None:

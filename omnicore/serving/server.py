@@ -21,10 +21,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import Counter, Gauge, Histogram
 
-from omnicore.config import EngineConfig, Recipe
+from omnicore.config import EngineConfig
 from omnicore.engines import canary
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
+from omnicore.recipe import Recipe
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
 from omnicore.telemetry import told

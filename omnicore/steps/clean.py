@@ -11,9 +11,10 @@ import numpy as np
 
 from omnicore import audit
 from omnicore.audit.files import Drawn, Probe, read_draws, read_probe, read_queries
-from omnicore.config import CleanConfig, Recipe
+from omnicore.config import CleanConfig
 from omnicore.errors import DataError
 from omnicore.journal import write_json
+from omnicore.recipe import Recipe
 from omnicore.schema import Label, Manifest, Policy, Verdict, View
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import DistillConfig, EngineConfig, Recipe
+from omnicore.config import DistillConfig, EngineConfig
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Request, Sampling
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import bring
 from omnicore.prompts import parts
+from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, Query, View
 from omnicore.training.rewards import outcome
 

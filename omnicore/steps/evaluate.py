@@ -16,12 +16,13 @@ from typing import Any
 
 from omnicore import benchmarks, export, stats
 from omnicore.answers import judge
-from omnicore.config import EvaluateConfig, Recipe, digest
+from omnicore.config import EvaluateConfig, digest
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, profile_hash
+from omnicore.recipe import Recipe
 from omnicore.schema import AnswerKind, Manifest, Outcome, Query, Response, View
 
 HIDDEN = {View.visual_only: "no_audio", View.audio_only: "no_image", View.text_only: "no_media"}

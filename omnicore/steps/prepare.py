@@ -21,10 +21,11 @@ from omnicore.benchmarks import adapter, synthetic
 from omnicore.benchmarks.base import Problem, Source, read
 from omnicore.benchmarks.hub import fetch, is_hub
 from omnicore.benchmarks.synthetic import Item, Kind, World
-from omnicore.config import PrepareConfig, Recipe
+from omnicore.config import PrepareConfig
 from omnicore.errors import DataError
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.media import RATE, bring
+from omnicore.recipe import Recipe
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.telemetry import track
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import stats
-from omnicore.config import PromoteConfig, Recipe
+from omnicore.config import PromoteConfig
 from omnicore.errors import DataError
 from omnicore.journal import read_jsonl, write_json
 from omnicore.provenance import read_step
+from omnicore.recipe import Recipe
 from omnicore.report.evidence import Scores, answers, comparable, read_model
 from omnicore.schema import Estimate, Manifest, Outcome, Query
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from omnicore.config import Recipe, ReportConfig, digest
+from omnicore.config import ReportConfig, digest
 from omnicore.journal import replacing, write_json
+from omnicore.recipe import Recipe
 from omnicore.report import evidence as ev
 from omnicore.report import words
 from omnicore.report.page import render

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import EngineConfig, Recipe, RlvrConfig
+from omnicore.config import EngineConfig, RlvrConfig
 from omnicore.journal import write_jsonl
+from omnicore.recipe import Recipe
 from omnicore.schema import View
 from omnicore.telemetry import track
 

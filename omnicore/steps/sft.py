@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import Recipe, SftConfig
+from omnicore.config import SftConfig
 from omnicore.journal import write_jsonl
+from omnicore.recipe import Recipe
 from omnicore.telemetry import track
 
 

@@ -19,11 +19,11 @@ import pytest
 from omnicore.benchmarks import hub, video_holmes
 from omnicore.benchmarks.base import Entry, Problem
 from omnicore.cli import main
-from omnicore.config import load_recipe
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, read_jsonl
 from omnicore.media import locate
 from omnicore.provenance import sha256_file
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.schema import BenchmarkInfo, Query
 from tests.benchmarks import native, tables

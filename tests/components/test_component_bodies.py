@@ -10,8 +10,8 @@ from kfp import dsl
 
 from components import execute, images
 from components.placement import placed
-from omnicore.config import SECTION_STEP, load_recipe
 from omnicore.errors import ConfigError, DataError
+from omnicore.recipe import SECTION_STEP, load_recipe
 from omnicore.steps import STEPS
 
 # Inputs named otherwise than the step's role: `model` is a parameter of every component, and the manifest lies in the audit.

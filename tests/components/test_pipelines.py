@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components import images
-from omnicore.config import SECTION_STEP
+from omnicore.recipe import SECTION_STEP
 from omnicore.steps import STEPS
 from pipelines import NEEDS
 from pipelines import compile as compiling

@@ -21,8 +21,9 @@ from omnicore.cli import main
 from omnicore.cluster.client import Times
 from omnicore.cluster.inferenceservice import checkpoint, fetching, storage
 from omnicore.cluster.reap import STALE
-from omnicore.config import Recipe, SftConfig, load_recipe
+from omnicore.config import SftConfig
 from omnicore.keeping import EVERY
+from omnicore.recipe import Recipe, load_recipe
 from pipelines import NEEDS
 from tests.kubectl import kubectl, kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in

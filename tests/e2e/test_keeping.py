@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from omnicore import keeping, staging, store
-from omnicore.config import load_recipe
 from omnicore.errors import StorageError
 from omnicore.keeping import Keeper
+from omnicore.recipe import load_recipe
 from omnicore.run import KEY_FILE, run_step
 from tests.seaweed import Proxy, Seaweed, impatient, objects, overwrite, proxy, seaweed, signed_in, uri
 from tests.stub_server import MODEL, Stub

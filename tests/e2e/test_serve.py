@@ -18,13 +18,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from omnicore.config import EngineConfig, Profile, Recipe
+from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url
 from omnicore.engines import canary
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.journal import read_jsonl
 from omnicore.prompts import parts
+from omnicore.recipe import Recipe
 from omnicore.schema import Media, Query, View
 
 MODEL = "embedded:tiny-base"

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from omnicore import staging, store
-from omnicore.config import load_recipe
 from omnicore.errors import OmniError, StorageError
+from omnicore.recipe import load_recipe
 from tests.seaweed import (
     Proxy,
     Seaweed,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from omnicore.audit import manifest
-from omnicore.config import Recipe, load_recipe
 from omnicore.engines import asking
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
 from omnicore.journal import write_json, write_jsonl
 from omnicore.prompts import profile_hash
 from omnicore.provenance import write_step
+from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import run_step
 from omnicore.schema import Label, Media, Query, Verdict
 

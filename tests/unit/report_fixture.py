@@ -15,10 +15,11 @@ import soundfile
 
 from omnicore.answers import judge
 from omnicore.benchmarks import synthetic
-from omnicore.config import digest, load_recipe
+from omnicore.config import digest
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import permutation
 from omnicore.provenance import write_step
+from omnicore.recipe import load_recipe
 from omnicore.schema import Draw, Manifest, Media, Query, Response, View
 from omnicore.steps import clean
 from omnicore.steps.evaluate import score

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from omnicore.config import CleanConfig, load_recipe
+from omnicore.config import CleanConfig
 from omnicore.errors import DataError
 from omnicore.journal import write_json, write_jsonl
 from omnicore.prompts import permutation
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Media, Outcome, Query, View
 from omnicore.steps import clean

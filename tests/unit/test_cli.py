@@ -9,9 +9,9 @@ import yaml
 
 import omnicore
 from omnicore.cli import main
-from omnicore.config import load_recipe
 from omnicore.errors import EngineError
 from omnicore.journal import read_json
+from omnicore.recipe import load_recipe
 from omnicore.steps import STEPS
 
 ROOT = Path(omnicore.__file__).parents[1]

@@ -10,10 +10,10 @@ import pytest
 
 from omnicore.cli import main
 from omnicore.compare import compare, verdict
-from omnicore.config import load_recipe
 from omnicore.engines.base import Reply
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, write_json
+from omnicore.recipe import load_recipe
 from tests.unit.evaluate_fixture import FLAGS, evaluated, inputs, query
 
 # Sixty queries in thirty clusters; A answers none of the first forty, B all.

@@ -3,8 +3,9 @@ import hashlib
 import pytest
 import yaml
 
-from omnicore.config import SECTION_STEP, Config, Recipe, digest, load_recipe, parse_recipe, recipe_names
+from omnicore.config import Config, digest
 from omnicore.errors import ConfigError
+from omnicore.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
 from omnicore.schema import View
 from omnicore.steps import STEPS
 

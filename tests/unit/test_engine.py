@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore.config import Profile, Recipe
+from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
 from omnicore.errors import DataError, EngineError
 from omnicore.journal import read_jsonl
 from omnicore.media import read
 from omnicore.prompts import parts
+from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
 
 

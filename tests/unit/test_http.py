@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omnicore.config import EngineConfig, Profile, Recipe
+from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import frames_from_url, from_data_url, from_wav
 from omnicore.engines import client, http, open_engine
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling, ask
@@ -18,6 +18,7 @@ from omnicore.errors import DataError, EngineError
 from omnicore.journal import Journal, read_jsonl
 from omnicore.media import load_audio, load_image, load_video
 from omnicore.prompts import parts
+from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
 from tests.media_files import make_video, medium, number_shown
 from tests.stub_server import MODEL, Answer, Stub, completion, error, told

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.config import digest, load_recipe
+from omnicore.config import digest
 from omnicore.provenance import read_step
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from tests.stub_server import MODEL, Stub
 

@@ -21,9 +21,10 @@ from omnicore.cluster import launch, names, reap, step
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import JobSpec, Owner, manifest
-from omnicore.config import LauncherConfig, load_recipe, parse_recipe, recipe_from_json
+from omnicore.config import LauncherConfig
 from omnicore.errors import ClusterError, ConfigError
 from omnicore.journal import read_json
+from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
 from omnicore.run import _deciding, step_key
 from omnicore.telemetry import LINE, track
 from tests.kube_server import NAMESPACE, Fault, KubeServer, Log

@@ -9,10 +9,10 @@ import pytest
 
 from omnicore import audit, manifests
 from omnicore.cli import main
-from omnicore.config import load_recipe
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, write_json, write_jsonl
 from omnicore.provenance import write_step
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.schema import BenchmarkInfo, Label, Query, Verdict
 from omnicore.steps import evaluate

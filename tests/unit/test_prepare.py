@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omnicore.config import Recipe
 from omnicore.journal import read_jsonl
 from omnicore.media import load_audio, load_image, locate
 from omnicore.provenance import digest_directory, sha256_file
+from omnicore.recipe import Recipe
 from omnicore.schema import Query
 from omnicore.steps import prepare
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from omnicore import keeping, staging
-from omnicore.config import load_recipe
 from omnicore.errors import CheckpointError
 from omnicore.journal import read_jsonl
 from omnicore.provenance import digest_directory, read_step
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step, step_key
 from omnicore.training import checkpoints
 from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoints, Resumable, damaged

@@ -12,11 +12,12 @@ from types import ModuleType
 import pytest
 
 from omnicore import run
-from omnicore.config import digest, load_recipe
+from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
 from omnicore.journal import Journal, read_json, read_jsonl, write_jsonl
 from omnicore.prompts import profile_hash
 from omnicore.provenance import digest_directory, write_step
+from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.steps import STEPS
 
@@ -401,7 +402,7 @@ def child(output, gate, cache=None):
     """A process that does the fake step."""
     code = (
         "import sys; from pathlib import Path; from types import ModuleType; from test_run import Fake\n"
-        "from omnicore.config import load_recipe; from omnicore.run import run_step\n"
+        "from omnicore.recipe import load_recipe; from omnicore.run import run_step\n"
         f"fake = Fake(gate={str(gate)!r}); module = ModuleType('prepare'); module.run = fake.run\n"
         "sys.modules['omnicore.steps.prepare'] = module\n"
         f"run_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}), cache={str(cache)!r} if {bool(cache)} else None)\n"

@@ -19,12 +19,13 @@ from omnicore.cluster import names, serve
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.fetch import main as fetch
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND, Checkpoint, checkpoint
-from omnicore.config import EngineConfig, Recipe, load_recipe
+from omnicore.config import EngineConfig
 from omnicore.engines import kserve
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Request, Sampling
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError, EngineError
 from omnicore.provenance import sha256_file
+from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media
 from tests.kube_server import NAMESPACE, Fault, KubeServer, Log
 from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401

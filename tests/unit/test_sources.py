@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.config import Recipe, TrainingSource, load_recipe
+from omnicore.config import TrainingSource
 from omnicore.errors import ConfigError, DataError, OmniError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import locate
 from omnicore.provenance import sha256_file
+from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import step_key
 from omnicore.schema import AnswerKind, Query
 from omnicore.steps import prepare

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omnicore.config import Recipe, RlvrConfig
+from omnicore.config import RlvrConfig
 from omnicore.engines.transformers import Reader
 from omnicore.errors import EngineError
 from omnicore.models import thinker
+from omnicore.recipe import Recipe
 from omnicore.training.mixture import modality
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import Row, read_rows
