@@ -252,7 +252,8 @@ class Bucket:
                     return
                 raise
             try:
-                for chunk in answer.stream(MIB):
+                # As stored: a server's Content-Encoding would change what is hashed, and looking for one copies every chunk twice.
+                for chunk in answer.stream(MIB, decode_content=False):
                     write(chunk)
                     done += len(chunk)
                     moved(len(chunk), len(chunk))
