@@ -1,0 +1,79 @@
+"""The training operator, the kubelet and the rest of the world, played for one job on the mock API server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from omnicore.cluster import names
+from omnicore.cluster.client import Times
+from omnicore.cluster.manifests import JobSpec
+from omnicore.config import LauncherConfig
+from tests.kube_server import NAMESPACE, KubeServer
+
+QUICK = Times(beat=0.05, request=5, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5)
+RUN, KEY = "omniboost-x7", "k" * 64
+
+
+def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpec:
+    place = LauncherConfig(kind=kind, image="r/train@sha256:0", storage="s3://b/runs", namespace=NAMESPACE)
+    return JobSpec(
+        name=names.job_name(RUN, step, key),
+        namespace=NAMESPACE,
+        labels=names.labels(RUN, step, key),
+        command=("omnicore", step),
+        distributed=True,
+        place=place,
+    )
+
+
+NAME = spec().name
+POD = f"{NAME}-worker-0"
+
+
+class Operator:
+    """Plays the training operator, the kubelet and the rest of the world for one job."""
+
+    def __init__(self, kube: KubeServer, kind: str = "pytorchjob") -> None:
+        self.kube, self.kind = kube, names.KINDS[kind]
+        self.plural = self.kind.resource.plural
+        self.name = spec(kind).name
+
+    def created(self, times: int = 1) -> dict[str, Any]:
+        self.kube.wait_for(lambda: len(self.kube.created) >= times and self.kube.get(self.plural, self.name))
+        return self.kube.get(self.plural, self.name) or {}
+
+    def says(self, condition: str, status: str = "True", reason: str = "Because", message: str = "") -> None:
+        self.kube.condition(self.plural, self.name, condition, status, reason, message)
+
+    def pod(self, index: int = 0, **status: Any) -> str:
+        return self.kube.pod(self.name, self.kind.pods, index, self.kind.container, **status)
+
+    def runs(self, *lines: str, index: int = 0) -> str:
+        pod = self.pod(index, phase="Running", state={"running": {}})
+        self.says("Running")
+        self.kube.say(pod, *lines)
+        return pod
+
+    def ends(self, code: int = 0, reason: str = "Completed", index: int = 0) -> None:
+        how = {"exitCode": code, "reason": reason}
+        pod = self.pod(index, phase="Failed" if code else "Succeeded", state={"terminated": how})
+        self.kube.end_log(pod)
+
+    def succeeds(self) -> None:
+        self.ends()
+        self.says("Running", "False")
+        self.says(self.kind.succeeded)
+
+    def fails(self, code: int = 1, reason: str = "Error") -> None:
+        self.ends(code, reason)
+        self.says("Failed", reason="PyTorchJobFailed", message="1 Worker replica(s) failed")
+
+    def watched(self, times: int = 1) -> None:
+        self.kube.wait_for(lambda: self.kube.count("watch", self.plural) >= times and self.kube.count("watch", "pods") >= 1)
+
+    def followed(self, times: int = 1) -> None:
+        self.kube.wait_for(lambda: self.kube.count("get", "pods/log") >= times)
+
+
+Play = Callable[[Operator], None]

@@ -1,0 +1,307 @@
+"""What may happen to a job, to its pods and to the watch over both; played on a `job_operator.Operator`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from omnicore.cluster import names
+from omnicore.cluster.manifests import manifest
+from omnicore.telemetry import LINE
+from tests.job_operator import NAME, POD, Operator, Play, spec
+from tests.kube_server import Fault, KubeServer, Log
+
+NEVER = threading.Event()
+
+
+def well(op: Operator) -> None:
+    op.created()
+    op.runs("step 1", "step 2")
+    op.succeeds()
+
+
+def fault_of(verb: str, resource: str, *, until: int, **fault: Any) -> Callable[[str, str, str, int], Fault | None]:
+    """The first `until` requests of a kind fail."""
+    return lambda v, r, n, seen: Fault(**fault) if (v, r) == (verb, resource) and seen < until else None
+
+
+def held(**changed: Any) -> Callable[[KubeServer], Any]:
+    """A job of the same name is there already; `changed` are labels of it."""
+
+    def put(kube: KubeServer) -> None:
+        for kind in names.KINDS:
+            body = manifest(spec(kind))
+            body["metadata"]["labels"] |= changed
+            kube.put(f"{kind}s", body)
+
+    return put
+
+
+def was(*how: str) -> Callable[[KubeServer], Any]:
+    """The same job is there already, left by an earlier launcher, with conditions."""
+
+    def put(kube: KubeServer) -> None:
+        held()(kube)
+        for condition in how:
+            kube.condition("pytorchjobs", NAME, condition)
+
+    return put
+
+
+def both_at_once(op: Operator) -> None:
+    op.created()
+    op.kube.change(op.plural, op.name, lambda job: job.update(status={"conditions": [met("Succeeded"), met("Failed")]}))
+
+
+def met(kind: str, status: str = "True") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": "Because", "message": ""}
+
+
+def succeeded_false(op: Operator) -> None:
+    op.created()
+    op.says("Succeeded", "False")
+    op.says("Failed", reason="PyTorchJobFailed")
+
+
+def one_worker_succeeds(op: Operator) -> None:
+    op.created()
+    op.runs("fine")
+    op.ends()
+    op.runs("CUDA error: device lost", index=1)
+    op.ends(1, "Error", index=1)
+    op.says("Failed", reason="PyTorchJobFailed")
+
+
+def out_of_memory(op: Operator) -> None:
+    op.created()
+    op.runs("step 1", "allocating 80 GiB")
+    op.kube.event(POD, "OOMKilling", "Memory cgroup out of memory")
+    op.fails(137, "OOMKilled")
+
+
+def restarted(op: Operator) -> None:
+    """The container that failed is in its next life when the job gives up."""
+    op.created()
+    op.runs()
+    op.kube.logs[POD].previous = ["the line before the crash"]
+    last = {"terminated": {"exitCode": 139, "signal": 11, "reason": "Error"}}
+    op.pod(phase="Running", state={"running": {}}, lastState=last)
+    op.kube.end_log(POD)
+    op.says("Failed", reason="BackoffLimitExceeded")
+
+
+def deleted_underneath(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+    op.watched()
+    op.kube.remove(op.plural, op.name)
+
+
+def deleted_while_the_watch_was_away(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+    op.watched()
+    op.kube.remove(op.plural, op.name)
+    op.kube.compact()
+
+
+def deleted_after_success(op: Operator) -> None:
+    """By its other launcher, or by its TTL: both events come at once."""
+    op.created()
+    op.runs()
+    op.watched()
+    with op.kube.change_made:
+        op.succeeds()
+        op.kube.remove(op.plural, op.name)
+
+
+def made_anew(op: Operator) -> None:
+    op.created()
+    op.watched()
+    with op.kube.change_made:
+        job = op.kube.get(op.plural, op.name)
+        op.kube.remove(op.plural, op.name)
+        op.kube.put(op.plural, {key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+        op.says("Succeeded")
+        op.kube.compact()
+
+
+def streams_break(op: Operator) -> None:
+    """Everything that is open breaks off again and again; then the version expires, too."""
+    op.created()
+    op.runs("line 0")
+    for round_ in range(1, 6):
+        op.followed(round_)
+        op.kube.drop_streams()
+        op.kube.say(POD, f"line {round_}")
+    op.kube.compact()
+    op.succeeds()
+
+
+def clock_is_set_back(op: Operator) -> None:
+    """Twins at one time, then a node's clock set back by an hour, with reconnects between: each line once."""
+    op.created()
+    op.runs()
+    noon = time.time()
+    op.kube.say(POD, "twin", "twin", at=noon)
+    op.followed()
+    op.kube.drop_streams()
+    op.kube.say(POD, "twin", at=noon)
+    op.kube.say(POD, "after the clock was set back", at=noon - 100)
+    op.followed(2)
+    op.kube.drop_streams()
+    op.followed(3)
+    op.succeeds()
+
+
+def a_skewed_node(ahead: float) -> Play:
+    def play(op: Operator) -> None:
+        op.created()
+        op.kube.logs[POD] = Log(skew=ahead)
+        op.runs("first")
+        op.followed()
+        op.kube.drop_streams()
+        op.kube.say(POD, "second")
+        op.followed(2)
+        op.succeeds()
+
+    return play
+
+
+def late_log(op: Operator) -> None:
+    """A log is asked for before the kubelet has it."""
+    op.created()
+    op.kube.logs[POD] = Log(started=False)
+    op.runs("only line")
+    op.followed(2)
+    op.kube.logs[POD].started = True
+    op.succeeds()
+
+
+def quota_comes(op: Operator) -> None:
+    op.created()
+    op.says("Suspended", message="waits in queue gpu")
+    op.watched()
+    op.says("Suspended", "False")
+    op.runs("step 1")
+    op.succeeds()
+
+
+def preempted(op: Operator) -> None:
+    """Its quota is taken away and given back."""
+    op.created()
+    op.runs("step 1")
+    op.says("Running", "False")
+    op.says("Suspended", message="preempted by a better job")
+    op.kube.remove("pods", POD)
+    op.watched()
+    op.says("Suspended", "False")
+    op.runs("step 1 again")
+    op.succeeds()
+
+
+def preempted_for_long(op: Operator) -> None:
+    """Longer than its deadline, which counts from the last start."""
+    op.created()
+    op.runs("step 1")
+    op.watched()
+    op.says("Suspended", message="preempted by a better job")
+    op.kube.remove("pods", POD)
+    time.sleep(4)
+    op.says("Suspended", "False")
+    op.runs("step 1 again")
+    op.succeeds()
+
+
+def pending(**status: Any) -> Play:
+    def play(op: Operator) -> None:
+        op.created()
+        op.says("Created")
+        op.pod(phase="Pending", **status)
+
+    return play
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: 3 Insufficient gpu"}
+
+
+def pull_then_run(op: Operator) -> None:
+    """A registry that was away for a moment."""
+    op.created()
+    op.pod(phase="Pending", state={"waiting": {"reason": "ErrImagePull"}})
+    op.watched()
+    op.pod(phase="Pending", state={"waiting": {"reason": "ImagePullBackOff"}})
+    op.runs("step 1")
+    op.succeeds()
+
+
+def gated(op: Operator) -> None:
+    """Kueue's gate is no failure of scheduling."""
+    pending(conditions=[{**UNSCHEDULABLE, "reason": "SchedulingGated"}])(op)
+    op.kube.wait_for(lambda: op.kube.count("patch", op.plural) >= 8)
+    op.runs()
+    op.succeeds()
+
+
+def never_ends(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+
+
+def silence(op: Operator) -> None:
+    op.created()
+
+
+def evicted(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+    pod = op.pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage")
+    op.kube.end_log(pod)
+    op.says("Failed", reason="PyTorchJobFailed")
+
+
+def pods_gone(op: Operator) -> None:
+    """The pod that failed is cleaned away before the job says so; its last lines were seen."""
+    op.created()
+    op.runs("the last words")
+    op.followed()
+    op.ends(9, "Error")
+    op.kube.wait_for(lambda: op.kube.count("patch", op.plural) >= 6)
+    op.kube.remove("pods", POD)
+    op.says("Failed", reason="PyTorchJobFailed")
+
+
+def progress(op: Operator) -> None:
+    op.created()
+    told = {"label": "rlvr", "total": 4, "facts": {"loss": 0.5}}
+    op.runs(*(LINE + json.dumps({**told, "done": done}) for done in (1, 3, 2, 4)), LINE + "no json", "a line")
+    op.succeeds()
+
+
+def deadline_exceeded(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+    op.ends(143, "Error")
+    op.says("Failed", reason="DeadlineExceeded", message="active longer than specified deadline")
+
+
+def beaten(op: Operator) -> None:
+    op.created()
+    op.runs()
+    op.kube.wait_for(lambda: op.kube.count("patch", op.plural) >= 3)
+    op.succeeds()
+
+
+def deleting(kube: KubeServer) -> None:
+    """The job of a cancelled try is still on its way out."""
+    was("Failed")(kube)
+    kube.change("pytorchjobs", NAME, lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]))
+
+
+def deleting_ends(op: Operator) -> None:
+    op.kube.wait_for(lambda: op.kube.count("create", op.plural) >= 3)
+    op.kube.remove(op.plural, op.name)
+    well(op)

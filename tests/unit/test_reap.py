@@ -1,0 +1,121 @@
+"""The reaper against the mock API server: it takes what nobody looks after, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from omnicore.cli import main
+from omnicore.cluster import names, reap
+from omnicore.cluster.client import connect
+from omnicore.cluster.manifests import manifest
+from tests.job_operator import KEY, NAME, QUICK, RUN, spec
+from tests.kube_server import NAMESPACE, KubeServer
+
+CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made the code ask for
+
+
+def ago(**time: float) -> str:
+    return (datetime.now(UTC) - timedelta(**time)).isoformat()
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """One job; what a reaper says of it, empty for one that stays."""
+
+    heartbeat: str | None = ""
+    condition: str = ""
+    owner: str = ""
+    ttl: str = "3600"
+    words: str = ""
+    ours: bool = True
+    run: str = ""
+    kind: str = "pytorchjob"
+
+
+REAPED = {
+    "looked after": Orphan(),
+    "its launcher is dead": Orphan(ago(minutes=16), words="no heartbeat for"),
+    "its launcher is dead, of a TrainJob": Orphan(ago(minutes=16), words="no heartbeat for", kind="trainjob"),
+    "a launcher's clock is minutes behind": Orphan(ago(minutes=10)),
+    "a launcher's clock is ahead": Orphan(ago(minutes=-30)),
+    "made by hand": Orphan(None),
+    "not ours": Orphan(ago(days=9), ours=False),
+    "its workflow runs": Orphan(owner="running"),
+    "its workflow has ended": Orphan(owner="failed", words="workflow failed has ended: Failed"),
+    "its workflow is gone": Orphan(owner="gone", words="workflow gone is gone"),
+    "its workflow is another of that name": Orphan(owner="anew", words="workflow anew is gone"),
+    "failed, kept for a look": Orphan(ago(minutes=30), "Failed", owner="failed"),
+    "failed, its ttl is over": Orphan(ago(minutes=61), "Failed", words="ttl of 3600 s"),
+    "succeeded, its ttl is over": Orphan(ago(minutes=2), "Succeeded", ttl="60", words="ttl of 60 s"),
+    "its run says that it is over": Orphan(run=RUN, words="left by its run"),
+    "another run says that it is over": Orphan(run="other"),
+    "failed, its run says that it is over": Orphan(condition="Failed", run=RUN),
+}
+
+
+@pytest.mark.parametrize("case", REAPED)
+def test_the_reaper_takes_orphans_and_nothing_else(case: str, config: Path, kube: KubeServer) -> None:
+    orphan = REAPED[case]
+    body, jobs = manifest(spec(orphan.kind)), f"{orphan.kind}s"
+    for name, phase in {"running": "Running", "failed": "Failed", "anew": "Running"}.items():
+        kube.put("workflows", {"metadata": {"name": name}, "status": {"phase": phase}})
+    marks = body["metadata"]
+    marks["annotations"][names.TTL] = orphan.ttl
+    if orphan.heartbeat is not None:
+        marks["annotations"][names.HEARTBEAT] = orphan.heartbeat or names.now()
+    if orphan.owner:
+        found = kube.get("workflows", orphan.owner)
+        uid = found["metadata"]["uid"] if found and orphan.owner != "anew" else "another"
+        marks["ownerReferences"] = [{"kind": "Workflow", "name": orphan.owner, "uid": uid}]
+    if not orphan.ours:
+        marks["labels"] = {names.APP: "omnicore"}
+    kube.put(jobs, body)
+    if orphan.condition:
+        kube.condition(jobs, NAME, orphan.condition)
+    cluster = connect(NAMESPACE, QUICK)
+    would = reap.reap(cluster, run=orphan.run, dry_run=True)
+    assert len(kube.all(jobs)) == 1
+    told = reap.reap(cluster, run=orphan.run)
+    assert [line.rstrip("0123456789 s") for line in told] == [line.rstrip("0123456789 s") for line in would]
+    assert len(told) == bool(orphan.words) == (not kube.all(jobs))
+    assert orphan.words in "".join(told)
+
+
+def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(config: Path, kube: KubeServer) -> None:
+    body = manifest(spec())
+    body["metadata"]["annotations"][names.HEARTBEAT] = ago(hours=1)
+    kube.put("pytorchjobs", body)
+
+    def beat(verb: str, resource: str, name: str, seen: int) -> None:
+        if verb == "delete":
+            kube.change("pytorchjobs", NAME, lambda job: job["metadata"]["annotations"].update({names.HEARTBEAT: names.now()}))
+
+    kube.fault = beat
+    assert reap.reap(connect(NAMESPACE, QUICK)) == []
+    assert kube.all("pytorchjobs")
+
+
+def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_installed(config: Path, kube: KubeServer) -> None:
+    marks = {"labels": names.labels(RUN, "evaluate", KEY), "annotations": {names.HEARTBEAT: ago(hours=1)}}
+    kube.put("inferenceservices", {"metadata": {"name": "eval-x7", **marks}})
+    kube.served = frozenset({"inferenceservices", "workflows"})
+    assert main(["reap", "--namespace", NAMESPACE]) == 0
+    assert not kube.all("inferenceservices")
+
+
+def test_reap_says_what_right_it_lacks(config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    kube.forbidden.add(("list", "trainjobs"))
+    assert main(["reap", "--namespace", NAMESPACE]) == 2
+    assert "list trainjobs.trainer.kubeflow.org in namespace team" in capsys.readouterr().err
+
+
+def test_the_rights_listed_are_those_used() -> None:
+    """Runs last: all that the mock server was asked for in this file, and nothing else."""
+    listed = {(resource.group, resource.plural, verb) for resource, verb in reap.VERBS}
+    if len(CALLS) < 5:
+        pytest.skip("only with the whole file")
+    assert listed == CALLS

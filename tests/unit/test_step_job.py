@@ -1,0 +1,72 @@
+"""A step as a job: what the recipe says of it, what its pods run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnicore.cluster import step
+from omnicore.cluster.client import connect
+from omnicore.config import LauncherConfig
+from omnicore.errors import ConfigError
+from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
+from omnicore.run import _deciding, step_key
+from omnicore.telemetry import LINE, track
+
+
+def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="KUBECONFIG"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "pytorchjob"}, "launcher.image and launcher.storage"),
+        ({"kind": "pytorchjob", "image": "a", "storage": "/tmp"}, "s3://"),
+        ({"kind": "slurm"}, "launcher.kind"),
+        ({"kind": "process", "gpus": 4}, "launcher.gpus"),
+    ],
+)
+def test_a_launcher_that_cannot_be_is_refused(fields: dict[str, Any], words: str) -> None:
+    values = load_recipe("tiny").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=words):
+        parse_recipe({**values, "launcher": fields}, "mine")
+
+
+def test_where_a_step_runs_is_no_part_of_its_key(tmp_path: Path) -> None:
+    place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
+    recipe = load_recipe("tiny")
+    keys = {step_key("prepare", r, {}, tmp_path) for r in (recipe, recipe.model_copy(update={"launcher": place}))}
+    assert len(keys) == 1
+    assert _deciding(recipe.model_dump(mode="json")) == _deciding(
+        recipe.model_copy(update={"launcher": place}).model_dump(mode="json")
+    )
+
+
+def test_a_pod_runs_the_step_in_its_own_process() -> None:
+    """Else each job would launch the next."""
+    place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
+    recipe = load_recipe("tiny").model_copy(update={"launcher": place})
+    words = step.command("sft", "sft_distilled", recipe, {"data": "s3://b/d"}, "s3://b/o")
+    assert words[:4] == ("omnicore", "sft", "--section", "sft_distilled")
+    assert words[-4:] == ("--input", "data=s3://b/d", "--output", "s3://b/o")
+    sent = recipe_from_json(words[5])
+    assert sent == load_recipe("tiny")
+
+
+def test_progress_lines_are_what_track_writes(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_PROGRESS", "-")
+    with track(3, "sft") as told:
+        told.advance(3, loss=0.25)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(LINE)]
+    assert [json.loads(line.removeprefix(LINE))["done"] for line in lines] == [0, 3]
+    monkeypatch.setenv("RANK", "1")
+    with track(3, "sft") as told:
+        told.advance(3)
+    assert LINE not in capfd.readouterr().err
