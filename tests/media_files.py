@@ -15,6 +15,7 @@ import soundfile
 from PIL import Image
 
 from omnicore.schema import Media
+from omnicore.video import Video
 
 BITS = 12  # of a frame's number, shown as as many black or white columns
 SOUND_RATE = 48_000  # of sound tracks, in stereo; tone files have 16 kHz, one channel
@@ -115,3 +116,8 @@ def medium(
 ) -> Media:
     """The record of a file, whose root is the directory that it lies in."""
     return Media(kind=kind, uri=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), start=start, end=end)
+
+
+def numbers(clip: Video) -> list[int]:
+    """The numbers that the frames of `make_video` show."""
+    return [number_shown(frame) for frame in clip.frames]

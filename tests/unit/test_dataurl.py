@@ -1,0 +1,103 @@
+"""Media as text, as a server takes them, and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from omnicore import dataurl
+from omnicore.errors import DataError
+from omnicore.media import load_audio, load_image, load_video
+from tests.media_files import (
+    make_video,
+    numbers,
+)
+
+SIZE = (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options", "kind"),
+    [
+        ("a.png", "RGB", {}, "png"),
+        ("a.jpg", "RGB", {}, "jpeg"),
+        ("a.jpg", "L", {}, "jpeg"),
+        ("a.webp", "RGB", {"lossless": True}, "webp"),
+        ("misnamed.jpg", "RGB", {"format": "PNG"}, "png"),
+        ("a.jpg", "CMYK", {}, "png, made anew"),
+        ("a.png", "RGBA", {}, "png, made anew"),
+        ("a.png", "P", {}, "png, made anew"),
+        ("a.png", "I;16", {}, "png, made anew"),
+        ("a.bmp", "RGB", {}, "png, made anew"),
+        ("a.tiff", "RGB", {}, "png, made anew"),
+        ("a.gif", "RGB", {}, "png, made anew"),
+        ("moving.webp", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (16, 12))]}, "png, made anew"),
+        (
+            "turned.jpg",
+            "RGB",
+            {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"},
+            "png, made anew",
+        ),
+    ],
+)
+def test_picture_comes_back_as_it_is_read(tmp_path: Path, name: str, mode: str, options: dict[str, Any], kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    (noise.convert("L") if mode == "I;16" else noise).convert(mode).save(tmp_path / name, **options)
+    url = dataurl.image_url(tmp_path / name)
+    assert url.startswith(f"data:image/{kind.split(',')[0]};base64,")
+    assert (dataurl._bytes(url.partition(",")[2], "") == (tmp_path / name).read_bytes()) == ("anew" not in kind)
+    assert dataurl.from_data_url(url).tobytes() == load_image(tmp_path / name).tobytes()
+
+
+def test_drawn_picture_comes_back(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (5, 3), "green")
+    assert dataurl.from_data_url(dataurl.image_url(picture)).tobytes() == picture.tobytes()
+
+
+def test_wav_comes_back_exactly(tmp_path: Path) -> None:
+    samples = np.arange(-32768, 32768).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    wave = load_audio(tmp_path / "a.wav")
+    data = dataurl.wav_base64(wave)
+    assert np.array_equal(dataurl.from_wav(data), wave)
+    info = soundfile.info(io.BytesIO(dataurl._bytes(data, "")))
+    assert (info.samplerate, info.channels, info.subtype, info.format) == (16_000, 1, "PCM_16", "WAV")
+    assert dataurl.from_wav(dataurl.wav_base64(np.array([2, -2], np.float32))).tolist() == [32767 / 32768, -1], "cut, not wrapped"
+
+
+def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
+    clip = load_video(make_video(tmp_path / "a.mp4", 2, 25, SIZE, 440), 2, 3)
+    url = dataurl.video_url(clip)
+    head, *frames = url.split(",")
+    assert head == "data:video/jpeg;base64"
+    assert [Image.open(io.BytesIO(dataurl._bytes(frame, ""))).format for frame in frames] == ["JPEG"] * 3
+    back = dataurl.frames_from_url(url, clip.fps)
+    assert (back.jpegs, back.fps) == (clip.jpegs, clip.fps)
+    assert numbers(back) == [0, 16, 33]
+    assert dataurl.video_settings(clip) == {"video": {"num_frames": -1, "fps": clip.fps}}
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (dataurl.from_data_url, "http://example.com/a.png", "is no picture: give data:image/png;base64"),
+        (dataurl.from_data_url, "data:image/png,abc", "is no picture"),
+        (dataurl.from_data_url, "data:image/png;base64,???", "the picture is not base64"),
+        (dataurl.from_data_url, "data:image/png;base64,", "the picture is not a readable picture"),
+        (dataurl.from_data_url, "data:image/png;base64,YWJj", "the picture is not a readable picture"),
+        (dataurl.from_wav, "YWJj", "the sound is not a readable wav"),
+        (dataurl.from_wav, "é", "the sound is not base64"),
+        (dataurl.frames_from_url, "data:video/mp4;base64,YWJj", "is no video of frames"),
+        (dataurl.frames_from_url, "data:video/jpeg;base64,", "is not a readable picture"),
+        (dataurl.frames_from_url, "data:video/jpeg;base64," + "," * 3000, "a video of 3001 frames, more than 2048"),
+    ],
+)
+def test_what_is_no_medium_is_refused(parse: Any, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse(text)
