@@ -129,6 +129,11 @@ def _right(named: str | frozenset[str], query: Query) -> bool:
             return named == query.answer
 
 
+def agree(a: str, b: str, kind: AnswerKind) -> bool:
+    """Whether two answers, as `judge` gives them, are the same; of intervals, whether one would be right if the other were."""
+    return overlap(a, b) >= ENOUGH if kind is AnswerKind.interval else a == b
+
+
 def overlap(a: str, b: str) -> float:
     """Intersection over union of two intervals in time, as `read` gives them or a query's answer has them.
 

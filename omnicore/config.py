@@ -266,12 +266,26 @@ class RlvrConfig(TrainingConfig):
 
 
 class DistillConfig(Config):
-    """Own rollouts on omni queries; those with the right answer become training rows."""
+    """Own rollouts on omni queries; those that pass every rule of training/selection.py become training rows."""
 
     data: str = "distill.jsonl"
     samples: int = Field(2, ge=1, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0)
     batch: int = Field(256, ge=1)
+    agreement: float = Field(
+        0.5, ge=0, le=1, description="share of a query's rollouts that must name the same answer: fewer are right by luck"
+    )
+    min_tokens: int = Field(0, ge=0, description="of a rollout, thinking and end of turn included")
+    max_tokens: int = Field(0, ge=0, description="of a rollout; 0: as many as the profile lets it have")
+    per_query: int = Field(2, ge=1, description="rows at most of one query")
+    max_source: float = Field(1.0, gt=0, le=1, description="share of the rows that one benchmark or source may have")
+    max_type: float = Field(1.0, gt=0, le=1, description="share of the rows that one type of query may have")
+
+    @model_validator(mode="after")
+    def _some_length_is_left(self) -> Self:
+        if self.max_tokens and self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}: no rollout is of such a length")
+        return self
 
 
 class ReportConfig(Config):

@@ -41,7 +41,7 @@ class Answer:
 
 
 def completion(text: str | None, **changed: Any) -> Answer:
-    """A chat completion as vLLM sends it; `changed` sets `model`, `finish_reason`, `logprobs`, or fields of the message."""
+    """A chat completion as vLLM sends it; `changed` sets `model`, `finish_reason`, `logprobs`, `usage` or the message's fields."""
     message = {"role": "assistant", "content": text, **{k: v for k, v in changed.items() if k.startswith("reasoning")}}
     choice = {
         "index": 0,
@@ -56,7 +56,7 @@ def completion(text: str | None, **changed: Any) -> Answer:
         "created": 0,
         "model": changed.get("model", MODEL),
         "choices": [choice],
-        "usage": usage,
+        "usage": changed.get("usage", usage),
     }
     return Answer(json.dumps(body).encode())
 

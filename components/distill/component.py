@@ -14,10 +14,12 @@ def distill(
     overrides: str = "",
     model: str = "",
     benchmarks: dict = {},  # noqa: B006
+    draws: dsl.Input[dsl.Dataset] | None = None,
     place: dsl.TaskConfig = None,
 ) -> None:
-    """The model's own rollouts on omni queries; those with the right answer become training rows."""
+    """The model's own rollouts on omni queries; those that pass every rule become training rows."""
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
-    execute("distill", recipe, overrides, settings, {"data": data, "model": checkpoint}, rows, metrics, place=place)
+    inputs = {"data": data, "model": checkpoint, "draws": draws}
+    execute("distill", recipe, overrides, settings, inputs, rows, metrics, place=place)

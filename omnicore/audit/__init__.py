@@ -6,7 +6,7 @@ manifest, `leakage` the figures; `files` alone reads what prepare and probe wrot
 
 from omnicore.audit.draws import CUT, FAILED, NONE, Audited, Bools, Hits, Orders, circles, count
 from omnicore.audit.leakage import control, leakage, null_shares, replies, residual
-from omnicore.audit.policies import circular, manifest, repeated, single_pass
+from omnicore.audit.policies import circular, manifest, repeated, single_pass, verdicts
 from omnicore.audit.rules import Rule, rules
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "residual",
     "rules",
     "single_pass",
+    "verdicts",
 ]

@@ -37,8 +37,9 @@ class Probe(BaseModel):
 
 @dataclass(frozen=True)
 class Drawn:
-    """By view, answers [N, n]; and the orders in which the options were shown under visual_only."""
+    """By view, answers [N, n]; and the orders in which the options were shown under visual_only. `file` held them."""
 
+    file: Path
     answers: dict[View, Ints]
     orders: Orders
 
@@ -152,7 +153,7 @@ def read_draws(folder: Path, probe: Probe, audited: Audited) -> Drawn:
                 f"{path}: {lacking.size} of {len(rows)} queries lack draws under {view} ({key} first, with {has} of "
                 f"{grid.shape[1]}): probe again on these queries"
             )
-    return Drawn({View(view): grid for view, grid in grids.items()}, orders)
+    return Drawn(path, {View(view): grid for view, grid in grids.items()}, orders)
 
 
 class _Turns:

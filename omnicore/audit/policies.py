@@ -12,12 +12,31 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import TypeAdapter
 
-from omnicore.audit.draws import FAILED, NONE, Audited, Bools, Floats, Hits, Ints, count
+from omnicore.audit.draws import FAILED, NONE, Audited, Bools, Floats, Hits, Ints, circles, count
+from omnicore.audit.files import Drawn
 from omnicore.audit.rules import Rule, rules
 from omnicore.config import CleanConfig, digest
-from omnicore.schema import Label, Manifest, Policy, Verdict
+from omnicore.errors import DataError
+from omnicore.schema import Label, Manifest, Policy, Verdict, View
 
 VERDICTS = TypeAdapter(list[Verdict])
+
+
+def verdicts(audited: Audited, drawn: Drawn, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> dict[Policy, list[Verdict]]:
+    """By every policy that the draws allow. Raises DataError where the one that `config` names is not among them."""
+    answers = drawn.answers[View.visual_only]
+    made: dict[Policy, list[Verdict]] = {
+        "single_pass": single_pass(audited, answers, found),
+        "repeated": repeated(audited, hits, found, config),
+    }
+    if by_circles := circular(audited, answers, circles(audited, drawn.orders), config):
+        made["circular"] = by_circles
+    if config.policy not in made:
+        raise DataError(
+            f"{drawn.file}: policy {config.policy} needs draws that show a query's options in every rotation, "
+            f"and none has them: probe again with draws.visual_only at least {min(audited.options[audited.filtered], default=2)}"
+        )
+    return made
 
 
 def repeated(audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> list[Verdict]:

@@ -46,13 +46,15 @@ class Batch:
 @dataclass(frozen=True)
 class Reply:
     """What came back. `reasoning` is thought that the server keeps apart from the answer; `truncated`: cut by its length
-    limit; `logprobs` one a token, where they were asked for. With an `error` there is no answer, and none may be scored."""
+    limit; `logprobs` one a token, where they were asked for; `tokens` that were generated, thinking and end of turn included, 0
+    where a server does not say. With an `error` there is no answer, and none may be scored."""
 
     text: str = ""
     reasoning: str = ""
     truncated: bool = False
     error: str = ""
     logprobs: tuple[float, ...] = ()
+    tokens: int = 0
 
 
 Finished = Sequence[tuple[int, list[Reply]]]

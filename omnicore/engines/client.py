@@ -64,11 +64,16 @@ class _Choice(BaseModel):
     logprobs: _Logprobs | None = None
 
 
+class _Usage(BaseModel):
+    completion_tokens: int = 0
+
+
 class _Completion(BaseModel):
     """The part of a chat completion that is read. Servers add fields of their own, so unknown ones are no fault."""
 
     model: str = ""
     choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
 
 
 class _Model(BaseModel):
@@ -226,8 +231,9 @@ class Client:
         reasoning = choice.message.reasoning_content or choice.message.reasoning or ""
         if not reasoning and (thought := _THOUGHT.match(text)):
             reasoning, text = thought[1].strip(), text[thought.end() :]
-        tokens = (choice.logprobs and choice.logprobs.content) or ()
-        return Reply(text, reasoning, choice.finish_reason == "length", logprobs=tuple(token.logprob for token in tokens))
+        logprobs = tuple(token.logprob for token in (choice.logprobs and choice.logprobs.content) or ())
+        tokens = completion.usage.completion_tokens if completion.usage else 0
+        return Reply(text, reasoning, choice.finish_reason == "length", logprobs=logprobs, tokens=tokens)
 
 
 def _wait(tries: int) -> float:

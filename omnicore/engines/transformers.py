@@ -101,7 +101,7 @@ class TransformersEngine:
             temperature=sampling.temperature,
             logprobs=sampling.logprobs,
         )
-        return [Reply(g.text, truncated=g.truncated, logprobs=g.logprobs) for g in found]
+        return [Reply(g.text, truncated=g.truncated, logprobs=g.logprobs, tokens=len(g.ids)) for g in found]
 
 
 _FORKED: tuple[TransformersEngine, Sampling] | None = None  # what a fork inherits; a model could not be sent to it

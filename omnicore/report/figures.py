@@ -13,6 +13,7 @@ from omnicore.report import plots
 from omnicore.report.evidence import STAGES, BenchmarkScore, Evidence, confusion
 from omnicore.report.words import NAMES, per_cent, share
 from omnicore.schema import Estimate, View
+from omnicore.training.selection import Reason
 
 SHORT = ("Base", "SFT", "RLVR", "Distilled")
 VIEWS = ("raw", "clean")
@@ -20,6 +21,19 @@ LEAKS = {
     View.visual_only: ("leak", "picture and text"),
     View.text_only: ("minor", "text alone"),
     View.audio_only: ("minor open", "sound and text"),
+}
+REJECTED = {
+    Reason.failed: "The request failed",
+    Reason.cut: "Cut by the length limit",
+    Reason.no_answer: "No answer",
+    Reason.incorrect: "Wrong answer",
+    Reason.minority: "Right, but the query's other rollouts say otherwise",
+    Reason.solvable: "A probe solves the query without the sound",
+    Reason.short: "Too short",
+    Reason.long: "Too long",
+    Reason.per_query: "The query has rows enough",
+    Reason.source: "Its source has its share",
+    Reason.type: "Its type has its share",
 }
 TRUTHS = {"hit": "solvable, removed", "missed": "solvable, kept", "lost": "clean, removed", "left": "clean, kept"}
 
@@ -220,6 +234,20 @@ def rollouts(evidence: Evidence) -> list[tuple[str, Table]]:
 
 Rows = Sequence[Mapping[str, Any]]
 Paths = Mapping[str, tuple[str, ...]]
+
+
+def selection(evidence: Evidence) -> Table | None:
+    """What each rule took of the rollouts that were distilled, in the order of the rules, those that took none left out."""
+    counts = evidence.steps.get("distill", {}).get("summary", {})
+    if "rollouts" not in counts:
+        return None
+    left = counts["rollouts"]
+    rows = [("All rollouts", "", str(left))]
+    for reason in Reason:
+        if taken := counts[f"rejected_{reason}"]:
+            left -= taken
+            rows.append((REJECTED[reason], str(taken), str(left)))
+    return Table(("Rule", "Rejected", "Left"), rows)
 
 
 def _curve(title: str, rows: Rows, lines: Paths, *, shares: bool = False, note: str = "") -> Figure | None:

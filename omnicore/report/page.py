@@ -84,6 +84,7 @@ def _training(evidence: Evidence) -> dict[str, Any]:
         "wording_said": [sentence for sentence in said if sentence],
         "training": figures.training(evidence),
         "rollouts": figures.rollouts(evidence),
+        "selection": figures.selection(evidence),
         "ablations": figures.ablations(evidence),
         "clean_chance": figures.clean_chance(evidence),
         "control": words.control_sentence(evidence) if "control" in scores else "",

@@ -57,8 +57,10 @@ STEPS: dict[str, StepInfo] = {
     ),
     "distill": StepInfo(
         "the model's own verified rollouts on omni queries, as training rows",
-        "distilled.jsonl, rollouts.jsonl",
+        "distilled.jsonl, selection.jsonl",
         {"data": ("prepare",), "model": ("rlvr",)},
+        {"draws": ("probe",)},
+        reads=("engine", "clean"),
     ),
     "report": StepInfo(
         "one page and one JSON file of an audit, or of a whole run",

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from omnicore import audit
-from omnicore.audit.files import Drawn, Probe, read_draws, read_probe, read_queries
+from omnicore.audit.files import Probe, read_draws, read_probe, read_queries
 from omnicore.config import CleanConfig
 from omnicore.errors import DataError
 from omnicore.journal import write_json
 from omnicore.recipe import Recipe
-from omnicore.schema import Label, Manifest, Policy, Verdict, View
+from omnicore.schema import Label, Manifest, View
 
 
 def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
@@ -33,12 +33,7 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
         answers = read_draws(inputs["second_draws"], second, audited).answers[View.visual_only]
         second_visual = audit.count(audited, answers)
     rules = audit.rules(audited, visual, config)
-    verdicts = _verdicts(audited, drawn, visual, rules, config)
-    if config.policy not in verdicts:
-        raise DataError(
-            f"{inputs['draws'] / 'draws.jsonl'}: policy {config.policy} needs draws that show a query's options in every rotation, "
-            f"and none has them: probe again with draws.visual_only at least {min(audited.options[audited.filtered], default=2)}"
-        )
+    verdicts = audit.verdicts(audited, drawn, visual, rules, config)
     manifests = {
         policy: audit.manifest(policy, probe.model, probe.profile_hash, found, probe.seed) for policy, found in verdicts.items()
     }
@@ -83,20 +78,6 @@ def _comparable(probe: Probe, second: Probe) -> None:
         )
     if second.data != probe.data:
         raise DataError(f"draws are of {probe.data}, second_draws of {second.data}: probe the same file twice")
-
-
-def _verdicts(
-    audited: audit.Audited, drawn: Drawn, visual: audit.Hits, rules: list[audit.Rule], config: CleanConfig
-) -> dict[Policy, list[Verdict]]:
-    """By every policy that the draws allow."""
-    answers = drawn.answers[View.visual_only]
-    found: dict[Policy, list[Verdict]] = {
-        "single_pass": audit.single_pass(audited, answers, rules),
-        "repeated": audit.repeated(audited, visual, rules, config),
-    }
-    if circular := audit.circular(audited, answers, audit.circles(audited, drawn.orders), config):
-        found["circular"] = circular
-    return found
 
 
 def _types(audited: audit.Audited, rows: audit.Bools) -> dict[str, audit.Bools]:

@@ -1,43 +1,110 @@
-"""distill: the model's own rollouts on omni queries; those with the right answer become training rows."""
+"""distill: the model's own rollouts on omni queries; those that pass every rule of training/selection.py become training rows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore.config import DistillConfig, EngineConfig
+from omnicore import audit
+from omnicore.answers import judge
+from omnicore.audit.files import read_draws, read_probe, read_queries
+from omnicore.config import DistillConfig
 from omnicore.engines.asking import Asking
-from omnicore.engines.base import Request, Sampling
-from omnicore.errors import TrainingError
+from omnicore.engines.base import Reply, Request, Sampling
+from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import bring
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, Query, View
-from omnicore.training.rewards import outcome
+from omnicore.training.selection import Key, Reason, Rollout, select
 
 
 def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """Writes `selection.jsonl`, every rollout with what became of it, and `distilled.jsonl`, the chosen ones.
+
+    Raises TrainingError where none is chosen or a share cannot be held, DataError for draws of other queries, EngineError when more
+    requests fail than the engine's `max_error_rate`, or a length is bounded and the server does not count tokens.
+    """
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
+    solvable = _solvable(recipe, config, inputs)
     tries = [query for query in prompts for _ in range(config.samples)]
     requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    asked = Asking(EngineConfig(), str(inputs["model"] / "checkpoint"), requests, sampling, config.batch)
+    asked = Asking(recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch)
     replies, perceived = asked.answers(recipe, output, "distill")
-    rollouts, rows = [], []
-    for number, (query, reply) in enumerate(zip(tries, replies, strict=True)):
-        judged = Outcome.no_answer if reply.truncated else outcome(reply.text, query, recipe.profile)
-        rollouts.append({"id": query.id, "sample": number % config.samples, "reply": reply.text, "outcome": judged})
-        if judged is Outcome.correct:
-            for medium in query.media:
-                bring(root / medium.uri, output / medium.uri)
-            update = {"benchmark": "distilled", "id": f"{query.id}-{number % config.samples}", "target": reply.text}
-            rows.append(query.model_copy(update=update))
+    rollouts = [
+        _rollout(query, number % config.samples, reply, recipe)
+        for number, (query, reply) in enumerate(zip(tries, replies, strict=True))
+    ]
+    if (config.min_tokens or config.max_tokens) and not all(one.tokens or one.failed for one in rollouts):
+        raise EngineError(
+            f"{recipe.engine.url} does not say how many tokens a reply has: leave out distill.min_tokens and max_tokens"
+        )
+    reasons = select(rollouts, config, solvable, recipe.seed)
+    write_jsonl(output / "selection.jsonl", (_line(one, reason) for one, reason in zip(rollouts, reasons, strict=True)))
+    rejected = Counter(reason for reason in reasons if reason)
+    rows = [_row(one) for one, reason in zip(rollouts, reasons, strict=True) if not reason]
     if not rows:
-        raise TrainingError(f"none of {len(tries)} rollouts had the right answer: nothing to distill; train longer or sample more")
-    write_jsonl(output / "rollouts.jsonl", rollouts)
+        told = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
+        raise TrainingError(
+            f"none of {len(tries)} rollouts became a row ({told}): nothing to distill; train longer, sample more, or loosen the "
+            f"rule that took most. {output / 'selection.jsonl'} lists them"
+        )
+    for row in rows:
+        for medium in row.media:
+            bring(root / medium.uri, output / medium.uri)
     write_jsonl(output / "distilled.jsonl", rows)
-    kept = {"kept": len(rows), "kept_share": round(len(rows) / len(tries), 4)}
-    return {"prompts": len(prompts), "rollouts": len(tries), **kept, **perceived}
+    return {
+        "prompts": len(prompts),
+        "rollouts": len(rollouts),
+        "kept": len(rows),
+        "kept_share": round(len(rows) / len(rollouts), 4),
+        **{f"rejected_{reason}": rejected[reason] for reason in Reason},
+        **perceived,
+    }
+
+
+def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path]) -> frozenset[Key]:
+    """Queries that the probe behind input `draws` answers without the sound, by the rule of `clean`; none without draws."""
+    if "draws" not in inputs:
+        return frozenset()
+    probe = read_probe(inputs["draws"])
+    if probe.data != config.data:
+        raise DataError(f"draws are of {probe.data}, and {config.data} is distilled: probe with probe.data={config.data}")
+    audited = read_queries(inputs["data"], probe.data)
+    drawn = read_draws(inputs["draws"], probe, audited)
+    hits = audit.count(audited, drawn.answers[View.visual_only])
+    verdicts = audit.verdicts(audited, drawn, hits, audit.rules(audited, hits, recipe.clean), recipe.clean)
+    return frozenset((v.benchmark, v.id) for v in verdicts[recipe.clean.policy] if not v.kept)
+
+
+def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Rollout:
+    # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
+    nothing = reply.error or reply.truncated
+    answer, outcome = (None, Outcome.no_answer) if nothing else judge(reply.text, query, recipe.profile.style)
+    text = reply.error or reply.text
+    return Rollout(query, sample, text, reply.tokens, answer, outcome, cut=reply.truncated, failed=bool(reply.error))
+
+
+def _line(one: Rollout, reason: Reason | None) -> dict[str, Any]:
+    return {
+        "benchmark": one.query.benchmark,
+        "id": one.query.id,
+        "type": one.query.type,
+        "sample": one.sample,
+        "kept": reason is None,
+        "reason": reason,
+        "answer": one.answer,
+        "outcome": one.outcome,
+        "tokens": one.tokens,
+        "reply": one.reply,
+    }
+
+
+def _row(one: Rollout) -> Query:
+    """The query with the reply as its target; its source keeps its name, so that a mixture can weigh it."""
+    return one.query.model_copy(update={"id": f"{one.query.id}-{one.sample}", "target": one.reply})

@@ -85,7 +85,7 @@ def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe
     assert made["metrics"].metadata == {"count": 3, "share": 0.5}
 
 
-@pytest.mark.parametrize("step", ["clean", "evaluate", "sft", "report"])
+@pytest.mark.parametrize("step", ["clean", "evaluate", "sft", "distill", "report"])
 def test_optional_inputs_are_left_out(step, tmp_path, calls):
     everything = artefacts(step, tmp_path)
     optional = {name for name, kind in component(step).component_spec.inputs.items() if kind.optional and name in everything}

@@ -23,6 +23,7 @@ from omnicore.recipe import load_recipe
 from omnicore.schema import Draw, Manifest, Media, Query, Response, View
 from omnicore.steps import clean
 from omnicore.steps.evaluate import score
+from omnicore.training.selection import Reason
 
 RECIPE = load_recipe("tiny")
 PROFILE = hashlib.sha256(b"profile").hexdigest()
@@ -35,6 +36,13 @@ SKILL: dict[str, tuple[float | None, ...]] = {
     "distilled": (0.96, 0.99, 0.94, 0.98, 0.62, 0.85, 0.93),
     "control": (0.90, 0.90, 0.80, 0.80, 0.50, 0.70, 0.52),
 }
+# What distill counts: every reason of training/selection.py, 0 where it took none.
+SELECTED = {
+    "rollouts": 400,
+    "kept": 250,
+    **{f"rejected_{reason}": 0 for reason in Reason},
+    **{"rejected_no_answer": 10, "rejected_incorrect": 60, "rejected_solvable": 30, "rejected_per_query": 50},
+}
 BY_WORDING = dict(zip(synthetic.WORDINGS["sum"], (0.9, 0.32, 0.28, 0.36), strict=True))
 
 
@@ -42,12 +50,12 @@ def make(root: Path, *, scale: float = 0.15, control: bool = True, second: bool 
     """Writes every input of `report` under `root` and returns the directories by role."""
     rng = random.Random(0)
 
-    def step(name: str, fill: Callable[[Path], object], seconds: float) -> Path:
+    def step(name: str, fill: Callable[[Path], object], seconds: float, summary: Mapping[str, Any] = {}) -> Path:
         folder = root / name
         folder.mkdir(parents=True)
         fill(folder)
         verb = name.split("-")[0]
-        write_step(folder, {"step": verb, "section": verb, "key": digest(name), "seconds": seconds, "summary": {}, "seed": 0})
+        write_step(folder, {"step": verb, "section": verb, "key": digest(name), "seconds": seconds, "summary": summary, "seed": 0})
         return folder
 
     roles = {"queries": step("prepare", partial(_prepare, scale=scale, planted=planted), 2.1)}
@@ -63,6 +71,7 @@ def make(root: Path, *, scale: float = 0.15, control: bool = True, second: bool 
             roles[arm] = step(f"evaluate-{arm}", answer, 6.3)
     for name, steps in (("sft", 60), ("rlvr", 50), ("distilled", 40)):
         roles[f"{name}_curves"] = step(f"train-{name}", partial(_curves, name=name, steps=steps, rng=rng), steps * 0.6)
+    roles["distill"] = step("distill", lambda folder: None, 3.0, SELECTED)
     return roles
 
 

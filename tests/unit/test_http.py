@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,9 @@ def test_a_missing_medium_is_named_after_what_was_answered(prepared: Path) -> No
     assert seen == [0, 1, 2]
 
 
+replied = partial(Reply, tokens=9)  # as many as the stub counts
+
+
 def tokens(*logprobs: float) -> dict[str, Any]:
     return {"content": [{"token": "t", "logprob": p, "bytes": None, "top_logprobs": []} for p in logprobs]}
 
@@ -154,20 +158,21 @@ def tokens(*logprobs: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("sent", "read"),
     [
-        (completion("B"), Reply("B")),
-        (completion(""), Reply("")),
-        (completion("B", reasoning_content="It barks."), Reply("B", "It barks.")),
-        (completion("B", reasoning="It barks."), Reply("B", "It barks.")),
-        (completion(None, reasoning_content="It ba", finish_reason="length"), Reply("", "It ba", truncated=True)),
-        (completion("<answer>B", finish_reason="length"), Reply("<answer>B", truncated=True)),
-        (completion("<think>It barks.</think>\n\nB"), Reply("B", "It barks.")),
-        (completion("It barks.\n</think>\nB"), Reply("B", "It barks.")),
-        (completion("<think>It ba", finish_reason="length"), Reply("<think>It ba", truncated=True)),
-        (completion("B <think>or C</think>"), Reply("B <think>or C</think>")),
-        (completion("<think>a</think>B", reasoning="b"), Reply("<think>a</think>B", "b")),
-        (completion("B", logprobs=tokens(-0.5, 0.0)), Reply("B", logprobs=(-0.5, 0.0))),
-        (completion("B", model=f"{MODEL}-2026-11-05"), Reply("B")),
-        (completion("B", model=""), Reply("B")),
+        (completion("B"), replied("B")),
+        (completion(""), replied("")),
+        (completion("B", reasoning_content="It barks."), replied("B", "It barks.")),
+        (completion("B", reasoning="It barks."), replied("B", "It barks.")),
+        (completion(None, reasoning_content="It ba", finish_reason="length"), replied("", "It ba", truncated=True)),
+        (completion("<answer>B", finish_reason="length"), replied("<answer>B", truncated=True)),
+        (completion("<think>It barks.</think>\n\nB"), replied("B", "It barks.")),
+        (completion("It barks.\n</think>\nB"), replied("B", "It barks.")),
+        (completion("<think>It ba", finish_reason="length"), replied("<think>It ba", truncated=True)),
+        (completion("B <think>or C</think>"), replied("B <think>or C</think>")),
+        (completion("<think>a</think>B", reasoning="b"), replied("<think>a</think>B", "b")),
+        (completion("B", logprobs=tokens(-0.5, 0.0)), replied("B", logprobs=(-0.5, 0.0))),
+        (completion("B", model=f"{MODEL}-2026-11-05"), replied("B")),
+        (completion("B", model=""), replied("B")),
+        (completion("B", usage=None), Reply("B")),
     ],
 )
 def test_replies_are_read(sent: Answer, read: Reply) -> None:
@@ -182,7 +187,7 @@ def test_a_model_that_is_served_under_two_names_may_use_either() -> None:
         ).encode()
     )
     with Stub(lambda request: completion("B", model="first"), models=two) as stub:
-        assert answers(connect(stub, model="second"), batches(1)) == [Reply("B")]
+        assert answers(connect(stub, model="second"), batches(1)) == [replied("B")]
         with pytest.raises(EngineError, match="asked for 'other' and answered by 'first'"):
             answers(connect(stub, model="other"), batches(1))
 
@@ -410,7 +415,7 @@ def test_retry_after_is_seconds_or_a_date(value: str, low: float, high: float) -
 def test_a_slow_server_is_waited_for() -> None:
     slow = Answer(completion("late").body, delay=0.4)
     with Stub(lambda request: slow) as stub:
-        assert answers(connect(stub), batches(4)) == [Reply("late")] * 4
+        assert answers(connect(stub), batches(4)) == [replied("late")] * 4
         assert set(stub.counts.values()) == {1}
 
 

@@ -397,5 +397,19 @@ def test_rollouts_of_each_outcome_are_shown_by_type(output: Path, evidence: ev.E
             assert all(row[5] == "left out" for row in rows if not _used(found, row[3]))
 
 
+def test_the_selection_of_own_rollouts_is_a_funnel(
+    roles: dict[str, Path], output: Path, evidence: ev.Evidence, tmp_path: Path
+) -> None:
+    shown = figures.selection(evidence)
+    assert shown
+    assert [row[1:] for row in shown.rows] == [("", "400"), ("10", "390"), ("60", "330"), ("30", "300"), ("50", "250")]
+    assert shown.rows[3][0] == "A probe solves the query without the sound"
+    page = (output / "report.html").read_text()
+    assert all(f"<td>{row[2]}</td>" in page for row in shown.rows)
+    report.run(RECIPE, RECIPE.report, {role: path for role, path in roles.items() if role != "distill"}, tmp_path)
+    assert "Selection of own rollouts" in page
+    assert "Selection of own rollouts" not in (tmp_path / "report.html").read_text()
+
+
 def _used(found: list[Any], reply: Any) -> bool:
     return any(r["used"] for r in found if r["reply"] == reply)
