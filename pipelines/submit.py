@@ -1,5 +1,9 @@
 """Creates a run of a pipeline that a cluster has, once a name: what `omnicore submit` does for a person, a hook, or a CronJob.
 
+KFP takes any number of runs of one name. So who has created one looks again, and is done only when it sees no other that is alive:
+of two that were created at the same time, whichever is looked for last sees both. Who sees an older one ends its own; who has the
+oldest waits for the others to do so.
+
 Speaks KFP's API v2beta1 through its generated client. `kfp.Client` is left alone: it gives no request a time limit, and does not
 send the projected token to a host that is named.
 """
@@ -8,6 +12,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +30,9 @@ from omnicore.recipe import load_recipe, recipe_names
 T = TypeVar("T")
 IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 OVER = frozenset({"FAILED", "CANCELED", "CANCELING", "SKIPPED"})  # a run in another state is alive, or has succeeded
+BY_HAND = frozenset({"CANCELED", "CANCELING"})
 SECONDS = (10, 60)  # to connect, to answer
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)  # seconds between two looks, each times a random half to one and a half
 
 
 def submit(
@@ -58,22 +66,48 @@ def submit(
         **(parameters or {}),
     }
     _check(pipeline, chosen, arguments)
-    if held := kfp.run(run):
-        return _told(kfp, held, found)
     body = api.V2beta1Run(
         display_name=run,
-        experiment_id=kfp.experiment(pipeline),
         pipeline_version_reference=api.V2beta1PipelineVersionReference(found.pipeline_id, chosen.pipeline_version_id),
         runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
         service_account=service_account,
     )
-    try:
-        made = kfp.ask(kfp.runs.run_service_create_run, body)
-    except ClusterError:
-        if held := kfp.run(run):  # the answer was lost, the run was not
-            return _told(kfp, held, found)
-        raise
-    return f"run {run} of {chosen.display_name} is created: {kfp.link(made)}"
+    held, created = _once(kfp, body, pipeline)
+    if not created:
+        return _told(kfp, held, found)
+    return f"run {run} of {chosen.display_name} is created: {kfp.link(held)}"
+
+
+def _once(kfp: Server, body: api.V2beta1Run, experiment: str) -> tuple[api.V2beta1Run, bool]:
+    """The one run of this name that is alive or has succeeded, and whether this process has created it."""
+    name, mine = body.display_name, ""
+    for pause in (0.0, *PAUSES):
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        alive = kfp.alive(name)
+        if mine and not alive:
+            (ended,) = (run for run in kfp.named(name) if run.run_id == mine)
+            if ended.state not in BY_HAND:  # it has failed already: that is no reason to create another
+                return ended, True
+            mine = ""
+        if not alive:
+            body.experiment_id = body.experiment_id or kfp.experiment(experiment)
+            try:
+                mine = kfp.ask(kfp.runs.run_service_create_run, body).run_id
+            except ClusterError:
+                if not kfp.alive(name):  # else the answer was lost, the run was not
+                    raise
+            alive = kfp.alive(name)
+        ids = [run.run_id for run in alive]
+        if len(ids) == 1:
+            return alive[0], ids == [mine]
+        if mine in ids[1:]:
+            kfp.ask(kfp.runs.run_service_terminate_run, mine)
+            mine = ""
+    if not alive:
+        raise ClusterError(f"runs {name} are ended as soon as they are created; the same command may be given again")
+    for run in alive[1:]:  # who made it has died before it looked again
+        kfp.ask(kfp.runs.run_service_terminate_run, run.run_id)
+    return alive[0], ids[0] == mine
 
 
 class Server:
@@ -109,8 +143,7 @@ class Server:
                     raise ConfigError(f"{self.host} answers, but not as KFP's API does: check --host")
                 return found
         hint = f"kubectl apply --server-side -f pipelines/compiled/{name}.k8s.yaml, or upload pipelines/compiled/{name}.yaml"
-        place = f" in namespace {self.namespace}" if self.namespace else ""
-        raise ConfigError(f"{self.host} has no pipeline {name}{place}: {hint}")
+        raise ConfigError(f"{self.host} has no pipeline {name}{self._place()}: {hint}")
 
     def version(self, pipeline: api.V2beta1Pipeline, name: str) -> api.V2beta1PipelineVersion:
         """The version of this name, else the newest."""
@@ -121,34 +154,44 @@ class Server:
             raise ConfigError(f"pipeline {pipeline.display_name} of {self.host} has {what}")
         return listed.pipeline_versions[0]
 
-    def run(self, name: str) -> api.V2beta1Run | None:
-        """The run of this name that is alive or has succeeded."""
+    def named(self, name: str) -> list[api.V2beta1Run]:
+        """The runs of this name, the newest first."""
         scope = {"namespace": self.namespace} if self.namespace else {}
         listed = self.ask(self.runs.run_service_list_runs, filter=_named(name), sort_by="created_at desc", page_size=100, **scope)
-        return next((run for run in listed.runs or [] if run.state not in OVER), None)
+        return list(listed.runs or [])
+
+    def alive(self, name: str) -> list[api.V2beta1Run]:
+        """Those that are alive or have succeeded, the oldest first."""
+        return [run for run in reversed(self.named(name)) if run.state not in OVER]
 
     def experiment(self, name: str) -> str:
         """Id of the experiment that holds a pipeline's runs, created where it is missing."""
         scope = {"namespace": self.namespace} if self.namespace else {}
-        listed = self.ask(self.experiments.experiment_service_list_experiments, filter=_named(name), **scope)
-        if listed.experiments:
-            return str(listed.experiments[0].experiment_id)
         body = api.V2beta1Experiment(display_name=name, **scope)
-        return str(self.ask(self.experiments.experiment_service_create_experiment, body).experiment_id)
+        for _ in range(2):
+            listed = self.ask(self.experiments.experiment_service_list_experiments, filter=_named(name), **scope)
+            if listed.experiments:
+                return str(listed.experiments[0].experiment_id)
+            # Names of experiments are unique: one that another makes at the same time is found by looking again.
+            if made := self.ask(self.experiments.experiment_service_create_experiment, body, taken=None):
+                return str(made.experiment_id)
+        raise ConfigError(f"{self.host} has an experiment {name} that is not to be seen{self._place()}: give another --namespace")
+
+    def _place(self) -> str:
+        return f" in namespace {self.namespace}" if self.namespace else ""
 
     def link(self, run: api.V2beta1Run) -> str:
         return f"{self.host}/#/runs/details/{run.run_id}"
 
     def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T | Any:
-        """One request. `missing` is what to return for 404. Raises ConfigError and ClusterError."""
-        absent = "missing" in options
-        missing = options.pop("missing", None)
+        """One request. `missing` is what to return for 404, `taken` for 409. Raises ConfigError and ClusterError."""
+        instead = {status: options.pop(name) for name, status in (("missing", 404), ("taken", 409)) if name in options}
         try:
             return call(*arguments, _request_timeout=SECONDS, **options)
         except api.ApiException as error:
             said = _said(error)
-            if error.status == 404 and absent and "code" in (error.body or ""):
-                return missing
+            if error.status in instead and "code" in (error.body or ""):  # the API's own answer, not that of another server
+                return instead[error.status]
             if error.status == 401:
                 raise ConfigError(
                     f"{self.host} does not know who asks (401): in a pod mount the projected token with audience "

@@ -2,121 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
 from omnicore.cli import main
+from tests.kfp_server import TOKEN, Kfp, kfp
 
-COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
-TOKEN = "KF_PIPELINES_SA_TOKEN_PATH"
-
-
-class Kfp:
-    """Pipelines with versions, experiments and runs of one server. `faults` maps a method and the last word of a path to a status
-    (0: the connection is closed once the work is done); `users` is whether it serves many, each with a namespace."""
-
-    def __init__(self) -> None:
-        self.versions: dict[str, list[str]] = {
-            "omniboost": ["omniboost-old", "omniboost-new"],
-            "retrain": ["retrain-1"],
-            "empty": [],
-        }
-        self.runs: list[dict[str, Any]] = []
-        self.experiments: list[dict[str, Any]] = []
-        self.faults: dict[tuple[str, str], int] = {}
-        self.requests: list[tuple[str, str]] = []
-        self.token, self.page = "", ""
-        self.users = False
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                stub.answer(self, "GET", {})
-
-            def do_POST(self) -> None:
-                stub.answer(self, "POST", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, handler: BaseHTTPRequestHandler, method: str, body: dict[str, Any]) -> None:
-        url = urlsplit(handler.path)
-        query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        self.requests.append((method, url.path))
-        fault = self.faults.get((method, url.path.rpartition("/")[2]))
-        if self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
-            status, found = 401, {"error": "Unauthenticated"}
-        elif fault:
-            status, found = fault, {"code": 13, "message": f"fault\n{fault}"}
-        else:
-            status, found = self.work(method, url.path, query, body)
-            if fault == 0:
-                handler.close_connection = True
-                handler.connection.shutdown(2)
-                return
-        said = self.page.encode() or json.dumps(found).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "text/html" if self.page else "application/json")
-        handler.send_header("Content-Length", str(len(said)))
-        handler.end_headers()
-        handler.wfile.write(said)
-
-    def work(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
-        namespace = query.get("namespace", body.get("namespace", ""))
-        if "filter" in query:
-            (predicate,) = json.loads(query["filter"])["predicates"]
-            assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
-            name = predicate["stringValue"]
-        match method, path.removeprefix("/apis/v2beta1/").split("/"):
-            case "GET", ["pipelines", "names", name] if name in self.versions:
-                return 200, {"pipeline_id": f"id-{name}", "display_name": name}
-            case "GET", ["pipelines", "names", _]:
-                return 404, {"code": 5, "message": "Pipeline not found"}
-            case "GET", ["pipelines", of, "versions"]:
-                known = self.versions[of.removeprefix("id-")]
-                chosen = [v for v in known if v == name] if "filter" in query else known[::-1][: int(query["page_size"])]
-                assert "filter" in query or query["sort_by"] == "created_at desc"
-                return 200, {"pipeline_versions": [self.version(of.removeprefix("id-"), v) for v in chosen]} if chosen else {}
-            case "GET", ["runs" | "experiments" as kind]:
-                if self.users and not namespace:
-                    return 400, {"code": 3, "message": "namespace is empty in multi-user mode"}
-                held = [o for o in getattr(self, kind) if (o["display_name"], o.get("namespace", "")) == (name, namespace)]
-                return 200, {kind: held} if held else {}
-            case "POST", ["experiments"]:
-                self.experiments.append({**body, "experiment_id": f"e{len(self.experiments)}"})
-                return 200, self.experiments[-1]
-            case "POST", ["runs"]:
-                of = next(e for e in self.experiments if e["experiment_id"] == body["experiment_id"])
-                self.runs.append({**body, "run_id": f"r{len(self.runs)}", "namespace": of.get("namespace", "")})
-                return 200, {key: value for key, value in self.runs[-1].items() if key != "namespace"}
-        return 404, {"code": 5, "message": "Not Found"}
-
-    def version(self, pipeline: str, name: str) -> dict[str, Any]:
-        spec, platform = yaml.safe_load_all((COMPILED / f"{pipeline}.yaml").read_text())
-        whole = {"pipeline_spec": spec, "platform_spec": platform}
-        return {"pipeline_id": f"id-{pipeline}", "pipeline_version_id": f"id-{name}", "display_name": name, "pipeline_spec": whole}
-
-
-@pytest.fixture
-def kfp(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name in (TOKEN, "KF_PIPELINES_ENDPOINT", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    stub = Kfp()
-    yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
+__all__ = ["kfp"]
 
 
 def submit(kfp: Kfp, *options: str, pipeline: str = "omniboost", run: str = "boost-1") -> int:
