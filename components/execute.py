@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from components.placement import placed
 from omnicore import worker
 from omnicore.errors import ConfigError, OmniError
 from omnicore.journal import read_json, write_json
+from omnicore.progress import PROGRESS_FILE
 from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
-from omnicore.telemetry import PROGRESS_FILE
+from omnicore.run import in_process, run_step
 
 RUN, CACHE, WORKER = "OMNI_RUN", "OMNI_CACHE", "OMNI_WORKER"
 LOCK = "lock"
@@ -104,12 +103,12 @@ def _pinned() -> dict[str, str]:
 def _worker(step: str, section: str, task: "Task") -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:
     """What does a step's work once `run_step` knows that there is some: a cached step starts no worker."""
 
-    def run(recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    def run(recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
         task.tell("running")
         if step in HEAVY and WORKER in os.environ:
             request = {"step": step, "section": section, "recipe": recipe.model_dump(mode="json"), "output": str(output)}
             return worker.call(os.environ[WORKER], {**request, "inputs": {role: str(path) for role, path in inputs.items()}})
-        return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
+        return in_process(step, section, recipe, inputs, output)
 
     return run
 

@@ -23,11 +23,13 @@ from omnicore import store
 from omnicore.config import SAVING, TRANSPORT, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
+from omnicore.live import working
+from omnicore.progress import told
 from omnicore.prompts import profile_hash
 from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, read_step, write_step
 from omnicore.recipe import SECTION_STEP, Recipe
+from omnicore.snapshot import snapshot, stage_of
 from omnicore.steps import STEPS
-from omnicore.telemetry import snapshot, told
 
 if TYPE_CHECKING:
     from omnicore.engines.estimate import Estimate
@@ -198,8 +200,10 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
             run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
             _drop_journals(directory)
             return read_step(directory)
-        run = execute or import_module(f"omnicore.steps.{work.step}").run
-        summary = run(work.recipe, work.config, work.inputs, directory)
+        if execute:
+            summary = execute(work.recipe, work.config, work.inputs, directory)
+        else:
+            summary = in_process(work.step, work.section, work.recipe, work.inputs, directory)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "omnicore":
             raise
@@ -208,7 +212,8 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
             f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[{extra}]'"
         ) from error
     seconds = round(time.monotonic() - clock, 3)
-    snapshot(work.step, work.section, seconds, summary, directory).write(directory / METRICS_FILE)
+    stage = stage_of(work.step, work.section, work.config, work.inputs)
+    snapshot(work.step, stage, seconds, summary, directory).write(directory / METRICS_FILE)
     fields = {
         "step": work.step,
         "section": work.section,
@@ -226,6 +231,13 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     record = write_step(directory, fields)
     _drop_journals(directory)
     return record
+
+
+def in_process(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+    """The step's own work, without cache and lock; Prometheus may look on. Returns its summary, raises what it raises."""
+    config = getattr(recipe, section)
+    with working(step, stage_of(step, section, config, inputs)):
+        return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
 
 
 def _is_job(work: Work) -> bool:

@@ -29,9 +29,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
+from omnicore.progress import track
 from omnicore.provenance import sha256_file
 from omnicore.schema import Record
-from omnicore.telemetry import track
 
 if TYPE_CHECKING:
     from omnicore.s3 import Bucket, Moved

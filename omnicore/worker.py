@@ -40,11 +40,11 @@ Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 def run_request(request: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one step, without `run_step`'s cache and locks, which are the requester's. Returns the step's summary."""
     from omnicore.recipe import parse_recipe
+    from omnicore.run import in_process
 
     recipe = parse_recipe(request["recipe"], request["recipe"]["name"])
-    module = importlib.import_module(f"omnicore.steps.{request['step']}")
     inputs = {role: Path(path) for role, path in request["inputs"].items()}
-    return dict(module.run(recipe, getattr(recipe, request["section"]), inputs, Path(request["output"])))
+    return in_process(request["step"], request["section"], recipe, inputs, Path(request["output"]))
 
 
 def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> dict[str, Any]:

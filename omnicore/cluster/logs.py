@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from omnicore.cluster.client import Cluster, Waits
 from omnicore.errors import ConfigError
-from omnicore.telemetry import LINE, Progress, track
+from omnicore.progress import LINE, Progress, track
 
 TAIL = 30  # lines of a failed container that an error shows
 # Read again before the last line seen, so that no late one is missed.

@@ -21,10 +21,12 @@ from pydantic import BaseModel, ConfigDict
 from omnicore.cluster.names import KINDS, TTL
 from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
-from omnicore.telemetry import PROGRESS_FILE
+from omnicore.live import HOST, PORT
+from omnicore.progress import PROGRESS_FILE
 
 GPU = "nvidia.com/gpu"
 METRICS_PORT = 9400
+METRICS = {PORT: str(METRICS_PORT), HOST: "0.0.0.0"}
 RENDEZVOUS_PORT = 23456  # the operator's default; named, since it gives every worker a service for it
 RESTARTS = 3  # of torchrun's processes in a pod; each begins the step again
 MANAGER = "omnicore.dev/launcher"
@@ -258,7 +260,7 @@ def _command(spec: JobSpec) -> tuple[str, ...]:
 
 def _env(spec: JobSpec, torchrun: Mapping[str, str]) -> list[dict[str, Any]]:
     # HOME: caches of compilers and libraries belong where a pod may write.
-    plain = {"HOME": "/tmp", PROGRESS_FILE: "-", "OMNI_METRICS_PORT": str(METRICS_PORT), **torchrun, **spec.place.env}
+    plain = {"HOME": "/tmp", PROGRESS_FILE: "-", **METRICS, **torchrun, **spec.place.env}
     secret = []
     for name, source in spec.place.secrets.items():
         where, slash, key = source.partition("/")

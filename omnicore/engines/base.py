@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from omnicore import live
 from omnicore.config import digest
 from omnicore.errors import EngineError
 from omnicore.journal import Journal
+from omnicore.progress import track
 from omnicore.schema import Media
-from omnicore.telemetry import track
 
 MEDIA_LENGTH = {"image": 1_000, "audio": 5_000, "video": 50_000}
 
@@ -105,6 +106,9 @@ def ask(
             failed |= {todo[index]: replies for index, replies in finished if any(reply.error for reply in replies)}
             done = [(todo[index], replies) for index, replies in finished if todo[index] not in failed]
             log.append(*([{"key": key, "replies": [_fields(reply) for reply in replies]}] for key, replies in done))
+            came = [reply for _, replies in finished for reply in replies if not reply.error]
+            live.count("omni_samples_total", len(came))
+            live.show("omni_engine_error_ratio", _errors(failed).total() / len(requests))
             _refuse_above(max_error_rate, failed, len(requests), label)
             progress.advance(sum(len(replies) for _, replies in finished))
     places = sorted((i, key, place) for key, chunk in chunks.items() for place, i in enumerate(chunk))
@@ -117,8 +121,12 @@ def _length(request: Request) -> int:
     return sum(len(part) if isinstance(part, str) else MEDIA_LENGTH[part.kind] for part in request.parts)
 
 
+def _errors(failed: Mapping[str, Sequence[Reply]]) -> Counter[str]:
+    return Counter(reply.error for replies in failed.values() for reply in replies if reply.error)
+
+
 def _refuse_above(rate: float, failed: Mapping[str, Sequence[Reply]], total: int, label: str) -> None:
-    errors = Counter(reply.error for replies in failed.values() for reply in replies if reply.error)
+    errors = _errors(failed)
     if errors.total() > rate * total:
         listed = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
         raise EngineError(

@@ -30,6 +30,7 @@ import soundfile
 from PIL import Image
 from pydantic import ValidationError
 
+from omnicore import live
 from omnicore.answers import extract
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
@@ -133,6 +134,8 @@ def check(engine: Engine, config: EngineConfig, profile: Profile, kinds: Set[Kin
         return {**found, "canary_agreement": stored}
     given = [Reply(answer.words, logprobs=answer.logprobs) for answer in (stored.answers[query.id] for query in fixed)]
     same = [_apart(reply, expected) <= CLOSE for reply, expected in zip(replies, given, strict=True)]
+    if same:
+        live.show("omni_canary_agreement_ratio", sum(same) / len(same))
     if sum(same) < AGREEMENT * len(same):
         raise EngineError(
             f"{engine.name} perceives what it is shown, but answers as another or differently configured model would: {sum(same)} "
@@ -164,6 +167,7 @@ def remember(directory: Path, profile: Profile) -> None:
 def _tell_apart(name: str, kind: str, group: Sequence[_Shown], noise: float) -> str:
     """By what the two digits of a kind are told apart. Raises EngineError where they are not, or are exchanged, or where silence
     is told from neither: a model may well mistake it for one."""
+    live.show("omni_canary_passed", 0, kind=kind)  # until it has: what follows raises
     first, second, *silence = group
     if set(first.answers) == {second.digit} and set(second.answers) == {first.digit}:
         raise EngineError(
@@ -176,6 +180,7 @@ def _tell_apart(name: str, kind: str, group: Sequence[_Shown], noise: float) -> 
     for quiet in silence:
         if not (_evidence(first, quiet, noise) or _evidence(second, quiet, noise)):
             raise EngineError(_unproven(name, kind, first, quiet, noise))
+    live.show("omni_canary_passed", 1, kind=kind)
     return by
 
 

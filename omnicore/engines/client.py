@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json, to_json
 from yarl import URL
 
+from omnicore import live
 from omnicore.config import EngineConfig
 from omnicore.engines.base import Reply
 from omnicore.errors import EngineError
@@ -132,6 +133,7 @@ class Client:
         failure = _Again("")
         for tries in range(self._config.retries + 1):
             if tries:
+                live.count("omni_engine_retries_total", 1)
                 await asyncio.sleep(failure.after + _wait(tries))
             await self._up.wait()
             try:

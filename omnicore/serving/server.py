@@ -25,10 +25,10 @@ from omnicore.config import EngineConfig
 from omnicore.engines import canary
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
+from omnicore.progress import told
 from omnicore.recipe import Recipe
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
-from omnicore.telemetry import told
 
 KINDS: frozenset[canary.Kind] = frozenset({"image", "audio"})
 Said = asyncio.Queue[Answer | Refused]

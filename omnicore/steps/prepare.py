@@ -25,9 +25,9 @@ from omnicore.config import PrepareConfig
 from omnicore.errors import DataError
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.media import RATE, bring
+from omnicore.progress import track
 from omnicore.recipe import Recipe
 from omnicore.schema import BenchmarkInfo, Media, Query
-from omnicore.telemetry import track
 
 CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
 SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}

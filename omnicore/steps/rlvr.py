@@ -8,9 +8,9 @@ from typing import Any
 
 from omnicore.config import EngineConfig, RlvrConfig
 from omnicore.journal import write_jsonl
+from omnicore.progress import track
 from omnicore.recipe import Recipe
 from omnicore.schema import View
-from omnicore.telemetry import track
 
 
 def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:

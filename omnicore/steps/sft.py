@@ -8,8 +8,8 @@ from typing import Any
 
 from omnicore.config import SftConfig
 from omnicore.journal import write_jsonl
+from omnicore.progress import track
 from omnicore.recipe import Recipe
-from omnicore.telemetry import track
 
 
 def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:

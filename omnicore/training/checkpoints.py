@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
+from omnicore import live
 from omnicore.errors import CheckpointError
 from omnicore.journal import read_jsonl, storage_errors, write_json, write_jsonl
 from omnicore.provenance import sha256_file
@@ -92,6 +93,7 @@ class Checkpoints:
             temporary.rename(folder)
             _sync(self.directory)
             self.step = step
+            live.show("omni_checkpoint_saved_timestamp_seconds", self.saved_at)
             for old in sorted(self.directory.glob("step-*"))[: -self.keep]:
                 shutil.rmtree(old)
 
@@ -151,6 +153,8 @@ class Resumable(Trainer):  # type: ignore[misc]
     def go_on(self) -> None:
         """Trains from the newest whole checkpoint, or from the start."""
         found = self.checkpoints and self.checkpoints.found
+        if self.checkpoints and self.checkpoints.every:
+            live.show("omni_checkpoint_saved_timestamp_seconds", self.checkpoints.saved_at or time.time())
         self.train(resume_from_checkpoint=str(found) if found else None)
 
     def at_rest(self) -> bool:

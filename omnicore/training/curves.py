@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
 
+from omnicore import live
 from omnicore.errors import TrainingError
 
 # TRL's and the Trainer's names -> ours.
@@ -26,13 +28,18 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class Curve(TrainerCallback):  # type: ignore[misc]
-    """Turns each logged step into one record `{"step", "loss", "rate", ...}`.
+    """Turns each logged step into one record `{"step", "loss", "rate", ..., "samples", "tokens"}`, and shows it to Prometheus.
 
     `add` may extend it. Raises TrainingError when the loss is not a number: everything after it would be noise.
     """
 
     def __init__(self, log: Log, add: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._log, self._add = log, add
+        self._tokens, self._since = 0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._tokens, self._since = state.num_input_tokens_seen, time.monotonic()
+        live.trained({"step": state.global_step})  # a training that hangs before its first step is seen to
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         if not logs or "loss" not in logs:
@@ -41,9 +48,17 @@ class Curve(TrainerCallback):  # type: ignore[misc]
         for theirs, ours in NAMES.items():
             if theirs in logs:
                 record[ours] = round(float(logs[theirs]), 6)
+        began, self._since = self._since, time.monotonic()
+        live.show("omni_training_step_duration_seconds", self._since - began)
         if not math.isfinite(record["loss"]):
+            live.trained(record)
             raise TrainingError(f"the loss became {record['loss']} at step {state.global_step}: lower the learning rate")
-        self._log(self._add(record))
+        record["samples"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if "num_tokens" in logs:  # so far, by TRL
+            record["tokens"], self._tokens = int(logs["num_tokens"]) - self._tokens, int(logs["num_tokens"])
+        whole = self._add(record)
+        live.trained(whole)
+        self._log(whole)
 
 
 class GradientCheck(TrainerCallback):  # type: ignore[misc]

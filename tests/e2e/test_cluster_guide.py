@@ -228,13 +228,6 @@ def test_messages_are_those_that_the_code_prints() -> None:
         assert [part for part in parts if part not in code] == [], message
 
 
-def test_limits_are_still_there() -> None:
-    """Whoever lifts one takes it off the page."""
-    code = {path: path.read_text() for path in (ROOT / "omnicore").rglob("*.py")}
-    serving = [path.name for path, text in code.items() if "OMNI_METRICS_PORT" in text or "METRICS_PORT" in text]
-    assert serving == ["manifests.py"]
-
-
 def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(signed_in: None, tmp_path: Path) -> None:
     from omnicore import store
 

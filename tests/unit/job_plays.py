@@ -10,7 +10,7 @@ from typing import Any
 
 from omnicore.cluster import names
 from omnicore.cluster.manifests import manifest
-from omnicore.telemetry import LINE
+from omnicore.progress import LINE
 from tests.job_operator import NAME, POD, Operator, Play, spec
 from tests.kube_server import Fault, KubeServer, Log
 

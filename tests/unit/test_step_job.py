@@ -12,9 +12,9 @@ from omnicore.cluster import step
 from omnicore.cluster.client import connect
 from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
+from omnicore.progress import LINE, track
 from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
 from omnicore.run import _deciding, step_key
-from omnicore.telemetry import LINE, track
 
 
 def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from omnicore import live
 from omnicore.config import SftConfig
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError, TrainingError
@@ -189,8 +190,12 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     class State:
         global_step = 3
 
-    with pytest.raises(TrainingError, match="the loss became nan at step 3"):
-        Curve(lambda _: None, lambda r: r).on_log(None, State(), None, {"loss": math.nan})
+    with live.working("sft", "sft"):
+        with pytest.raises(TrainingError, match="the loss became nan at step 3"):
+            Curve(lambda _: None, lambda r: r).on_log(None, State(), None, {"loss": math.nan})
+        assert live._work
+        (loss,) = next(f for f in live._work.metrics.collect() if f.name == "omni_training_loss").samples
+    assert math.isnan(loss.value)
 
 
 @pytest.mark.parametrize(

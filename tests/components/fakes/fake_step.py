@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omnicore.errors import TrainingError
 from omnicore.journal import write_json
-from omnicore.telemetry import track
+from omnicore.progress import track
 
 STEP = __name__.rpartition(".")[2]
 ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}

@@ -1,0 +1,86 @@
+"""What a step tells Prometheus while it works, from wherever a figure arises.
+
+`working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port. `show`, `count`
+and `trained` set them; where no step is at work they do nothing, so whoever has a figure need not know who listens. Of the
+processes of a training the one with RANK 0 speaks for all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from omnicore.snapshot import training
+from omnicore.telemetry import Metrics
+
+PORT, HOST = "OMNI_METRICS_PORT", "OMNI_METRICS_HOST"
+LOOPBACK = "127.0.0.1"  # a laptop's figures are nobody else's; a pod's HOST says 0.0.0.0
+
+
+class _Work(NamedTuple):
+    metrics: Metrics
+    labels: dict[str, str]
+
+
+_work: _Work | None = None
+
+
+@contextmanager
+def working(step: str, stage: str) -> Iterator[None]:
+    """Within the block this process works on a step."""
+    global _work
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    _work = _Work(Metrics(), {"step": step, "stage": stage})
+    try:
+        with _served(_work.metrics):
+            yield
+    finally:
+        _work = None
+
+
+def show(name: str, value: float, **labels: str) -> None:
+    """The present value of a gauge."""
+    if _work:
+        _work.metrics.set(name, value, **labels, **_work.labels)
+
+
+def count(name: str, more: float, **labels: str) -> None:
+    """So many more of what a counter counts."""
+    if _work:
+        _work.metrics.add(name, more, **labels, **_work.labels)
+
+
+def trained(record: Mapping[str, Any]) -> None:
+    """A record as `curves.jsonl` holds it, whole or not yet."""
+    if _work:
+        training(_work.metrics, record, _work.labels)
+        for name in {"samples", "tokens"} & record.keys():
+            count(f"omni_{name}_total", record[name])
+
+
+@contextmanager
+def _served(metrics: Metrics) -> Iterator[None]:
+    port, host = os.environ.get(PORT), os.environ.get(HOST, LOOPBACK)
+    if not port:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    try:
+        server, thread = start_http_server(int(port), host, metrics.registry())
+    except (OSError, ValueError, OverflowError) as error:  # no work fails for who watches it
+        print(f"no metrics at {host}:{port} ({PORT}): {error}", file=sys.stderr, flush=True)
+        yield
+        return
+    print(f"metrics at http://{host}:{server.server_port}/metrics", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
