@@ -335,6 +335,13 @@ class LauncherConfig(Config):
         return self
 
 
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """A section's values, or a recipe's, without what decides no answer: how an engine is reached, where the step runs, and how
+    often it saves what it has."""
+    engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
+    return {name: value for name, value in {**values, **engine}.items() if name not in {"launcher", *SAVING}}
+
+
 def digest(value: Any) -> str:
     """sha256 of a value's sorted JSON; pydantic models by their fields."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from omnicore.journal import read_json, write_json
 
 STEP_FILE = "step.json"
 METRICS_FILE = "metrics.prom"
-# Differ between two runs that give the same result: times, and the unfinished work of a killed process.
-NOT_CONTENT = (STEP_FILE, METRICS_FILE, "*.journal", "*.lock")
+SIGNATURE = "model.sig"
+# Differ between two runs that give the same result: times, the unfinished work of a killed process, and signatures, which no two
+# are alike.
+NOT_CONTENT = (STEP_FILE, METRICS_FILE, SIGNATURE, "*.journal", "*.lock")
 REQUIRED = {"step", "section", "key", "digest", "seconds", "summary"}
 
 
@@ -51,6 +56,32 @@ def code_digest() -> str:
     return digest_directory(Path(__file__).parent, skip=("__pycache__", "recipes"))
 
 
+@cache
+def revision() -> str:
+    """The commit that last changed the package, `-dirty` behind it where files differ from it; empty where git knows of none.
+
+    Not the newest commit: the same code would then write another checkpoint after a change to its documents.
+    """
+    package = Path(__file__).parent
+    told = [_git(package, "log", "-1", "--format=%H", "--", "."), _git(package, "status", "--porcelain", "--", ".")]
+    return f"{told[0]}-dirty" if all(told) else told[0]
+
+
+def _git(place: Path, *arguments: str) -> str:
+    # In a hook, git's own environment names the repository that is being changed, whatever the directory.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        return subprocess.run(["git", *arguments], cwd=place, env=plain, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def model_directory(model: str) -> Path:
+    """Where the files of a local model, or of embedded:NAME, would lie. Needs no torch, as `models.thinker.resolve` does."""
+    name = model.removeprefix("embedded:")
+    return Path(model) if name == model else Path(str(files("omnicore") / "assets" / "models" / name))
+
+
 def versions() -> dict[str, str]:
     """Versions of what made an output; a library that is not installed is left out. Imports none of them."""
     found = {"python": platform.python_version(), "omnicore": __version__}
@@ -63,8 +94,9 @@ def versions() -> dict[str, str]:
 
 
 def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Finishes an output: adds `digest` and `versions` to `fields` and writes `step.json`, whole or not at all."""
-    record = {**fields, "digest": digest_directory(directory), "versions": versions()}
+    """Finishes an output: adds `digest`, `versions` and `code` to `fields` and writes `step.json`, whole or not at all."""
+    code = {"digest": code_digest(), "revision": revision()}
+    record = {**fields, "digest": digest_directory(directory), "versions": versions(), "code": code}
     write_json(directory / STEP_FILE, record)
     return record
 

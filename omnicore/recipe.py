@@ -29,6 +29,8 @@ from omnicore.config import (
     ReportConfig,
     RlvrConfig,
     SftConfig,
+    deciding,
+    digest,
 )
 from omnicore.errors import ConfigError
 
@@ -54,6 +56,13 @@ class Recipe(Config):
     sft_distilled: SftConfig = SftConfig(data="distilled.jsonl")
     report: ReportConfig = ReportConfig()
     promote: PromoteConfig = PromoteConfig()
+
+    @property
+    def identity(self) -> str:
+        """Hash of all values that can decide an answer, of whatever step."""
+        whole = deciding(self.model_dump(mode="json"))
+        # The profile's `server` is another thing than a training's, which only says where it is.
+        return digest({name: deciding(v) if isinstance(v, dict) and name != "profile" else v for name, v in whole.items()})
 
 
 # Sections that reuse a step under another name; every other section is the step of its name.

@@ -19,14 +19,14 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore import store
-from omnicore.config import SAVING, TRANSPORT, digest
+from omnicore import card, store
+from omnicore.config import deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.live import working
 from omnicore.progress import told
 from omnicore.prompts import profile_hash
-from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, read_step, write_step
+from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, model_directory, read_step, write_step
 from omnicore.recipe import SECTION_STEP, Recipe
 from omnicore.snapshot import snapshot, stage_of
 from omnicore.steps import STEPS
@@ -51,6 +51,7 @@ class Work(NamedTuple):
     config: BaseModel
     inputs: dict[str, Path]
     digests: dict[str, str]
+    models: dict[str, str]
     key: str
 
 
@@ -130,30 +131,32 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
     reads = STEPS[step].reads
     whole = recipe.model_dump(mode="json")
     read = whole if "*" in reads else {name: whole[name] for name in reads if name not in inputs}
-    models = {name for name in (read.get("model"), getattr(config, "model", None)) if name}
+    named = {name for name in (read.get("model"), getattr(config, "model", None)) if name}
+    models = {name: found for name in sorted(named) if (found := _contents(name))}
     key = digest(
         {
             "step": step,
             "section": section,
-            "config": _deciding(config.model_dump(mode="json")),
+            "config": deciding(config.model_dump(mode="json")),
             "seed": recipe.seed,
             "profile": profile_hash(recipe.profile),
-            "recipe": _deciding(read),
-            "models": {name: found for name in models if (found := _contents(name))},
+            "recipe": deciding(read),
+            "models": models,
             "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
             "training": {name: _listing(Path(given.path)) for name, given in getattr(config, "training", {}).items()},
             "inputs": digests,
             "code": code_digest(),
         }
     )
-    return Work(step, section, recipe, config, inputs, digests, key)
+    return Work(step, section, recipe, config, inputs, digests, models, key)
 
 
 def _contents(model: str) -> str:
     """Digest of a model that may change under the same name: a directory, or what is published at an s3:// address."""
     if store.is_s3(model):
         return store.known(model).digest
-    return digest_directory(Path(model)) if Path(model).is_dir() else ""
+    place = model_directory(model)
+    return digest_directory(place) if place.is_dir() else ""
 
 
 def _listing(root: Path) -> str:
@@ -162,12 +165,6 @@ def _listing(root: Path) -> str:
     root = root.parent if root.is_file() else root  # rows lie in one file, their media beside it
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return digest([[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files])
-
-
-def _deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what decides no answer: how an engine is reached, where the step runs, and how often it saves what it has."""
-    engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
-    return {name: value for name, value in {**values, **engine}.items() if name not in {"launcher", *SAVING}}
 
 
 def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
@@ -211,6 +208,9 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         raise ConfigError(
             f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[{extra}]'"
         ) from error
+    if (directory / card.CHECKPOINT).is_dir():
+        described = card.describe(work.section, work.recipe, work.config, work.inputs, work.digests, work.models)
+        card.write(directory / card.CHECKPOINT, described)
     seconds = round(time.monotonic() - clock, 3)
     stage = stage_of(work.step, work.section, work.config, work.inputs)
     snapshot(work.step, stage, seconds, summary, directory).write(directory / METRICS_FILE)
@@ -220,10 +220,13 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         "key": work.key,
         "config": work.config.model_dump(mode="json"),
         "config_hash": digest(work.config),
-        "recipe_hash": digest(work.recipe),
+        "recipe": work.recipe.name,
+        "recipe_hash": work.recipe.identity,
+        "profile": work.recipe.profile.model_dump(mode="json"),
         "profile_hash": profile_hash(work.recipe.profile),
         "seed": work.recipe.seed,
         "inputs": work.digests,
+        "models": work.models,
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
         "summary": summary,

@@ -7,7 +7,6 @@ a changed one restarts the server: the heartbeat would, every time, but the pred
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from omnicore.cluster.manifests import GPU, Owner, container_security, pod_secur
 from omnicore.cluster.names import HEARTBEAT, INFERENCE_SERVICES, TTL, Kind
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.errors import CheckpointError, ConfigError
-from omnicore.provenance import STEP_FILE, digest_directory, read_step
+from omnicore.provenance import STEP_FILE, digest_directory, model_directory, read_step
 
 KIND = Kind("InferenceService", INFERENCE_SERVICES, "Ready", "kserve-container", "serving.kserve.io/inferenceservice")
 INITIALIZER, VOLUME = "storage-initializer", "kserve-provision-location"  # KServe's own names: its status looks at them
@@ -64,8 +63,7 @@ def checkpoint(model: str, root: str) -> Checkpoint:
 def _directory(model: str) -> tuple[Path, str]:
     """What is to be published of a local model, and its digest: the whole output of the step that made it, where there is one,
     as a job that takes it as input does."""
-    name = model.removeprefix("embedded:")
-    path = Path(model) if name == model else Path(str(files("omnicore") / "assets" / "models" / name))
+    path = model_directory(model)
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{model} is no checkpoint: {path / 'config.json'} is missing")
     made = path.parent

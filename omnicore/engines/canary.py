@@ -38,7 +38,7 @@ from omnicore.errors import ConfigError, DataError, EngineError
 from omnicore.journal import read_json, write_json
 from omnicore.media import RATE
 from omnicore.prompts import parts
-from omnicore.provenance import sha256_file
+from omnicore.provenance import model_directory, sha256_file
 from omnicore.schema import Media, Query, Record, View
 
 Kind = Literal["image", "audio", "video"]
@@ -242,7 +242,7 @@ def _ask(engine: Engine, config: EngineConfig, profile: Profile, queries: Sequen
 def _reference(engine: Engine, config: EngineConfig, profile: Profile) -> Reference | str:
     """The stored answers, or why there are none. Raises ConfigError for a reference that holds none, DataError for a broken one."""
     place = config.reference or (engine.name if config.kind != "http" else "")
-    path = _directory(place) / FILE
+    path = model_directory(place) / FILE
     if not (place and path.is_file()):
         if config.reference:
             raise ConfigError(f"engine.reference {place} has no {FILE}: write it with `python -m omnicore.engines.canary DIR`")
@@ -252,12 +252,6 @@ def _reference(engine: Engine, config: EngineConfig, profile: Profile) -> Refere
     except ValidationError as error:
         raise DataError(f"{path} is broken: {error}; write it again with `python -m omnicore.engines.canary DIR`") from error
     return stored if stored.asked == _asked(profile) else "reference of another profile"
-
-
-def _directory(place: str) -> Path:
-    """As `models.thinker.resolve`, which needs torch: a step that asks a server need not have it."""
-    name = place.removeprefix("embedded:")
-    return Path(place) if name == place else Path(str(files("omnicore") / "assets" / "models" / name))
 
 
 def _asked(profile: Profile) -> str:

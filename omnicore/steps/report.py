@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from omnicore.config import ReportConfig, digest
+from omnicore.config import ReportConfig
 from omnicore.journal import replacing, write_json
 from omnicore.recipe import Recipe
 from omnicore.report import evidence as ev
@@ -67,7 +67,7 @@ def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
         "seconds": {name: step["seconds"] for name, step in evidence.steps.items()},
         "seed": recipe.seed,
         "profile_hash": evidence.manifest.profile_hash,
-        "recipe_hash": digest(recipe),
+        "recipe_hash": recipe.identity,
     }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from omnicore import card
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -52,6 +54,20 @@ def test_every_stage_is_in_the_report(first):
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
     assert said.splitlines()[-2:] == [str(directory / "report.html"), str(directory / "report.json")]
     assert len(digests(directory)) == 14
+
+
+def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
+    directory, _ = first
+    cards = {json.loads(path.read_text())["stage"]: path.parent for path in (directory / "cache").glob("*/checkpoint/card.json")}
+    assert {name: [parent.stage for parent in card.read(path).parents] for name, path in cards.items()} == {
+        "sft": [],
+        "rlvr": ["sft"],
+        "sft_distilled": ["sft", "rlvr"],
+    }
+    final = card.read(cards["sft_distilled"])
+    assert final.base.name == "embedded:tiny-base"
+    assert {parent.digest for parent in final.parents} | {final.data.digest} < set(digests(directory).values())
+    assert (cards["sft_distilled"] / "README.md").read_text() == card.render(final)
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path):

@@ -1,13 +1,16 @@
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from omnicore import __version__
 from omnicore.errors import DataError
-from omnicore.provenance import code_digest, digest_directory, read_step, sha256_file, versions, write_step
+from omnicore.provenance import code_digest, digest_directory, read_step, revision, sha256_file, versions, write_step
 
 FIELDS = {"step": "prepare", "section": "prepare", "key": "k", "seconds": 1.5, "summary": {"queries": 2, "loss": float("nan")}}
 
@@ -27,7 +30,16 @@ def change(root, name, content=b"x"):
 
 
 @pytest.mark.parametrize(
-    "name", ["step.json", "metrics.prom", "visual_only.journal", "key.journal", "state.journal/model.bin", "x.lock"]
+    "name",
+    [
+        "step.json",
+        "metrics.prom",
+        "checkpoint/model.sig",
+        "visual_only.journal",
+        "key.journal",
+        "state.journal/model.bin",
+        "x.lock",
+    ],
 )
 def test_what_is_no_content_does_not_count(output, name):
     before = digest_directory(output)
@@ -103,6 +115,37 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
     python = ".".join(map(str, sys.version_info[:3]))
     assert versions() == {"python": python, "omnicore": __version__, "torch": "1.2", "transformers": "1.2"}
+
+
+def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, tmp_path):
+    package = tmp_path / "omnicore"
+    monkeypatch.setattr("omnicore.provenance.__file__", str(package / "provenance.py"))
+    monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[2] / ".git"))  # as a hook of another repository sets it
+    found = revision.__wrapped__
+
+    def git(*arguments):
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        return subprocess.run(["git", *who, *arguments], cwd=tmp_path, env=plain, check=True, capture_output=True, text=True).stdout
+
+    def commit(name, content):
+        change(tmp_path, name, content)
+        git("add", ".")
+        git("commit", "--quiet", "--message", name)
+        return git("rev-parse", "HEAD").strip()
+
+    change(package, "provenance.py", b"1")
+    assert found() == ""
+    git("init", "--quiet")
+    assert found() == ""
+    first = commit("omnicore/provenance.py", b"2")
+    commit("docs/a.md", b"1")
+    assert found() == first
+    change(package, "provenance.py", b"3")
+    assert found() == f"{first}-dirty"
+    assert commit("omnicore/provenance.py", b"4") == found() != first
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found() == ""
 
 
 def test_the_code_digest_is_of_the_package(monkeypatch, tmp_path):

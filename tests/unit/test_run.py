@@ -16,7 +16,7 @@ from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
 from omnicore.journal import Journal, read_json, read_jsonl, write_jsonl
 from omnicore.prompts import profile_hash
-from omnicore.provenance import digest_directory, write_step
+from omnicore.provenance import code_digest, digest_directory, revision, write_step
 from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.steps import STEPS
@@ -107,8 +107,10 @@ def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
     }
     assert record["config"] == tiny.prepare.model_dump(mode="json")
     assert record["config_hash"] == digest(tiny.prepare)
-    assert record["recipe_hash"] == digest(tiny)
+    assert record["recipe_hash"] == tiny.identity
     assert record["profile_hash"] == profile_hash(tiny.profile)
+    assert (record["recipe"], record["profile"], record["models"]) == ("tiny", tiny.profile.model_dump(mode="json"), {})
+    assert record["code"] == {"digest": code_digest(), "revision": revision()}
     assert record["digest"] == digest_directory(tmp_path / "out")
     metrics = (tmp_path / "out" / "metrics.prom").read_text()
     assert 'omni_step_duration_seconds{stage="prepare",step="prepare"}' in metrics

@@ -1,0 +1,197 @@
+"""What a checkpoint says of itself: all that decided it, nothing of the machine, and no licence that nobody stated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from omnicore import __version__, card
+from omnicore.errors import DataError
+from omnicore.provenance import code_digest, digest_directory, model_directory, read_step, revision, sha256_file, write_step
+from omnicore.recipe import Recipe, load_recipe
+
+HUB = "models--Qwen--Qwen2.5-Omni-3B/snapshots/" + "f" * 40
+README = "---\nlicense: other\nlicense_name: qwen-research\nlicense_link: LICENSE\nlanguage: [en]\n---\n# A base\n"
+
+
+def finished(folder: Path, section: str, files: dict[str, str], **fields: Any) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    step = {"sft_distilled": "sft"}.get(section, section)
+    write_step(folder, {"step": step, "section": section, "key": "k" * 64, "seconds": 1, "summary": {}, **fields})
+    return folder
+
+
+def rows(**counts: int) -> str:
+    return "".join(json.dumps({"benchmark": name, "id": str(i)}) + "\n" for name, count in counts.items() for i in range(count))
+
+
+def prepared(tmp_path: Path, file: str = "sft.jsonl", training: dict[str, Any] | None = None, **counts: int) -> Path:
+    place = tmp_path / "prepare"
+    return finished(place, "prepare", {file: rows(**counts)}, config={"training": training or {}}, inputs={})
+
+
+def described(recipe: Recipe, inputs: dict[str, Path], section: str = "sft") -> card.Card:
+    digests = {role: read_step(path)["digest"] for role, path in inputs.items()}
+    models = {recipe.model: digest_directory(model_directory(recipe.model))} if "model" not in inputs else {}
+    return card.describe(section, recipe, getattr(recipe, section), inputs, digests, models)
+
+
+def front(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+def base(tmp_path: Path, place: str, readme: str | None) -> Path:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if readme is not None:
+        (folder / "README.md").write_text(readme)
+    return folder
+
+
+def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", ["seed=7"])
+    data = prepared(tmp_path, sft=3)
+    made = described(recipe, {"data": data})
+    card.write(tmp_path, made)
+    assert card.read(tmp_path) == made
+    assert (made.stage, made.seed, made.recipe, made.recipe_hash) == ("sft", 7, "tiny", recipe.identity)
+    assert made.base.name == "embedded:tiny-base"
+    assert made.base.digest == digest_directory(model_directory("embedded:tiny-base"))
+    assert made.code == card.Code(version=__version__, digest=code_digest(), revision=revision())
+    assert (made.data.name, made.data.rows, made.data.step) == ("sft.jsonl", 3, "prepare")
+    assert made.data.sha256 == sha256_file(data / "sft.jsonl")
+    assert made.data.digest == read_step(data)["digest"]
+    assert made.config["steps"] == recipe.sft.steps
+    assert (made.parents, made.made, made.scores) == ((), None, None)
+
+
+def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    text = card.render(described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)}))
+    found = hub.ModelCard(text).data
+    assert (found.license, found.base_model) == ("apache-2.0", "embedded:tiny-base")
+    assert (found.library_name, found.pipeline_tag, found.tags) == ("transformers", "any-to-any", ["omnicore", "sft"])
+
+
+@pytest.mark.parametrize(
+    ("place", "readme", "name", "revised", "licence"),
+    [
+        (
+            HUB,
+            README,
+            "Qwen/Qwen2.5-Omni-3B",
+            "f" * 40,
+            {"license": "other", "license_name": "qwen-research", "license_link": "LICENSE"},
+        ),
+        ("my-base", "---\nlicense: mit\n---\n", "my-base", "", {"license": "mit"}),
+        ("my-base", "---\ntags: [x]\n---\n", "my-base", "", {}),
+        ("my-base", "# no front matter\n---\nlicense: mit\n---\n", "my-base", "", {}),
+        ("my-base", "---\nlicense: [\n---\n", "my-base", "", {}),
+        ("my-base", None, "my-base", "", {}),
+    ],
+)
+def test_a_licence_is_what_the_base_says_or_nothing(
+    tmp_path: Path, place: str, readme: str | None, name: str, revised: str, licence: dict[str, str]
+) -> None:
+    recipe = load_recipe("tiny", [f"model={base(tmp_path, place, readme)}"])
+    made = described(recipe, {"data": prepared(tmp_path, sft=3)})
+    assert (made.base.name, made.base.revision, made.base.licence) == (name, revised, licence)
+    text = card.render(made)
+    assert {field: value for field, value in front(text).items() if field.startswith("license")} == licence
+    assert ("not stated by its files" in text) is not licence
+
+
+def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
+    training = {
+        "omni": {"path": "m-a-p/OmniInstruct_v1", "revision": "a" * 40},
+        "mine": {"path": str(tmp_path / "secret" / "rows.jsonl"), "revision": ""},
+    }
+    made = described(load_recipe("tiny"), {"data": prepared(tmp_path, training=training, omni=2, mine=1)})
+    assert [(s.name, s.rows, s.place, s.revision, s.licence) for s in made.data.sources] == [
+        ("mine", 1, "rows.jsonl", "", ""),
+        ("omni", 2, "m-a-p/OmniInstruct_v1", "a" * 40, ""),
+    ]
+    text = card.render(made)
+    assert front(text)["datasets"] == ["m-a-p/OmniInstruct_v1"]
+    assert f"Data `omni` (m-a-p/OmniInstruct_v1 {'a' * 40}), 2 rows: not stated." in text
+
+
+def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny")
+    data = prepared(tmp_path, sft=3)
+    shutil.copy(data / "sft.jsonl", data / "rlvr.jsonl")
+    at = {"sft": finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})}
+    card.write(at["sft"] / "checkpoint", described(recipe, {"data": data}))
+    at["rlvr"] = finished(tmp_path / "rlvr", "rlvr", {"checkpoint/config.json": "{}"})
+    card.write(at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr"))
+    digests = {name: read_step(path)["digest"] for name, path in at.items()}
+    distilled = finished(tmp_path / "distill", "distill", {"distilled.jsonl": rows(distilled=4)}, inputs={"model": digests["rlvr"]})
+    made = described(recipe, {"data": distilled, "model": at["rlvr"]}, "sft_distilled")
+    assert made.base.name == "embedded:tiny-base"
+    assert [(parent.stage, parent.digest) for parent in made.parents] == [("sft", digests["sft"]), ("rlvr", digests["rlvr"])]
+    assert {parent.recipe_hash for parent in made.parents} == {recipe.identity}
+    assert made.data.inputs == {"model": digests["rlvr"]}
+    assert made.data.sources[0].place == "replies of the model itself"
+    assert "`embedded:tiny-base` → sft → rlvr → **sft_distilled**" in card.render(made)
+
+
+def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
+    parent = finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})
+    made = described(load_recipe("tiny"), {"data": prepared(tmp_path, "rlvr.jsonl", sft=3), "model": parent}, "rlvr")
+    assert made.base == card.Base(name="sft", digest=read_step(parent)["digest"], licence={})
+    assert made.parents == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("sft.checkpoint_every=5", True),
+        ("rlvr.checkpoint_every=5", True),
+        ("sft.workers=2", True),
+        ("engine.timeout=3", True),
+        ("probe.engine.concurrency=3", True),
+        ("launcher.cpu=2", True),
+        ("seed=1", False),
+        ("sft.steps=1", False),
+        ("engine.reference=x", False),
+        ("profile.server=vllm-0.32.0", False),
+    ],
+)
+def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same: bool) -> None:
+    data = prepared(tmp_path, sft=3)
+    first, second = (described(load_recipe("tiny", changes), {"data": data}) for changes in ([], [change]))
+    assert (first == second) is same
+
+
+def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", [f"model={base(tmp_path, 'my-base', None)}"])
+    card.write(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
+    assert all(str(tmp_path) not in (tmp_path / name).read_text() for name in (card.FILE, card.README))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no card.json: .*train it again"),
+        ("{", "is not JSON"),
+        ({"seed": "x"}, "card.json: seed: .*train it again"),
+        ({"mood": "good"}, "card.json: mood: .*train it again"),
+    ],
+)
+def test_a_card_that_is_none_is_named(tmp_path: Path, content: Any, message: str) -> None:
+    if isinstance(content, dict):
+        made = described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)})
+        content = json.dumps({**made.model_dump(mode="json"), **content})
+    if content is not None:
+        (tmp_path / "card.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        card.read(tmp_path)
