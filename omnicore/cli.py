@@ -51,7 +51,8 @@ SERVE = """\
 serve: a checkpoint behind OpenAI's chat completions, with pictures and sound.
 
 It is ready once the canary has seen that the model sees and hears. Requests that wait are
-generated together. Ctrl-C or SIGTERM ends it.
+generated together; beyond --queue of them the answer is 429 with Retry-After. Ctrl-C or SIGTERM
+ends it: what is on its way is answered first, for --grace seconds at most.
 
   omnicore serve --model embedded:tiny-base &
   curl -s localhost:8000/v2/health/ready
@@ -139,7 +140,7 @@ def _serve(options: Namespace) -> None:
         from omnicore.serving.server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(f"omnicore serve needs {error.name}: pip install 'omnicore[train,serve]'") from error
-    serve(options.model, recipe, options.host, options.port)
+    serve(options.model, recipe, options.host, options.port, options.queue, options.grace)
 
 
 def _reap(options: Namespace) -> None:
@@ -248,6 +249,12 @@ def _parser() -> ArgumentParser:
     served.add_argument("--model", required=True, help="a checkpoint directory or embedded:NAME; also its name in requests")
     served.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     served.add_argument("--port", type=int, default=8000, help="default: 8000")
+    served.add_argument(
+        "--queue", type=int, default=256, metavar="N", help="requests taken at a time; one more gets 429 (default: 256)"
+    )
+    served.add_argument(
+        "--grace", type=float, default=25, metavar="SECONDS", help="for requests on their way after SIGTERM (default: 25)"
+    )
     served.add_argument("--recipe", default="tiny", help="whose profile the canary asks with, and whose threads are used")
     _add_set(served)
     reap = commands.add_parser("reap", help="remove jobs and served models on a cluster that nobody looks after any more")

@@ -11,7 +11,7 @@ import secrets
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from omnicore.models.processor import Encoder, collate
 from omnicore.serving.chat import Answer, Asked, Refused
 
 MOST = 32  # requests in a batch
-WAITING = 1024  # requests in the queue; more are sent away, to come again
 
 Tell = Callable[[Answer | Refused], None]
 
@@ -81,22 +80,22 @@ class Batcher:
     def __init__(self, sizes: Callable[[int], object]) -> None:
         """`sizes` is told the size of every batch."""
         self._sizes = sizes
-        self._queue: Queue[Job] = Queue(WAITING)
+        self._queue: Queue[Job] = Queue()  # whoever takes requests in bounds them
         self._ended = threading.Event()
 
     def put(self, job: Job) -> None:
-        """Raises Refused when too many wait."""
-        try:
-            self._queue.put_nowait(job)
-        except Full:
-            raise Refused(429, f"{WAITING} requests wait already: try again later", "queue_full") from None
+        """Raises Refused after `stop`."""
+        if self._ended.is_set():
+            raise _cut()
+        self._queue.put(job)
 
     @property
     def waiting(self) -> int:
         return self._queue.qsize()
 
     def run(self, model: Any, encoder: Encoder) -> None:
-        """Answers until `stop`. A batch that fails is told to those who asked; the next one is not its victim."""
+        """Answers until `stop`, then tells all whose replies are not whole. A batch that fails is told to those who asked; the
+        next one is not its victim."""
         while not self._ended.is_set():
             try:
                 jobs = [self._queue.get(timeout=0.2)]
@@ -111,9 +110,11 @@ class Batcher:
                     self._answer(model, encoder, jobs)
             except Exception as error:
                 traceback.print_exc()
-                for job in jobs:
-                    if not job.finish:
-                        job.tell(Refused(500, f"generation failed: {type(error).__name__}: {error}", "generation_failed"))
+                _tell_unfinished(jobs, Refused(500, f"generation failed: {type(error).__name__}: {error}", "generation_failed"))
+            if self._ended.is_set():
+                _tell_unfinished(jobs, _cut())
+        while not self._queue.empty():
+            _tell_unfinished([self._queue.get_nowait()], _cut())
 
     def stop(self) -> None:
         self._ended.set()
@@ -124,3 +125,14 @@ class Batcher:
         del batch["labels"]
         rows = _Rows(jobs, encoder, self._ended)
         model.generate(**batch, max_new_tokens=max(job.asked.most for job in jobs), do_sample=False, logits_processor=[rows])
+
+
+def _cut() -> Refused:
+    return Refused(503, "the server was ended before the reply was whole: ask again", "ending")
+
+
+def _tell_unfinished(jobs: Sequence[Job], why: Refused) -> None:
+    for job in jobs:
+        if not job.finish:
+            job.finish = "error"
+            job.tell(why)

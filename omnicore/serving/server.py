@@ -1,7 +1,7 @@
 """Routes, readiness and metrics of `omnicore serve`, on KServe's ModelServer.
 
-KServe 0.21 gives the process its liveness, /metrics and shutdown. Its own OpenAI routes need vLLM, its readiness is always
-true, and it binds 0.0.0.0: those three are replaced here.
+KServe 0.21 gives the process its liveness and /metrics. Its own OpenAI routes need vLLM, its readiness is always true, it binds
+0.0.0.0, and at SIGTERM it closes its port at once: those four are replaced here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from omnicore.config import EngineConfig
 from omnicore.engines import canary
@@ -33,7 +36,8 @@ from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, fa
 KINDS: frozenset[canary.Kind] = frozenset({"image", "audio"})
 Said = asyncio.Queue[Answer | Refused]
 MAX_BODY = 64 << 20  # bytes: 32 frames of a video and more
-GRACE = 3  # seconds that requests on their way have when the server is ended
+READING = 60.0  # seconds that a body may take: who sends none would hold a place for ever
+LAST = 3  # seconds for the last bytes of what is answered, once the port is closed
 
 REQUESTS = Counter("omni_serve_requests_total", "Chat completions by HTTP status.", ["code"])
 SECONDS = Histogram(
@@ -46,14 +50,20 @@ CANARY = Gauge("omni_serve_canary_passed", "1: the model was seen to perceive th
 
 
 class Server:
-    """One model. `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the server ends."""
+    """One model. `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the server ends.
+    `most` requests are taken at a time, being read, waiting, or being answered; one more is sent away, to come again."""
 
-    def __init__(self, model: str, recipe: Recipe) -> None:
-        self.name, self.instead = model, "the model is being loaded"
+    def __init__(self, model: str, recipe: Recipe, most: int) -> None:
+        self.name, self.most = model, most
+        self._taken, self._ending, self._loading = 0, False, "the model is being loaded"
         self.error: Exception | None = None
         self.batcher = Batcher(BATCH.observe)
         WAITING.set_function(lambda: self.batcher.waiting)
         self._recipe, self._created = recipe, int(time.time())
+
+    @property
+    def instead(self) -> str:
+        return "the server is being ended" if self._ending else self._loading
 
     def work(self) -> None:
         """Loads the model, lets the canary try it, then answers until `stop`: for a thread of its own, where all of torch runs."""
@@ -61,7 +71,7 @@ class Server:
             engine = self._load()
             found = canary.check(engine, EngineConfig(), self._recipe.profile, KINDS)
         except EngineError as error:
-            self.instead = str(error)  # the server stays, so that whoever asks whether it is ready is told why not
+            self._loading = str(error)  # the server stays, so that whoever asks whether it is ready is told why not
             print(f"not ready: {error}", file=sys.stderr, flush=True)
             return
         except Exception as error:
@@ -70,7 +80,7 @@ class Server:
         for kind in KINDS:
             CANARY.labels(kind).set(1)
         self.encoder, self.context = engine.encoder, int(engine.model.config.get_text_config().max_position_embeddings)
-        self.instead = ""
+        self._loading = ""
         print(f"ready  {told(found)}", file=sys.stderr, flush=True)
         self.batcher.run(engine.model, engine.encoder)
 
@@ -78,7 +88,7 @@ class Server:
         torch.set_num_threads(self._recipe.threads)
         torch.set_flush_denormal(True)
         engine = TransformersEngine(self.name, self._recipe.profile)
-        self.instead = "the canary is trying the model"
+        self._loading = "the canary is trying the model"
         return engine
 
     def add_to(self, app: FastAPI) -> None:
@@ -86,7 +96,14 @@ class Server:
         for path in ("/health", "/v2/health/ready"):
             app.add_api_route(path, self.ready, methods=["GET"], response_model=None)
         app.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
-        app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
+        app.routes.append(Route("/v1/chat/completions", self, methods=["POST"]))
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no request any more, and returns when those on their way are answered. What is not within `seconds` is told so."""
+        self._ending, until = True, time.monotonic() + seconds
+        while self._taken and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        self.batcher.stop()
 
     async def ready(self) -> Response:
         if self.instead:
@@ -97,22 +114,29 @@ class Server:
         model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "omnicore"}
         return JSONResponse({"object": "list", "data": [model]})
 
-    async def chat(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Chat completions, as an ASGI application: so a request keeps its place until its last byte is sent, a stream's, too."""
         began = time.monotonic()
+        self._taken += 1
         try:
-            response = await self._chat(request, began)
-        except Refused as refused:
-            response = _error(refused)
-        if not isinstance(response, StreamingResponse):
-            _count(response.status_code, began)
-        return response
+            try:
+                response = await self._chat(Request(scope, receive), began)
+            except Refused as refused:
+                response = _error(refused)
+            if not isinstance(response, StreamingResponse):
+                _count(response.status_code, began)
+            await response(scope, receive, send)
+        finally:
+            self._taken -= 1
 
     async def _chat(self, request: Request, began: float) -> Response:
+        if self.instead:
+            raise Refused(503, f"not ready: {self.instead}", "not_ready")
+        if self._taken > self.most:  # before the body is read: overload must not cost memory
+            raise Refused(429, f"{self.most} requests are on their way already: try again later", "overloaded")
         wanted = parse(await _body(request))
         if wanted.model != self.name:
             raise Refused(404, f"no model {wanted.model!r} here; this server has {self.name!r}", "model_not_found", "model")
-        if self.instead:
-            raise Refused(503, f"not ready: {self.instead}", "not_ready")
         asked = await asyncio.to_thread(read, wanted, self.encoder, self.context)
         loop, said = asyncio.get_running_loop(), Said()
 
@@ -158,12 +182,20 @@ async def _events(events: Events, job: Job, said: Said, began: float) -> AsyncIt
 
 
 async def _body(request: Request) -> bytes:
-    """Raises Refused above MAX_BODY, whatever the client says of its length."""
+    """Raises Refused above MAX_BODY, whatever the client says of its length, and for one that takes longer than READING."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Refused(413, f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller media", "body_too_large")
+    try:
+        async with asyncio.timeout(READING):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise Refused(
+                        413, f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller media", "body_too_large"
+                    )
+    except TimeoutError:
+        raise Refused(408, f"the body was not there after {READING:g} s", "body_too_slow") from None
+    except ClientDisconnect:
+        raise Refused(499, "the client is gone") from None
     return bytes(body)
 
 
@@ -182,8 +214,13 @@ def _tokens(asked: Asked, answer: Answer) -> None:
     TOKENS.labels("completion").inc(len(answer.tokens))
 
 
-def serve(model: str, recipe: Recipe, host: str, port: int) -> None:
-    """Serves until SIGTERM or Ctrl-C. Raises ConfigError for a port that is taken, and what loading the model raises."""
+def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: float) -> None:
+    """Serves until SIGTERM or Ctrl-C, then answers what is on its way for at most `grace` seconds. A second signal ends that.
+
+    Raises ConfigError for a port that is taken, and what loading the model raises.
+    """
+    if most < 1 or grace < 0:
+        raise ConfigError(f"--queue {most} and --grace {grace:g}: at least one request, and no less than 0 seconds")
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -196,24 +233,40 @@ def serve(model: str, recipe: Recipe, host: str, port: int) -> None:
         from kserve.model_server import app
     finally:
         sys.argv = arguments
-    server = Server(model, recipe)
+    server = Server(model, recipe, most)
     server.add_to(app)
 
     class Bound(ModelServer):  # type: ignore[misc]
         async def _serve(self) -> None:
-            self._rest_server.config.host = host
+            rest, loop, ended = self._rest_server._server, asyncio.get_running_loop(), asyncio.Event()
+            rest.config.host = host
+
+            def end(*_: object) -> None:  # uvicorn's own would close the port, and whoever comes would not be told to come again
+                if ended.is_set():
+                    server.batcher.stop()
+                    rest.should_exit = True
+                loop.call_soon_threadsafe(ended.set)
+
+            async def drain() -> None:
+                await ended.wait()
+                await server.drain(grace)
+                rest.should_exit = True
+
+            rest.handle_exit = end
             thread = threading.Thread(target=self._work, name="model", daemon=True)
             thread.start()
+            draining = asyncio.create_task(drain())
             await super()._serve()
+            draining.cancel()
             server.batcher.stop()
-            thread.join(GRACE)
+            thread.join(LAST)
 
         def _work(self) -> None:
             server.work()
             if server.error:
                 self._rest_server._server.should_exit = True
 
-    kserve = Bound(http_port=port, enable_grpc=False, grace_period=GRACE, workers=1)
+    kserve = Bound(http_port=port, enable_grpc=False, grace_period=LAST, workers=1)
     for name in ("uvicorn.access", "uvicorn.error", "kserve", "kserve.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a line a request would bury what matters
     print(f"{model} at http://{host}:{port}/v1", file=sys.stderr, flush=True)
