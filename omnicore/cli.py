@@ -56,7 +56,7 @@ ends it: what is on its way is answered first, for --grace seconds at most.
 
   omnicore serve --model embedded:tiny-base &
   curl -s localhost:8000/v2/health/ready
-  P=data:image/png;base64,$(base64 -w0 picture.png)
+  P="data:image/png;base64,$(base64 -w0 picture.png)"
   curl -s localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{
     "model": "embedded:tiny-base", "temperature": 0, "max_tokens": 14, "messages": [{"role": "user",
     "content": [{"type": "image_url", "image_url": {"url": "'$P'"}},
