@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from omnicore import __version__
+from omnicore import __version__, ranks
 from omnicore.errors import ConfigError, OmniError
 from omnicore.steps import STEPS, StepInfo
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except OmniError as error:
-        print(f"omnicore: {error}", file=sys.stderr)
+        print(f"omnicore: {'' if ranks.first() else f'process {ranks.rank()}: '}{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
@@ -118,7 +118,7 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         from omnicore.recipe import load_recipe, recipe_from_json
         from omnicore.run import cost
-        from omnicore.staging import run
+        from omnicore.together import run
 
         changes = [*options.set, *(_sources(options) if options.command == "prepare" else [])]
         recipe = recipe_from_json(options.recipe_json, changes) if options.recipe_json else load_recipe(options.recipe, changes)

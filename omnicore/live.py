@@ -2,7 +2,7 @@
 
 `working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port. `show`, `count`
 and `trained` set them; where no step is at work they do nothing, so whoever has a figure need not know who listens. Of the
-processes of a training the one with RANK 0 speaks for all.
+processes of a training the first speaks for all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from omnicore import ranks
 from omnicore.snapshot import training
 from omnicore.telemetry import Metrics
 
@@ -32,7 +33,7 @@ _work: _Work | None = None
 def working(step: str, stage: str) -> Iterator[None]:
     """Within the block this process works on a step."""
     global _work
-    if os.environ.get("RANK", "0") != "0":
+    if not ranks.first():
         yield
         return
     _work = _Work(Metrics(), {"step": step, "stage": stage})

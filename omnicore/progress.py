@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from omnicore import live
+from omnicore import live, ranks
 
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
@@ -44,14 +44,14 @@ def track(total: int, label: str) -> Iterator[Progress]:
     """Progress of `total` pieces of work, shown as a bar on a terminal, or in the file that OMNI_PROGRESS names
     ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as lines of the log, for who launched this as a job),
     or else by one line at the end."""
-    file = os.environ.get(PROGRESS_FILE)
-    bar = not file and sys.stderr.isatty()
+    file = os.environ.get(PROGRESS_FILE) if ranks.first() else None  # one voice for all processes of a training
+    bar = ranks.first() and not file and sys.stderr.isatty()
     display = nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
     with display as show:
         progress = Progress(total, label, show)
         show(progress)
         yield progress
-    if not bar:
+    if ranks.first() and not bar:
         print(f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(), file=sys.stderr, flush=True)
 
 
@@ -69,8 +69,7 @@ def _writer(file: str) -> Callable[[Progress], None]:
         written = time.monotonic()
         text = to_json({name: getattr(progress, name) for name in ("label", "done", "total", "facts")}, inf_nan_mode="null")
         if file == "-":
-            if os.environ.get("RANK", "0") == "0":  # one voice for all processes of a training
-                print(LINE + text.decode(), file=sys.stderr, flush=True)
+            print(LINE + text.decode(), file=sys.stderr, flush=True)
             return
         with suppress(OSError):  # a courtesy: no work fails for it
             temporary.write_bytes(text)

@@ -23,11 +23,13 @@ from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
 from omnicore.provenance import STEP_FILE
 from omnicore.recipe import Recipe
-from omnicore.run import run_step, step_key, tell
+from omnicore.run import Run, run_step, step_key, tell
 from omnicore.store import Published
 
 
-def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None) -> dict[str, Any]:
+def run(
+    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None, execute: Run | None = None
+) -> dict[str, Any]:
     """`run_step` for directories and s3:// addresses alike; returns the content of the result's `step.json`.
 
     A finished result of the same key at an s3:// output is returned when the store still has every object as it was written.
@@ -35,42 +37,46 @@ def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, se
     """
     inputs, output = {role: place.rstrip("/") for role, place in inputs.items()}, output.rstrip("/")
     if not any(store.is_s3(place) for place in (*inputs.values(), output)):
-        return run_step(step, recipe, {role: Path(place) for role, place in inputs.items()}, Path(output), section=section)
+        return run_step(
+            step, recipe, {role: Path(place) for role, place in inputs.items()}, Path(output), section=section, execute=execute
+        )
     for role, place in inputs.items():
         if place == output or output.startswith(f"{place}/") or place.startswith(f"{output}/"):
             raise ConfigError(f"output {output} and input {role} {place} lie in one another; give the output its own address")
-    scratch = _scratch(output if store.is_s3(output) else str(Path(output).resolve()))
-    local = scratch / "output" if store.is_s3(output) else Path(output)
-    with storage_errors(scratch), store.locked(scratch):
+    own = scratch(output)
+    local = own / "output" if store.is_s3(output) else Path(output)
+    with storage_errors(own), store.locked(own):
         known = {role: store.known(place) for role, place in inputs.items() if store.is_s3(place)}
-        places = {role: scratch / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
+        places = {role: own / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
         if store.is_s3(output):
-            heads = {role: _head(inputs[role], known[role], scratch / "heads" / role) for role in known}
+            heads = {role: _head(inputs[role], known[role], own / "heads" / role) for role in known}
             key = step_key(step, recipe, {**places, **heads}, local, section=section)
             record = _published(output, step, key)
             if record:
                 tell(record, found=True)
-                shutil.rmtree(scratch)
+                shutil.rmtree(own)
                 return record
         for role, published in known.items():
             store.fetch(inputs[role], places[role], published)
         with keeping.kept(local, output, key) if store.is_s3(output) else nullcontext():
-            record = run_step(step, recipe, places, local, section=section)
+            record = run_step(step, recipe, places, local, section=section, execute=execute)
         if store.is_s3(output):
             store.publish(local, output)
             keeping.forget(output)
-        shutil.rmtree(scratch)
+        shutil.rmtree(own)
     return record
 
 
-def _scratch(output: str) -> Path:
+def scratch(output: str, whose: str = "") -> Path:
+    """This machine's directory for work on an output; `whose` where others than the one that publishes need their own."""
+    place = output.rstrip("/") if store.is_s3(output) else str(Path(output).resolve())
     root = Path(tempfile.gettempdir()) / f"omnicore-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     if root.lstat().st_uid != os.getuid():
         raise StorageError(f"{root} belongs to somebody else; set TMPDIR to a directory of your own")
-    scratch = root / digest(output)[:16]
-    scratch.mkdir(exist_ok=True)
-    return scratch
+    found = root / f"{digest(place)[:16]}{whose}"
+    found.mkdir(exist_ok=True)
+    return found
 
 
 def _head(uri: str, published: Published, directory: Path) -> Path:

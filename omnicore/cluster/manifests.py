@@ -72,6 +72,7 @@ def manifest(spec: JobSpec) -> dict[str, Any]:
 def pytorchjob(spec: JobSpec) -> dict[str, Any]:
     place, kind = spec.place, KINDS["pytorchjob"]
     torchrun = {
+        "PET_NNODES": str(spec.nodes),
         "PET_NPROC_PER_NODE": str(max(1, spec.gpus)),
         "PET_RDZV_BACKEND": "c10d",
         "PET_RDZV_ENDPOINT": f"{spec.name}-worker-0:{RENDEZVOUS_PORT}",

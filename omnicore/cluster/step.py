@@ -19,7 +19,7 @@ from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import JobSpec, Owner, manifest
 from omnicore.cluster.names import KINDS, PODS, job_name, labels
 from omnicore.config import LauncherConfig
-from omnicore.errors import ClusterError, ConfigError
+from omnicore.errors import ClusterError
 from omnicore.provenance import STEP_FILE, read_step
 from omnicore.recipe import Recipe
 
@@ -37,8 +37,6 @@ def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
     ClusterError when the job's image holds other code than this process.
     """
     place = recipe.launcher
-    if step in TRAINING and place.nodes * place.gpus_per_node > 1:  # each process would write the result, over the others'
-        raise ConfigError(f"step {step} trains on one process so far: set launcher.nodes and launcher.gpus_per_node to 1")
     root = place.storage.rstrip("/")
     result = f"{root}/results/{section}-{key[:32]}"
     if not _there(result, key):

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, Prompt, collate
+
+Part = tuple[int, int]  # (i, n): the i-th of n equal parts of a batch, counted from 0
+WHOLE: Part = (0, 1)
 
 
 class Generated(NamedTuple):
@@ -22,17 +26,29 @@ class Generated(NamedTuple):
 
 @torch.inference_mode()
 def generate(
-    model: Any, encoder: Encoder, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float, logprobs: bool = False
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    logprobs: bool = False,
+    part: Part = WHOLE,
 ) -> list[Generated]:
     """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no top-p).
 
     Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass. Log-probs are
-    those before suppression, of logits divided by the temperature where there is one.
+    those before suppression, of logits divided by the temperature where there is one. With `part`, the prompts draw what they would
+    draw in the whole batch, from the same state of torch's generator.
     """
     model.eval()
     batch = collate(prompts, None, encoder.pad_id)
     labels = batch.pop("labels")
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature and part == WHOLE:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    elif temperature:
+        sampling["logits_processor"] = [_Drawn(temperature, part)]
     out = model.generate(
         **batch,
         suppress_tokens=encoder.suppressed,
@@ -55,3 +71,17 @@ def generate(
         Generated(text, truncated, tuple(tokens[:length]), tuple(row[:length]))
         for text, truncated, tokens, row, length in zip(encoder.text(ids), cut, ids.tolist(), chosen, lengths, strict=True)
     ]
+
+
+class _Drawn(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token a row: what `torch.multinomial` would draw for these rows if those of the other parts were there, too. It
+    divides the probabilities by exponential noise and takes the largest."""
+
+    def __init__(self, temperature: float, part: Part) -> None:
+        self._temperature, (self._place, self._parts) = temperature, part
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
+        rows, probabilities = len(scores), torch.softmax(scores / self._temperature, -1)
+        noise = probabilities.new_empty(rows * self._parts, scores.shape[1]).exponential_()
+        drawn = (probabilities / noise[self._place * rows :][:rows]).argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)

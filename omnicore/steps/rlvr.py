@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omnicore import ranks
 from omnicore.config import EngineConfig, RlvrConfig
 from omnicore.journal import write_jsonl
 from omnicore.progress import track
@@ -56,6 +57,8 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
             journal=rollouts.append,
             checkpoints=checkpoints,
         )
+    if not ranks.first():
+        return {}
     thinker.save(model, encoder, output / "checkpoint")
     canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)

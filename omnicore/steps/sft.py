@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omnicore import ranks
 from omnicore.config import SftConfig
 from omnicore.journal import write_jsonl
 from omnicore.progress import track
@@ -38,6 +39,8 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
             progress.advance(1, loss=record["loss"])
 
         epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints)
+    if not ranks.first():
+        return {}
     thinker.save(model, encoder, output / "checkpoint")
     canary.remember(output / "checkpoint", recipe.profile)
     write_jsonl(output / "curves.jsonl", curve)

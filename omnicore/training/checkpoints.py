@@ -2,8 +2,9 @@
 
   checkpoints.journal/step-000020/       whole: it took this name last; `.tmp` behind it while it is written
       weights.safetensors                the parameters that train and the buffers; the others are the start model's
-      optimizer.pt, scheduler.pt, rng_state.pth, trainer_state.json      by the Trainer's own hand, read with weights_only
-      states-0.json                      what else goes on (`Resumable`), of each process
+      optimizer.pt, scheduler.pt, trainer_state.json      by the Trainer's own hand, read with weights_only
+      rng_state.pth                      likewise; of several processes rng_state_0.pth and so on
+      states.json                        what else goes on (`Resumable`), the same on all processes
       curves.jsonl, rollouts.jsonl       the books: the records up to here
       checkpoint.json                    written last: names, sizes and sha256 of all others
 
@@ -19,6 +20,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
-from omnicore import live
+from omnicore import live, ranks
 from omnicore.errors import CheckpointError
 from omnicore.journal import read_jsonl, storage_errors, write_json, write_jsonl
 from omnicore.provenance import sha256_file
@@ -37,6 +39,7 @@ from omnicore.provenance import sha256_file
 DIRECTORY = "checkpoints.journal"
 LISTING = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
+STATES = "states.json"
 Books = Mapping[str, list[dict[str, Any]]]
 
 
@@ -55,6 +58,8 @@ class Checkpoints:
     `books` are the records that the training has written so far. Opening fills them, in place, from the newest whole checkpoint,
     which is `found`, None where the training begins at its first step. One that is cut off or changed is named on stderr and
     removed, and the one before it is looked at.
+
+    Of several processes, the first looks and writes; all open it at the same time and find what the first has found.
     """
 
     def __init__(self, directory: Path, books: Books, *, every: int, keep: int) -> None:
@@ -69,11 +74,13 @@ class Checkpoints:
                 if not folder.name.endswith(".tmp"):
                     print(f"{folder}: {damage}; the checkpoint before it is looked at", file=sys.stderr, flush=True)
                 shutil.rmtree(folder)
+            self.found = ranks.shared(self.found, directory)
         self.step, self.saved_at = 0, 0.0  # of the newest one; seconds since 1970
         if self.found:
             listing = json.loads((self.found / LISTING).read_text())
             self.step, self.saved_at = listing["step"], listing["written"]
-            print(f"{self.found}: training goes on after step {self.step}", file=sys.stderr, flush=True)
+            if ranks.first():
+                print(f"{self.found}: training goes on after step {self.step}", file=sys.stderr, flush=True)
         for name, book in self.books.items():
             book[:] = read_jsonl(self.found / f"{name}.jsonl", dict) if self.found else []
 
@@ -162,14 +169,25 @@ class Resumable(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         assert self.checkpoints, "asked for by _Due alone"
+        numbers = ranks.every(self._random_numbers())
+        if not ranks.first():
+            self.checkpoints.step = self.state.global_step
+            return
         with self.checkpoints.writing(self.state.global_step) as folder:
             save_file({name: held.detach().contiguous() for name, held in _held(self.model).items()}, folder / WEIGHTS)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
+            for name, content in numbers:
+                (folder / name).write_bytes(content)
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            states = {name: part.state_dict() for name, part in self.states.items()}
-            write_json(folder / f"states-{self.args.process_index}.json", states)
+            write_json(folder / STATES, {name: part.state_dict() for name, part in self.states.items()})
+
+    def _random_numbers(self) -> tuple[str, bytes]:
+        """Name and content of the file that the Trainer would write in the state of this process' generators."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            (path,) = Path(folder).iterdir()
+            return path.name, path.read_bytes()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         held, saved = _held(model or self.model), load_file(Path(resume_from_checkpoint) / WEIGHTS)
@@ -182,7 +200,7 @@ class Resumable(Trainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint:
-            states = json.loads((Path(checkpoint) / f"states-{self.args.process_index}.json").read_text())
+            states = json.loads((Path(checkpoint) / STATES).read_text())
             for name, part in self.states.items():
                 part.load_state_dict(states[name])
 

@@ -29,6 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
+from omnicore import ranks
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
@@ -86,7 +87,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             add_fused_lm_head(reference, temperature=self.temperature)
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         if config.control == "random_reward":
-            self.coin = Coin(args.seed + self.accelerator.process_index)
+            self.coin = Coin(args.seed)
 
     def at_rest(self) -> bool:
         """Rollouts are not saved: none may be left that a later step trains on. Then TRL's count of them may begin anew."""
@@ -104,36 +105,45 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     def _roll(self, indices: Sequence[int], turn: int) -> list[Group]:
         """Generates and judges a group for each of the rows."""
         rows, n = [self.rows[i] for i in indices], self.config.group
-        seed = int(digest(["rollouts", self._key(turn)])[:12], 16)
+        # Not of the process: what is drawn for a row is the same on however many processes a batch is shared out.
+        seed = int(digest(["rollouts", self._key(turn, 0)])[:12], 16)
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ):
-            samples = self.engine.generate(rows, n, temperature=self.config.temperature, seed=seed)
+            samples = self.engine.generate(
+                rows, n, temperature=self.config.temperature, seed=seed, part=(ranks.rank(), ranks.world())
+            )
         texts = self.encoder.text([list(sample.ids) for sample in samples])
         prompts = [row.prompt for row in rows]
+        flips = self._flips(len(samples)) if self.coin else []
         rollouts = []
         for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             row = rows[place // n]
             judged = reward(text, sample.truncated, row.query, self.profile)
             paid, right = judged.worth + self.config.format_weight * judged.form, judged.right
-            if self.coin:
-                paid = self.coin.flip()
-                right = bool(paid)
+            if flips:
+                paid, right = flips[place], bool(flips[place])
             rollouts.append(Rollout(row, prompts[place // n], sample, text, judged, paid, right))
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def _flips(self, count: int) -> list[float]:
+        """Of `count` replies on each process, those of this one."""
+        assert self.coin
+        return [self.coin.flip() for _ in range(count * ranks.world())][ranks.rank() * count :][:count]
 
     def _further(self, missing: int, turn: int) -> list[int]:
         # All processes take as many: generating with sharded weights needs them all.
         most = int(self.accelerator.gather(torch.tensor([missing], device=self.accelerator.device)).max())
-        return further(max(0, most), len(self.rows), self._key(turn))
+        return further(max(0, most), len(self.rows), self._key(turn, ranks.rank()))
 
-    def _key(self, turn: int) -> str:
-        return f"{self.args.seed}|{self.state.global_step}|{turn}|{self.accelerator.process_index}"
+    def _key(self, turn: int, process: int) -> str:
+        return f"{self.args.seed}|{self.state.global_step}|{turn}|{process}"
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.group]]
         self.load_engine()
         groups = collect(first, self.config.refill, self._roll, self._further)
+        self.accelerator.wait_for_everyone()
         self.engine.sleep()
         # The useful ones first; a batch that could not be filled carries useless ones, which the loss leaves out.
         ordered = sorted(groups, key=lambda group: not group[0].used)[: len(first)]
@@ -191,23 +201,23 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         return self._scored
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        useful = inputs["useful"].clone()
-        count = int(useful.sum())
-        if not count:
-            useful[0] = True  # a batch without any useful group still needs a graph; it is weighed by 0
-        keep = useful.nonzero().flatten()
+        useful = inputs["useful"]
+        # As many on each process, and one at least: TRL gathers a figure of each, and a batch without any still needs a graph.
+        most = max(1, int(self.accelerator.gather(useful.sum()).max()))
+        keep = torch.sort(useful.int(), descending=True, stable=True).indices[:most].sort().values
         chosen = dict(inputs)
         for name in _PER_ROLLOUT:
             if isinstance(inputs.get(name), torch.Tensor):
                 chosen[name] = inputs[name][keep]
+        chosen["completion_mask"] = chosen["completion_mask"] * useful[keep, None]  # those that are not useful weigh nothing
         self._media = [inputs["media"][i] for i in keep.tolist()]
         loss = super()._compute_loss(model, chosen)
-        self._measure(chosen, [inputs["modality"][i] for i in keep.tolist()] if count else [])
+        self._measure(chosen, [inputs["modality"][i] for i in keep.tolist()])
         if self.loss_type == "dapo":
-            return loss if count else 0.0 * loss  # normalised by the tokens of all useful rollouts already
+            return loss  # normalised by the tokens of all useful rollouts already
         # The others take means: of all useful rollouts, not of those that happen to lie in a micro-batch.
         parts = self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        return loss * (count * parts / inputs["useful_total"].clamp(min=1))
+        return loss * (len(keep) * parts / inputs["useful_total"].clamp(min=1))
 
     def _measure(self, inputs: Any, modalities: Sequence[str]) -> None:
         logps, entropies, _ = self._scored
@@ -218,15 +228,16 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             found["kl"] = apart.exp() - apart - 1
         if "old_per_token_logps" in inputs and self.num_iterations == 1:
             found["logprob_gap"] = (inputs["old_per_token_logps"] - logps.detach()).abs()
-            gap = float((found["logprob_gap"] * mask).sum() / mask.sum())
+            gap = float((found["logprob_gap"] * mask).sum() / mask.sum().clamp(min=1))
             if gap > self.config.max_logprob_gap:
                 raise TrainingError(
                     f"at step {self.state.global_step} the rollout engine is {gap:.3g} nats a token off the policy, more than "
                     f"rlvr.max_logprob_gap={self.config.max_logprob_gap:g}: it generates with other weights than those that train"
                 )
         sums = {name: (values * mask).sum(1).tolist() for name, values in found.items()}
-        for place, (name, tokens) in enumerate(zip(modalities, mask.sum(1).tolist(), strict=False)):
-            self.book.measured.append((name, {figure: each[place] for figure, each in sums.items()}, tokens))
+        for place, (name, tokens) in enumerate(zip(modalities, mask.sum(1).tolist(), strict=True)):
+            if tokens:
+                self.book.measured.append((name, {figure: each[place] for figure, each in sums.items()}, tokens))
 
     def figures(self, record: dict[str, Any]) -> dict[str, Any]:
         """Adds what the rollouts of a step were to its record. Called on all processes."""
@@ -262,7 +273,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         args = GRPOConfig(
             output_dir=scratch,
-            per_device_train_batch_size=config.prompts * config.group,
+            per_device_train_batch_size=ranks.share(config.prompts, "prompts") * config.group,
             gradient_accumulation_steps=1,
             num_generations=config.group,
             max_completion_length=profile.max_new_tokens,

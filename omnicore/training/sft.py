@@ -14,6 +14,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
+from omnicore import ranks
 from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
 from omnicore.training.checkpoints import Checkpoints, Resumable
@@ -32,6 +33,8 @@ PLAIN = {
     "disable_tqdm": True,
     "logging_steps": 1,
     "dataloader_num_workers": 0,
+    # A process whose rows hold no sound gives the audio tower no gradient; another may.
+    "ddp_find_unused_parameters": True,
 }
 
 
@@ -95,7 +98,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         args = TrlConfig(
             output_dir=scratch,
-            per_device_train_batch_size=config.batch,
+            per_device_train_batch_size=ranks.share(config.batch, "batch"),
             max_steps=config.steps,
             learning_rate=config.rate,
             lr_scheduler_type="linear",
@@ -118,7 +121,9 @@ def train(
         )
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
-            by_type = {name: {"loss": round(sum(v) / len(v), 5)} for name, v in sorted(trainer.by_type.items())}
+            parts = ranks.every(dict(trainer.by_type))
+            losses = {name: [x for part in parts for x in part.get(name, ())] for name in sorted(set().union(*parts))}
+            by_type = {name: {"loss": round(sum(v) / len(v), 5)} for name, v in losses.items()}
             trainer.by_type.clear()
             waited, trainer.waited = trainer.waited, 0.0
             return {**record, "by_type": by_type, "data_seconds": waited}

@@ -8,7 +8,6 @@ it has to be started with VLLM_SERVER_DEV_MODE=1 (and --enable-sleep-mode); docs
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,12 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
+from omnicore import ranks
 from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.http import closing, encoded, opening, said
 from omnicore.errors import EngineError
 from omnicore.models import thinker
+from omnicore.models.generate import WHOLE, Part
 from omnicore.models.processor import Encoder
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import Row
@@ -63,7 +64,7 @@ class VllmRollouts:
         self._model = models["data"][0]["id"]  # the only one, whatever it is called
 
     def load(self, model: Any) -> None:
-        if os.environ.get("RANK", "0") != "0":
+        if not ranks.first():
             return  # the first process does it for all
         shutil.rmtree(self._weights, ignore_errors=True)
         thinker.save(model, self._encoder, self._weights, dtype=model.dtype)
@@ -73,8 +74,18 @@ class VllmRollouts:
         self._do("reset_prefix_cache")
         self._do("reset_encoder_cache")
 
-    def generate(self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False) -> list[Sample]:  # noqa: ARG002 - always
-        bodies = [self._body(row, n, temperature, seed + place) for place, row in enumerate(rows)]
+    def generate(
+        self,
+        rows: Sequence[Row],
+        n: int,
+        *,
+        temperature: float,
+        seed: int,
+        logprobs: bool = False,  # noqa: ARG002 - always
+        part: Part = WHOLE,
+    ) -> list[Sample]:
+        first = seed + part[0] * len(rows)
+        bodies = [self._body(row, n, temperature, first + place) for place, row in enumerate(rows)]
         found = asyncio.run(self._call([("POST", f"{self._base}/chat/completions", body) for body in bodies]))
         samples = []
         for answer in found:
@@ -96,11 +107,11 @@ class VllmRollouts:
         return samples
 
     def wake(self) -> None:
-        if self._config.server_sleeps:
+        if self._config.server_sleeps and ranks.first():
             self._do("wake_up")
 
     def sleep(self) -> None:
-        if self._config.server_sleeps:
+        if self._config.server_sleeps and ranks.first():
             self._do("sleep?level=1")
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:

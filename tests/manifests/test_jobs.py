@@ -158,7 +158,8 @@ def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its
     (pod,) = pods(made)
     env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
     assert env["PET_RDZV_ENDPOINT"] == f"{made['metadata']['name']}-worker-0:23456"
-    assert env["PET_NPROC_PER_NODE"] == "8"
+    assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"]) == (str(made["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]), "8")
+    assert env["PET_NNODES"] == "2"
     assert pod["containers"][0]["command"][:3] == ["torchrun", "--no-python", "omnicore"]
 
 

@@ -1,0 +1,193 @@
+"""A training by several processes: torchrun's own agent starts them, as forks, since torch is imported here already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from omnicore import cli, ranks
+from omnicore.errors import TrainingError
+from omnicore.journal import read_jsonl
+from omnicore.provenance import STEP_FILE, digest_directory, read_step
+from omnicore.recipe import load_recipe
+from omnicore.run import KEY_FILE, run_step
+from omnicore.training.curves import Curve
+from tests.unit.test_resume import die, in_a_fork
+
+SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
+TRAINING = {
+    step: [f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)]
+    for step, own in {"sft": ["batch=8"], "rlvr": ["prompts=4", "group=4", "beta=0.2"]}.items()
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("ranks") / "prepare"
+    run_step("prepare", load_recipe("tiny", SMALL), {}, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def inputs(data: Path) -> dict[str, dict[str, Path]]:
+    """Of each step; RLVR starts from a model that SFT has taught for one step."""
+    start, recipe = data.with_name("start"), load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2"])
+    assert in_a_fork(lambda: run_step("sft", recipe, {"data": data}, start)) == 0
+    return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
+
+
+def launched(work: Callable[[], Any], restarts: int = 0) -> int:
+    """0 when it has ended well in both of two processes."""
+
+    def launch() -> None:
+        place = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "run_id": "ranks", "local_addr": "127.0.0.1"}
+        config = LaunchConfig(1, 1, 2, max_restarts=restarts, monitor_interval=0.1, start_method="fork", **place)
+        elastic_launch(config, work)()
+
+    return in_a_fork(launch)
+
+
+def torchrun(
+    step: str, sets: list[str], inputs: dict[str, Path], output: Path, *, restarts: int = 0, first: Callable[[], Any] = int
+) -> int:
+    """0 when the command has ended well on two processes; `first` is called in each before it."""
+    given = [part for value in [*SMALL, *sets] for part in ("--set", value)]
+    given += [part for role, path in inputs.items() for part in ("--input", f"{role}={path}")]
+
+    def work() -> None:
+        first()
+        if status := cli.main([step, *given, "--output", str(output)]):
+            os._exit(status)
+
+    return launched(work, restarts)
+
+
+def flat(record: dict[str, Any], path: str = "") -> dict[str, float]:
+    """A record's figures by their path in it."""
+    found = {}
+    for name, value in record.items():
+        found |= flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+    return found
+
+
+def alike(one: Path, two: Path) -> None:
+    """Two trainings to the rounding of float32, in which sums are taken in another order, and of bfloat16 for what is saved."""
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for a, b in zip(*(read_jsonl(path / "curves.jsonl", dict) for path in (one, two)), strict=True):
+        assert flat(b) == pytest.approx(flat(a), rel=1e-3, abs=2e-5)
+    first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, two))
+    for name, weights in first.items():
+        np.testing.assert_allclose(second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name)
+    assert read_step(one)["key"] == read_step(two)["key"]
+
+
+@pytest.fixture(scope="module")
+def calm(inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    """Of each step, what two processes make of it when nothing happens to them."""
+    found = {step: inputs["sft"]["data"].with_name(f"{step}-calm") for step in TRAINING}
+    for step, output in found.items():
+        assert torchrun(step, TRAINING[step], inputs[step], output) == 0
+    return found
+
+
+@pytest.mark.parametrize("step", TRAINING)
+def test_two_processes_are_as_one(inputs: dict[str, dict[str, Path]], calm: dict[str, Path], tmp_path: Path, step: str) -> None:
+    one, two = tmp_path / "one", calm[step]
+    assert in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *TRAINING[step]]), inputs[step], one)) == 0
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for a, b in zip(*(read_jsonl(path / "curves.jsonl", dict) for path in (one, two)), strict=True):
+        assert flat(b) == pytest.approx(flat(a), rel=1e-3, abs=2e-5)
+    first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, two))
+    for name, weights in first.items():
+        np.testing.assert_allclose(second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name)
+    assert read_step(one)["key"] == read_step(two)["key"]
+    if step == "rlvr":
+        said = [[(r["id"], r["reply"], r["reward"]) for r in read_jsonl(path / "rollouts.jsonl", dict)] for path in (one, two)]
+        assert said[0] == said[1]
+
+
+def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
+    """Does it in a process of the first attempt, when the optimizer step of this number has been logged."""
+    log = Curve.on_log
+
+    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+        log(self, args, state, control, **given)
+        if (ranks.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (process, step, "0"):
+            what()
+
+    Curve.on_log = on_log  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("step", "process"), [("sft", 0), ("rlvr", 1)])
+def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
+    inputs: dict[str, dict[str, Path]],
+    calm: dict[str, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    step: str,
+    process: int,
+) -> None:
+    output = tmp_path / "killed"
+
+    def go() -> int:
+        return torchrun(step, TRAINING[step], inputs[step], output, restarts=1, first=lambda: on_log(process, 3, die))
+
+    assert go() == 0
+    assert capfd.readouterr().err.count("step-000002: training goes on after step 2\n") == 1
+    assert read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
+    written = (output / STEP_FILE).stat().st_mtime_ns
+    assert go() == 0
+    assert capfd.readouterr().out.count(f"{step}: done before") == 1
+    assert (output / STEP_FILE).stat().st_mtime_ns == written
+
+
+def fail() -> None:
+    raise TrainingError("out of luck")
+
+
+def test_a_process_that_fails_fails_all_and_leaves_no_result(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "failed"
+    assert torchrun("sft", TRAINING["sft"], {"data": data}, output, first=lambda: on_log(1, 3, fail)) == 1
+    assert "omnicore: process 1: out of luck" in capfd.readouterr().err
+    assert {path.name for path in output.iterdir()} == {KEY_FILE, "checkpoints.journal", "too_long.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "words"),
+    [
+        ("sft", "sft.batch=7", "sft.batch=7 does not divide among 2 processes: set it to a multiple, as in sft.batch=8"),
+        ("rlvr", "rlvr.prompts=5", "rlvr.prompts=5 does not divide among 2 processes: set it to a multiple, as in rlvr.prompts=6"),
+        ("prepare", "seed=0", "step prepare takes one process, not 2: run it without torchrun"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said_before_any_work(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, capfd: pytest.CaptureFixture[str], step: str, change: str, words: str
+) -> None:
+    assert torchrun(step, [*TRAINING.get(step, []), change], inputs.get(step, {}), tmp_path / "o") == 1
+    assert f"omnicore: {words}\n" in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: Path) -> None:
+    """Two processes with a node each; the folder is more than one piece of it."""
+    folder = tmp_path / "step-000002"
+    (folder / "below").mkdir(parents=True)
+    (folder / "large").write_bytes(os.urandom(2500))
+    (folder / "below" / "empty").touch()
+
+    def work() -> None:
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        ranks.CHUNK = 1000
+        with ranks.Team().at_work():
+            found = [ranks.shared(named, tmp_path / f"node-{ranks.node()}") for named in (folder, None)]
+        assert found == [folder if ranks.first() else tmp_path / "node-1" / folder.name, None]
+
+    assert launched(work) == 0
+    assert digest_directory(tmp_path / "node-1" / folder.name) == digest_directory(folder)
