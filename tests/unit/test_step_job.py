@@ -14,7 +14,7 @@ from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
 from omnicore.progress import LINE, track
 from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
-from omnicore.run import _deciding, step_key
+from omnicore.run import step_key
 
 
 def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -44,9 +44,7 @@ def test_where_a_step_runs_is_no_part_of_its_key(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     keys = {step_key("prepare", r, {}, tmp_path) for r in (recipe, recipe.model_copy(update={"launcher": place}))}
     assert len(keys) == 1
-    assert _deciding(recipe.model_dump(mode="json")) == _deciding(
-        recipe.model_copy(update={"launcher": place}).model_dump(mode="json")
-    )
+    assert recipe.identity == recipe.model_copy(update={"launcher": place}).identity
 
 
 def test_a_pod_runs_the_step_in_its_own_process() -> None:
