@@ -25,7 +25,7 @@ $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev-ready: pyproject.toml | $(VENV)/.run-ready
-	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,cluster,dev]'
+	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,sign,cluster,dev]'
 	@touch $@
 
 demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two to three minutes (SEED=1 RUN=name)
@@ -72,8 +72,8 @@ images: $(VENV)/.run-ready  ## build images with podman or Docker: ARGS="core tr
 
 lock: $(VENV)/.dev-ready  ## what the images install, pinned with hashes, into images/*.lock
 	printf '%s\n' hatchling setuptools wheel | $(LOCK) --allow-unsafe --output-file images/build.lock -
-	$(LOCK) --extra audit --extra cluster --extra pipelines --output-file images/core.lock pyproject.toml
-	$(LOCK) --extra audit --extra cluster --extra pipelines --extra train --extra gpu --unsafe-package torch \
+	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --output-file images/core.lock pyproject.toml
+	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --extra train --extra gpu --unsafe-package torch \
 		--output-file images/train.lock pyproject.toml images/train.in
 
 deploy: $(VENV)/.run-ready  ## build, push and deploy to the current cluster with skaffold: PROFILE=prod,gpu ARGS="--default-repo=..."

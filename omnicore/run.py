@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore import card, store
+from omnicore import card, signing, store
 from omnicore.config import deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
@@ -197,6 +197,8 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
             run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
             _drop_journals(directory)
             return read_step(directory)
+        if f"{card.CHECKPOINT}/" in STEPS[work.step].writes:
+            signing.check_key()
         if execute:
             summary = execute(work.recipe, work.config, work.inputs, directory)
         else:
@@ -211,6 +213,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     if (directory / card.CHECKPOINT).is_dir():
         described = card.describe(work.section, work.recipe, work.config, work.inputs, work.digests, work.models)
         card.write(directory / card.CHECKPOINT, described)
+        signing.sign(directory / card.CHECKPOINT)
     seconds = round(time.monotonic() - clock, 3)
     stage = stage_of(work.step, work.section, work.config, work.inputs)
     snapshot(work.step, stage, seconds, summary, directory).write(directory / METRICS_FILE)

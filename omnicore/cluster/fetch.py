@@ -11,17 +11,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnicore import store
+from omnicore import signing, store
 from omnicore.errors import DataError, OmniError
 
 
 def fetch(uri: str, digest: str, directory: Path) -> None:
-    """Makes `directory` hold what is published at `uri`, every file checked. Raises DataError when that is no longer `digest`,
-    and what `store.fetch` raises."""
+    """Makes `directory` hold what is published at `uri`, every file checked, and the checkpoint's signature where there is a key to
+    verify it with. Raises DataError when that is no longer `digest`, and what `store.fetch` and `signing.verify` raise."""
     published = store.known(uri)
     if published.digest != digest:
         raise DataError(f"{uri} holds {published.digest[:12]} by now, and {digest[:12]} is to be served: run the step again")
     store.fetch(uri, directory, published)
+    # Were both there, the upper one's signature would have to cover the other: neither can be slipped in beside what is served.
+    signing.verify(directory if (directory / "config.json").is_file() else directory / "checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from omnicore.cluster.names import HEARTBEAT, INFERENCE_SERVICES, TTL, Kind
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.errors import CheckpointError, ConfigError
 from omnicore.provenance import STEP_FILE, digest_directory, model_directory, read_step
+from omnicore.signing import SIGNING_KEY
 
 KIND = Kind("InferenceService", INFERENCE_SERVICES, "Ready", "kserve-container", "serving.kserve.io/inferenceservice")
 INITIALIZER, VOLUME = "storage-initializer", "kserve-provision-location"  # KServe's own names: its status looks at them
@@ -150,6 +151,8 @@ def initializer(spec: ServeSpec) -> dict[str, Any]:
     place = spec.place
     secret = []
     for name, source in place.secrets.items():
+        if name == SIGNING_KEY:  # who serves must not be able to sign
+            continue
         where, _, key = source.partition("/")
         if not (where and key):
             raise ConfigError(f"launcher.secrets.{name}={source!r}: write SECRET/KEY, as in omnicore-s3/{name}")

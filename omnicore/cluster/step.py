@@ -22,6 +22,7 @@ from omnicore.config import LauncherConfig
 from omnicore.errors import ClusterError
 from omnicore.provenance import STEP_FILE, read_step
 from omnicore.recipe import Recipe
+from omnicore.signing import SIGNING_KEY
 
 TRAINING = frozenset({"sft", "rlvr"})
 # Set in a component's pod: its name, and the id of its run.
@@ -49,7 +50,7 @@ def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
             labels=labels(run, section, key),
             command=command(step, section, recipe, sent, result),
             distributed=step in TRAINING,
-            place=place.model_copy(update={"env": {**_passed_on(), **place.env}}),
+            place=place.model_copy(update={"env": {**_passed_on(), **place.env}, "secrets": secrets(step, place)}),
             owner=owner,
         )
         kind = KINDS[place.kind]
@@ -76,6 +77,11 @@ def command(step: str, section: str, recipe: Recipe, inputs: Mapping[str, str], 
     plain = recipe.model_copy(update={"launcher": LauncherConfig()}).model_dump_json()
     given = [part for role, uri in inputs.items() for part in ("--input", f"{role}={uri}")]
     return ("omnicore", step, "--section", section, "--recipe-json", plain, *given, "--output", output)
+
+
+def secrets(step: str, place: LauncherConfig) -> dict[str, str]:
+    """What a pod is given of Secrets: only what writes a checkpoint may sign."""
+    return {name: source for name, source in place.secrets.items() if step in TRAINING or name != SIGNING_KEY}
 
 
 def origin(cluster: Cluster, recipe: Recipe) -> tuple[str, Owner | None]:

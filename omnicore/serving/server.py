@@ -24,11 +24,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from omnicore import signing
 from omnicore.config import EngineConfig
 from omnicore.engines import canary
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
 from omnicore.progress import told
+from omnicore.provenance import model_directory
 from omnicore.recipe import Recipe
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
@@ -87,6 +89,7 @@ class Server:
     def _load(self) -> TransformersEngine:
         torch.set_num_threads(self._recipe.threads)
         torch.set_flush_denormal(True)
+        signing.verify(model_directory(self.name))
         engine = TransformersEngine(self.name, self._recipe.profile)
         self._loading = "the canary is trying the model"
         return engine

@@ -57,7 +57,9 @@ def test_locks_name_hashes_and_no_host(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("core", "audit cluster pipelines"), ("train", "audit cluster pipelines train gpu")], ids=["core", "train"]
+    ("name", "extras"),
+    [("core", "audit cluster pipelines sign"), ("train", "audit cluster pipelines sign train gpu")],
+    ids=["core", "train"],
 )
 def test_locks_are_what_pyproject_asks_for(name: str, extras: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from omnicore import signing
 from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url
 from omnicore.engines import canary
@@ -25,8 +27,10 @@ from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.journal import read_jsonl
 from omnicore.prompts import parts
-from omnicore.recipe import Recipe
+from omnicore.provenance import model_directory
+from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media, Query, View
+from omnicore.serving.server import Server
 
 MODEL = "embedded:tiny-base"
 CLIENT = httpx.Client(timeout=60)
@@ -309,6 +313,26 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(model: str, message: str)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"omnicore: {message}" in said
+
+
+def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing")
+    pem = {name: tmp_path / name for name in ("OMNI_SIGNING_KEY", "OMNI_VERIFY_KEY")}
+    curve = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(pem["OMNI_SIGNING_KEY"])]
+    public = ["openssl", "ec", "-in", str(pem["OMNI_SIGNING_KEY"]), "-pubout", "-out", str(pem["OMNI_VERIFY_KEY"])]
+    for command in (curve, public):
+        subprocess.run(command, check=True, capture_output=True)
+    for name, path in pem.items():
+        monkeypatch.setenv(name, str(path))
+    model = tmp_path / "model"
+    shutil.copytree(model_directory(MODEL), model)
+    process, _ = start(str(model))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"omnicore: {model} is not signed" in said
+    signing.sign(model)
+    served = Server(str(model), load_recipe("tiny"), most=8)
+    assert served._load().model.config.model_type
 
 
 def test_a_port_that_is_taken_is_named(server: str) -> None:

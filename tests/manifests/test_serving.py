@@ -30,7 +30,12 @@ TINY = Checkpoint("s3://omnicore/base", "s3://omnicore/base/ef", "e" * 64, 900_0
 OWNER = Owner(name="omniboost-x7", uid="0b2f3c1e-9d1f-4c6a-8f44-6d1f0b6f1a11")
 FULL = {
     "env": {"OMNI_S3_ENDPOINT": "http://seaweedfs:8333"},
-    "secrets": SECRETS,
+    # The key to sign with is for jobs that write a checkpoint: no server is given it.
+    "secrets": {
+        **SECRETS,
+        "OMNI_VERIFY_KEY": "omnicore-verify/OMNI_VERIFY_KEY",
+        "OMNI_SIGNING_KEY": "omnicore-signing/OMNI_SIGNING_KEY",
+    },
     "node_selector": {"cloud.example/gpu": "h100"},
     "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
     "queue": "gpu",

@@ -15,6 +15,7 @@ from omnicore.errors import ConfigError
 from omnicore.progress import LINE, track
 from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
 from omnicore.run import step_key
+from omnicore.signing import SIGNING_KEY
 
 
 def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -56,6 +57,14 @@ def test_a_pod_runs_the_step_in_its_own_process() -> None:
     assert words[-4:] == ("--input", "data=s3://b/d", "--output", "s3://b/o")
     sent = recipe_from_json(words[5])
     assert sent == load_recipe("tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "signs"), [("sft", True), ("rlvr", True), ("probe", False), ("evaluate", False), ("distill", False)]
+)
+def test_only_a_job_that_writes_a_checkpoint_is_given_the_key_to_sign(name: str, signs: bool) -> None:
+    place = LauncherConfig(secrets={SIGNING_KEY: "omnicore-signing/OMNI_SIGNING_KEY", "AWS_REGION": "s3/AWS_REGION"})
+    assert set(step.secrets(name, place)) == {"AWS_REGION"} | ({SIGNING_KEY} if signs else set())
 
 
 def test_progress_lines_are_what_track_writes(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,30 @@
+"""docs/provenance.md is run as it reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "provenance.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+
+
+def test_keys_and_the_librarys_own_command(tmp_path: Path) -> None:
+    pytest.importorskip("model_signing")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    chosen = [line for line in COMMANDS if line.startswith(("openssl ", "model_signing "))]
+    assert len(chosen) == 4
+    for line in chosen:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_every_command_is_looked_at() -> None:
+    assert [line for line in COMMANDS if not line.startswith(("openssl ", "model_signing "))] == []
