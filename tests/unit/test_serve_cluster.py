@@ -4,49 +4,63 @@ InferenceService stays behind, and none but the one that was deployed is asked."
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from omnicore.cluster import names, serve
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.fetch import main as fetch
-from omnicore.cluster.inferenceservice import INITIALIZER, KIND, Checkpoint, checkpoint
+from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
 from omnicore.config import EngineConfig
 from omnicore.engines import kserve
-from omnicore.engines.asking import Asking
-from omnicore.engines.base import Request, Sampling
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError, EngineError
-from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
-from omnicore.schema import Media
-from tests.kube_server import NAMESPACE, Fault, KubeServer, Log
+from tests.kube_server import NAMESPACE, Fault, KubeServer
 from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
-from tests.stub_server import Answer, Stub, guess
+from tests.stub_server import Answer, Stub
+from tests.unit.serve_plays import (
+    BLOCKED,
+    FAILED,
+    IMPATIENT,
+    PLURAL,
+    QUICK,
+    Cluster,
+    Play,
+    after_created,
+    alike,
+    answered,
+    asking,
+    body_of,
+    crashes,
+    dies,
+    edit,
+    failed,
+    gated,
+    in_turn,
+    initializer_crashes,
+    kill,
+    left_behind,
+    not_yet,
+    once,
+    other_labels,
+    other_model,
+    pause,
+    recipe,
+    remade,
+    starts_late,
+    unschedulable,
+    until_seen,
+    up,
+)
 
-PLURAL, SERVER = "inferenceservices", "kserve-container"
-QUICK = Times(beat=0.05, request=5, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5, unnoticed=20)
 MODEL = Checkpoint("s3://b/inputs/ab", "s3://b/inputs/ab/cd/checkpoint", "c" * 64, 22 << 30, "checkpoint")
 CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made the code ask for
-PICTURE = "picture.png"
-
-
-def answered(request: dict[str, Any]) -> Answer:
-    """As the stub guesses, under the name that was asked for."""
-    answer = guess(request)
-    return replace(answer, body=json.dumps({**json.loads(answer.body), "model": request["model"]}).encode())
-
-
-def alike(request: dict[str, Any]) -> Answer:
-    """As a server that looks at no media."""
-    return answered({**request, "messages": [{"role": "user", "content": [{"type": "text", "text": "a b c d"}]}]})
 
 
 @pytest.fixture
@@ -57,84 +71,6 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeServer
         monkeypatch.setattr(kserve, "checkpoint", lambda model, root: MODEL)
         yield server
     CALLS.update(server.calls)
-
-
-def recipe(**engine: Any) -> Recipe:
-    found = load_recipe("tiny", ["launcher.image=r/train@sha256:0", "launcher.storage=s3://b", "launcher.ttl_seconds=60"])
-    quick = {"concurrency": 4, "retries": 1, "timeout": 5.0, **engine}
-    return found.model_copy(update={"engine": EngineConfig(kind="kserve", **quick)})
-
-
-def asking(run: Recipe, folder: Path, *, picture: bool = False) -> Asking:
-    parts: tuple[Media | str, ...] = ("Which? red green blue grey",)
-    if picture:
-        Image.new("RGB", (8, 8), "red").save(folder / PICTURE)
-        parts = (Media(kind="image", uri=PICTURE, sha256=sha256_file(folder / PICTURE)), *parts)
-    requests = [Request((*parts[:-1], f"{number}: {parts[-1]}"), folder) for number in range(8)]
-    return Asking(run.engine, "model", requests, Sampling(0, 14), 4)
-
-
-class Cluster:
-    """Plays KServe, the kubelet and the rest of the world for one InferenceService."""
-
-    def __init__(self, kube: KubeServer, stub: Stub) -> None:
-        self.kube, self.stub = kube, stub
-        self.name = ""
-        self.early = 0  # times that it was asked before it could answer
-
-    def created(self, times: int = 1) -> dict[str, Any]:
-        self.kube.wait_for(lambda: len(self.kube.created) >= times and self.kube.all(PLURAL))
-        found = self.kube.all(PLURAL)[0]
-        self.name = found["metadata"]["name"]
-        return found
-
-    def pod(self, ready: bool = True, index: int = 0, **status: Any) -> str:
-        """A pod of the server; `init` is the state of its storage-initializer."""
-        if "init" in status:
-            status["initContainerStatuses"] = [{"name": INITIALIZER, "state": status.pop("init")}]
-        if "waiting" in status:
-            status["state"] = {"waiting": {"reason": status.pop("waiting"), "message": "back-off"}}
-        whole = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], **status}
-        return self.kube.pod(self.name, KIND.pods, index, SERVER, **whole)
-
-    def status(self, **changed: Any) -> None:
-        """As KServe writes it for a service that is up; `changed` are fields of it, `Ready` the condition."""
-        ready = changed.pop("Ready", "True")
-        model = {"transitionStatus": "UpToDate", "states": {"activeModelState": "Loaded", "targetModelState": "Loaded"}}
-        whole = {
-            "observedGeneration": 1,
-            "conditions": [{"type": "PredictorReady", "status": ready}, {"type": "Ready", "status": ready}],
-            "modelStatus": {**model, **changed.pop("model", {})},
-            "address": {"url": self.stub.url.removesuffix("/v1")},
-            **changed,
-        }
-        self.kube.change(PLURAL, self.name, lambda found: found.update(status=whole))
-
-    def listed(self, name: str = "") -> None:
-        """The server lists the model under the object's name, as `--served-model-name={{.Name}}` has it."""
-        body = {"object": "list", "data": [{"id": name or self.name, "root": "/mnt/models"}]}
-        self.stub.models = Answer(json.dumps(body).encode())
-
-    def serves(self, created: int = 1) -> None:
-        self.created(created)
-        self.listed()
-        self.pod()
-        self.status()
-
-    def asked(self, count: int = 1) -> None:
-        self.kube.wait_for(lambda: self.stub.asked >= count)
-
-    def watched(self) -> None:
-        self.kube.wait_for(lambda: self.kube.count("watch", PLURAL) and self.kube.count("watch", "pods"))
-
-    def slow(self) -> None:
-        """Serves, but each answer takes until the test is over."""
-        self.stub.service = 1.0
-        self.serves()
-        self.asked()
-
-
-Play = Callable[[Cluster], None]
 
 
 @dataclass(frozen=True)
@@ -152,124 +88,6 @@ class Scenario:
     picture: bool = False
     created: int = 1
     left: int = 0  # InferenceServices on the server afterwards: those of others
-
-
-def after_created(act: Play) -> Play:
-    def play(cluster: Cluster) -> None:
-        cluster.created()
-        cluster.listed()
-        cluster.watched()
-        act(cluster)
-
-    return play
-
-
-def in_turn(*acts: Play) -> Play:
-    def play(cluster: Cluster) -> None:
-        for act in acts:
-            act(cluster)
-
-    return play
-
-
-def until_seen(cluster: Cluster) -> None:
-    """What was changed last has reached the launcher's watch."""
-    version = cluster.kube.version
-    cluster.kube.wait_for(lambda: cluster.kube.version > version + 1)  # two heartbeats
-
-
-def not_yet(cluster: Cluster) -> None:
-    until_seen(cluster)
-    cluster.early += cluster.stub.pings
-
-
-def failed(state: str, reason: str, message: str, code: int = 0) -> Play:
-    info = {"reason": reason, "message": message, "exitCode": code}
-    return lambda c: c.status(Ready="False", model={"transitionStatus": state, "lastFailureInfo": info})
-
-
-def crashes(c: Cluster) -> None:
-    how = {"exitCode": 137, "reason": "OOMKilled"}
-    c.pod(False, state={"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}, lastState={"terminated": how})
-
-
-def initializer_crashes(c: Cluster) -> None:
-    pod = f"{c.name}-worker-0"
-    c.kube.logs[pod] = Log(previous=["omnicore: s3://b/inputs/ab: nothing is published there"])
-    states = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}}}
-    c.pod(False, phase="Pending", initContainerStatuses=[{"name": INITIALIZER, **states}])
-
-
-def unschedulable(c: Cluster) -> None:
-    c.kube.event(f"{c.name}-worker-0", "FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
-    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient nvidia.com/gpu"}
-    c.pod(phase="Pending", conditions=[scheduled])
-
-
-def gated(c: Cluster) -> None:
-    c.pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}])
-
-
-def pause(c: Cluster) -> None:
-    """Longer than any patience that a scenario shortens."""
-    threading.Event().wait(0.6)
-
-
-def up(c: Cluster) -> None:
-    c.pod()
-    c.status()
-
-
-def edit(c: Cluster) -> None:
-    c.kube.change(PLURAL, c.name, lambda o: o["spec"]["predictor"]["model"].update(storageUri="s3://b/inputs/other"))
-
-
-def remade(c: Cluster) -> None:
-    body = c.kube.created[0]
-    c.kube.remove(PLURAL, c.name)
-    c.kube.put(PLURAL, body)
-
-
-def dies(c: Cluster) -> None:
-    c.slow()
-    c.stub.stop()
-    c.kube.say(f"{c.name}-worker-0", "CUDA error: device-side assert triggered")
-    how = {"exitCode": 137, "reason": "OOMKilled"}
-    c.pod(False, state={"terminated": how})
-
-
-def starts_late(c: Cluster) -> None:
-    c.stub.stop()
-    up(c)
-    until_seen(c)
-    c.stub.start()
-
-
-def kill(number: int) -> Play:
-    return lambda c: os.kill(os.getpid(), number)
-
-
-def left_behind(kube: KubeServer, body: dict[str, Any], **changed: Any) -> None:
-    """What an earlier try of the same step has left: it failed, so it is in the way."""
-    kube.put(PLURAL, {**body, **changed})
-
-
-FAILED = {"status": {"modelStatus": {"transitionStatus": "BlockedByFailedLoad"}}}
-BLOCKED = failed("BlockedByFailedLoad", "ModelLoadFailed", "ValueError: 128 heads", 1)
-IMPATIENT = QUICK._replace(unpullable=0.2, unschedulable=0.2, unnoticed=0.3)
-
-
-def other_labels(body: dict[str, Any]) -> dict[str, Any]:
-    return {**body["metadata"], "labels": {**body["metadata"]["labels"], names.RUN: "another"}}
-
-
-def other_model(body: dict[str, Any]) -> dict[str, Any]:
-    model = {**body["spec"]["predictor"]["model"], "storageUri": "s3://b/inputs/old/checkpoint"}
-    return {"predictor": {**body["spec"]["predictor"], "model": model}}
-
-
-def once(verb: str, resource: str, fault: Fault, times: int = 1) -> Callable[[str, str, str, int], Fault | None]:
-    return lambda v, r, name, seen: fault if (v, r) == (verb, resource) and seen < times else None
 
 
 SCENARIOS = {
@@ -322,7 +140,9 @@ SCENARIOS = {
         after_created(initializer_crashes), ("container storage-initializer: exit code 2", "nothing is published there")
     ),
     "image cannot be pulled": Scenario(
-        after_created(lambda c: c.pod(False, phase="Pending", waiting="ImagePullBackOff")), ("ImagePullBackOff",), times=IMPATIENT
+        after_created(lambda c: c.pod(False, phase="Pending", waiting="ImagePullBackOff")),
+        ("ImagePullBackOff",),
+        times=IMPATIENT,
     ),
     "image is pulled at the second try": Scenario(
         after_created(in_turn(lambda c: c.pod(False, phase="Pending", waiting="ErrImagePull"), until_seen, up))
@@ -335,7 +155,9 @@ SCENARIOS = {
     ),
     "a node comes": Scenario(after_created(in_turn(unschedulable, until_seen, up))),
     "waits for its quota longer than it may take to start": Scenario(
-        after_created(in_turn(gated, pause, pause, up)), engine={"start_seconds": 1}, times=QUICK._replace(unschedulable=0.2)
+        after_created(in_turn(gated, pause, pause, up)),
+        engine={"start_seconds": 1},
+        times=QUICK._replace(unschedulable=0.2),
     ),
     "fetches longer than a node may take": Scenario(
         after_created(in_turn(lambda c: c.pod(False, phase="Pending", init={"running": {}}), pause, up)),
@@ -348,10 +170,16 @@ SCENARIOS = {
         engine={"start_seconds": 1},
     ),
     "ready, but nothing listens": Scenario(
-        after_created(in_turn(lambda c: c.stub.stop(), up)), ("is ready, but cannot be asked",), EngineError, times=IMPATIENT
+        after_created(in_turn(lambda c: c.stub.stop(), up)),
+        ("is ready, but cannot be asked",),
+        EngineError,
+        times=IMPATIENT,
     ),
     "ready, but serves another model": Scenario(
-        after_created(in_turn(lambda c: c.listed("another"), up)), ("has no model", "'another'"), EngineError, times=IMPATIENT
+        after_created(in_turn(lambda c: c.listed("another"), up)),
+        ("has no model", "'another'"),
+        EngineError,
+        times=IMPATIENT,
     ),
     "listens a little later": Scenario(after_created(starts_late)),
     "dies while it is asked": Scenario(dies, ("answers no more", "OOMKilled", "device-side assert", "engine.memory"), EngineError),
@@ -406,28 +234,6 @@ SCENARIOS = {
     ),
     "its removal is refused for a while": Scenario(fault=once("delete", PLURAL, Fault(503), 3)),
 }
-
-
-def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The object that `served` would create."""
-    made: list[dict[str, Any]] = []
-
-    class Stop(Exception):
-        pass
-
-    class Built(serve.Service):
-        def start(self) -> None:
-            made.append(dict(self.body))
-            raise Stop
-
-        def discard(self) -> None:
-            pass
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kserve, "Service", Built)
-        with pytest.raises(Stop), kserve.served(run.engine, "model", run, folder, "evaluate"):
-            pass
-    return made[0]
 
 
 def ends(scenario: Scenario, act: Callable[[], None]) -> None:
