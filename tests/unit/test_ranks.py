@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from omnicore import cli, ranks
+from omnicore import ranks
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl
 from omnicore.provenance import STEP_FILE, digest_directory, read_step
 from omnicore.recipe import load_recipe
 from omnicore.run import KEY_FILE, run_step
 from omnicore.training.curves import Curve
+from tests.torchrun import agent, ended, omnicore
 from tests.unit.test_resume import die, in_a_fork
 
 SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
@@ -45,13 +45,8 @@ def inputs(data: Path) -> dict[str, dict[str, Path]]:
 
 def launched(work: Callable[[], Any], restarts: int = 0) -> int:
     """0 when it has ended well in both of two processes."""
-
-    def launch() -> None:
-        place = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "run_id": "ranks", "local_addr": "127.0.0.1"}
-        config = LaunchConfig(1, 1, 2, max_restarts=restarts, monitor_interval=0.1, start_method="fork", **place)
-        elastic_launch(config, work)()
-
-    return in_a_fork(launch)
+    place = "--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 --rdzv-id ranks".split()
+    return ended(agent([*place, "--nproc-per-node", "2", "--max-restarts", str(restarts)], work))
 
 
 def torchrun(
@@ -60,13 +55,7 @@ def torchrun(
     """0 when the command has ended well on two processes; `first` is called in each before it."""
     given = [part for value in [*SMALL, *sets] for part in ("--set", value)]
     given += [part for role, path in inputs.items() for part in ("--input", f"{role}={path}")]
-
-    def work() -> None:
-        first()
-        if status := cli.main([step, *given, "--output", str(output)]):
-            os._exit(status)
-
-    return launched(work, restarts)
+    return launched(omnicore([step, *given, "--output", str(output)], first), restarts)
 
 
 def flat(record: dict[str, Any], path: str = "") -> dict[str, float]:

@@ -1,0 +1,101 @@
+"""A training on two nodes with the environment of a job's pods, and the command that docs/train.md shows, with the real torchrun."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnicore import keeping, ranks, staging
+from omnicore.cluster.manifests import JobSpec, manifest
+from omnicore.config import LauncherConfig
+from omnicore.provenance import read_step
+from omnicore.recipe import load_recipe
+from omnicore.run import run_step
+from omnicore.training.curves import Curve
+from tests.seaweed import Seaweed, free_ports, objects, seaweed, signed_in, uri
+from tests.torchrun import agent, ended, omnicore
+
+__all__ = ["seaweed", "signed_in", "uri"]
+ROOT = Path(__file__).parents[2]
+SETS = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
+SETS += [f"sft.{change}" for change in ("steps=7", "batch=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("job") / "runs" / "prepare"
+    run_step("prepare", load_recipe("tiny", SETS), {}, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def calm(data: Path) -> dict[str, Any]:
+    """What the command of docs/train.md makes, on one node and left alone."""
+    (command,) = re.findall(r"^torchrun .*$", (ROOT / "docs" / "train.md").read_text(), re.MULTILINE)
+    sets = [part for value in SETS for part in ("--set", value)]
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run([*shlex.split(command), *sets], cwd=data.parents[1], env=env | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    return read_step(data.with_name("sft"))
+
+
+def pods(command: list[str], nodes: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a job's pods, at a rendezvous on this machine."""
+    place = LauncherConfig(kind="pytorchjob", image="r/train@sha256:0", storage="s3://b/p", nodes=nodes, gpus_per_node=0)
+    made = manifest(JobSpec(name="sft", namespace="n", labels={}, command=tuple(command), distributed=True, place=place))
+    container = made["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    env = {entry["name"]: entry["value"] for entry in container["env"] if entry["name"].startswith("PET_")}
+    assert container["command"] == ["torchrun", "--no-python", *command]
+    return container["command"], env | {"PET_RDZV_ENDPOINT": f"127.0.0.1:{free_ports(1)[0]}"}
+
+
+def die_when_kept(seaweed: Seaweed, uri: str) -> None:
+    """kill -9 of the first process of the first attempt, and its disk gone, when a checkpoint is in S3."""
+    keeping.POLL = 0.02
+    log = Curve.on_log
+
+    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+        log(self, args, state, control, **given)
+        attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+        while (ranks.rank(), state.global_step, attempt) == (0, 5, 0):
+            if any("/step-000004/published.json" in name for name in objects(seaweed, f"{uri}.unfinished")):
+                shutil.rmtree(staging.scratch(uri))
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.02)
+
+    Curve.on_log = on_log  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("signed_in")
+def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
+    data: Path, calm: dict[str, Any], seaweed: Seaweed, uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = f"{uri}/data"
+    staging.store.publish(data, given)
+    sets = [part for value in SETS for part in ("--set", value)]
+    output = f"{uri}/sft"
+    command, env = pods(["omnicore", "sft", *sets, "--input", f"data={given}", "--output", output], nodes=2)
+    work, nodes = omnicore(command[3:], lambda: die_when_kept(seaweed, output)), []
+    for number in range(2):
+        (disk := tmp_path / f"node-{number}").mkdir()
+        nodes.append(agent([], work, env | {"TMPDIR": str(disk), "OMP_NUM_THREADS": "1"}))
+    assert [ended(node) for node in nodes] == [0, 0]
+    said = capfd.readouterr()
+    assert said.err.count("step-000004: training goes on after step 4\n") == 1
+    assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, "one process says that it is done"
+    record = staging._published(output, "sft", calm["key"])
+    assert record, "whole, and of the same key"
+    assert record["digest"] == calm["digest"]
+    assert objects(seaweed, f"{output}.unfinished") == {}
+    left = [path.name for disk in tmp_path.glob("node-*") for path in disk.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert left == [], "disks are as they were"

@@ -1,0 +1,54 @@
+"""torchrun's own agent in a fork of this process, and the processes that it starts as forks of that: torch is imported here already,
+which takes each new process nine seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, get_args_parser
+
+from omnicore import cli
+
+
+def fork(work: Callable[[], Any]) -> int:
+    """The id of a process of its own that does the work."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def ended(child: int) -> int:
+    """Its status."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] = {}) -> int:  # noqa: B006
+    """`torchrun FLAGS`, whose processes do the work; the id of its process."""
+
+    def launch() -> None:
+        os.environ.update(env)
+        config, _, _ = config_from_args(get_args_parser().parse_args([*flags, "--no-python", "omnicore"]))
+        config.start_method, config.local_addr, config.monitor_interval = "fork", "127.0.0.1", 0.1
+        elastic_launch(config, work)()
+
+    return fork(launch)
+
+
+def omnicore(arguments: Sequence[str], first: Callable[[], Any] = int) -> Callable[[], None]:
+    """The command, as work of a process; `first` is called before it."""
+
+    def work() -> None:
+        first()
+        if status := cli.main(arguments):
+            os._exit(status)
+
+    return work
