@@ -1,5 +1,4 @@
-"""torchrun's own agent in a fork of this process, and the processes that it starts as forks of that: torch is imported here already,
-which takes each new process nine seconds."""
+"""torchrun's own agent in a fork of this process, and the processes that it starts as forks of that: torch is imported already."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] = {}) -> int:  # noqa: B006
+def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] = {}) -> int:
     """`torchrun FLAGS`, whose processes do the work; the id of its process."""
 
     def launch() -> None:

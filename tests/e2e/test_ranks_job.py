@@ -1,4 +1,4 @@
-"""A training on two nodes with the environment of a job's pods, and the command that docs/train.md shows, with the real torchrun."""
+"""A training on two nodes in the environment of a job, and the command of docs/train.md, with the real torchrun."""
 
 from __future__ import annotations
 
