@@ -161,6 +161,13 @@ def _submit(options: Namespace) -> str:
         raise ConfigError(f"omnicore submit needs {error.name}: pip install 'omnicore[pipelines]'") from error
     place = {name: getattr(options, name) for name in ("version", "host", "namespace", "service_account")}
     parameters = module.parse_parameters(options.param)
+    if options.request:
+        if options.pipeline or options.set or options.recipe != "tiny":
+            raise ConfigError("--request says pipeline, recipe and values itself: leave out --pipeline, --recipe and --set")
+        how = {"newest": options.newest, "again": options.again, "parameters": parameters}
+        return str(module.submit_request(options.request, options.run, **how, **place))
+    if options.newest or options.again or not (options.pipeline and options.run):
+        raise ConfigError("give --pipeline and --run, or --request; --newest and --again go with --request alone")
     return str(module.submit(options.pipeline, options.run, options.recipe, options.set, parameters, **place))
 
 
@@ -263,8 +270,16 @@ def _parser() -> ArgumentParser:
     reap.add_argument("--stale", type=float, default=900, metavar="SECONDS", help="age of a heartbeat that is none (default: 900)")
     reap.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     submit = commands.add_parser("submit", help="run a pipeline on a cluster; a name that runs, or has succeeded, is not run again")
-    submit.add_argument("--pipeline", required=True, metavar="NAME", help="omniclean, omniboost or retrain")
-    submit.add_argument("--run", required=True, metavar="NAME", help="the run's name: the same command again creates no second one")
+    submit.add_argument("--request", type=Path, metavar="FILE", help="a retrain request, as k8s/gitops/retrain/request.yaml is")
+    submit.add_argument("--newest", action="store_true", help="of a request: on the data that is published by now")
+    submit.add_argument("--again", action="store_true", help="of a request: run it anew where it failed or was cancelled")
+    submit.add_argument("--pipeline", default="", metavar="NAME", help="omniclean, omniboost or retrain")
+    submit.add_argument(
+        "--run",
+        default="",
+        metavar="NAME",
+        help="the run's name: the same command again creates no second one (default: the request's)",
+    )
     submit.add_argument("--recipe", default="tiny", help="a recipe of the pipeline's image, by name or path (default: tiny)")
     _add_set(submit)
     submit.add_argument(

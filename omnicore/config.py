@@ -82,9 +82,13 @@ class TrainingSource(Config):
     """Rows from outside to train on; the formats are described in sources.py."""
 
     format: Literal["queries", "hub", "r1"]
-    path: str = Field(description="file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1")
+    path: str = Field(
+        description="file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1, or an s3:// address"
+    )
     revision: str = Field(
-        "", pattern=r"^([0-9a-f]{40})?$", description="commit of the hub's data set, 40 hex digits: a branch moves"
+        "",
+        pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$",
+        description="commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64: names alone move",
     )
     files: str = Field("", description="pattern of the files with rows under `path`, as in data/train-*.parquet; none for one file")
     stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")

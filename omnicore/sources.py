@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from omnicore import store
 from omnicore.answers import judge
 from omnicore.benchmarks.base import (
     Entry,
@@ -50,7 +51,7 @@ from omnicore.benchmarks.base import (
 )
 from omnicore.benchmarks.hub import fetch
 from omnicore.config import Profile, TrainingSource
-from omnicore.errors import ConfigError
+from omnicore.errors import ConfigError, DataError
 from omnicore.schema import AnswerKind, Media, Outcome, Query
 
 R1_KINDS = {
@@ -70,8 +71,8 @@ _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?")
 def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
     """The files of a source: a local file or folder, or what is downloaded from the hub at its revision.
 
-    Raises ConfigError when there is no such place, a data set of the hub is not pinned, or no file is where `files` says; DataError
-    when the hub cannot be reached.
+    Raises ConfigError when there is no such place, what lies elsewhere is not pinned, or no file is where `files` says; DataError
+    when the hub cannot be reached, or something else is published in S3 by now; and what `store.fetch` raises.
     """
     where = f"prepare.training.{name}"
     local = Path(config.path)
@@ -90,7 +91,10 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
         cluster="",
         answer_kinds=tuple(AnswerKind),
     )
-    if config.revision:
+    if store.is_s3(config.path):
+        local = scratch / "published" / name
+        _bring(where, config, local)
+    elif config.revision:
         local, _ = fetch(entry, "hub", otherwise="a local copy as `path`, without `revision`")
     elif not local.is_dir():
         raise ConfigError(
@@ -100,6 +104,18 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
     if next(local.glob(files), None) is None:
         raise ConfigError(f"{where}: no {files} in {local}")
     return Source(entry, local, scratch)
+
+
+def _bring(where: str, config: TrainingSource, directory: Path) -> None:
+    if not config.revision:
+        raise ConfigError(f"{where}: {config.path} needs `revision`, the 64 hex digits of `digest` in its {store.PUBLISHED}")
+    published = store.known(config.path)
+    if published.digest != config.revision:
+        raise DataError(
+            f"{where}: {config.path} holds {published.digest} by now, not {config.revision}, its revision here: name that one, or "
+            "publish the other again"
+        )
+    store.fetch(config.path, directory, published)
 
 
 def rows(config: TrainingSource, source: Source, profile: Profile) -> tuple[list[Query], list[Problem], int]:

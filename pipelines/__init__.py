@@ -24,10 +24,11 @@ class Need(NamedTuple):
     gpus: int
     hours: int
     retries: int
+    bucket: bool = False  # a light step that reads S3 itself, as a heavy one does
 
 
 NEEDS = {
-    "prepare": Need("2", "8Gi", 0, hours=12, retries=3),  # downloads
+    "prepare": Need("2", "8Gi", 0, hours=12, retries=3, bucket=True),  # downloads
     "probe": Need("8", "64Gi", 1, hours=48, retries=2),
     "clean": Need("1", "4Gi", 0, hours=2, retries=2),
     "evaluate": Need("8", "64Gi", 1, hours=48, retries=2),
@@ -47,6 +48,7 @@ def place(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
     if need.gpus:
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(need.gpus)
         task.set_env_variable("OMNI_TRAIN_IMAGE", TRAIN)
+    if need.gpus or need.bucket:
         for use, names in (
             (kubernetes.use_secret_as_env, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
             (kubernetes.use_config_map_as_env, ("OMNI_S3_ENDPOINT", "AWS_REGION")),

@@ -1,4 +1,5 @@
-"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and PipelineVersion.
+"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and PipelineVersion. And what Argo CD
+applies of the retrain request, `k8s/gitops/retrain/rendered/`.
 
 `python -m pipelines.compile` writes, `--check` only compares: it names the files that are not current and exits 1.
 """
@@ -12,12 +13,16 @@ from pathlib import Path
 from kfp.compiler import Compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
+from omnicore.errors import OmniError
+from omnicore.journal import replacing
+from pipelines import request
 from pipelines.omniboost import omniboost
 from pipelines.omniclean import omniclean
 from pipelines.retrain import retrain
 
 PIPELINES = {"omniclean": omniclean, "omniboost": omniboost, "retrain": retrain}
 COMPILED = Path(__file__).parent / "compiled"
+RENDERED = request.FILE.parent / "rendered"
 
 
 def compiled(directory: Path) -> list[Path]:
@@ -43,17 +48,25 @@ def main() -> int:
         "--output", type=Path, default=COMPILED, metavar="DIR", help="as in build/pipelines, for one build's images"
     )
     options = parser.parse_args()
-    check, target_directory = options.check, options.output
-    target_directory.mkdir(parents=True, exist_ok=True)
+    check, output = options.check, options.output
+    output.mkdir(parents=True, exist_ok=True)
     stale = 0
-    with tempfile.TemporaryDirectory(dir=None if check else target_directory) as directory:
-        for file in compiled(Path(directory)):
-            target = target_directory / file.name
-            if not check:
-                file.replace(target)
-            elif not target.is_file() or target.read_bytes() != file.read_bytes():
-                print(f"{target} is not current: run `python -m pipelines.compile` and commit it", file=sys.stderr)
-                stale += 1
+    with tempfile.TemporaryDirectory(dir=None if check else output) as directory:
+        made = {output / file.name: file.read_bytes() for file in compiled(Path(directory))}
+        place = RENDERED if output == COMPILED else output / "retrain"
+        try:
+            texts = request.rendered(request.read(request.FILE), Path(directory) / f"{request.PIPELINE}.k8s.yaml")
+        except OmniError as error:
+            print(f"pipelines.compile: {error}", file=sys.stderr)
+            return 2
+    for target, content in {**made, **{place / name: text.encode() for name, text in texts.items()}}.items():
+        if not check:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as file:
+                file.write(content)
+        elif not target.is_file() or target.read_bytes() != content:
+            print(f"{target} is not current: run `python -m pipelines.compile` and commit it", file=sys.stderr)
+            stale += 1
     return 1 if stale else 0
 
 

@@ -26,6 +26,9 @@ from urllib3.exceptions import HTTPError
 
 from omnicore.errors import ClusterError, ConfigError
 from omnicore.recipe import load_recipe, recipe_names
+from omnicore.store import FOLDER
+from pipelines.request import IMAGE, PIPELINE
+from pipelines.request import read as read_request
 
 T = TypeVar("T")
 IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
@@ -46,8 +49,10 @@ def submit(
     host: str = "",
     namespace: str = "",
     service_account: str = "omnicore-runner",
+    again: bool = True,
 ) -> str:
-    """Creates the run, or finds the one of this name that is alive or has succeeded; returns a line with its address.
+    """Creates the run, or finds the one of this name that is alive or has succeeded; returns a line with its address. Without
+    `again` one that failed or was cancelled is found as well.
 
     `version` is the name of a PipelineVersion (the newest one by default), `namespace` that of a profile where KFP serves many
     users. Raises ConfigError for what the caller can mend (recipe, parameter, pipeline, host, rights), ClusterError when the
@@ -55,7 +60,7 @@ def submit(
     """
     if recipe in recipe_names():
         # A wrong field is told before anything starts; the image of jobs is the pipeline's own.
-        load_recipe(recipe, ["launcher.image=of-the-pipeline", *overrides])
+        load_recipe(recipe, [IMAGE, *overrides])
     kfp = Server(host, namespace)
     found = kfp.pipeline(pipeline)
     chosen = kfp.version(found, version)
@@ -72,13 +77,13 @@ def submit(
         runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
         service_account=service_account,
     )
-    held, created = _once(kfp, body, pipeline)
+    held, created = _once(kfp, body, pipeline, again)
     if not created:
         return _told(kfp, held, found)
     return f"run {run} of {chosen.display_name} is created: {kfp.link(held)}"
 
 
-def _once(kfp: Server, body: api.V2beta1Run, experiment: str) -> tuple[api.V2beta1Run, bool]:
+def _once(kfp: Server, body: api.V2beta1Run, experiment: str, again: bool) -> tuple[api.V2beta1Run, bool]:
     """The one run of this name that is alive or has succeeded, and whether this process has created it."""
     name, mine = body.display_name, ""
     for pause in (0.0, *PAUSES):
@@ -89,6 +94,8 @@ def _once(kfp: Server, body: api.V2beta1Run, experiment: str) -> tuple[api.V2bet
             if ended.state not in BY_HAND:  # it has failed already: that is no reason to create another
                 return ended, True
             mine = ""
+        if not alive and not again and (ended := kfp.named(name)):
+            return ended[0], False
         if not alive:
             body.experiment_id = body.experiment_id or kfp.experiment(experiment)
             try:
@@ -247,11 +254,29 @@ def _check(pipeline: str, version: api.V2beta1PipelineVersion, arguments: Mappin
         )
 
 
+def submit_request(file: Path, run: str, *, newest: bool, parameters: Mapping[str, Any], again: bool, **place: str) -> str:
+    """The run of a retrain request, named by what it says where `run` names none; `newest`: on what is published by now.
+
+    Raises what `submit`, `request.read` and `Request.newest` raise.
+    """
+    asked = read_request(file)
+    asked = asked.newest() if newest else asked
+    given = {**asked.parameters(), **parameters}
+    champion = str(given.get("champion") or "")
+    if not champion or f"/{'0' * FOLDER}" in champion:
+        raise ConfigError("no champion to beat: name the first in k8s/overlays/prod/champion.yaml, and give --param champion=URI")
+    # The cluster names the folder of its weights, the pipeline wants the result around it.
+    given["champion"] = champion.rstrip("/").removesuffix("/checkpoint")
+    told = submit(PIPELINE, run or asked.run, asked.recipe, asked.changes(), given, again=again, **place)
+    return f"{told}\nreason: {asked.reason}"
+
+
 def _told(kfp: Server, held: api.V2beta1Run, pipeline: api.V2beta1Pipeline) -> str:
     reference = held.pipeline_version_reference
     if reference and reference.pipeline_id and reference.pipeline_id != pipeline.pipeline_id:
         raise ConfigError(f"run {held.display_name} is of another pipeline: {kfp.link(held)}; give --run another name")
-    return f"run {held.display_name} is there already ({(held.state or 'pending').lower()}): {kfp.link(held)}"
+    more = "; --again runs it anew" if held.state in OVER else ""
+    return f"run {held.display_name} is there already ({(held.state or 'pending').lower()}{more}): {kfp.link(held)}"
 
 
 def _said(error: api.ApiException) -> str:

@@ -281,7 +281,7 @@ def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
     text = (compiling.COMPILED / f"{name}.yaml").read_text()
     assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == {"omnicore-s3"}
     for executor, told in platform(name).items():
-        assert ("secretAsEnv" in told) == (step_of(executor) in HEAVY)
+        assert ("secretAsEnv" in told) == (step_of(executor) in {*HEAVY, "prepare"})
         assert all(entry["optional"] for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", [])))
 
 

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -257,17 +258,17 @@ def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(signed_i
     assert (tmp_path / "runs" / "model" / "checkpoint" / "config.json").read_text() == "{}"
 
 
-def test_the_champions_patch_names_the_checkpoint_everywhere(tmp_path: Path) -> None:
+def test_one_file_names_the_champions_checkpoint_everywhere(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     filled = (
         text.replace("ADDRESS", "s3://b/results/x")
         .replace("DIGEST", '"' + "1" * 64 + '"')
         .replace("URI", "s3://b/results/x/1/checkpoint")
     )
-    (tmp_path / "kustomization.yaml").write_text(
-        filled.replace("../prod", os.path.relpath(ROOT / "k8s" / "overlays" / "prod", tmp_path))
-    )
-    done = subprocess.run([kubectl(), "kustomize", str(tmp_path)], capture_output=True, text=True, check=False)
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    named = tmp_path / "k8s" / "overlays" / "prod" / "champion.yaml"
+    named.write_text(named.read_text().partition("\ndata:\n")[0] + "\n" + filled)
+    done = subprocess.run([kubectl(), "kustomize", str(named.parent)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (champion,) = [o for o in yaml.safe_load_all(done.stdout) if o["kind"] == "InferenceService"]
     predictor = champion["spec"]["predictor"]

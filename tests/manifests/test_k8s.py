@@ -54,7 +54,12 @@ MORE = {
         RUNTIME,
         GPUS,
         {"NetworkPolicy": {"istio", "istio-gateway"}},
-        {"InferenceService": {"champion"}, "PodDisruptionBudget": {"champion"}, "PodMonitor": {"champion"}},
+        {
+            "InferenceService": {"champion"},
+            "PodDisruptionBudget": {"champion"},
+            "PodMonitor": {"champion"},
+            "ConfigMap": {"champion"},
+        },
     ],
 }
 
