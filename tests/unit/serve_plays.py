@@ -24,7 +24,6 @@ from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media
 from tests.kube_server import Fault, KubeServer, Log
-from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
 from tests.stub_server import Answer, Stub, guess
 
 PLURAL, SERVER = "inferenceservices", "kserve-container"
