@@ -11,7 +11,7 @@ from omnicore.cluster.manifests import JobSpec
 from omnicore.config import LauncherConfig
 from tests.kube_server import NAMESPACE, KubeServer
 
-QUICK = Times(beat=0.05, request=5, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5)
+QUICK = Times(beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5)
 RUN, KEY = "omniboost-x7", "k" * 64
 
 

@@ -28,7 +28,7 @@ from tests.stub_server import Answer, Stub, guess
 
 PLURAL, SERVER = "inferenceservices", "kserve-container"
 PICTURE = "picture.png"
-QUICK = Times(beat=0.05, request=5, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5, unnoticed=20)
+QUICK = Times(beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5, unnoticed=20)
 
 
 def answered(request: dict[str, Any]) -> Answer:
