@@ -26,7 +26,7 @@ BENCHMARK, VIEW, KIND, MODALITY = (*STEP, "benchmark", "view"), (*STEP, "view"),
 class Metric(NamedTuple):
     help: str
     labels: tuple[str, ...] = STEP
-    kind: Literal["gauge", "counter"] = "gauge"
+    kind: Literal["gauge", "counter", "histogram"] = "gauge"
 
 
 METRICS = {
@@ -69,6 +69,17 @@ METRICS = {
     "omni_entropy_nats": Metric("Mean entropy of the policy at a token of a rollout.", MODALITY),
     "omni_kl_nats": Metric("Mean KL divergence from the start model at a token of a rollout; with rlvr.beta alone.", MODALITY),
     "omni_logprob_gap_nats": Metric("Mean distance of log-probs between rollout engine and policy at a token.", MODALITY),
+}
+
+# Of `omnicore serve`, which is no step: Prometheus' own client holds their values, in serving/server.py.
+SERVING = {
+    "omni_serve_requests_total": Metric("Chat completions by HTTP status.", ("code",), "counter"),
+    "omni_serve_request_seconds": Metric("From a request's arrival to its last byte.", (), "histogram"),
+    "omni_serve_tokens_total": Metric("Tokens read (prompt) and written (completion).", ("kind",), "counter"),
+    "omni_serve_batch_size": Metric("Requests that were generated together.", (), "histogram"),
+    "omni_serve_taken": Metric("Requests on their way: being read, waiting, or being answered.", ()),
+    "omni_serve_waiting": Metric("Requests that wait for the model.", ()),
+    "omni_serve_canary_passed": Metric("1: the model was seen to perceive this kind of media.", ("kind",)),
 }
 
 

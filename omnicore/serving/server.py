@@ -34,6 +34,7 @@ from omnicore.provenance import model_directory
 from omnicore.recipe import Recipe
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
+from omnicore.telemetry import SERVING
 
 KINDS: frozenset[canary.Kind] = frozenset({"image", "audio"})
 Said = asyncio.Queue[Answer | Refused]
@@ -41,14 +42,18 @@ MAX_BODY = 64 << 20  # bytes: 32 frames of a video and more
 READING = 60.0  # seconds that a body may take: who sends none would hold a place for ever
 LAST = 3  # seconds for the last bytes of what is answered, once the port is closed
 
-REQUESTS = Counter("omni_serve_requests_total", "Chat completions by HTTP status.", ["code"])
-SECONDS = Histogram(
-    "omni_serve_request_seconds", "From a request's arrival to its last byte.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
-)
-TOKENS = Counter("omni_serve_tokens_total", "Tokens read (prompt) and written (completion).", ["kind"])
-BATCH = Histogram("omni_serve_batch_size", "Requests that were generated together.", buckets=(1, 2, 4, 8, 16, 32))
-WAITING = Gauge("omni_serve_waiting", "Requests in the queue.")
-CANARY = Gauge("omni_serve_canary_passed", "1: the model was seen to perceive this kind of media.", ["kind"])
+
+def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
+    return name, SERVING[name].help, SERVING[name].labels
+
+
+REQUESTS = Counter(*_named("omni_serve_requests_total"))
+SECONDS = Histogram(*_named("omni_serve_request_seconds"), buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100))
+TOKENS = Counter(*_named("omni_serve_tokens_total"))
+BATCH = Histogram(*_named("omni_serve_batch_size"), buckets=(1, 2, 4, 8, 16, 32))
+TAKEN = Gauge(*_named("omni_serve_taken"))
+WAITING = Gauge(*_named("omni_serve_waiting"))
+CANARY = Gauge(*_named("omni_serve_canary_passed"))
 
 
 class Server:
@@ -61,6 +66,7 @@ class Server:
         self.error: Exception | None = None
         self.batcher = Batcher(BATCH.observe)
         WAITING.set_function(lambda: self.batcher.waiting)
+        TAKEN.set_function(lambda: self._taken)
         self._recipe, self._created = recipe, int(time.time())
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ from omnicore.provenance import model_directory
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media, Query, View
 from omnicore.serving.server import Server
+from omnicore.telemetry import SERVING
 
 MODEL = "embedded:tiny-base"
 CLIENT = httpx.Client(timeout=60)
@@ -277,7 +279,11 @@ def test_models_liveness_and_metrics(server: str) -> None:
     assert httpx.get(server).json() == {"status": "alive"}
     chat(server, "Do 3 and 4 agree? yes no")
     chat(server, "x", model="unknown")
-    lines = dict(line.rsplit(" ", 1) for line in httpx.get(f"{server}/metrics").text.splitlines() if line.startswith("omni_serve"))
+    said = httpx.get(f"{server}/metrics").text
+    types = dict(re.findall(r"^# TYPE (omni_\w+) (\w+)$", said, re.MULTILINE))
+    assert types.items() >= {(name, metric.kind) for name, metric in SERVING.items()}
+    assert {name.removesuffix("_created") for name in types} <= {name.removesuffix("_total") for name in SERVING} | SERVING.keys()
+    lines = dict(line.rsplit(" ", 1) for line in said.splitlines() if line.startswith("omni_serve"))
     assert float(lines['omni_serve_requests_total{code="200"}']) >= 1
     assert float(lines['omni_serve_requests_total{code="404"}']) >= 1
     assert float(lines['omni_serve_tokens_total{kind="completion"}']) > 1
