@@ -1,0 +1,268 @@
+"""Training steps against TRL's own: `python -m perf.training` prints ratios on the embedded model, on this machine.
+
+  rlvr   an RLVR step on pictures alone, ours and stock GRPOTrainer's: same checkpoint, prompts, number of rollouts and optimizer.
+         `verified` pays right answers, and ours leaves groups out that teach nothing; `coin` flips one: all groups are trained on
+  sft    samples a second, ours and SFTTrainer's with a naive collator, which reads and processes the media of each batch anew, in
+         the order of a shuffle. Both lose through TRL's default, its fused head
+  media  the share of an SFT step that waits for rows once every medium has been read
+
+The two take turns, several rounds, on one thread; a figure is the median over all steps of all rounds but each run's first, and a
+ratio that of medians: above 1, ours is faster. What else runs on the machine moves the times on the wall, and is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnicore.recipe import Recipe, load_recipe
+
+PICTURES = {"picture", "picture_text"}
+
+
+class Step(NamedTuple):
+    """Seconds by the clock on the wall, and of CPU of this process, which others on the machine move less."""
+
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """The steps of a run but the first, from one log record to the next."""
+
+    def __init__(self) -> None:
+        self._at: list[Step] = []
+
+    def tick(self, *_: Any) -> None:
+        self._at.append(Step(time.perf_counter(), time.process_time()))
+
+    @property
+    def steps(self) -> list[Step]:
+        return [Step(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(self._at)]
+
+
+def ticking(clock: Clock) -> Any:
+    from transformers import TrainerCallback
+
+    class Ticking(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    return Ticking()
+
+
+class Bench:
+    """The embedded model and rows of its benchmark, prepared once below `root`."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        from omnicore.models.runtime import set_up
+        from omnicore.steps import prepare
+
+        self.recipe, self.root = recipe, root
+        set_up(recipe)
+        prepare.run(recipe, recipe.prepare, {}, root)
+
+    def start(self, name: str, types: set[str] | None, *, targets: bool) -> tuple[Any, Any, list[Any]]:
+        """A fresh model, its encoder, and rows of the given types, their media unread."""
+        from omnicore.engines.transformers import Reader
+        from omnicore.models import thinker
+        from omnicore.training.rows import read_rows
+
+        model, encoder = thinker.load(self.recipe.model)
+        rows = read_rows(self.root / name, Reader(encoder, self.recipe.profile), self.recipe.profile, targets=targets)
+        return model, encoder, [row for row in rows if types is None or row.query.type in types]
+
+    def rlvr(self, steps: int, reward: str) -> list[Step]:
+        from omnicore.config import MixtureConfig
+        from omnicore.training import rlvr
+
+        model, encoder, rows = self.start("sft.jsonl", PICTURES, targets=False)
+        control = {"verified": "none", "coin": "random_reward"}[reward]
+        config = self.recipe.rlvr.model_copy(update={"steps": steps, "control": control, "mixture": MixtureConfig()})
+        clock = Clock()
+        rlvr.train(model, encoder, rows, config, self.recipe.profile, seed=0, log=clock.tick, journal=lambda _: None)
+        return clock.steps
+
+    def stock_rlvr(self, steps: int, reward: str) -> list[Step]:
+        """As TRL's documentation has it: conversations with an image, the processor, a reward function."""
+        from datasets import Dataset
+        from transformers import PrinterCallback
+        from trl import GRPOConfig, GRPOTrainer
+
+        from omnicore.media import load_image
+        from omnicore.training.rewards import Coin
+        from omnicore.training.rewards import reward as judged
+        from omnicore.training.sft import OPTIMIZER, PLAIN
+
+        model, encoder, rows = self.start("sft.jsonl", PICTURES, targets=False)
+        config, coin, clock = self.recipe.rlvr, Coin(0), Clock()
+
+        def shown(row: Any) -> list[Any]:
+            return [load_image(self.root / part.uri) for part in row.request.parts if not isinstance(part, str)]
+
+        def paid(completions: Any, index: Sequence[int], **_: Any) -> list[Step]:
+            if reward == "coin":
+                return [coin.flip() for _ in completions]
+            texts = [completion[0]["content"] for completion in completions]
+            return [judged(text, False, rows[i].query, self.recipe.profile).worth for text, i in zip(texts, index, strict=True)]
+
+        with tempfile.TemporaryDirectory() as scratch:
+            args = GRPOConfig(
+                output_dir=scratch,
+                per_device_train_batch_size=config.prompts * config.group,
+                num_generations=config.group,
+                max_completion_length=self.recipe.profile.max_new_tokens,
+                max_steps=steps,
+                learning_rate=config.rate,
+                temperature=config.temperature,
+                loss_type=config.loss,
+                seed=0,
+                use_cpu=True,
+                generation_kwargs={"suppress_tokens": encoder.suppressed},
+                **OPTIMIZER,
+                **PLAIN,
+            )
+            trainer = GRPOTrainer(
+                model=model,
+                args=args,
+                reward_funcs=paid,
+                processing_class=encoder.processor,
+                train_dataset=Dataset.from_list(
+                    [{"prompt": conversation(row), "images": shown(row), "index": i} for i, row in enumerate(rows)]
+                ),
+                callbacks=[ticking(clock)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        return clock.steps
+
+    def sft(self, steps: int) -> tuple[list[Step], float]:
+        """Seconds of the steps, and the share of them that was waited for rows once all had been seen."""
+        from omnicore.training import sft
+
+        model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        config = self.recipe.sft.model_copy(update={"steps": steps})
+        clock, waited = Clock(), []
+
+        def log(record: dict[str, Any]) -> None:
+            clock.tick()
+            waited.append(record["data_seconds"])
+
+        sft.train(model, encoder, rows, config, seed=0, log=log)
+        epoch = -(-len(rows) // config.batch)
+        return clock.steps, sum(waited[epoch + 1 :]) / sum(step.wall for step in clock.steps[epoch:])
+
+    def naive_sft(self, steps: int) -> list[Step]:
+        """The collator of many a tutorial: files are opened and processed when their batch comes, all in the order of a shuffle."""
+        from datasets import Dataset
+        from transformers import PrinterCallback
+        from trl import SFTConfig, SFTTrainer
+
+        from omnicore.media import RATE, load_audio, load_image
+        from omnicore.training.sft import OPTIMIZER, PLAIN
+
+        model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        config, clock, tokenizer = self.recipe.sft, Clock(), encoder.tokenizer
+
+        def batch(chosen: list[dict[str, int]]) -> dict[str, Any]:
+            picked = [rows[row["index"]] for row in chosen]
+            media = [(part.kind, self.root / part.uri) for row in picked for part in row.request.parts if not isinstance(part, str)]
+            pictures = [load_image(file) for kind, file in media if kind == "image"]
+            sounds = [load_audio(file) for kind, file in media if kind == "audio"]
+            texts = [encoder.processor.apply_chat_template(conversation(row, row.query.target)) for row in picked]
+            tensors = encoder.processor(
+                text=texts, images=pictures or None, audio=sounds or None, padding=True, return_tensors="pt", sampling_rate=RATE
+            )
+            labels = tensors["input_ids"].clone()
+            for row, (ids, label) in enumerate(zip(tensors["input_ids"], labels, strict=True)):
+                label[: -len(picked[row].reply) - 1] = -100  # the template ends a turn with a newline
+                label[ids == encoder.pad_id] = -100
+            return {**tensors, "labels": labels}
+
+        with tempfile.TemporaryDirectory() as scratch:
+            args = SFTConfig(
+                output_dir=scratch,
+                per_device_train_batch_size=config.batch,
+                max_steps=steps,
+                learning_rate=config.rate,
+                seed=0,
+                use_cpu=True,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                **OPTIMIZER,
+                **PLAIN,
+            )
+            trainer = SFTTrainer(
+                model=model,
+                args=args,
+                data_collator=batch,
+                processing_class=tokenizer,
+                train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+                callbacks=[ticking(clock)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        return clock.steps
+
+
+def conversation(row: Any, reply: str | None = None) -> list[dict[str, Any]]:
+    """A row as the processor's chat template takes it."""
+    said = [{"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in row.request.parts]
+    answer = [{"role": "assistant", "content": reply}] if reply else []
+    return [{"role": "user", "content": said}, *answer]
+
+
+def compared(name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Callable[[], list[Step]]) -> str:
+    """A row of the table, after `rounds` in which the two took turns."""
+    found: tuple[list[Step], list[Step]] = ([], [])
+    for turn in range(rounds):
+        for steps, run in zip(found, (ours, theirs), strict=True):
+            steps.extend(run())
+        print(f"{name}: round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
+    mine, its = (Step(*map(statistics.median, zip(*steps, strict=True))) for steps in found)
+    told = [f"{mine.cpu * 1000:.0f} ms", f"{its.cpu * 1000:.0f} ms", f"{its.cpu / mine.cpu:.2f}", f"{its.wall / mine.wall:.2f}"]
+    return f"| {' | '.join([name, *told, str(len(found[0]))])} |"
+
+
+def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
+    """Of every comparison; `steps` of each run, of which the first is not counted."""
+    bench, shares = Bench(recipe, root), list[float]()
+    _, _, rows = bench.start("sft.jsonl", None, targets=True)
+    longer = max(steps, 2 * -(-len(rows) // recipe.sft.batch) + 2)  # more than an epoch, for the share of the media
+
+    def sft() -> list[Step]:
+        found, share = bench.sft(longer)
+        shares.append(share)
+        return found
+
+    lines = ["| step | ours, CPU | TRL, CPU | ratio of CPU | ratio of wall | steps |", "| --- | --- | --- | --- | --- | --- |"]
+    for reward in ("verified", "coin"):
+        ours, theirs = (partial(run, steps, reward) for run in (bench.rlvr, bench.stock_rlvr))
+        lines.append(compared(f"rlvr, pictures, {reward}", rounds, ours, theirs))
+    lines.append(compared(f"sft, batch {recipe.sft.batch}", rounds, sft, partial(bench.naive_sft, longer)))
+    return [*lines, "", f"waiting for rows after the first epoch: {statistics.median(shares):.1%} of a step"]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--steps", type=int, default=12, help="of each run (default: 12)")
+    options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe tiny; repeat")
+    given = options.parse_args()
+    recipe = load_recipe("tiny", ["prepare.scale=0.25", "threads=1", *given.set])
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, load average {os.getloadavg()[0]:.2f} before")
+    with tempfile.TemporaryDirectory() as name:
+        print("\n".join(table(recipe, given.rounds, given.steps, Path(name))))
+    print(f"load average {os.getloadavg()[0]:.2f} after")
+
+
+if __name__ == "__main__":
+    main()
