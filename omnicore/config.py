@@ -199,12 +199,34 @@ class MixtureConfig(Config):
         return self
 
 
+Part = Literal["language", "projectors", "audio", "vision"]
+PARTS: tuple[Part, ...] = ("language", "projectors", "audio", "vision")
+
+
+class LoraConfig(Config):
+    """Adapters on the linear layers of the parts that train, in place of their weights; merged into them at the end."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="what an adapter says is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what an adapter hears")
+    targets: tuple[str, ...] = Field((), description="ends of the layers' names, as in q_proj; none given: all but lm_head")
+
+
 class TrainingConfig(Config):
     """What both trainers take."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
     rate: float = Field(2e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(5, ge=0, description="steps until the rate is reached")
+    parts: tuple[Part, ...] = Field(
+        PARTS, min_length=1, description="what trains; projectors lead from each tower to the language model"
+    )
+    lora: LoraConfig | None = Field(None, description="adapters in place of all weights of these parts; null: all weights")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic; what trains is kept in float32")
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = Field(
+        False, description="compute a layer's activations again for the backward pass: less memory"
+    )
     mixture: MixtureConfig = MixtureConfig()
     max_tokens: int = Field(0, ge=0, description="of a row, media and reply included; 0: what the model's context holds")
     max_too_long: float = Field(
@@ -214,6 +236,12 @@ class TrainingConfig(Config):
         0, ge=0, description="steps from one checkpoint to the next, from which a killed run goes on; 0: none"
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept while a run is under way")
+
+    @model_validator(mode="after")
+    def _flash_attention_is_of_half_precision(self) -> Self:
+        if self.attention == "flash_attention_2" and self.precision != "bfloat16":
+            raise ValueError("attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or attention=sdpa")
+        return self
 
 
 class SftConfig(TrainingConfig):

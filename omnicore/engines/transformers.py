@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -72,12 +73,13 @@ class TransformersEngine:
     """Generates with a checkpoint directory or an embedded model. Raises CheckpointError when it cannot be loaded.
 
     With `workers` above 1, batches go to as many forks of this process, of one thread each: on two cores nearly twice as
-    fast, where two threads on matrices this small gain little. torch must not have started threads before.
+    fast, where two threads on matrices this small gain little. torch must not have started threads before. `loading` is what
+    `thinker.load` takes.
     """
 
-    def __init__(self, model: str | Path, profile: Profile, workers: int = 1) -> None:
+    def __init__(self, model: str | Path, profile: Profile, workers: int = 1, **loading: Any) -> None:
         self.name = str(model)
-        self.model, self.encoder = thinker.load(model)
+        self.model, self.encoder = thinker.load(model, **loading)
         self.reader = Reader(self.encoder, profile)
         self._workers = workers
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.utils import is_flash_attn_2_available
 
-from omnicore.errors import CheckpointError
+from omnicore.errors import CheckpointError, ConfigError
 from omnicore.models import files
 from omnicore.models.processor import Encoder, load_processor
 
@@ -50,12 +51,16 @@ def resolve(model: str | Path) -> Path:
     return directory
 
 
-def load(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Encoder]:
-    """A thinker and its encoder from a directory or `embedded:NAME`. Raises CheckpointError."""
+def load(model: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> tuple[Any, Encoder]:
+    """A thinker and its encoder from a directory or `embedded:NAME`. Raises CheckpointError, and ConfigError where the package of
+    an attention is missing."""
     directory = resolve(model)
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():  # transformers would ask the hub for a kernel
+        raise ConfigError("attention=flash_attention_2 needs a GPU and its package: pip install flash-attn, or set attention=sdpa")
     loaded, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         directory,
         dtype=dtype,
+        attn_implementation=attention,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -74,17 +79,23 @@ def load(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, En
     return loaded.eval(), encoder
 
 
-def save(model: Any, encoder: Encoder, directory: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Writes a checkpoint, in bf16 where no other is asked for. That the directory appears whole or not at all is the caller's care
-    (`run_step`)."""
+def save(
+    model: Any,
+    encoder: Encoder,
+    directory: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a checkpoint, in bf16 where no other is asked for, of the model's own weights or those that are given, by the names
+    that they have in memory. That the directory appears whole or not at all is the caller's care (`run_step`)."""
     directory.mkdir(parents=True, exist_ok=True)
     # Through save_pretrained, since transformers renames weights in memory: state_dict() has other keys than a checkpoint.
-    model.save_pretrained(directory, max_shard_size=SHARD)
+    model.save_pretrained(directory, max_shard_size=SHARD, state_dict=weights)
     total = 0
     for shard in sorted(directory.glob("*.safetensors")):
-        weights = {PREFIX + k.removeprefix(PREFIX): v.to(dtype).contiguous() for k, v in load_file(shard).items()}
-        total += sum(weight.nbytes for weight in weights.values())
-        save_file(weights, shard, metadata={"format": "pt"})
+        held = {PREFIX + k.removeprefix(PREFIX): v.to(dtype).contiguous() for k, v in load_file(shard).items()}
+        total += sum(weight.nbytes for weight in held.values())
+        save_file(held, shard, metadata={"format": "pt"})
         shard.chmod(0o644)  # safetensors writes 0600, which another user of an image could not read
     index = directory / files.INDEX
     if index.exists():
@@ -96,6 +107,10 @@ def save(model: Any, encoder: Encoder, directory: Path, dtype: torch.dtype = tor
     for name in _INDEX_NAMES:
         thinker[f"{name}_id"] = thinker[f"{name}_index"]
     thinker["dtype"] = str(dtype).removeprefix("torch.")
+    for part in ("text_config", "audio_config", "vision_config"):
+        thinker[part].pop(
+            "dtype", None
+        )  # that of the model in memory, which AutoModel would let win over the one that is asked for
     config = {
         "architectures": ["Qwen2_5OmniModel"],
         "model_type": "qwen2_5_omni",

@@ -19,12 +19,12 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import rlvr
+    from omnicore.training import parts, rlvr
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import fitting, read_rows
 
     set_up(recipe)
-    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile)
+    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile, **parts.loading(config))
     model, encoder = engine.model, engine.encoder
     view = {"muted_audio": View.visual_only, "text_only": View.text_only}.get(config.control, View.omni)
     found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view)

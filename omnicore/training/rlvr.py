@@ -34,7 +34,7 @@ from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
 from omnicore.models.processor import Encoder, Features, media_tensors
-from omnicore.training import startup
+from omnicore.training import parts, startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve, GradientCheck, Log
 from omnicore.training.groups import Book, Group, Rollout, collect, further
@@ -80,7 +80,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         self._scored: Any = None  # log-probs and entropies of the last forward pass
         # TRL would build the reference from the name of the model's directory, by a class that is not the thinker's.
         # It is the start model, also where the training goes on from a checkpoint; under LoRA, the model without its adapter.
-        reference = copy.deepcopy(model) if config.beta and not hasattr(model, "peft_config") else None
+        reference = copy.deepcopy(model) if config.beta and not kwargs.get("peft_config") else None
         super().__init__(model, self._rewards, args, processing_class=encoder.tokenizer, **kwargs)
         self.beta = config.beta
         if reference is not None:
@@ -289,7 +289,7 @@ def train(
             shuffle_dataset=False,  # the mixture has its own order
             use_cpu=not torch.cuda.is_available(),
             **OPTIMIZER,
-            **PLAIN,
+            **{**PLAIN, **parts.arguments(config)},
         )
         trainer = OmniGRPOTrainer(
             model,
@@ -301,10 +301,11 @@ def train(
             engine=_engine(encoder, config, profile, Path(scratch)),
             journal=journal,
             checkpoints=checkpoints,
+            peft_config=parts.adapter(model, config),
             # What TRL takes for the prompt is never shown: the rows hold the prompts.
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]),
         )
-        check = GradientCheck(_training_towers(model, rows))
+        check = GradientCheck(_training_towers(trainer.model, rows))
         trainer.add_callback(check)
         trainer.states |= {"gradients": check, **({"coin": trainer.coin} if trainer.coin else {})}
         trainer.remove_callback(PrinterCallback)
@@ -313,6 +314,7 @@ def train(
         # After the weights were handed over: an engine that cannot take them is found here.
         gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
+        parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}
 
 

@@ -17,6 +17,7 @@ from trl import SFTTrainer
 from omnicore import ranks
 from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
+from omnicore.training import parts
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve
 from omnicore.training.mixture import Mixture, Order
@@ -107,7 +108,7 @@ def train(
             use_cpu=not torch.cuda.is_available(),
             dataset_kwargs={"skip_prepare_dataset": True},
             **OPTIMIZER,
-            **{**PLAIN, "dataloader_num_workers": config.workers},
+            **{**PLAIN, **parts.arguments(config), "dataloader_num_workers": config.workers},
         )
         trainer = OmniSFTTrainer(
             model=model,
@@ -118,6 +119,7 @@ def train(
             train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
             processing_class=encoder.tokenizer,
             data_collator=batch,
+            peft_config=parts.adapter(model, config),
         )
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
@@ -131,4 +133,5 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.go_on()
+        parts.merge(trainer.model)
     return mixture.epochs()

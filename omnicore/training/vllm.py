@@ -24,6 +24,7 @@ from omnicore.errors import EngineError
 from omnicore.models import thinker
 from omnicore.models.generate import WHOLE, Part
 from omnicore.models.processor import Encoder
+from omnicore.training.parts import whole
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import Row
 
@@ -67,7 +68,8 @@ class VllmRollouts:
         if not ranks.first():
             return  # the first process does it for all
         shutil.rmtree(self._weights, ignore_errors=True)
-        thinker.save(model, self._encoder, self._weights, dtype=model.dtype)
+        plain, weights = whole(model)
+        thinker.save(plain, self._encoder, self._weights, dtype=model.dtype, weights=weights)
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(self._weights.resolve())}}
         self._do("collective_rpc", reload)
         # What was computed with the weights before: without these, the next prompts are read by two models.

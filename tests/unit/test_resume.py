@@ -108,6 +108,9 @@ def inputs(data: Path) -> dict[str, dict[str, Path]]:
         ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
         ("rlvr", ["rlvr.control=random_reward"], lambda: dies_after(7), [4, 6], 0, 6),
         ("rlvr", ["rlvr.beta=0.5"], lambda: dies_after(5), [2, 4], 0, 4),
+        ("sft", ["sft.parts=[audio, projectors]"], lambda: dies_after(7), [4, 6], 0, 6),
+        ("sft", ["sft.lora={rank: 4, dropout: 0.1}"], lambda: dies_after(5), [2, 4], 0, 4),
+        ("rlvr", ["rlvr.beta=0.5", "rlvr.lora={rank: 4}"], lambda: dies_after(5), [2, 4], 0, 4),
     ],
     ids=[
         "sft",
@@ -115,6 +118,9 @@ def inputs(data: Path) -> dict[str, dict[str, Path]]:
         "rlvr whose newest checkpoint is cut off",
         "rlvr on random reward",
         "rlvr with a reference",
+        "sft of what hears",
+        "sft of adapters",
+        "rlvr of adapters with a reference",
     ],
 )
 def test_killed_and_given_again_is_as_if_left_alone(
