@@ -74,7 +74,7 @@ lock: $(VENV)/.dev-ready  ## what the images install, pinned with hashes, into i
 	printf '%s\n' hatchling setuptools wheel | $(LOCK) --allow-unsafe --output-file images/build.lock -
 	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --output-file images/core.lock pyproject.toml
 	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --extra train --extra gpu --unsafe-package torch \
-		--output-file images/train.lock pyproject.toml images/train.in
+		--output-file images/train.lock pyproject.toml
 
 deploy: $(VENV)/.run-ready  ## build, push and deploy to the current cluster with skaffold: PROFILE=prod,gpu ARGS="--default-repo=..."
 	skaffold build --profile $(PROFILE) --file-output build/images.json $(ARGS)
