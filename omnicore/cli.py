@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit", "trace")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -111,6 +111,10 @@ def _run(arguments: Sequence[str]) -> int:
         _compare(options)
     elif options.command == "serve":
         _serve(options)
+    elif options.command == "trace":
+        from omnicore.trace import trace
+
+        trace(options.wanted, options.root)
     elif options.command == "reap":
         _reap(options)
     elif options.command == "submit":
@@ -300,6 +304,9 @@ def _parser() -> ArgumentParser:
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")
     compare.add_argument("--manifest", type=Path, metavar="DIR", help="output of clean that decides what is clean for both")
     compare.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, too")
+    traced = commands.add_parser("trace", help="from a score or a file back to weights, data, prompts and code")
+    traced.add_argument("wanted", metavar="NUMBER-or-FILE", help="a figure as it is shown, as in 89.1 or 0.891, or any file")
+    traced.add_argument("--in", dest="root", type=Path, required=True, metavar="DIR", help="where the outputs of the steps lie")
     _add_manifest(commands.add_parser("manifest", help="show, compare, import and export manifests"))
     commands.add_parser("recipes", help="list the shipped recipes")
     recipe = commands.add_parser("recipe", help="show a recipe with all its values")

@@ -51,6 +51,7 @@ class Work(NamedTuple):
     config: BaseModel
     inputs: dict[str, Path]
     digests: dict[str, str]
+    keys: dict[str, str]
     models: dict[str, str]
     key: str
 
@@ -110,7 +111,7 @@ def tell(record: Mapping[str, Any], *, found: bool) -> None:
 
 def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate:
     """What a step that asks a model would ask, in requests, tokens and hours; nothing is written. Raises as `run_step` does."""
-    _input_digests(step, inputs)
+    _input_records(step, inputs)
     _, asked = import_module(f"omnicore.steps.{step}").asking(recipe, getattr(recipe, section or step), inputs)
     found: Estimate = asked.cost(recipe)
     return found
@@ -123,7 +124,8 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
     if SECTION_STEP.get(section, section) != step:
         fitting = [step, *(name for name, of in SECTION_STEP.items() if of == step)]
         raise ConfigError(f"section {section!r} does not configure step {step}; use {' or '.join(fitting)}")
-    digests = _input_digests(step, inputs)
+    records = _input_records(step, inputs)
+    digests, keys = ({role: str(record[field]) for role, record in records.items()} for field in ("digest", "key"))
     for role, path in inputs.items():
         if output == path or output in path.parents or path in output.parents:
             raise ConfigError(f"output {output} and input {role} {path} lie in one another; give the output its own directory")
@@ -148,7 +150,7 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             "code": code_digest(),
         }
     )
-    return Work(step, section, recipe, config, inputs, digests, models, key)
+    return Work(step, section, recipe, config, inputs, digests, keys, models, key)
 
 
 def _contents(model: str) -> str:
@@ -167,7 +169,8 @@ def _listing(root: Path) -> str:
     return digest([[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files])
 
 
-def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
+def _input_records(step: str, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """What `step.json` says of each input. Raises ConfigError for a role or a step's output that this step does not take."""
     info = STEPS[step]
     roles = {**info.required, **info.optional}
     wrong = [f"no input {role!r}" for role in inputs if role not in roles]
@@ -175,15 +178,15 @@ def _input_digests(step: str, inputs: Mapping[str, Path]) -> dict[str, str]:
     if wrong:
         takes = [f"{role} (from {' or '.join(of)}{', optional' if role in info.optional else ''})" for role, of in roles.items()]
         raise ConfigError(f"step {step}: {'; '.join(wrong)}. It takes {', '.join(takes) or 'no inputs'}")
-    digests = {}
+    records = {}
     for role, path in sorted(inputs.items()):
         record = read_step(path)
         if record["step"] not in roles[role]:
             raise ConfigError(
                 f"step {step}: input {role!r} is {record['step']}'s {path}; it must come from {' or '.join(roles[role])}"
             )
-        digests[role] = record["digest"]
-    return digests
+        records[role] = record
+    return records
 
 
 def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
@@ -229,6 +232,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         "profile_hash": profile_hash(work.recipe.profile),
         "seed": work.recipe.seed,
         "inputs": work.digests,
+        "input_keys": work.keys,
         "models": work.models,
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,28 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
     assert final.base.name == "embedded:tiny-base"
     assert {parent.digest for parent in final.parents} | {final.data.digest} < set(digests(directory).values())
     assert (cards["sft_distilled"] / "README.md").read_text() == card.render(final)
+
+
+def test_a_score_of_the_report_is_traced_as_the_guide_says(first, tmp_path):
+    directory, _ = first
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(directory)
+    commands = re.findall(r"^\.venv/bin/omnicore trace (.*)$", (ROOT / "docs" / "provenance.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    shown = json.loads((directory / "report.json").read_text())["stages"]["distilled"]["clean"]["macro"]["value"]
+    said = []
+    for command in commands:
+        line = [sys.executable, "-m", "omnicore", "trace", *command.replace("89.1", f"{100 * shown:.6f}").split()]
+        result = subprocess.run(
+            line, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert result.returncode == 0, result.stderr
+        said.append(result.stdout)
+    head, _ = said[0].split("\n\n")  # stages that learn nothing may have the same score: then there is no tree
+    assert re.search(r"^evaluate of \w+ .*scores\.json  clean\.macro", head, re.MULTILINE)
+    assert re.search(r"^copied to report .*report\.json  stages\.distilled\.clean\.macro", head, re.MULTILINE)
+    assert said[1].count("weights checkpoint/model.safetensors") == 3
+    assert set(re.findall(r"digest ([0-9a-f]{64})", said[1])) >= set(digests(directory).values())
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path):

@@ -110,6 +110,7 @@ def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
     assert record["recipe_hash"] == tiny.identity
     assert record["profile_hash"] == profile_hash(tiny.profile)
     assert (record["recipe"], record["profile"], record["models"]) == ("tiny", tiny.profile.model_dump(mode="json"), {})
+    assert record["input_keys"] == {}
     assert record["code"] == {"digest": code_digest(), "revision": revision()}
     assert record["digest"] == digest_directory(tmp_path / "out")
     metrics = (tmp_path / "out" / "metrics.prom").read_text()
