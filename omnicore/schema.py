@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -119,8 +120,8 @@ class Query(Record):
                 raise ValueError(f"answer {outside[0]!r} is not among the options {list(self.options)}")
         elif self.options:
             raise ValueError(f"a {self.answer_kind} has no options, and these are given: {list(self.options)}")
-        if self.answer_kind is AnswerKind.number:
-            float(self.answer)
+        if self.answer_kind is AnswerKind.number and not isfinite(float(self.answer)):
+            raise ValueError(f"answer {self.answer!r} is no number that a reply could name")
         return self
 
     @model_validator(mode="after")

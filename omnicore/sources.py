@@ -10,7 +10,8 @@ Three formats:
            3c931e6):
              problem       the question
              problem_type  multiple choice, emer_ov_mc (several letters), judge (yes or no), numerical, regression, counting, OCR,
-                           free-form
+                           free-form, temporal retrieval (EchoInk's: `problem` is what happens in the video, `duration` the video's,
+                           the answer all spans of it in seconds, "[12.0, 19.0]; [24.0, 29.0]"; rows with several are left out)
              options       texts with or without labels ("A. ..", "A) ..")
              solution      "<answer>B</answer>", with the thinking before it in sets for supervised training, or the thinking in
                            `process`
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omnicore import store
-from omnicore.answers import judge
+from omnicore.answers import judge, overlap
 from omnicore.benchmarks.base import (
     Entry,
     Excluded,
@@ -63,6 +64,7 @@ R1_KINDS = {
     "counting": AnswerKind.number,
     "OCR": AnswerKind.text,
     "free-form": AnswerKind.text,
+    "temporal retrieval": AnswerKind.interval,
 }
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?")
@@ -191,13 +193,16 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
         options = labelled([option.strip() for option in listed("options", item["options"])])[1]
+    question = item["problem"]
+    if kind is AnswerKind.interval:
+        question, answer = _when(question, item.get("duration")), _span(answer)
     answers = solved(kind, answer.rstrip(".") if kind is AnswerKind.choice else answer, options)
     media = _r1_media(source, item, config)
     return Query(
         benchmark=source.entry.name,
         id=str(item["problem_id"] if "problem_id" in item else source.number("rows")),
         type=item["problem_type"],
-        question=item["problem"],
+        question=question,
         options=tuple(options),
         answer=answers[0],
         also=tuple(answers[1:]),
@@ -207,6 +212,26 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
         native={"data_source": str(item.get("data_source") or "")},
         target="\n".join(filter(None, [item.get("process"), item["solution"]])),
     )
+
+
+def _when(event: str, duration: float | None) -> str:
+    """A question after an event, which the row only names."""
+    lasts = f" The video lasts {duration:.2f} seconds." if duration else ""
+    return f'During which span of time does this happen: "{event}"?{lasts} Give its start and end in seconds, as [start, end].'
+
+
+def _span(answer: str) -> str:
+    """The one span of an answer as `Query.answer` holds it, to the millisecond. Raises Excluded for several, Refused for none."""
+    spans = answer.split(";")
+    if len(spans) > 1:
+        raise Excluded("solution", f"holds {len(spans)} spans of time, and an answer is judged here by one")
+    try:
+        start, end = listed("solution", answer)
+        span = f"{round(start, 3)}-{round(end, 3)}"
+        overlap(span, span)
+    except (TypeError, ValueError) as error:
+        raise Refused("solution", f"{answer!r} is no span of time, as [12.0, 19.0] is") from error
+    return span
 
 
 def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -> tuple[Media, ...]:

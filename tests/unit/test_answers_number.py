@@ -1,6 +1,7 @@
 """Adversarial replies to questions for a number, with the number that a careful reader would record."""
 
 import pytest
+from pydantic import ValidationError
 
 from omnicore.answers import judge
 from omnicore.schema import AnswerKind, Outcome, Query
@@ -153,8 +154,14 @@ def test_the_table_is_large_enough():
         ("0.3", "0.30000000000000004", Outcome.incorrect),
         ("900719925474099.3", "900719925474099.2", Outcome.incorrect),
         ("-3", "3", Outcome.incorrect),
-        ("12", "nan", Outcome.incorrect),
     ],
 )
 def test_numbers_are_equal_exactly_or_not(reply, answer, worth):
     assert judge(reply, query(answer), "value")[1] is worth
+
+
+@pytest.mark.parametrize("answer", ["nan", "inf", "-Infinity", "1e999"])
+def test_no_reply_could_name_such_an_answer(answer):
+    """`nan` is unlike itself: every reply would be wrong."""
+    with pytest.raises(ValidationError, match="is no number that a reply could name"):
+        Query(benchmark="b", id="1", type="t", question="?", answer=answer, answer_kind=AnswerKind.number, cluster="c")

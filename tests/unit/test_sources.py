@@ -10,15 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.config import TrainingSource
+from omnicore.answers import judge
+from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError, OmniError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import locate
 from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import step_key
-from omnicore.schema import AnswerKind, Query
+from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.steps import prepare
+from omnicore.training.rewards import reward
 from tests.media_files import make_picture, make_tone, make_video, medium
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -65,6 +67,15 @@ R1: dict[str, Any] = {
     "solution": "<answer>B</answer>",
     "path": "./images/a.png",
     "data_source": "somewhere",
+}
+
+
+WHEN: dict[str, Any] = {
+    "problem_type": "temporal retrieval",
+    "problem": "a door opens",
+    "data_type": "video",
+    "path": "film.mp4",
+    "options": [],
 }
 
 
@@ -174,6 +185,29 @@ def test_a_row_of_the_r1_sets(
     assert query.target == target
 
 
+@pytest.mark.parametrize(
+    ("given", "answer", "lasts"),
+    [
+        ({"solution": "<answer>[12.0, 19.5]</answer>", "duration": 31.4159}, "12.0-19.5", " The video lasts 31.42 seconds."),
+        ({"solution": "<think>[1, 2]?</think><answer> [12, 19] </answer>"}, "12-19", ""),
+        ({"solution": "<answer>[0.33333333, 0.99999]</answer>"}, "0.333-1.0", ""),
+    ],
+)
+def test_when_something_happens_is_an_interval(
+    folder: Path, tmp_path: Path, given: dict[str, Any], answer: str, lasts: str
+) -> None:
+    (folder / "rows.json").write_text(json.dumps([{**R1, **WHEN, **given}]))
+    prepared(tmp_path / "out", {"when": {"format": "r1", "path": str(folder / "rows.json"), "stages": ["rlvr", "distill"]}})
+    for stage in ("rlvr", "distill"):
+        (query,) = found(tmp_path / "out", stage).values()
+        assert (query.answer_kind, query.answer, query.options, query.type) == ("interval", answer, (), "temporal retrieval")
+        asked = 'During which span of time does this happen: "a door opens"?'
+        assert query.question == f"{asked}{lasts} Give its start and end in seconds, as [start, end]."
+        start, end = map(float, answer.split("-"))
+        assert judge(f"<answer>[{start}, {end}]</answer>", query, "letter") == (f"{start}-{end}", Outcome.correct)
+        assert reward(f"From {start} to {(start + end) / 2} s", False, query, Profile()).worth == pytest.approx(0.5, abs=1e-3)
+
+
 def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
     (folder / "rows.jsonl").write_text(json.dumps({**R1, "data_type": "video", "path": "film.mp4"}))
     source = {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "sound": True}
@@ -193,8 +227,18 @@ def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
         ({"path": "../out.png"}, "path", "../out.png lies outside"),
         ({"data_type": "image_audio", "path": {"image": "images/a.png"}}, "path", "names no audio"),
         ({"data_type": "hologram"}, "data_type", "'hologram' is none of image, audio, video, text"),
-        ({"problem_type": "temporal retrieval"}, "problem_type", "has no answer that is judged here"),
+        ({"problem_type": "captioning"}, "problem_type", "has no answer that is judged here"),
+        ({**WHEN, "solution": "<answer>[1.0, 2.0]; [4.0, 5.0]</answer>"}, "solution", "holds 2 spans of time"),
+        ({**WHEN, "solution": "<answer>[3.0, 2.0]</answer>"}, "solution", "'[3.0, 2.0]' is no span of time, as [12.0, 19.0] is"),
+        ({**WHEN, "solution": "<answer>[-1.0, 2.0]</answer>"}, "solution", "is no span of time"),
+        ({**WHEN, "solution": "<answer>['a', 'b']</answer>"}, "solution", "is no span of time"),
+        ({**WHEN, "solution": "<answer>soon</answer>"}, "solution", "is no list"),
         ({"problem_type": "numerical", "options": [], "solution": "<answer>two to three</answer>"}, "answer", "could not convert"),
+        (
+            {"problem_type": "numerical", "options": [], "solution": "<answer>inf</answer>"},
+            "answer",
+            "no number that a reply",
+        ),
         ({"problem": ""}, "question", "at least 1 character"),
         ({"options": "dog or cat"}, "options", "is no list"),
         (
