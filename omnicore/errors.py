@@ -4,7 +4,7 @@
 without a traceback and exits 2. Everything else is a bug and keeps its traceback.
 
   ConfigError      a recipe, override or option is wrong
-  DataError        a query file, media file or manifest is missing, broken or inconsistent
+  DataError        a query file, media file or manifest is missing, broken or inconsistent; TooLongError: a medium is too long
   CheckpointError  a model directory is missing, damaged or unsafe to load
   EngineError      whoever answers could not answer (never scored as an answer)
   TrainingError    a start-up or running check of a trainer failed (no audio gradient, NaN loss)
@@ -24,6 +24,10 @@ class ConfigError(OmniError):
 
 class DataError(OmniError):
     pass
+
+
+class TooLongError(DataError):
+    """A medium is longer than the model takes; nothing else is wrong with it."""
 
 
 class CheckpointError(OmniError):

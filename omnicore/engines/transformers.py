@@ -12,9 +12,10 @@ from PIL.Image import Image
 
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling
+from omnicore.errors import TooLongError
 from omnicore.media import RATE, Video, Wave, measure, read
 from omnicore.models import thinker
-from omnicore.models.generate import generate
+from omnicore.models.generate import Generated, generate
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.processes import die_with_parent
 from omnicore.schema import Media
@@ -35,7 +36,10 @@ class Reader:
 
     def features(self, media: Media, root: Path) -> Features:
         if media not in self._features:
-            found = self._features[media] = self._process(read(media, root, self.profile))
+            try:
+                found = self._features[media] = self._process(read(media, root, self.profile))
+            except TooLongError as error:
+                raise TooLongError(f"{media.uri}: {error}") from error
             self._size += found.size
             while self._size > FEATURES and len(self._features) > 1:
                 self._size -= self._features.pop(next(iter(self._features))).size
@@ -93,17 +97,33 @@ class TransformersEngine:
             yield from ([done] for done in pool.imap_unordered(_in_fork, list(enumerate(batches))))
 
     def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
+        """A request with a sound that is too long gets a reply with an error, as a server refuses what it cannot answer."""
         torch.manual_seed(batch.seed)
-        prompts = [self.reader.prompt(r) for r in batch.requests]
-        found = generate(
-            self.model,
-            self.encoder,
-            prompts,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            logprobs=sampling.logprobs,
+        prompts = [self._prompt(request) for request in batch.requests]
+        asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+        if not asked:
+            return [prompt for prompt in prompts if isinstance(prompt, Reply)]
+        found = iter(
+            generate(
+                self.model,
+                self.encoder,
+                asked,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                logprobs=sampling.logprobs,
+            )
         )
-        return [Reply(g.text, truncated=g.truncated, logprobs=g.logprobs, tokens=len(g.ids)) for g in found]
+        return [prompt if isinstance(prompt, Reply) else _reply(next(found)) for prompt in prompts]
+
+    def _prompt(self, request: Request) -> Prompt | Reply:
+        try:
+            return self.reader.prompt(request)
+        except TooLongError as error:
+            return Reply(error=str(error))
+
+
+def _reply(found: Generated) -> Reply:
+    return Reply(found.text, truncated=found.truncated, logprobs=found.logprobs, tokens=len(found.ids))
 
 
 _FORKED: tuple[TransformersEngine, Sampling] | None = None  # what a fork inherits; a model could not be sent to it

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from omnicore.errors import ConfigError
+from omnicore.errors import ConfigError, TooLongError
 from omnicore.media import RATE
 
 SPECIAL = (
@@ -152,8 +152,15 @@ class Encoder:
 
     def audio(self, wave: np.ndarray[Any, Any]) -> Features:
         """float32 mono at 16 kHz to `input_features` [1, mel, frames] and `feature_attention_mask` [1, frames], of the frames that
-        hold sound: upstream pads to 300 s, which costs 15 MB and 150 ms a sound, and the model drops the padding."""
+        hold sound: upstream pads to 300 s, which costs 15 MB and 150 ms a sound, and the model drops the padding.
+
+        Raises TooLongError for a sound that is longer than the model hears: upstream drops the rest without a word."""
         extractor = self.processor.feature_extractor
+        if len(wave) > extractor.n_samples:
+            raise TooLongError(
+                f"a sound of {len(wave) / RATE:.1f} s, and the model hears {self.longest_sound:g} s: give it a clip (start, end), "
+                "or leave it out"
+            )
         # As much silence as one window reaches into: the last frame is then what it is before 300 s of padding, to the bit.
         length = min(extractor.n_samples, -(-(len(wave) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length)
         out = extractor(

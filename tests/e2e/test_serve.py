@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from omnicore import signing
 from omnicore.config import EngineConfig, Profile
-from omnicore.dataurl import image_url
+from omnicore.dataurl import image_url, wav_base64
 from omnicore.engines import canary
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
@@ -201,6 +202,7 @@ def test_a_reply_that_is_cut_says_so(server: str) -> None:
 
 
 PNG = base64.b64encode(b"no picture").decode()
+LONG = wav_base64(np.zeros(24_000, np.float32))  # of 1.5 s
 VIDEO = "data:video/jpeg;base64,"
 
 
@@ -227,6 +229,7 @@ def dot() -> str:
         ({"content": picture("data:image/png;base64,%%%")}, 422, "messages.0.content.0: the picture is not base64"),
         ({"content": picture(f"data:image/png;base64,{PNG}")}, 422, "is not a readable picture"),
         ({"content": [{"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}]}, 422, "is not a readable wav"),
+        ({"content": [{"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}}]}, 422, "and the model hears 1 s"),
         ({"content": [{"type": "video_url", "video_url": {"url": VIDEO}}]}, 400, "videos need torchvision, which is not installed"),
         ({"content": picture(dot()) * 17}, 400, "more than 16 media in one request"),
         ({"content": "see " * 3000}, 400, "together more than the context length of 2048"),

@@ -15,6 +15,7 @@ from omnicore.media import read
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
+from tests.media_files import make_tone, medium
 
 
 class Counting:
@@ -148,3 +149,17 @@ def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recip
     query = read_jsonl(prepared / "queries.jsonl", Query)[0]
     with pytest.raises(DataError, match=r"media/.* is missing under"):
         type(engine.reader)(engine.encoder, Profile()).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))
+
+
+@pytest.mark.parametrize("asked", [["short", "long", "short"], ["long"]])
+def test_a_sound_that_the_model_hears_a_part_of_is_no_question(engine: Any, tmp_path: Path, asked: list[str]) -> None:
+    """The embedded models hear one second."""
+    heard = {"short": medium(make_tone(tmp_path / "short.wav", 300, 1.0), "audio")}
+    heard["long"] = medium(make_tone(tmp_path / "long.wav", 300, 1.5), "audio")
+    batch = [Request((heard[name], "Which digit?"), tmp_path) for name in asked]
+    replies = engine.generate(Batch(batch, 0), Sampling(0, 4))
+    said = "long.wav: a sound of 1.5 s, and the model hears 1 s: give it a clip (start, end), or leave it out"
+    assert [reply.error for reply in replies] == [said if name == "long" else "" for name in asked]
+    assert all(reply.tokens for reply in replies if not reply.error)
+    clipped = heard["long"].model_copy(update={"start": 0.5})
+    assert not engine.generate(Batch([Request((clipped, "Which digit?"), tmp_path)], 0), Sampling(0, 4))[0].error
