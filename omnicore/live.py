@@ -1,8 +1,8 @@
-"""What a step tells Prometheus while it works, from wherever a figure arises.
+"""What a step tells Prometheus while it works, from wherever a figure arises, and once when it has ended.
 
 `working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port. `show`, `count`
-and `trained` set them; where no step is at work they do nothing, so whoever has a figure need not know who listens. Of the
-processes of a training the first speaks for all.
+and `trained` set them; where no step is at work they do nothing, so whoever has a figure need not know who listens. `push` sends
+the last ones to the Pushgateway that OMNI_PUSHGATEWAY names. Of the processes of a training the first speaks for all.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from omnicore import ranks
 from omnicore.snapshot import training
 from omnicore.telemetry import Metrics
 
-PORT, HOST = "OMNI_METRICS_PORT", "OMNI_METRICS_HOST"
+PORT, HOST, GATEWAY = "OMNI_METRICS_PORT", "OMNI_METRICS_HOST", "OMNI_PUSHGATEWAY"
 LOOPBACK = "127.0.0.1"  # a laptop's figures are nobody else's; a pod's HOST says 0.0.0.0
+PATIENCE = 10.0  # seconds for the Pushgateway to answer
 
 
 class _Work(NamedTuple):
@@ -31,7 +33,8 @@ _work: _Work | None = None
 
 @contextmanager
 def working(step: str, stage: str) -> Iterator[None]:
-    """Within the block this process works on a step."""
+    """Within the block this process works on a step. One that fails is gone before anybody can ask it why: its last figures are
+    pushed."""
     global _work
     if not ranks.first():
         yield
@@ -40,6 +43,10 @@ def working(step: str, stage: str) -> Iterator[None]:
     try:
         with _served(_work.metrics):
             yield
+    except Exception:
+        show("omni_step_succeeded", 0)
+        push(_work.metrics, step, stage, replace=False)
+        raise
     finally:
         _work = None
 
@@ -62,6 +69,23 @@ def trained(record: Mapping[str, Any]) -> None:
         training(_work.metrics, record, _work.labels)
         for name in {"samples", "tokens"} & record.keys():
             count(f"omni_{name}_total", record[name])
+
+
+def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> None:
+    """Sends figures to the Pushgateway, in place of all that it has of this step and stage, or only of those of the same names.
+
+    No label names a run: the gateway forgets nothing. One that does not take them is a warning.
+    """
+    gateway = os.environ.get(GATEWAY)
+    if not gateway or not ranks.first():
+        return
+    from prometheus_client import push_to_gateway, pushadd_to_gateway
+
+    send = push_to_gateway if replace else pushadd_to_gateway
+    try:
+        send(gateway, "omnicore", metrics.registry(), grouping_key={"step": step, "stage": stage}, timeout=PATIENCE)
+    except (OSError, ValueError, HTTPException) as error:
+        print(f"the metrics of {step} were not pushed to {gateway} ({GATEWAY}): {error}", file=sys.stderr, flush=True)
 
 
 @contextmanager

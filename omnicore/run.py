@@ -23,7 +23,7 @@ from omnicore import card, signing, store
 from omnicore.config import deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
-from omnicore.live import working
+from omnicore.live import push, working
 from omnicore.progress import told
 from omnicore.prompts import profile_hash
 from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, model_directory, read_step, write_step
@@ -193,11 +193,13 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     """Runs the step in `directory` and finishes it."""
     _begin(work, directory)
     started, clock = datetime.now(UTC), time.monotonic()
+    stage = stage_of(work.step, work.section, work.config, work.inputs)
     try:
         if _is_job(work):
             from omnicore.cluster.step import run_as_job
 
-            run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
+            with working(work.step, stage):
+                run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
             _drop_journals(directory)
             return read_step(directory)
         if f"{card.CHECKPOINT}/" in STEPS[work.step].writes:
@@ -218,8 +220,8 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         card.write(directory / card.CHECKPOINT, described)
         signing.sign(directory / card.CHECKPOINT)
     seconds = round(time.monotonic() - clock, 3)
-    stage = stage_of(work.step, work.section, work.config, work.inputs)
-    snapshot(work.step, stage, seconds, summary, directory).write(directory / METRICS_FILE)
+    metrics = snapshot(work.step, stage, seconds, summary, directory)
+    metrics.write(directory / METRICS_FILE)
     fields = {
         "step": work.step,
         "section": work.section,
@@ -240,6 +242,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     }
     record = write_step(directory, fields)
     _drop_journals(directory)
+    push(metrics, work.step, stage)
     return record
 
 

@@ -49,6 +49,7 @@ def stage_of(step: str, section: str, config: BaseModel, inputs: Mapping[str, Pa
 def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], output: Path) -> Metrics:
     """The figures of a finished step: from its summary and from those of its files whose format is fixed (docs/architecture.md)."""
     metrics, labels = Metrics(), {"step": step, "stage": stage}
+    metrics.set("omni_step_succeeded", 1, **labels)
     metrics.set("omni_step_duration_seconds", seconds, **labels)
     curve = read_jsonl(output / "curves.jsonl", dict) if (output / "curves.jsonl").is_file() else []
     counted = {
@@ -72,6 +73,10 @@ def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], 
         _scores(metrics, read_json(output / "scores.json"), labels)
     if (output / "audit.json").is_file():
         _audit(metrics, read_json(output / "audit.json"), labels)
+    if (output / "decision.json").is_file():
+        difference = read_json(output / "decision.json")["difference"]
+        for bound in ("value", "low", "high"):
+            metrics.set("omni_promotion_difference_ratio", difference[bound], bound=bound, **labels)
     if curve:
         training(metrics, curve[-1], labels)
     return metrics

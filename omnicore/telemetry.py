@@ -1,8 +1,8 @@
 """Every metric of the system by name, with its unit, labels and meaning, and the values of a step.
 
 Labels are bounded: step; stage (the recipe's section, of an evaluation the one whose model is asked); benchmark and modality
-(`all`: over all of them); view; kind of media. None names a run: each would be a new series for ever. What Prometheus scrapes
-from a pod it marks with the pod's own run, and forgets with it.
+(`all`: over all of them); view; kind of media; bound (value, low, high of an interval). None names a run: each would be a new
+series for ever. What Prometheus scrapes from a pod it marks with the pod's own run, and forgets with it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ALL = "all"
 STEP = ("step", "stage")
 BENCHMARK, VIEW, KIND, MODALITY = (*STEP, "benchmark", "view"), (*STEP, "view"), (*STEP, "kind"), (*STEP, "modality")
+BOUND = (*STEP, "bound")
 
 
 class Metric(NamedTuple):
@@ -31,6 +32,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     # Of every step.
+    "omni_step_succeeded": Metric("1: the step's last work ended well; 0: in an error."),
     "omni_step_duration_seconds": Metric("Wall time of the step's work; after a kill, of the part after it."),
     "omni_step_progress_ratio": Metric("How much of its present piece of work the step has done, 0 to 1."),
     "omni_step_queries": Metric("Queries that the step worked on."),
@@ -50,6 +52,7 @@ METRICS = {
     "omni_engine_retries_total": Metric("Requests that were sent again after a failure.", kind="counter"),
     "omni_canary_passed": Metric("1: who answers was seen to perceive this kind of media; 0: it was not.", KIND),
     "omni_canary_agreement_ratio": Metric("Answers that are those stored with the checkpoint, 0 to 1."),
+    "omni_promotion_difference_ratio": Metric("Right answers of the candidate less the champion's, clean view, -1 to 1.", BOUND),
     # Of a training, at its last logged step.
     "omni_training_steps": Metric("Optimiser steps done."),
     "omni_training_step_duration_seconds": Metric("Wall time of the last optimiser step, its rollouts and checkpoint included."),
@@ -122,6 +125,14 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(self)
         return registry
+
+    def read(self, path: Path) -> None:
+        """Takes over the gauges of a file that `write` has written."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        for family in text_string_to_metric_families(path.read_text()):
+            for sample in family.samples:
+                self.set(sample.name, sample.value, **sample.labels)
 
     def write(self, path: Path) -> None:
         """Writes the values in Prometheus' text format, whole or not at all."""

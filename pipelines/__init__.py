@@ -7,8 +7,10 @@ from kfp import dsl, kubernetes
 from components.images import TRAIN
 from components.reap.component import reap
 from components.reap.run import RUN_ID
+from omnicore.live import GATEWAY, HOST, PORT
 
 STORAGE = "omnicore-s3"  # Secret and ConfigMap of k8s/base: keys (none where pods have a role), and where the server is
+MONITORING = "omnicore-monitoring"  # ConfigMap of k8s/base: where figures are served and pushed
 
 
 class Need(NamedTuple):
@@ -54,6 +56,7 @@ def place(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
             (kubernetes.use_config_map_as_env, ("OMNI_S3_ENDPOINT", "AWS_REGION")),
         ):
             use(task, STORAGE, {name: name for name in names}, optional=True)
+    kubernetes.use_config_map_as_env(task, MONITORING, {name: name for name in (PORT, HOST, GATEWAY)}, optional=True)
     task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, need.hours * 3600)
     kubernetes.set_security_context(task, run_as_non_root=True)

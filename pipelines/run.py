@@ -29,7 +29,9 @@ from rich.table import Table
 from components.execute import CACHE, LOCK, RUN, WORKER
 from omnicore.errors import OmniError, StepBusy
 from omnicore.journal import read_json, storage_errors
+from omnicore.provenance import METRICS_FILE
 from omnicore.recipe import load_recipe
+from omnicore.telemetry import Metrics
 from pipelines.board import Board, rows
 from pipelines.containers import container_runner
 
@@ -215,6 +217,10 @@ def _publish(pipeline: str, outputs: Path, directory: Path) -> None:
         source = next(outputs.rglob(name))
         shutil.copyfile(source, directory / f"{name}.tmp")
         (directory / f"{name}.tmp").replace(directory / name)
+    metrics = Metrics()
+    for file in sorted(outputs.rglob(METRICS_FILE)):
+        metrics.read(file)
+    metrics.write(directory / METRICS_FILE)
 
 
 def _print_result(pipeline: str, directory: Path, console: Console) -> None:
@@ -227,7 +233,7 @@ def _print_result(pipeline: str, directory: Path, console: Console) -> None:
         for policy, audit in report["audit"].items():
             told = "  ".join(f"{name} {audit[name]:.3g}" for name in ("precision", "recall", "kept", "removed", "clean_lost"))
             console.print(f"audit, {policy}: {told}", highlight=False, soft_wrap=True)
-    for name in PUBLISHED[pipeline]:
+    for name in (*PUBLISHED[pipeline], METRICS_FILE):
         console.print(str(directory / name), highlight=False, soft_wrap=True)
 
 

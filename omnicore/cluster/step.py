@@ -20,6 +20,7 @@ from omnicore.cluster.manifests import JobSpec, Owner, manifest
 from omnicore.cluster.names import KINDS, PODS, job_name, labels
 from omnicore.config import LauncherConfig
 from omnicore.errors import ClusterError
+from omnicore.live import GATEWAY
 from omnicore.provenance import STEP_FILE, read_step
 from omnicore.recipe import Recipe
 from omnicore.signing import SIGNING_KEY
@@ -27,8 +28,9 @@ from omnicore.signing import SIGNING_KEY
 TRAINING = frozenset({"sft", "rlvr"})
 # Set in a component's pod: its name, and the id of its run.
 POD_NAME, RUN_ID = "KFP_POD_NAME", "KFP_RUN_ID"
-# How to reach the store is the same for the job; keys are not handed on, they come from Secrets or the service account.
-PASSED_ON = ("OMNI_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
+# How to reach the store and the Pushgateway is the same for the job; keys are not handed on: they come from Secrets or the service
+# account.
+PASSED_ON = ("OMNI_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_REGION", GATEWAY)
 
 
 def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, key: str) -> None:

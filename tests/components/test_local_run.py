@@ -92,7 +92,10 @@ def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
     assert (runner.directory / "report.html").read_text() == "<p>page</p>"
     assert re.search(r"^sft +50.0% +40.0% to 60.0% +50.0%", said, re.MULTILINE)
     assert "audit, repeated: precision 0.5" in said
-    assert said.splitlines()[-2:] == [str(runner.directory / "report.html"), str(runner.directory / "report.json")]
+    assert said.splitlines()[-3:] == [str(runner.directory / name) for name in ("report.html", "report.json", "metrics.prom")]
+    figures = (runner.directory / "metrics.prom").read_text()
+    for stage in ("base", "sft", "rlvr", "sft_distilled"):  # four evaluations of one section
+        assert f'omni_step_succeeded{{stage="{stage}",step="evaluate"}} 1.0' in figures
     assert sorted(step for step, _, _ in steps) == sorted(
         ["prepare", "probe", "probe", "clean", *["evaluate"] * 4, "sft", "sft", "rlvr", "distill", "report", "promote"]
     )

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from components import images
+from omnicore import live
 from omnicore.recipe import SECTION_STEP
 from omnicore.steps import STEPS
-from pipelines import NEEDS
+from pipelines import MONITORING, NEEDS, STORAGE
 from pipelines import compile as compiling
 from pipelines.board import rows
 
@@ -279,8 +280,10 @@ def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
 @pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
     text = (compiling.COMPILED / f"{name}.yaml").read_text()
-    assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == {"omnicore-s3"}
+    assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == {STORAGE, MONITORING}
     for executor, told in platform(name).items():
+        (watched,) = [entry for entry in told["configMapAsEnv"] if entry["configMapName"] == MONITORING]
+        assert [key["envVar"] for key in watched["keyToEnv"]] == [live.PORT, live.HOST, live.GATEWAY]
         assert ("secretAsEnv" in told) == (step_of(executor) in {*HEAVY, "prepare"})
         assert all(entry["optional"] for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", [])))
 

@@ -53,7 +53,7 @@ def test_every_stage_is_in_the_report(first):
         for view in ("raw", "clean"):
             estimate = report["stages"][stage][view]["macro"]
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
-    assert said.splitlines()[-2:] == [str(directory / "report.html"), str(directory / "report.json")]
+    assert said.splitlines()[-3:] == [str(directory / name) for name in ("report.html", "report.json", "metrics.prom")]
     assert len(digests(directory)) == 14
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.cluster import launch, reap, serve
-from omnicore.cluster.manifests import METRICS_PORT, training_runtime
+from omnicore import live
+from omnicore.cluster import launch, reap, serve, step
+from omnicore.cluster.manifests import METRICS, METRICS_PORT, training_runtime
 from omnicore.cluster.names import KINDS, Resource
 from omnicore.config import EngineConfig, LauncherConfig
-from pipelines import STORAGE
+from pipelines import MONITORING, STORAGE
 from tests.kubectl import kustomize
 from tests.manifests.strict import CRDS, validate
 
@@ -29,15 +30,17 @@ BASE = {
     "ServiceAccount": {"omnicore-runner", "omnicore-train", "omnicore-serve", "omnicore-reaper"},
     "Role": {"omnicore-runner", "omnicore-kfp", "omnicore-reaper"},
     "RoleBinding": {"omnicore-runner", "omnicore-kfp", "omnicore-reaper"},
-    "NetworkPolicy": {"default-deny", "dns", "runner", "reaper", "pytorchjob", "trainjob", "predictor"},
-    "ConfigMap": {"omnicore-s3"},
+    "NetworkPolicy": {"default-deny", "dns", "runner", "reaper", "pytorchjob", "trainjob", "predictor", "pushgateway"},
+    "ConfigMap": {"omnicore-s3", "omnicore-monitoring"},
+    "Deployment": {"omnicore-pushgateway"},
+    "Service": {"omnicore-pushgateway"},
     "Secret": {"omnicore-s3"},
     "ResourceFlavor": {"omnicore-cpu"},
     "ClusterQueue": {"omnicore"},
     "LocalQueue": {"omnicore"},
     "WorkloadPriorityClass": {"omnicore-train", "omnicore-evaluate"},
     "PriorityClass": {"omnicore-train", "omnicore-evaluate", "omnicore-reaper"},
-    "PodMonitor": {"omnicore-pytorchjob", "omnicore-trainjob", "omnicore-serving"},
+    "PodMonitor": {"omnicore-runner", "omnicore-pytorchjob", "omnicore-trainjob", "omnicore-serving", "omnicore-pushgateway"},
     "CronJob": {"omnicore-reaper"},
     "ServingRuntime": {"omnicore-vllm"},
 }
@@ -181,6 +184,27 @@ def test_recipes_and_the_cluster_call_things_by_the_same_names() -> None:
     assert one("base", "ConfigMap", STORAGE)
 
 
+def test_pods_are_told_where_to_serve_and_push_their_figures() -> None:
+    told = one("base", "ConfigMap", MONITORING)["data"]
+    assert {name: told[name] for name in (live.PORT, live.HOST)} == METRICS
+    (port,) = one("base", "Service", "omnicore-pushgateway")["spec"]["ports"]
+    assert told[live.GATEWAY] == f"http://omnicore-pushgateway.omnicore.svc:{port['port']}"
+    assert live.GATEWAY in step.PASSED_ON
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_ports_that_are_scraped_are_those_of_the_pods(name: str) -> None:
+    """By name; the runner's pods declare none, and are reached by number."""
+    ports = [port for o in objects(f"overlays/{name}") for ports in everywhere(o, "ports") for port in ports]
+    named = {port.get("name") for port in ports} | {"metrics"}  # a job's pods: omnicore/cluster/manifests.py
+    for monitor in (o for o in objects(f"overlays/{name}") if o["kind"] == "PodMonitor"):
+        for end in monitor["spec"]["podMetricsEndpoints"]:
+            if "port" in end:
+                assert end["port"] in named, monitor["metadata"]["name"]
+            else:
+                assert any(f"$1:{METRICS_PORT}" == rule.get("replacement") for rule in end["relabelings"])
+
+
 @pytest.mark.parametrize("name", RENDERED)
 def test_no_secret_has_a_value(name: str) -> None:
     for secret in (o for o in objects(name) if o["kind"] == "Secret"):
@@ -194,7 +218,8 @@ def test_the_runtime_of_trainjobs_is_the_one_that_the_launcher_expects() -> None
     assert one("overlays/local", "TrainingRuntime", "omnicore") == made
 
 
-IMAGE = re.compile(r"(omni-(core|train|serve):dev|docker\.io/chrislusf/seaweedfs:4\.48|.*@sha256:[0-9a-f]{64})")
+PINNED = r"docker\.io/(chrislusf/seaweedfs:4\.48|prom/pushgateway:v1\.11\.3)"
+IMAGE = re.compile(rf"(omni-(core|train|serve):dev|{PINNED}|.*@sha256:[0-9a-f]{{64}})")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -222,13 +247,14 @@ def test_pods_obey_restricted(name: str) -> None:
 
 # Labels that Argo, the operators and KServe put on pods.
 PODS = {
-    "runner": {"workflows.argoproj.io/workflow": "w"},
+    "runner": {"workflows.argoproj.io/workflow": "w", "pipeline/runid": "r"},
     "reaper": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "reaper"},
     "pytorchjob": {KINDS["pytorchjob"].pods: "j", "omnicore.dev/step": "sft", "training.kubeflow.org/replica-index": "0"},
     "trainjob": {KINDS["trainjob"].pods: "j", "omnicore.dev/step": "sft", "batch.kubernetes.io/job-completion-index": "0"},
     "predictor": {"serving.kserve.io/inferenceservice": "m", "omnicore.dev/step": "evaluate"},
     "champion": {"serving.kserve.io/inferenceservice": "champion", "app.kubernetes.io/component": "champion"},
     "storage": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "storage"},
+    "pushgateway": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "pushgateway"},
     "stranger": {"app": "x"},
 }
 ANY = "every port"
@@ -247,12 +273,14 @@ FLOWS = {
         ("trainjob", "trainjob"): {ANY},
         ("predictor", S3): {443},
         ("champion", S3): {443},
+        **{(role, "pushgateway"): {9091} for role in ("runner", "pytorchjob", "trainjob", "monitoring")},
+        ("monitoring", "runner"): {METRICS_PORT},
         ("monitoring", "pytorchjob"): {METRICS_PORT},
         ("monitoring", "trainjob"): {METRICS_PORT},
         ("monitoring", "predictor"): {8080},
         ("monitoring", "champion"): {8080},
     },
-    "local": {(role, "storage"): {8333} for role in PODS if role not in {"reaper", "storage"}},
+    "local": {(role, "storage"): {8333} for role in PODS if role not in {"reaper", "pushgateway", "storage"}},
     "dev": {},
     "prod": {("istio-system", role): {8080} for role in ("predictor", "champion")}
     | {(role, "istio-system"): {15012} for role in PODS},
@@ -308,7 +336,7 @@ def test_whatever_no_policy_names_is_denied() -> None:
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
-@pytest.mark.parametrize("role", ["pytorchjob", "trainjob", "predictor", "champion"])
+@pytest.mark.parametrize("role", ["runner", "pytorchjob", "trainjob", "predictor", "champion", "pushgateway"])
 def test_each_pod_with_metrics_is_scraped_once(role: str) -> None:
     monitors = [o for o in objects("overlays/prod") if o["kind"] == "PodMonitor"]
     assert len([m for m in monitors if chosen(m["spec"]["selector"], PODS[role])]) == 1

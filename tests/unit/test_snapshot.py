@@ -24,6 +24,7 @@ def values(metrics, path):
 def test_counts_and_throughput_come_from_the_summary(tmp_path, summary, failed):
     found = values(snapshot("x", "y", 2.0, {"queries": 40, "model": "z", **summary}, tmp_path), tmp_path / "metrics.prom")
     assert found == {
+        f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 2.0,
         f"omni_step_queries{{{END}}}": 40.0,
         f"omni_step_queries_per_second{{{END}}}": 20.0,
@@ -37,6 +38,7 @@ def test_canary_and_waiting_come_from_the_summary(tmp_path):
     summary = {"canary_audio": "answers", "canary_agreement": 0.75, "data_seconds": 0.5}
     found = values(snapshot("x", "y", 1.0, summary, tmp_path), tmp_path / "metrics.prom")
     assert found == {
+        f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 1.0,
         f'omni_canary_passed{{kind="audio",{END}}}': 1.0,
         f"omni_canary_agreement_ratio{{{END}}}": 0.75,
@@ -57,7 +59,9 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
     replies["sums"] = {"visual_only": {"draws": 4, "failed": 0, "truncated": 0, "no_answer": 0}}
     leakage = {"words": {"visual_only": {"solved": HALF, "chance": 0.25, "corrected": HALF}}}
     write_json(tmp_path / "audit.json", {"leakage": leakage, "replies": replies})
+    write_json(tmp_path / "decision.json", {"difference": {**HALF, "low": -0.25}})
     assert values(snapshot("x", "y", 1.0, {}, tmp_path), tmp_path / "metrics.prom") == {
+        f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 1.0,
         f'omni_accuracy_ratio{{benchmark="all",{END},view="raw"}}': 0.5,
         f'omni_accuracy_ratio{{benchmark="all",{END},view="clean"}}': 0.5,
@@ -71,6 +75,9 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
         f'omni_leakage_ratio{{benchmark="words",{END},view="visual_only"}}': 0.5,
         f'omni_no_answer_ratio{{{END},view="visual_only"}}': 0.2,
         f'omni_truncated_ratio{{{END},view="visual_only"}}': 0.1,
+        f'omni_promotion_difference_ratio{{bound="value",{END}}}': 0.5,
+        f'omni_promotion_difference_ratio{{bound="low",{END}}}': -0.25,
+        f'omni_promotion_difference_ratio{{bound="high",{END}}}': 0.6,
     }
 
 
@@ -82,6 +89,7 @@ def test_curves_give_the_last_figures_and_the_sums(tmp_path):
     ]
     write_jsonl(tmp_path / "curves.jsonl", curve)
     assert values(snapshot("x", "y", 2.0, {}, tmp_path), tmp_path / "metrics.prom") == {
+        f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 2.0,
         f"omni_step_samples{{{END}}}": 16.0,
         f"omni_step_samples_per_second{{{END}}}": 8.0,

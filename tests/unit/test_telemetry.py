@@ -7,6 +7,7 @@ from omnicore.telemetry import METRICS, Metrics
 LABELS = {"step": "probe", "stage": "second_probe"}
 # What is counted or has no unit. All others end in theirs, https://prometheus.io/docs/practices/naming/
 UNITLESS = {
+    "omni_step_succeeded",
     "omni_step_queries",
     "omni_step_samples",
     "omni_canary_passed",
@@ -23,7 +24,7 @@ def test_every_metric_has_prefix_unit_help_and_bounded_labels(name):
     metric = METRICS[name]
     assert re.fullmatch(r"omni_[a-z_]+", name)
     assert metric.help.endswith(".")
-    assert set(metric.labels) <= {"step", "stage", "benchmark", "modality", "view", "kind"}
+    assert set(metric.labels) <= {"step", "stage", "benchmark", "modality", "view", "kind", "bound"}
     assert name.endswith("_total") == (metric.kind == "counter")
     if metric.kind == "gauge":
         assert name in UNITLESS or name.endswith(("_seconds", "_ratio", "_per_second", "_tokens", "_nats"))
@@ -62,3 +63,19 @@ def test_values_are_written_as_prometheus_text(tmp_path):
         'omni_step_queries{stage="second_probe",step="probe"} 4.0\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
+
+
+def test_what_was_written_is_read_back_and_joined(tmp_path):
+    for stage, value in (("sft", 2.5), ("rlvr", float("nan"))):
+        metrics = Metrics()
+        metrics.set("omni_training_loss", value, step="sft", stage=stage)
+        metrics.write(tmp_path / stage)
+    both = Metrics()
+    for stage in ("sft", "rlvr"):
+        both.read(tmp_path / stage)
+    both.write(tmp_path / "both")
+    assert (tmp_path / "both").read_text().splitlines()[1:] == [
+        "# TYPE omni_training_loss gauge",
+        'omni_training_loss{stage="sft",step="sft"} 2.5',
+        'omni_training_loss{stage="rlvr",step="sft"} NaN',
+    ]

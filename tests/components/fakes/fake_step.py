@@ -32,7 +32,7 @@ def run(recipe, config, inputs, output):
         progress.advance(10, loss=0.25)
     if STEP == "clean":
         write_json(output / "manifest.json", {})
-        write_json(output / "audit.json", {"leakage": {}})
+        write_json(output / "audit.json", {"leakage": {}, "replies": {}})
     elif STEP == "report":
         (output / "report.html").write_text("<p>page</p>")
         stages = {stage: {view: {"macro": ESTIMATE} for view in ("raw", "clean")} for stage in ("base", "sft", "rlvr", "distilled")}
