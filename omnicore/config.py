@@ -71,8 +71,9 @@ TRANSPORT = frozenset(
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 
-# What a training writes on its way, who reads its media, and where a server of rollouts is, decides nothing of where it ends.
-SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "workers", "server", "server_weights", "server_sleeps"})
+# What a training writes on its way, how much of it is in memory at once, who reads its media, and where a server of rollouts is,
+# decides nothing of where it ends.
+SAVING = frozenset({"checkpoint_every", "keep_checkpoints", "micro_batch", "workers", "server", "server_weights", "server_sleeps"})
 
 
 COLUMNS = ("id", "question", "options", "answer", "target", "type", "image", "audio", "video")
@@ -236,6 +237,9 @@ class TrainingConfig(Config):
         0, ge=0, description="steps from one checkpoint to the next, from which a killed run goes on; 0: none"
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept while a run is under way")
+    micro_batch: int = Field(
+        0, ge=0, description="rows of a forward pass on one process, gradients add up to the batch; 0: all that the process has"
+    )
 
     @model_validator(mode="after")
     def _flash_attention_is_of_half_precision(self) -> Self:

@@ -42,7 +42,7 @@ from omnicore.training.mixture import Mixture, Order, modality
 from omnicore.training.rewards import Coin, reward
 from omnicore.training.rollouts import RolloutEngine, TransformersRollouts
 from omnicore.training.rows import Row
-from omnicore.training.sft import OPTIMIZER, PLAIN
+from omnicore.training.sft import OPTIMIZER, PLAIN, passes
 
 TOWERS = {"audio": "audio_tower", "image": "visual", "video": "visual"}
 _PER_ROLLOUT = (
@@ -273,8 +273,6 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         args = GRPOConfig(
             output_dir=scratch,
-            per_device_train_batch_size=ranks.share(config.prompts, "prompts") * config.group,
-            gradient_accumulation_steps=1,
             num_generations=config.group,
             max_completion_length=profile.max_new_tokens,
             max_steps=config.steps,
@@ -288,6 +286,7 @@ def train(
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
             use_cpu=not torch.cuda.is_available(),
+            **passes(config, ranks.share(config.prompts, "prompts") * config.group),
             **OPTIMIZER,
             **{**PLAIN, **parts.arguments(config)},
         )

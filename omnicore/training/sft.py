@@ -15,7 +15,8 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from omnicore import ranks
-from omnicore.config import SftConfig
+from omnicore.config import SftConfig, TrainingConfig
+from omnicore.errors import ConfigError
 from omnicore.models.processor import Encoder, collate
 from omnicore.training import parts
 from omnicore.training.checkpoints import Checkpoints, Resumable
@@ -73,6 +74,15 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         return loss
 
 
+def passes(config: TrainingConfig, rows: int) -> dict[str, int]:
+    """Arguments of the Trainer for `rows` rows of a step on this process. Raises ConfigError where they do not divide."""
+    micro = config.micro_batch or rows
+    if rows % micro:
+        fitting = max(size for size in range(1, min(micro, rows) + 1) if rows % size == 0)
+        raise ConfigError(f"micro_batch={micro} does not divide the {rows} rows that a process has of a step: set it to {fitting}")
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": rows // micro}
+
+
 def train(
     model: Any,
     encoder: Encoder,
@@ -99,14 +109,14 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         args = TrlConfig(
             output_dir=scratch,
-            per_device_train_batch_size=ranks.share(config.batch, "batch"),
             max_steps=config.steps,
             learning_rate=config.rate,
             lr_scheduler_type="linear",
             warmup_steps=config.warmup,
             seed=seed,
-            use_cpu=not torch.cuda.is_available(),
             dataset_kwargs={"skip_prepare_dataset": True},
+            use_cpu=not torch.cuda.is_available(),
+            **passes(config, ranks.share(config.batch, "batch")),
             **OPTIMIZER,
             **{**PLAIN, **parts.arguments(config), "dataloader_num_workers": config.workers},
         )
