@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit", "trace")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit", "trace", "card")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -111,6 +111,13 @@ def _run(arguments: Sequence[str]) -> int:
         _compare(options)
     elif options.command == "serve":
         _serve(options)
+    elif options.command == "card":
+        from omnicore.card import render
+        from omnicore.release import release
+
+        found = release(options.checkpoint, options.scores, options.output)
+        if not options.output:
+            print(render(found), end="")
     elif options.command == "trace":
         from omnicore.trace import trace
 
@@ -304,6 +311,10 @@ def _parser() -> ArgumentParser:
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")
     compare.add_argument("--manifest", type=Path, metavar="DIR", help="output of clean that decides what is clean for both")
     compare.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, too")
+    carded = commands.add_parser("card", help="a checkpoint's model card; with its scores, and a copy to hand on")
+    carded.add_argument("checkpoint", metavar="CHECKPOINT", help=f"output of sft or rlvr, or a released checkpoint{_S3}")
+    carded.add_argument("--scores", default="", metavar="DIR", help=f"output of evaluate, or a directory below which it lies{_S3}")
+    carded.add_argument("--output", default="", metavar="DIR", help=f"new: the checkpoint with that card, signed{_S3}")
     traced = commands.add_parser("trace", help="from a score or a file back to weights, data, prompts and code")
     traced.add_argument("wanted", metavar="NUMBER-or-FILE", help="a figure as it is shown, as in 89.1 or 0.891, or any file")
     traced.add_argument("--in", dest="root", type=Path, required=True, metavar="DIR", help="where the outputs of the steps lie")

@@ -136,12 +136,9 @@ class Tracer:
         same = list(self._same(path)) if path.is_file() else []
         yield from same
         folder = path if path.is_dir() else path.parent
-        if not same and (folder / card.FILE).is_file():
-            known = card.read(folder)
-            digests = [known.made.digest] if known.made else []
-            for digest in [*digests, *([known.scores.evaluation] if known.scores else [])]:
-                if named := self.by_digest(digest):
-                    yield Match(named, path, "named by the model card", digest)
+        made = card.read(folder).made if not same and (folder / card.FILE).is_file() else None
+        if made and (named := self.outputs.get((made.digest, made.key))):
+            yield Match(named, path, "named by the model card", made.digest)
 
     def _same(self, path: Path) -> Iterator[Match]:
         size, sha256 = path.stat().st_size, sha256_file(path)

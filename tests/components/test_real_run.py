@@ -71,26 +71,53 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
     assert (cards["sft_distilled"] / "README.md").read_text() == card.render(final)
 
 
-def test_a_score_of_the_report_is_traced_as_the_guide_says(first, tmp_path):
+@pytest.fixture
+def guide(first, tmp_path):
+    """Runs the commands of one verb that docs/provenance.md shows, with a score of this run; what they said."""
     directory, _ = first
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(directory)
-    commands = re.findall(r"^\.venv/bin/omnicore trace (.*)$", (ROOT / "docs" / "provenance.md").read_text(), re.MULTILINE)
-    assert len(commands) == 2
     shown = json.loads((directory / "report.json").read_text())["stages"]["distilled"]["clean"]["macro"]["value"]
-    said = []
-    for command in commands:
-        line = [sys.executable, "-m", "omnicore", "trace", *command.replace("89.1", f"{100 * shown:.6f}").split()]
-        result = subprocess.run(
-            line, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-        assert result.returncode == 0, result.stderr
-        said.append(result.stdout)
+    commands = re.findall(r"^\.venv/bin/omnicore (.*)$", (ROOT / "docs" / "provenance.md").read_text(), re.MULTILINE)
+
+    def run_all(verb):
+        said = []
+        for command in (command for command in commands if command.startswith(f"{verb} ")):
+            line = f"{sys.executable} -m omnicore {command.replace('89.1', f'{100 * shown:.6f}')}"
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            result = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stderr
+            said.append(result.stdout)
+        return said
+
+    return run_all
+
+
+def test_a_checkpoint_is_released_with_its_scores_as_the_guide_says(first, tmp_path, guide):
+    directory, _ = first
+    shown, silent = guide("card")
+    assert "Not scored yet" in shown
+    assert silent == ""
+    scores = card.read(tmp_path / "runs" / "release").scores
+    report = json.loads((directory / "report.json").read_text())["stages"]["rlvr"]
+    assert scores.clean["macro"].model_dump() == report["clean"]["macro"]
+    assert scores.raw["micro"].model_dump() == report["raw"]["micro"]
+    assert (tmp_path / "runs" / "release" / "model.safetensors").is_file()
+
+
+def test_a_score_of_the_report_is_traced_as_the_guide_says(first, guide):
+    directory, _ = first
+    said = guide("trace")
+    assert len(said) == 2
     head, _ = said[0].split("\n\n")  # stages that learn nothing may have the same score: then there is no tree
     assert re.search(r"^evaluate of \w+ .*scores\.json  clean\.macro", head, re.MULTILINE)
     assert re.search(r"^copied to report .*report\.json  stages\.distilled\.clean\.macro", head, re.MULTILINE)
     assert said[1].count("weights checkpoint/model.safetensors") == 3
-    assert set(re.findall(r"digest ([0-9a-f]{64})", said[1])) >= set(digests(directory).values())
+    assert set(re.findall(r"digest ([0-9a-f]{64})", said[1])) >= {
+        digest
+        for name, digest in digests(directory).items()
+        if not name.startswith("promote")  # of which a report tells nothing
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path):
