@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit", "trace", "card")
+    commands = (*STEPS, "serve", "compare", "manifest", "recipes", "recipe", "reap", "submit", "deploy", "trace", "card")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -124,6 +124,11 @@ def _run(arguments: Sequence[str]) -> int:
         trace(options.wanted, options.root)
     elif options.command == "reap":
         _reap(options)
+    elif options.command == "deploy":
+        from omnicore.gitops import deploy
+
+        place = {"file": options.file, "propose": options.propose}
+        print(deploy(options.decision, options.checkpoint, options.repo, options.branch, **place))
     elif options.command == "submit":
         print(_submit(options))
     else:
@@ -306,6 +311,13 @@ def _parser() -> ArgumentParser:
     )
     submit.add_argument("--namespace", default="", help="of the profile, where KFP serves many users")
     submit.add_argument("--service-account", default="omnicore-runner", metavar="NAME", help="of the run's pods")
+    deploy = commands.add_parser("deploy", help="commit a candidate that was promoted as the champion that serves")
+    deploy.add_argument("--decision", type=Path, required=True, metavar="DIR", help="output of promote")
+    deploy.add_argument("--checkpoint", required=True, metavar="S3", help="where the candidate's training step is published")
+    deploy.add_argument("--repo", required=True, metavar="URL", help="to push to; or a work tree, where the commit is only made")
+    deploy.add_argument("--branch", default="main", help="that the cluster follows (default: main)")
+    deploy.add_argument("--propose", action="store_true", help="push a branch of its own, for a pull request")
+    deploy.add_argument("--file", default="k8s/overlays/prod/champion.yaml", help="that names the champion (default: %(default)s)")
     compare = commands.add_parser("compare", help="paired differences between two outputs of evaluate: is B better than A?")
     compare.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     compare.add_argument("b", type=Path, metavar="B", help="output of evaluate with the same profile, queries and manifest")

@@ -70,7 +70,6 @@ def omniboost(
             place(report(control=scores("control", lucky), **everything), "report")
         with dsl.Else("without-control"):
             place(report(**everything), "report")
-        decided = promote(
-            champion=base, candidate=after_distilled, queries=queries, audit=clean_view, run_name=run_name, **settings
-        )
+        compared = {"champion": base, "candidate": after_distilled, "checkpoint": final.outputs["checkpoint"]}
+        decided = promote(queries=queries, audit=clean_view, run_name=run_name, **compared, **settings)
         place(decided, "promote")

@@ -38,4 +38,4 @@ def retrain(
         tuned = place(sft(data=found["queries"], **settings), "sft").outputs["checkpoint"]
         rewarded = place(rlvr(data=found["queries"], start=tuned, **settings), "rlvr").outputs["checkpoint"]
         after = place(evaluate(checkpoint=rewarded, **judged), "evaluate candidate").outputs["scores"]
-        place(promote(champion=before, candidate=after, run_name=run_name, **judged), "promote")
+        place(promote(champion=before, candidate=after, checkpoint=rewarded, run_name=run_name, **judged), "promote")

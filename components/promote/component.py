@@ -16,11 +16,12 @@ def promote(
     model: str = "",
     benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
+    checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Candidate against champion: the paired difference on the clean view."""
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
-    inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": audit}
+    inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": audit, "model": checkpoint}
     execute("promote", recipe, overrides, settings, inputs, decision, metrics)
     decision.metadata["run"] = run_name

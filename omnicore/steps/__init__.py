@@ -85,5 +85,6 @@ STEPS: dict[str, StepInfo] = {
         "decide whether a candidate replaces the champion, on the clean view",
         "decision.json",
         {"champion": ("evaluate",), "candidate": ("evaluate",), "queries": ("prepare",), "manifest": ("clean",)},
+        {"model": ("sft", "rlvr")},
     ),
 }

@@ -1,15 +1,19 @@
-"""promote: may the candidate replace the champion? Decided by the paired difference of both on the clean view's queries."""
+"""promote: may the candidate replace the champion? Decided by the paired difference of both on the clean view's queries.
+
+A candidate that the canary has not seen to perceive all that the queries show is kept out, and so is one with unsafe files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omnicore import stats
 from omnicore.config import PromoteConfig
-from omnicore.errors import DataError
+from omnicore.errors import CheckpointError, DataError
 from omnicore.journal import read_jsonl, write_json
+from omnicore.models import safe
 from omnicore.provenance import read_step
 from omnicore.recipe import Recipe
 from omnicore.report.evidence import Scores, answers, comparable, read_model
@@ -33,8 +37,24 @@ def decide(difference: Estimate, by_benchmark: Mapping[str, Estimate], config: P
     return "promote" if gained and not dropped else "keep", reasons
 
 
+def unseen(queries: Iterable[Query], canary: Mapping[str, Any]) -> list[str]:
+    """Why a candidate's canary is no proof: the kinds of media that the queries show, and that it was not seen to perceive."""
+    kinds = sorted({medium.kind for query in queries for medium in query.media})
+    return [f"the canary has not seen that the candidate perceives {kind}" for kind in kinds if f"canary_{kind}" not in canary]
+
+
+def unsafe(checkpoint: Path) -> list[str]:
+    """Why a checkpoint is not to be served."""
+    names = [path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()]
+    try:
+        safe.check(names, lambda name: (checkpoint / name).read_bytes(), "the candidate")
+    except CheckpointError as error:
+        return [str(error)]
+    return []
+
+
 def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Writes `decision.json`. Raises DataError when the two evaluations cannot be compared."""
+    """Writes `decision.json`. Raises DataError when the two evaluations cannot be compared, or `model` is not the one evaluated."""
     arms = ("champion", "candidate")
     scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
     manifest = read_model(inputs["manifest"] / "manifest.json", Manifest)
@@ -52,12 +72,25 @@ def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], outpu
     difference = paired(queries)
     by_benchmark = {name: paired([q for q in queries if q.benchmark == name]) for name in sorted({q.benchmark for q in queries})}
     decision, reasons = decide(difference, by_benchmark, config)
+    steps = {arm: read_step(inputs[arm]) for arm in arms}
+    models = {arm: step.get("inputs", {}).get("model") for arm, step in steps.items()}
+    canary = {name: value for name, value in steps["candidate"]["summary"].items() if name.startswith("canary_")}
+    refused = unseen(queries, canary)
+    if "model" in inputs:
+        if (given := read_step(inputs["model"])["digest"]) != models["candidate"]:
+            raise DataError(f"{inputs['model']} is the model {given[:12]}; the candidate's evaluation is of {models['candidate']}")
+        refused += unsafe(inputs["model"] / "checkpoint")
+    if refused:
+        decision, reasons = "keep", [*reasons, *refused]
     found = {
         "decision": decision,
         "reasons": reasons,
         "difference": difference.model_dump(mode="json"),
         "by_benchmark": {name: e.model_dump(mode="json") for name, e in by_benchmark.items()},
-        **{arm: read_step(inputs[arm])["digest"] for arm in arms},
+        **{arm: step["digest"] for arm, step in steps.items()},
+        "models": models,
+        "canary": canary,
+        "files": "checked" if "model" in inputs else None,
         "clean": {arm: scores[arm].clean.micro.model_dump(mode="json") for arm in arms},
         "min_effect": config.min_effect,
         "worst_drop": config.worst_drop,

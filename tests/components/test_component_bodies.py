@@ -16,7 +16,7 @@ from omnicore.steps import STEPS
 
 # Inputs named otherwise than the step's role: `model` is a parameter of every component, and the manifest lies in the audit.
 ROLE = {"checkpoint": "model", "start": "model"}
-ROLES = {"evaluate": {"audit": "manifest"}, "promote": {"audit": "manifest"}}
+ROLES = {"evaluate": {"audit": "manifest"}, "promote": {"audit": "manifest", "checkpoint": "model"}}
 # The directory that a step fills.
 OUTPUT = {
     "prepare": "queries",

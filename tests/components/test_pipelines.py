@@ -35,7 +35,7 @@ STAGES = {
         "distill": {"audit", "rlvr"},
         "sft-2": {"distill", "rlvr"},
         "evaluate-4": {"audit", "sft-2"},
-        "promote": {"audit", "evaluate", "evaluate-4"},
+        "promote": {"audit", "evaluate", "evaluate-4", "sft-2"},
         "condition-branches-2": {
             *("audit", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "distill", "sft-2"),
         },
@@ -47,7 +47,7 @@ STAGES = {
         "sft": {"audit"},
         "rlvr": {"audit", "sft"},
         "evaluate-2": {"audit", "rlvr"},
-        "promote": {"audit", "evaluate", "evaluate-2"},
+        "promote": {"audit", "evaluate", "evaluate-2", "rlvr"},
     },
 }
 PARAMETERS = {
@@ -60,6 +60,7 @@ WIRES = {
     "omniboost": {
         ("promote", "champion"): "evaluate",
         ("promote", "candidate"): "evaluate-4",
+        ("promote", "checkpoint"): "sft-2",
         ("evaluate-2", "checkpoint"): "sft",
         ("evaluate-3", "checkpoint"): "rlvr",
         ("evaluate-4", "checkpoint"): "sft-2",
@@ -71,6 +72,7 @@ WIRES = {
     "retrain": {
         ("promote", "champion"): "evaluate",
         ("promote", "candidate"): "evaluate-2",
+        ("promote", "checkpoint"): "rlvr",
         ("evaluate", "checkpoint"): "importer",
         ("evaluate-2", "checkpoint"): "rlvr",
         ("rlvr", "start"): "sft",

@@ -48,7 +48,17 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_every_command_is_looked_at() -> None:
-    kinds = ("pipelines.compile", "cp build/", "omnicore submit", "kubectl apply", "git add", "publish(")
+    kinds = (
+        "pipelines.compile",
+        "cp build/",
+        "omnicore submit",
+        "kubectl apply",
+        "git add",
+        "publish(",
+        "omnicore deploy",
+        "git revert",
+        "git push",
+    )
     assert COMMANDS
     assert [line for line in COMMANDS if not any(kind in line for kind in kinds)] == []
 
@@ -78,6 +88,15 @@ def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
     words = shlex.split(command("omnicore submit").replace("http://localhost:8888", kfp.url))
     assert main(words[1:]) == 0
     assert kfp.runs[0]["display_name"] == request.read(request.FILE).run
+
+
+def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does, and its revert, is in test_deploy.py."""
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr("omnicore.gitops.deploy", lambda *given, **how: called.append((*map(str, given), how["propose"])))
+    assert main(shlex.split(command("omnicore deploy"))[1:]) == 0
+    result, repository = "s3://omnicore/runs/results/rlvr-KEY", "https://git.example/omnicore.git"
+    assert called == [("runs/decision", result, repository, "main", True)]
 
 
 def test_data_is_published_and_its_digest_pins_it(signed_in: None, checkout: Path) -> None:

@@ -43,6 +43,7 @@ SELECTED = {
     **{f"rejected_{reason}": 0 for reason in Reason},
     **{"rejected_no_answer": 10, "rejected_incorrect": 60, "rejected_solvable": 30, "rejected_per_query": 50},
 }
+SEEN = {"canary_audio": "answers", "canary_image": "answers", "canary_noise": 0.0}
 BY_WORDING = dict(zip(synthetic.WORDINGS["sum"], (0.9, 0.32, 0.28, 0.36), strict=True))
 
 
@@ -68,7 +69,7 @@ def make(root: Path, *, scale: float = 0.15, control: bool = True, second: bool 
     for arm in SKILL:
         if arm != "control" or control:
             answer = partial(_evaluate, arm=arm, queries=queries, controls=controls, manifest=manifest, rng=rng)
-            roles[arm] = step(f"evaluate-{arm}", answer, 6.3)
+            roles[arm] = step(f"evaluate-{arm}", answer, 6.3, SEEN)
     for name, steps in (("sft", 60), ("rlvr", 50), ("distilled", 40)):
         roles[f"{name}_curves"] = step(f"train-{name}", partial(_curves, name=name, steps=steps, rng=rng), steps * 0.6)
     roles["distill"] = step("distill", lambda folder: None, 3.0, SELECTED)

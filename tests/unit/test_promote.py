@@ -11,7 +11,8 @@ import pytest
 
 from omnicore.config import PromoteConfig
 from omnicore.errors import DataError
-from omnicore.journal import read_json, read_jsonl
+from omnicore.journal import read_json, read_jsonl, write_json
+from omnicore.provenance import write_step
 from omnicore.schema import Estimate, Response, View
 from omnicore.steps import promote
 from tests.unit.report_fixture import RECIPE, make
@@ -109,3 +110,62 @@ def test_a_manifest_that_keeps_nothing_is_refused(made: dict[str, Path], tmp_pat
     (empty / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="keeps none of the queries"):
         promote.run(RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "manifest": empty}, tmp_path)
+
+
+def with_model(made: dict[str, Path], root: Path, **files: str) -> dict[str, Path]:
+    """The inputs with a candidate's checkpoint that its evaluation names; `files` are more of its files."""
+    model, candidate = root / "model", root / "candidate"
+    (model / "checkpoint").mkdir(parents=True)
+    for name, text in {"model.safetensors": "", "config.json": "{}", **files}.items():
+        (model / "checkpoint" / name).write_text(text)
+    write_step(model, {"step": "rlvr", "section": "rlvr", "key": "k", "seconds": 1.0, "summary": {}})
+    shutil.copytree(made["rlvr"], candidate)
+    step = read_json(candidate / "step.json")
+    write_json(candidate / "step.json", {**step, "inputs": {"model": read_json(model / "step.json")["digest"]}})
+    return {**inputs(made, "sft", "rlvr"), "candidate": candidate, "model": model}
+
+
+LOOSE = PromoteConfig(worst_drop=1)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, ""),
+        (
+            {"tokenizer.json": '{"auto_map": 1}', "chat_template.jinja": "", "README.md": "", "model.sig": ""},
+            "",
+        ),
+        ({"pytorch_model.bin": ""}, "the candidate holds pytorch_model.bin, which may run code"),
+        ({"modeling.py": ""}, "the candidate holds modeling.py, which may run code"),
+        ({"config.json": '{"auto_map": {}}'}, "the candidate: config.json asks for remote code"),
+        ({"config.json": "{"}, "the candidate: config.json is not JSON"),
+    ],
+)
+def test_unsafe_files_are_kept_out(files: dict[str, str], said: str, made: dict[str, Path], tmp_path: Path) -> None:
+    given = with_model(made, tmp_path / "inputs", **files)
+    promote.run(RECIPE, LOOSE, given, tmp_path)
+    found = read_json(tmp_path / "decision.json")
+    assert found["decision"] == ("keep" if said else "promote")
+    assert said in found["reasons"][-1]
+    assert found["files"] == "checked"
+    assert found["models"] == {"champion": None, "candidate": read_json(given["model"] / "step.json")["digest"]}
+    assert str(tmp_path) not in (tmp_path / "decision.json").read_text()
+
+
+def test_a_model_that_was_not_evaluated_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    given = {**with_model(made, tmp_path / "inputs"), "candidate": made["rlvr"]}
+    with pytest.raises(DataError, match="the candidate's evaluation is of None"):
+        promote.run(RECIPE, LOOSE, given, tmp_path)
+
+
+def test_a_candidate_that_the_canary_has_not_heard_is_kept_out(made: dict[str, Path], tmp_path: Path) -> None:
+    deaf = tmp_path / "rlvr"
+    shutil.copytree(made["rlvr"], deaf)
+    step = read_json(deaf / "step.json")
+    del step["summary"]["canary_audio"]
+    write_json(deaf / "step.json", step)
+    promote.run(RECIPE, LOOSE, {**inputs(made, "sft", "rlvr"), "candidate": deaf}, tmp_path)
+    found = read_json(tmp_path / "decision.json")
+    assert (found["decision"], found["canary"]) == ("keep", {"canary_image": "answers", "canary_noise": 0.0})
+    assert found["reasons"][-1] == "the canary has not seen that the candidate perceives audio"
