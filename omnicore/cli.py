@@ -70,6 +70,11 @@ routes: POST /v1/chat/completions (also as a stream), GET /v1/models, GET / (ali
 GET /v2/health/ready (503 with the reason before), GET /metrics"""
 
 
+_ASKED = "say requests, tokens and hours, and ask only a few"
+_HELD = "say what trains and what a GPU would hold, without loading a weight"
+DRY = {"probe": _ASKED, "evaluate": _ASKED, "sft": _HELD, "rlvr": _HELD}  # who has --dry-run
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C. Anything else is a bug and raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -144,6 +149,8 @@ def _run(arguments: Sequence[str]) -> int:
                 raise ConfigError("--dry-run counts what lies in local directories; fetch the inputs first")
             print("\n".join(cost(options.command, recipe, inputs, section=options.section).lines()))
             return 0
+        if not options.output:
+            raise ConfigError(f"omnicore {options.command} needs --output DIR, new, empty, or an earlier run of this step")
         run(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
 
@@ -260,9 +267,11 @@ def _parser() -> ArgumentParser:
         step.add_argument(
             "--input", action="append", default=[], metavar="ROLE=DIR", help=f"output of an earlier step{_S3}; repeat"
         )
-        step.add_argument("--output", required=True, metavar="DIR", help=f"new, empty, or an earlier run of this step{_S3}")
-        if name in ("probe", "evaluate"):
-            step.add_argument("--dry-run", action="store_true", help="say requests, tokens and hours, and ask only a few")
+        step.add_argument(
+            "--output", required=name not in DRY, metavar="DIR", help=f"new, empty, or an earlier run of this step{_S3}"
+        )
+        if name in DRY:
+            step.add_argument("--dry-run", action="store_true", help=DRY[name])
     served = commands.add_parser(
         "serve",
         help="a checkpoint behind OpenAI's chat completions",

@@ -345,6 +345,9 @@ class LauncherConfig(Config):
     storage: str = Field("", description="s3:// root under which steps and jobs exchange directories")
     nodes: int = Field(1, ge=1, description="pods of a training step; the other steps take one")
     gpus_per_node: int = Field(1, ge=0, description="also the processes a pod of a training step; 0 trains on the CPU")
+    gpu_memory: float = Field(
+        0, ge=0, description="GiB of one GPU, to which a dry run holds its estimate; 0: of the one that is here"
+    )
     cpu: str = Field("8", description="cores of a pod")
     memory: str = Field("64Gi", description="of a pod, shared memory included")
     shared_memory: str = Field("16Gi", description="size of a pod's /dev/shm: data loaders and NCCL use it")

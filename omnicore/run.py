@@ -33,6 +33,7 @@ from omnicore.steps import STEPS
 
 if TYPE_CHECKING:
     from omnicore.engines.estimate import Estimate
+    from omnicore.training.memory import Memory
 
 KEY_FILE = "key.journal"
 # The extra that brings a module; everything else that a step may lack is a part of training.
@@ -109,10 +110,16 @@ def tell(record: Mapping[str, Any], *, found: bool) -> None:
     print(f"{record['section']}: {took}  {told(figures)}".rstrip(), flush=True)
 
 
-def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate:
-    """What a step that asks a model would ask, in requests, tokens and hours; nothing is written. Raises as `run_step` does."""
+def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate | Memory:
+    """What a step that asks a model would ask, in requests, tokens and hours, or what a training takes of a GPU's memory; nothing
+    is written. Raises as `run_step` does, and ConfigError for a training that cannot fit."""
+    config = getattr(recipe, section or step)
+    if step in ("sft", "rlvr"):  # its rows do not matter, so there need be none yet
+        memory: Memory = import_module("omnicore.training.memory").estimate(recipe, config, inputs)
+        memory.check()
+        return memory
     _input_records(step, inputs)
-    _, asked = import_module(f"omnicore.steps.{step}").asking(recipe, getattr(recipe, section or step), inputs)
+    _, asked = import_module(f"omnicore.steps.{step}").asking(recipe, config, inputs)
     found: Estimate = asked.cost(recipe)
     return found
 

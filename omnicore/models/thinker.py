@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import GenerationConfig, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import is_flash_attn_2_available
 
 from omnicore.errors import CheckpointError, ConfigError
@@ -77,6 +77,22 @@ def load(model: str | Path, dtype: torch.dtype = torch.float32, attention: str =
     encoder = Encoder(load_processor(directory))
     loaded.generation_config = GenerationConfig(eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id, do_sample=False)
     return loaded.eval(), encoder
+
+
+def skeleton(model: str | Path, recipe: str = "") -> tuple[Any, str]:
+    """A thinker without weights (on the device `meta`), and whose `config.json` gave its dimensions: the model's own, or, as long
+    as its directory is not there, the one that is shipped with the recipe of this name. Raises CheckpointError."""
+    shipped = Path(str(packaged("omnicore") / "recipes" / f"{recipe}.json"))
+    if not Path(model).exists() and shipped.is_file():
+        values, source = json.loads(shipped.read_text()), f"as shipped with recipe {recipe}: {model} is not here yet"
+    else:
+        directory = resolve(model)
+        values, source = json.loads((directory / "config.json").read_text()), str(model)
+    values = values.get("thinker_config", values)
+    if values.get("model_type") != Qwen2_5OmniThinkerConfig.model_type:
+        raise CheckpointError(f"{model} is a {values.get('model_type')}, and a Qwen2.5-Omni or its thinker is trained")
+    with torch.device("meta"):
+        return Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig.from_dict(values)), source
 
 
 def save(
