@@ -30,10 +30,10 @@ def needs(binary: str) -> str:
 
 
 @contextmanager
-def started(command: list[str], url: str, log: Path, seconds: float = 30) -> Iterator[None]:
+def started(command: list[str], url: str, log: Path, cwd: Path | None = None, seconds: float = 60) -> Iterator[None]:
     """A server that answers at `url` within the block."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file)
     try:
         end = time.monotonic() + seconds
         while True:
@@ -56,25 +56,25 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def _get(self, path: str, **given: str | float) -> Any:
+    def get(self, path: str, **given: str | float) -> Any:
         with urlopen(f"{self.url}/api/v1/{path}?{urlencode(given)}", timeout=10) as answer:
             return json.load(answer)["data"]
 
     def now(self, query: str) -> dict[frozenset[tuple[str, str]], float]:
         """{labels but those of the target: value} of a query."""
-        found = self._get("query", query=query)["result"]
+        found = self.get("query", query=query)["result"]
         return {frozenset(_own(series["metric"]).items()): float(series["value"][1]) for series in found}
 
     def scraped(self, query: str) -> list[tuple[float, float]]:
         """All samples of the one series that a selector names: (time, value)."""
-        (series,) = self._get("query", query=f"{query}[10m]")["result"]
+        (series,) = self.get("query", query=f"{query}[10m]")["result"]
         return [(float(at), float(value)) for at, value in series["values"]]
 
     def until(self, query: str, seconds: float = 60) -> None:
         """Returns when a query has a result."""
         end = time.monotonic() + seconds
         while not self.now(query):
-            assert time.monotonic() < end, f"never: {query}; targets: {self._get('targets')['activeTargets']}"
+            assert time.monotonic() < end, f"never: {query}; targets: {self.get('targets')['activeTargets']}"
             time.sleep(INTERVAL)
 
 

@@ -1,0 +1,267 @@
+"""Rules and dashboards: each alert fires when it should and no other does, and nothing is asked of metrics that do not exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from omnicore.telemetry import METRICS, SERVING
+from tests.kubectl import kustomize
+from tests.monitoring import needs
+
+ROOT = Path(__file__).parents[2]
+OBJECTS = ROOT / "k8s" / "base"
+RULES = yaml.safe_load((OBJECTS / "monitoring" / "rules.yaml").read_text())["spec"]
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (OBJECTS / "monitoring" / "dashboards").glob("*.json")}
+# Metrics of others, with the labels that are asked of them: Kueue v0.19 and vLLM v1, in their own documentation.
+FOREIGN = {
+    "kueue_pending_workloads": {"cluster_queue", "status"},
+    "vllm:num_requests_running": set(),
+    "vllm:num_requests_waiting": set(),
+    "vllm:kv_cache_usage_perc": set(),
+    "vllm:request_success_total": {"finished_reason"},
+    "vllm:prompt_tokens_total": set(),
+    "vllm:generation_tokens_total": set(),
+    "vllm:e2e_request_latency_seconds_bucket": {"le"},
+    "vllm:time_to_first_token_seconds_bucket": {"le"},
+}
+TARGET = {"run", "pod"}  # put on by the PodMonitors and by the operator
+FUNCTIONS = set(
+    "abs and by changes count histogram_quantile ignoring label_values max max_over_time on or rate sum time Inf".split()
+)
+
+
+def known() -> dict[str, set[str]]:
+    """Labels of every metric by the name of its series."""
+    found = {name: labels | TARGET for name, labels in FOREIGN.items()}
+    for name, metric in {**METRICS, **SERVING}.items():
+        parts = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
+        found |= {f"{name}{part}": {*metric.labels, *TARGET, *(["le"] if part == "_bucket" else [])} for part in parts}
+    return found
+
+
+KNOWN = known()
+
+
+def asked(expr: str) -> dict[str, set[str]]:
+    """{series: labels that it is chosen by} of an expression in PromQL, and "" with those that it is grouped by."""
+    found: dict[str, set[str]] = {"": set()}
+
+    def take(match: re.Match[str]) -> str:
+        found.setdefault(match[1], set()).update(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', match[2] or "")))
+        return " "
+
+    def group(match: re.Match[str]) -> str:
+        found[""].update(re.findall(r"\w+", match[1]))
+        return " "
+
+    rest = re.sub(r"\b(?:by|ignoring|on)\s*\(([^)]*)\)", group, expr)
+    rest = re.sub(r"(?<![\w:])([a-z_]+:?[a-z0-9_]*_[a-z0-9_]+)(?!\()\s*(\{[^}]*\})?(?!\w*\()", take, rest)
+    left = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\[\w+\]|\{[^}]*\}|\b\d+\w*", " ", rest))) - FUNCTIONS
+    found |= {name: set() for name in left if name not in found}
+    return found
+
+
+def panels() -> list[tuple[str, str]]:
+    return [
+        (f"{name}: {panel['title']}", target["expr"])
+        for name, board in DASHBOARDS.items()
+        for panel in board["panels"]
+        for target in panel["targets"]
+    ]
+
+
+EXPRESSIONS = [(rule["alert"], rule["expr"]) for rule in ALERTS] + panels()
+
+
+@pytest.mark.parametrize(("where", "expr"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS])
+def test_every_metric_and_label_that_is_asked_for_exists(where: str, expr: str) -> None:
+    found = asked(expr)
+    grouped = found.pop("")
+    assert found
+    assert found.keys() <= KNOWN.keys()
+    for name, labels in found.items():
+        assert labels <= KNOWN[name], name
+        assert grouped <= KNOWN[name], name
+
+
+@pytest.mark.parametrize(
+    ("expr", "wrong"),
+    [
+        ('rate(omni_tokens_totals{run="a"}[5m])', "omni_tokens_totals"),
+        ("histogram_quantile(0.9, rate(omni_serve_request_seconds[5m]))", "omni_serve_request_seconds"),
+        ("sum by (stage) (other) > 0", "other"),
+        ("time() - up", "up"),
+    ],
+)
+def test_a_metric_that_does_not_exist_is_found(expr: str, wrong: str) -> None:
+    assert asked(expr).keys() - KNOWN.keys() - {""} == {wrong}
+
+
+def test_labels_are_read() -> None:
+    assert asked('omni_reward{run=~"$run", modality!="all"} > on (run) omni_kl_nats') == {
+        "": {"run"},
+        "omni_reward": {"run", "modality"},
+        "omni_kl_nats": set(),
+    }
+
+
+def test_dashboards_reach_grafana_and_ask_the_chosen_prometheus() -> None:
+    (found,) = [o for o in kustomize(OBJECTS) if o["metadata"]["name"] == "omnicore-dashboards"]
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert {Path(name).stem: json.loads(text) for name, text in found["data"].items()} == DASHBOARDS
+    assert DASHBOARDS.keys() == {"training", "audit", "serving"}
+    assert len({board["uid"] for board in DASHBOARDS.values()}) == 3
+    for board in DASHBOARDS.values():
+        assert board["templating"]["list"][0]["type"] == "datasource"
+        assert [panel["id"] for panel in board["panels"]] == list(range(1, len(board["panels"]) + 1))
+        assert {panel["datasource"]["uid"] for panel in board["panels"]} == {"${datasource}"}
+        places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
+        assert len(set(places)) == len(places)
+        for variable in board["templating"]["list"][1:]:
+            inner = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
+            assert inner
+            names = re.findall(r"(?:omni_|vllm:)\w+", inner[1])
+            assert names
+            assert all(inner[2] in KNOWN[name] for name in names)
+
+
+def test_alerts_say_what_is_wrong_and_where_help_is() -> None:
+    assert {rule["alert"] for rule in ALERTS} == set(
+        "RewardCollapse KLBlowUp EntropyCollapse ThroughputDrop TrainingStalled NaNLoss CheckpointStale CanaryFailed "
+        "NoAnswerShare EngineErrors EvalRegression QueueBacklog".split()
+    )
+    for rule in ALERTS:
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        labels = set().union(*(KNOWN[name] for name in asked(rule["expr"]) if name))
+        assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= labels
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rules") / "rules.yml"
+    path.write_text(yaml.safe_dump(RULES))
+    return path
+
+
+def promtool(*words: str) -> str:
+    done = subprocess.run([needs("promtool"), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_rules_are_valid(rules: Path) -> None:
+    assert f"SUCCESS: {len(ALERTS)} rules found" in promtool("check", "rules", str(rules))
+
+
+RUN = 'run="r",stage="rlvr",step="rlvr"'
+PUSHED = 'job="omnicore",stage="rlvr",step="rlvr"'
+ALL = 'modality="all"'
+# Alert: series a minute, when it is looked at, whether it fires. `_` is no sample, `stale` the end of a pod.
+CASES: list[tuple[str, dict[str, str], str, bool]] = [
+    ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x60 0.2x60"}, "90m", True),
+    ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x60 0.6x60"}, "90m", False),
+    ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.08x60 0.02x60"}, "90m", False),
+    ("RewardCollapse", {f"omni_reward{{{PUSHED},{ALL}}}": "0.8x60 0.2x60"}, "90m", False),
+    ("KLBlowUp", {f"omni_kl_nats{{{RUN},{ALL}}}": "0.1x30 0.9x60"}, "60m", True),
+    ("KLBlowUp", {f"omni_kl_nats{{{RUN},{ALL}}}": "0.1x90"}, "60m", False),
+    ("KLBlowUp", {f"omni_kl_nats{{{RUN},{ALL}}}": "0.1x30 0.9x5 0.1x60"}, "60m", False),
+    ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 0.05x60"}, "90m", True),
+    ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 0.3x60"}, "90m", False),
+    ("EntropyCollapse", {f'omni_entropy_nats{{run="r",stage="sft",step="sft",{ALL}}}': "1x60 0.05x60"}, "90m", False),
+    ("ThroughputDrop", {f"omni_tokens_total{{{RUN}}}": "0+6000x300 1800000+600x90"}, "380m", True),
+    ("ThroughputDrop", {f"omni_tokens_total{{{RUN}}}": "0+6000x390"}, "380m", False),
+    ("ThroughputDrop", {f"omni_tokens_total{{{RUN}}}": "0+6000x300 stale _x90"}, "328m", False),
+    ("TrainingStalled", {f"omni_training_steps{{{RUN}}}": "0+1x30 30x60"}, "85m", True),
+    ("TrainingStalled", {f"omni_training_steps{{{RUN}}}": "0x60"}, "30m", True),
+    ("TrainingStalled", {f"omni_training_steps{{{RUN}}}": "0+1x90"}, "85m", False),
+    ("TrainingStalled", {f"omni_training_steps{{{RUN}}}": "0+1x60 60x5 stale _x30"}, "84m", False),
+    ("TrainingStalled", {f"omni_training_steps{{{PUSHED}}}": "30x90"}, "85m", False),
+    ("NaNLoss", {f"omni_training_loss{{{PUSHED}}}": "NaN NaN NaN"}, "2m", True),
+    ("NaNLoss", {f"omni_training_loss{{{RUN}}}": "2 Inf Inf"}, "2m", True),
+    ("NaNLoss", {f"omni_training_loss{{{PUSHED}}}": "2x3", f"omni_training_loss{{{RUN}}}": "1x3"}, "2m", False),
+    ("CheckpointStale", {f"omni_checkpoint_saved_timestamp_seconds{{{RUN}}}": "0x200"}, "150m", True),
+    ("CheckpointStale", {f"omni_checkpoint_saved_timestamp_seconds{{{RUN}}}": "3600x200"}, "150m", False),
+    ("CheckpointStale", {f"omni_checkpoint_saved_timestamp_seconds{{{PUSHED}}}": "0x200"}, "150m", False),
+    ("CanaryFailed", {f'omni_canary_passed{{{PUSHED},kind="audio"}}': "0x10"}, "5m", True),
+    ("CanaryFailed", {f"omni_canary_agreement_ratio{{{RUN}}}": "0.5x10"}, "5m", True),
+    ("CanaryFailed", {f'omni_canary_passed{{{RUN},kind="audio"}}': "0 1x10"}, "5m", False),
+    ("NoAnswerShare", {f'omni_no_answer_ratio{{{PUSHED},view="clean"}}': "0.5x30"}, "20m", True),
+    ("NoAnswerShare", {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x30"}, "20m", True),
+    ("NoAnswerShare", {f'omni_no_answer_ratio{{{PUSHED},view="clean"}}': "0.1x30"}, "20m", False),
+    ("EngineErrors", {f"omni_engine_error_ratio{{{PUSHED}}}": "0.05x30"}, "20m", True),
+    (
+        "EngineErrors",
+        {f"omni_engine_retries_total{{{RUN}}}": "0+30x30", f"omni_samples_total{{{RUN}}}": "0+60x30"},
+        "20m",
+        True,
+    ),
+    (
+        "EngineErrors",
+        {
+            f"omni_engine_retries_total{{{RUN}}}": "0+1x30",
+            f"omni_samples_total{{{RUN}}}": "0+60x30",
+            f"omni_engine_error_ratio{{{RUN}}}": "0.001x30",
+        },
+        "20m",
+        False,
+    ),
+    ("EvalRegression", {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "-0.02x3"}, "2m", True),
+    (
+        "EvalRegression",
+        {
+            f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "0.02x3",
+            f'omni_promotion_difference_ratio{{{PUSHED},bound="low"}}': "-0.04x3",
+        },
+        "2m",
+        False,
+    ),
+    ("QueueBacklog", {'kueue_pending_workloads{cluster_queue="omnicore",status="active"}': "2x90"}, "80m", True),
+    ("QueueBacklog", {'vllm:num_requests_waiting{pod="p"}': "100x30"}, "20m", True),
+    ("QueueBacklog", {'omni_serve_waiting{pod="p"}': "100x30"}, "20m", True),
+    (
+        "QueueBacklog",
+        {
+            'kueue_pending_workloads{cluster_queue="omnicore",status="active"}': "2x30 0x60",
+            'kueue_pending_workloads{cluster_queue="other",status="active"}': "2x90",
+            'vllm:num_requests_waiting{pod="p"}': "3x90",
+        },
+        "80m",
+        False,
+    ),
+]
+
+
+def test_every_alert_has_a_firing_and_a_quiet_case() -> None:
+    assert {(alert, fires) for alert, _, _, fires in CASES} == {(rule["alert"], f) for rule in ALERTS for f in (True, False)}
+
+
+@pytest.mark.parametrize("fires", [True, False], ids=["fires", "stays quiet"])
+@pytest.mark.parametrize("alert", sorted({case[0] for case in CASES}))
+def test_alerts(alert: str, fires: bool, rules: Path, tmp_path: Path) -> None:
+    """By promtool: of each case this alert and no other fires, or none at all."""
+    firing: dict[str, Any] = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})'}
+    firing["exp_samples"] = [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if fires else []
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [{**firing, "eval_time": at}],
+        }
+        for name, series, at, right in CASES
+        if (name, right) == (alert, fires)
+    ]
+    path = tmp_path / "tests.yml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", str(path))
