@@ -17,6 +17,7 @@ from omnicore.media import RATE, Video, Wave, measure, read
 from omnicore.models import thinker
 from omnicore.models.generate import Generated, generate
 from omnicore.models.processor import Encoder, Features, Prompt
+from omnicore.models.runtime import device
 from omnicore.processes import die_with_parent
 from omnicore.schema import Media
 
@@ -84,8 +85,9 @@ class TransformersEngine:
     def __init__(self, model: str | Path, profile: Profile, workers: int = 1, **loading: Any) -> None:
         self.name = str(model)
         self.model, self.encoder = thinker.load(model, **loading)
+        self.model.to(device())
         self.reader = Reader(self.encoder, profile)
-        self._workers = workers
+        self._workers = workers if self.model.device.type == "cpu" else 1  # a GPU is not to be used across a fork
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         if self._workers == 1 or len(batches) < 2:

@@ -42,7 +42,7 @@ def generate(
     draw in the whole batch, from the same state of torch's generator.
     """
     model.eval()
-    batch = collate(prompts, None, encoder.pad_id)
+    batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature and part == WHOLE:

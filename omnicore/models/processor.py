@@ -44,6 +44,7 @@ _MEDIA_TEXT = {
 
 
 _PER_FRAME = {"input_features", "feature_attention_mask"}  # as wide as a sound is long
+CPU = torch.device("cpu")
 
 
 class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
@@ -253,18 +254,20 @@ def _heard(frames: int) -> int:
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def media_tensors(media: Sequence[Features]) -> dict[str, torch.Tensor]:
-    """Concatenates features of a batch, in the order in which their placeholders stand; sounds padded to the longest of them."""
+def media_tensors(media: Sequence[Features], device: torch.device = CPU) -> dict[str, torch.Tensor]:
+    """Concatenates features of a batch, on `device`, in the order in which their placeholders stand; sounds padded."""
     names = dict.fromkeys(name for feature in media for name in feature.tensors)
     found = {name: [f.tensors[name] for f in media if name in f.tensors] for name in names}
     for name in _PER_FRAME & found.keys():
         width = max(t.shape[-1] for t in found[name])
         found[name] = [torch.nn.functional.pad(t, (0, width - t.shape[-1])) for t in found[name]]
-    return {name: torch.cat(tensors) for name, tensors in found.items()}
+    return {name: torch.cat(tensors).to(device) for name, tensors in found.items()}
 
 
-def collate(prompts: Sequence[Prompt], replies: Sequence[list[int]] | None, pad_id: int) -> dict[str, torch.Tensor]:
-    """A left-padded batch: prompts end, and replies start, in the same column.
+def collate(
+    prompts: Sequence[Prompt], replies: Sequence[list[int]] | None, pad_id: int, device: torch.device = CPU
+) -> dict[str, torch.Tensor]:
+    """A left-padded batch on `device`: prompts end, and replies start, in the same column.
 
     Returns input_ids, attention_mask, labels [batch, prompt + reply] (-100 outside the reply: loss on the answer only)
     and the media tensors.
@@ -282,4 +285,5 @@ def collate(prompts: Sequence[Prompt], replies: Sequence[list[int]] | None, pad_
             ids[row, width : width + len(reply)] = torch.tensor(reply)
             labels[row, width : width + len(reply)] = torch.tensor(reply)
     media = [feature for prompt in prompts for feature in prompt.media]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **media_tensors(media)}
+    text = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {**{name: tensor.to(device) for name, tensor in text.items()}, **media_tensors(media, device)}

@@ -21,6 +21,7 @@ from transformers.utils import is_flash_attn_2_available
 from omnicore.errors import CheckpointError, ConfigError
 from omnicore.models import files
 from omnicore.models.processor import Encoder, load_processor
+from omnicore.models.safe import VOICES
 
 PREFIX = "thinker."
 EMBEDDED = ("tiny-base", "tiny-probe", "tiny-probe-2")
@@ -135,7 +136,7 @@ def save(
         "thinker_config": thinker,
     }
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
-    torch.save({}, directory / "spk_dict.pt")  # no voices: the class that AutoModel takes asks for the file, talker or not
+    torch.save({}, directory / VOICES)  # no voices: the class that AutoModel takes asks for the file, talker or not
     _save_processor(encoder, directory)
 
 

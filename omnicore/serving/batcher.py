@@ -58,7 +58,7 @@ class _Rows(LogitsProcessor):  # type: ignore[misc]
             else:
                 if job.asked.temperature:
                     # Adding Gumbel noise and taking the greatest is sampling from the softmax.
-                    even = torch.rand(scores.shape[1], generator=job.noise).clamp_min(1e-20)
+                    even = torch.rand(scores.shape[1], generator=job.noise).clamp_min(1e-20).to(scores.device)
                     scores[row] = scores[row] / job.asked.temperature - torch.log(-torch.log(even))
                 chosen = int(scores[row].argmax())
                 self._took(job, chosen, float(logprobs[row, chosen]))
@@ -121,7 +121,7 @@ class Batcher:
 
     @torch.inference_mode()
     def _answer(self, model: Any, encoder: Encoder, jobs: Sequence[Job]) -> None:
-        batch = collate([job.asked.prompt for job in jobs], None, encoder.pad_id)
+        batch = collate([job.asked.prompt for job in jobs], None, encoder.pad_id, model.device)
         del batch["labels"]
         rows = _Rows(jobs, encoder, self._ended)
         model.generate(**batch, max_new_tokens=max(job.asked.most for job in jobs), do_sample=False, logits_processor=[rows])

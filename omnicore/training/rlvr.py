@@ -191,7 +191,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            media = media_tensors([f for sample in self._media[rows] for f in sample])
+            media = media_tensors([f for sample in self._media[rows] for f in sample], input_ids.device)
             forward = functools.partial(model, **media)
             parts.append(
                 super()._get_per_token_logps_and_entropies(forward, input_ids[rows], attention_mask[rows], logits_to_keep, **known)

@@ -48,9 +48,9 @@ def check(trainer: Any, engine: RolloutEngine, rows: Sequence[Row], pad_id: int,
 
 def log_probs(trainer: Any, prompts: Sequence[Prompt], samples: Sequence[Sample], pad_id: int) -> list[list[float]]:
     """What the trainer's own forward pass, as it computes the loss, says of each token of the samples."""
-    batch = collate(prompts, [list(sample.ids) for sample in samples], pad_id)
+    batch = collate(prompts, [list(sample.ids) for sample in samples], pad_id, trainer.accelerator.device)
     keep = max(len(sample.ids) for sample in samples)
-    ids, mask = (batch[name].to(trainer.accelerator.device) for name in ("input_ids", "attention_mask"))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
     trainer._media = [prompt.media for prompt in prompts]
     with torch.no_grad():
         found = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)[0]

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from omnicore.config import PromoteConfig
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json
+from omnicore.models import thinker
 from omnicore.provenance import write_step
 from omnicore.schema import Estimate, Response, View
 from omnicore.steps import promote
@@ -169,3 +171,14 @@ def test_a_candidate_that_the_canary_has_not_heard_is_kept_out(made: dict[str, P
     found = read_json(tmp_path / "decision.json")
     assert (found["decision"], found["canary"]) == ("keep", {"canary_image": "answers", "canary_noise": 0.0})
     assert found["reasons"][-1] == "the canary has not seen that the candidate perceives audio"
+
+
+def test_what_a_training_saves_is_safe_and_voices_are_not(tmp_path: Path) -> None:
+    """The whole Omni's class asks for a file of voices, a pickle: the one that is written is empty."""
+    thinker.save(*thinker.load("embedded:tiny-base"), tmp_path / "checkpoint")
+    assert promote.unsafe(tmp_path / "checkpoint") == []
+    for content in ({"Chelsie": torch.zeros(2)}, Path):
+        torch.save(content, tmp_path / "checkpoint" / "spk_dict.pt")
+        assert "holds spk_dict.pt, which may run code" in promote.unsafe(tmp_path / "checkpoint")[0]
+    (tmp_path / "checkpoint" / "spk_dict.pt").write_bytes(b"no archive")
+    assert promote.unsafe(tmp_path / "checkpoint")
