@@ -3,7 +3,8 @@
   rlvr   an RLVR step on pictures alone, ours and stock GRPOTrainer's: same checkpoint, prompts, number of rollouts and optimizer.
          `verified` pays right answers, and ours leaves groups out that teach nothing; `coin` flips one: all groups are trained on
   sft    samples a second, ours and SFTTrainer's with a naive collator, which reads and processes the media of each batch anew, in
-         the order of a shuffle. Both lose through TRL's default, its fused head
+         the order of a shuffle; both through TRL's default loss, its fused head. `published padding`: with sounds padded to 300 s,
+         as the processor of the published checkpoints pads them; the embedded model's own stops at one second
   media  the share of an SFT step that waits for rows once every medium has been read
 
 The two take turns, several rounds, on one thread; a figure is the median over all steps of all rounds but each run's first, and a
@@ -81,6 +82,13 @@ class Bench:
         rows = read_rows(self.root / name, Reader(encoder, self.recipe.profile), self.recipe.profile, targets=targets)
         return model, encoder, [row for row in rows if types is None or row.query.type in types]
 
+    def pad_as_published(self, encoder: Any) -> None:
+        """Makes the feature extractor one that pads to the length of Qwen2.5-Omni's; the model drops the padding."""
+        from transformers import WhisperFeatureExtractor
+
+        size = encoder.processor.feature_extractor.feature_size
+        encoder.processor.feature_extractor = WhisperFeatureExtractor(size, chunk_length=300, return_attention_mask=True)
+
     def rlvr(self, steps: int, reward: str) -> list[Step]:
         from omnicore.config import MixtureConfig
         from omnicore.training import rlvr
@@ -145,11 +153,13 @@ class Bench:
             trainer.train()
         return clock.steps
 
-    def sft(self, steps: int) -> tuple[list[Step], float]:
-        """Seconds of the steps, and the share of them that was waited for rows once all had been seen."""
+    def sft(self, steps: int, *, published: bool = False) -> tuple[list[Step], list[float]]:
+        """The steps, and how long each waited for its rows."""
         from omnicore.training import sft
 
         model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        if published:
+            self.pad_as_published(encoder)
         config = self.recipe.sft.model_copy(update={"steps": steps})
         clock, waited = Clock(), []
 
@@ -158,10 +168,9 @@ class Bench:
             waited.append(record["data_seconds"])
 
         sft.train(model, encoder, rows, config, seed=0, log=log)
-        epoch = -(-len(rows) // config.batch)
-        return clock.steps, sum(waited[epoch + 1 :]) / sum(step.wall for step in clock.steps[epoch:])
+        return clock.steps, waited[1:]
 
-    def naive_sft(self, steps: int) -> list[Step]:
+    def naive_sft(self, steps: int, *, published: bool = False) -> list[Step]:
         """The collator of many a tutorial: files are opened and processed when their batch comes, all in the order of a shuffle."""
         from datasets import Dataset
         from transformers import PrinterCallback
@@ -171,6 +180,8 @@ class Bench:
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
         model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        if published:
+            self.pad_as_published(encoder)
         config, clock, tokenizer = self.recipe.sft, Clock(), encoder.tokenizer
 
         def batch(chosen: list[dict[str, int]]) -> dict[str, Any]:
@@ -229,25 +240,29 @@ def compared(name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Cal
         print(f"{name}: round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
     mine, its = (Step(*map(statistics.median, zip(*steps, strict=True))) for steps in found)
     told = [f"{mine.cpu * 1000:.0f} ms", f"{its.cpu * 1000:.0f} ms", f"{its.cpu / mine.cpu:.2f}", f"{its.wall / mine.wall:.2f}"]
-    return f"| {' | '.join([name, *told, str(len(found[0]))])} |"
+    return f"| {' | '.join([name, *told, ' and '.join(str(len(steps)) for steps in found)])} |"
 
 
 def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     """Of every comparison; `steps` of each run, of which the first is not counted."""
     bench, shares = Bench(recipe, root), list[float]()
     _, _, rows = bench.start("sft.jsonl", None, targets=True)
-    longer = max(steps, 2 * -(-len(rows) // recipe.sft.batch) + 2)  # more than an epoch, for the share of the media
+    epoch = -(-len(rows) // recipe.sft.batch)
+    longer = max(steps, 2 * epoch + 2)  # more than an epoch, for the share of the media
 
-    def sft() -> list[Step]:
-        found, share = bench.sft(longer)
-        shares.append(share)
+    def sft(published: bool) -> list[Step]:
+        found, waited = bench.sft(longer, published=published)
+        shares.append(sum(waited[epoch:]) / sum(step.wall for step in found[epoch:]))
         return found
 
     lines = ["| step | ours, CPU | TRL, CPU | ratio of CPU | ratio of wall | steps |", "| --- | --- | --- | --- | --- | --- |"]
     for reward in ("verified", "coin"):
         ours, theirs = (partial(run, steps, reward) for run in (bench.rlvr, bench.stock_rlvr))
         lines.append(compared(f"rlvr, pictures, {reward}", rounds, ours, theirs))
-    lines.append(compared(f"sft, batch {recipe.sft.batch}", rounds, sft, partial(bench.naive_sft, longer)))
+    batch = f"sft, batch {recipe.sft.batch}"
+    lines.append(compared(batch, rounds, partial(sft, False), partial(bench.naive_sft, longer)))
+    slow = partial(bench.naive_sft, 4, published=True)  # seconds each
+    lines.append(compared("sft, published padding", rounds, partial(sft, True), slow))
     return [*lines, "", f"waiting for rows after the first epoch: {statistics.median(shares):.1%} of a step"]
 
 
