@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VLLM   ?= .venv-vllm
+ZERO   ?= .venv-zero
 BIN    := $(VENV)/bin
 RUN    ?= demo
 SEED   ?= 0
@@ -11,7 +12,7 @@ NAMESPACE ?= omnicore
 LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help demo test test-images test-vllm check format compile tiny-models seeds images lock deploy clean
+.PHONY: help demo test test-images test-vllm test-zero check format compile tiny-models seeds images lock deploy clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -46,6 +47,15 @@ $(VLLM)/.ready:
 
 test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## tiny checkpoints behind vLLM on the CPU: 3.6 GB in .venv-vllm, about five minutes
 	OMNI_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -s tests/e2e/test_vllm.py $(ARGS)
+
+# Beside the environment: where DeepSpeed is there, accelerate imports it in every training. It compiles its CPU part at first use.
+$(ZERO)/.ready: $(VENV)/.dev-ready
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --target $(ZERO) --no-deps --no-build-isolation \
+		'deepspeed>=0.19,<0.20' einops hjson msgpack ninja py-cpuinfo
+	@touch $@
+
+test-zero: $(ZERO)/.ready  ## trainings under DeepSpeed's ZeRO on the CPU: 25 MB in .venv-zero; compiles first
+	PATH=$(abspath $(ZERO))/bin:$$PATH PYTHONPATH=$(abspath $(ZERO)) $(BIN)/python -m pytest tests/unit/test_parallel.py $(ARGS)
 
 check: $(VENV)/.dev-ready  ## lint, types, import walls, compiled pipelines current
 	$(BIN)/ruff check .

@@ -240,11 +240,20 @@ class TrainingConfig(Config):
     micro_batch: int = Field(
         0, ge=0, description="rows of a forward pass on one process, gradients add up to the batch; 0: all that the process has"
     )
+    parallel: Literal["ddp", "zero2"] = Field(
+        "ddp", description="what each process holds: ddp, everything; zero2, the weights and its share of gradients and optimizer"
+    )
 
     @model_validator(mode="after")
     def _flash_attention_is_of_half_precision(self) -> Self:
         if self.attention == "flash_attention_2" and self.precision != "bfloat16":
             raise ValueError("attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or attention=sdpa")
+        return self
+
+    @model_validator(mode="after")
+    def _zero_writes_no_checkpoints(self) -> Self:
+        if self.parallel != "ddp" and self.checkpoint_every:
+            raise ValueError(f"parallel={self.parallel} writes no checkpoints yet: set checkpoint_every=0, or parallel=ddp")
         return self
 
 

@@ -19,10 +19,11 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parts, rlvr
+    from omnicore.training import parallel, parts, rlvr
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import fitting, read_rows
 
+    parallel.check(config)
     set_up(recipe)
     engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile, **parts.loading(config))
     model, encoder = engine.model, engine.encoder

@@ -18,10 +18,11 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     from omnicore.engines.transformers import Reader
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parts, sft
+    from omnicore.training import parallel, parts, sft
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import fitting, read_rows
 
+    parallel.check(config)
     set_up(recipe)
     model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model, **parts.loading(config))
     found = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
-from omnicore import live
+from omnicore import live, ranks
 from omnicore.errors import TrainingError
 
 # TRL's and the Trainer's names -> ours.
@@ -70,6 +72,8 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, towers: dict[str, str], patience: int = 3) -> None:
         self._missing, self._patience, self._moved = dict(towers), patience, 0
+        self._alive: set[str] = set()  # weights that have had a gradient since the last step, on this process
+        self._hooks: list[Any] = []
 
     def state_dict(self) -> dict[str, Any]:
         return {"missing": self._missing, "moved": self._moved}
@@ -77,13 +81,25 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._missing, self._moved = state["missing"], state["moved"]
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        # As they come: under ZeRO no weight has a `grad` any more when the optimizer's turn is.
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._hooks = [p.register_hook(partial(self._reached, name)) for name, p in trained]
+
+    def _reached(self, name: str, gradient: torch.Tensor) -> None:
+        if name not in self._alive and bool(gradient.abs().max() > 0):
+            self._alive.add(name)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if not self._missing:
             return
-        named = list(model.named_parameters())
-        alive = [name for name, p in named if p.grad is not None and bool(p.grad.abs().max() > 0)]
+        alive: set[str] = set().union(*ranks.every(self._alive))
+        self._alive.clear()
         self._missing = {kind: part for kind, part in self._missing.items() if not any(part in name for name in alive)}
         self._moved += bool(alive)
+        if not self._missing:
+            for hook in self._hooks:
+                hook.remove()
         if self._missing and self._moved >= self._patience:
             lost = " and ".join(f"{kind} (`{part}`)" for kind, part in self._missing.items())
             raise TrainingError(

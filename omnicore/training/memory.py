@@ -2,7 +2,9 @@
 
 Of P parameters of which T train, each process holds w P bytes of weights and 4 T of LoRA's, 4 T of gradients (of several processes
 as many again in DDP's buckets: torch's documentation of gradient_as_bucket_view) and 8 T of AdamW's two moments; w is 2 under LoRA
-in bfloat16, else 4 (parts.py). RLVR with beta holds the weights of its reference once more; under LoRA it needs none.
+in bfloat16, else 4 (parts.py). Under ZeRO (parallel.py) w is 2 whenever bfloat16 is computed in, and of N processes each holds 1/N
+of gradients and optimizer, which has a float32 copy of what trains, too. RLVR with beta holds the weights of its reference once
+more; under LoRA it needs none.
 
 Activations are what a layer keeps for its backward pass, counted for this model's layers as arXiv 2205.05198 counts GPT's: a token
 has 10 h + 4 k + 4 f values of 2 bytes (4 in float32), with h the layer's width, k that of its keys and f that of its feed-forward,
@@ -67,8 +69,8 @@ class Memory:
             raise ConfigError(
                 "\n".join([*self.lines(), ""])
                 + f"this cannot fit: {total / GIB:.1f} GiB, and a GPU has {self.room / GIB:.1f}. lora and fewer parts "
-                "need less for weights, gradients and optimizer; gradient_checkpointing=true, a smaller micro_batch and a smaller "
-                "max_tokens take fewer activations"
+                "need less for weights, gradients and optimizer, and parallel=zero2 shares the last two out; "
+                "gradient_checkpointing=true, a smaller micro_batch and a smaller max_tokens take fewer activations"
             )
 
 
@@ -108,10 +110,16 @@ def _training(model: nn.Module, config: SftConfig | RlvrConfig, parameters: Mapp
 
 def held(parameters: int, trained: int, config: SftConfig | RlvrConfig, gpus: int) -> dict[str, int]:
     """Bytes on each process of weights, gradients and optimizer; `trained` are LoRA's own where there is one."""
-    stands_still = config.lora is not None and config.precision == "bfloat16"
-    weights = parameters * (2 if stands_still else 4) + (4 * trained if config.lora else 0)
+    half = config.precision == "bfloat16" and (config.lora is not None or config.parallel != "ddp")
+    adapters = trained if config.lora else 0
+    if config.parallel == "ddp":
+        weights = parameters * (2 if half else 4) + 4 * adapters
+        own = {"gradients": 4 * trained * (2 if gpus > 1 else 1), "optimizer": 8 * trained}
+    else:
+        weights = (parameters + adapters) * (2 if half else 4)
+        own = {"gradients": trained * (6 if half else 4) // gpus, "optimizer": 12 * trained // gpus}
     reference = {"reference": weights} if isinstance(config, RlvrConfig) and config.beta and not config.lora else {}
-    return {"weights": weights, "gradients": 4 * trained * (2 if gpus > 1 else 1), "optimizer": 8 * trained, **reference}
+    return {"weights": weights, **own, **reference}
 
 
 def activations(model: Any, training: Mapping[str, int], config: SftConfig | RlvrConfig, tokens: int, length: int) -> int:
@@ -134,7 +142,7 @@ def activations(model: Any, training: Mapping[str, int], config: SftConfig | Rlv
         kept += layers(vision.depth, merged, wide, wide, vision.intermediate_size, vision.num_heads)
     elif "audio" in training:
         kept += layers(audio.encoder_layers, 2, audio.d_model, audio.d_model, audio.encoder_ffn_dim, audio.encoder_attention_heads)
-    copies = config.precision == "bfloat16" and config.lora is None
+    copies = config.precision == "bfloat16" and config.lora is None and config.parallel == "ddp"
     return kept + (2 * sum(training.values()) if copies else 0)
 
 

@@ -34,7 +34,7 @@ from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
 from omnicore.models.processor import Encoder, Features, media_tensors
-from omnicore.training import parts, startup
+from omnicore.training import parallel, parts, startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve, GradientCheck, Log
 from omnicore.training.groups import Book, Group, Rollout, collect, further
@@ -42,7 +42,7 @@ from omnicore.training.mixture import Mixture, Order, modality
 from omnicore.training.rewards import Coin, reward
 from omnicore.training.rollouts import RolloutEngine, TransformersRollouts
 from omnicore.training.rows import Row
-from omnicore.training.sft import OPTIMIZER, PLAIN, passes
+from omnicore.training.sft import OPTIMIZER, PLAIN
 
 TOWERS = {"audio": "audio_tower", "image": "visual", "video": "visual"}
 _PER_ROLLOUT = (
@@ -285,8 +285,7 @@ def train(
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
-            use_cpu=not torch.cuda.is_available(),
-            **passes(config, ranks.share(config.prompts, "prompts") * config.group),
+            **parallel.arguments(config, ranks.share(config.prompts, "prompts") * config.group),
             **OPTIMIZER,
             **{**PLAIN, **parts.arguments(config)},
         )
@@ -304,6 +303,8 @@ def train(
             # What TRL takes for the prompt is never shown: the rows hold the prompts.
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]),
         )
+        if trainer.is_deepspeed_enabled:
+            trainer.add_callback(parallel.BothTowers())
         check = GradientCheck(_training_towers(trainer.model, rows))
         trainer.add_callback(check)
         trainer.states |= {"gradients": check, **({"coin": trainer.coin} if trainer.coin else {})}

@@ -15,10 +15,9 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from omnicore import ranks
-from omnicore.config import SftConfig, TrainingConfig
-from omnicore.errors import ConfigError
+from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
-from omnicore.training import parts
+from omnicore.training import parallel, parts
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve
 from omnicore.training.mixture import Mixture, Order
@@ -35,8 +34,6 @@ PLAIN = {
     "disable_tqdm": True,
     "logging_steps": 1,
     "dataloader_num_workers": 0,
-    # A process whose rows hold no sound gives the audio tower no gradient; another may.
-    "ddp_find_unused_parameters": True,
 }
 
 
@@ -74,15 +71,6 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         return loss
 
 
-def passes(config: TrainingConfig, rows: int) -> dict[str, int]:
-    """Arguments of the Trainer for `rows` rows of a step on this process. Raises ConfigError where they do not divide."""
-    micro = config.micro_batch or rows
-    if rows % micro:
-        fitting = max(size for size in range(1, min(micro, rows) + 1) if rows % size == 0)
-        raise ConfigError(f"micro_batch={micro} does not divide the {rows} rows that a process has of a step: set it to {fitting}")
-    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": rows // micro}
-
-
 def train(
     model: Any,
     encoder: Encoder,
@@ -115,8 +103,7 @@ def train(
             warmup_steps=config.warmup,
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},
-            use_cpu=not torch.cuda.is_available(),
-            **passes(config, ranks.share(config.batch, "batch")),
+            **parallel.arguments(config, ranks.share(config.batch, "batch")),
             **OPTIMIZER,
             **{**PLAIN, **parts.arguments(config), "dataloader_num_workers": config.workers},
         )
@@ -140,6 +127,8 @@ def train(
             waited, trainer.waited = trainer.waited, 0.0
             return {**record, "by_type": by_type, "data_seconds": waited}
 
+        if trainer.is_deepspeed_enabled:
+            trainer.add_callback(parallel.BothTowers())
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.go_on()

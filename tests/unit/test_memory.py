@@ -84,6 +84,20 @@ def test_activations_of_the_language_model_are_near_what_is_said(attention: str,
     assert memory.activations(model.config, {}, saving, tokens=8 * 256, length=256) < said / 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "weights", "gradients", "optimizer"),
+    [
+        (["sft.parallel=ddp"], 4000, 3200, 3200),
+        (["sft.parallel=zero2"], 4000, 400, 1200),
+        (["sft.parallel=zero2", "sft.precision=bfloat16"], 2000, 600, 1200),
+        (["sft.parallel=zero2", "sft.precision=bfloat16", "sft.lora={rank: 4}"], 2800, 600, 1200),
+    ],
+)
+def test_zero_shares_gradients_and_optimizer_out(changes: list[str], weights: int, gradients: int, optimizer: int) -> None:
+    config = load_recipe("tiny", ["sft.checkpoint_every=0", *changes]).sft
+    assert memory.held(1000, 400, config, 4) == {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+
+
 def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(ALL_OF_3B.split()) == 0
     out = capsys.readouterr().out

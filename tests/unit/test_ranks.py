@@ -76,7 +76,6 @@ def alike(one: Path, two: Path) -> None:
     first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, two))
     for name, weights in first.items():
         np.testing.assert_allclose(second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name)
-    assert read_step(one)["key"] == read_step(two)["key"]
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +96,7 @@ def means(record: dict[str, Any]) -> dict[str, float]:
 def test_two_processes_are_as_one(inputs: dict[str, dict[str, Path]], calm: dict[str, Path], tmp_path: Path, step: str) -> None:
     one, two = tmp_path / "one", calm[step]
     assert in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *TRAINING[step]]), inputs[step], one)) == 0
-    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
-    for a, b in zip(*(read_jsonl(path / "curves.jsonl", dict) for path in (one, two)), strict=True):
-        assert {**flat(b), **means(a)} == pytest.approx(flat(a), rel=1e-3, abs=2e-5)
-    first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, two))
-    for name, weights in first.items():
-        np.testing.assert_allclose(second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name)
+    alike(one, two)
     assert read_step(one)["key"] == read_step(two)["key"]
     if step == "rlvr":
         said = [[(r["id"], r["reply"], r["reward"]) for r in read_jsonl(path / "rollouts.jsonl", dict)] for path in (one, two)]

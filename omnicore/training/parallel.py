@@ -1,0 +1,114 @@
+"""How a step's rows lie on processes and in memory, and what each process holds: everything (DDP), or under DeepSpeed's ZeRO
+(arXiv 1910.02054) at stage 2 its share of gradients and optimizer.
+
+ZeRO reduces gradients in the order in which a process' backward pass brings them. So all processes have to go the same way: one
+whose rows hold no sound would leave out the audio tower, and the others' reductions would meet those of other weights.
+`both_towers` leads each pass through both, sound first.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import Qwen2_5OmniThinkerModel, TrainerCallback
+
+from omnicore import ranks
+from omnicore.config import TrainingConfig
+from omnicore.errors import ConfigError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+FRAMES = 4  # the shortest sound, in mel frames: of fewer, nothing is left after two convolutions and a pooling
+
+
+def check(config: TrainingConfig) -> None:
+    """Raises ConfigError where ZeRO is asked for and cannot be: before a model is loaded."""
+    if config.parallel == "ddp":
+        return
+    if ranks.world() == 1:
+        raise ConfigError(f"parallel={config.parallel} shares out among processes and there is one: start several with torchrun")
+    if not find_spec("deepspeed"):
+        raise ConfigError(f"parallel={config.parallel} needs DeepSpeed: pip install 'omnicore[gpu]', or set parallel=ddp")
+
+
+def arguments(config: TrainingConfig, rows: int) -> dict[str, Any]:
+    """Of a Trainer for `rows` rows of a step on this process. Raises ConfigError where micro-batches do not divide them."""
+    micro = config.micro_batch or rows
+    if rows % micro:
+        fitting = max(size for size in range(1, min(micro, rows) + 1) if rows % size == 0)
+        raise ConfigError(f"micro_batch={micro} does not divide the {rows} rows that a process has of a step: set it to {fitting}")
+    gpu = torch.cuda.is_available()
+    found: dict[str, Any] = {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,
+        "use_cpu": not gpu,
+        # A process whose rows hold no sound gives the audio tower no gradient; another may.
+        "ddp_find_unused_parameters": True,
+    }
+    if config.parallel == "ddp":
+        return found
+    found["deepspeed"] = str(RECIPES / f"{config.parallel}.json")
+    if not gpu:
+        # Else transformers would ask for no backend, and accelerate take each process for the only one.
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        PartialState(backend="gloo")
+        found["accelerator_config"] = {"use_configured_state": True}
+    return found
+
+
+class BothTowers(TrainerCallback):  # type: ignore[misc]
+    """`both_towers` when DeepSpeed has put its own hooks on the model."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        both_towers(model)
+
+
+def both_towers(model: nn.Module) -> None:
+    """Leads each pass of `model` that computes gradients through the audio tower, then through that for pictures and videos. Where
+    the batch has no such medium, it gets the smallest there is: nothing of that reaches the result, and the gradient is 0."""
+    thinker: Any = next(module for module in model.modules() if isinstance(module, Qwen2_5OmniThinkerModel))
+    absent: list[str] = []
+
+    def look(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        media = {"audio": ("input_features",), "visual": ("pixel_values", "pixel_values_videos")}
+        absent[:] = [tower for tower, names in media.items() if all(given.get(name) is None for name in names)]
+
+    def embedded(_: nn.Module, __: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        if "audio" not in absent or not torch.is_grad_enabled():
+            return embeddings
+        absent.remove("audio")
+        return embeddings + 0.0 * _silence(thinker, embeddings).sum().to(embeddings.dtype)
+
+    def merged(_: nn.Module, args: Any, given: dict[str, Any]) -> Any:
+        if "visual" not in absent or not torch.is_grad_enabled():
+            return None
+        absent.remove("visual")
+        embeddings = given["inputs_embeds"]
+        return args, {**given, "inputs_embeds": embeddings + 0.0 * _blank(thinker, embeddings).sum().to(embeddings.dtype)}
+
+    thinker.register_forward_pre_hook(look, with_kwargs=True)
+    # Behind DeepSpeed's hook of the one and before that of the other, as media that are there are.
+    thinker.get_input_embeddings().register_forward_hook(embedded)
+    thinker.language_model.register_forward_pre_hook(merged, with_kwargs=True, prepend=True)
+
+
+def _silence(thinker: Any, embeddings: torch.Tensor) -> torch.Tensor:
+    """What the audio tower makes of the shortest sound: one token."""
+    features = embeddings.new_zeros(1, thinker.audio_tower.num_mel_bins, FRAMES)
+    mask = torch.ones(1, FRAMES, dtype=torch.long, device=embeddings.device)
+    heard: torch.Tensor = thinker.get_audio_features(features, mask, return_dict=True).last_hidden_state
+    return heard
+
+
+def _blank(thinker: Any, embeddings: torch.Tensor) -> torch.Tensor:
+    """What the other tower makes of the smallest picture: one token, of a square of patches that are merged."""
+    patches, side = thinker.visual.patch_embed, thinker.visual.spatial_merge_size
+    pixels = embeddings.new_zeros(side * side, patches.in_channels * patches.temporal_patch_size * patches.patch_size**2)
+    grid = torch.tensor([[1, side, side]], device=embeddings.device)
+    seen: torch.Tensor = thinker.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
+    return seen
