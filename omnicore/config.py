@@ -240,8 +240,9 @@ class TrainingConfig(Config):
     micro_batch: int = Field(
         0, ge=0, description="rows of a forward pass on one process, gradients add up to the batch; 0: all that the process has"
     )
-    parallel: Literal["ddp", "zero2"] = Field(
-        "ddp", description="what each process holds: ddp, everything; zero2, the weights and its share of gradients and optimizer"
+    parallel: Literal["ddp", "zero2", "zero3"] = Field(
+        "ddp",
+        description="what each process holds: ddp, everything; zero2, its share of gradients and optimizer; zero3, of weights, too",
     )
 
     @model_validator(mode="after")
@@ -307,6 +308,12 @@ class RlvrConfig(TrainingConfig):
     def _vllm_has_a_server(self) -> Self:
         if self.rollouts == "vllm" and not self.server.startswith(("http://", "https://")):
             raise ValueError("rlvr.rollouts=vllm needs rlvr.server, as in http://127.0.0.1:8000/v1")
+        return self
+
+    @model_validator(mode="after")
+    def _rollouts_need_whole_weights(self) -> Self:
+        if self.parallel == "zero3":
+            raise ValueError("parallel=zero3 shares out the weights that rollouts come from: set parallel=zero2, or ddp")
         return self
 
 

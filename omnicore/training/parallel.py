@@ -1,9 +1,9 @@
 """How a step's rows lie on processes and in memory, and what each process holds: everything (DDP), or under DeepSpeed's ZeRO
-(arXiv 1910.02054) at stage 2 its share of gradients and optimizer.
+(arXiv 1910.02054) its share of gradients and optimizer, at stage 3 of the weights, too.
 
-ZeRO reduces gradients in the order in which a process' backward pass brings them. So all processes have to go the same way: one
-whose rows hold no sound would leave out the audio tower, and the others' reductions would meet those of other weights.
-`both_towers` leads each pass through both, sound first.
+ZeRO reduces gradients in the order in which a process' backward pass brings them, and at stage 3 gathers weights in the order in
+which its forward pass asks for them. So all processes have to go the same way: one whose rows hold no sound would leave out the
+audio tower, and the others' reductions would meet those of other weights. `both_towers` leads each pass through both, sound first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import Qwen2_5OmniThinkerModel, TrainerCallback
+from transformers.integrations import unset_hf_deepspeed_config
 
 from omnicore import ranks
 from omnicore.config import TrainingConfig
@@ -112,3 +113,15 @@ def _blank(thinker: Any, embeddings: torch.Tensor) -> torch.Tensor:
     grid = torch.tensor([[1, side, side]], device=embeddings.device)
     seen: torch.Tensor = thinker.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
     return seen
+
+
+def gather(model: nn.Module) -> None:
+    """Gives the first process its whole weights back after a training at stage 3, in the CPU's memory, one at a time. The others'
+    are of no use any more."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    for parameter in model.parameters():
+        with GatheredParameters([parameter]):
+            held = parameter.detach().to("cpu", copy=True) if ranks.first() else torch.empty(0)
+        parameter.data = held
+    unset_hf_deepspeed_config()  # else a checkpoint that is loaded hereafter would be shared out, too

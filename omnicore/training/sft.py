@@ -132,5 +132,8 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.go_on()
-        parts.merge(trainer.model)
+        if config.parallel == "zero3":
+            parallel.gather(trainer.model)
+        if ranks.first():
+            parts.merge(trainer.model)
     return mixture.epochs()

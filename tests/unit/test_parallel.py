@@ -80,9 +80,22 @@ def test_zero_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, world: 
     parallel.check(SftConfig(data="sft.jsonl"))
 
 
-def test_checkpoints_under_zero_are_refused_with_the_recipe() -> None:
-    with pytest.raises(ConfigError, match="parallel=zero2 writes no checkpoints yet: set checkpoint_every=0, or parallel=ddp"):
-        load_recipe("tiny", ["sft.parallel=zero2", "sft.checkpoint_every=5"])
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            ["sft.parallel=zero2", "sft.checkpoint_every=5"],
+            "parallel=zero2 writes no checkpoints yet: set checkpoint_every=0, or parallel=ddp",
+        ),
+        (
+            ["rlvr.parallel=zero3", "rlvr.checkpoint_every=0"],
+            "shares out the weights that rollouts come from: set parallel=zero2, or ddp",
+        ),
+    ],
+)
+def test_what_zero_does_not_do_is_refused_with_the_recipe(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("tiny", sets)
 
 
 def torchrun(step: str, sets: list[str], given: dict[str, Path], output: Path) -> None:
@@ -94,11 +107,16 @@ def torchrun(step: str, sets: list[str], given: dict[str, Path], output: Path) -
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("step", TRAINING)
-def test_two_processes_under_zero2_are_as_one(inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(("step", "stage"), [("sft", "zero2"), ("rlvr", "zero2"), ("sft", "zero3")])
+def test_two_processes_under_zero_are_as_one(
+    inputs: dict[str, dict[str, Path]],  # noqa: F811
+    tmp_path: Path,
+    step: str,
+    stage: str,
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     common = [f"{step}.{change}" for change in ("steps=3", "warmup=1", "rate=1e-3", "checkpoint_every=0")]
     common += TRAINING[step]
     assert in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *common]), inputs[step], one)) == 0
-    torchrun(step, [*common, f"{step}.parallel=zero2"], inputs[step], two)
+    torchrun(step, [*common, f"{step}.parallel={stage}"], inputs[step], two)
     alike(one, two)
