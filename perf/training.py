@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 
 from omnicore.recipe import Recipe, load_recipe
 
-PICTURES = {"picture", "picture_text"}
+
+def pictures_alone(row: Any) -> bool:
+    return {media.kind for media in row.query.media} == {"image"}
 
 
 class Step(NamedTuple):
@@ -72,15 +74,15 @@ class Bench:
         set_up(recipe)
         prepare.run(recipe, recipe.prepare, {}, root)
 
-    def start(self, name: str, types: set[str] | None, *, targets: bool) -> tuple[Any, Any, list[Any]]:
-        """A fresh model, its encoder, and rows of the given types, their media unread."""
+    def start(self, name: str, *, targets: bool) -> tuple[Any, Any, list[Any]]:
+        """A fresh model, its encoder, and rows, their media unread."""
         from omnicore.engines.transformers import Reader
         from omnicore.models import thinker
         from omnicore.training.rows import read_rows
 
         model, encoder = thinker.load(self.recipe.model)
         rows = read_rows(self.root / name, Reader(encoder, self.recipe.profile), self.recipe.profile, targets=targets)
-        return model, encoder, [row for row in rows if types is None or row.query.type in types]
+        return model, encoder, rows
 
     def pad_as_published(self, encoder: Any) -> None:
         """Makes the feature extractor one that pads to the length of Qwen2.5-Omni's; the model drops the padding."""
@@ -89,11 +91,13 @@ class Bench:
         size = encoder.processor.feature_extractor.feature_size
         encoder.processor.feature_extractor = WhisperFeatureExtractor(size, chunk_length=300, return_attention_mask=True)
 
-    def rlvr(self, steps: int, reward: str) -> list[Step]:
+    def rlvr(self, steps: int, reward: str, name: str = "sft.jsonl", of: Callable[[Any], bool] = pictures_alone) -> list[Step]:
+        """Steps on the rows of a file that `of` picks."""
         from omnicore.config import MixtureConfig
         from omnicore.training import rlvr
 
-        model, encoder, rows = self.start("sft.jsonl", PICTURES, targets=False)
+        model, encoder, rows = self.start(name, targets=False)
+        rows = [row for row in rows if of(row)]
         control = {"verified": "none", "coin": "random_reward"}[reward]
         config = self.recipe.rlvr.model_copy(update={"steps": steps, "control": control, "mixture": MixtureConfig()})
         clock = Clock()
@@ -111,7 +115,8 @@ class Bench:
         from omnicore.training.rewards import reward as judged
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
-        model, encoder, rows = self.start("sft.jsonl", PICTURES, targets=False)
+        model, encoder, rows = self.start("sft.jsonl", targets=False)
+        rows = [row for row in rows if pictures_alone(row)]
         config, coin, clock = self.recipe.rlvr, Coin(0), Clock()
 
         def shown(row: Any) -> list[Any]:
@@ -157,7 +162,7 @@ class Bench:
         """The steps, and how long each waited for its rows."""
         from omnicore.training import sft
 
-        model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        model, encoder, rows = self.start("sft.jsonl", targets=True)
         if published:
             self.pad_as_published(encoder)
         config = self.recipe.sft.model_copy(update={"steps": steps})
@@ -179,7 +184,7 @@ class Bench:
         from omnicore.media import RATE, load_audio, load_image
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
-        model, encoder, rows = self.start("sft.jsonl", None, targets=True)
+        model, encoder, rows = self.start("sft.jsonl", targets=True)
         if published:
             self.pad_as_published(encoder)
         config, clock, tokenizer = self.recipe.sft, Clock(), encoder.tokenizer
@@ -246,7 +251,7 @@ def compared(name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Cal
 def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     """Of every comparison; `steps` of each run, of which the first is not counted."""
     bench, shares = Bench(recipe, root), list[float]()
-    _, _, rows = bench.start("sft.jsonl", None, targets=True)
+    _, _, rows = bench.start("sft.jsonl", targets=True)
     epoch = -(-len(rows) // recipe.sft.batch)
     longer = max(steps, 2 * epoch + 2)  # more than an epoch, for the share of the media
 

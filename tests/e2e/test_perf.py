@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from omnicore.recipe import load_recipe
 from omnicore.training.parts import part_of
-from perf import training
+from perf import swift, training
 from perf.gpu import training as gpu
 
 
@@ -48,3 +49,29 @@ def test_true_dimensions_are_those_of_a_3b_thinker() -> None:
     language = sum(count for name, count in weights.items() if part_of(name) == "language")
     assert language == 3_085_938_688 + 151_936 * 2_048  # those of Qwen2.5-3B, and a head that is not tied
     assert len(encoder.suppressed) > 151_000
+
+
+SWIFT = """#!{python}
+import json, sys
+given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+rows = [json.loads(line) for line in open(given["--dataset"])]
+assert all(row["messages"][0]["content"].count("<audio>") == len(row["audios"]) == len(row["images"]) == 1 for row in rows)
+assert all(open(name, "rb").read() for row in rows for name in row["audios"] + row["images"])
+assert open(given["--model"] + "/config.json").read() and "class Exact(ORM)" in open(given["--external_plugins"]).read()
+import pathlib
+out = pathlib.Path(given["--output_dir"]) / "v0"
+out.mkdir(parents=True)
+steps = [json.dumps({{"step_time": 100.0 * number}}) for number in range(int(given["--max_steps"]))]
+(out / "logging.jsonl").write_text("\\n".join([*steps, json.dumps({{"train_runtime": 1}})]))
+"""
+
+
+@pytest.mark.slow
+def test_ms_swift_is_given_the_same_rows_and_its_steps_are_read(tmp_path: Path) -> None:
+    """A stand-in for `swift`, which lives in an environment of its own."""
+    program = tmp_path / "swift"
+    program.write_text(SWIFT.format(python=sys.executable))
+    program.chmod(0o755)
+    rows = [line.strip("| ").split(" | ") for line in swift.table(program, rounds=1, steps=2, scale=0.05)[2:]]
+    assert [(row[0], row[3]) for row in rows] == [("verified", "1"), ("coin", "1"), ("ms-swift", "1")]
+    assert rows[2][1:3] == ["100.00 s", "1.00"]
