@@ -189,7 +189,8 @@ def test_a_wrong_field_is_told_before_anything_starts(runner):
 def test_omniclean_leaves_the_manifest_and_its_page(runner):
     code, said = runner.run()
     assert code == 0, said
-    assert said.splitlines()[-3:] == [str(runner.directory / name) for name in ("manifest.json", "audit.json", "report.html")]
+    written = ("manifest.json", "audit.json", "report.html", "metrics.prom")
+    assert said.splitlines()[-4:] == [str(runner.directory / name) for name in written]
     assert (runner.directory / "manifest.json").is_file()
     assert (runner.directory / "report.html").read_text() == "<p>page</p>"
 

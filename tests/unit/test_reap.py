@@ -26,7 +26,7 @@ def ago(**time: float) -> str:
 class Orphan:
     """One job; what a reaper says of it, empty for one that stays."""
 
-    heartbeat: str | None = ""
+    heartbeat: float | None = 0  # minutes ago when the test runs: a table is made long before
     condition: str = ""
     owner: str = ""
     ttl: str = "3600"
@@ -38,19 +38,19 @@ class Orphan:
 
 REAPED = {
     "looked after": Orphan(),
-    "its launcher is dead": Orphan(ago(minutes=16), words="no heartbeat for"),
-    "its launcher is dead, of a TrainJob": Orphan(ago(minutes=16), words="no heartbeat for", kind="trainjob"),
-    "a launcher's clock is minutes behind": Orphan(ago(minutes=10)),
-    "a launcher's clock is ahead": Orphan(ago(minutes=-30)),
+    "its launcher is dead": Orphan(16, words="no heartbeat for"),
+    "its launcher is dead, of a TrainJob": Orphan(16, words="no heartbeat for", kind="trainjob"),
+    "a launcher's clock is minutes behind": Orphan(10),
+    "a launcher's clock is ahead": Orphan(-30),
     "made by hand": Orphan(None),
-    "not ours": Orphan(ago(days=9), ours=False),
+    "not ours": Orphan(9 * 24 * 60, ours=False),
     "its workflow runs": Orphan(owner="running"),
     "its workflow has ended": Orphan(owner="failed", words="workflow failed has ended: Failed"),
     "its workflow is gone": Orphan(owner="gone", words="workflow gone is gone"),
     "its workflow is another of that name": Orphan(owner="anew", words="workflow anew is gone"),
-    "failed, kept for a look": Orphan(ago(minutes=30), "Failed", owner="failed"),
-    "failed, its ttl is over": Orphan(ago(minutes=61), "Failed", words="ttl of 3600 s"),
-    "succeeded, its ttl is over": Orphan(ago(minutes=2), "Succeeded", ttl="60", words="ttl of 60 s"),
+    "failed, kept for a look": Orphan(30, "Failed", owner="failed"),
+    "failed, its ttl is over": Orphan(61, "Failed", words="ttl of 3600 s"),
+    "succeeded, its ttl is over": Orphan(2, "Succeeded", ttl="60", words="ttl of 60 s"),
     "its run says that it is over": Orphan(run=RUN, words="left by its run"),
     "another run says that it is over": Orphan(run="other"),
     "failed, its run says that it is over": Orphan(condition="Failed", run=RUN),
@@ -66,7 +66,7 @@ def test_the_reaper_takes_orphans_and_nothing_else(case: str, config: Path, kube
     marks = body["metadata"]
     marks["annotations"][names.TTL] = orphan.ttl
     if orphan.heartbeat is not None:
-        marks["annotations"][names.HEARTBEAT] = orphan.heartbeat or names.now()
+        marks["annotations"][names.HEARTBEAT] = ago(minutes=orphan.heartbeat)
     if orphan.owner:
         found = kube.get("workflows", orphan.owner)
         uid = found["metadata"]["uid"] if found and orphan.owner != "anew" else "another"
