@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from omnicore.cluster.client import Cluster, said
 from omnicore.cluster.failure import Trouble, diagnosis, trouble
-from omnicore.cluster.logs import Follower, JobProgress
+from omnicore.cluster.logs import Follower, JobProgress, say
 from omnicore.cluster.names import EVENTS, HEARTBEAT, KEY, KINDS, LOGS, PODS, RUN, STEP, Kind, Resource, conditions, now, true
 from omnicore.cluster.watch import Broken, Changed, Event, Listed, Watcher
 from omnicore.errors import ClusterError, ConfigError, OmniError
@@ -61,7 +61,7 @@ def run_job(cluster: Cluster, kind: Kind, body: Mapping[str, Any], *, deadline: 
                 job.close()
             finally:  # also when a signal comes while the last lines are awaited
                 if keep:
-                    print(f"job {job.name} is kept for a look: kubectl describe {kind.resource.plural} {job.name}", flush=True)
+                    say(f"job {job.name} is kept for a look: kubectl describe {kind.resource.plural} {job.name}")
                 else:
                     job.discard()
 
@@ -157,7 +157,7 @@ class Job:
         try:
             self.cluster.delete(self.resource, self.name, patience=self.cluster.times.goodbye, uid=uid)
         except (OmniError, ApiException) as error:
-            print(f"job {self.name} could not be deleted, the reaper will: {error}", flush=True)
+            say(f"job {self.name} could not be deleted, the reaper will: {error}")
 
     def discard_now(self) -> None:
         """One DELETE, sent before anything else can happen."""
@@ -267,12 +267,12 @@ class Job:
 
     def _show(self, pod: str, text: str) -> None:
         if not self._progress.read(text):
-            print(f"[{pod.removeprefix(self.name).lstrip('-')}] {text}", flush=True)
+            say(f"[{pod.removeprefix(self.name).lstrip('-')}] {text}")
 
     def _say(self, what: str) -> None:
         if what != self._told:
             self._told = what
-            print(f"job {self.name}: {what}", flush=True)
+            say(f"job {self.name}: {what}")
 
     def _check_patience(self) -> None:
         """Raises for a job that does not fail, but does not get anywhere either."""

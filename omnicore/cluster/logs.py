@@ -21,6 +21,11 @@ TAIL = 30  # lines of a failed container that an error shows
 OVERLAP = 600
 
 
+def say(line: str) -> None:
+    """Prints a line whole: `print` writes its end apart, and lines of pods that are followed at the same time run together."""
+    print(f"{line}\n", end="", flush=True)
+
+
 class Follower(threading.Thread):
     """Hands each line of a container's log to `take`, once, until the container has ended and its last line is there.
 

@@ -20,6 +20,7 @@ from omnicore.cluster.client import Cluster, said
 from omnicore.cluster.failure import REMEDY, Trouble, diagnosis, statuses, trouble
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND, ServeSpec, inference_service
 from omnicore.cluster.launch import Job
+from omnicore.cluster.logs import say
 from omnicore.cluster.names import EVENTS, INFERENCE_SERVICES, LOGS, PODS, Resource, conditions, true
 from omnicore.cluster.watch import Broken, Event, Listed
 from omnicore.errors import ClusterError, ConfigError, OmniError
@@ -170,7 +171,7 @@ class Service(Job):
     def _say(self, what: str) -> None:
         if what != self._told:
             self._told = what
-            print(f"InferenceService {self.name}: {what}", flush=True)
+            say(f"InferenceService {self.name}: {what}")
 
 
 def failure(found: Mapping[str, Any]) -> str:
