@@ -77,7 +77,7 @@ def _git(place: Path, *arguments: str) -> str:
 
 
 def model_directory(model: str) -> Path:
-    """Where the files of a local model, or of embedded:NAME, would lie. Needs no torch, as `models.thinker.resolve` does."""
+    """Where the files of a local model, or of embedded:NAME, would lie. Needs no torch; `models.thinker.resolve` looks at them."""
     name = model.removeprefix("embedded:")
     return Path(model) if name == model else Path(str(files("omnicore") / "assets" / "models" / name))
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from omnicore.errors import CheckpointError
+from omnicore.models import safe
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "fetch or make the checkpoint again"
@@ -24,8 +24,7 @@ def check(directory: Path) -> None:
     """Raises CheckpointError naming the file and what is wrong with it: remote code, pickled weights, a shard that is missing or
     cut off, weights that are not where the index has them or not as large together as it says, a dtype that is no float."""
     for path in sorted(directory.glob("*.json")):
-        if "auto_map" in _object(path):
-            raise CheckpointError(f"{path} asks for remote code (auto_map), which is never run: remove the key")
+        safe.refuse_code(path.read_bytes(), str(path))
     if (directory / "adapter_config.json").exists():  # transformers would load the model that it names instead
         raise CheckpointError(f"{directory} holds an adapter, adapter_config.json: merge it into its model and give that directory")
     if not any(directory.glob("*.safetensors")):
@@ -42,7 +41,7 @@ def check(directory: Path) -> None:
 
 
 def _check_index(index: Path) -> None:
-    found = _object(index)
+    found = json.loads(index.read_text())
     listed: dict[str, set[str]] = {}
     try:
         for weight, shard in found["weight_map"].items():
@@ -78,11 +77,3 @@ def sizes(shard: Path) -> dict[str, int]:
                 f"{shard} holds {name} as {dtype}: weights that train are {', '.join(_BYTES)}; take them unquantised"
             )
     return {name: _BYTES[dtype] * math.prod(shape) for name, (dtype, shape) in shapes.items()}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    return found if isinstance(found, dict) else {}

@@ -28,12 +28,17 @@ def check(names: Iterable[str], read: Callable[[str], bytes], where: str) -> Non
     if not any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{where} has no .safetensors weights")
     for name in (name for name in files if name.endswith("config.json")):
-        try:
-            found = json.loads(read(name))
-        except ValueError as error:
-            raise CheckpointError(f"{where}: {name} is not JSON: {error}") from error
-        if "auto_map" in found:
-            raise CheckpointError(f"{where}: {name} asks for remote code (auto_map), which is never run: remove the key")
+        refuse_code(read(name), f"{where}: {name}")
+
+
+def refuse_code(content: bytes, where: str) -> None:
+    """Raises CheckpointError for a JSON file that names code to be fetched and run, and for what is no JSON."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not JSON: {error}") from error
+    if isinstance(found, dict) and "auto_map" in found:
+        raise CheckpointError(f"{where} asks for remote code (auto_map), which is never run: remove the key")
 
 
 def _empty(content: bytes) -> bool:
@@ -41,6 +46,6 @@ def _empty(content: bytes) -> bool:
     try:
         with ZipFile(BytesIO(content)) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-        return all(opcode.name in NOTHING for data in pickles for opcode, _, _ in pickletools.genops(data))
+        return len(pickles) == 1 and all(opcode.name in NOTHING for opcode, _, _ in pickletools.genops(pickles[0]))
     except (BadZipFile, ValueError):
         return False

@@ -22,6 +22,7 @@ from omnicore.errors import CheckpointError, ConfigError
 from omnicore.models import files
 from omnicore.models.processor import Encoder, load_processor
 from omnicore.models.safe import VOICES
+from omnicore.provenance import model_directory
 
 PREFIX = "thinker."
 EMBEDDED = ("tiny-base", "tiny-probe", "tiny-probe-2")
@@ -40,9 +41,7 @@ def resolve(model: str | Path) -> Path:
         name = text.removeprefix("embedded:")
         if name not in EMBEDDED:
             raise CheckpointError(f"no embedded model {name!r}: there are {', '.join(EMBEDDED)}")
-        directory = Path(str(packaged("omnicore") / "assets" / "models" / name))
-    else:
-        directory = Path(text)
+    directory = model_directory(text)
     if not directory.is_dir():
         raise CheckpointError(f"no model directory at {text}: give a checkpoint directory or embedded:tiny-base")
     for name in ("config.json", "tokenizer_config.json"):

@@ -70,7 +70,7 @@ class Memory:
             raise ConfigError(
                 "\n".join([*self.lines(), ""])
                 + f"this cannot fit: {total / GIB:.1f} GiB, and a GPU has {self.room / GIB:.1f}. lora and fewer parts "
-                "need less for weights, gradients and optimizer, and parallel=zero2 shares the last two out; "
+                "need less for weights, gradients and optimizer, parallel=zero2 shares the last two out, zero3 the weights; "
                 "gradient_checkpointing=true, a smaller micro_batch and a smaller max_tokens take fewer activations"
             )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,19 +36,8 @@ from omnicore.journal import write_jsonl
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media, Query
 
-# Of https://huggingface.co/Qwen/Qwen2.5-Omni-3B, config.json; what is not said is transformers' default.
-TEXT = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
-}
-VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048}
-AUDIO = {"encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "d_model": 1280, "output_dim": 2048}
+# The shipped dimensions say nothing of positions: a dry run makes no pass.
+ROPE = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}
 
 
 class Size(NamedTuple):
@@ -78,7 +69,10 @@ def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
     config = tiny.build_config(processor.tokenizer)
     if size == "3b":
         ids = {name: value for name, value in config.to_dict().items() if name.endswith(("_token_index", "_token_id"))}
-        config = Qwen2_5OmniThinkerConfig(text_config=TEXT, vision_config=VISION, audio_config=AUDIO, **ids)
+        shipped = json.loads((files("omnicore") / "recipes" / "qwen2.5-omni-3b.json").read_text())["thinker_config"]
+        text = {**shipped["text_config"], "rope_parameters": ROPE}
+        parts = {name: shipped[name] for name in ("vision_config", "audio_config")}
+        config = Qwen2_5OmniThinkerConfig(text_config=text, **parts, **ids)
         processor.image_processor = Qwen2VLImageProcessorPil(patch_size=14)
         processor.feature_extractor = WhisperFeatureExtractor(128, chunk_length=300, return_attention_mask=True)
     torch.manual_seed(0)
@@ -97,8 +91,8 @@ def write_rows(count: int, size: Size, root: Path) -> None:
     for number in range(count):
         Image.fromarray(rng.integers(0, 255, (size.pixels, size.pixels, 3), dtype=np.uint8)).save(root / f"{number}.png")
         soundfile.write(root / f"{number}.wav", rng.normal(0, 0.1, int(16_000 * size.seconds)), 16_000)
-        files = {"image": root / f"{number}.png", "audio": root / f"{number}.wav"}
-        media = [Media(kind=k, uri=f.name, sha256=hashlib.sha256(f.read_bytes()).hexdigest()) for k, f in files.items()]  # type: ignore[arg-type]
+        made = {"image": root / f"{number}.png", "audio": root / f"{number}.wav"}
+        media = [Media(kind=k, uri=f.name, sha256=hashlib.sha256(f.read_bytes()).hexdigest()) for k, f in made.items()]  # type: ignore[arg-type]
         said = " ".join(map(str, rng.integers(0, 9, size.words)))
         given = {"question": said, "options": ("1", "2"), "answer": "1", "target": said}
         queries.append(Query(benchmark="random", id=str(number), type="sum", media=tuple(media), cluster=str(number), **given))
