@@ -139,7 +139,7 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         from omnicore.recipe import load_recipe, recipe_from_json
         from omnicore.run import cost
-        from omnicore.together import run
+        from omnicore.torchrun import run
 
         changes = [*options.set, *(_sources(options) if options.command == "prepare" else [])]
         recipe = recipe_from_json(options.recipe_json, changes) if options.recipe_json else load_recipe(options.recipe, changes)

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from omnicore import card, signing, store
-from omnicore.config import deciding, digest
+from omnicore.config import TRAINING, deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.live import push, working
@@ -114,7 +114,7 @@ def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str 
     """What a step that asks a model would ask, in requests, tokens and hours, or what a training takes of a GPU's memory; nothing
     is written. Raises as `run_step` does, and ConfigError for a training that cannot fit."""
     config = getattr(recipe, section or step)
-    if step in ("sft", "rlvr"):  # its rows do not matter, so there need be none yet
+    if step in TRAINING:  # its rows do not matter, so there need be none yet
         memory: Memory = import_module("omnicore.training.memory").estimate(recipe, config, inputs)
         memory.check()
         return memory
@@ -263,7 +263,7 @@ def in_process(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
 def _is_job(work: Work) -> bool:
     """Whether the step's work is done by a job on a cluster: what trains, or holds a model in its own process."""
     engine = getattr(work.config, "engine", work.recipe.engine)
-    heavy = work.step in {"sft", "rlvr"} or (work.step in {"probe", "evaluate", "distill"} and engine.kind == "transformers")
+    heavy = work.step in TRAINING or (work.step in {"probe", "evaluate", "distill"} and engine.kind == "transformers")
     return heavy and work.recipe.launcher.kind != "process"
 
 

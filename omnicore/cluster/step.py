@@ -18,14 +18,13 @@ from omnicore.cluster.client import Cluster, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import JobSpec, Owner, manifest
 from omnicore.cluster.names import KINDS, PODS, job_name, labels
-from omnicore.config import LauncherConfig
+from omnicore.config import TRAINING, LauncherConfig
 from omnicore.errors import ClusterError
 from omnicore.live import GATEWAY
 from omnicore.provenance import STEP_FILE, read_step
 from omnicore.recipe import Recipe
 from omnicore.signing import SIGNING_KEY
 
-TRAINING = frozenset({"sft", "rlvr"})
 # Set in a component's pod: its name, and the id of its run.
 POD_NAME, RUN_ID = "KFP_POD_NAME", "KFP_RUN_ID"
 # How to reach the store and the Pushgateway is the same for the job; keys are not handed on: they come from Secrets or the service

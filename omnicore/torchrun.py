@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import ranks, staging, store
+from omnicore.config import TRAINING
 from omnicore.errors import ConfigError, DataError
 from omnicore.provenance import read_step
 from omnicore.ranks import Team
 from omnicore.recipe import Recipe
-
-TRAINING = {"sft": "batch", "rlvr": "prompts"}  # and the count of each that is shared out among the processes
 
 
 def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None) -> None:

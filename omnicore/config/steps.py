@@ -1,0 +1,123 @@
+"""The sections of the steps that train nothing."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from omnicore.config.base import Config, EngineConfig
+from omnicore.schema import View
+
+COLUMNS = ("id", "question", "options", "answer", "target", "type", "image", "audio", "video")
+
+
+class TrainingSource(Config):
+    """Rows from outside to train on; the formats are described in sources.py."""
+
+    format: Literal["queries", "hub", "r1"]
+    path: str = Field(
+        description="file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1, or an s3:// address"
+    )
+    revision: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$",
+        description="commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64: names alone move",
+    )
+    files: str = Field("", description="pattern of the files with rows under `path`, as in data/train-*.parquet; none for one file")
+    stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")
+    columns: dict[str, str] = Field({}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}")
+    sound: bool = Field(False, description="of format r1: the sound of a video belongs to the query, as HumanOmniV2 trains")
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> Self:
+        if unknown := sorted(self.columns.keys() - set(COLUMNS)):
+            raise ValueError(f"columns names {unknown[0]}, which is none of {', '.join(COLUMNS)}")
+        if self.format == "hub" and not {"question", "answer"} <= self.columns.keys():
+            raise ValueError("format hub needs columns, as in {question: question, answer: answer, audio: audio}")
+        if self.format != "hub" and self.columns:
+            raise ValueError(f"format {self.format} has fields of its own: columns are for format hub")
+        return self
+
+
+class PrepareConfig(Config):
+    """The benchmarks under study. The embedded one, `synthetic`, comes with training sets; `sources` are public ones."""
+
+    sources: dict[str, str] = Field(
+        {},
+        description="public benchmarks, each with the folder of a local copy as its publisher lays it out; `hub` or `hub@REVISION` "
+        "downloads it. None: the embedded benchmark",
+    )
+    training: dict[str, TrainingSource] = Field(
+        {}, description="sources of training rows by name; a stage that none is for keeps the rows of the embedded benchmark"
+    )
+    max_refused: float = Field(
+        0.01, ge=0, lt=1, description="share of a benchmark's or source's items that may be unreadable (listed in problems.jsonl)"
+    )
+    split: Literal["dev", "test"] = Field("test", description="tune on dev only: a metric tuned on test is void")
+    scale: float = Field(1.0, gt=0, le=1, description="share of every count below and of the benchmarks, for quick tries")
+    controls: int = Field(100, ge=4, description="single-modality queries of each type, shown beside the benchmarks")
+    sft_rows: int = Field(1500, ge=8)
+    rlvr_prompts: int = Field(800, ge=8)
+    rlvr_mix: dict[str, float] = Field(
+        default_factory=lambda: {
+            "picture": 1.0,
+            "speech": 1.0,
+            "picture_text": 1.0,
+            "speech_text": 1.0,
+            "transcript": 0.7,
+            "sum": 4.0,
+        },
+        description="weights of query types among the RLVR prompts",
+    )
+    distill_prompts: int = Field(400, ge=8)
+    distill_mix: dict[str, float] = Field(
+        default_factory=lambda: {"sum": 1.0}, description="weights of query types to distill from"
+    )
+
+
+class ProbeConfig(Config):
+    """Asks a probe model with modalities withheld, several times, options re-shuffled."""
+
+    model: str = Field("embedded:tiny-probe", description="a directory, embedded:NAME, or the name under which a server has it")
+    engine: EngineConfig = EngineConfig()
+    data: str = Field("queries.jsonl", description="file of prepare to ask: the benchmarks, or training items as in rlvr.jsonl")
+    draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
+    temperature: float = Field(1.0, ge=0)
+    batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
+
+    @model_validator(mode="after")
+    def _withholds_something(self) -> Self:
+        if View.omni in self.draws:
+            raise ValueError("a probe withholds a modality: view `omni` is an evaluation")
+        return self
+
+
+class CleanConfig(Config):
+    """From draws to verdicts. Every policy that the draws allow is computed; `policy` names the one that makes the clean view."""
+
+    policy: Literal["repeated", "single_pass", "circular"] = "repeated"
+    # 0.02 is a precision of 0.98: at 0.05, 5 of 8 passes for a probe that guesses among four options, with 0.97.
+    max_fdr: float = Field(0.02, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
+    max_lost: float = Field(
+        0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
+    )
+    undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
+
+
+class EvaluateConfig(Config):
+    """Asks once, greedily; the ablations ask again with one modality hidden."""
+
+    ablations: tuple[View, ...] = (View.visual_only, View.audio_only)
+    batch: int = Field(256, ge=1)
+
+
+class ReportConfig(Config):
+    title: str = "OmniClean and OmniBoost on the embedded benchmark"
+
+
+class PromoteConfig(Config):
+    """Candidate against champion on the clean view."""
+
+    min_effect: float = Field(0.02, ge=0, description="the interval of the paired difference must lie above this")
+    worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this, beyond its interval")
