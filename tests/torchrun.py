@@ -10,24 +10,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, get_args_parser
 
 from omnicore import cli
-
-
-def fork(work: Callable[[], Any]) -> int:
-    """The id of a process of its own that does the work."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return child
-
-
-def ended(child: int) -> int:
-    """Its status."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+from tests.forks import fork
 
 
 def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] = {}) -> int:

@@ -22,8 +22,9 @@ from omnicore.provenance import read_step
 from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.training.curves import Curve
+from tests.forks import ended
 from tests.seaweed import Seaweed, free_ports, objects, seaweed, signed_in, uri
-from tests.torchrun import agent, ended, omnicore
+from tests.torchrun import agent, omnicore
 
 __all__ = ["seaweed", "signed_in", "uri"]
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calm(data: Path) -> dict[str, Any]:
     """What the command of docs/train.md makes, on one node and left alone."""
-    (command,) = re.findall(r"^torchrun .*$", (ROOT / "docs" / "train.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"^torchrun .*omnicore sft --input .*$", (ROOT / "docs" / "train.md").read_text(), re.MULTILINE)
     sets = [part for value in SETS for part in ("--set", value)]
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     subprocess.run([*shlex.split(command), *sets], cwd=data.parents[1], env=env | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)

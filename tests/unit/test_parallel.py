@@ -17,9 +17,12 @@ from omnicore.models.processor import collate
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import run_step
 from omnicore.training import parallel
+from tests.forks import in_a_fork
 from tests.unit.test_parts import rows_of
-from tests.unit.test_ranks import SMALL, alike, data, inputs  # noqa: F401
-from tests.unit.test_resume import in_a_fork
+from tests.unit.test_ranks import alike
+from tests.unit.training_fixture import SMALL, data, inputs
+
+__all__ = ["data", "inputs"]
 
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-zero")
 
@@ -109,7 +112,7 @@ def torchrun(step: str, sets: list[str], given: dict[str, Path], output: Path) -
 @needs_deepspeed
 @pytest.mark.parametrize(("step", "stage"), [("sft", "zero2"), ("rlvr", "zero2"), ("sft", "zero3")])
 def test_two_processes_under_zero_are_as_one(
-    inputs: dict[str, dict[str, Path]],  # noqa: F811
+    inputs: dict[str, dict[str, Path]],
     tmp_path: Path,
     step: str,
     stage: str,

@@ -18,31 +18,19 @@ from omnicore.provenance import STEP_FILE, digest_directory, read_step
 from omnicore.recipe import load_recipe
 from omnicore.run import KEY_FILE, run_step
 from omnicore.training.curves import Curve
-from tests.torchrun import agent, ended, omnicore
-from tests.unit.test_resume import die, in_a_fork
+from tests.forks import ended, in_a_fork
+from tests.torchrun import agent, omnicore
+from tests.unit.test_resume import die
+from tests.unit.training_fixture import SMALL, data, inputs
 
-SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
+__all__ = ["data", "inputs"]
+
 TRAINING = {
     step: [f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)]
     for step, own in {"sft": ["batch=8"], "rlvr": ["prompts=4", "group=4", "beta=0.2"]}.items()
 }
 
 PASSES = {"sft": ["sft.micro_batch=2"], "rlvr": ["rlvr.micro_batch=4"]}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("ranks") / "prepare"
-    run_step("prepare", load_recipe("tiny", SMALL), {}, output)
-    return output
-
-
-@pytest.fixture(scope="module")
-def inputs(data: Path) -> dict[str, dict[str, Path]]:
-    """Of each step; RLVR starts from a model that SFT has taught for one step."""
-    start, recipe = data.with_name("start"), load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2"])
-    assert in_a_fork(lambda: run_step("sft", recipe, {"data": data}, start)) == 0
-    return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
 
 
 def launched(work: Callable[[], Any], restarts: int = 0) -> int:

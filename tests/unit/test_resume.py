@@ -27,29 +27,17 @@ from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoin
 from omnicore.training.curves import Curve, GradientCheck
 from omnicore.training.rewards import Coin
 from omnicore.training.rlvr import OmniGRPOTrainer
+from tests.forks import in_a_fork
 from tests.seaweed import Seaweed, objects, seaweed, signed_in, uri
+from tests.unit.training_fixture import SMALL, data, inputs
 
-__all__ = ["seaweed", "signed_in", "uri"]
+__all__ = ["data", "inputs", "seaweed", "signed_in", "uri"]
 
-SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 # 32 rows, 7 a step, and 16 prompts, 3 a step: an epoch ends within each run.
 TRAINING = {
     "sft": ["sft.steps=10", "sft.batch=7", "sft.warmup=2", "sft.rate=1e-3", "sft.checkpoint_every=2"],
     "rlvr": ["rlvr.steps=7", "rlvr.prompts=3", "rlvr.group=4", "rlvr.warmup=1", "rlvr.rate=1e-3", "rlvr.checkpoint_every=2"],
 }
-
-
-def in_a_fork(work: Callable[[], Any]) -> int:
-    """Status of a process of its own that does the work; a fork, since it has torch imported already."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def told(record: dict[str, Any]) -> dict[str, Any]:
@@ -83,21 +71,6 @@ def dies_while_saving(step: int) -> None:
         seal(folder, number, written)
 
     checkpoints._seal = cut
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("resume") / "prepare"
-    run_step("prepare", load_recipe("tiny", SMALL), {}, output)
-    return output
-
-
-@pytest.fixture(scope="module")
-def inputs(data: Path) -> dict[str, dict[str, Path]]:
-    """Of each step; RLVR starts from a model that SFT has taught for one step."""
-    start = data.with_name("start")
-    run_step("sft", load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2"]), {"data": data}, start)
-    return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
 
 
 @pytest.mark.parametrize(

@@ -1,96 +1,24 @@
+"""What `run_step` finds, refuses and leaves alone, and which results it makes again."""
+
 import errno
 import fcntl
-import os
-import signal
-import subprocess
-import sys
-import time
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from omnicore import run
 from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
-from omnicore.journal import Journal, read_json, read_jsonl, write_jsonl
+from omnicore.journal import Journal, read_json, read_jsonl
 from omnicore.prompts import profile_hash
-from omnicore.provenance import code_digest, digest_directory, revision, write_step
+from omnicore.provenance import code_digest, digest_directory, revision
 from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.steps import STEPS
+from tests.unit.run_fixture import BATCHES, Fake, fake, made, names, put, tiny
 
-BATCHES, GATED = 12, 5
-
-
-def wait_for(condition, seconds=60):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited too long"
-        time.sleep(0.01)
-
-
-class Fake:
-    """Stands for a step's module: journaled batches whose content depends on the seed; counts what it really does.
-
-    It fails at batch `stop_at` with `error`, or waits before batch GATED until the file `gate` exists.
-    """
-
-    def __init__(self, *, stop_at=None, error=None, gate=None):
-        self.stop_at, self.error, self.gate = stop_at, error, gate
-        self.runs = self.batches = 0
-        self.seen = None
-
-    def run(self, recipe, config, inputs, output):
-        self.runs += 1
-        self.seen = (recipe, config, dict(inputs))
-        journal = Journal(output / "work.journal")
-        half_made = output / f"half-made-{time.time_ns()}"
-        half_made.touch()
-        for number in range(BATCHES):
-            if number == self.stop_at:
-                raise self.error
-            if number == GATED and self.gate:
-                wait_for(Path(self.gate).exists)
-            if str(number) not in journal:
-                self.batches += 1
-                journal.append([{"key": str(number), "value": digest([recipe.seed, number])}])
-            if number == BATCHES // 2:
-                (output / "media").mkdir()
-                (output / "media" / "a.bin").write_bytes(b"picture")
-        write_jsonl(output / "rows.jsonl", (journal[key] for key in journal))
-        half_made.unlink()
-        return {"queries": 4, "samples": BATCHES, "share": 0.25}
-
-
-def put(monkeypatch, step, fake):
-    module = ModuleType(step)
-    module.run = fake.run
-    monkeypatch.setitem(sys.modules, f"omnicore.steps.{step}", module)
-    return fake
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    return put(monkeypatch, "prepare", Fake())
-
-
-@pytest.fixture
-def tiny():
-    return load_recipe("tiny")
-
-
-def made(path, step, content="rows"):
-    """A finished output of `step`, made without running it."""
-    path.mkdir(parents=True)
-    (path / "rows.jsonl").write_text(content)
-    write_step(path, {"step": step, "section": step, "key": "k", "seconds": 1.0, "summary": {}})
-    return path
-
-
-def names(path):
-    return sorted(entry.name for entry in path.iterdir())
+__all__ = ["fake", "tiny"]
 
 
 def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
@@ -201,48 +129,6 @@ def test_the_report_depends_on_the_whole_recipe(tiny, tmp_path):
     inputs = {role: made(tmp_path / role, of[0], role) for role, of in STEPS["report"].required.items()}
     changed = load_recipe("tiny", ["rlvr.steps=3"])
     assert key_of("report", tiny, inputs, tmp_path) != key_of("report", changed, inputs, tmp_path)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("fell over"), KeyboardInterrupt()])
-def test_interrupted_work_goes_on_from_its_journal(monkeypatch, tiny, tmp_path, error):
-    undisturbed = put(monkeypatch, "prepare", Fake()) and run_step("prepare", tiny, {}, tmp_path / "undisturbed")
-    broken = put(monkeypatch, "prepare", Fake(stop_at=8, error=error))
-    with pytest.raises(type(error)):
-        run_step("prepare", tiny, {}, tmp_path / "out")
-    assert not (tmp_path / "out" / "step.json").exists()
-    assert broken.batches == 8
-    fake = put(monkeypatch, "prepare", Fake())
-    record = run_step("prepare", tiny, {}, tmp_path / "out")
-    assert fake.batches == BATCHES - 8
-    assert (record["key"], record["digest"]) == (undisturbed["key"], undisturbed["digest"])
-    assert names(tmp_path / "out") == ["media", "metrics.prom", "rows.jsonl", "step.json"]
-
-
-def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
-    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
-    with pytest.raises(RuntimeError):
-        run_step("prepare", tiny, {}, tmp_path / "out")
-    fake = put(monkeypatch, "prepare", Fake())
-    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
-    assert fake.batches == BATCHES
-    assert read_jsonl(tmp_path / "out" / "rows.jsonl", dict)[0]["value"] == digest([1, 0])
-
-
-def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(monkeypatch, tiny, tmp_path):
-    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
-    with pytest.raises(RuntimeError):
-        run_step("prepare", tiny, {}, tmp_path / "out")
-    fake = put(monkeypatch, "prepare", Fake())
-    with monkeypatch.context() as patch:
-
-        def killed(path):
-            raise KeyboardInterrupt
-
-        patch.setattr(run, "_remove", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
-    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
-    assert fake.batches == BATCHES
 
 
 @pytest.mark.parametrize(
@@ -360,35 +246,6 @@ def test_without_links_a_cached_result_is_copied(fake, tiny, tmp_path, monkeypat
     assert not (tmp_path / "a" / "rows.jsonl").samefile(tmp_path / "cache" / f"prepare-{record['key'][:16]}" / "rows.jsonl")
 
 
-def test_a_kill_while_linking_leaves_an_unfinished_output(fake, tiny, tmp_path, monkeypatch):
-    link, count = Path.hardlink_to, 0
-
-    def killed(self, target):
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        link(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "hardlink_to", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
-    assert not (tmp_path / "a" / "step.json").exists()
-    record = run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
-    assert digest_directory(tmp_path / "a") == record["digest"]
-    assert fake.runs == 1
-
-
-def test_work_interrupted_in_the_cache_goes_on_under_another_output(monkeypatch, tiny, tmp_path):
-    put(monkeypatch, "prepare", Fake(stop_at=8, error=KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
-    fake = put(monkeypatch, "prepare", Fake())
-    run_step("prepare", tiny, {}, tmp_path / "b", cache=tmp_path / "cache")
-    assert fake.batches == BATCHES - 8
-
-
 def test_a_directory_at_work_is_busy_after_a_while(fake, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "WAIT", 0.05)
     monkeypatch.setattr(run, "POLL", 0.01)
@@ -399,48 +256,3 @@ def test_a_directory_at_work_is_busy_after_a_while(fake, tiny, tmp_path, monkeyp
     assert capsys.readouterr().err.splitlines() == [f"another process works on {tmp_path / 'out'}; waiting"]
     assert fake.runs == 0
     assert run_step("prepare", tiny, {}, tmp_path / "out")["step"] == "prepare"
-
-
-def child(output, gate, cache=None):
-    """A process that does the fake step."""
-    code = (
-        "import sys; from pathlib import Path; from types import ModuleType; from test_run import Fake\n"
-        "from omnicore.recipe import load_recipe; from omnicore.run import run_step\n"
-        f"fake = Fake(gate={str(gate)!r}); module = ModuleType('prepare'); module.run = fake.run\n"
-        "sys.modules['omnicore.steps.prepare'] = module\n"
-        f"run_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}), cache={str(cache)!r} if {bool(cache)} else None)\n"
-        "print('batches', fake.batches)"
-    )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(run.__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_kill_9_loses_nothing_and_changes_nothing(fake, tiny, tmp_path, cached):
-    cache = tmp_path / "cache" if cached else None
-    killed = child(tmp_path / "out", tmp_path / "never", cache)
-    wait_for(lambda: any(path.read_text().count("\n") == GATED for path in tmp_path.rglob("work.journal")))
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    assert not list(tmp_path.rglob("step.json"))
-
-    record = run_step("prepare", tiny, {}, tmp_path / "out", cache=cache)
-    assert fake.batches == BATCHES - GATED
-    assert run_step("prepare", tiny, {}, tmp_path / "undisturbed")["digest"] == record["digest"]
-    assert fake.batches == BATCHES - GATED + BATCHES
-
-
-def test_two_processes_do_the_work_once(tmp_path):
-    first = child(tmp_path / "out", tmp_path / "gate")
-    wait_for((tmp_path / "out" / "work.journal").exists)
-    second = child(tmp_path / "out", tmp_path / "gate")
-    assert second.stderr.readline() == f"another process works on {tmp_path / 'out'}; waiting\n"
-    (tmp_path / "gate").touch()
-    outs = [process.communicate(timeout=60) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], outs
-    assert outs[0][0].splitlines()[-1] == f"batches {BATCHES}"
-    assert [line.split("  ")[0] for line in outs[1][0].splitlines()] == ["prepare: done before", "batches 0"]
