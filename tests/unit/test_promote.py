@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -182,3 +184,9 @@ def test_what_a_training_saves_is_safe_and_voices_are_not(tmp_path: Path) -> Non
         assert "holds spk_dict.pt, which may run code" in promote.unsafe(tmp_path / "checkpoint")[0]
     (tmp_path / "checkpoint" / "spk_dict.pt").write_bytes(b"no archive")
     assert promote.unsafe(tmp_path / "checkpoint")
+    empty, evil = pickle.dumps({}), pickle.dumps(Path)
+    for pickles in ({}, {"data": empty, "more": empty}, {"data": empty, "more": evil}, {"data": evil}):
+        with ZipFile(tmp_path / "checkpoint" / "spk_dict.pt", "w") as archive:
+            for name, content in pickles.items():
+                archive.writestr(f"archive/{name}.pkl", content)
+        assert promote.unsafe(tmp_path / "checkpoint"), pickles
