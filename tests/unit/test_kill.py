@@ -1,5 +1,5 @@
-"""kill -9 at 20 random moments of a probe and of an evaluation over HTTP: the same digest as an undisturbed run, and nothing that
-was journaled is asked again."""
+"""kill -9 at 20 random moments of a probe, and at six of an evaluation, over HTTP: the same digest as an undisturbed run, and
+nothing that was journaled is asked again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from tests.stub_server import MODEL, Stub
 
-KILLS = 20
 SMALL = ["prepare.split=dev", "prepare.scale=0.15", f"model={MODEL}", f"probe.model={MODEL}"]
 
 
@@ -81,9 +80,9 @@ def calm_probe(queries: Path) -> tuple[Path, int]:
         return queries.with_name("probe"), stub.asked
 
 
-def moments(total: int, seed: int) -> list[int]:
+def moments(total: int, kills: int) -> list[int]:
     """Numbers of requests after which one run after the other is killed; together nearly all, so every kill meets work."""
-    places = sorted(random.Random(seed).sample(range(int(0.85 * total)), KILLS))
+    places = sorted(random.Random(kills).sample(range(int(0.85 * total)), kills))
     return [after - before for before, after in pairwise([0, *places])]
 
 
@@ -91,9 +90,9 @@ def moments(total: int, seed: int) -> list[int]:
 def test_a_probe_survives_kill_9(queries: Path, calm_probe: tuple[Path, int], tmp_path: Path) -> None:
     calm, total = calm_probe
     with Stub(service=0.02) as stub:
-        met = kill_and_go_on("probe", stub, [f"queries={queries}"], tmp_path / "probe", moments(total, 1))
+        met = kill_and_go_on("probe", stub, [f"queries={queries}"], tmp_path / "probe", moments(total, 20))
     assert read_step(tmp_path / "probe")["digest"] == read_step(calm)["digest"]
-    assert met >= KILLS / 4
+    assert met >= 5
 
 
 @pytest.mark.slow
@@ -106,6 +105,6 @@ def test_an_evaluation_survives_kill_9(queries: Path, calm_probe: tuple[Path, in
         total = stub.asked
     with Stub(service=0.02) as stub:
         given = [f"{role}={path}" for role, path in inputs.items()]
-        met = kill_and_go_on("evaluate", stub, given, tmp_path / "evaluate", moments(total, 2))
+        met = kill_and_go_on("evaluate", stub, given, tmp_path / "evaluate", moments(total, 6))
     assert read_step(tmp_path / "evaluate")["digest"] == read_step(tmp_path / "calm")["digest"]
-    assert met >= KILLS / 4
+    assert met >= 2
