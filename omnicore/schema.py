@@ -8,12 +8,14 @@ is a `Draw` (a probe asks several times) or a `Response` (an evaluation asks onc
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from enum import StrEnum
 from math import isfinite
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+SPAN = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time, in seconds
 PLACE = re.compile(r"<media_(\d+)>")  # where a medium stands inside a question or an option
 
 
@@ -122,6 +124,8 @@ class Query(Record):
             raise ValueError(f"a {self.answer_kind} has no options, and these are given: {list(self.options)}")
         if self.answer_kind is AnswerKind.number and not isfinite(float(self.answer)):
             raise ValueError(f"answer {self.answer!r} is no number that a reply could name")
+        if self.answer_kind is AnswerKind.interval and not _is_span(self.answer):
+            raise ValueError(f"answer {self.answer!r} is no interval in time, as 3.5-7 is")
         return self
 
     @model_validator(mode="after")
@@ -131,6 +135,11 @@ class Query(Record):
                 if not 1 <= int(number) <= len(self.media):
                     raise ValueError(f"<media_{number}> is placed, but there are {len(self.media)} media")
         return self
+
+
+def _is_span(text: str) -> bool:
+    found = SPAN.fullmatch(text)
+    return found is not None and Decimal(found[1]) < Decimal(found[2])
 
 
 class BenchmarkInfo(Record):
