@@ -17,13 +17,13 @@ from perf.gpu import training as gpu
 
 @pytest.mark.slow
 def test_training_steps_are_compared_with_trls_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = load_recipe("tiny", ["prepare.scale=0.05", "threads=1", "rlvr.prompts=2", "rlvr.group=2", "sft.batch=16"])
+    recipe = load_recipe("tiny", ["prepare.scale=0.05", "threads=1", "rlvr.prompts=2", "rlvr.group=2", "sft.batch=4"])
     lines = training.table(recipe, rounds=1, steps=3, root=tmp_path)
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| rlvr", "| sft"))]
     assert [row[0] for row in rows] == [
         "rlvr, pictures, verified",
         "rlvr, pictures, coin",
-        "sft, batch 16",
+        "sft, batch 4",
         "sft, published padding",
     ]
     assert [row[-1] for row in rows[:2]] == ["2 and 2"] * 2
