@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omnicore import store
-from omnicore.answers import judge, overlap
+from omnicore.answers import judge
 from omnicore.benchmarks.base import (
     Entry,
     Excluded,
@@ -226,12 +226,12 @@ def _span(answer: str) -> str:
     if len(spans) > 1:
         raise Excluded("solution", f"holds {len(spans)} spans of time, and an answer is judged here by one")
     try:
-        start, end = listed("solution", answer)
-        span = f"{round(start, 3)}-{round(end, 3)}"
-        overlap(span, span)
+        start, end = (round(time, 3) for time in listed("solution", answer))
+        if not 0 <= start < end:
+            raise ValueError
     except (TypeError, ValueError) as error:
         raise Refused("solution", f"{answer!r} is no span of time, as [12.0, 19.0] is") from error
-    return span
+    return f"{start}-{end}"
 
 
 def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -> tuple[Media, ...]:
