@@ -73,6 +73,8 @@ class JobFailed(ClusterError):
 class Job:
     """One job that this process looks after."""
 
+    noun = "job"  # what its lines call it
+
     def __init__(self, cluster: Cluster, kind: Kind, body: Mapping[str, Any], deadline: float) -> None:
         self.cluster, self.kind, self.deadline = cluster, kind, deadline
         self.resource, self.name = kind.resource, body["metadata"]["name"]
@@ -272,7 +274,7 @@ class Job:
     def _say(self, what: str) -> None:
         if what != self._told:
             self._told = what
-            say(f"job {self.name}: {what}")
+            say(f"{self.noun} {self.name}: {what}")
 
     def _check_patience(self) -> None:
         """Raises for a job that does not fail, but does not get anywhere either."""

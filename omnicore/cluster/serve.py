@@ -20,7 +20,6 @@ from omnicore.cluster.client import Cluster, said
 from omnicore.cluster.failure import REMEDY, Trouble, diagnosis, statuses, trouble
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND, ServeSpec, inference_service
 from omnicore.cluster.launch import Job
-from omnicore.cluster.logs import say
 from omnicore.cluster.names import EVENTS, INFERENCE_SERVICES, LOGS, PODS, Resource, conditions, true
 from omnicore.cluster.watch import Broken, Event, Listed
 from omnicore.errors import ClusterError, ConfigError, OmniError
@@ -43,6 +42,8 @@ REMEDIES = {
 
 class Service(Job):
     """One InferenceService that this process looks after. Created, adopted, kept alive and removed as jobs are."""
+
+    noun = "InferenceService"
 
     def __init__(self, cluster: Cluster, spec: ServeSpec) -> None:
         super().__init__(cluster, KIND, inference_service(spec), deadline=spec.engine.start_seconds)
@@ -167,11 +168,6 @@ class Service(Job):
                     f"InferenceService {self.name} was changed by somebody else: its {field} is {there.get(field)!r}, not "
                     f"{wanted[field]!r}. Delete it, and run the step again"
                 )
-
-    def _say(self, what: str) -> None:
-        if what != self._told:
-            self._told = what
-            say(f"InferenceService {self.name}: {what}")
 
 
 def failure(found: Mapping[str, Any]) -> str:
