@@ -84,12 +84,6 @@ class TrainingConfig(Config):
             raise ValueError("attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or attention=sdpa")
         return self
 
-    @model_validator(mode="after")
-    def _zero_writes_no_checkpoints(self) -> Self:
-        if self.parallel != "ddp" and self.checkpoint_every:
-            raise ValueError(f"parallel={self.parallel} writes no checkpoints yet: set checkpoint_every=0, or parallel=ddp")
-        return self
-
 
 class SftConfig(TrainingConfig):
     """Supervised fine-tuning on written replies, loss on the reply only (TRL's SFTTrainer)."""
@@ -141,12 +135,6 @@ class RlvrConfig(TrainingConfig):
     def _vllm_has_a_server(self) -> Self:
         if self.rollouts == "vllm" and not self.server.startswith(("http://", "https://")):
             raise ValueError("rlvr.rollouts=vllm needs rlvr.server, as in http://127.0.0.1:8000/v1")
-        return self
-
-    @model_validator(mode="after")
-    def _rollouts_need_whole_weights(self) -> Self:
-        if self.parallel == "zero3":
-            raise ValueError("parallel=zero3 shares out the weights that rollouts come from: set parallel=zero2, or ddp")
         return self
 
 

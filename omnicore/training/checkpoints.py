@@ -3,6 +3,7 @@
   checkpoints.journal/step-000020/       whole: it took this name last; `.tmp` behind it while it is written
       weights.safetensors                the parameters that train and the buffers; the others are the start model's
       optimizer.pt, scheduler.pt, trainer_state.json      by the Trainer's own hand, read with weights_only
+      optimizer.safetensors              in place of the first of them under ZeRO, whole: any number of processes goes on from it
       rng_state.pth                      likewise; of several processes rng_state_0.pth and so on
       states.json                        what else goes on (`Resumable`), the same on all processes
       curves.jsonl, rollouts.jsonl       the books: the records up to here
@@ -26,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,10 +37,11 @@ from omnicore import live, ranks
 from omnicore.errors import CheckpointError
 from omnicore.journal import read_jsonl, storage_errors, write_json, write_jsonl
 from omnicore.provenance import sha256_file
+from omnicore.training import parallel
 
 DIRECTORY = "checkpoints.journal"
 LISTING = "checkpoint.json"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 STATES = "states.json"
 Books = Mapping[str, list[dict[str, Any]]]
 
@@ -162,7 +165,11 @@ class Resumable(Trainer):  # type: ignore[misc]
         found = self.checkpoints and self.checkpoints.found
         if self.checkpoints and self.checkpoints.every:
             live.show("omni_checkpoint_saved_timestamp_seconds", self.checkpoints.saved_at or time.time())
-        self.train(resume_from_checkpoint=str(found) if found else None)
+        if found and self.is_deepspeed_enabled:
+            # Before DeepSpeed takes the model over. Later the Trainer would have it read files of its own.
+            self._load_from_checkpoint(str(found))
+        with mock.patch("transformers.trainer.deepspeed_load_checkpoint", _take_over):
+            self.train(resume_from_checkpoint=str(found) if found else None)
 
     def at_rest(self) -> bool:
         return True
@@ -170,12 +177,18 @@ class Resumable(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         assert self.checkpoints, "asked for by _Due alone"
         numbers = ranks.every(self._random_numbers())
+        weights, optimizer = parallel.held(self.model_wrapped) if self.is_deepspeed_enabled else (_trained(self.model), {})
         if not ranks.first():
             self.checkpoints.step = self.state.global_step
             return
         with self.checkpoints.writing(self.state.global_step) as folder:
-            save_file({name: held.detach().contiguous() for name, held in _held(self.model).items()}, folder / WEIGHTS)
-            self._save_optimizer_and_scheduler(str(folder))
+            weights |= _buffers(self.model)
+            save_file({name: held.detach().contiguous() for name, held in weights.items()}, folder / WEIGHTS)
+            if optimizer:
+                save_file(optimizer, folder / OPTIMIZER)
+                torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
+            else:
+                self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             for name, content in numbers:
                 (folder / name).write_bytes(content)
@@ -190,7 +203,8 @@ class Resumable(Trainer):  # type: ignore[misc]
             return path.name, path.read_bytes()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        held, saved = _held(model or self.model), load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        model = model or self.model
+        held, saved = _trained(model) | _buffers(model), load_file(Path(resume_from_checkpoint) / WEIGHTS)
         if unlike := held.keys() ^ saved.keys():
             raise CheckpointError(f"{resume_from_checkpoint} is of another model than the one that trains: {min(unlike)}")
         with torch.no_grad():
@@ -199,17 +213,29 @@ class Resumable(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_deepspeed_enabled:
+            # A scheduler's state does not set the rate: the optimizer's would, and the next step had that of the first.
+            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
         if checkpoint:
             states = json.loads((Path(checkpoint) / STATES).read_text())
             for name, part in self.states.items():
                 part.load_state_dict(states[name])
 
 
-def _held(model: Any) -> dict[str, torch.Tensor]:
-    """What a training changes of a model, each tensor once whatever names share it."""
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    """The weights that a training changes, each once whatever names share it."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _buffers(model: Any) -> dict[str, torch.Tensor]:
     kept = model.state_dict().keys()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return trained | {name: b for name, b in model.named_buffers() if name in kept}
+    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def _take_over(engine: Any, folder: str, **_: Any) -> None:
+    """In place of transformers' own: what ZeRO shares out, from a checkpoint of ours."""
+    parallel.take_over(engine, load_file(Path(folder) / WEIGHTS), load_file(Path(folder) / OPTIMIZER))
 
 
 class _Due(TrainerCallback):  # type: ignore[misc]

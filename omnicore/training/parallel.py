@@ -9,6 +9,8 @@ audio tower, and the others' reductions would meet those of other weights. `both
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
+from torch.nn import functional
 from transformers import Qwen2_5OmniThinkerModel, TrainerCallback
-from transformers.integrations import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from omnicore import ranks
 from omnicore.config import TrainingConfig
 from omnicore.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+Tensors = dict[str, torch.Tensor]
+STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # Adam's state, as torch names it
 FRAMES = 4  # the shortest sound, in mel frames: of fewer, nothing is left after two convolutions and a pooling
 
 
@@ -113,6 +118,85 @@ def _blank(thinker: Any, embeddings: torch.Tensor) -> torch.Tensor:
     grid = torch.tensor([[1, side, side]], device=embeddings.device)
     seen: torch.Tensor = thinker.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
     return seen
+
+
+def held(engine: Any) -> tuple[Tensors, Tensors]:
+    """The weights that train, whole and in float32, and what Adam keeps of them, each by name: on the first process, in the CPU's
+    memory. All processes call it together.
+
+    DeepSpeed's own checkpoints are pickles, and go on with as many processes as wrote them alone.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    _link(engine.optimizer)
+    weights: Tensors = {}
+    kept: Tensors = {STEP: next(iter(engine.optimizer.optimizer.state.values()))[STEP].cpu()}
+    for name, parameter in _trained(engine):
+        whole = [safe_get_full_fp32_param(parameter), *(safe_get_full_optimizer_state(parameter, m) for m in MOMENTS)]
+        if ranks.first():
+            weights[name], *moments = (tensor.to("cpu", copy=True) for tensor in whole)
+            kept |= {f"{name}.{m}": tensor for m, tensor in zip(MOMENTS, moments, strict=True)}
+    return weights, kept
+
+
+def take_over(engine: Any, weights: Tensors, kept: Tensors) -> None:
+    """Gives each process its share of what `held` returned, after DeepSpeed has taken over the model, with these weights in it:
+    those that it computes with are of them, rounded where it computes in bfloat16."""
+    from deepspeed import utils
+
+    zero = engine.optimizer
+    sharded = _sharded(zero)
+    # The optimizer would make its state at the first step.
+    for group in zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups:
+        device = group.device if zero.optimizer.defaults["fused"] else "cpu"
+        zero.optimizer.state[group] = {STEP: kept[STEP].to(device, copy=True), **{m: torch.zeros_like(group) for m in MOMENTS}}
+    _link(zero)
+    for name, parameter in _trained(engine):
+        moments = {m: kept[f"{name}.{m}"] for m in MOMENTS}
+        if sharded:
+            # Not by the calls for whole ones: they refuse a weight that does not divide among the processes.
+            utils.safe_set_local_fp32_param(parameter, _share(weights[name], parameter))
+            for m, value in moments.items():
+                utils.safe_set_local_optimizer_state(parameter, _share(value, parameter), m)
+        else:
+            utils.safe_set_full_fp32_param(parameter, weights[name])
+            for m, value in moments.items():
+                utils.safe_set_full_optimizer_state(parameter, value, m)
+
+
+def _sharded(zero: Any) -> bool:
+    """Whether the weights are shared out, too: stage 3."""
+    return hasattr(zero, "fp32_partitioned_groups_flat")
+
+
+def _link(zero: Any) -> None:
+    """Lets the weights know the state of the optimizer. DeepSpeed does it when the first group of weights has made its first step:
+    those of the second have none then, and would never be linked."""
+    if not _sharded(zero):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def _trained(engine: Any) -> list[tuple[str, Any]]:
+    return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
+
+
+def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """Of a tensor like the whole weight what this process holds at stage 3; the last one's is filled up with zeros."""
+    size = parameter.ds_tensor.numel()
+    flat = functional.pad(whole.flatten(), (0, size * ranks.world() - whole.numel()))
+    return flat[size * ranks.rank() :][:size]
+
+
+@contextmanager
+def still_whole(args: Any) -> Iterator[None]:
+    """While DeepSpeed has not yet taken the model over: TRL would ask for the shares of weights that are whole."""
+    if not args.deepspeed:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    yield
+    set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
 def gather(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
+from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
 from omnicore import ranks
@@ -85,7 +85,10 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         self.beta = config.beta
         if reference is not None:
             add_fused_lm_head(reference, temperature=self.temperature)
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            if config.parallel == "zero3":
+                self.ref_model = prepare_deepspeed(reference, self.accelerator)
+            else:
+                self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         if config.control == "random_reward":
             self.coin = Coin(args.seed)
 
@@ -312,9 +315,13 @@ def train(
         trainer.add_callback(Curve(log, trainer.figures))
         trainer.load_engine()
         # After the weights were handed over: an engine that cannot take them is found here.
-        gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
+        with parallel.still_whole(args):
+            gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
-        parts.merge(trainer.model)
+        if config.parallel == "zero3":
+            parallel.gather(trainer.model)
+        if ranks.first():
+            parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}
 
 

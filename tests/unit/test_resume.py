@@ -260,7 +260,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     model[0].requires_grad_(False)
     trainer = Resumable.__new__(Resumable)
-    checkpoints.save_file(checkpoints._held(model), tmp_path / WEIGHTS)
+    checkpoints.save_file(checkpoints._trained(model), tmp_path / WEIGHTS)
     model[1].weight.data.zero_()
     trainer._load_from_checkpoint(str(tmp_path), model)
     assert model[1].weight.abs().sum() > 0
