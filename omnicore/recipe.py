@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from omnicore.config import (
     CleanConfig,
@@ -33,6 +33,7 @@ from omnicore.config import (
     digest,
 )
 from omnicore.errors import ConfigError
+from omnicore.schema import View
 
 
 class Recipe(Config):
@@ -48,6 +49,7 @@ class Recipe(Config):
     prepare: PrepareConfig = PrepareConfig()
     probe: ProbeConfig
     second_probe: ProbeConfig
+    distill_probe: ProbeConfig = Field(description="the prompts of distill by the picture alone; what is not said is as in `probe`")
     clean: CleanConfig = CleanConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sft: SftConfig = SftConfig(data="sft.jsonl")
@@ -56,6 +58,24 @@ class Recipe(Config):
     sft_distilled: SftConfig = SftConfig(data="distilled.jsonl")
     report: ReportConfig = ReportConfig()
     promote: PromoteConfig = PromoteConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_of_distill_are_probed_as_the_benchmarks_are(cls, values: Any) -> Any:
+        """Fills `distill_probe` up from `probe`: who changes the probe's model or server means that of the prompts, too."""
+        sections = [values.get(name, {}) for name in ("probe", "distill_probe", "distill")] if isinstance(values, dict) else []
+        if not sections or not all(isinstance(section, dict) for section in sections):
+            return values
+        probe, own, distill = sections
+        draws, engines = probe.get("draws"), [section["engine"] for section in (probe, own) if "engine" in section]
+        filled = {name: probe[name] for name in ProbeConfig.model_fields if name in probe}
+        filled["data"] = distill.get("data", DistillConfig().data)
+        if isinstance(draws, dict):
+            filled["draws"] = {view: count for view, count in draws.items() if view == View.visual_only}
+        filled |= own
+        if len(engines) == 2 and all(isinstance(engine, dict) for engine in engines):
+            filled["engine"] = {**engines[0], **engines[1]}
+        return {**values, "distill_probe": filled}
 
     @property
     def identity(self) -> str:
@@ -66,7 +86,7 @@ class Recipe(Config):
 
 
 # Sections that reuse a step under another name; every other section is the step of its name.
-SECTION_STEP = {"second_probe": "probe", "sft_distilled": "sft"}
+SECTION_STEP = {"second_probe": "probe", "distill_probe": "probe", "sft_distilled": "sft"}
 
 
 def recipe_names() -> list[str]:

@@ -4,6 +4,7 @@ from kfp import dsl
 
 from components.distill.component import distill
 from components.evaluate.component import evaluate
+from components.probe.component import probe
 from components.promote.component import promote
 from components.report.component import report
 from components.rlvr.component import rlvr
@@ -46,7 +47,8 @@ def omniboost(
         after_sft = scores("sft", tuned)
         rewarded = place(rlvr(data=queries, start=tuned.outputs["checkpoint"], **settings), "rlvr")
         after_rlvr = scores("rlvr", rewarded)
-        own = place(distill(data=queries, checkpoint=rewarded.outputs["checkpoint"], **settings), "distill")
+        solved = place(probe(queries=queries, section="distill_probe", **settings), "probe distill").outputs["draws"]
+        own = place(distill(data=queries, checkpoint=rewarded.outputs["checkpoint"], draws=solved, **settings), "distill")
         final = sft(data=own.outputs["rows"], start=rewarded.outputs["checkpoint"], section="sft_distilled", **settings)
         after_distilled = scores("distilled", place(final, "sft distilled"))
 
@@ -60,6 +62,7 @@ def omniboost(
             "rlvr_curves": rewarded.outputs["checkpoint"],
             "distilled_curves": final.outputs["checkpoint"],
             "distill": own.outputs["rows"],
+            "distill_draws": solved,
             "run_name": run_name,
             **settings,
         }

@@ -25,6 +25,7 @@ def report(
     rlvr_curves: dsl.Input[dsl.Model] | None = None,
     distilled_curves: dsl.Input[dsl.Model] | None = None,
     distill: dsl.Input[dsl.Dataset] | None = None,
+    distill_draws: dsl.Input[dsl.Dataset] | None = None,
     control: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """The self-contained HTML page, and the same figures as JSON; of an audit alone, or of a whole run."""
@@ -46,6 +47,7 @@ def report(
         "rlvr_curves": rlvr_curves,
         "distilled_curves": distilled_curves,
         "distill": distill,
+        "distill_draws": distill_draws,
         "control": control,
     }
     execute("report", recipe, overrides, settings, inputs, figures, metrics)

@@ -31,6 +31,7 @@ STEP_NAMES = {
     "sft": "evaluate_sft",
     "rlvr_curves": "rlvr",
     "rlvr": "evaluate_rlvr",
+    "distill_draws": "distill_probe",
     "distill": "distill",
     "distilled_curves": "sft_distilled",
     "distilled": "evaluate_distilled",

@@ -77,6 +77,7 @@ STEPS: dict[str, StepInfo] = {
             "rlvr_curves": ("rlvr",),
             "distilled_curves": ("sft",),
             "distill": ("distill",),
+            "distill_draws": ("probe",),
             "control": ("evaluate",),
         },
         reads=("*",),

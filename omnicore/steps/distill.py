@@ -74,7 +74,9 @@ def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path])
         return frozenset()
     probe = read_probe(inputs["draws"])
     if probe.data != config.data:
-        raise DataError(f"draws are of {probe.data}, and {config.data} is distilled: probe with probe.data={config.data}")
+        raise DataError(
+            f"draws are of {probe.data}, and {config.data} is distilled: omnicore probe --section distill_probe asks those"
+        )
     audited = read_queries(inputs["data"], probe.data)
     drawn = read_draws(inputs["draws"], probe, audited)
     hits = audit.count(audited, drawn.answers[View.visual_only])

@@ -103,7 +103,7 @@ def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
     for stage in ("base", "sft", "rlvr", "sft_distilled"):  # four evaluations of one section
         assert f'omni_step_succeeded{{stage="{stage}",step="evaluate"}} 1.0' in figures
     assert sorted(step for step, _, _ in steps) == sorted(
-        ["prepare", "probe", "probe", "clean", *["evaluate"] * 4, "sft", "sft", "rlvr", "distill", "report", "promote"]
+        ["prepare", *["probe"] * 3, "clean", *["evaluate"] * 4, "sft", "sft", "rlvr", "distill", "report", "promote"]
     )
     assert "sft speaks" not in said
     assert "sft speaks" in (runner.directory / "run.log").read_text()
@@ -112,10 +112,14 @@ def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
 
 def test_overrides_and_inputs_reach_the_steps(boosted):
     runner, *_ = boosted
-    found = [json.loads(file.read_text()) for file in (runner.directory / "cache").glob("rlvr-*/rlvr.out")]
-    assert [(f["inputs"], f["seed"], f["config"]["steps"], f["config"]["control"]) for f in found] == [
-        (["data", "model"], 3, 7, "none")
-    ]
+    (rlvr,) = outputs(runner, "rlvr")
+    assert (rlvr["inputs"], rlvr["seed"], rlvr["config"]["steps"], rlvr["config"]["control"]) == (["data", "model"], 3, 7, "none")
+    assert [found["inputs"] for found in outputs(runner, "distill")] == [["data", "draws", "model"]]
+    assert sorted(found["config"]["data"] for found in outputs(runner, "probe")) == ["distill.jsonl", *["queries.jsonl"] * 2]
+
+
+def outputs(runner, step):
+    return [json.loads(file.read_text()) for file in (runner.directory / "cache").glob(f"{step}-*/{step}.out")]
 
 
 def test_heavy_steps_are_forks_of_one_worker_and_light_ones_are_not(boosted):
@@ -129,7 +133,7 @@ def test_the_same_command_again_finds_everything_in_the_cache_and_starts_no_work
     runner, *_ = boosted
     code, said = runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost")
     assert (code, runner.steps) == (0, [])
-    assert said.count("from cache") == 14
+    assert said.count("from cache") == 15
     assert "omnicore.worker" not in (runner.directory / "run.log").read_text()
     assert len(list((runner.directory / "outputs").iterdir())) == 1
 

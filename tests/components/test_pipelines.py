@@ -32,12 +32,13 @@ STAGES = {
         "evaluate-2": {"audit", "sft"},
         "rlvr": {"audit", "sft"},
         "evaluate-3": {"audit", "rlvr"},
-        "distill": {"audit", "rlvr"},
+        "probe": {"audit"},
+        "distill": {"audit", "probe", "rlvr"},
         "sft-2": {"distill", "rlvr"},
         "evaluate-4": {"audit", "sft-2"},
         "promote": {"audit", "evaluate", "evaluate-4", "sft-2"},
         "condition-branches-2": {
-            *("audit", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "distill", "sft-2"),
+            *("audit", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "probe", "distill", "sft-2"),
         },
     },
     "retrain": {
@@ -66,6 +67,7 @@ WIRES = {
         ("evaluate-4", "checkpoint"): "sft-2",
         ("rlvr", "start"): "sft",
         ("distill", "checkpoint"): "rlvr",
+        ("distill", "draws"): "probe",
         ("sft-2", "start"): "rlvr",
         ("sft-2", "data"): "distill",
     },
@@ -90,6 +92,7 @@ REPORT = {
     "draws": "audit-draws",
     "second_draws": "audit-second_draws",
     "distill": "distill-rows",
+    "distill_draws": "probe-draws",
     "audit": "audit-audit",
 }
 # (CPU, memory, GPUs, hours, tries after the first)
@@ -245,8 +248,9 @@ def test_a_second_use_of_a_step_has_its_own_section(name):
     built = spec(name)
     assert constant(tasks(built, "comp-audit")["probe-2"], "section") == "second_probe"
     if name == "omniboost":
+        assert constant(steps(built)["probe"], "section") == "distill_probe"
         assert constant(steps(built)["sft-2"], "section") == "sft_distilled"
-    assert set(SECTION_STEP) == {"second_probe", "sft_distilled"}
+    assert set(SECTION_STEP) == {"second_probe", "distill_probe", "sft_distilled"}
 
 
 def test_every_step_is_in_some_pipeline_and_every_need_is_a_step_or_the_clean_up():
@@ -317,8 +321,9 @@ def test_artefacts_are_named_for_what_they_are(name):
 def test_the_board_lists_the_tasks_of_the_branch_that_runs():
     titles = [row.title for row in rows(spec("omniboost"), control=False)]
     assert titles[:5] == ["prepare", "probe", "second probe", "clean", "evaluate base"]
-    assert (len(titles), titles.count("report"), "rlvr control" in titles) == (14, 1, False)
-    assert len({row.key for row in rows(spec("omniboost"), control=True)}) == 16
+    assert (len(titles), titles.count("report"), "rlvr control" in titles) == (15, 1, False)
+    assert titles.index("prepare") < titles.index("probe distill") < titles.index("distill")
+    assert len({row.key for row in rows(spec("omniboost"), control=True)}) == 17
 
 
 def test_the_kubernetes_manifests_hold_the_same_pipeline_under_a_version_of_its_content():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ SMALL = [
     "prepare.scale=0.05",
     "probe.model=embedded:tiny-base",
     "second_probe.model=embedded:tiny-base",
+    "distill_probe.model=embedded:tiny-probe",
+    "prepare.distill_prompts=800",  # 40 of them
+    "prepare.distill_mix={sum: 1, picture_both: 1}",  # half of which ask for the picture alone
+    "clean.max_lost=0.1",  # of so few, no rule says with less risk which are solved
     "sft.steps=2",
     "rlvr.steps=2",
     "rlvr.prompts=4",
@@ -54,7 +59,18 @@ def test_every_stage_is_in_the_report(first):
             estimate = report["stages"][stage][view]["macro"]
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
     assert said.splitlines()[-3:] == [str(directory / name) for name in ("report.html", "report.json", "metrics.prom")]
-    assert len(digests(directory)) == 14
+    assert len(digests(directory)) == 15
+
+
+def test_own_replies_to_what_the_picture_alone_tells_are_not_taught(first):
+    directory, _ = first
+    (distilled,) = (path.parent for path in (directory / "cache").glob("distill-*/step.json"))
+    replies = [json.loads(line) for line in (distilled / "selection.jsonl").read_text().splitlines()]
+    reasons = {kind: Counter(one["reason"] for one in replies if one["type"] == kind) for kind in ("picture", "sum")}
+    assert reasons["picture"]["solvable"] >= 20, reasons
+    assert reasons["sum"]["solvable"] == 0 < reasons["sum"][None]
+    summary = json.loads((distilled / "step.json").read_text())["summary"]
+    assert summary["rejected_solvable"] == reasons["picture"]["solvable"]
 
 
 def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
@@ -133,5 +149,5 @@ def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path
 def test_the_same_command_again_is_answered_from_the_cache(first):
     directory, _ = first
     before = digests(directory)
-    assert run(directory).count("from cache") == 14
+    assert run(directory).count("from cache") == 15
     assert digests(directory) == before

@@ -202,7 +202,7 @@ def test_jobs_of_a_run_are_counted_right() -> None:
 
     walk(spec["root"]["dag"]["tasks"], control=False)
     heavy = {arm: {step: names.count(step) for step in NEEDS if NEEDS[step].gpus} for arm, names in found.items()}
-    assert heavy[False] == {"probe": 2, "evaluate": 4, "sft": 2, "rlvr": 1, "distill": 1}
+    assert heavy[False] == {"probe": 3, "evaluate": 4, "sft": 2, "rlvr": 1, "distill": 1}
     assert heavy[True] == {"probe": 0, "evaluate": 1, "sft": 0, "rlvr": 1, "distill": 0}
 
 

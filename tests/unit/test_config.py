@@ -46,8 +46,34 @@ def test_every_step_has_a_section_and_every_section_a_step():
 def test_an_override_changes_one_value(override, read, expected):
     base, recipe = load_recipe("tiny"), load_recipe("tiny", [override])
     assert read(recipe) == expected
-    changed = {name for name in Recipe.model_fields if getattr(base, name) != getattr(recipe, name)}
+    changed = {name for name in Recipe.model_fields if getattr(base, name) != getattr(recipe, name)} - {"distill_probe"}
     assert changed == {override.partition("=")[0].partition(".")[0]}
+
+
+OWN = {"data": "distill.jsonl", "draws": {View.visual_only: 8}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [
+        ([], {}),
+        (["probe.model=m", "probe.engine.retries=1", "probe.draws.text_only=3"], {}),
+        (["probe.draws.visual_only=4"], {"draws": {View.visual_only: 4}}),
+        (["distill.data=mine.jsonl"], {"data": "mine.jsonl"}),
+        (
+            ["distill_probe.model=m", "distill_probe.draws={visual_only: 3, text_only: 2}"],
+            {"model": "m", "draws": {View.visual_only: 3, View.text_only: 2}},
+        ),
+    ],
+)
+def test_the_prompts_of_distill_are_probed_as_the_benchmarks_but_for_what_the_recipe_says(overrides, own):
+    recipe = load_recipe("tiny", overrides)
+    assert recipe.distill_probe == recipe.probe.model_copy(update={**OWN, **own})
+
+
+def test_another_address_for_the_probe_of_prompts_leaves_its_server_a_server():
+    engine = load_recipe("qwen2.5-omni-3b", ["distill_probe.engine.url=http://127.0.0.1:8009/v1"]).distill_probe.engine
+    assert (engine.kind, engine.url, engine.concurrency) == ("http", "http://127.0.0.1:8009/v1", 64)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +87,9 @@ def test_an_override_changes_one_value(override, read, expected):
         (["probe.draws.sideways=1"], r"probe\.draws\.sideways"),
         (["prepare.split=train"], r"prepare\.split: .*'dev' or 'test'"),
         (["rlvr.steps=0", "seed=-1"], "2 wrong field"),
+        (["probe.draws=3"], r"probe\.draws: .*dictionary"),
+        (["distill_probe.draws.omni=1"], r"distill_probe: .*withholds"),
+        (["distill_probe.engine=http"], r"distill_probe\.engine: .*dictionary"),
         (["rlvr.steps"], "write field=value"),
         (["=3"], "write field=value"),
         (["seed.x=3"], "seed is a value, not a section"),

@@ -186,7 +186,7 @@ def test_what_the_probe_solves_by_the_rule_of_clean_is_not_taught(
 def test_draws_of_other_queries_are_refused(distill: Distill, inputs: dict[str, Path], tmp_path: Path) -> None:
     queries = read_jsonl(inputs["data"] / "distill.jsonl", Query)
     with pytest.raises(
-        DataError, match=r"draws are of rlvr\.jsonl, and distill\.jsonl is distilled: probe with probe\.data=distill"
+        DataError, match=r"draws are of rlvr\.jsonl, and distill\.jsonl is distilled: omnicore probe --section distill_probe"
     ):
         distill({}, draws=draws(tmp_path / "other", queries, set(), "rlvr.jsonl"))
     with pytest.raises(DataError, match=r"1 of 9 queries lack draws"):
@@ -215,10 +215,8 @@ def test_a_small_run_of_the_real_thing(prepared: Path, small_recipe: Recipe, tmp
     shutil.copytree(resolve("embedded:tiny-base"), tmp_path / "rlvr" / "checkpoint")
     finished(data, "prepare")
     sets = ["prepare.split=dev", "prepare.scale=0.05", "threads=1", "distill.samples=4", "distill.per_query=1"]
-    recipe = load_recipe(
-        "tiny", [*sets, "probe.data=distill.jsonl", "probe.model=embedded:tiny-base", "probe.draws={visual_only: 4}"]
-    )
-    run_step("probe", recipe, {"queries": data}, tmp_path / "probe")
+    recipe = load_recipe("tiny", [*sets, "probe.model=embedded:tiny-base", "distill_probe.draws.visual_only=4"])
+    run_step("probe", recipe, {"queries": data}, tmp_path / "probe", section="distill_probe")
     given = {"data": data, "model": finished(tmp_path / "rlvr", "rlvr"), "draws": tmp_path / "probe"}
     first, second = (run_step("distill", recipe, given, tmp_path / name) for name in ("first", "second"))
     assert first["digest"] == second["digest"]

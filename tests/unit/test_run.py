@@ -181,7 +181,13 @@ def test_an_output_is_apart_from_its_inputs(monkeypatch, tiny, tmp_path, output)
     ("step", "section", "inputs", "error", "message"),
     [
         ("prober", None, {}, ConfigError, "no step 'prober'; steps are prepare, probe, clean"),
-        ("probe", "sft_distilled", {"queries": "prepare"}, ConfigError, "does not configure step probe; use probe or second_probe"),
+        (
+            "probe",
+            "sft_distilled",
+            {"queries": "prepare"},
+            ConfigError,
+            "does not configure step probe; use probe or second_probe or distill_probe",
+        ),
         ("probe", "seed", {"queries": "prepare"}, ConfigError, "section 'seed' does not configure"),
         ("probe", None, {}, ConfigError, r"input 'queries' is missing. It takes queries \(from prepare\)"),
         ("probe", None, {"queries": "prepare", "model": "sft"}, ConfigError, "no input 'model'. It takes queries"),
