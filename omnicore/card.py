@@ -287,7 +287,7 @@ def _told(source: Source) -> str:
 
 def _scores(scores: Scores | None) -> list[str]:
     if scores is None:
-        return ["Not scored yet: `omnicore card CHECKPOINT --scores EVALUATION --output DIR` writes it with its scores."]
+        return ["Not scored yet: step promote, or `omnicore card CHECKPOINT --scores EVALUATION --output DIR`, tells its scores."]
     rows = [
         f"| {name.replace('_', ' ')} | {_percent(scores.raw[name])} | {_percent(scores.clean[name])} |"
         for name in ("macro", "micro", "chance_corrected")

@@ -25,8 +25,8 @@ from omnicore.journal import read_json
 from omnicore.provenance import STEP_FILE, digest_directory, model_directory, read_step, sha256_file
 
 NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
-# Hold no figures of a whole: verdicts on single queries, what a model answered, settings.
-SKIPPED = re.compile(r"step\.json|manifest.*\.json|planted\.json|(checkpoint|media|lmms_eval)/.*")
+# Hold no figures of a whole: verdicts on single queries, what a model answered, settings; a release has copies of figures.
+SKIPPED = re.compile(r"step\.json|manifest.*\.json|planted\.json|(checkpoint|release|media|lmms_eval)/.*")
 ENDS = ("low", "high")  # of an interval: its value is the score
 MOST = 40  # matches that are listed
 WIDE = 100_000  # columns: a tree would cut its lines at the terminal's edge, or at 80 in a pipe, and a cut hash is none

@@ -8,8 +8,10 @@ from components.images import TRAIN
 from components.reap.component import reap
 from components.reap.run import RUN_ID
 from omnicore.live import GATEWAY, HOST, PORT
+from omnicore.signing import SIGNING_KEY
 
 STORAGE = "omnicore-s3"  # Secret and ConfigMap of k8s/base: keys (none where pods have a role), and where the server is
+SIGNING = "omnicore-signing"  # Secret, where checkpoints are signed: the key of who trains
 MONITORING = "omnicore-monitoring"  # ConfigMap of k8s/base: where figures are served and pushed
 
 
@@ -27,6 +29,7 @@ class Need(NamedTuple):
     hours: int
     retries: int
     bucket: bool = False  # a light step that reads S3 itself, as a heavy one does
+    signs: bool = False  # a light step that writes a checkpoint; jobs are given the key by the recipe's launcher
 
 
 NEEDS = {
@@ -38,7 +41,7 @@ NEEDS = {
     "rlvr": Need("8", "64Gi", 1, hours=168, retries=2),
     "distill": Need("8", "64Gi", 1, hours=48, retries=2),
     "report": Need("1", "4Gi", 0, hours=2, retries=2),
-    "promote": Need("1", "4Gi", 0, hours=2, retries=2),
+    "promote": Need("1", "4Gi", 0, hours=2, retries=2, signs=True),
     "reap": Need("250m", "512Mi", 0, hours=1, retries=3),
 }
 
@@ -56,6 +59,8 @@ def place(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
             (kubernetes.use_config_map_as_env, ("OMNI_S3_ENDPOINT", "AWS_REGION")),
         ):
             use(task, STORAGE, {name: name for name in names}, optional=True)
+    if need.signs:
+        kubernetes.use_secret_as_env(task, SIGNING, {SIGNING_KEY: SIGNING_KEY}, optional=True)
     kubernetes.use_config_map_as_env(task, MONITORING, {name: name for name in (PORT, HOST, GATEWAY)}, optional=True)
     task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, need.hours * 3600)

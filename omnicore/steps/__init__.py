@@ -83,8 +83,8 @@ STEPS: dict[str, StepInfo] = {
         reads=("*",),
     ),
     "promote": StepInfo(
-        "decide whether a candidate replaces the champion, on the clean view",
-        "decision.json",
+        "decide whether a candidate replaces the champion, on the clean view; release it with its scores",
+        "decision.json, release/",
         {"champion": ("evaluate",), "candidate": ("evaluate",), "queries": ("prepare",), "manifest": ("clean",)},
         {"model": ("sft", "rlvr")},
     ),

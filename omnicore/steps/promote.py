@@ -1,6 +1,7 @@
 """promote: may the candidate replace the champion? Decided by the paired difference of both on the clean view's queries.
 
 A candidate that the canary has not seen to perceive all that the queries show is kept out, and so is one with unsafe files.
+Whatever is decided, a checkpoint with safe files is released: with the scores of the candidate's evaluation in its card.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import stats
+from omnicore import card, stats
 from omnicore.config import PromoteConfig
 from omnicore.errors import CheckpointError, DataError
 from omnicore.journal import read_jsonl, write_json
 from omnicore.models import safe
 from omnicore.provenance import read_step
 from omnicore.recipe import Recipe
+from omnicore.release import release
 from omnicore.report.evidence import Scores, answers, comparable, read_model
 from omnicore.schema import Estimate, Manifest, Outcome, Query
 
@@ -54,7 +56,11 @@ def unsafe(checkpoint: Path) -> list[str]:
 
 
 def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Writes `decision.json`. Raises DataError when the two evaluations cannot be compared, or `model` is not the one evaluated."""
+    """Writes `decision.json`, and `release/` where there is a `model` whose files are safe.
+
+    Raises DataError when the two evaluations cannot be compared, or `model` is not the one evaluated, and what `release` raises, as
+    for a checkpoint that was changed since.
+    """
     arms = ("champion", "candidate")
     scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
     manifest = read_model(inputs["manifest"] / "manifest.json", Manifest)
@@ -79,7 +85,10 @@ def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], outpu
     if "model" in inputs:
         if (given := read_step(inputs["model"])["digest"]) != models["candidate"]:
             raise DataError(f"{inputs['model']} is the model {given[:12]}; the candidate's evaluation is of {models['candidate']}")
-        refused += unsafe(inputs["model"] / "checkpoint")
+        dangers = unsafe(inputs["model"] / card.CHECKPOINT)
+        refused += dangers
+        if not dangers:
+            release(str(inputs["model"]), str(inputs["candidate"]), str(output / "release"))
     if refused:
         decision, reasons = "keep", [*reasons, *refused]
     found = {

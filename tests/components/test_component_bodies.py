@@ -162,6 +162,13 @@ def test_a_users_mistake_ends_with_status_2_and_one_message(tmp_path, monkeypatc
     assert capsys.readouterr().err == "prepare: queries.jsonl:3: no answer; mend the line\n"
 
 
+def test_the_release_is_the_folder_of_the_decision(tmp_path, calls):
+    made = artefacts("promote", tmp_path)
+    component("promote").python_func(**made, recipe="tiny", run_name="demo")
+    assert Path(made["release"].path) == calls[0]["output"] / "release"
+    assert made["release"].metadata["run"] == made["decision"].metadata["run"] == "demo"
+
+
 def test_benchmarks_are_the_sources_of_every_step(tmp_path, calls):
     component("promote").python_func(**artefacts("promote", tmp_path), recipe="tiny", benchmarks={"daily_omni": "hub@1a2b3c"})
     assert calls[0]["recipe"].prepare.sources == {"daily_omni": "hub@1a2b3c"}

@@ -10,8 +10,9 @@ import yaml
 from components import images
 from omnicore import live
 from omnicore.recipe import SECTION_STEP
+from omnicore.signing import SIGNING_KEY
 from omnicore.steps import STEPS
-from pipelines import MONITORING, NEEDS, STORAGE
+from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
 from pipelines import compile as compiling
 from pipelines.board import rows
 
@@ -117,7 +118,7 @@ ARTEFACTS = {
     "rlvr": {"checkpoint": "Model"},
     "distill": {"rows": "Dataset"},
     "report": {"report": "HTML", "figures": "Artifact"},
-    "promote": {"decision": "Artifact"},
+    "promote": {"decision": "Artifact", "release": "Model"},
 }
 
 
@@ -286,11 +287,14 @@ def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
 @pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
     text = (compiling.COMPILED / f"{name}.yaml").read_text()
-    assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == {STORAGE, MONITORING}
+    known = {STORAGE, MONITORING} if name == "omniclean" else {STORAGE, MONITORING, SIGNING}
+    assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == known
     for executor, told in platform(name).items():
         (watched,) = [entry for entry in told["configMapAsEnv"] if entry["configMapName"] == MONITORING]
         assert [key["envVar"] for key in watched["keyToEnv"]] == [live.PORT, live.HOST, live.GATEWAY]
-        assert ("secretAsEnv" in told) == (step_of(executor) in {*HEAVY, "prepare"})
+        secrets = {entry["secretName"]: [key["envVar"] for key in entry["keyToEnv"]] for entry in told.get("secretAsEnv", [])}
+        assert (STORAGE in secrets) == (step_of(executor) in {*HEAVY, "prepare"})
+        assert secrets.get(SIGNING) == ([SIGNING_KEY] if step_of(executor) == "promote" else None)
         assert all(entry["optional"] for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", [])))
 
 

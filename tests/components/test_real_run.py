@@ -87,6 +87,20 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
     assert (cards["sft_distilled"] / "README.md").read_text() == card.render(final)
 
 
+def test_the_last_checkpoint_is_released_with_the_scores_of_the_report(first):
+    directory, _ = first
+    (released,) = (directory / "outputs").glob("*/promote/decision/release")
+    scores = card.read(released).scores
+    report = json.loads((directory / "report.json").read_text())["stages"]["distilled"]
+    for view in card.VIEWS:
+        assert {name: found.model_dump() for name, found in getattr(scores, view).items()} == report[view]
+    assert card.read(released).made.section == "sft_distilled"
+    assert "Not scored yet" not in (released / "README.md").read_text()
+    (weights,) = released.glob("*.safetensors")
+    (decided,) = (path.parent for path in (directory / "cache").glob("promote-*/step.json"))
+    assert weights.samefile(decided / "release" / weights.name)
+
+
 @pytest.fixture
 def guide(first, tmp_path):
     """Runs the commands of one verb that docs/provenance.md shows, with a score of this run; what they said."""

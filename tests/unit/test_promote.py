@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from omnicore import card, signing
 from omnicore.config import PromoteConfig
-from omnicore.errors import DataError
+from omnicore.errors import CheckpointError, DataError
 from omnicore.journal import read_json, read_jsonl, write_json
 from omnicore.models import thinker
-from omnicore.provenance import write_step
+from omnicore.provenance import SIGNATURE, write_step
+from omnicore.run import run_step
 from omnicore.schema import Estimate, Response, View
 from omnicore.steps import promote
 from tests.unit.report_fixture import RECIPE, make
+from tests.unit.test_card import described, prepared
+from tests.unit.test_signing import KEY, private, public
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,7 @@ def with_model(made: dict[str, Path], root: Path, **files: str) -> dict[str, Pat
     """The inputs with a candidate's checkpoint that its evaluation names; `files` are more of its files."""
     model, candidate = root / "model", root / "candidate"
     (model / "checkpoint").mkdir(parents=True)
+    card.write(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
     for name, text in {"model.safetensors": "", "config.json": "{}", **files}.items():
         (model / "checkpoint" / name).write_text(text)
     write_step(model, {"step": "rlvr", "section": "rlvr", "key": "k", "seconds": 1.0, "summary": {}})
@@ -153,8 +158,49 @@ def test_unsafe_files_are_kept_out(files: dict[str, str], said: str, made: dict[
     assert found["decision"] == ("keep" if said else "promote")
     assert said in found["reasons"][-1]
     assert found["files"] == "checked"
+    assert (tmp_path / "release").exists() == (not said)
     assert found["models"] == {"champion": None, "candidate": read_json(given["model"] / "step.json")["digest"]}
     assert str(tmp_path) not in (tmp_path / "decision.json").read_text()
+
+
+@pytest.mark.parametrize("config", [LOOSE, PromoteConfig(min_effect=0.9)], ids=["promote", "keep"])
+def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
+    config: PromoteConfig, made: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    given = with_model(made, tmp_path / "inputs")
+    summary = promote.run(RECIPE, config, given, tmp_path)
+    assert summary["decision"] in request.node.name
+    released, step = card.read(tmp_path / "release"), read_json(given["model"] / "step.json")
+    scores, evaluation = read_json(given["candidate"] / "scores.json"), read_json(given["candidate"] / "step.json")
+    assert released.made == card.Made(section="rlvr", key=step["key"], digest=step["digest"])
+    assert released.scores
+    assert released.scores.evaluation == evaluation["digest"] == read_json(tmp_path / "decision.json")["candidate"]
+    assert released.scores.model_dump(mode="json", include=set(card.VIEWS)) == {view: scores[view] for view in card.VIEWS}
+    assert (tmp_path / "release" / "README.md").read_text() == card.render(released)
+    assert (tmp_path / "release" / "model.safetensors").samefile(given["model"] / "checkpoint" / "model.safetensors")
+    assert card.read(given["model"] / "checkpoint").scores is None
+
+
+def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("model_signing")
+    given = with_model(made, tmp_path / "inputs")
+    monkeypatch.delenv(signing.SIGNING_KEY, raising=False)
+    plain = run_step("promote", RECIPE, given, tmp_path / "plain")
+    monkeypatch.setenv(signing.SIGNING_KEY, private(KEY))
+    signed = run_step("promote", RECIPE, given, tmp_path / "signed")
+    monkeypatch.setenv(signing.VERIFY_KEY, public(KEY))
+    signing.verify(tmp_path / "signed" / "release")
+    assert not (tmp_path / "plain" / "release" / SIGNATURE).exists()
+    assert signed["digest"] == plain["digest"]
+
+
+def test_a_checkpoint_that_was_changed_since_is_not_released(made: dict[str, Path], tmp_path: Path) -> None:
+    given = with_model(made, tmp_path / "inputs")
+    (given["model"] / "checkpoint" / "model.safetensors").write_text("others")
+    with pytest.raises(CheckpointError, match="was changed after it was finished"):
+        promote.run(RECIPE, LOOSE, given, tmp_path)
 
 
 def test_a_model_that_was_not_evaluated_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
