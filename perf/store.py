@@ -4,7 +4,7 @@ One SeaweedFS on this machine, both clients in one process, in turns, several ro
 number of threads and the same size of parts, and nothing else: no sha256 of a file, no listing, no manifest, no check of what it
 reads. `checked take` adds the sha256 of each file, the least that a reader needs to believe it. A large file goes by `put_object`
 with `num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. What else runs on the machine moves both,
-and is printed.
+and is printed. `--mbit 1000` puts a network of that speed between the clients and the server.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from omnicore import s3, store
 from omnicore.provenance import sha256_file
+from perf.link import link
 from tests.seaweed import BUCKET, Seaweed
 
 MB = 1_000_000
@@ -60,8 +62,16 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
     names = [path.name for path in source.iterdir()]
     found: dict[str, list[float]] = {"bare send": [], "store publish": [], "bare take": [], "checked take": [], "store fetch": []}
     cpu: dict[str, list[float]] = {name: [] for name in found}
+    back = root / "back"
+
+    def clear() -> None:
+        """Each writes to a place that is empty: one over the files of another gets their memory, which is warm."""
+        shutil.rmtree(back, ignore_errors=True)
+        for file in names:
+            (root / file).unlink(missing_ok=True)
+
     for turn in range(rounds + 1):
-        place, back = f"{source.name}/{turn}", root / "back"
+        place = f"{source.name}/{turn}"
         calls: dict[str, Callable[[], object]] = {
             "bare send": partial(bare_send, bucket, source, f"{place}/bare"),
             "store publish": partial(store.publish, source, f"s3://{BUCKET}/{place}/store"),
@@ -69,19 +79,19 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
             "checked take": partial(bare_take, bucket, names, f"{place}/bare", root, check=True),
             "store fetch": partial(store.fetch, f"s3://{BUCKET}/{place}/store", back),
         }
-        # Who goes first takes turns, too.
         for group in (("bare send", "store publish"), ("bare take", "checked take", "store fetch")):
-            for name in group if turn % 2 else reversed(group):
+            if group[0] == "bare take":  # the first to read what was just written takes several times as long
+                for name in ("bare take", "store fetch"):
+                    calls[name]()
+                    clear()
+            for name in group if turn % 2 else reversed(group):  # who goes first takes turns, too
                 os.sync()  # else one pays for writing back what the other sent
                 wall, spent = time.perf_counter(), time.process_time()
                 calls[name]()
                 if turn:  # the first round warms caches and connections
                     found[name].append(time.perf_counter() - wall)
                     cpu[name].append(time.process_time() - spent)
-                # Each writes to a place that is empty: one over the files of another gets their memory, which is warm.
-                shutil.rmtree(back, ignore_errors=True)
-                for file in names:
-                    (root / file).unlink(missing_ok=True)
+                clear()
     for bare, ours in (("bare send", "store publish"), ("bare take", "store fetch"), ("checked take", "store fetch")):
         told = []
         for name in (bare, ours):
@@ -96,20 +106,21 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=8)
+    options.add_argument("--mbit", type=int, default=0, help="million bits a second; 0: as fast as loopback")
     given = options.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         root = Path(name)
         (root / "weed").mkdir()
         server = Seaweed(root / "weed")
         server.start()
+        ends.callback(server.kill)
         os.environ.update(server.env)
+        if given.mbit:
+            os.environ["OMNI_S3_ENDPOINT"] = f"http://127.0.0.1:{ends.enter_context(link(server.port, given.mbit))}"
         print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")
-        try:
-            measure(root, "one file of 200 MB", 1, 200 * MB, given.rounds)
-            measure(root, "500 files of 4 kB", 500, 4_000, given.rounds)
-            measure(root, "20 files of 5 MB", 20, 5 * MB, given.rounds)
-        finally:
-            server.kill()
+        measure(root, "one file of 200 MB", 1, 200 * MB, given.rounds)
+        measure(root, "500 files of 4 kB", 500, 4_000, given.rounds)
+        measure(root, "20 files of 5 MB", 20, 5 * MB, given.rounds)
         print(f"load average {os.getloadavg()[0]:.2f} after")
 
 

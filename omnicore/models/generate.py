@@ -10,8 +10,7 @@ from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, Prompt, collate
 
-Part = tuple[int, int]  # (i, n): the i-th of n equal parts of a batch, counted from 0
-WHOLE: Part = (0, 1)
+Part = tuple[int, int]  # (first, all): which row of a batch the first of these is, and how many the batch has
 
 
 class Generated(NamedTuple):
@@ -33,7 +32,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     logprobs: bool = False,
-    part: Part = WHOLE,
+    part: Part | None = None,
 ) -> list[Generated]:
     """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no top-p).
 
@@ -45,10 +44,10 @@ def generate(
     batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
     sampling: dict[str, Any] = {"do_sample": False}
-    if temperature and part == WHOLE:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    elif temperature:
+    if temperature and part and part[1] > len(prompts):
         sampling["logits_processor"] = [_Drawn(temperature, part)]
+    elif temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     out = model.generate(
         **batch,
         suppress_tokens=encoder.suppressed,
@@ -74,14 +73,14 @@ def generate(
 
 
 class _Drawn(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row: what `torch.multinomial` would draw for these rows if those of the other parts were there, too. It
+    """Leaves one token a row: what `torch.multinomial` would draw for these rows if the others of the batch were there, too. It
     divides the probabilities by exponential noise and takes the largest."""
 
     def __init__(self, temperature: float, part: Part) -> None:
-        self._temperature, (self._place, self._parts) = temperature, part
+        self._temperature, (self._first, self._all) = temperature, part
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
-        rows, probabilities = len(scores), torch.softmax(scores / self._temperature, -1)
-        noise = probabilities.new_empty(rows * self._parts, scores.shape[1]).exponential_()
-        drawn = (probabilities / noise[self._place * rows :][:rows]).argmax(-1, keepdim=True)
+        probabilities = torch.softmax(scores / self._temperature, -1)
+        noise = probabilities.new_empty(self._all, scores.shape[1]).exponential_()
+        drawn = (probabilities / noise[self._first :][: len(scores)]).argmax(-1, keepdim=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)

@@ -53,7 +53,7 @@ class Rollout:
 
 
 Group = list[Rollout]
-Draw = Callable[[int, int], Sequence[int]]
+Draw = Callable[[int, int], Sequence[int] | None]
 
 
 def useful(group: Group) -> bool:
@@ -64,13 +64,13 @@ def useful(group: Group) -> bool:
 def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw) -> list[Group]:
     """Groups for the rows `first`, and for as many further ones as useful groups are missing, up to `refill` times.
 
-    `roll(indices, turn)` generates; `draw(missing, turn)` names further rows. All groups come back, those to train on marked
-    `used`: as many as `first` at most.
+    `roll(indices, turn)` generates; `draw(missing, turn)` names as many further rows, or says by None that no process misses any.
+    All groups come back, those to train on marked `used`: as many as `first` at most.
     """
     groups = roll(first, 0)
     for turn in range(1, refill + 1):
         further = draw(len(first) - sum(map(useful, groups)), turn)
-        if not further:
+        if further is None:
             break
         groups += roll(further, turn)
     for group in [group for group in groups if useful(group)][: len(first)]:
@@ -80,8 +80,8 @@ def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], in
 
 
 def further(count: int, of: int, key: str) -> list[int]:
-    """Rows that take the place of useless groups: a pure function of the key (seed, step, turn, process), so that resuming needs
-    no position."""
+    """Rows that take the place of useless groups, on all processes together: a pure function of the key (seed, step, turn), so that
+    resuming needs no position."""
     return random.Random(key).sample(range(of), min(count, of))
 
 

@@ -33,6 +33,7 @@ from omnicore import ranks
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
+from omnicore.models.generate import Part
 from omnicore.models.processor import Encoder, Features, media_tensors
 from omnicore.training import parallel, parts, startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
@@ -108,17 +109,18 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     def _roll(self, indices: Sequence[int], turn: int) -> list[Group]:
         """Generates and judges a group for each of the rows."""
         rows, n = [self.rows[i] for i in indices], self.config.group
-        # Not of the process: what is drawn for a row is the same on however many processes a batch is shared out.
-        seed = int(digest(["rollouts", self._key(turn, 0)])[:12], 16)
+        # What is drawn for a row is the same on however many processes a batch is shared out.
+        seed = int(digest(["rollouts", self._key(turn)])[:12], 16)
+        part = _part(len(rows))
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ):
-            samples = self.engine.generate(
-                rows, n, temperature=self.config.temperature, seed=seed, part=(ranks.rank(), ranks.world())
-            )
+            samples = self.engine.generate(rows, n, temperature=self.config.temperature, seed=seed, part=part) if rows else []
+        flips = [self.coin.flip() for _ in range(part[1] * n)][part[0] * n :] if self.coin else []
+        if not rows:
+            return []
         texts = self.encoder.text([list(sample.ids) for sample in samples])
         prompts = [row.prompt for row in rows]
-        flips = self._flips(len(samples)) if self.coin else []
         rollouts = []
         for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             row = rows[place // n]
@@ -129,18 +131,13 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             rollouts.append(Rollout(row, prompts[place // n], sample, text, judged, paid, right))
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
 
-    def _flips(self, count: int) -> list[float]:
-        """Of `count` replies on each process, those of this one."""
-        assert self.coin
-        return [self.coin.flip() for _ in range(count * ranks.world())][ranks.rank() * count :][:count]
+    def _further(self, missing: int, turn: int) -> list[int] | None:
+        # None where another process misses some: gathering sharded weights needs all of them.
+        first, every = _part(missing)
+        return further(every, len(self.rows), self._key(turn))[first : first + missing] if every else None
 
-    def _further(self, missing: int, turn: int) -> list[int]:
-        # All processes take as many: generating with sharded weights needs them all.
-        most = int(self.accelerator.gather(torch.tensor([missing], device=self.accelerator.device)).max())
-        return further(max(0, most), len(self.rows), self._key(turn, ranks.rank()))
-
-    def _key(self, turn: int, process: int) -> str:
-        return f"{self.args.seed}|{self.state.global_step}|{turn}|{process}"
+    def _key(self, turn: int) -> str:
+        return f"{self.args.seed}|{self.state.global_step}|{turn}|0"  # the 0 is in what docs/seeds.md was drawn with
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.group]]
@@ -323,6 +320,12 @@ def train(
         if ranks.first():
             parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}
+
+
+def _part(count: int) -> Part:
+    """Where this process' `count` rows begin among those of all processes, and how many those are together."""
+    counts = ranks.every(count)
+    return sum(counts[: ranks.rank()]), sum(counts)
 
 
 def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Path) -> RolloutEngine:

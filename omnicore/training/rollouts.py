@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from omnicore.models.generate import WHOLE, Part, generate
+from omnicore.models.generate import Part, generate
 from omnicore.models.processor import Encoder
 from omnicore.training.rows import Row
 
@@ -29,10 +29,10 @@ class RolloutEngine(Protocol):
         """Takes over the weights of the policy, which is whole (not sharded) while this runs."""
 
     def generate(
-        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part = WHOLE
+        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part | None = None
     ) -> list[Sample]:
         """`n` samples of each row, those of a row beside each other; the same for the same weights and seed, and those that the
-        rows would have in the batch that they are a part of."""
+        rows would have in the batch of rows that they are a part of."""
 
     def wake(self) -> None:
         """Before `load` and `generate`."""
@@ -52,7 +52,7 @@ class TransformersRollouts:
         self._model = model
 
     def generate(
-        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part = WHOLE
+        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part | None = None
     ) -> list[Sample]:
         prompts = [prompt for row in rows for prompt in [row.prompt] * n]
         training = self._model.training
@@ -64,7 +64,7 @@ class TransformersRollouts:
             max_new_tokens=self._max_new_tokens,
             temperature=temperature,
             logprobs=logprobs,
-            part=part,
+            part=part and (part[0] * n, part[1] * n),
         )
         self._model.train(training)
         return [Sample(tuple(p.ids), g.ids, g.truncated, g.logprobs) for p, g in zip(prompts, found, strict=True)]

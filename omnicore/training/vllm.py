@@ -22,7 +22,7 @@ from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.http import closing, encoded, opening, said
 from omnicore.errors import EngineError
 from omnicore.models import thinker
-from omnicore.models.generate import WHOLE, Part
+from omnicore.models.generate import Part
 from omnicore.models.processor import Encoder
 from omnicore.training.parts import whole
 from omnicore.training.rollouts import Sample
@@ -84,9 +84,9 @@ class VllmRollouts:
         temperature: float,
         seed: int,
         logprobs: bool = False,  # noqa: ARG002 - always
-        part: Part = WHOLE,
+        part: Part | None = None,
     ) -> list[Sample]:
-        first = seed + part[0] * len(rows)
+        first = seed + (part[0] if part else 0)
         bodies = [self._body(row, n, temperature, first + place) for place, row in enumerate(rows)]
         found = asyncio.run(self._call([("POST", f"{self._base}/chat/completions", body) for body in bodies]))
         samples = []

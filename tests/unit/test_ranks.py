@@ -27,7 +27,7 @@ __all__ = ["data", "inputs"]
 
 TRAINING = {
     step: [f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)]
-    for step, own in {"sft": ["batch=8"], "rlvr": ["prompts=4", "group=4", "beta=0.2"]}.items()
+    for step, own in {"sft": ["batch=8"], "rlvr": ["prompts=4", "group=4", "beta=0.2", "refill=2"]}.items()
 }
 
 PASSES = {"sft": ["sft.micro_batch=2"], "rlvr": ["rlvr.micro_batch=4"]}
@@ -76,8 +76,10 @@ def calm(inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
 
 
 def means(record: dict[str, Any]) -> dict[str, float]:
-    """What TRL takes the mean of over passes, whatever they hold; by modality it is ours, and by tokens."""
-    return {name: record[name] for name in ("entropy", "kl") if name in record}
+    """What TRL takes the mean of over passes, whatever they hold (by modality it is ours, and by tokens), and its count of tokens,
+    among them those of useless groups that fill a process' batch up."""
+    names = ("entropy", "kl", "tokens") if "reward" in record else ("entropy",)
+    return {name: record[name] for name in names if name in record}
 
 
 @pytest.mark.parametrize("step", TRAINING)
@@ -87,8 +89,11 @@ def test_two_processes_are_as_one(inputs: dict[str, dict[str, Path]], calm: dict
     alike(one, two)
     assert read_step(one)["key"] == read_step(two)["key"]
     if step == "rlvr":
-        said = [[(r["id"], r["reply"], r["reward"]) for r in read_jsonl(path / "rollouts.jsonl", dict)] for path in (one, two)]
+        said = [
+            sorted((r["step"], r["id"], r["reply"], r["used"]) for r in read_jsonl(p / "rollouts.jsonl", dict)) for p in (one, two)
+        ]
         assert said[0] == said[1]
+        assert len(said[0]) > 4 * 4 * 4  # further prompts were drawn, by one process more than by the other
 
 
 def on_log(process: int, step: int, what: Callable[[], Any]) -> None:

@@ -143,8 +143,8 @@ def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
         turns.append(list(indices))
         return [[Told(c == "1") for c in outcomes[i]] for i in indices]
 
-    def draw(missing: int, turn: int) -> list[int]:
-        return {1: [3, 4], 2: [5, 6]}[turn][:missing] if missing else []
+    def draw(missing: int, turn: int) -> list[int] | None:
+        return {1: [3, 4], 2: [5, 6]}[turn][:missing] if missing else None
 
     groups = collect([0, 1, 2], 5, roll, draw)
     assert turns == [[0, 1, 2], [3, 4], [5]]
