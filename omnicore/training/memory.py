@@ -4,7 +4,7 @@ Of P parameters of which T train, each process holds w P bytes of weights and 4 
 as many again in DDP's buckets: torch's documentation of gradient_as_bucket_view) and 8 T of AdamW's two moments; w is 2 under LoRA
 in bfloat16, else 4 (parts.py). Under ZeRO (parallel.py) w is 2 whenever bfloat16 is computed in, and of N processes each holds 1/N
 of gradients and optimizer, which has a float32 copy of what trains, too; at stage 3 of the weights, beside what is gathered of them
-at a time. RLVR with beta holds the weights of its reference once more; under LoRA it needs none.
+at a time. RLVR with beta holds the weights of its reference as it holds its own; under LoRA it needs none.
 
 Activations are what a layer keeps for its backward pass, counted for this model's layers as arXiv 2205.05198 counts GPT's: a token
 has 10 h + 4 k + 4 f values of 2 bytes (4 in float32), with h the layer's width, k that of its keys and f that of its feed-forward,
@@ -119,9 +119,9 @@ def held(parameters: int, trained: int, config: SftConfig | RlvrConfig, gpus: in
     else:
         weights = (parameters + adapters) * (2 if half else 4)
         own = {"gradients": trained * (6 if half else 4) // gpus, "optimizer": 12 * trained // gpus}
-    reference = {"reference": weights} if isinstance(config, RlvrConfig) and config.beta and not config.lora else {}
     if config.parallel == "zero3":
         weights = weights // gpus + min(weights, LIVE * (2 if half else 4))
+    reference = {"reference": weights} if isinstance(config, RlvrConfig) and config.beta and not config.lora else {}
     return {"weights": weights, **own, **reference}
 
 
