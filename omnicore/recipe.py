@@ -145,10 +145,12 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
     *parents, last = field.split(".")
     for parent in parents:
-        inner = values.setdefault(parent, {})
+        inner = values.get(parent, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-        values = inner
+        # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.
+        values[parent] = {**inner}
+        values = values[parent]
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:

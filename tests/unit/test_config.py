@@ -129,6 +129,11 @@ def test_a_recipe_from_a_file_takes_overrides(tmp_path):
     assert load_recipe(str(path), ["seed=4"]) == load_recipe("tiny", ["seed=4"])
 
 
+def test_an_override_of_a_section_leaves_those_that_share_its_yaml():
+    recipe = load_recipe("qwen2.5-omni-3b", ["sft.lora.rank=8"])
+    assert (recipe.sft.lora.rank, recipe.sft_distilled.lora.rank) == (8, 64)
+
+
 def test_the_digest_is_of_the_sorted_fields():
     assert digest({"b": 1, "a": [1, "x"]}) == hashlib.sha256(b'{"a":[1,"x"],"b":1}').hexdigest()
     sft = load_recipe("tiny").sft
