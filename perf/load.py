@@ -43,20 +43,20 @@ class Load:
     memory: list[float] = field(default_factory=list)
 
     @property
-    def growth(self) -> float:
-        """MB: the median of the last quarter beyond that of the first, since a single reading has a batch in it."""
-        quarter = max(1, len(self.memory) // 4)
-        return statistics.median(self.memory[-quarter:]) - statistics.median(self.memory[:quarter])
+    def quarters(self) -> list[float]:
+        """MB: the median of each quarter of the time, since a single reading has a batch in it."""
+        size = max(1, len(self.memory) // 4)
+        return [statistics.median(self.memory[size * i :][:size] or self.memory) for i in range(4)]
 
     def lines(self) -> list[str]:
         shares = statistics.quantiles(self.seconds, n=100) if len(self.seconds) > 1 else [float("nan")] * 99
         told = ", ".join(f"{name} {number}" for name, number in self.failures.items()) or "none"
         return [
-            "| requests | errors | wrong answers | requests/s | p50 | p95 | p99 | memory, first to last quarter | most |",
+            "| requests | errors | wrong answers | requests/s | p50 | p95 | p99 | memory by quarter | most |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             f"| {len(self.seconds)} | {told} | {self.wrong} | {len(self.seconds) / self.wall:.0f} "
             f"| {shares[49] * 1000:.0f} ms | {shares[94] * 1000:.0f} ms | {shares[98] * 1000:.0f} ms "
-            f"| {self.growth:+.1f} MB | {max(self.memory):.0f} MB |",
+            f"| {', '.join(f'{held:.0f}' for held in self.quarters)} MB | {max(self.memory):.0f} MB |",
         ]
 
 
