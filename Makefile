@@ -45,8 +45,8 @@ $(VLLM)/.ready:
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@
 
-test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## tiny checkpoints behind vLLM on the CPU: 3.6 GB in .venv-vllm, about five minutes
-	OMNI_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -s tests/e2e/test_vllm.py $(ARGS)
+test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## tiny checkpoints behind vLLM on the CPU: 3.6 GB in .venv-vllm, about ten minutes
+	OMNI_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -s tests/e2e/test_vllm.py tests/e2e/test_serve_image.py $(ARGS)
 
 # Beside the environment: where DeepSpeed is there, accelerate imports it in every training. It compiles its CPU part at first use.
 $(ZERO)/.ready: $(VENV)/.dev-ready

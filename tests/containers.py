@@ -103,11 +103,12 @@ class Podman:
         self("import", "--quiet", str(archive), BASE)
         return BASE
 
-    def build(self, *names: str) -> dict[str, str]:
-        """Builds images on the Debian; image names to tags. `images.json` of the directory tells the same."""
+    def build(self, *names: str, **bases: str) -> dict[str, str]:
+        """Builds images on the Debian, or on their `bases`; image names to tags. `images.json` of the directory tells the same."""
         told = self.directory / "images.json"
-        bases = [f"--base={name}={BASE}" for name in {"core", *names}]
-        command = [sys.executable, str(ROOT / "images" / "build.py"), *names, *bases, f"--output={told}"]
+        bases = dict.fromkeys(("core", *names), BASE) | bases
+        given = [f"--base={name}={image}" for name, image in bases.items()]
+        command = [sys.executable, str(ROOT / "images" / "build.py"), *names, *given, f"--output={told}"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return {build["imageName"]: build["tag"] for build in json.loads(told.read_bytes())["builds"]}
