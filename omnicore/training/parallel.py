@@ -200,8 +200,10 @@ def still_whole(args: Any) -> Iterator[None]:
 
 
 def gather(model: nn.Module) -> None:
-    """Gives the first process its whole weights back after a training at stage 3, in the CPU's memory, one at a time. The others'
-    are of no use any more."""
+    """Gives the first process its whole weights back, in the CPU's memory, one at a time, where they were shared out (stage 3). The
+    others' are of no use any more then."""
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
     from deepspeed.runtime.zero import GatheredParameters
 
     for parameter in model.parameters():

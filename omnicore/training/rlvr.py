@@ -315,8 +315,7 @@ def train(
         with parallel.still_whole(args):
             gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
-        if config.parallel == "zero3":
-            parallel.gather(trainer.model)
+        parallel.gather(trainer.model)
         if ranks.first():
             parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}

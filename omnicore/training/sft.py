@@ -132,8 +132,7 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Curve(log, add))
         trainer.go_on()
-        if config.parallel == "zero3":
-            parallel.gather(trainer.model)
+        parallel.gather(trainer.model)
         if ranks.first():
             parts.merge(trainer.model)
     return mixture.epochs()
