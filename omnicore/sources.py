@@ -155,7 +155,7 @@ class _Format:
     profile: Profile
 
     def rows(self, source: Source) -> Iterator[Row]:
-        pattern = source.entry.annotations[0]
+        pattern = source.layout
         if pattern.endswith(".parquet"):
             yield from source.parquet_rows(pattern)
             return

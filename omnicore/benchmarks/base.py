@@ -32,9 +32,10 @@ Kind = Literal["image", "audio", "video"]
 
 
 class Entry(Record):
-    """One benchmark of the registry. `annotations` are files under the root, or patterns of them; `archives` are patterns of what
-    the publisher ships its media packed in; `size` is the published number of items, 0 where it is not known; an empty
-    `revision` means that none has been pinned here, so a download must name one."""
+    """One benchmark of the registry. `annotations` are alternatives, one for each layout that is read: a file under the root, or a
+    pattern of files; the first that a copy has is read, so the publisher's own comes first. `archives` are patterns of what the
+    publisher ships its media packed in; `size` is the published number of items, 0 where it is not known; an empty `revision`
+    means that none has been pinned here, so a download must name one."""
 
     name: str
     title: str
@@ -110,9 +111,10 @@ def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:
 
 
 class Source:
-    """A local copy of a benchmark. Media that lie inside its tables are written to `scratch`, never into the copy.
+    """A local copy of a benchmark. Media that lie inside its tables are written to `scratch`, never into the copy. `layout` is the
+    one of `entry.annotations` that the copy has.
 
-    Raises ConfigError when its annotation files are not there.
+    Raises ConfigError when it has none of them.
     """
 
     def __init__(self, entry: Entry, root: Path, scratch: Path | None = None) -> None:
@@ -120,11 +122,13 @@ class Source:
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._embedded: dict[str, Path] = {}
-        if missing := [name for name in entry.annotations if next(root.glob(name), None) is None]:
+        layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
+        if layout is None:
             raise ConfigError(
-                f"{root} is no copy of {entry.title}: {', '.join(missing)} is missing. Give the folder as {entry.source} lays it "
-                "out" + (", or download it with --hub" if entry.on_hub else "")
+                f"{root} is no copy of {entry.title}: {', or '.join(entry.annotations)} is missing. Give the folder as "
+                f"{entry.source} lays it out" + (", or download it with --hub" if entry.on_hub else "")
             )
+        self.layout = layout
         packed = sorted(path.name for pattern in entry.archives for path in root.glob(pattern))
         self._hint = (
             f"; unpack {', '.join(packed[:3])}{' ...' if len(packed) > 3 else ''} if that has not been done" if packed else ""
