@@ -24,6 +24,7 @@ from kfp import dsl
 
 from components.placement import placed
 from omnicore import worker
+from omnicore.config import written
 from omnicore.errors import ConfigError, OmniError
 from omnicore.journal import read_json, write_json
 from omnicore.progress import PROGRESS_FILE
@@ -78,18 +79,18 @@ def execute(
 def parse_overrides(text: str) -> list[str]:
     """`field=value` overrides from YAML: a list of them, or a mapping of dotted fields to values. Raises ConfigError."""
     try:
-        value = yaml.safe_load(text)
+        value = written.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"overrides are not YAML: {error}") from error
     if isinstance(value, Mapping):
-        return [f"{field}={json.dumps(given)}" for field, given in value.items()]
+        return [f"{field}={written.dump(given)}" for field, given in value.items()]
     if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         return value or []
     raise ConfigError(f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}")
 
 
 def _written(values: Mapping[str, Any]) -> list[str]:
-    return [f"{field}={json.dumps(value)}" for field, value in values.items() if value]
+    return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in values.items() if value]
 
 
 def _pinned() -> dict[str, str]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from omnicore import __version__, ranks
 from omnicore.errors import ConfigError, OmniError
@@ -98,7 +100,9 @@ def _run(arguments: Sequence[str]) -> int:
 
         near = get_close_matches(arguments[0], commands, 1)
         raise ConfigError(f"no step {arguments[0]!r}{f'; did you mean {near[0]}?' if near else '.'} Steps: {', '.join(STEPS)}")
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        raise ConfigError(_unknown_option(options, unknown[0]))
     if options.command == "recipes":
         from omnicore.recipe import recipe_names
 
@@ -153,6 +157,16 @@ def _run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"omnicore {options.command} needs --output DIR, new, empty, or an earlier run of this step")
         run(options.command, recipe, _inputs(options.input), options.output, section=options.section)
     return 0
+
+
+def _unknown_option(options: Namespace, given: str) -> str:
+    """The nearest option of the command that was asked for, and all that it has."""
+    from difflib import get_close_matches
+
+    known = re.findall(r"--[a-z-]+", options.parser.format_usage())
+    near = get_close_matches(given.partition("=")[0], known, 1)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"{options.parser.prog} takes no {given}{meant} Its options: {', '.join(['--help', *known])}"
 
 
 def _serve(options: Namespace) -> None:
@@ -248,8 +262,16 @@ _S3 = ", or s3://bucket/prefix"
 _BENCHMARK = "public benchmark to read, as in daily_omni (default: the embedded one); repeat with a --root each"
 
 
+class _Parser(ArgumentParser):
+    """Leaves itself among the options that it has parsed: who finds an unknown one knows which command it was given to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser("omnicore", description=ABOUT, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
+    parser = _Parser("omnicore", description=ABOUT, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"omnicore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="step", title="steps and other commands")
     for name, info in STEPS.items():

@@ -7,13 +7,16 @@ with the field's path.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from omnicore.config import (
     CleanConfig,
@@ -31,6 +34,7 @@ from omnicore.config import (
     SftConfig,
     deciding,
     digest,
+    written,
 )
 from omnicore.errors import ConfigError
 from omnicore.schema import View
@@ -40,8 +44,8 @@ class Recipe(Config):
     """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
 
     name: str
-    seed: int = Field(0, ge=0)
-    threads: int = Field(2, ge=1, description="CPU threads of torch")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    threads: int = Field(2, ge=1, description="CPU threads of torch; more than the machine has cores are not used")
     model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
     engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
     launcher: LauncherConfig = LauncherConfig()
@@ -78,6 +82,11 @@ class Recipe(Config):
         return {**values, "distill_probe": filled}
 
     @property
+    def cores(self) -> int:
+        """`threads`, but no more than the cores that this process may use: more of them wait for one another."""
+        return min(self.threads, len(os.sched_getaffinity(0)))
+
+    @property
     def identity(self) -> str:
         """Hash of all values that can decide an answer, of whatever step."""
         whole = deciding(self.model_dump(mode="json"))
@@ -108,7 +117,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     else:
         raise ConfigError(f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a .yaml file")
     try:
-        values = yaml.safe_load(text)
+        values = written.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe {name} is not YAML: {error}") from error
     if not isinstance(values, dict):
@@ -132,18 +141,45 @@ def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe of a mapping of sections. Raises ConfigError naming every wrong field."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        lines = [f"  {_told(detail)}" for detail in error.errors()]
         raise ConfigError(f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)) from error
+
+
+def _told(error: ErrorDetails) -> str:
+    """One wrong field; of one that does not exist, the nearest one and all that do."""
+    *parents, last = map(str, error["loc"] or ("recipe",))
+    place = ".".join([*parents, last])
+    section = _annotation(parents)
+    if error["type"] != "extra_forbidden" or not isinstance(section, type) or not issubclass(section, BaseModel):
+        return f"{place}: {error['msg']} (got {error['input']!r:.80})"
+    near = get_close_matches(last, section.model_fields, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{place}: no such field; {meant}{'.'.join(parents) or 'A recipe'} has {', '.join(section.model_fields)}"
+
+
+def _annotation(path: Sequence[str]) -> Any:
+    """The type of the field at a dotted path, None where there is no such field."""
+    found: Any = Recipe
+    for part in path:
+        kinds = written.members(found)
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if model is not None:
+            field = model.model_fields.get(part)
+            found = field.annotation if field else None
+        else:
+            found = next((get_args(kind)[1] for kind in kinds if get_origin(kind) is dict), None)
+    return next((kind for kind in written.members(found) if kind is not type(None)), None)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     field, equals, text = override.partition("=")
     if not equals or not field:
         raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
-    *parents, last = field.split(".")
+    *parents, last = path = field.split(".")
     for parent in parents:
         inner = values.get(parent, {})
         if not isinstance(inner, dict):
@@ -151,7 +187,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.
         values[parent] = {**inner}
         values = values[parent]
+    if _annotation(path) is str and not text.lstrip().startswith(('"', "'")):
+        values[last] = text  # as it is: in YAML a colon or a # would end it
+        return
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = written.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from omnicore import store
-from omnicore.config import digest
+from omnicore.config import Config, digest, written
 from omnicore.errors import ConfigError
 from omnicore.recipe import Recipe, load_recipe
 
@@ -23,11 +23,9 @@ PIPELINE = "retrain"
 IMAGE = "launcher.image=of-the-pipeline"  # jobs take the image that the pipeline was compiled with
 
 
-class Request(BaseModel):
+class Request(Config):
     """What `request.yaml` holds. Where it is written is no part of it: the same request in another order, or with other comments,
     is the same run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str = Field(min_length=1, description="a recipe of the pipeline's image, by name or path")
     model: str = Field(min_length=1, description="the base model that training starts from: a directory or embedded:NAME")
@@ -82,7 +80,7 @@ class Request(BaseModel):
 def read(path: Path) -> Request:
     """Raises ConfigError naming the file and the field."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = written.load(path.read_text())
         found = Request.model_validate(values)
         found.check()
     except OSError as error:

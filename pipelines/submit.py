@@ -24,6 +24,7 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 from urllib3.exceptions import HTTPError
 
+from omnicore.config import written
 from omnicore.errors import ClusterError, ConfigError
 from omnicore.recipe import load_recipe, recipe_names
 from omnicore.store import FOLDER
@@ -70,7 +71,7 @@ def submit(
         "run_name": run,
         **(parameters or {}),
     }
-    _check(pipeline, chosen, arguments)
+    arguments = _checked(pipeline, chosen, arguments)
     body = api.V2beta1Run(
         display_name=run,
         pipeline_version_reference=api.V2beta1PipelineVersionReference(found.pipeline_id, chosen.pipeline_version_id),
@@ -237,13 +238,14 @@ def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-def _check(pipeline: str, version: api.V2beta1PipelineVersion, arguments: Mapping[str, Any]) -> None:
-    """Raises ConfigError for arguments that the pipeline does not take, or lacks: KFP says so only once the run has failed."""
+def _checked(pipeline: str, version: api.V2beta1PipelineVersion, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, each of the type that the pipeline's parameter has. Raises ConfigError for arguments that the pipeline does
+    not take, or lacks: KFP says so only once the run has failed."""
     spec = version.pipeline_spec or {}
     spec = spec.get("pipeline_spec", spec)
     takes = spec.get("root", {}).get("inputDefinitions", {}).get("parameters")
     if takes is None:
-        return
+        return {name: written.fitted(value, Any) for name, value in arguments.items()}
     unknown = sorted(arguments.keys() - takes.keys())
     absent = sorted(name for name, value in takes.items() if not value.get("isOptional") and name not in arguments)
     if unknown or absent:
@@ -252,6 +254,8 @@ def _check(pipeline: str, version: api.V2beta1PipelineVersion, arguments: Mappin
         raise ConfigError(
             f"{pipeline} {' and '.join(told)}: its parameters are {', '.join(sorted(takes))}; give --param NAME=VALUE"
         )
+    kinds = {name: str if value.get("parameterType") == "STRING" else Any for name, value in takes.items()}
+    return {name: written.fitted(value, kinds[name]) for name, value in arguments.items()}
 
 
 def submit_request(file: Path, run: str, *, newest: bool, parameters: Mapping[str, Any], again: bool, **place: str) -> str:
@@ -289,14 +293,15 @@ def _said(error: api.ApiException) -> str:
 
 
 def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE, the value as YAML: `control=true`, `benchmarks={daily_omni: hub@1a2b3c}`. Raises ConfigError."""
+    """NAME=VALUE, the value as YAML: `control=true`, `benchmarks={daily_omni: hub@1a2b3c}`. Unquoted scalars keep their text until
+    the pipeline says what they are. Raises ConfigError."""
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ConfigError(f"--param {text!r}: write NAME=VALUE, as in champion=s3://models/champion")
         try:
-            found[name] = yaml.safe_load(value)
+            found[name] = written.load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--param {text!r}: the value is not YAML; quote it") from error
     return found

@@ -3,6 +3,7 @@
 `digest` of what a step reads is part of the key under which its output is cached. The recipe as a whole: recipe.py.
 """
 
+from omnicore.config import written
 from omnicore.config.base import SAVING, TRANSPORT, Config, EngineConfig, LauncherConfig, Profile, deciding, digest
 from omnicore.config.steps import (
     COLUMNS,
@@ -52,4 +53,5 @@ __all__ = [
     "TrainingSource",
     "deciding",
     "digest",
+    "written",
 ]

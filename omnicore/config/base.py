@@ -8,10 +8,33 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from omnicore.config.written import fitted
+
+LARGEST = 2**32 - 1  # of any number in a recipe: seeds of numpy end there, and clocks and counts of libraries not far above
+
 
 class Config(BaseModel):
-    # Numbers as texts: YAML reads `cpu: 2` as a number, and a quantity of Kubernetes is a text.
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    """Base of every section: frozen, unknown fields refused, numbers finite and bounded, texts as they were written."""
+
+    # Numbers as texts: JSON that says `"cpu": 2` holds a number, and a quantity of Kubernetes is a text.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_stay_texts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: fitted(value, fields.get(name, Any)) for name, value in values.items()}
+
+    @model_validator(mode="after")
+    def _numbers_are_bounded(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for number in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(number, int | float) and abs(number) > LARGEST:
+                    raise ValueError(f"{name}={number:g} is out of range: the largest number here is {LARGEST}")
+        return self
 
 
 class Profile(Config):

@@ -83,13 +83,15 @@ class ProbeConfig(Config):
     engine: EngineConfig = EngineConfig()
     data: str = Field("queries.jsonl", description="file of prepare to ask: the benchmarks, or training items as in rlvr.jsonl")
     draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=10)
     batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
 
     @model_validator(mode="after")
     def _withholds_something(self) -> Self:
         if View.omni in self.draws:
             raise ValueError("a probe withholds a modality: view `omni` is an evaluation")
+        if min(self.draws.values(), default=0) < 0:
+            raise ValueError("draws are numbers from 0")
         return self
 
 

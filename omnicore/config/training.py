@@ -50,7 +50,7 @@ class TrainingConfig(Config):
     """What both trainers take."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
-    rate: float = Field(2e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
+    rate: float = Field(2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(5, ge=0, description="steps until the rate is reached")
     parts: tuple[Part, ...] = Field(
         PARTS, min_length=1, description="what trains; projectors lead from each tower to the language model"
@@ -92,7 +92,7 @@ class SftConfig(TrainingConfig):
     steps: int = Field(60, ge=1, description="optimizer steps")
     batch: int = Field(64, ge=1, description="rows a step, on all processes together")
     workers: int = Field(0, ge=0, description="processes that read media ahead of the training; 0: the training does it itself")
-    rate: float = Field(1.5e-4, gt=0, description="highest learning rate; it falls to 0 linearly")
+    rate: float = Field(1.5e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly")
     warmup: int = Field(10, ge=0, description="steps until the rate is reached")
 
 
@@ -102,7 +102,7 @@ class RlvrConfig(TrainingConfig):
     data: str = "rlvr.jsonl"
     prompts: int = Field(16, ge=1, description="prompts a step, on all processes together")
     group: int = Field(8, ge=2, description="rollouts a prompt")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=10)
     loss: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
         "dapo", description="gspo weighs whole replies: grpo with importance sampling by sequence"
     )
@@ -143,7 +143,7 @@ class DistillConfig(Config):
 
     data: str = "distill.jsonl"
     samples: int = Field(2, ge=1, description="rollouts a prompt")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=10)
     batch: int = Field(256, ge=1)
     agreement: float = Field(
         0.5, ge=0, le=1, description="share of a query's rollouts that must name the same answer: fewer are right by luck"

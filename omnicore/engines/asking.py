@@ -78,4 +78,4 @@ class Asking:
             from omnicore.models.runtime import set_up
 
             set_up(recipe, threads=1)  # the engine has a fork for each core
-        return open_engine(self.config, self.model, recipe.profile, workers=recipe.threads)
+        return open_engine(self.config, self.model, recipe.profile, workers=recipe.cores)

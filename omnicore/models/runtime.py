@@ -15,7 +15,7 @@ from omnicore.recipe import Recipe
 
 def set_up(recipe: Recipe, threads: int | None = None) -> None:
     """Call once at the start of a step that uses torch; `threads` where it shares its cores out among processes."""
-    torch.set_num_threads(threads or recipe.threads)
+    torch.set_num_threads(threads or recipe.cores)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
     torch.set_flush_denormal(True)  # denormal weights of a converged tiny model make CPU steps several times slower
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products of a GPU are not deterministic

@@ -93,7 +93,7 @@ class Server:
         self.batcher.run(engine.model, engine.encoder)
 
     def _load(self) -> TransformersEngine:
-        torch.set_num_threads(self._recipe.threads)
+        torch.set_num_threads(self._recipe.cores)
         torch.set_flush_denormal(True)
         signing.verify(model_directory(self.name))
         engine = TransformersEngine(self.name, self._recipe.profile)

@@ -12,6 +12,7 @@ from omnicore.answers import judge
 from omnicore.config import ProbeConfig
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
+from omnicore.errors import ConfigError
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
 from omnicore.recipe import Recipe
@@ -21,7 +22,9 @@ Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 
 
 def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> tuple[Plan, Asking]:
-    """All draws, view by view in the order of the queries' keys, and their requests."""
+    """All draws, view by view in the order of the queries' keys, and their requests. Raises ConfigError where there are none."""
+    if not sum(config.draws.values()):
+        raise ConfigError("a probe without draws asks nothing: give draws of a view, as in draws={visual_only: 8}")
     root = inputs["queries"]
     queries = sorted(read_jsonl(root / config.data, Query), key=lambda q: q.key)
     plan = [

@@ -136,7 +136,9 @@ def test_the_readme_names_every_input_and_output(step):
         ("[rlvr.steps=40, seed=1]", ["rlvr.steps=40", "seed=1"]),
         ("- rlvr.steps=40\n", ["rlvr.steps=40"]),
         ("{rlvr.steps: 40, model: 'embedded:x'}", ["rlvr.steps=40", 'model="embedded:x"']),
-        ("prepare.rlvr_mix: {sum: 1}", ['prepare.rlvr_mix={"sum": 1}']),
+        ("{launcher.env.CUDA_VERSION: 12.10, launcher.queue: no}", ["launcher.env.CUDA_VERSION=12.10", "launcher.queue=no"]),
+        ("launcher.env: {A: 12.30, B: '0755'}", ['launcher.env={A: 12.30, B: "0755"}']),
+        ("prepare.rlvr_mix: {sum: 1}", ["prepare.rlvr_mix={sum: 1}"]),
     ],
 )
 def test_overrides_are_a_list_or_a_mapping(text, expected):
@@ -144,7 +146,7 @@ def test_overrides_are_a_list_or_a_mapping(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("rlvr.steps=40", "write a YAML list"), ("[1, 2]", "write a YAML list"), ("[a", "are not YAML")]
+    ("text", "match"), [("rlvr.steps=40", "write a YAML list"), ("[{a: 1}]", "write a YAML list"), ("[a", "are not YAML")]
 )
 def test_other_overrides_are_refused(text, match):
     with pytest.raises(ConfigError, match=match):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -163,3 +164,23 @@ def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "omnicore", "rlvrr"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("omnicore: no step 'rlvrr'; did you mean rlvr?")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["probe", "--recpie", "tiny"], "omnicore probe takes no --recpie; did you mean --recipe? Its options: --help, --recipe,"),
+        (["prepare", "--output", "x", "--benchmrk=a"], "did you mean --benchmark?"),
+        (["manifest", "show", "--sort", "m.json"], "omnicore manifest show takes no --sort. Its options: --help"),
+        (["clean", "--output", "x", "stray"], "omnicore clean takes no stray."),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(capsys, argv, told):
+    assert main(argv) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_more_threads_than_cores_are_used():
+    recipe = load_recipe("tiny", ["threads=1000"])
+    assert recipe.cores == len(os.sched_getaffinity(0))
+    assert load_recipe("tiny", ["threads=1"]).cores == 1

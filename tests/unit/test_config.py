@@ -1,9 +1,10 @@
 import hashlib
+import re
 
 import pytest
 import yaml
 
-from omnicore.config import Config, digest
+from omnicore.config import Config, digest, written
 from omnicore.errors import ConfigError
 from omnicore.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
 from omnicore.schema import View
@@ -79,8 +80,18 @@ def test_another_address_for_the_probe_of_prompts_leaves_its_server_a_server():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rlvr.stepz=3"], r"rlvr\.stepz: Extra inputs"),
-        (["nothing.at=3"], r"nothing: Extra inputs"),
+        (["rlvr.stepz=3"], r"rlvr\.stepz: no such field; did you mean steps\? rlvr has steps, rate, "),
+        (["probe.engine.ulr=3"], r"probe\.engine\.ulr: no such field; did you mean url\? probe\.engine has kind, url"),
+        (["sft.lora={rnk: 3}"], r"sft\.lora\.rnk: no such field; did you mean rank\? sft\.lora has rank, alpha"),
+        (["prob.model=x"], r"prob: no such field; did you mean probe\? A recipe has name, seed"),
+        (["nothing.at=3"], r"nothing: no such field; A recipe has"),
+        (["probe.draws.text_only=-1"], r"probe: .*draws are numbers from 0"),
+        (["probe.temperature=.inf"], r"probe\.temperature: .*number"),
+        (["probe.temperature=nan"], r"probe\.temperature: .*finite"),
+        (["sft.rate=1e30"], r"sft\.rate: .*less than or equal to 1"),
+        ([f"seed={2**32}"], r"seed: .*less than or equal to 4294967295"),
+        (["rlvr.steps=12:30"], r"rlvr\.steps: .*integer.*'12:30'"),
+        (["prepare={sft_rows: 20, sft_rows: 30}"], "the value is not YAML"),
         (["rlvr.steps=many"], r"rlvr\.steps: .*integer.*'many'"),
         (["rlvr.steps=0"], r"rlvr\.steps: .*greater than or equal to 1"),
         (["probe.draws.omni=1"], r"probe: .*withholds"),
@@ -148,3 +159,63 @@ def test_records_are_frozen():
     recipe = load_recipe("tiny")
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3
+
+
+TEXTS = ["12.10", "12:30", "0755", "1_000", "no", "null", "2026-01-01", "1e3", "0x1F", "~", "", "Run #3", "a: b", "[x]", "a=b"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_override_of_a_text_keeps_it_as_written(text):
+    recipe = load_recipe("tiny", [f"launcher.env.VALUE={text}", f"report.title={text}", f"profile.instruction={text}"])
+    assert (recipe.launcher.env["VALUE"], recipe.report.title, recipe.profile.instruction) == (text, text, text)
+
+
+def test_a_quoted_override_of_a_text_is_read_as_yaml():
+    assert load_recipe("tiny", ['report.title="a\\tb"']).report.title == "a\tb"
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text not in ("", "Run #3", "a: b", "[x]")])
+def test_a_text_in_a_recipe_file_keeps_it_as_written(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    values = load_recipe("tiny").model_dump(mode="json")
+    path.write_text(
+        yaml.safe_dump({**values, "launcher": {}}).replace("launcher: {}", f"launcher:\n  env: {{A: {text}}}\n  queue: {text}")
+    )
+    launcher = load_recipe(str(path)).launcher
+    assert (launcher.env, launcher.queue) == ({"A": text}, text)
+
+
+def test_objects_of_kubernetes_are_read_as_yaml():
+    recipe = load_recipe("tiny", ["launcher.tolerations=[{key: gpu, tolerationSeconds: 30, value: '12'}]"])
+    assert recipe.launcher.tolerations == ({"key": "gpu", "tolerationSeconds": 30, "value": "12"},)
+
+
+def test_null_leaves_an_optional_section_out():
+    assert load_recipe("tiny", ["sft.lora={rank: 4}"]).sft.lora.rank == 4
+    assert load_recipe("tiny", ["sft.lora={rank: 4}", "sft.lora=null"]).sft.lora is None
+
+
+def test_a_key_that_occurs_twice_in_a_recipe_file_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nseed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match="the key 'seed' occurs twice"):
+        load_recipe(str(path))
+
+
+def numbers(model, path=()):
+    """The dotted paths of all numbers of a model."""
+    for name, field in model.model_fields.items():
+        for kind in written.members(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, Config):
+                yield from numbers(kind, (*path, name))
+            elif kind in (int, float):
+                yield ".".join((*path, name))
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", ".inf", "-.inf", "1e400", str(10**30), "", "null", "1.5.2", "[]", "{}"])
+def test_no_number_of_a_recipe_takes_an_absurd_value(value):
+    fields = list(numbers(Recipe))
+    assert len(fields) > 60
+    for field in fields:
+        with pytest.raises(ConfigError, match=re.escape(field.rpartition(".")[0] or field)):
+            load_recipe("tiny", [f"{field}={value}"])
