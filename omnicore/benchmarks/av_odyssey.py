@@ -3,25 +3,32 @@ read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey, evaluation.py).
 
 `av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four sounds inside, as bytes or as
 the hub's features. Question and options name them by [img1], [video1], [audio1]; an option may be a sound and nothing else.
-The repackaged AV_Odyssey_Bench_LMMs_Eval, with paths in place of bytes, is not read.
+
+`av_odyssey.parquet` of AV-Odyssey/AV_Odyssey_Bench_LMMs_Eval, which lmms-eval reads, is read as well: the same rows with lists of
+paths (`image_path`, `video_path`, `audio_path`) in place of the media, as its loader takes them (lmms_eval/tasks/av_odyssey at
+75571cf). An archive that was unpacked into a folder of its own name leaves `x/x/file` for the path `x/file`: both are found.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
 
 from omnicore.benchmarks.base import Entry, Kind, Refused, Row, Source, by_letter, labelled, latest, letter, placed
+from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
+NATIVE, PATHS = "av_odyssey_part*.parquet", "av_odyssey.parquet"
 ENTRY = Entry(
     name="av_odyssey",
     title="AV-Odyssey Bench",
     source="AV-Odyssey/AV_Odyssey_Bench",
     licence="academic research only, no redistribution (its repository); Apache-2.0 (its card)",
     size=4555,
-    annotations=("av_odyssey_part*.parquet",),
+    annotations=(NATIVE, PATHS),
     cluster="first picture or video",
     answer_kinds=(AnswerKind.choice,),
 )
@@ -30,7 +37,7 @@ _TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.parquet_rows("av_odyssey_part*.parquet")
+    return filled(source.parquet_rows(source.layout))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -39,9 +46,8 @@ def query(source: Source, row: Row) -> Query:
     tags: dict[str, int] = {}
     for name, kind, most in _COLUMNS:
         for number in range(1, most + 1):
-            column = f"{kind}_{number}"
-            if item[column]:
-                media.append(source.embedded(column, kind, item[column]))
+            if (found := _medium(source, item, kind, number)) is not None:
+                media.append(found)
                 tags[f"[{name}{number}]"] = len(media)
     _, bare = labelled(item["options"])
     question, *options = (placed(text, tags) for text in (item["question"], *bare))
@@ -63,6 +69,21 @@ def query(source: Source, row: Row) -> Query:
             "options": json.dumps(item["options"], ensure_ascii=False),
         },
     )
+
+
+def _medium(source: Source, item: Mapping[str, Any], kind: Kind, number: int) -> Media | None:
+    """The medium of a row by its kind and number, from 1 on."""
+    if source.layout == NATIVE:
+        column = f"{kind}_{number}"
+        return source.embedded(column, kind, item[column]) if item.get(column) else None
+    column = f"{kind}_path"
+    paths = item.get(column) or []
+    # The list of the other kind of picture may hold what the row does not show.
+    if number > len(paths) or (kind in ("image", "video") and kind not in item["data_type"]):
+        return None
+    path = PurePosixPath(paths[number - 1])
+    nested = f"{path.parts[0]}/{path}"
+    return source.media(column, kind, nested if (source.root / nested).is_file() else str(path))
 
 
 def official(query: Query, reply: str) -> float:

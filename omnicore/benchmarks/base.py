@@ -124,9 +124,11 @@ class Source:
         self._embedded: dict[str, Path] = {}
         layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
         if layout is None:
+            own, *others = entry.annotations
+            besides = f", and so is each other layout that is read: {', '.join(others)}" if others else ""
             raise ConfigError(
-                f"{root} is no copy of {entry.title}: {', or '.join(entry.annotations)} is missing. Give the folder as "
-                f"{entry.source} lays it out" + (", or download it with --hub" if entry.on_hub else "")
+                f"{root} is no copy of {entry.title}: {own} is missing{besides}. Give the folder as {entry.source} lays it out"
+                + (", or download it with --hub" if entry.on_hub else "")
             )
         self.layout = layout
         packed = sorted(path.name for pattern in entry.archives for path in root.glob(pattern))

@@ -5,6 +5,10 @@ github.com/AV-Reasoner/AV-Reasoner, eval/, read at 01a55c9).
 asks the same of a clip, `{stem}_{start:.2f}_{end:.2f}.mp4` for `query_interval`, and clue_acc asks for the places of what is
 counted: neither is read. `native["query_interval"]` keeps the interval. The scorer's scripts call the question `question_en`, the
 file calls it `question`; both are read.
+
+Where that file is not there, `CG-AV-Counting.tsv` is read, which VLMEvalKit makes of it (vlmeval/dataset/CGAVCounting, read at
+e8e78f0): every item three times, once a protocol (`task_mode`), of which long_acc is read; `video` with its folder, no
+`query_interval`, and in place of the publisher's `index` the item's place in the list, counted from 0.
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 from omnicore.benchmarks.base import Entry, Row, Source
+from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
+NATIVE, TSV = "cg-av-counting.json", "CG-AV-Counting.tsv"
 ENTRY = Entry(
     name="cg_av_counting",
     title="CG-AV-Counting",
     source="CG-Bench/CG-AV-Counting",
     licence="gated on the hub: see its card",
     size=1027,
-    annotations=("cg-av-counting.json",),
+    annotations=(NATIVE, TSV),
     archives=("videos.zip*",),
     filter_policy="keep_whole",
     reason="counts are graded by their distance (off by one, mean error), so that no single reply makes a query solved",
@@ -39,12 +45,18 @@ _WORDS = {
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("cg-av-counting.json")
+    if source.layout == NATIVE:
+        return source.json_rows(NATIVE)
+    return (row for row in filled(tsv_rows(source, TSV)) if row.broken or row.fields.get("task_mode") == "long_acc")
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    start, end = item["query_interval"]
+    native = {"category": item["category"]}
+    if "query_interval" in item:
+        start, end = item["query_interval"]
+        native["query_interval"] = f"{start},{end}"
+    video = item["video"].removeprefix("cg_videos_720p/")
     return Query(
         benchmark=ENTRY.name,
         id=str(item["index"]),
@@ -52,9 +64,9 @@ def query(source: Source, row: Row) -> Query:
         question=item["question_en"] if "question_en" in item else item["question"],
         answer=str(item["answer"]),
         answer_kind=AnswerKind.number,
-        media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{item['video']}"),
-        cluster=item["video"],
-        native={"category": item["category"], "query_interval": f"{start},{end}"},
+        media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{video}"),
+        cluster=video,
+        native=native,
     )
 
 

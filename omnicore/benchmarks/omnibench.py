@@ -2,6 +2,11 @@
 github.com/multimodal-art-projection/OmniBench, read at 335f0ba and 21a7f75).
 
 `data/train-*.parquet` holds 1,142 rows with both media inside; `answer` is the text of an option, and options have no letters.
+The repackaged lmms-lab-audio/Omni_Bench_fix, lmms-eval's default, has the same columns without 12 rows whose sound its makers could
+not load (EvolvingLMMs-Lab/lmms-eval#613): its scores do not compare with those of the whole set.
+
+`dataset/batch-5_1142_20240817.jsonl` of the publisher's repository has the same fields with paths, for media in `mm_data/image/`
+and `mm_data/audio/`, as inference/demo_api_call.py takes them.
 """
 
 from __future__ import annotations
@@ -9,22 +14,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from omnicore.benchmarks.base import Entry, Row, Source, by_text, latest, letter
-from omnicore.schema import AnswerKind, Query
+from omnicore.benchmarks.tables import filled
+from omnicore.schema import AnswerKind, Media, Query
 
+HUB, REPOSITORY = "data/train-*.parquet", "dataset/*.jsonl"
 ENTRY = Entry(
     name="omnibench",
     title="OmniBench",
     source="m-a-p/OmniBench",
     licence="not stated in what was read; see the data set's card",
     size=1142,
-    annotations=("data/train-*.parquet",),
+    annotations=(HUB, REPOSITORY),
     cluster="picture",
     answer_kinds=(AnswerKind.choice,),
 )
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.parquet_rows("data/train-*.parquet")
+    if source.layout == HUB:
+        yield from filled(source.parquet_rows(HUB))
+        return
+    for path in sorted(source.root.glob(REPOSITORY)):
+        yield from source.jsonl_rows(str(path.relative_to(source.root)))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -37,14 +48,24 @@ def query(source: Source, row: Row) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=by_text("answer", item["answer"], options),
-        media=(source.embedded("image", "image", item["image"]), source.embedded("audio", "audio", item["audio"])),
+        media=_media(source, row),
         cluster=item["image_path"],
         native={
             "audio type": item["audio type"],
-            "audio content": item["audio content"] or "",
-            "image content": item["image content"] or "",
+            "audio content": item.get("audio content") or "",
+            "image content": item.get("image content") or "",
             "audio_path": item["audio_path"],
         },
+    )
+
+
+def _media(source: Source, row: Row) -> tuple[Media, Media]:
+    item = row.fields
+    if source.layout == HUB:
+        return source.embedded("image", "image", item.get("image")), source.embedded("audio", "audio", item.get("audio"))
+    return (
+        source.media("image_path", "image", f"mm_data/image/{item['image_path']}"),
+        source.media("audio_path", "audio", f"mm_data/audio/{item['audio_path']}"),
     )
 
 

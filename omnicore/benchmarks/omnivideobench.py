@@ -1,7 +1,8 @@
 """OmniVideoBench: questions that need picture and sound, with the modalities that each step of their solution uses
 (github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated on the hub, where the questions lie in another form).
 
-`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. Options read "A.text", some "A. text".
+`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. In the publisher's repository both lie in
+`data_example/`, the five videos that it holds in `data_example/video/`. Options read "A.text", some "A. text".
 Questions have no id of their own: theirs here is the video's with the number of the question in it. `native["modalities"]`
 holds the gold label of needed modalities, against which a probe that sees the picture alone can be checked.
 """
@@ -23,17 +24,18 @@ ENTRY = Entry(
     on_hub=False,
     licence="CC-BY-NC-SA-4.0, research only",
     size=1000,
-    annotations=("data.json",),
+    annotations=("data.json", "data_example/data.json"),
     cluster="video",
     answer_kinds=(AnswerKind.choice,),
 )
+_FOLDERS = ("videos", "video", "data_example/videos", "data_example/video")
 _BOXES = (re.compile(r"/box\{([^}]+)\}"), re.compile(r"\\boxed\{([^}]+)\}"))
 _UNMARKED = str.maketrans("", "", string.punctuation)
 
 
 def rows(source: Source) -> Iterator[Row]:
     """One a question, with the fields of its video; a video without questions is one row that lacks them."""
-    for video in source.json_rows("data.json"):
+    for video in source.json_rows(source.layout):
         questions = list(video.inner("questions")) if isinstance(video.fields.get("questions"), list) else []
         for number, row in enumerate(questions):
             name = f"{video.fields.get('video')}-{number}"
@@ -56,7 +58,7 @@ def query(source: Source, row: Row) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=answer,
-        media=source.film("video", f"{source.folder('videos')}{video}.mp4"),
+        media=source.film("video", f"{source.folder(*_FOLDERS)}{video}.mp4"),
         cluster=video,
         native={
             "video_type": item["video_type"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,8 @@ def tsv_rows(source: Source, name: str) -> Iterator[Row]:
     path = source.root / name
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, fields in enumerate(csv.DictReader(file, delimiter="\t", restkey="", restval=None), 1):
-                broken = "has more cells than the header has columns" if "" in fields else ""
+            for number, fields in enumerate(csv.DictReader(file, delimiter="\t"), 1):
+                broken = "has more cells than the header has columns" if None in fields else ""
                 yield Row(name, number, {} if broken else fields, broken)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}; copy the file again") from error
@@ -38,4 +39,4 @@ def filled(rows: Iterable[Row]) -> Iterator[Row]:
 
 def blank(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN (what pandas makes of null), or text of spaces alone."""
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())

@@ -1,6 +1,7 @@
 """Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-Holmes, read at 7745c87).
 
-`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so).
+`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so,
+`video` where VLMEvalKit did). The publisher's download.py puts all of it into `Benchmark/`, beside its scripts.
 "Question ID" counts inside a film, so an id here is the film's with that number. The publisher shows the picture alone; sound
 is a second medium here, and view `visual_only` is the publisher's setting.
 """
@@ -19,17 +20,18 @@ ENTRY = Entry(
     source="TencentARC/Video-Holmes",
     licence="Apache-2.0, for academic purposes only",
     size=1837,
-    annotations=("test_Video-Holmes.json",),
-    archives=("videos.zip",),
+    annotations=("test_Video-Holmes.json", "Benchmark/test_Video-Holmes.json"),
+    archives=("videos.zip", "Benchmark/videos.zip"),
     cluster="film",
     answer_kinds=(AnswerKind.choice,),
 )
+_FOLDERS = ("videos", "videos_cropped", "video", "Benchmark/videos", "Benchmark/videos_cropped", "Benchmark/video")
 _LETTERS = "ABCDEF"
 _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("test_Video-Holmes.json")
+    return source.json_rows(source.layout)
 
 
 def query(source: Source, row: Row) -> Query:
@@ -44,7 +46,7 @@ def query(source: Source, row: Row) -> Query:
         question=item["Question"],
         options=tuple(options.values()),
         answer=by_letter("Answer", item["Answer"], tuple(options.values())),
-        media=source.film("video ID", f"{source.folder('videos', 'videos_cropped')}{film}.mp4"),
+        media=source.film("video ID", f"{source.folder(*_FOLDERS)}{film}.mp4"),
         cluster=film,
     )
 

@@ -2,6 +2,10 @@
 
 `worldsense_qa.json` is an object: video id -> the video's fields with its questions under task0, task1 ... Videos are
 `videos/{id}.mp4`, or `{id}.mp4` where the published archives were unpacked flat. Four options, sometimes three.
+
+Two kits ship the same items as a table, a row a task, and both are read where `worldsense_qa.json` is not there: `WorldSense.tsv`
+(VLMEvalKit, made by vlmeval/dataset/worldsense.py, lists as their Python text) and `data/test-*.parquet` (lmms-lab/WorldSense on
+the hub, which lmms-eval reads). They leave out the number in a task's name; here it is counted within a video.
 """
 
 from __future__ import annotations
@@ -10,17 +14,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter
+from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter, listed
+from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
+NATIVE, TSV, PARQUET = "worldsense_qa.json", "WorldSense.tsv", "data/test-*.parquet"
 ENTRY = Entry(
     name="worldsense",
     title="WorldSense",
     source="honglyhly/WorldSense",
     licence="not stated in what was read; see the data set's card",
     size=3172,
-    annotations=("worldsense_qa.json",),
-    archives=("worldsense_videos*.zip",),
+    annotations=(NATIVE, TSV, PARQUET),
+    archives=("worldsense_videos*.zip", "videos_chunk_*.zip"),
     cluster="video",
     answer_kinds=(AnswerKind.choice,),
 )
@@ -38,8 +44,13 @@ _PREFIXES = (
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """One a task, with the fields of its video; a video without tasks is one row that lacks them."""
-    for video in source.json_rows("worldsense_qa.json"):
+    """One a task, with the fields of its video."""
+    return _tasks(source) if source.layout == NATIVE else _numbered(source)
+
+
+def _tasks(source: Source) -> Iterator[Row]:
+    """A video without tasks is one row that lacks them."""
+    for video in source.json_rows(NATIVE):
         tasks = [] if video.broken else [row for row in video.inner() if row.key.startswith("task")]
         for task in tasks:
             yield replace(task, key=f"{video.key}-{task.key}", fields={**video.fields, **task.fields, "video": video.key})
@@ -47,9 +58,17 @@ def rows(source: Source) -> Iterator[Row]:
             yield video
 
 
+def _numbered(source: Source) -> Iterator[Row]:
+    """Rows of a table, named as in the publisher's file."""
+    table = tsv_rows(source, TSV) if source.layout == TSV else source.parquet_rows(PARQUET)
+    for row in filled(table):
+        video = row.fields.get("video", "")
+        yield replace(row, key=f"{video}-task{source.number(video)}" if video else "")
+
+
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    _, options = labelled(item["candidates"])
+    _, options = labelled(listed("candidates", item["candidates"]))
     video = item["video"]
     return Query(
         benchmark=ENTRY.name,
@@ -65,7 +84,7 @@ def query(source: Source, row: Row) -> Query:
             "domain": item["domain"],
             "sub_category": item["sub_category"],
             "duration": item["duration"],
-            "audio_class": ",".join(item["audio_class"]),
+            "audio_class": ",".join(listed("audio_class", item["audio_class"])),
         },
     )
 
