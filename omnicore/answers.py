@@ -21,10 +21,13 @@ apart from a wrong one. In this order:
            one a line), each once, or as bare capitals in rising order ("AC", "A C"; "CAB" may be a word). "A or C", "A/C" and
            "A-C" name no set; nor does a list that can be read in two ways.
   number   One number in digits, thousands marked by commas or not, or a word from zero to twenty; it may be followed by
-           "times" and nothing else, since what follows can change it ("12 dozen", "12 or 13"). 12 and 12.0 are equal.
+           "times" and nothing else, since what follows can change it ("12 dozen", "12 or 13"). 12 and 12.0 are equal. Where the
+           answer is published as a quotient (`native["answer"]` is "3/4" or "\\frac{3}{4}"), so may a reply be; where it is
+           published with a per cent sign, so may a reply have one, and the sign is a unit: 15% and 15 are equal, as where MATH is
+           scored.
   text     Any text, up to the first end of a sentence where it is stated. It is right when it is the answer, a word from
-           zero to twenty and its digits being the same. An open answer cannot be told from other words: what is not right
-           is incorrect, and only a reply that is empty or contradicts itself has no answer.
+           zero to twenty and its digits being the same, and so "_" and a space. An open answer cannot be told from other words:
+           what is not right is incorrect, and only a reply that is empty or contradicts itself has no answer.
 
   interval Two times with "-", "to", "until", "and" or a comma between, the later last, in seconds or as minutes:seconds, brackets
            around and "from" or "between" before them or not: "3.5 to 7 s", "[00:03, 00:07]". It is right when it shares half
@@ -72,7 +75,11 @@ _TIME = r"(?:[0-9]{1,3}:[0-5]?[0-9]|[0-9]{1,6})(?:\.[0-9]{1,6})?"
 _SECONDS = r"(?: ?(?:s|sec|secs|seconds?))?"
 _SPAN = re.compile(rf"(?:from |between )?[\[(]? ?({_TIME}){_SECONDS} ?(?:-|–|to|until|and|,) ?({_TIME}){_SECONDS} ?[\])]?")
 ENOUGH = 0.5  # of the union of two intervals
+_QUOTIENT = re.compile(rf"({_NUMBER.pattern}) ?/ ?({_NUMBER.pattern})")
+_TEX_QUOTIENT = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+_PLACES = 12  # decimals of a quotient
 _TIMES = re.compile(r" ?(?:times?|次|个)$")
+_PER_CENT = re.compile(r" ?(?:\\?%|per ?cent)$")
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen twenty"
@@ -108,7 +115,7 @@ def read(reply: str, query: Query, style: Style, permutation: Sequence[int] | No
             _check_letters(shown, style)
             return _closed(reply, partial(_members, options=shown, style=style), sum(len(o) + 16 for o in shown))
         case AnswerKind.number:
-            return _closed(reply, _number, 64)
+            return _closed(reply, partial(number, published=query.native.get("answer", "")), 64)
         case AnswerKind.interval:
             return _closed(reply, _interval, 64)
         case AnswerKind.text:
@@ -307,14 +314,23 @@ def _readings(tokens: Sequence[str], options: Sequence[str], style: Style) -> It
     return read(0, frozenset())
 
 
-def _number(content: str) -> str | None:
-    """The number that `content` is, in its shortest digits."""
-    text = _TIMES.sub("", _normal(content)) if len(content) < 200 else ""
-    if text in _WORDS:
-        return str(_WORDS.index(text))
-    if not _NUMBER.fullmatch(text):
-        return None
-    digits = format(Decimal(text.replace(",", "")), "f")
+def number(text: str, published: str = "") -> str | None:
+    """The number that a text is, in its shortest digits; None where it is none. Quotients and per cent are numbers where
+    `published`, the answer as its publisher writes it, is one."""
+    published = _TEX_QUOTIENT.sub(r"\1/\2", published)
+    bare = _TIMES.sub("", _normal(_TEX_QUOTIENT.sub(r"\1/\2", text))) if len(text) < 200 else ""
+    if _PER_CENT.search(_normal(published)):
+        bare = _PER_CENT.sub("", bare)
+    if bare in _WORDS:
+        return str(_WORDS.index(bare))
+    if "/" in published and (quotient := _QUOTIENT.fullmatch(bare)):
+        over, under = (Decimal(part.replace(",", "")) for part in quotient.groups())
+        return _shortest(round(over / under, _PLACES)) if under else None
+    return _shortest(Decimal(bare.replace(",", ""))) if _NUMBER.fullmatch(bare) else None
+
+
+def _shortest(value: Decimal) -> str:
+    digits = format(value, "f")
     digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
     return "0" if digits == "-0" else digits
 
@@ -346,8 +362,8 @@ def _stated_text(rest: str) -> str | None:
 
 
 def _same(text: str) -> str:
-    """What two texts share that mean the same answer."""
-    normal = _normal(text)
+    """What two texts share that mean the same answer. Closed sets of answers join words by "_", as in `acoustic_guitar`."""
+    normal = _normal(text.replace("_", " "))
     return str(_WORDS.index(normal)) if normal in _WORDS else normal
 
 

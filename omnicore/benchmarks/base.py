@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
+from omnicore.answers import number
 from omnicore.benchmarks.files import members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
@@ -305,7 +306,14 @@ def solved(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(by_letter("solution", letter, options) for letter in gold.split(",")))
     if kind is AnswerKind.yes_no:
         return [by_text("solution", gold.capitalize(), options)]
-    return [gold.replace(",", "") if kind is AnswerKind.number else gold]
+    return [digits(gold) if kind is AnswerKind.number else gold]
+
+
+def digits(gold: str) -> str:
+    """An answer in plain digits where it is a number in another notation: 1,200, $12$, 3/4, 15%. A query of it needs the text as it
+    stands as `native["answer"]`, so that replies are read alike."""
+    found = number(gold, gold) if any(map(str.isdigit, gold)) else None
+    return gold.replace(",", "") if found is None else found
 
 
 def listed(field: str, value: Any) -> list[Any]:
@@ -329,8 +337,8 @@ def placed(text: str, tags: Mapping[str, int]) -> str:
     such a place already, which could not be told from ours."""
     if PLACE.search(text):
         raise Refused("question", f"holds {PLACE.search(text)[0]} itself")  # type: ignore[index]
-    for tag, number in tags.items():
-        text = text.replace(tag, f"<media_{number}>")
+    for tag, place in tags.items():
+        text = text.replace(tag, f"<media_{place}>")
     return text
 
 

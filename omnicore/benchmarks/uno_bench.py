@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator
 
 from omnicore.benchmarks.base import Entry, Excluded, Kind, Refused, Row, Source, by_letter, by_text, listed, placed
+from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
 ENTRY = Entry(
@@ -38,13 +39,13 @@ _SPOKEN = re.compile(r"\[\[\[(.*?)\]\]\]")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.parquet_rows("validation.parquet")
+    return filled(source.parquet_rows("validation.parquet"))
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     name, score, gold = str(item["qid"]), int(item["score_type"]), item["answer"]
-    files = {tag: (c, k, uri) for c, k in _COLUMNS.items() for tag, uri in (item[c] or {}).items() if uri}
+    files = {tag: (c, k, uri) for c, k in _COLUMNS.items() for tag, uri in (item.get(c) or {}).items() if uri}
     tags = list(dict.fromkeys(_TAG.findall(item["question"])))
     kinds = {files[tag][1] for tag in tags if tag in files}
     if "omni" not in item["subset_name"].lower() and not ("audio" in kinds and len(kinds) > 1):

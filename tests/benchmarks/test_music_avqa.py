@@ -28,6 +28,7 @@ ITEMS = [
     ),
     ("23", "Audio-Visual Temporal", "What is the second instrument that comes in?", "text", "piano"),
     ("24", "Audio-Visual Existential", "Is there a voiceover?", "yes_no", "yes"),
+    ("25", "Audio-Visual Location", "Which instrument makes sounds after the piano?", "text", "acoustic_guitar"),
 ]
 # id, reply, publisher's score, our outcome
 REPLIES = [
@@ -51,6 +52,12 @@ REPLIES = [
     ("13", "yes or no", 0, "no_answer"),
     ("13", "yes", 0, "incorrect"),
     ("22", "a cello", 0, "incorrect"),
+    ("25", "acoustic_guitar", 1, "correct"),
+    ("25", "acoustic guitar", 0, "correct"),  # the classes are names, underscores and all
+    ("25", "The answer is Acoustic Guitar.", 0, "correct"),
+    ("25", "<answer>acoustic  guitar</answer>", 0, "correct"),
+    ("25", "acousticguitar", 0, "incorrect"),
+    ("25", "guitar", 0, "incorrect"),
 ]
 
 
@@ -84,7 +91,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     text = text.replace('"[\\"Audio-Visual\\", \\"Temporal\\"]"', '"Temporal"').replace('"question_id": 12', '"question_id": 11')
     file.write_text(text)
     rows, problems, count = read(music_avqa, Source(music_avqa.ENTRY, folder))
-    assert ([row.id for row in rows], count) == (["11", "22", "24"], 7)
+    assert ([row.id for row in rows], count) == (["11", "22", "24", "25"], 8)
     assert [(p.line, p.field, p.message) for p in problems] == [
         (3, "id", "11 occurs twice"),
         (4, "templ_values", "1 values for 2 slots"),

@@ -165,3 +165,32 @@ def test_no_reply_could_name_such_an_answer(answer):
     """`nan` is unlike itself: every reply would be wrong."""
     with pytest.raises(ValidationError, match="is no number that a reply could name"):
         Query(benchmark="b", id="1", type="t", question="?", answer=answer, answer_kind=AnswerKind.number, cluster="c")
+
+
+@pytest.mark.parametrize(
+    ("published", "answer", "reply", "named"),
+    [
+        ("3/4", "0.75", "3/4", "0.75"),
+        ("3/4", "0.75", "<answer>3 / 4</answer>", "0.75"),
+        ("3/4", "0.75", r"\boxed{\frac{3}{4}}", "0.75"),
+        ("3/4", "0.75", "$6/8$", "0.75"),
+        ("3/4", "0.75", "The answer is 0.75.", "0.75"),
+        ("3/4", "0.75", "3", "3"),
+        ("3/4", "0.75", "3/0", None),
+        ("3/4", "0.75", "75%", None),
+        (r"\frac{1}{3}", "0.333333333333", "1/3", "0.333333333333"),
+        (r"\frac{1}{3}", "0.333333333333", "0.33", "0.33"),
+        ("15%", "15", "15%", "15"),
+        ("15%", "15", r"\boxed{15\%}", "15"),
+        ("15%", "15", "15 percent", "15"),
+        ("15%", "15", "15", "15"),
+        ("15%", "15", "0.15", "0.15"),
+        ("15%", "15", "15/1", None),
+        ("15", "15", "15%", None),
+        ("0.75", "0.75", "3/4", None),
+    ],
+)
+def test_reply_may_have_the_published_notation(published, answer, reply, named):
+    asked = query(answer).model_copy(update={"native": {"answer": published}})
+    right = {None: Outcome.no_answer, answer: Outcome.correct}.get(named, Outcome.incorrect)
+    assert judge(reply, asked, "letter") == (named, right)
