@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from omnicore import card, signing, store
-from omnicore.config import TRAINING, deciding, digest
+from omnicore.config import TRAINING, TrainingSource, deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.live import push, working
@@ -152,7 +152,7 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
             "recipe": deciding(read),
             "models": models,
             "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
-            "training": {name: _listing(Path(given.path)) for name, given in getattr(config, "training", {}).items()},
+            "training": {name: _listings(given) for name, given in getattr(config, "training", {}).items()},
             "inputs": digests,
             "code": code_digest(),
         }
@@ -166,6 +166,11 @@ def _contents(model: str) -> str:
         return store.known(model).digest
     place = model_directory(model)
     return digest_directory(place) if place.is_dir() else ""
+
+
+def _listings(source: TrainingSource) -> list[str]:
+    """Identity of the rows of a training source, and of its media where they lie elsewhere."""
+    return [_listing(Path(place)) for place in (source.path, source.media) if place]
 
 
 def _listing(root: Path) -> str:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SPAN = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time, in seconds
 PLACE = re.compile(r"<media_(\d+)>")  # where a medium stands inside a question or an option
@@ -109,6 +109,13 @@ class Query(Record):
     def key(self) -> tuple[str, str]:
         return self.benchmark, self.id
 
+    @field_validator("question")
+    @classmethod
+    def _question_asks(cls, question: str) -> str:
+        if question.isspace():
+            raise ValueError("is blank")
+        return question
+
     @model_validator(mode="after")
     def _answer_fits_its_kind(self) -> Self:
         if len(set(self.options)) != len(self.options):
@@ -122,6 +129,8 @@ class Query(Record):
                 raise ValueError(f"answer {outside[0]!r} is not among the options {list(self.options)}")
         elif self.options:
             raise ValueError(f"a {self.answer_kind} has no options, and these are given: {list(self.options)}")
+        if self.answer_kind is AnswerKind.text and not self.answer.strip():
+            raise ValueError("is blank, and no reply could give it")
         if self.answer_kind is AnswerKind.number and not isfinite(float(self.answer)):
             raise ValueError(f"answer {self.answer!r} is no number that a reply could name")
         if self.answer_kind is AnswerKind.interval and not _is_span(self.answer):

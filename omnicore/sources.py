@@ -12,14 +12,18 @@ Three formats:
              problem_type  multiple choice, emer_ov_mc (several letters), judge (yes or no), numerical, regression, counting, OCR,
                            free-form, temporal retrieval (EchoInk's: `problem` is what happens in the video, `duration` the video's,
                            the answer all spans of it in seconds, "[12.0, 19.0]; [24.0, 29.0]"; rows with several are left out)
-             options       texts with or without labels ("A. ..", "A) ..")
+             options       texts with or without labels ("A. ..", "A) .."), or objects {label, text}
              solution      "<answer>B</answer>", with the thinking before it in sets for supervised training, or the thinking in
                            `process`
              data_type     image, video, audio, text, or several as in image_audio
-             path          a file, or one for each medium: {"image": .., "audio": ..}; `audio_path` beside it (HumanOmniV2)
+             path          a file, or one for each medium: {"image": .., "audio": ..}; `audio_path` beside it (HumanOmniV2); below
+                           the source's `media`, which Video-R1's trainer calls its data root, or else below its `path`
              problem_id, data_source
   hub      A data set of the Hugging Face hub in Parquet or JSONL, its columns named by `columns`. Media are what the hub's features
            Image and Audio hold, or paths inside the data set.
+
+A null, NaN or blank field is a missing one: without a question or an answer there is no row. A number may be written as 1,200,
+$12$, 3/4 or 15%; replies are read in the same notation (`answers.number`).
 
 A row that becomes no query is listed with file, line and field (`problems.jsonl`). In `sft.jsonl` every row has a written reply:
 the row's own (of r1 the solution as it stands, after its process), else its answer in the form that the profile reads. A written
@@ -28,6 +32,8 @@ reply whose answer is not the row's is a problem, too.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +41,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omnicore import store
-from omnicore.answers import judge
+from omnicore.answers import judge, number
 from omnicore.benchmarks.base import (
     Entry,
     Excluded,
@@ -45,12 +51,14 @@ from omnicore.benchmarks.base import (
     Row,
     Source,
     by_letter,
+    digits,
     labelled,
     listed,
     read,
     solved,
 )
 from omnicore.benchmarks.hub import fetch
+from omnicore.benchmarks.tables import blank
 from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import AnswerKind, Media, Outcome, Query
@@ -67,7 +75,6 @@ R1_KINDS = {
     "temporal retrieval": AnswerKind.interval,
 }
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?")
 
 
 def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
@@ -105,7 +112,9 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
         )
     if next(local.glob(files), None) is None:
         raise ConfigError(f"{where}: no {files} in {local}")
-    return Source(entry, local, scratch)
+    if config.media and not Path(config.media).is_dir():
+        raise ConfigError(f"{where}.media: there is no folder {config.media} here")
+    return Source(entry, local, scratch, Path(config.media) if config.media else None)
 
 
 def _bring(where: str, config: TrainingSource, directory: Path) -> None:
@@ -172,18 +181,18 @@ class _Format:
 def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: ARG001
     given = Query.model_validate(row.fields)
     media = []
-    for number, medium in enumerate(given.media):
-        found = source.media(f"media.{number}", medium.kind, str(Path(row.file).parent / medium.uri), medium.start, medium.end)
+    for place, medium in enumerate(given.media):
+        found = source.media(f"media.{place}", medium.kind, str(Path(row.file).parent / medium.uri), medium.start, medium.end)
         if found.sha256 != medium.sha256:
-            raise Refused(
-                f"media.{number}", f"{medium.uri} is another file than the row names: its sha256 is {found.sha256[:12]}.."
-            )
+            raise Refused(f"media.{place}", f"{medium.uri} is another file than the row names: its sha256 is {found.sha256[:12]}..")
         media.append(found)
     return given.model_copy(update={"benchmark": source.entry.name, "media": tuple(media)})
 
 
 def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     item = row.fields
+    if missing := [field for field in ("problem_type", "solution") if blank(item[field])]:
+        raise Refused(missing[0], "is missing")
     kind = R1_KINDS.get(item["problem_type"])
     if kind is None:
         raise Excluded("problem_type", f"{item['problem_type']!r} has no answer that is judged here: {', '.join(R1_KINDS)} have")
@@ -192,11 +201,14 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
         raise Refused("solution", "holds no <answer>")
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
-        options = labelled([option.strip() for option in listed("options", item["options"])])[1]
+        _, options = _options("options", item["options"])
     question = item["problem"]
     if kind is AnswerKind.interval:
         question, answer = _when(question, item.get("duration")), _span(answer)
     answers = solved(kind, answer.rstrip(".") if kind is AnswerKind.choice else answer, options)
+    native = {"data_source": str(item.get("data_source") or "")}
+    if kind is AnswerKind.number and answers[0] != answer:
+        native["answer"] = answer  # replies are read in its notation
     media = _r1_media(source, item, config)
     return Query(
         benchmark=source.entry.name,
@@ -209,7 +221,7 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
         answer_kind=kind,
         media=media,
         cluster=media[0].uri if media else "",
-        native={"data_source": str(item.get("data_source") or "")},
+        native=native,
         target="\n".join(filter(None, [item.get("process"), item["solution"]])),
     )
 
@@ -253,27 +265,68 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
     return tuple(source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri)
 
 
+def _options(field: str, value: Any) -> tuple[list[str], list[str]]:
+    """Labels and texts of options: a list of texts, labelled or not, or of {label, text} objects; {label: [..], text: [..]}, as ARC
+    has them; {A: .., B: ..}, as Video-Holmes has them; or one of these as Python or JSON writes it. Raises Refused."""
+    given = _parsed(value) if isinstance(value, str) else value
+    if isinstance(given, Mapping):
+        if given.keys() == {"label", "text"} and all(isinstance(column, list) for column in given.values()):
+            given = [{"label": label, "text": text} for label, text in zip(given["label"], given["text"], strict=True)]
+        else:
+            given = [{"label": label, "text": text} for label, text in given.items() if text is not None]
+    if not isinstance(given, list):
+        raise Refused(field, f"is no list: {value!r:.60}")
+    texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
+    if empty := [place for place, text in enumerate(texts, 1) if blank(text)]:
+        raise Refused(field, f"option {empty[0]} is blank")
+    labels = [str(option.get("label", "")).strip(" .)(") for option in given if isinstance(option, Mapping)]
+    letters = [chr(65 + i) for i in range(len(given))]
+    if any(labels) and labels not in (letters, [str(i + 1) for i in range(len(given))]):
+        raise Refused(field, f"are not labelled {letters} or 1, 2 in turn, but {labels}")
+    return labels, labelled([_text(text).strip() for text in texts])[1]
+
+
+def _parsed(text: str) -> Any:
+    """The Python or JSON value that a text is, None where it is none; nothing is evaluated."""
+    for read_as in (ast.literal_eval, json.loads):
+        try:
+            return read_as(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None
+
+
+def _text(value: Any) -> str:
+    """A cell as text. pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _table(source: Source, row: Row, config: TrainingSource) -> Query:
     def cell(name: str) -> Any:
-        return row.fields[config.columns[name]] if name in config.columns else None
+        value = row.fields[config.columns[name]] if name in config.columns else None
+        return None if blank(value) else value
 
+    if missing := [name for name in ("question", "answer") if cell(name) is None]:
+        raise Refused(config.columns[missing[0]], "is missing")
     kinds: tuple[Kind, ...] = ("image", "audio", "video")
-    media = tuple(
-        source.embedded(config.columns[kind], kind, cell(kind))
-        for kind in kinds
-        if kind in config.columns and cell(kind) is not None
-    )
-    options = labelled([str(option) for option in listed(config.columns["options"], cell("options"))])[1] if cell("options") else []
-    answer = str(cell("answer")).strip()
-    kind = AnswerKind.number if _NUMBER.fullmatch(answer) else AnswerKind.text
+    media = tuple(source.embedded(config.columns[kind], kind, cell(kind)) for kind in kinds if cell(kind) is not None)
+    labels, options = _options(config.columns["options"], cell("options")) if cell("options") else ([], [])
+    written = answer = _text(cell("answer")).strip()
+    target, native = cell("target"), {}
+    kind = AnswerKind.text
     if options:
         kind = AnswerKind.choice
         # The text of an option, or its letter; an option may well be "A".
-        answer = answer if answer in options else by_letter(config.columns["answer"], answer.rstrip("."), options)
-    target = cell("target")
+        if answer not in options:
+            named = options[labels.index(answer)] if answer in labels else None
+            answer = named or by_letter(config.columns["answer"], answer.rstrip("."), options)
+    elif any(map(str.isdigit, written)) and number(written, written) is not None:
+        kind, answer = AnswerKind.number, digits(written)
+        if answer != written:
+            target, native = target or written, {"answer": written}
     return Query(
         benchmark=source.entry.name,
-        id=str(source.number("rows") if cell("id") is None else cell("id")),
+        id=str(source.number("rows")) if cell("id") is None else _text(cell("id")),
         type=str(cell("type") or kind),
         question=str(cell("question")),
         options=tuple(options),
@@ -281,5 +334,6 @@ def _table(source: Source, row: Row, config: TrainingSource) -> Query:
         answer_kind=kind,
         media=media,
         cluster=media[0].sha256 if media else "",
+        native=native,
         target=str(target) if target else None,
     )

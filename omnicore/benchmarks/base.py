@@ -113,13 +113,13 @@ def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:
 
 class Source:
     """A local copy of a benchmark. Media that lie inside its tables are written to `scratch`, never into the copy. `layout` is the
-    one of `entry.annotations` that the copy has.
+    one of `entry.annotations` that the copy has. Paths of media are relative to `media_root`, which is `root` unless given.
 
     Raises ConfigError when it has none of them.
     """
 
-    def __init__(self, entry: Entry, root: Path, scratch: Path | None = None) -> None:
-        self.entry, self.root, self.scratch = entry, root, scratch
+    def __init__(self, entry: Entry, root: Path, scratch: Path | None = None, media_root: Path | None = None) -> None:
+        self.entry, self.root, self.scratch, self.media_root = entry, root, scratch, media_root or root
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._embedded: dict[str, Path] = {}
@@ -192,11 +192,11 @@ class Source:
         return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
 
     def media(self, field: str, kind: Kind, uri: str, start: float | None = None, end: float | None = None) -> Media:
-        """A medium under the root. Raises Refused when the file is missing or lies outside."""
+        """A medium under `media_root`. Raises Refused when the file is missing or lies outside."""
         # By its name alone: in the hub's cache, and in many a copy, what lies under the root is a link to elsewhere.
         if Path(uri).is_absolute() or ".." in Path(uri).parts:
-            raise Refused(field, f"{uri} lies outside {self.root}")
-        if not (path := self.root / uri).is_file():
+            raise Refused(field, f"{uri} lies outside {self.media_root}")
+        if not (path := self.media_root / uri).is_file():
             raise Refused(field, f"{kind} {uri} is missing{self._hint}")
         if uri not in self._digests:
             with path.open("rb") as file:
@@ -229,7 +229,7 @@ class Source:
 
     def path(self, media: Media) -> Path:
         """The file of a medium; of a link, what it points to."""
-        return self._embedded.get(media.uri) or (self.root / media.uri).resolve()
+        return self._embedded.get(media.uri) or (self.media_root / media.uri).resolve()
 
     def film(self, field: str, uri: str, start: float | None = None, end: float | None = None) -> tuple[Media, Media]:
         """Picture and sound of one video file."""

@@ -25,6 +25,7 @@ class TrainingSource(Config):
         description="commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64: names alone move",
     )
     files: str = Field("", description="pattern of the files with rows under `path`, as in data/train-*.parquet; none for one file")
+    media: str = Field("", description="of formats r1 and hub: folder that paths of media are relative to; none: that of the rows")
     stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")
     columns: dict[str, str] = Field({}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}")
     sound: bool = Field(False, description="of format r1: the sound of a video belongs to the query, as HumanOmniV2 trains")
@@ -37,6 +38,8 @@ class TrainingSource(Config):
             raise ValueError("format hub needs columns, as in {question: question, answer: answer, audio: audio}")
         if self.format != "hub" and self.columns:
             raise ValueError(f"format {self.format} has fields of its own: columns are for format hub")
+        if self.format == "queries" and self.media:
+            raise ValueError("format queries has its media relative to the file with the rows: media is for formats r1 and hub")
         return self
 
 

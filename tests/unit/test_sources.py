@@ -208,6 +208,139 @@ def test_when_something_happens_is_an_interval(
         assert reward(f"From {start} to {(start + end) / 2} s", False, query, Profile()).worth == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("3/4", "0.75"), ("15%", "15"), ("$12$", "12"), ("1,200", "1200"), (r"\frac{1}{3}", "0.333333333333"), ("-2.50", "-2.5")],
+)
+@pytest.mark.parametrize("form", ["r1", "hub"])
+def test_numbers_in_any_notation_are_numbers(folder: Path, tmp_path: Path, form: str, gold: str, answer: str) -> None:
+    """A reply in the row's own notation is right, as in plain digits."""
+    if form == "r1":
+        row = {**R1, "problem_type": "numerical", "options": [], "solution": f"<answer>{gold}</answer>"}
+        source = {"format": "r1", "stages": ["sft", "rlvr"]}
+    else:
+        row = {"q": "How much?", "a": gold}
+        source = {"format": "hub", "stages": ["sft", "rlvr"], "columns": {"question": "q", "answer": "a"}}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    prepared(tmp_path / "out", {"sums": {**source, "path": str(folder / "rows.jsonl")}})
+    (query,) = found(tmp_path / "out").values()
+    assert (query.answer_kind, query.answer) == ("number", answer)
+    assert query.target == (f"<answer>{gold}</answer>" if form == "r1" else gold)
+    for reply in (gold, f"<answer>{gold}</answer>", answer):
+        assert judge(reply, query, "letter") == (answer, Outcome.correct)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ([{"label": "A", "text": "dog"}, {"label": "B", "text": "cat"}], ("dog", "cat")),
+        ([{"label": "A.", "text": "A. dog"}, {"label": "B.", "text": "B. cat"}], ("dog", "cat")),
+        ([{"text": "dog"}, {"text": "cat"}], ("dog", "cat")),
+        ({"label": ["A", "B"], "text": ["dog", "cat"]}, ("dog", "cat")),
+        ({"A": "dog", "B": "cat", "C": None}, ("dog", "cat")),
+        ("[{'label': 'A', 'text': 'dog'}, {'label': 'B', 'text': 'cat'}]", ("dog", "cat")),
+        ('[{"label": "A", "text": "dog", "image": null}, {"label": "B", "text": "cat"}]', ("dog", "cat")),
+        ('["dog", "cat"]', ("dog", "cat")),
+    ],
+)
+def test_options_as_objects_are_texts(folder: Path, tmp_path: Path, options: Any, texts: tuple[str, ...]) -> None:
+    (folder / "r1.jsonl").write_text(json.dumps({**R1, "options": options}))
+    (folder / "hub.jsonl").write_text(json.dumps({"q": "?", "o": options, "a": "B"}))
+    columns = {"question": "q", "options": "o", "answer": "a"}
+    training = {
+        "objects": {"format": "r1", "path": str(folder / "r1.jsonl"), "stages": ["sft"]},
+        "table": {"format": "hub", "path": str(folder / "hub.jsonl"), "stages": ["rlvr"], "columns": columns},
+    }
+    prepared(tmp_path / "out", training)
+    for stage in ("sft", "rlvr"):
+        (query,) = found(tmp_path / "out", stage).values()
+        assert (query.options, query.answer) == (texts, "cat")
+
+
+def test_answer_may_be_the_label_of_an_object(folder: Path, tmp_path: Path) -> None:
+    options = {"label": ["1", "2"], "text": ["dog", "cat"]}
+    (folder / "rows.jsonl").write_text(json.dumps({"q": "?", "o": options, "a": "2"}))
+    columns = {"question": "q", "options": "o", "answer": "a"}
+    prepared(
+        tmp_path / "out",
+        {"arc": {"format": "hub", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "columns": columns}},
+    )
+    assert [query.answer for query in found(tmp_path / "out", "rlvr").values()] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([{"label": "B", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled ['A', 'B'] or 1, 2 in turn"),
+        ([{"label": "A", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled ['A', 'B'] or 1, 2 in turn"),
+        ([{"label": "A", "text": "dog"}, {"label": "B", "text": " "}], "option 2 is blank"),
+        ([{"label": "A", "text": "dog"}, {"label": "B", "text": None}], "option 2 is blank"),
+        (["dog", None], "option 2 is blank"),
+        ([{"label": "A", "answer": "dog"}, {"label": "B", "answer": "cat"}], "option 1 is blank"),
+    ],
+)
+def test_options_that_are_none_are_listed(folder: Path, tmp_path: Path, options: Any, message: str) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (R1, {**R1, "problem_id": 2, "options": options})))
+    prepared(tmp_path / "out", {"avqa": {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["sft"]}})
+    assert message in problems(tmp_path / "out")[2, "options"]
+
+
+@pytest.mark.parametrize("form", ["r1", "hub"])
+def test_media_may_have_a_root_of_their_own(folder: Path, tmp_path: Path, form: str) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    source: dict[str, Any] = {"format": form, "path": str(rows / "rows.jsonl"), "media": str(folder), "stages": ["rlvr"]}
+    row: dict[str, Any] = {**R1, "data_type": "image_audio", "path": {"image": "images/a.png", "audio": "/audios/a.wav"}}
+    if form == "hub":
+        row = {"q": "?", "a": "a dog", "i": "images/a.png", "s": {"bytes": None, "path": "audios/a.wav"}}
+        source["columns"] = {"question": "q", "answer": "a", "image": "i", "audio": "s"}
+    (rows / "rows.jsonl").write_text(json.dumps(row))
+    prepared(tmp_path / "out", {"x": source})
+    (query,) = found(tmp_path / "out", "rlvr").values()
+    for made, path in zip(query.media, ("images/a.png", "audios/a.wav"), strict=True):
+        assert made.sha256 == sha256_file(folder / path) == sha256_file(locate(made, tmp_path / "out"))
+    before = step_key("prepare", recipe({"x": source}), {}, tmp_path / "out")
+    make_picture(folder / "images" / "c.png", "green", (32, 24))
+    assert step_key("prepare", recipe({"x": source}), {}, tmp_path / "out") != before
+
+
+def test_media_root_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps(R1))
+    source = {"format": "r1", "path": str(folder / "rows.jsonl"), "media": str(tmp_path / "gone"), "stages": ["rlvr"]}
+    with pytest.raises(ConfigError, match=r"prepare\.training\.x\.media: there is no folder"):
+        prepared(tmp_path / "out", {"x": source})
+
+
+@pytest.mark.parametrize("blank", [None, float("nan"), "", " \n"])
+@pytest.mark.parametrize("column", ["question", "answer"])
+@pytest.mark.parametrize("kept", ["parquet", "jsonl"])
+def test_blank_cells_are_missing_and_never_taught(folder: Path, tmp_path: Path, kept: str, column: str, blank: Any) -> None:
+    """NaN is what pandas makes of null."""
+    rows = [{"question": "Which?", "answer": "cat"}, {"question": "Which?", "answer": "cat", column: blank}]
+    path = folder / f"rows.{kept}"
+    if kept == "parquet":
+        # The column of such a table is one of floats, where nothing else is in it.
+        pq.write_table(pa.Table.from_pylist(rows[1:]), folder / "rows-2.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[:1]), folder / "rows-1.parquet")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"question": "question", "answer": "answer"}
+    source = {"format": "hub", "path": str(folder), "files": f"rows*.{kept}", "stages": ["sft"], "columns": columns}
+    prepared(tmp_path / "out", {"x": source})
+    assert [query.target for query in found(tmp_path / "out").values()] == ["cat"]
+    assert [(p["field"], p["message"]) for p in read_jsonl(tmp_path / "out" / "problems.jsonl", dict)] == [(column, "is missing")]
+
+
+def test_whole_numbers_with_a_gap_stay_whole(folder: Path, tmp_path: Path) -> None:
+    """pandas keeps the column as floats."""
+    table_of = {"id": [1.0, 2.0], "n": [3.0, 2.5], "question": ["How many?"] * 2}
+    pq.write_table(pa.table(table_of), folder / "rows.parquet")
+    columns = {"id": "id", "question": "question", "answer": "n"}
+    source = {"format": "hub", "path": str(folder / "rows.parquet"), "stages": ["sft"], "columns": columns}
+    prepared(tmp_path / "out", {"x": source})
+    assert {name: query.target for name, query in found(tmp_path / "out").items()} == {"1": "3", "2": "2.5"}
+
+
 def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
     (folder / "rows.jsonl").write_text(json.dumps({**R1, "data_type": "video", "path": "film.mp4"}))
     source = {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "sound": True}
@@ -240,6 +373,11 @@ def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
             "no number that a reply",
         ),
         ({"problem": ""}, "question", "at least 1 character"),
+        ({"problem": " \n"}, "question", "is blank"),
+        ({"problem": None}, "question", "valid string"),
+        ({"solution": None}, "solution", "is missing"),
+        ({"problem_type": None}, "problem_type", "is missing"),
+        ({"problem_type": "free-form", "solution": "<answer> </answer>"}, "solution", "holds no <answer>"),
         ({"options": "dog or cat"}, "options", "is no list"),
         (
             {"solution": "<answer>B</answer> I mean <answer>A</answer>"},
@@ -349,6 +487,7 @@ def test_a_data_set_of_the_hub_at_its_commit(folder: Path, tmp_path: Path, monke
         ({"columns": {**COLUMNS, "picture": "x"}}, "names picture, which is none of"),
         ({"format": "r1"}, "columns are for format hub"),
         ({"stages": []}, "stages"),
+        ({"format": "queries", "columns": {}, "media": "media"}, "format queries has its media relative to the file"),
     ],
 )
 def test_a_source_that_is_not_pinned_or_not_described(given: dict[str, Any], message: str) -> None:
