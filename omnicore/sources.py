@@ -74,6 +74,8 @@ R1_KINDS = {
     "free-form": AnswerKind.text,
     "temporal retrieval": AnswerKind.interval,
 }
+# Types whose answers Video-R1 grades, and by what: keys of `training.rewards.GRADES`.
+GRADED = {"OCR": "word error rate", "free-form": "rouge", "regression": "relative error"}
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -209,6 +211,8 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     native = {"data_source": str(item.get("data_source") or "")}
     if kind is AnswerKind.number and answers[0] != answer:
         native["answer"] = answer  # replies are read in its notation
+    if item["problem_type"] in GRADED:
+        native["graded"] = GRADED[item["problem_type"]]
     media = _r1_media(source, item, config)
     return Query(
         benchmark=source.entry.name,

@@ -21,7 +21,8 @@ Records = Sequence[dict[str, Any]]
 
 @dataclass
 class Rollout:
-    """One reply. `right` is what groups are filtered on; `used` ones are trained on, with their advantage."""
+    """One reply. `right` is what groups are filtered on: 1 or 0, or the worth of an answer that is graded. `used` ones are trained
+    on, with their advantage."""
 
     row: Row
     prompt: Prompt
@@ -29,7 +30,7 @@ class Rollout:
     text: str
     judged: Reward
     reward: float
-    right: bool
+    right: float
     used: bool = False
     advantage: float = 0.0
 
@@ -57,8 +58,8 @@ Draw = Callable[[int, int], Sequence[int] | None]
 
 
 def useful(group: Group) -> bool:
-    """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2)."""
-    return 0 < sum(rollout.right for rollout in group) < len(group)
+    """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2), nor does one graded alike."""
+    return len({rollout.right for rollout in group}) > 1
 
 
 def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw) -> list[Group]:

@@ -127,7 +127,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             judged = reward(text, sample.truncated, row.query, self.profile)
             paid, right = judged.worth + self.config.format_weight * judged.form, judged.right
             if flips:
-                paid, right = flips[place], bool(flips[place])
+                paid = right = flips[place]
             rollouts.append(Rollout(row, prompts[place // n], sample, text, judged, paid, right))
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
 

@@ -73,3 +73,34 @@ def test_an_answer_that_cannot_be_judged_is_refused(answer: str) -> None:
     """A fault of the data: as a reward of 0 it would train against right replies."""
     with pytest.raises(ValueError, match="is no interval in time"):
         query("interval", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("graded", "answer", "reply", "outcome", "worth"),
+    [
+        ("word error rate", "NO ENTRY AFTER DARK", "No entry after dark.", RIGHT, 1),
+        ("word error rate", "NO ENTRY AFTER DARK", "no entry after dawn", WRONG, 3 / 4),
+        ("word error rate", "NO ENTRY AFTER DARK", "no entry", WRONG, 1 / 2),
+        ("word error rate", "NO ENTRY AFTER DARK", "there is no entry after dark", WRONG, 1 / 2),
+        ("word error rate", "STOP", "one two three", WRONG, 0),
+        ("word error rate", "!?", "?", WRONG, 0),
+        ("rouge", "the red door opens", "The red door opens", RIGHT, 1),
+        ("rouge", "the red door opens", "the red gate opens", WRONG, (3 / 4 + 1 / 3 + 3 / 4) / 3),
+        ("rouge", "the red door opens", "opens door red the", WRONG, (1 + 0 + 1 / 4) / 3),
+        ("rouge", "the red door opens", "a dog", WRONG, 0),
+        ("rouge", "wetsuit", "wetsuit", RIGHT, 1),  # one word has no pair of words: 2/3 by Video-R1
+        ("rouge", "wetsuit", "a wetsuit", WRONG, (2 / 3 + 0 + 2 / 3) / 3),
+        ("rouge", "wetsuit", "", NONE, 0),
+        ("relative error", "40", "40", RIGHT, 1),
+        ("relative error", "40", "41", WRONG, 39 / 40),
+        ("relative error", "40", "30", WRONG, 3 / 4),
+        ("relative error", "-40", "40", WRONG, 0),
+        ("relative error", "0", "0.5", WRONG, 0),
+        ("relative error", "40", "many", NONE, 0),
+    ],
+)
+def test_graded_answers_have_partial_worth(graded: str, answer: str, reply: str, outcome: Outcome, worth: float) -> None:
+    kind = "number" if graded == "relative error" else "text"
+    found = reward(f"<answer>{reply}</answer>", False, query(kind, answer=answer, native={"graded": graded}), Profile())
+    assert found == Reward(outcome, pytest.approx(worth), float(outcome is not NONE), outcome is not NONE)
+    assert found.right == found.worth

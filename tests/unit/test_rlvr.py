@@ -131,8 +131,13 @@ def test_curves_tell_each_modality_and_the_journal_each_rollout(rows: list[Row],
 class Told:
     """Rollouts whose worth is written down."""
 
-    def __init__(self, right: bool) -> None:
+    def __init__(self, right: float) -> None:
         self.right, self.used = right, False
+
+
+@pytest.mark.parametrize(("worths", "teaches"), [((0.2, 0.4), True), ((0.0, 0.0), False), ((0.5, 0.5), False), ((1.0, 0.9), True)])
+def test_graded_groups_teach_where_grades_differ(worths: Sequence[float], teaches: bool) -> None:
+    assert useful([Told(worth) for worth in worths]) is teaches
 
 
 def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
@@ -141,7 +146,7 @@ def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
 
     def roll(indices: Sequence[int], turn: int) -> Any:
         turns.append(list(indices))
-        return [[Told(c == "1") for c in outcomes[i]] for i in indices]
+        return [[Told(float(c)) for c in outcomes[i]] for i in indices]
 
     def draw(missing: int, turn: int) -> list[int] | None:
         return {1: [3, 4], 2: [5, 6]}[turn][:missing] if missing else None

@@ -19,8 +19,9 @@ from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import step_key
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.sources import GRADED, R1_KINDS
 from omnicore.steps import prepare
-from omnicore.training.rewards import reward
+from omnicore.training.rewards import GRADES, reward
 from tests.media_files import make_picture, make_tone, make_video, medium
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -228,6 +229,31 @@ def test_numbers_in_any_notation_are_numbers(folder: Path, tmp_path: Path, form:
     assert query.target == (f"<answer>{gold}</answer>" if form == "r1" else gold)
     for reply in (gold, f"<answer>{gold}</answer>", answer):
         assert judge(reply, query, "letter") == (answer, Outcome.correct)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "reply", "worth"),
+    [
+        ("OCR", "NO ENTRY AFTER DARK", "NO ENTRY AFTER DAWN", 3 / 4),
+        ("free-form", "the red door opens", "opens door red the", 5 / 12),
+        ("regression", "40", "30", 3 / 4),
+        ("numerical", "40", "30", 0),
+        ("counting", "40", "39", 1 / 2),
+    ],
+)
+def test_graded_types_have_the_publishers_reward(
+    folder: Path, tmp_path: Path, kind: str, gold: str, reply: str, worth: float
+) -> None:
+    row = {**R1, "problem_type": kind, "options": [], "solution": f"<answer>{gold}</answer>"}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    prepared(tmp_path / "out", {"x": {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"]}})
+    (query,) = found(tmp_path / "out", "rlvr").values()
+    assert reward(f"<think>so</think><answer>{reply}</answer>", False, query, Profile()).worth == pytest.approx(worth)
+
+
+def test_each_grade_has_its_reward() -> None:
+    assert set(GRADED.values()) == GRADES.keys()
+    assert GRADED.keys() <= R1_KINDS.keys()
 
 
 @pytest.mark.parametrize(
