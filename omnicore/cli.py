@@ -45,8 +45,9 @@ examples:
                     --output runs/a/sft-distilled
   omnicore recipe show tiny --set seed=1
 
-A command that was interrupted goes on where it was when it is given again; one that is finished
-returns at once. `omnicore <step> --help` lists a step's inputs and files."""
+Give the same command again to resume an interrupted step; one that is finished returns at once.
+What an output holds of other settings is never removed without --replace.
+`omnicore <step> --help` lists a step's inputs and files."""
 
 
 SERVE = """\
@@ -155,7 +156,7 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         if not options.output:
             raise ConfigError(f"omnicore {options.command} needs --output DIR, new, empty, or an earlier run of this step")
-        run(options.command, recipe, _inputs(options.input), options.output, section=options.section)
+        run(options.command, recipe, _inputs(options.input), options.output, section=options.section, replace=options.replace)
     return 0
 
 
@@ -291,6 +292,9 @@ def _parser() -> ArgumentParser:
         )
         step.add_argument(
             "--output", required=name not in DRY, metavar="DIR", help=f"new, empty, or an earlier run of this step{_S3}"
+        )
+        step.add_argument(
+            "--replace", action="store_true", help="exchange what --output holds of other settings, once the new result is finished"
         )
         if name in DRY:
             step.add_argument("--dry-run", action="store_true", help=DRY[name])

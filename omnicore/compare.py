@@ -16,7 +16,7 @@ from typing import Any
 from omnicore import manifests, stats
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, read_jsonl
-from omnicore.provenance import read_step
+from omnicore.provenance import verified
 from omnicore.schema import Manifest, Outcome, Record, Response, View
 
 Key = tuple[str, str]
@@ -115,7 +115,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _read(folder: Path) -> Evaluation:
-    if (step := read_step(folder)["step"]) != "evaluate":
+    if (step := verified(folder)["step"]) != "evaluate":
         raise ConfigError(f"{folder} is an output of {step}; compare takes two of evaluate")
     scores = read_json(folder / "scores.json")
     if missing := {"profile", "profile_hash", "manifest_hash", "queries_hash", "model"} - scores.keys():

@@ -28,7 +28,7 @@ from omnicore import store
 from omnicore.errors import OmniError, StorageError
 from omnicore.journal import read_json, replacing
 from omnicore.provenance import STEP_FILE
-from omnicore.run import KEY_FILE
+from omnicore.run import KEY_FILE, unfinished_key
 
 if TYPE_CHECKING:
     from omnicore.s3 import Bucket
@@ -61,12 +61,16 @@ def kept(directory: Path, output: str, key: str) -> Iterator[None]:
     thread.join()
 
 
-def forget(output: str) -> None:
-    """Removes all that is kept of an output, which is published by now."""
+def forget(output: str, key: str) -> None:
+    """Removes what is kept of the step with this key, which is published by now. What is kept of other settings stays."""
     try:
-        _remove(*store.open_bucket(f"{output}.unfinished"))
+        _remove(*store.open_bucket(_place(output, key)))
     except OmniError as error:
         print(f"what was kept of {output} stays there: {error}", file=sys.stderr, flush=True)
+
+
+def _place(output: str, key: str) -> str:
+    return f"{output}.unfinished/{key[:32]}"
 
 
 class Keeper:
@@ -74,7 +78,7 @@ class Keeper:
 
     def __init__(self, directory: Path, output: str, key: str) -> None:
         self._directory, self._key = directory, key
-        self._uri = f"{output}.unfinished/{key[:32]}"
+        self._uri = _place(output, key)
         self._bucket, self._prefix = store.open_bucket(self._uri)
         self._links = directory.with_name(directory.name + ".keeping")
         self._ends: dict[str, tuple[int, hashlib._Hash]] = {}  # of each journal, what is kept: its length and sha256
@@ -92,11 +96,10 @@ class Keeper:
         self._folders = {match[1] for name in there if (match := FOLDER.fullmatch(name))}
         if not pieces and not self._folders:
             return
-        key_file = self._directory / KEY_FILE
-        if not key_file.exists() or key_file.read_text() != self._key:
+        if unfinished_key(self._directory) != self._key:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory.mkdir(parents=True)
-            key_file.write_text(self._key)
+            (self._directory / KEY_FILE).write_text(self._key)
         for journal in sorted({journal for journal, _, _ in pieces}):
             self._bring_journal(journal, [(int(start), sha256) for name, start, sha256 in pieces if name == journal])
         for journal in sorted({folder.partition("/")[0] for folder in self._folders}):

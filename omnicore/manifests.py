@@ -21,7 +21,7 @@ from omnicore.audit.files import read_queries
 from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, replacing, write_json
-from omnicore.provenance import STEP_FILE, read_step, sha256_file, write_step
+from omnicore.provenance import STEP_FILE, read_step, sha256_file, verified, write_step
 from omnicore.schema import Label, Manifest, Verdict
 
 Listed = Literal["kept", "removed"]
@@ -187,7 +187,7 @@ def save(manifest: Manifest, counts: Mapping[str, int], sources: Sequence[Path],
     (output / STEP_FILE).unlink(missing_ok=True)
     write_json(output / "manifest.json", manifest)
     kept = len(manifest.kept())
-    inputs = {"table": sha256_file(table), "queries": read_step(queries)["digest"]}
+    inputs = {"table": sha256_file(table), "queries": verified(queries)["digest"]}
     summary = {**counts, "policy": "imported", "kept_imported": kept, "removed_imported": len(manifest.verdicts) - kept}
     facts = {"step": "clean", "section": "clean", "key": digest(inputs), "profile_hash": "", "seed": 0, "inputs": inputs}
     write_step(output, {**facts, "seconds": 0.0, "summary": summary})

@@ -22,11 +22,12 @@ from omnicore.errors import DataError
 from omnicore.journal import read_json, write_json
 
 STEP_FILE = "step.json"
+FILES_FILE = "files.json"
 METRICS_FILE = "metrics.prom"
 SIGNATURE = "model.sig"
 # Differ between two runs that give the same result: times, the unfinished work of a killed process, and signatures, which no two
 # are alike.
-NOT_CONTENT = (STEP_FILE, METRICS_FILE, SIGNATURE, "*.journal", "*.lock")
+NOT_CONTENT = (STEP_FILE, FILES_FILE, METRICS_FILE, SIGNATURE, "*.journal", "*.lock")
 REQUIRED = {"step", "section", "key", "digest", "seconds", "summary"}
 
 
@@ -41,12 +42,21 @@ def digest_directory(path: Path, *, skip: Sequence[str] = NOT_CONTENT) -> str:
     `skip` holds patterns of names, of files or directories at any depth, that do not count. Raises DataError when there
     is no such directory.
     """
+    return _digest({name: sha256_file(path / name) for name in _names(path, skip)})
+
+
+def _names(path: Path, skip: Sequence[str] = NOT_CONTENT) -> list[str]:
     if not path.is_dir():
         raise DataError(f"{path}: no such directory")
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return [name for name in names if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in skip)]
+
+
+def _digest(contents: Mapping[str, str]) -> str:
+    """sha256 over names and the sha256 of their contents, in the order given."""
     total = hashlib.sha256()
-    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
-        if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in skip):
-            total.update(f"{name}\0{sha256_file(path / name)}\n".encode())
+    for name, sha256 in contents.items():
+        total.update(f"{name}\0{sha256}\n".encode())
     return total.hexdigest()
 
 
@@ -94,11 +104,47 @@ def versions() -> dict[str, str]:
 
 
 def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Finishes an output: adds `digest`, `versions` and `code` to `fields` and writes `step.json`, whole or not at all."""
+    """Finishes an output: adds `digest`, `versions` and `code` to `fields` and writes `step.json`, whole or not at all. Before it
+    comes `files.json`, by which `verified` sees what was changed since: size, time of change in ns and sha256 of each file."""
+    contents = {name: sha256_file(directory / name) for name in _names(directory)}
+    stats = {name: (directory / name).stat() for name in contents}
+    write_json(directory / FILES_FILE, {name: [stats[name].st_size, stats[name].st_mtime_ns, contents[name]] for name in contents})
     code = {"digest": code_digest(), "revision": revision()}
-    record = {**fields, "digest": digest_directory(directory), "versions": versions(), "code": code}
+    record = {**fields, "digest": _digest(contents), "versions": versions(), "code": code}
     write_json(directory / STEP_FILE, record)
     return record
+
+
+def verified(directory: Path) -> dict[str, Any]:
+    """The content of `step.json` of an output whose files are those that the step wrote.
+
+    A file of the same size and time of change is taken as it is; of any other, as in a copy, the sha256 decides. An output without
+    `files.json`, of an earlier version, is read whole. Raises DataError as `read_step` does, and naming the first file that was
+    changed, lost or added.
+    """
+    record = read_step(directory)
+    names, listed = _names(directory), {}
+    if (directory / FILES_FILE).is_file():
+        listed = read_json(directory / FILES_FILE)
+        if _digest({name: listed[name][2] for name in sorted(listed)}) != record["digest"]:
+            raise DataError(f"{directory / FILES_FILE} is not that of the {STEP_FILE} beside it; run the step again")
+    elif digest_directory(directory) != record["digest"]:
+        raise DataError(f"{directory} was changed after it was finished; {_REMEDY}")
+    else:
+        return record
+    if lost := sorted(listed.keys() - set(names)):
+        raise DataError(f"{directory / lost[0]} is missing since the step was finished; {_REMEDY}")
+    for name in names:
+        if name not in listed:
+            raise DataError(f"{directory / name} was added after the step was finished; remove it")
+        size, changed, sha256 = listed[name]
+        found = (directory / name).stat()
+        if found.st_size != size or (found.st_mtime_ns != changed and sha256_file(directory / name) != sha256):
+            raise DataError(f"{directory / name} was changed after the step was finished; {_REMEDY}")
+    return record
+
+
+_REMEDY = "run the step again, or copy its output again"
 
 
 def read_step(directory: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from omnicore.config import (
@@ -165,14 +166,24 @@ def _annotation(path: Sequence[str]) -> Any:
     """The type of the field at a dotted path, None where there is no such field."""
     found: Any = Recipe
     for part in path:
-        kinds = written.members(found)
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if model is not None:
-            field = model.model_fields.get(part)
-            found = field.annotation if field else None
+        field = _fields(found).get(part)
+        if field is None:
+            found = next((get_args(kind)[1] for kind in written.members(found) if get_origin(kind) is dict), None)
         else:
-            found = next((get_args(kind)[1] for kind in kinds if get_origin(kind) is dict), None)
+            found = field.annotation
     return next((kind for kind in written.members(found) if kind is not type(None)), None)
+
+
+def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
+    """The fields of the section that an annotation admits; none where it is no section."""
+    sections = (kind for kind in written.members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return next((section.model_fields for section in sections), {})
+
+
+def _default(path: Sequence[str]) -> Any:
+    """The default of the field at a dotted path; None where it has none."""
+    field = _fields(_annotation(path[:-1]) if len(path) > 1 else Recipe).get(path[-1])
+    return field.get_default(call_default_factory=True, validated_data={}) if field and not field.is_required() else None
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -180,8 +191,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not field:
         raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
     *parents, last = path = field.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         inner = values.get(parent, {})
+        if parent not in values and isinstance(default := _default(path[:depth]), dict):
+            inner = default  # one member of a mapping is changed, and the others are not lost
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
         # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.

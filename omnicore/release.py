@@ -10,10 +10,10 @@ from pathlib import Path
 
 from omnicore import card, signing, store
 from omnicore.card import Card, Made, Scores
-from omnicore.errors import CheckpointError, ConfigError, DataError
+from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, storage_errors
 from omnicore.media import bring
-from omnicore.provenance import SIGNATURE, STEP_FILE, digest_directory, read_step
+from omnicore.provenance import SIGNATURE, STEP_FILE, read_step, verified
 
 REPLACED = {card.FILE, card.README, SIGNATURE}
 
@@ -63,9 +63,7 @@ def _made(directory: Path) -> Made:
     signing.verify(directory)
     step = directory.resolve().parent
     if directory.resolve().name == card.CHECKPOINT and (step / STEP_FILE).is_file():
-        record = read_step(step)
-        if digest_directory(step) != record["digest"]:
-            raise CheckpointError(f"{step} was changed after it was finished: run {record['section']} again")
+        record = verified(step)
         return Made.model_validate({name: record[name] for name in Made.model_fields})
     if made := card.read(directory).made:
         return made
@@ -84,6 +82,7 @@ def _scores(made: Made, place: Path) -> Scores:
     if len({record["digest"] for record in own.values()}) > 1:
         raise DataError(f"{place}: several evaluations are of this checkpoint; name one: {', '.join(map(str, own))}")
     directory, record = next(iter(own.items()))
+    verified(directory)
     scores = read_json(directory / "scores.json")
     by_benchmark = {name: {view: of[view] for view in card.VIEWS} for name, of in scores["by_benchmark"].items()}
     plain = {name: scores[name] for name in ("profile_hash", "manifest_hash", "queries_hash", "ablation", *card.VIEWS)}

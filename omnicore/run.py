@@ -1,12 +1,14 @@
-"""The one door: `run_step` finds, continues or does the work of a step, for the CLI and for every component.
+"""Run a step: return its finished result, continue an unfinished one, or do the work, for the CLI and for every component.
 
 The key of a result covers all that can change it, so a directory that holds the key holds the result. `step.json` is
-written last; until then `key.journal` says whose unfinished work a directory is, and a run of the same key goes on there.
+written last; until then `key.journal` holds the key and what it is made of, and a run of the same key continues there. Work of
+another key is never removed unless the user asks for it.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import sys
 import time
@@ -26,7 +28,8 @@ from omnicore.journal import storage_errors
 from omnicore.live import push, working
 from omnicore.progress import told
 from omnicore.prompts import profile_hash
-from omnicore.provenance import METRICS_FILE, STEP_FILE, code_digest, digest_directory, model_directory, read_step, write_step
+from omnicore.provenance import METRICS_FILE, STEP_FILE, digest_directory, model_directory, read_step, verified, write_step
+from omnicore.reach import step_code_digest
 from omnicore.recipe import SECTION_STEP, Recipe
 from omnicore.snapshot import snapshot, stage_of
 from omnicore.steps import STEPS
@@ -44,7 +47,7 @@ Run = Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]
 
 
 class Work(NamedTuple):
-    """One step with everything that decides its result."""
+    """One step with everything that decides its result: `key` is the digest of `decides`."""
 
     step: str
     section: str
@@ -54,6 +57,7 @@ class Work(NamedTuple):
     digests: dict[str, str]
     keys: dict[str, str]
     models: dict[str, str]
+    decides: dict[str, Any]
     key: str
 
 
@@ -66,41 +70,60 @@ def run_step(
     section: str | None = None,
     cache: Path | None = None,
     execute: Run | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
-    """Fills `output` with the result of a step and returns the content of its `step.json`.
+    """Run a step: return its finished result, continue an unfinished one, or do the work. Returns the content of `step.json`.
 
     `inputs` maps a role to the finished output of an earlier step; `section` names the part of the recipe where it is not
-    the step's own, as in `sft_distilled`. A finished result of the same key is returned as it is, an unfinished one is
-    continued, any other result of this step is replaced. With `cache` the work is done in `cache/<step>-<key>` and linked
-    into `output`. `execute` does the work in place of the step's own `run`, elsewhere than in this process; it is not called
-    when the work is done.
+    the step's own, as in `sft_distilled`. What `output` holds of other settings is left alone: `replace` does the work beside it
+    and exchanges the two once it is finished. With `cache` the work is done in `cache/<step>-<key>` and linked into `output`.
+    `execute` does the work in place of the step's own `run`, elsewhere than in this process; it is not called when the work is
+    done.
 
-    Raises ConfigError for a wrong step, section, role or output directory, DataError for an unfinished input, StorageError
-    when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`, whatever the step raises, and
-    what a job of it raises where `recipe.launcher` names a cluster (omnicore/cluster/launch.py).
+    Raises ConfigError for a wrong step, section, role or output directory, or one that holds work of other settings; DataError for
+    an input that is unfinished or was changed since, StorageError when the disk refuses, StepBusy when another process holds the
+    directory longer than `WAIT`, whatever the step raises, and what a job of it raises where `recipe.launcher` names a cluster
+    (omnicore/cluster/launch.py).
     """
     output = Path(output).resolve()
     work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
+    for path in work.inputs.values():
+        verified(path)
     with storage_errors(output), ExitStack() as locks:
         locks.enter_context(_locked(output))
+        old = output.with_name(output.name + ".replaced")
+        if old.exists() and not output.exists():  # killed between the two renames
+            old.rename(output)
         record = _finished(output, work.key)
         found = record is not None
         if record is None:
-            directory = Path(cache).resolve() / f"{step}-{work.key[:16]}" if cache else output
-            if cache:
+            _make_room(work, output, replace)
+            target = output.with_name(output.name + ".replacing") if _held_by_others(output, work.key) else output
+            directory = Path(cache).resolve() / f"{step}-{work.key[:16]}" if cache else target
+            if directory != output:
                 locks.enter_context(_locked(directory))
                 record = _finished(directory, work.key)
                 found = record is not None
             record = record or _do(work, directory, execute)
             if cache:
-                _publish(work, directory, output)
+                _publish(work, directory, target)
+            if target != output:
+                output.rename(old)
+                target.rename(output)
+                shutil.rmtree(old)
     tell(record, found=found)
     return record
 
 
-def step_key(step: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, *, section: str | None = None) -> str:
-    """The key that `run_step` would look for. Of an input only its `step.json` is read. Raises as `run_step` does."""
-    return _plan(step, section or step, recipe, dict(inputs), output).key
+def step_work(step: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, *, section: str | None = None) -> Work:
+    """What `run_step` would look for. Of an input only its `step.json` is read. Raises as `run_step` does."""
+    return _plan(step, section or step, recipe, dict(inputs), output)
+
+
+def unfinished_key(directory: Path) -> str:
+    """The key of the unfinished work in a directory; empty where there is none."""
+    key_file = directory / KEY_FILE
+    return key_file.read_text().partition("\n")[0] if key_file.is_file() else ""
 
 
 def tell(record: Mapping[str, Any], *, found: bool) -> None:
@@ -142,22 +165,20 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
     read = whole if "*" in reads else {name: whole[name] for name in reads if name not in inputs}
     named = {name for name in (read.get("model"), getattr(config, "model", None)) if name}
     models = {name: found for name in sorted(named) if (found := _contents(name))}
-    key = digest(
-        {
-            "step": step,
-            "section": section,
-            "config": deciding(config.model_dump(mode="json")),
-            "seed": recipe.seed,
-            "profile": profile_hash(recipe.profile),
-            "recipe": deciding(read),
-            "models": models,
-            "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
-            "training": {name: _listings(given) for name, given in getattr(config, "training", {}).items()},
-            "inputs": digests,
-            "code": code_digest(),
-        }
-    )
-    return Work(step, section, recipe, config, inputs, digests, keys, models, key)
+    decides = {
+        "step": step,
+        "section": section,
+        "config": deciding(config.model_dump(mode="json")),
+        "seed": recipe.seed,
+        "profile": {**recipe.profile.model_dump(mode="json"), "hash": profile_hash(recipe.profile)},
+        "recipe": deciding(read),
+        "models": models,
+        "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
+        "training": {name: _listings(given) for name, given in getattr(config, "training", {}).items()},
+        "inputs": digests,
+        "code": step_code_digest(step),
+    }
+    return Work(step, section, recipe, config, inputs, digests, keys, models, decides, digest(decides))
 
 
 def _contents(model: str) -> str:
@@ -248,6 +269,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         "inputs": work.digests,
         "input_keys": work.keys,
         "models": work.models,
+        "decides": work.decides,
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
         "summary": summary,
@@ -291,10 +313,11 @@ def _finished(directory: Path, key: str) -> dict[str, Any] | None:
     record = _held(directory)
     if record is None or record["key"] != key:
         return None
-    if record["digest"] != digest_directory(directory):
-        print(f"{directory} was changed after it was finished; it is made again", file=sys.stderr, flush=True)
+    try:
+        return verified(directory)
+    except DataError as error:
+        print(f"{error}. {directory} is made again", file=sys.stderr, flush=True)
         return None
-    return record
 
 
 def _held(directory: Path) -> dict[str, Any] | None:
@@ -304,22 +327,91 @@ def _held(directory: Path) -> dict[str, Any] | None:
         return None
 
 
+def _make_room(work: Work, output: Path, replace: bool) -> None:
+    """Raises ConfigError where `output` is not a directory for this step, or holds work of other settings that nobody gave up."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output {output} is a file; give a directory")
+    held = _held(output)
+    if not held and not (output / KEY_FILE).exists() and output.exists() and any(output.iterdir()):
+        raise ConfigError(f"output {output} is not empty and holds no result of omnicore; give a new or empty directory")
+    if held and held["step"] != work.step:
+        raise ConfigError(f"output {output} holds a result of {held['step']}; give {work.step} a directory of its own")
+    if not replace and (others := _held_by_others(output, work.key)):
+        told = differences(others.decides, work.decides)
+        raise ConfigError(
+            f"output {output} holds {others.what}{told}. Give another --output, or --replace to exchange it once the new result is "
+            "finished"
+        )
+
+
+class Others(NamedTuple):
+    """Work of other settings in a directory: in words, and what decided it where that is known."""
+
+    what: str
+    decides: dict[str, Any]
+
+
+def _held_by_others(directory: Path, key: str) -> Others | None:
+    """What would be lost if the work of `key` began in `directory`: a finished result, or journals, of another key."""
+    held = _held(directory)
+    if held:
+        return Others(f"a finished {held['section']}", held.get("decides", {})) if held["key"] != key else None
+    if not (directory / KEY_FILE).is_file():
+        return None
+    theirs, _, decides = (directory / KEY_FILE).read_text().partition("\n")
+    journals = sorted(path.name for path in directory.glob("*.journal") if path.name != KEY_FILE and _size(path))
+    if theirs in ("", key) or not journals:
+        return None
+    known = json.loads(decides) if decides else {}
+    return Others(f"an unfinished {known.get('section', 'result')} ({', '.join(journals)})", known)
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What differs between two works' `decides`, at most five settings, to stand behind their name."""
+    if not theirs:
+        return " of other settings"
+    old, new = dict(_leaves(theirs)), dict(_leaves(ours))
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name) and name != "profile.hash"]
+    if not names:
+        return " made with another format of prompts and answers"
+    told = [_difference(name, old.get(name), new.get(name), ours["section"]) for name in names[:5]]
+    return ": " + ", ".join([*told, *([f"and {len(names) - 5} more"] if len(names) > 5 else [])])
+
+
+def _difference(name: str, old: Any, new: Any, section: str) -> str:
+    kind, _, field = name.partition(".")
+    match kind:
+        case "code":
+            return "other code of this step"
+        case "inputs" | "models" | "sources" | "training":
+            return f"another content of {kind}.{field}"
+        case "config" | "recipe":
+            return f"{section + '.' if kind == 'config' else ''}{field} {old} -> {new}"
+        case _:
+            return f"{name} {old} -> {new}"
+
+
+def _leaves(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", value
+
+
 def _begin(work: Work, directory: Path) -> None:
     """Empties a directory for work on a key; journals of the same key stay, and no others.
 
-    Files beside the journals go too: what a killed process left half-made would otherwise count as a result. Raises
-    ConfigError for a directory with other contents, which are not ours to remove.
+    Files beside the journals go too: what a killed process left half-made would otherwise count as a result.
     """
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"output {directory} is a file; give a directory")
     directory.mkdir(parents=True, exist_ok=True)
     key_file, step_file = directory / KEY_FILE, directory / STEP_FILE
-    if any(directory.iterdir()) and not key_file.exists() and not step_file.exists():
-        raise ConfigError(f"output {directory} is not empty and holds no result of omnicore; give a new or empty directory")
-    held = _held(directory)
-    if held and held["step"] != work.step:
-        raise ConfigError(f"output {directory} holds a result of {held['step']}; give {work.step} a directory of its own")
-    same = key_file.exists() and key_file.read_text() == work.key
+    same = unfinished_key(directory) == work.key
     if not same:
         # First disown the journals: a kill in the middle of the removal must not leave them under the new key.
         key_file.write_text("")
@@ -327,7 +419,7 @@ def _begin(work: Work, directory: Path) -> None:
     for entry in directory.iterdir():
         if entry != key_file and not (same and entry.name.endswith(".journal")):
             _remove(entry)
-    key_file.write_text(work.key)
+    key_file.write_text(f"{work.key}\n{json.dumps(work.decides)}")
 
 
 def _drop_journals(directory: Path) -> None:

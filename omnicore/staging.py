@@ -23,48 +23,64 @@ from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
 from omnicore.provenance import STEP_FILE
 from omnicore.recipe import Recipe
-from omnicore.run import Run, run_step, step_key, tell
+from omnicore.run import Run, Work, differences, run_step, step_work, tell
 from omnicore.store import Published
 
 
 def run(
-    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None, execute: Run | None = None
+    step: str,
+    recipe: Recipe,
+    inputs: Mapping[str, str],
+    output: str,
+    *,
+    section: str | None = None,
+    execute: Run | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """`run_step` for directories and s3:// addresses alike; returns the content of the result's `step.json`.
 
-    A finished result of the same key at an s3:// output is returned when the store still has every object as it was written.
-    Raises what `run_step`, `store.fetch` and `store.publish` raise, and ConfigError for an output that holds something else.
+    A finished result of the same key at an s3:// output is returned when the store still has every object as it was written; one
+    of other settings is left alone, unless `replace` says to write over it. Raises what `run_step`, `store.fetch` and
+    `store.publish` raise, and ConfigError for an output that holds something else.
     """
     inputs, output = {role: place.rstrip("/") for role, place in inputs.items()}, output.rstrip("/")
     if not any(store.is_s3(place) for place in (*inputs.values(), output)):
-        return run_step(
-            step, recipe, {role: Path(place) for role, place in inputs.items()}, Path(output), section=section, execute=execute
-        )
+        paths = {role: Path(place) for role, place in inputs.items()}
+        return run_step(step, recipe, paths, Path(output), section=section, execute=execute, replace=replace)
     for role, place in inputs.items():
         if place == output or output.startswith(f"{place}/") or place.startswith(f"{output}/"):
             raise ConfigError(f"output {output} and input {role} {place} lie in one another; give the output its own address")
-    own = scratch(output)
-    local = own / "output" if store.is_s3(output) else Path(output)
+    own, local = scratch(output), Path(output)
     with storage_errors(own), store.locked(own):
         known = {role: store.known(place) for role, place in inputs.items() if store.is_s3(place)}
         places = {role: own / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
         if store.is_s3(output):
             heads = {role: _head(inputs[role], known[role], own / "heads" / role) for role in known}
-            key = step_key(step, recipe, {**places, **heads}, local, section=section)
-            record = _published(output, step, key)
+            work = step_work(step, recipe, {**places, **heads}, own / "output", section=section)
+            local = own / f"output-{work.key[:16]}"  # unfinished work of other settings stays in directories of its own
+            record = _published(output, work, replace)
             if record:
                 tell(record, found=True)
-                shutil.rmtree(own)
+                _clear(own, local)
                 return record
         for role, published in known.items():
             store.fetch(inputs[role], places[role], published)
-        with keeping.kept(local, output, key) if store.is_s3(output) else nullcontext():
-            record = run_step(step, recipe, places, local, section=section, execute=execute)
+        with keeping.kept(local, output, work.key) if store.is_s3(output) else nullcontext():
+            record = run_step(step, recipe, places, local, section=section, execute=execute, replace=replace)
         if store.is_s3(output):
             store.publish(local, output)
-            keeping.forget(output)
-        shutil.rmtree(own)
+            keeping.forget(output, work.key)
+        _clear(own, local)
     return record
+
+
+def _clear(own: Path, local: Path) -> None:
+    """Removes what was fetched and, where it lies in the scratch directory, the result; the directory itself once it is empty."""
+    for entry in own.iterdir():
+        if entry.name.startswith(local.name) or not entry.name.startswith("output-"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not any(own.iterdir()):
+        own.rmdir()
 
 
 def scratch(output: str, whose: str = "") -> Path:
@@ -88,8 +104,9 @@ def _head(uri: str, published: Published, directory: Path) -> Path:
     return directory
 
 
-def _published(uri: str, step: str, key: str) -> dict[str, Any] | None:
-    """The record of the result with this key at `uri`, None where it is to be made."""
+def _published(uri: str, work: Work, replace: bool) -> dict[str, Any] | None:
+    """The record of the work's result at `uri`, None where it is to be made. Raises ConfigError where the address holds something
+    else, or a result of other settings that nobody gave up."""
     published = store.look(uri)
     if published is None:
         return None
@@ -99,6 +116,14 @@ def _published(uri: str, step: str, key: str) -> dict[str, Any] | None:
         print(f"{uri} was changed after it was published; it is made again", file=sys.stderr, flush=True)
         return None
     record: dict[str, Any] = json.loads(store.read(uri, published, STEP_FILE))
-    if record["step"] != step:
-        raise ConfigError(f"output {uri} holds a result of {record['step']}; give {step} an address of its own")
-    return record if record["key"] == key else None
+    if record["step"] != work.step:
+        raise ConfigError(f"output {uri} holds a result of {record['step']}; give {work.step} an address of its own")
+    if record["key"] == work.key:
+        return record
+    if not replace:
+        told = differences(record.get("decides", {}), work.decides)
+        raise ConfigError(
+            f"output {uri} holds a finished {record['section']}{told}. Give another --output, or --replace to write over it once "
+            "the new result is finished"
+        )
+    return None

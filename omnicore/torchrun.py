@@ -22,10 +22,12 @@ from omnicore.ranks import Team
 from omnicore.recipe import Recipe
 
 
-def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None) -> None:
+def run(
+    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None, replace: bool = False
+) -> None:
     """`staging.run`, by as many processes as there are. Raises what it raises, and ConfigError for a step that takes one."""
     if ranks.world() == 1:
-        staging.run(step, recipe, inputs, output, section=section)
+        staging.run(step, recipe, inputs, output, section=section, replace=replace)
         return
     if step not in TRAINING:
         raise ConfigError(f"step {step} takes one process, not {ranks.world()}: run it without torchrun")
@@ -45,7 +47,7 @@ def run(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, se
             summary: dict[str, Any] = import_module(f"omnicore.steps.{step}").run(recipe, config, places, directory)
         return summary
 
-    staging.run(step, recipe, inputs, output, section=section, execute=lead)
+    staging.run(step, recipe, inputs, output, section=section, execute=lead, replace=replace)
     team.say("end")
     for other in range(1, ranks.world()):  # the store may end with this process
         team.hear(f"gone/{other}")

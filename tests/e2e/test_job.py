@@ -16,7 +16,7 @@ from omnicore.errors import ClusterError
 from omnicore.journal import read_json
 from omnicore.provenance import STEP_FILE, digest_directory
 from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step, step_key
+from omnicore.run import run_step, step_work
 from tests.kube_server import NAMESPACE, KubeServer
 from tests.seaweed import BUCKET, Seaweed, seaweed
 
@@ -78,7 +78,7 @@ def test_a_training_step_runs_as_a_job_and_its_result_is_the_components_own(
     assert not kube.created
     kubelet(kube)
     record = run_step("sft", recipe, {"data": data}, output)
-    assert record["key"] == step_key("sft", load_recipe("tiny", SMALL), {"data": data}, output)
+    assert record["key"] == step_work("sft", load_recipe("tiny", SMALL), {"data": data}, output).key
     assert record == read_json(output / STEP_FILE)
     assert record["digest"] == digest_directory(output)
     assert (output / "checkpoint").is_dir()

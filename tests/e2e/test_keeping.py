@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import keeping, staging, store
+from omnicore import keeping, store
 from omnicore.errors import StorageError
 from omnicore.keeping import Keeper
 from omnicore.recipe import load_recipe
@@ -78,7 +79,7 @@ def test_a_journal_goes_in_pieces_and_comes_back_whole(seaweed: Seaweed, uri: st
     journal(tmp_path / "b", "one\ntwo\nthree\nfour\n")
     second.try_to_keep()
     assert kept(seaweed, uri)[-1] == f"replies.journal/{14:015d}"
-    keeping.forget(uri)
+    keeping.forget(uri, KEY)
     assert kept(seaweed, uri) == []
 
 
@@ -182,7 +183,7 @@ def test_a_store_that_goes_away_is_said_once_and_fails_nothing(
         until(lambda: "the journals are not kept for now" in capsys.readouterr().err)
         time.sleep(0.5)
         assert capsys.readouterr().err == ""
-    keeping.forget(uri)
+    keeping.forget(uri, KEY)
     assert f"what was kept of {uri} stays there" in capsys.readouterr().err
     with pytest.raises(StorageError, match="is not to be reached"), keeping.kept(tmp_path / "b", uri, KEY):
         pass
@@ -248,7 +249,7 @@ def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(seaweed: Seawee
         asked = {number: count - before.get(number, 0) for number, count in stub.counts.items() if number}
         assert sum(asked.values()) == (total - len(answered) if seed == 0 else total)
         assert seed or not any(asked[number] for number in answered)
-    record = staging._published(uri, "probe", calm["key"])
-    assert record
-    assert record["digest"] == calm["digest"]
-    assert objects(seaweed, f"{uri}.unfinished") == {}
+    record = json.loads(store.read(uri, store.known(uri), "step.json"))
+    assert (record["key"], record["digest"]) == (calm["key"], calm["digest"])
+    kept = {name.partition("/")[0] for name in objects(seaweed, f"{uri}.unfinished")}
+    assert kept == (set() if seed == 0 else {key})  # what is kept of other settings stays

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import ANY
 
 import pytest
 
 from omnicore import staging, store
-from omnicore.errors import OmniError, StorageError
+from omnicore.errors import ConfigError, OmniError, StorageError
 from omnicore.recipe import load_recipe
 from tests.seaweed import (
     Proxy,
@@ -59,7 +60,11 @@ def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str
     staging.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
     assert steps == {"prepare": 1, "sft": 2}
     assert store.intact(f"{uri}/sft", store.known(f"{uri}/sft"))
-    staging.run("sft", load_recipe("tiny", ["sft.steps=7"]), {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    other = load_recipe("tiny", ["sft.steps=7"])
+    with pytest.raises(ConfigError, match=r"holds a finished sft: sft\.steps 45 -> 7\. Give another --output, or --replace"):
+        staging.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json")) == made | {"started": ANY, "seconds": ANY}
+    staging.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft", replace=True)
     assert steps == {"prepare": 1, "sft": 3}
     assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"]["steps"] == 7
 

@@ -13,6 +13,7 @@ from omnicore.compare import compare, verdict
 from omnicore.engines.base import Reply
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, write_json
+from omnicore.provenance import read_step, write_step
 from omnicore.recipe import load_recipe
 from tests.unit.evaluate_fixture import FLAGS, evaluated, inputs, query
 
@@ -107,6 +108,11 @@ def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.Mo
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "strict"} == {None, "daily_omni", "elm"}
 
 
+def finish(output: Path) -> None:
+    """Records the files of an output as they are now."""
+    write_step(output, read_step(output))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -124,6 +130,7 @@ def test_unlike_profiles_are_refused_by_field(
         (given["manifest"] / name).write_bytes((made["manifest"] / name).read_bytes())
     imported = read_json(given["manifest"] / "manifest.json") | {"policy": "imported"}
     (given["manifest"] / "manifest.json").write_text(json.dumps(imported))
+    finish(given["manifest"])
     recipe = load_recipe("tiny", [*FLAGS, *flags, "model=stub"])
     other = evaluated(tmp_path / "other", {}, given, monkeypatch, recipe=recipe)
     with pytest.raises(DataError) as error:
@@ -135,6 +142,9 @@ def test_unlike_profiles_are_refused_by_field(
 def test_a_format_that_changed_between_versions_is_refused(made: dict[str, Path]) -> None:
     path = made["better"] / "scores.json"
     write_json(path, read_json(path) | {"profile_hash": "f" * 64})
+    with pytest.raises(DataError, match=r"scores\.json was changed after the step was finished"):
+        compare(made["worse"], made["better"])
+    finish(made["better"])
     with pytest.raises(DataError, match="profile_hash differs, and no field of the profile does"):
         compare(made["worse"], made["better"])
 
@@ -174,6 +184,7 @@ def test_only_outputs_of_evaluate_are_compared(made: dict[str, Path], tmp_path: 
         compare(made["worse"], tmp_path / "absent")
     path = made["better"] / "scores.json"
     write_json(path, {k: v for k, v in read_json(path).items() if k != "queries_hash"})
+    finish(made["better"])
     with pytest.raises(DataError, match=r"scores\.json lacks queries_hash: an older omnicore wrote it"):
         compare(made["worse"], made["better"])
 

@@ -40,6 +40,7 @@ def test_every_step_has_a_section_and_every_section_a_step():
         ("model=/models/a=b", lambda r: r.model, "/models/a=b"),
         ("probe.draws={text_only: 1}", lambda r: r.probe.draws, {View.text_only: 1}),
         ("probe.draws.text_only=5", lambda r: r.probe.draws[View.text_only], 5),
+        ("prepare.rlvr_mix.sum=2", lambda r: (r.prepare.rlvr_mix["sum"], r.prepare.rlvr_mix["transcript"]), (2.0, 0.7)),
         ("report.title=A page", lambda r: r.report.title, "A page"),
         ("promote.min_effect=0.1", lambda r: r.promote.min_effect, 0.1),
     ],

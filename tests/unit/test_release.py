@@ -102,11 +102,11 @@ def change(path: Path) -> None:
         (
             lambda run: change(run / "sft/checkpoint/model.safetensors"),
             "",
-            CheckpointError,
-            "sft was changed after it was finished: run sft",
+            DataError,
+            "model.safetensors was changed after the step was finished; run the step again",
         ),
         (lambda run: (run / "sft/step.json").unlink(), "", DataError, "lies apart from the step.json"),
-        (lambda run: (run / "sft/checkpoint/card.json").unlink(), "", CheckpointError, "was changed"),
+        (lambda run: (run / "sft/checkpoint/card.json").unlink(), "", DataError, "card.json is missing since"),
         (
             lambda run: None,
             "evaluate-other",

@@ -21,7 +21,7 @@ from omnicore.errors import CheckpointError
 from omnicore.journal import read_jsonl
 from omnicore.provenance import digest_directory, read_step
 from omnicore.recipe import load_recipe
-from omnicore.run import run_step, step_key
+from omnicore.run import run_step, step_work
 from omnicore.training import checkpoints
 from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoints, Resumable, damaged
 from omnicore.training.curves import Curve, GradientCheck
@@ -198,7 +198,8 @@ def test_a_pickle_in_a_checkpoint_is_not_run(inputs: dict[str, dict[str, Path]],
 def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
     field = {"every": "checkpoint_every", "keep": "keep_checkpoints"}[change]
     keys = {
-        step_key("sft", load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]), {"data": data}, tmp_path / "o") for value in (1, 3)
+        step_work("sft", load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]), {"data": data}, tmp_path / "o").key
+        for value in (1, 3)
     }
     assert len(keys) == 1
 

@@ -2,6 +2,9 @@
 
 import errno
 import fcntl
+import re
+import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from omnicore import run
 from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
-from omnicore.journal import Journal, read_json, read_jsonl
+from omnicore.journal import Journal, read_json, read_jsonl, write_json
 from omnicore.prompts import profile_hash
 from omnicore.provenance import code_digest, digest_directory, revision
 from omnicore.recipe import load_recipe
@@ -23,7 +26,7 @@ __all__ = ["fake", "tiny"]
 
 def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
     record = run_step("prepare", tiny, {}, tmp_path / "out")
-    assert names(tmp_path / "out") == ["media", "metrics.prom", "rows.jsonl", "step.json"]
+    assert names(tmp_path / "out") == ["files.json", "media", "metrics.prom", "rows.jsonl", "step.json"]
     assert record == read_json(tmp_path / "out" / "step.json")
     assert datetime.fromisoformat(record["started"]).tzinfo is not None
     assert {name: record[name] for name in ("step", "section", "seed", "inputs", "summary")} == {
@@ -69,16 +72,86 @@ def test_a_finished_result_is_returned_at_once(fake, tiny, tmp_path, capsys):
 def test_a_result_is_replaced_only_when_something_it_depends_on_changed(fake, tiny, tmp_path, override, again):
     first = run_step("prepare", tiny, {}, tmp_path / "out")
     (tmp_path / "out" / "left-over").mkdir()
-    second = run_step("prepare", load_recipe("tiny", [override]), {}, tmp_path / "out")
+    second = run_step("prepare", load_recipe("tiny", [override]), {}, tmp_path / "out", replace=True)
     assert fake.runs == 1 + again
     assert (first["key"] != second["key"]) is again
     assert ("left-over" in names(tmp_path / "out")) is not again
+    assert names(tmp_path) == ["out", "out.lock", *(["out.replacing.lock"] if again else [])]
 
 
-def test_other_code_gives_another_key(fake, tiny, tmp_path, monkeypatch):
+def snapshot(directory):
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["prepare.controls=50"], "holds a finished prepare: prepare.controls 100 -> 50. Give another --output, or --replace"),
+        (["seed=1"], "holds a finished prepare: seed 0 -> 1."),
+        (["profile.style=letter"], "holds a finished prepare: profile.style value -> letter."),
+        (["prepare.rlvr_mix.sum=2"], "prepare.rlvr_mix.sum 4.0 -> 2.0."),
+    ],
+)
+def test_a_finished_result_of_other_settings_is_left_alone(fake, tiny, tmp_path, overrides, told):
+    run_step("prepare", tiny, {}, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        run_step("prepare", load_recipe("tiny", overrides), {}, tmp_path / "out")
+    assert fake.runs == 1
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_result_is_exchanged_only_once_the_new_one_is_finished(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake())
+    run_step("prepare", tiny, {}, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    other = load_recipe("tiny", ["seed=1"])
+    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
+    with pytest.raises(RuntimeError):
+        run_step("prepare", other, {}, tmp_path / "out", replace=True)
+    assert snapshot(tmp_path / "out") == before
+    fake = put(monkeypatch, "prepare", Fake())
+    record = run_step("prepare", other, {}, tmp_path / "out", replace=True)
+    assert fake.batches == BATCHES - 8
+    assert record == read_json(tmp_path / "out" / "step.json")
+    assert record["seed"] == 1
+
+
+def test_a_kill_between_the_renames_loses_neither_result(monkeypatch, fake, tiny, tmp_path):
+    run_step("prepare", tiny, {}, tmp_path / "out")
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.name == "out.replacing":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    other = load_recipe("tiny", ["seed=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step("prepare", other, {}, tmp_path / "out", replace=True)
+    assert not (tmp_path / "out").exists()
+    assert run_step("prepare", tiny, {}, tmp_path / "out")["seed"] == 0
+    assert run_step("prepare", other, {}, tmp_path / "out", replace=True)["seed"] == 1
+    assert fake.runs == 2
+
+
+def test_a_replaced_output_may_come_from_the_cache(fake, tiny, tmp_path):
+    other = load_recipe("tiny", ["seed=1"])
+    for recipe in (tiny, other, tiny):
+        record = run_step("prepare", recipe, {}, tmp_path / "out", cache=tmp_path / "cache", replace=True)
+        assert record == read_json(tmp_path / "out" / "step.json")
+        assert record["seed"] == recipe.seed
+    assert fake.runs == 2
+
+
+def test_other_code_of_the_step_gives_another_key(fake, tiny, tmp_path, monkeypatch):
     first = run_step("prepare", tiny, {}, tmp_path / "out")
-    monkeypatch.setattr(run, "code_digest", lambda: "another")
-    assert run_step("prepare", tiny, {}, tmp_path / "out")["key"] != first["key"]
+    monkeypatch.setattr(run, "step_code_digest", lambda step: "another")
+    with pytest.raises(ConfigError, match="holds a finished prepare: other code of this step"):
+        run_step("prepare", tiny, {}, tmp_path / "out")
+    assert run_step("prepare", tiny, {}, tmp_path / "out", replace=True)["key"] != first["key"]
     assert fake.runs == 2
 
 
@@ -89,8 +162,47 @@ def test_inputs_count_by_their_content(monkeypatch, tiny, tmp_path):
     assert record["inputs"] == {"queries": digest_directory(a)}
     assert fake.seen == (tiny, tiny.probe, {"queries": a})
     assert run_step("probe", tiny, {"queries": same}, tmp_path / "out")["key"] == record["key"]
-    assert run_step("probe", tiny, {"queries": other}, tmp_path / "out")["key"] != record["key"]
-    assert fake.runs == 2
+    with pytest.raises(ConfigError, match=r"holds a finished probe: another content of inputs\.queries"):
+        run_step("probe", tiny, {"queries": other}, tmp_path / "out")
+    assert fake.runs == 1
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda place: (place / "rows.jsonl").write_text("sown"), "rows.jsonl was changed after the step was finished"),
+        (lambda place: (place / "rows.jsonl").write_text("rows, and more"), "rows.jsonl was changed after the step was finished"),
+        (lambda place: (place / "rows.jsonl").unlink(), "rows.jsonl is missing since the step was finished"),
+        (lambda place: (place / "more.jsonl").write_text("x"), "more.jsonl was added after the step was finished; remove it"),
+        (
+            lambda place: write_json(place / "files.json", {"rows.jsonl": [4, 0, "0" * 64]}),
+            "files.json is not that of the step.json",
+        ),
+    ],
+)
+def test_an_input_that_was_changed_since_is_refused_by_name(monkeypatch, tiny, tmp_path, change, told, copied):
+    fake = put(monkeypatch, "probe", Fake())
+    queries = made(tmp_path / "queries", "prepare")
+    if copied:
+        queries = shutil.copytree(queries, tmp_path / "copy", copy_function=shutil.copyfile)
+    run_step("probe", tiny, {"queries": queries}, tmp_path / "out")
+    time.sleep(0.01)  # file systems tell times of change apart by milliseconds
+    change(queries)
+    for output in ("out", "other"):
+        with pytest.raises(DataError, match=re.escape(told)):
+            run_step("probe", tiny, {"queries": queries}, tmp_path / output)
+    assert fake.runs == 1
+
+
+def test_an_input_without_a_list_of_files_is_read_whole(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "probe", Fake())
+    queries = made(tmp_path / "queries", "prepare")
+    (queries / "files.json").unlink()
+    run_step("probe", tiny, {"queries": queries}, tmp_path / "out")
+    (queries / "rows.jsonl").write_text("sown")
+    with pytest.raises(DataError, match="queries was changed after it was finished"):
+        run_step("probe", tiny, {"queries": queries}, tmp_path / "out")
 
 
 def test_a_section_lends_its_config_and_its_own_key(monkeypatch, tiny, tmp_path):
@@ -174,7 +286,7 @@ def test_an_output_is_apart_from_its_inputs(monkeypatch, tiny, tmp_path, output)
     with pytest.raises(ConfigError, match="lie in one another"):
         run_step("probe", tiny, {"queries": queries}, tmp_path / output)
     assert fake.runs == 0
-    assert names(queries) == ["rows.jsonl", "step.json"]
+    assert names(queries) == ["files.json", "rows.jsonl", "step.json"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from omnicore import run
 from omnicore.config import digest
+from omnicore.errors import ConfigError
 from omnicore.journal import read_jsonl
 from omnicore.provenance import digest_directory
 from omnicore.recipe import load_recipe
@@ -31,7 +32,7 @@ def test_interrupted_work_goes_on_from_its_journal(monkeypatch, tiny, tmp_path, 
     record = run_step("prepare", tiny, {}, tmp_path / "out")
     assert fake.batches == BATCHES - 8
     assert (record["key"], record["digest"]) == (undisturbed["key"], undisturbed["digest"])
-    assert names(tmp_path / "out") == ["media", "metrics.prom", "rows.jsonl", "step.json"]
+    assert names(tmp_path / "out") == ["files.json", "media", "metrics.prom", "rows.jsonl", "step.json"]
 
 
 def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
@@ -39,15 +40,29 @@ def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
     with pytest.raises(RuntimeError):
         run_step("prepare", tiny, {}, tmp_path / "out")
     fake = put(monkeypatch, "prepare", Fake())
-    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
+    other = load_recipe("tiny", ["seed=1"])
+    with pytest.raises(ConfigError, match=r"holds an unfinished prepare \(work.journal\): seed 0 -> 1"):
+        run_step("prepare", other, {}, tmp_path / "out")
+    assert (tmp_path / "out" / "work.journal").read_text().count("\n") == 8
+    run_step("prepare", other, {}, tmp_path / "out", replace=True)
     assert fake.batches == BATCHES
     assert read_jsonl(tmp_path / "out" / "rows.jsonl", dict)[0]["value"] == digest([1, 0])
 
 
-def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(monkeypatch, tiny, tmp_path):
-    put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
+def test_unfinished_work_without_a_journal_makes_room(monkeypatch, tiny, tmp_path):
+    put(monkeypatch, "prepare", Fake(stop_at=0, error=RuntimeError("no such server")))
     with pytest.raises(RuntimeError):
         run_step("prepare", tiny, {}, tmp_path / "out")
+    fake = put(monkeypatch, "prepare", Fake())
+    assert run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")["seed"] == 1
+    assert fake.batches == BATCHES
+
+
+def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(monkeypatch, tiny, tmp_path):
+    for seed in (0, 1):  # the work of seed 1 lies in out.replacing
+        put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
+        with pytest.raises(RuntimeError):
+            run_step("prepare", load_recipe("tiny", [f"seed={seed}"]), {}, tmp_path / "out", replace=True)
     fake = put(monkeypatch, "prepare", Fake())
     with monkeypatch.context() as patch:
 
@@ -56,8 +71,8 @@ def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key
 
         patch.setattr(run, "_remove", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
-    run_step("prepare", load_recipe("tiny", ["seed=1"]), {}, tmp_path / "out")
+            run_step("prepare", load_recipe("tiny", ["seed=2"]), {}, tmp_path / "out", replace=True)
+    run_step("prepare", load_recipe("tiny", ["seed=2"]), {}, tmp_path / "out", replace=True)
     assert fake.batches == BATCHES
 
 

@@ -17,7 +17,7 @@ from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import locate
 from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import step_key
+from omnicore.run import step_work
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.sources import GRADED, R1_KINDS
 from omnicore.steps import prepare
@@ -559,7 +559,7 @@ def test_a_changed_file_is_another_result(folder: Path, tmp_path: Path) -> None:
     path = folder / "rows.json"
     path.write_text(json.dumps([R1]))
     made = recipe({"avqa": {"format": "r1", "path": str(path), "stages": ["sft"]}})
-    before = step_key("prepare", made, {}, tmp_path / "out")
-    assert step_key("prepare", made, {}, tmp_path / "out") == before
+    before = step_work("prepare", made, {}, tmp_path / "out").key
+    assert step_work("prepare", made, {}, tmp_path / "out").key == before
     path.write_text(json.dumps([R1, {**R1, "problem_id": 2}]))
-    assert step_key("prepare", made, {}, tmp_path / "out") != before
+    assert step_work("prepare", made, {}, tmp_path / "out").key != before

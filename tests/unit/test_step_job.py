@@ -14,7 +14,7 @@ from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
 from omnicore.progress import LINE, track
 from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
-from omnicore.run import step_key
+from omnicore.run import step_work
 from omnicore.signing import SIGNING_KEY
 
 
@@ -43,7 +43,7 @@ def test_a_launcher_that_cannot_be_is_refused(fields: dict[str, Any], words: str
 def test_where_a_step_runs_is_no_part_of_its_key(tmp_path: Path) -> None:
     place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
     recipe = load_recipe("tiny")
-    keys = {step_key("prepare", r, {}, tmp_path) for r in (recipe, recipe.model_copy(update={"launcher": place}))}
+    keys = {step_work("prepare", r, {}, tmp_path).key for r in (recipe, recipe.model_copy(update={"launcher": place}))}
     assert len(keys) == 1
     assert recipe.identity == recipe.model_copy(update={"launcher": place}).identity
 

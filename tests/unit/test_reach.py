@@ -1,0 +1,62 @@
+"""Which changes of the code make a step's results again."""
+
+import shutil
+from importlib import import_module
+
+import pytest
+
+from omnicore import reach
+from omnicore.benchmarks import NAMES
+from omnicore.steps import STEPS
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A copy of the package to change."""
+    copy = tmp_path / "omnicore"
+    shutil.copytree(reach.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "models"), dirs_exist_ok=False)
+    shutil.copytree(reach.PACKAGE / "models", copy / "models", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    monkeypatch.setattr(reach, "PACKAGE", copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("training/sft.py", {"sft", "rlvr"}),
+        ("training/rlvr.py", {"rlvr"}),
+        ("engines/http.py", {"probe", "evaluate", "distill", "sft", "rlvr"}),
+        ("answers.py", set(STEPS) - {"clean", "promote"}),
+        ("audit/rules.py", {"clean", "distill"}),
+        ("benchmarks/worldsense.py", {"prepare", "evaluate"}),
+        ("report/page.css", {"report", "promote"}),
+        ("steps/probe.py", {"probe"}),
+        ("telemetry.py", set()),
+        ("cluster/launch.py", set()),
+        ("cli.py", set()),
+        ("config/training.py", set()),
+    ],
+)
+def test_only_steps_that_reach_a_file_are_made_again(package, changed, again):
+    digest = reach.step_code_digest.__wrapped__
+    before = {step: digest(step) for step in STEPS}
+    with (package / changed).open("a") as file:
+        file.write("\n")
+    assert {step for step in STEPS if digest(step) != before[step]} == again
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_step_imports_at_run_time_is_reached(step):
+    """Against Python's own word: every module of the package that importing the step loads, but those that decide nothing."""
+    module = import_module(f"omnicore.steps.{step}")
+    own = {value.__name__ for value in vars(module).values() if getattr(value, "__name__", "").startswith("omnicore.")}
+    own |= {
+        str(value.__module__) for value in vars(module).values() if str(getattr(value, "__module__", "")).startswith("omnicore.")
+    }
+    counted = {name for name in own if name.split(".")[1] not in reach.DECIDE_NOTHING}
+    assert counted
+    assert counted <= reach.reached(step)
+
+
+def test_every_adapter_is_reached_by_prepare():
+    assert {f"omnicore.benchmarks.{name}" for name in NAMES} <= reach.reached("prepare")
