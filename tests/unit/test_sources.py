@@ -325,9 +325,9 @@ def test_media_may_have_a_root_of_their_own(folder: Path, tmp_path: Path, form: 
     (query,) = found(tmp_path / "out", "rlvr").values()
     for made, path in zip(query.media, ("images/a.png", "audios/a.wav"), strict=True):
         assert made.sha256 == sha256_file(folder / path) == sha256_file(locate(made, tmp_path / "out"))
-    before = step_key("prepare", recipe({"x": source}), {}, tmp_path / "out")
+    before = step_work("prepare", recipe({"x": source}), {}, tmp_path / "out").key
     make_picture(folder / "images" / "c.png", "green", (32, 24))
-    assert step_key("prepare", recipe({"x": source}), {}, tmp_path / "out") != before
+    assert step_work("prepare", recipe({"x": source}), {}, tmp_path / "out").key != before
 
 
 def test_media_root_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
