@@ -48,8 +48,8 @@ class PrepareConfig(Config):
 
     sources: dict[str, str] = Field(
         {},
-        description="public benchmarks, each with the folder of a local copy as its publisher lays it out; `hub` or `hub@REVISION` "
-        "downloads it. None: the embedded benchmark",
+        description="public benchmarks, each with the folder of a local copy in a layout that docs/audit.md names; `hub` or "
+        "`hub@REVISION` downloads it. None: the embedded benchmark",
     )
     training: dict[str, TrainingSource] = Field(
         {}, description="sources of training rows by name; a stage that none is for keeps the rows of the embedded benchmark"
