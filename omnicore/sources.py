@@ -281,12 +281,13 @@ def _options(field: str, value: Any) -> tuple[list[str], list[str]]:
     if not isinstance(given, list):
         raise Refused(field, f"is no list: {value!r:.60}")
     texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
-    if empty := [place for place, text in enumerate(texts, 1) if blank(text)]:
-        raise Refused(field, f"option {empty[0]} is blank")
-    labels = [str(option.get("label", "")).strip(" .)(") for option in given if isinstance(option, Mapping)]
-    letters = [chr(65 + i) for i in range(len(given))]
-    if any(labels) and labels not in (letters, [str(i + 1) for i in range(len(given))]):
-        raise Refused(field, f"are not labelled {letters} or 1, 2 in turn, but {labels}")
+    for place, text in enumerate(texts, 1):
+        if blank(text) or not isinstance(text, str | int | float):
+            raise Refused(field, f"option {place} is {'blank' if blank(text) else 'no text'}")
+    labels = [str(option.get("label", "")).strip(" .)(").upper() for option in given if isinstance(option, Mapping)]
+    turns = [[chr(65 + i) for i in range(len(given))], *([str(i + first) for i in range(len(given))] for first in (0, 1))]
+    if any(labels) and labels not in turns:
+        raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
     return labels, labelled([_text(text).strip() for text in texts])[1]
 
 

@@ -313,7 +313,7 @@ def digits(gold: str) -> str:
     """An answer in plain digits where it is a number in another notation: 1,200, $12$, 3/4, 15%. A query of it needs the text as it
     stands as `native["answer"]`, so that replies are read alike."""
     found = number(gold, gold) if any(map(str.isdigit, gold)) else None
-    return gold.replace(",", "") if found is None else found
+    return gold if found is None else found
 
 
 def listed(field: str, value: Any) -> list[Any]:

@@ -262,6 +262,8 @@ def test_each_grade_has_its_reward() -> None:
         ([{"label": "A", "text": "dog"}, {"label": "B", "text": "cat"}], ("dog", "cat")),
         ([{"label": "A.", "text": "A. dog"}, {"label": "B.", "text": "B. cat"}], ("dog", "cat")),
         ([{"text": "dog"}, {"text": "cat"}], ("dog", "cat")),
+        ([{"label": "(a)", "text": "dog"}, {"label": "(b)", "text": "cat"}], ("dog", "cat")),
+        ([{"label": 0, "text": "dog"}, {"label": 1, "text": "cat"}], ("dog", "cat")),
         ({"label": ["A", "B"], "text": ["dog", "cat"]}, ("dog", "cat")),
         ({"A": "dog", "B": "cat", "C": None}, ("dog", "cat")),
         ("[{'label': 'A', 'text': 'dog'}, {'label': 'B', 'text': 'cat'}]", ("dog", "cat")),
@@ -297,11 +299,12 @@ def test_answer_may_be_the_label_of_an_object(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([{"label": "B", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled ['A', 'B'] or 1, 2 in turn"),
-        ([{"label": "A", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled ['A', 'B'] or 1, 2 in turn"),
+        ([{"label": "B", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled A, B or 1, 2 in turn"),
+        ([{"label": "A", "text": "dog"}, {"label": "A", "text": "cat"}], "are not labelled A, B or 1, 2 in turn"),
         ([{"label": "A", "text": "dog"}, {"label": "B", "text": " "}], "option 2 is blank"),
         ([{"label": "A", "text": "dog"}, {"label": "B", "text": None}], "option 2 is blank"),
         (["dog", None], "option 2 is blank"),
+        ([["dog"], ["cat"]], "option 1 is no text"),
         ([{"label": "A", "answer": "dog"}, {"label": "B", "answer": "cat"}], "option 1 is blank"),
     ],
 )
@@ -393,6 +396,8 @@ def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
         ({**WHEN, "solution": "<answer>['a', 'b']</answer>"}, "solution", "is no span of time"),
         ({**WHEN, "solution": "<answer>soon</answer>"}, "solution", "is no list"),
         ({"problem_type": "numerical", "options": [], "solution": "<answer>two to three</answer>"}, "answer", "could not convert"),
+        ({"problem_type": "numerical", "options": [], "solution": "<answer>12,5</answer>"}, "answer", "could not convert"),
+        ({"problem_type": "numerical", "options": [], "solution": "<answer>2\\frac{1}{2}</answer>"}, "answer", "could not convert"),
         (
             {"problem_type": "numerical", "options": [], "solution": "<answer>inf</answer>"},
             "answer",
