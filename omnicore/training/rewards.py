@@ -78,7 +78,7 @@ def _words_right(named: Named, query: Query) -> float:
 
 
 def _rouge(named: Named, query: Query) -> float:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L. Video-R1 compares the stems of words, here the words themselves."""
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, as rouge-score 0.1.2 has it without its stemmer, which Video-R1 uses."""
     given, right = _words(named), _words(query.answer)
     shared = [(_shared_runs(given, right, n), len(given) + len(right) - 2 * (n - 1)) for n in (1, 2)]
     shared.append((_longest_shared(given, right), len(given) + len(right)))
