@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 4_000_000_000  # of one file
 MAX_PIXELS = 64_000_000  # of one picture or frame
+MAX_RATIO = 200  # of the sides of one picture or frame; smart_resize in Qwen's processors raises ValueError above
 MAX_SECONDS = 7200.0  # of one clip
 MAX_FRAMES = 2048  # of one clip
+LOUDEST = 1e4  # samples; full scale is 1
+CANCELLED = 1e-2  # of the energy of its channels: less is left where they cancel out, lossy codecs included (Vorbis: 1e-3)
 QUALITY = 95  # of a frame's JPEG
 # Nothing that refers to other files, as playlists do: a hostile file may not make us read or fetch another.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,flac,mp3,aac,ac3,amr,aiff,caf"
+_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,aac,ac3,amr,aiff,au,caf"
+_ESTIMATED = ("mp3", "aac", "ac3", "amr", "ogg")  # see `_states_length`
 _SAME = 0.001  # seconds; Matroska rounds its time stamps to that
 _SLACK = 1.0  # seconds that a track may end before the container says
 
@@ -101,7 +105,7 @@ def _plan(
     stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
     if stream is None:
         raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
-    _refuse_pixels(path, stream.codec_context.width, stream.codec_context.height)
+    check_size(path, stream.codec_context.width, stream.codec_context.height)
     origin = (container.start_time or 0) / 1e6
     begin, stop = clip(path, start, end, _end(container, stream) - origin, "video")
     step = max(1 / fps, (stop - begin) / max_frames)
@@ -111,53 +115,155 @@ def _plan(
     return stream, origin, begin, step, count
 
 
+class Mix:
+    """The mean of the channels of a sound, which is read block by block and checked as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._blocks: list[npt.NDArray[np.float32]] = []
+        self._energy = 0.0
+
+    def add(self, channels: npt.NDArray[np.float32]) -> None:
+        """Append samples [channels, n]. Raises DataError for one that is not finite or beyond 1e4: it would drown the sound."""
+        peak = np.abs(channels).max(initial=0.0)
+        if not peak <= LOUDEST:
+            raise DataError(f"{self._path} holds a sample of {peak:g}, and full scale is 1: encode it again, as 16-bit PCM")
+        self._energy += float(np.vdot(channels, channels)) / len(channels)
+        self._blocks.append(channels.mean(axis=0, dtype=np.float32))
+
+    def wave(self) -> npt.NDArray[np.float32]:
+        """Return the mean [n]. Raises DataError where the channels cancel each other: the model would hear silence."""
+        wave = np.concatenate([np.zeros(0, np.float32), *self._blocks])
+        if float(np.vdot(wave, wave)) < CANCELLED * self._energy:
+            raise DataError(
+                f"{self._path}: its channels cancel out when they are mixed to one: keep one (ffmpeg -af 'pan=mono|c0=c0')"
+            )
+        return wave
+
+
 def sound_track(path: Path, start: float | None = None, end: float | None = None) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples [n] of the first sound track, its channels averaged, and their rate. Silence fills gaps between its packets and
-    before its first, so that times are those of the video. Raises as `load_video` does."""
+    """Read samples [n] of the first sound track, its channels averaged, and their rate.
+
+    Silence fills gaps between packets and before the first, so that times are those of the video. A file that states no length,
+    or only estimates it, is decoded from its beginning to `end`, or to its last packet.
+
+    Raises as `load_video` does, and as `Mix` does.
+    """
     with _opened(path, "sound") as container:
         stream, origin, begin, stop = _heard(path, container, start, end)
-        if begin > 0:
-            # Decoders of lossy sound need some packets before they are right.
-            _seek(container, stream, origin + begin - 0.5)
-        wave, rate, place = np.zeros(0, np.float32), 0, 0
-        for frame in _decoded(path, container, stream):
-            if not rate:
-                rate = frame.sample_rate
-                wave = np.zeros(max(1, round((stop - begin) * rate)), np.float32)
-                place = round((frame.time - origin - begin) * rate)
-            elif frame.sample_rate != rate:
+        frames = _heard_from(path, container, stream, origin + begin)
+        first = next(frames, None)
+        if first is None:
+            _refuse_cut(path, container)
+            raise DataError(f"{path} holds no samples")
+        rate, place = first.sample_rate, round((first.time - origin - begin) * first.sample_rate)
+        most = max(1, round(min(stop - begin, MAX_SECONDS + 1) * rate))
+        mix = Mix(path)
+        mix.add(_silence(0, min(place, most)))
+        for frame in chain([first], frames):
+            if frame.sample_rate != rate:
                 raise DataError(f"{path}: its sound changes from {rate} to {frame.sample_rate} Hz: convert it")
             due = round((frame.time - origin - begin) * rate)
             if due - place > rate / 10:
+                mix.add(_silence(max(0, place), min(due, most)))
                 place = due
-            samples = _mono(frame)[max(0, -place) :]
-            at = max(0, place)
-            wave[at : at + len(samples)] = samples[: max(0, len(wave) - at)]
+            mix.add(_channels(frame)[:, max(0, -place) : max(0, most - place)])
             place += frame.samples
-            if place >= len(wave):
+            if place >= most:
                 break
-        if place <= len(wave) - _SLACK * rate:
-            _refuse_cut(path, container)
-        wave = wave[: max(0, place)]
-    if not len(wave):
-        raise DataError(f"{path} holds no samples between {begin:g} and {stop:g} s")
+        ended = begin + place / rate
+        if place <= most - _SLACK * rate:
+            _refuse_short(path, container, ended, stop, rate)
+    if place <= 0:
+        raise DataError(f"{path}: a clip from {begin:g} s, but the sound ends at {ended:.3f} s: mend its start and end")
+    wave = mix.wave()
+    if len(wave) > MAX_SECONDS * rate:
+        raise DataError(f"{path}: more than {MAX_SECONDS:.0f} s of sound: cut it")
     return wave, rate
 
 
 def measure_sound(path: Path, start: float | None = None, end: float | None = None) -> float:
-    """Seconds of the sound track that `sound_track` reads, by the file's header alone. Raises as that does."""
+    """Return the seconds of the sound track that `sound_track` reads; nothing is decoded.
+
+    By the file's header, where that states a length, or where its estimate is near what the packets add up to: those count the up
+    to 0.1 s that an encoder adds. Raises as `sound_track` does.
+    """
     with _opened(path, "sound") as container:
-        _, _, begin, stop = _heard(path, container, start, end)
+        stream, _, begin, stop = _heard(path, container, start, end)
+        if _states_length(container):
+            return stop - begin
+        counted = _counted(container, stream)
+        stated = (container.duration or 0) / 1e6
+        begin, stop = clip(path, start, end, stated if abs(stated - counted) < 0.2 else counted, "sound")
         return stop - begin
 
 
 def _heard(path: Path, container: InputContainer, start: float | None, end: float | None) -> tuple[Any, float, float, float]:
-    """The first sound track, the clock's time at the file's beginning, and from where to where in seconds from there."""
+    """The first sound track, the clock's time at the file's beginning, and from where to where in seconds from there: to infinity
+    where neither `end` nor the file says."""
     if not container.streams.audio:
         raise DataError(f"{path} has no audio track: leave its audio out of the query, or get the file with its sound")
     stream = container.streams.audio[0]
     origin = (container.start_time or 0) / 1e6
-    return stream, origin, *clip(path, start, end, _end(container, stream) - origin, "sound")
+    length = _end(container, stream) - origin if _states_length(container) else math.inf
+    return stream, origin, *clip(path, start, end, length, "sound")
+
+
+def _states_length(container: InputContainer) -> bool:
+    """Whether the length that ffmpeg gives is the file's own word. Of raw streams it is an estimate by the bit rate of the first
+    packets, of an ogg that was joined of two the length of the first."""
+    return bool(container.duration) and container.format.name not in _ESTIMATED
+
+
+def _heard_from(path: Path, container: InputContainer, stream: Any, time: float) -> Iterator[Any]:
+    """Frames of sound of which one begins no later than `time`, or the first of all, and those that follow."""
+    from av import FFmpegError
+
+    begin = (container.start_time or 0) / 1e6
+    if time > begin and _states_length(container):
+        with suppress(FFmpegError, DataError):  # a seek may land inside a packet
+            # Decoders of lossy sound need some packets before they are right.
+            _seek(container, stream, max(begin, time - 1.0))
+            frames = _decoded(path, container, stream)
+            first = next(frames, None)
+            if first is not None and first.time <= time + _SAME:
+                return chain([first], frames)
+        _seek(container, stream, begin)
+    return _decoded(path, container, stream)
+
+
+def _counted(container: InputContainer, stream: Any) -> float:
+    """Seconds of all packets of a track, from where the container stands to the end of what can be read."""
+    from av import FFmpegError
+
+    units = 0
+    with suppress(FFmpegError):
+        for packet in container.demux(stream):
+            units += packet.duration or 0
+    return float(units * stream.time_base)
+
+
+def _refuse_short(path: Path, container: InputContainer, last: float, stop: float, rate: int) -> None:
+    """Raises DataError when the sound was cut off at `last` seconds, before `stop`. Of raw streams only an mp3 may tell."""
+    if _states_length(container):
+        _refuse_cut(path, container)
+    elif container.format.name == "mp3" and last < min(stop, _mp3_length(path, rate)) - _SLACK:
+        raise damaged(path, last)
+
+
+def _mp3_length(path: Path, rate: int) -> float:
+    """Seconds of an mp3 by its first frame, where that is a header (Xing or Info, as LAME, ffmpeg and libsndfile write), else 0."""
+    with path.open("rb") as file:
+        tag = file.read(10)
+        if tag[:3] == b"ID3":
+            file.seek(sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True)), 1)
+        else:
+            file.seek(0)
+        frame = file.read(64)
+    place = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if place < 0 or not frame[place + 7] & 1:
+        return 0.0
+    return int.from_bytes(frame[place + 8 : place + 12], "big") * (1152 if rate >= 32_000 else 576) / rate
 
 
 def check_file(path: Path, what: str) -> None:
@@ -169,16 +275,24 @@ def check_file(path: Path, what: str) -> None:
         raise DataError(f"{path}: {size} bytes, more than {MAX_BYTES}: cut it, or encode it smaller")
 
 
+def check_size(file: Path | str, width: int, height: int) -> None:
+    """Raises DataError when a picture or frame is above the limit, or so narrow that the model's processor refuses it."""
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{file}: {width}x{height} pixels, more than {MAX_PIXELS}: scale it down")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(f"{file}: {width}x{height} pixels, sides in a ratio above {MAX_RATIO}: cut it, or add a margin")
+
+
 def clip(path: Path, start: float | None, end: float | None, length: float, what: str) -> tuple[float, float]:
-    """Seconds from where to where a clip goes in a file of `length` seconds. Raises DataError when that is nothing, or more
-    than two hours."""
+    """Seconds from where to where a clip goes in a file of `length` seconds, infinity where that is not known. Raises DataError
+    when that is nothing, or more than two hours."""
     begin = start or 0.0
     if end is not None and end <= begin:
         raise DataError(f"{path}: a clip from {begin:g} to {end:g} s is empty: mend its start and end")
     if begin >= length:
         raise DataError(f"{path}: a clip from {begin:g} s, but the {what} ends at {length:.3f} s: mend its start and end")
     stop = length if end is None else min(end, length)
-    if stop - begin > MAX_SECONDS:
+    if MAX_SECONDS < stop - begin < math.inf:
         raise DataError(f"{path}: {stop - begin:.0f} s of {what}, more than {MAX_SECONDS:.0f}: cut it")
     return begin, stop
 
@@ -254,7 +368,20 @@ def _decoded(path: Path, container: InputContainer, stream: Any) -> Iterator[Any
                 time = frame.time
                 yield frame
     except FFmpegError as error:
+        if container.format.name == "mp3" and not _goes_on(container, stream):
+            return  # tags and padding, which the parser takes for a last frame
         raise damaged(path, time - (container.start_time or 0) / 1e6) from error
+
+
+def _goes_on(container: InputContainer, stream: Any) -> bool:
+    """Whether a frame can be decoded after one that could not."""
+    from av import FFmpegError
+
+    for packet in container.demux(stream):
+        with suppress(FFmpegError):
+            if packet.decode():
+                return True
+    return False
 
 
 def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: Sequence[float]) -> Iterator[tuple[bytes, float]]:
@@ -311,14 +438,9 @@ def _until(frame: VideoFrame) -> float:
 
 
 def _upright(frame: Any, path: Path) -> Image.Image:
-    _refuse_pixels(path, frame.width, frame.height)
+    check_size(path, frame.width, frame.height)
     image: Image.Image = frame.to_image()
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image
-
-
-def _refuse_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: frames of {width}x{height} pixels, more than {MAX_PIXELS}: scale it down")
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -327,13 +449,16 @@ def _jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
-    """Mean of the channels, in -1..1."""
+def _channels(frame: AudioFrame) -> npt.NDArray[np.float32]:
+    """Samples [channels, n] of a frame, in -1..1 where they are whole numbers."""
     data: npt.NDArray[Any] = frame.to_ndarray()
     channels = data if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels).T
+    if channels.dtype.kind == "f":
+        return channels.astype(np.float32)
     if channels.dtype == np.uint8:
-        channels = channels.astype(np.float32) - 128
-        scale = 128.0
-    else:
-        scale = 1.0 if channels.dtype.kind == "f" else float(-np.iinfo(channels.dtype).min)
-    return np.asarray(channels.mean(axis=0, dtype=np.float32) / np.float32(scale), np.float32)
+        return ((channels - 128.0) / 128.0).astype(np.float32)
+    return (channels / -float(np.iinfo(channels.dtype).min)).astype(np.float32)
+
+
+def _silence(place: int, until: int) -> npt.NDArray[np.float32]:
+    return np.zeros((1, max(0, until - place)), np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, ImageCms
 
 from omnicore import media, video
 from omnicore.config import Profile
@@ -62,7 +62,7 @@ def test_truncated_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_picture_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MAX_PIXELS", 99)
+    monkeypatch.setattr(video, "MAX_PIXELS", 99)
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="10x10 pixels, more than 99"):
         media.load_image(tmp_path / "a.png")
@@ -129,6 +129,75 @@ def test_transparent_parts_are_white_and_turned_pictures_upright(tmp_path: Path)
     exif[0x0112] = 6  # turned by a quarter
     picture.save(tmp_path / "a.jpg", exif=exif)
     assert load_image(tmp_path / "a.jpg").size == (4, 8)
+
+
+GREY = np.tile(np.linspace(0, 65_535, 64).astype(np.uint16), (8, 1))
+COLOUR = np.stack([np.tile(np.linspace(0, 255, 64), (8, 1)), np.full((8, 64), 128), np.zeros((8, 64))], -1).astype(np.uint8)
+
+
+def lab() -> Image.Image:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.applyTransform(Image.fromarray(COLOUR), ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+
+
+@pytest.mark.parametrize(("name", "order"), [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.jp2", "<u2")])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, name: str, order: str) -> None:
+    Image.fromarray(GREY.astype(order)).save(tmp_path / name)
+    shown = np.asarray(load_image(tmp_path / name))
+    assert np.array_equal(shown, np.stack([GREY >> 8] * 3, -1))
+
+
+def test_grey_of_16_bits_in_a_pgm_is_scaled_by_its_own_white(tmp_path: Path) -> None:
+    for white in (65_535, 4_095):
+        levels = (GREY.astype(np.int64) * white // 65_535).astype(">u2")
+        (tmp_path / "a.pgm").write_bytes(b"P5 64 8 %d\n" % white + levels.tobytes())
+        assert np.abs(np.asarray(load_image(tmp_path / "a.pgm"))[..., 0].astype(int) - (GREY >> 8)).max() <= 1
+
+
+@pytest.mark.parametrize("samples", [np.float32, np.int32])
+def test_picture_without_a_white_is_refused(tmp_path: Path, samples: Any) -> None:
+    Image.fromarray((GREY // 4).astype(samples) if samples is not np.int16 else (GREY // 4).astype(np.int32)).save(
+        tmp_path / "a.tif"
+    )
+    with pytest.raises(DataError, match=r"a\.tif: mode [IF], whose samples do not say what is white: convert it to 8 or 16 bits"):
+        load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "off"),
+    [("a.tif", "CMYK", 2), ("a.jpg", "CMYK", 8), ("a.png", "P", 8), ("a.gif", "P", 8), ("a.tif", "YCbCr", 3), ("a.tif", "LAB", 10)],
+)
+def test_picture_of_every_mode_shows_its_colours(tmp_path: Path, name: str, mode: str, off: int) -> None:
+    plain = Image.fromarray(COLOUR)
+    saved = lab() if mode == "LAB" else plain.quantize(64) if mode == "P" else plain.convert(mode)
+    saved.save(tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.mode == mode
+    assert np.abs(np.asarray(load_image(tmp_path / name)).astype(int) - COLOUR).max() <= off
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_picture_of_one_bit_is_black_and_white(tmp_path: Path, name: str) -> None:
+    Image.fromarray(GREY > 30_000).save(tmp_path / name)
+    assert np.array_equal(np.asarray(load_image(tmp_path / name))[..., 0], np.where(GREY > 30_000, 255, 0))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp", "a.mpo"])
+def test_first_of_several_frames_is_shown(tmp_path: Path, name: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 2
+    assert np.abs(np.subtract(load_image(tmp_path / name).getpixel((4, 4)), (255, 0, 0))).max() < 10
+
+
+@pytest.mark.parametrize("size", [(2_001, 10), (10, 2_001)])
+def test_picture_that_the_processor_refuses_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = make_picture(tmp_path / "a.png", "red", size)
+    for load in (lambda: load_image(path), lambda: media.measure(medium(path, "image"), tmp_path, PROFILE)):
+        with pytest.raises(DataError, match=rf"a\.png: {size[0]}x{size[1]} pixels, sides in a ratio above 200"):
+            load()
+    assert load_image(make_picture(tmp_path / "b.png", "red", (2_000, 10))).size == (2_000, 10)
 
 
 @pytest.mark.parametrize("kind", ["video", "audio"])

@@ -213,7 +213,8 @@ def test_mp3_that_ends_in_silence_is_no_damage(tmp_path: Path) -> None:
     ("limit", "value", "message"),
     [
         ("MAX_BYTES", 100, "bytes, more than 100: cut it"),
-        ("MAX_PIXELS", 999, "frames of 96x64 pixels, more than 999: scale it down"),
+        ("MAX_PIXELS", 999, "96x64 pixels, more than 999: scale it down"),
+        ("MAX_RATIO", 1, "96x64 pixels, sides in a ratio above 1: cut it"),
         ("MAX_SECONDS", 1.5, "2 s of video, more than 2: cut it"),
         ("MAX_FRAMES", 7, r"8 frames asked for, more than 7: lower profile\.max_frames"),
     ],
