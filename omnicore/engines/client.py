@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
@@ -39,9 +39,15 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between tries
 IDLE = 4.0  # seconds an idle connection is kept: uvicorn closes its own after 5, and a request sent then would be lost
 PING = 10.0  # seconds for a connection to open, and for /models to answer
 
+SAID = 300  # characters of a server's message
+
 _TOO_LONG = re.compile(r"context.?(length|window|size)|maximum model length|(prompt|input) is too long", re.IGNORECASE)
 _THOUGHT = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL | re.IGNORECASE)
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_SAMPLES = re.compile(r"[-+]?\d[\d.e+-]*(?:[,\s]+[-+]?\d[\d.e+-]*){7,}")  # eight numbers or more
+_BASE64 = re.compile(r"[A-Za-z0-9+/=]{80,}")
+# vLLM writes a list of pydantic's errors as Python does, each with all that was sent.
+_PYDANTIC = re.compile(r"'loc': \(([^)]*)\), 'msg': ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
 _DATED = re.compile(r"-\d{4}-?\d{2}-?\d{2}")  # how hosted APIs name the version behind a model's name
 
 
@@ -255,13 +261,33 @@ def _after(headers: Mapping[str, str]) -> float:
 
 
 def _said(content: bytes) -> str:
-    """The server's own words, in one line of 300 characters at most: the message of a JSON error, the title of a page."""
+    """The server's own words, in one line of about 300 characters: the messages of a JSON error, the title of a page. Numbers in a
+    row and base64, which are the medium that was sent, are left out; of what is still too long, the middle."""
     text = content.decode(errors="replace")
     with suppress(ValueError):
-        found = from_json(content)
-        while isinstance(found, dict) and (inner := next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)):
-            found = inner
-        text = found if isinstance(found, str) else to_json(found).decode()
+        text = _message(from_json(content))
     if title := _TITLE.search(text):
         text = f"a page titled {title[2]!r}"
-    return " ".join(text.split())[:300] or "nothing"
+    if reasons := [_reason(found) for found in _PYDANTIC.finditer(text)]:
+        text = "; ".join(dict.fromkeys(reasons))
+    text = " ".join(_SAMPLES.sub("...", _BASE64.sub("...", text)).split())
+    return (text if len(text) <= SAID else f"{text[: SAID // 2]} ... {text[-SAID // 2 :]}") or "nothing"
+
+
+def _reason(found: re.Match[str]) -> str:
+    field = ".".join(re.findall(r"[\w-]+", found[1]))
+    return f"{field}: {found[2][1:-1]}"
+
+
+def _message(found: Any) -> str:
+    """The words of an error in JSON: OpenAI's `error.message`, FastAPI's `detail`, which may list pydantic's errors."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, list):
+        return "; ".join(dict.fromkeys(map(_message, found)))
+    if isinstance(found, dict) and found.get("msg"):
+        field = ".".join(map(str, found.get("loc") or ["request"]))
+        return f"{field}: {found['msg']}"
+    if isinstance(found, dict) and (inner := next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)):
+        return _message(inner)
+    return to_json(found).decode()

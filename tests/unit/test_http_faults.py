@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tests.unit.http_fixture import HTML, PAGE, answers, batches, connect, on, r
 
 __all__ = ["short_waits"]
 
+MISSING = {"type": "missing", "loc": ("body", "messages", 0), "msg": "Field 'x' required", "input": {"data": "QUJD" * 99}}
+SAMPLES = [i / 7 - 50 for i in range(700)]
 PASSING = {
     "429": error(429, "too many requests"),
     "500": error(500, "internal error"),
@@ -65,6 +68,14 @@ def test_a_fault_that_passes_leaves_no_trace(fault: Answer, tmp_path: Path) -> N
         (error(400, "image is broken"), r"^HTTP 400: image is broken$"),
         (Answer(b'{"object": "error", "message": "no audio here"}', 400), r"^HTTP 400: no audio here$"),
         (Answer(b'{"detail": [{"loc": ["body"]}]}', 422), r"^HTTP 422: .*body"),
+        (Answer(json.dumps({"detail": [MISSING] * 40}).encode(), 422), r"^HTTP 422: body\.messages\.0: Field 'x' required$"),
+        (error(400, str([MISSING] * 40)), r"^HTTP 400: body\.messages\.0: Field 'x' required$"),
+        (
+            error(400, f"array({SAMPLES}, dtype=float32) is too short"),
+            r"^HTTP 400: array\(\[\.\.\.\], dtype=float32\) is too short$",
+        ),
+        (error(400, f"bad {'QUJD' * 9000} picture"), r"^HTTP 400: bad \.\.\. picture$"),
+        (error(400, "Why: " + "so it " * 900 + "is."), r"^HTTP 400: Why: so it .{100,150} \.\.\. .{100,150}it is\.$"),
         (Answer(b"", 413), r"^HTTP 413: nothing$"),
         (
             error(400, "This model's maximum context length is 1024 tokens. However, you requested 2048."),
