@@ -41,20 +41,29 @@ _MAGIC = (
     (b"\xff\xd8\xff", ".jpg"),
     (b"GIF8", ".gif"),
     (b"BM", ".bmp"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
     (b"fLaC", ".flac"),
     (b"OggS", ".ogg"),
+    (b"#!AMR", ".amr"),
+    (b"caff", ".caf"),
+    (b".snd", ".au"),
     (b"ID3", ".mp3"),
-    (b"\xff\xfb", ".mp3"),
-    (b"\xff\xf3", ".mp3"),
-    (b"\xff\xf2", ".mp3"),
+    *((bytes([0xFF, second]), ".mp3") for second in (0xFA, 0xFB, 0xF2, 0xF3, 0xE2, 0xE3)),  # MPEG-1, 2 and 2.5; with a CRC, without
+    *((bytes([0xFF, second]), ".aac") for second in (0xF0, 0xF1, 0xF8, 0xF9)),
     (b"\x1aE\xdf\xa3", ".mkv"),
+    (b"FLV\1", ".flv"),
+    (b"\0\0\1\xba", ".mpg"),
+    (b"0&\xb2u\x8ef\xcf\x11", ".asf"),
 )
+_FORMS = {b"WAVE": ".wav", b"WEBP": ".webp", b"AVI ": ".avi", b"AIFF": ".aiff", b"AIFC": ".aiff"}
+_BRANDS = {b"M4A ": ".m4a", b"M4B ": ".m4a", b"avif": ".avif", b"avis": ".avif", b"heic": ".heic"}
 
 
 def suffix_of(data: bytes) -> str:
     """The suffix of a medium by its first bytes; empty for what is not known. Names in tables are often missing, or wrong."""
-    if data[:4] == b"RIFF":
-        return {b"WAVE": ".wav", b"WEBP": ".webp", b"AVI ": ".avi"}.get(data[8:12], "")
+    if data[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        return _FORMS.get(data[8:12], "")
     if data[4:8] == b"ftyp":
-        return ".m4a" if data[8:11] == b"M4A" else ".mp4"
+        return _BRANDS.get(data[8:12], ".mp4")
     return next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import string
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -248,6 +251,15 @@ def test_latest_is_the_first_where_none_is_found() -> None:
         (b"RIFF\0\0\0\0WEBPVP8 ", ".webp"),
         (b"\0\0\0\x20ftypisom", ".mp4"),
         (b"\0\0\0\x20ftypM4A ", ".m4a"),
+        (b"RF64\xff\xff\xff\xffWAVEds64", ".wav"),
+        (b"FORM\0\0\0\0AIFFCOMM", ".aiff"),
+        (b"FORM\0\0\0\0AIFCFVER", ".aiff"),
+        (b"FORM\0\0\0\0ILBM", ""),
+        (b"II*\0\x08\0\0\0", ".tif"),
+        (b"MM\0*\0\0\0\x08", ".tif"),
+        (b"\0\0\0\x20ftypavif", ".avif"),
+        (b"#!AMR\n", ".amr"),
+        (b"\xff\xf1P\x80", ".aac"),
         (b"\xff\xfb\x90d", ".mp3"),
         (b"ID3\x04", ".mp3"),
         (b"\xff\xd8\xff\xe0", ".jpg"),
@@ -257,6 +269,13 @@ def test_latest_is_the_first_where_none_is_found() -> None:
 )
 def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
     assert suffix_of(data) == suffix
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_mp3_of_every_rate_is_known_by_its_first_bytes(rate: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(rate), rate, format="MP3")
+    assert suffix_of(file.getvalue()) == ".mp3"
 
 
 @pytest.mark.parametrize("kind", ["tone:440", "picture:red", "video:300"])
