@@ -32,8 +32,6 @@ reply whose answer is not the row's is a problem, too.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,13 +50,12 @@ from omnicore.benchmarks.base import (
     Source,
     by_letter,
     digits,
-    labelled,
     listed,
     read,
     solved,
 )
 from omnicore.benchmarks.hub import fetch
-from omnicore.benchmarks.tables import blank
+from omnicore.benchmarks.tables import blank, options_of, text_of
 from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import AnswerKind, Media, Outcome, Query
@@ -193,7 +190,7 @@ def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: AR
 
 def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     item = row.fields
-    if missing := [field for field in ("problem_type", "solution") if blank(item[field])]:
+    if missing := [field for field in ("problem_type", "solution", "data_type") if blank(item[field])]:
         raise Refused(missing[0], "is missing")
     kind = R1_KINDS.get(item["problem_type"])
     if kind is None:
@@ -203,7 +200,7 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
         raise Refused("solution", "holds no <answer>")
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
-        _, options = _options("options", item["options"])
+        _, options = options_of("options", item["options"])
     question = item["problem"]
     if kind is AnswerKind.interval:
         question, answer = _when(question, item.get("duration")), _span(answer)
@@ -269,43 +266,6 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
     return tuple(source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri)
 
 
-def _options(field: str, value: Any) -> tuple[list[str], list[str]]:
-    """Labels and texts of options: a list of texts, labelled or not, or of {label, text} objects; {label: [..], text: [..]}, as ARC
-    has them; {A: .., B: ..}, as Video-Holmes has them; or one of these as Python or JSON writes it. Raises Refused."""
-    given = _parsed(value) if isinstance(value, str) else value
-    if isinstance(given, Mapping):
-        if given.keys() == {"label", "text"} and all(isinstance(column, list) for column in given.values()):
-            given = [{"label": label, "text": text} for label, text in zip(given["label"], given["text"], strict=True)]
-        else:
-            given = [{"label": label, "text": text} for label, text in given.items() if text is not None]
-    if not isinstance(given, list):
-        raise Refused(field, f"is no list: {value!r:.60}")
-    texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
-    for place, text in enumerate(texts, 1):
-        if blank(text) or not isinstance(text, str | int | float):
-            raise Refused(field, f"option {place} is {'blank' if blank(text) else 'no text'}")
-    labels = [str(option.get("label", "")).strip(" .)(").upper() for option in given if isinstance(option, Mapping)]
-    turns = [[chr(65 + i) for i in range(len(given))], *([str(i + first) for i in range(len(given))] for first in (0, 1))]
-    if any(labels) and labels not in turns:
-        raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
-    return labels, labelled([_text(text).strip() for text in texts])[1]
-
-
-def _parsed(text: str) -> Any:
-    """The Python or JSON value that a text is, None where it is none; nothing is evaluated."""
-    for read_as in (ast.literal_eval, json.loads):
-        try:
-            return read_as(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return None
-
-
-def _text(value: Any) -> str:
-    """A cell as text. pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _table(source: Source, row: Row, config: TrainingSource) -> Query:
     def cell(name: str) -> Any:
         value = row.fields[config.columns[name]] if name in config.columns else None
@@ -315,23 +275,23 @@ def _table(source: Source, row: Row, config: TrainingSource) -> Query:
         raise Refused(config.columns[missing[0]], "is missing")
     kinds: tuple[Kind, ...] = ("image", "audio", "video")
     media = tuple(source.embedded(config.columns[kind], kind, cell(kind)) for kind in kinds if cell(kind) is not None)
-    labels, options = _options(config.columns["options"], cell("options")) if cell("options") else ([], [])
-    written = answer = _text(cell("answer")).strip()
+    names, options = options_of(config.columns["options"], cell("options")) if cell("options") else ([], [])
+    written = answer = text_of(cell("answer")).strip()
     target, native = cell("target"), {}
     kind = AnswerKind.text
     if options:
         kind = AnswerKind.choice
-        # The text of an option, or its letter; an option may well be "A".
+        # The text of an option, its name or its letter; an option may well be "A".
         if answer not in options:
-            named = options[labels.index(answer)] if answer in labels else None
-            answer = named or by_letter(config.columns["answer"], answer.rstrip("."), options)
+            named = options[names.index(answer)] if answer in names else None
+            answer = named or by_letter(config.columns["answer"], answer.strip("().:"), options)
     elif any(map(str.isdigit, written)) and number(written, written) is not None:
         kind, answer = AnswerKind.number, digits(written)
         if answer != written:
             target, native = target or written, {"answer": written}
     return Query(
         benchmark=source.entry.name,
-        id=str(source.number("rows")) if cell("id") is None else _text(cell("id")),
+        id=str(source.number("rows")) if cell("id") is None else text_of(cell("id")),
         type=str(cell("type") or kind),
         question=str(cell("question")),
         options=tuple(options),

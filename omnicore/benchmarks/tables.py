@@ -1,14 +1,16 @@
-"""Tables that evaluation kits repackage benchmarks as: VLMEvalKit's TSV files, and how blank cells of any table are read."""
+"""Tables of benchmarks and training sets: VLMEvalKit's TSV files, and what the cells of any table hold."""
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omnicore.benchmarks.base import Row, Source
+from omnicore.benchmarks.base import Refused, Row, Source, labelled
 from omnicore.errors import DataError
 
 # VLMEvalKit's files may hold whole pictures as text; the csv module's own limit is 128 KB a cell.
@@ -40,3 +42,42 @@ def filled(rows: Iterable[Row]) -> Iterator[Row]:
 def blank(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN (what pandas makes of null), or text of spaces alone."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+
+
+def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
+    """Names and bare texts of options: a list of texts, labelled or not, or of {label, text} objects; {label: [..], text: [..]}, as
+    ARC has them; {A: .., B: ..}, as Video-Holmes has them; or one of these as Python or JSON writes it. An answer may call an
+    option by its name: its label where it is an object, else its text as it stands. Raises Refused."""
+    given = _parsed(value) if isinstance(value, str) else value
+    if isinstance(given, Mapping):
+        if given.keys() == {"label", "text"} and all(isinstance(column, list) for column in given.values()):
+            given = [{"label": label, "text": text} for label, text in zip(given["label"], given["text"], strict=True)]
+        else:
+            given = [{"label": label, "text": text} for label, text in given.items() if text is not None]
+    if not isinstance(given, list):
+        raise Refused(field, f"is no list: {value!r:.60}")
+    texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
+    for place, text in enumerate(texts, 1):
+        if blank(text) or not isinstance(text, str | int | float):
+            raise Refused(field, f"option {place} is {'blank' if blank(text) else 'no text'}")
+    labels = [str(option.get("label", "")).strip(" .)(").upper() for option in given if isinstance(option, Mapping)]
+    turns = [[chr(65 + i) for i in range(len(given))], *([str(i + first) for i in range(len(given))] for first in (0, 1))]
+    if any(labels) and labels not in turns:
+        raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
+    written = [text_of(text).strip() for text in texts]
+    return (labels if any(labels) else written), labelled(written)[1]
+
+
+def _parsed(text: str) -> Any:
+    """The Python or JSON value that a text is, None where it is none; nothing is evaluated."""
+    for read_as in (ast.literal_eval, json.loads):
+        try:
+            return read_as(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None
+
+
+def text_of(value: Any) -> str:
+    """A cell as text. pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

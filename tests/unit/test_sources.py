@@ -285,9 +285,19 @@ def test_options_as_objects_are_texts(folder: Path, tmp_path: Path, options: Any
         assert (query.options, query.answer) == (texts, "cat")
 
 
-def test_answer_may_be_the_label_of_an_object(folder: Path, tmp_path: Path) -> None:
-    options = {"label": ["1", "2"], "text": ["dog", "cat"]}
-    (folder / "rows.jsonl").write_text(json.dumps({"q": "?", "o": options, "a": "2"}))
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ({"label": ["1", "2"], "text": ["dog", "cat"]}, "2"),
+        (["A. dog", "B. cat"], "B. cat"),
+        (["A. dog", "B. cat"], "cat"),
+        (["A. dog", "B. cat"], "(B)"),
+        (["dog", "cat"], "b)"),
+        (["B", "cat"], "cat"),
+    ],
+)
+def test_answer_may_name_an_option_in_any_form(folder: Path, tmp_path: Path, options: Any, answer: str) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps({"q": "?", "o": options, "a": answer}))
     columns = {"question": "q", "options": "o", "answer": "a"}
     prepared(
         tmp_path / "out",
@@ -408,6 +418,7 @@ def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
         ({"problem": None}, "question", "valid string"),
         ({"solution": None}, "solution", "is missing"),
         ({"problem_type": None}, "problem_type", "is missing"),
+        ({"data_type": None}, "data_type", "is missing"),
         ({"problem_type": "free-form", "solution": "<answer> </answer>"}, "solution", "holds no <answer>"),
         ({"options": "dog or cat"}, "options", "is no list"),
         (
