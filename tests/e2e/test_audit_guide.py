@@ -102,3 +102,4 @@ def test_the_table_has_every_benchmark_as_the_registry_knows_it() -> None:
         entry = adapter(name).ENTRY
         assert policy.startswith({"filtered": "filtered", "keep_whole": "kept whole"}[entry.filter_policy]), name
         assert f"| `{name}` | `{entry.annotations[0]}` |" in GUIDE
+        assert [layout for layout in entry.annotations[1:] if f"| `{layout}`" not in GUIDE] == [], name
