@@ -33,7 +33,7 @@ MAX_PIXELS = 64_000_000  # of one picture or frame
 MAX_RATIO = 200  # of the sides of one picture or frame; smart_resize in Qwen's processors raises ValueError above
 MAX_SECONDS = 7200.0  # of one clip
 MAX_FRAMES = 2048  # of one clip
-LOUDEST = 1e4  # samples; full scale is 1
+LOUDEST = 100.0  # samples; full scale is 1. Whole numbers of 16 bits written as floats are far above, quiet speech included
 CANCELLED = 1e-2  # of the energy of its channels: less is left where they cancel out, lossy codecs included (Vorbis: 1e-3)
 QUALITY = 95  # of a frame's JPEG
 # Nothing that refers to other files, as playlists do: a hostile file may not make us read or fetch another.
@@ -124,7 +124,7 @@ class Mix:
         self._energy = 0.0
 
     def add(self, channels: npt.NDArray[np.float32]) -> None:
-        """Append samples [channels, n]. Raises DataError for one that is not finite or beyond 1e4: it would drown the sound."""
+        """Append samples [channels, n]. Raises DataError for one that is not finite or beyond `LOUDEST`: it would drown all."""
         peak = np.abs(channels).max(initial=0.0)
         if not peak <= LOUDEST:
             raise DataError(f"{self._path} holds a sample of {peak:g}, and full scale is 1: encode it again, as 16-bit PCM")

@@ -147,6 +147,15 @@ def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, name: str, order: str) -
     assert np.array_equal(shown, np.stack([GREY >> 8] * 3, -1))
 
 
+def test_tiff_of_16_bits_whose_white_is_0_is_not_inverted(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)  # photometric interpretation: black is 0
+    assert data.count(entry) == 1
+    (tmp_path / "a.tif").write_bytes(data.replace(entry, struct.pack("<HHIHH", 262, 3, 1, 0, 0)))
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], 255 - (GREY >> 8))
+
+
 def test_grey_of_16_bits_in_a_pgm_is_scaled_by_its_own_white(tmp_path: Path) -> None:
     for white in (65_535, 4_095):
         levels = (GREY.astype(np.int64) * white // 65_535).astype(">u2")

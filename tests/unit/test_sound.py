@@ -176,7 +176,7 @@ def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(tmp_path: Path, name
     path = make(tmp_path / name)
     whole = load_audio(path)
     assert len(whole) / 16_000 == pytest.approx(seconds, abs=0.11), "encoders add up to 0.1 s"
-    assert media.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.1)
+    assert media.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
     assert np.abs(whole[-16_000:]).max() > 0.05
     for start, end in ((5.0, 7.0), (11.5, 12.5), (seconds - 2, seconds - 1), (seconds - 1, seconds + 5)):
         part, first = load_audio(path, start, end), round(start * 16_000)
@@ -223,7 +223,7 @@ def test_sound_above_the_limit_is_refused_whatever_it_says(tmp_path: Path, limit
         load_audio(tmp_path / limited)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32_767.0, -1e30])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3_000.0, -1e30])
 @pytest.mark.parametrize("name", ["a.wav", "a.mkv"])
 def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name: str) -> None:
     wave = tone(440, 1)
@@ -237,7 +237,7 @@ def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name:
             frame.sample_rate = 16_000
             for packet in [*track.encode(frame), *track.encode()]:
                 container.mux(packet)
-    with pytest.raises(DataError, match=rf"{name} holds a sample of (nan|inf|32767|1e\+30), and full scale is 1"):
+    with pytest.raises(DataError, match=rf"{name} holds a sample of (nan|inf|3000|1e\+30), and full scale is 1"):
         load_audio(tmp_path / name)
     assert len(load_audio(tmp_path / name, 0, 0.4)) == 6_400
 
