@@ -41,6 +41,7 @@ def rows(source: Source) -> Iterator[Row]:
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     options = item["options"]
+    picture, sound = _media(source, row)
     return Query(
         benchmark=ENTRY.name,
         id=str(item["index"]),
@@ -48,14 +49,9 @@ def query(source: Source, row: Row) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=by_text("answer", item["answer"], options),
-        media=_media(source, row),
-        cluster=item["image_path"],
-        native={
-            "audio type": item["audio type"],
-            "audio content": item.get("audio content") or "",
-            "image content": item.get("image content") or "",
-            "audio_path": item["audio_path"],
-        },
+        media=(picture, sound),
+        cluster=item.get("image_path") or picture.sha256[:16],
+        native={name: item.get(name) or "" for name in ("audio type", "audio content", "image content", "audio_path")},
     )
 
 

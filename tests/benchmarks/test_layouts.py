@@ -147,6 +147,21 @@ def test_omnibench_repository_reads_mm_data(tmp_path: Path) -> None:
     assert [alike(query) for query in found.values()] == [alike(query) for query in published.values()]
 
 
+def test_omnibench_without_descriptions_keeps_its_ids(tmp_path: Path) -> None:
+    """Repackaged copies may leave out what no question shows."""
+    own = tables.rows("omnibench")
+    extra = ("audio type", "audio content", "image content", "audio_path", "image_path")
+    for name, rows in (("own", own), ("fix", [{k: v for k, v in row.items() if k not in extra} for row in own[1:]])):
+        tables.write(tmp_path / name / "data" / "train-00000-of-00001.parquet", rows, ("image", "audio"), "feature")
+    published = queries("omnibench", tmp_path / "own", tmp_path / "scratch")
+    found = queries("omnibench", tmp_path / "fix", tmp_path / "scratch")
+    assert list(found) == list(published)[1:]
+    for name, query in found.items():
+        assert alike(query, "native", "cluster") == alike(published[name], "native", "cluster")
+    clusters = {query.cluster for query in found.values()}
+    assert len(clusters) == len({query.cluster for name, query in published.items() if name in found})
+
+
 def test_own_layout_is_read_where_both_are_there(tmp_path: Path) -> None:
     """VLMEvalKit writes its TSV into the publisher's folder."""
     folder = native.copy("cg_av_counting", tmp_path)
