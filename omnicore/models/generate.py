@@ -43,15 +43,12 @@ def generate(
     model.eval()
     batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature and part and part[1] > len(prompts):
-        sampling["logits_processor"] = [_Drawn(temperature, part)]
-    elif temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    sampling = {"logits_processor": [_Drawn(temperature, part or (0, len(prompts)))]} if temperature else {}
     out = model.generate(
         **batch,
         suppress_tokens=encoder.suppressed,
         max_new_tokens=max_new_tokens,
+        do_sample=False,  # what is drawn is all that `_Drawn` leaves
         return_dict_in_generate=True,
         output_logits=logprobs,
         **sampling,
@@ -73,14 +70,24 @@ def generate(
 
 
 class _Drawn(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row: what `torch.multinomial` would draw for these rows if the others of the batch were there, too. It
-    divides the probabilities by exponential noise and takes the largest."""
+    """Leaves one token a row: what would be drawn for these rows if the others of the batch were there, too. Dividing the
+    probabilities by exponential noise and taking the largest is sampling from them, as `torch.multinomial` does.
+
+    The noise is drawn a row at a time, and that of other processes' rows is dropped at once: at a vocabulary of 152,000 the noise
+    of 1,024 rollouts is 0.6 GB a token.
+    """
 
     def __init__(self, temperature: float, part: Part) -> None:
         self._temperature, (self._first, self._all) = temperature, part
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
         probabilities = torch.softmax(scores / self._temperature, -1)
-        noise = probabilities.new_empty(self._all, scores.shape[1]).exponential_()
-        drawn = (probabilities / noise[self._first :][: len(scores)]).argmax(-1, keepdim=True)
+        others = probabilities.new_empty(scores.shape[1])
+        for row in range(self._all):
+            own = row - self._first
+            if 0 <= own < len(scores):
+                probabilities[own] /= others.exponential_()
+            else:
+                others.exponential_()
+        drawn = probabilities.argmax(-1, keepdim=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)

@@ -9,6 +9,7 @@ AutoModelForMultimodalLM and vLLM load it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files as packaged
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,23 @@ def load(model: str | Path, dtype: torch.dtype = torch.float32, attention: str =
             f"{directory} has {len(unlike)} weights of another size than its config.json says, {name} first: {list(found)} for "
             f"{list(wanted)}; one of the two is another model's"
         )
+    if name := not_finite(loaded.named_parameters()):
+        raise CheckpointError(
+            f"{directory}: the weight {name} holds numbers that are not finite, so the training that wrote it has diverged; take "
+            "an earlier checkpoint, or train again with a lower learning rate"
+        )
     encoder = Encoder(load_processor(directory))
     loaded.generation_config = GenerationConfig(eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id, do_sample=False)
     return loaded.eval(), encoder
+
+
+def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The name of the first of these weights that holds a number that is not finite; empty where there is none."""
+    sums = {name: (weight.detach(), weight.detach().sum(dtype=torch.float32)) for name, weight in weights}
+    if not sums or bool(torch.stack([total for _, total in sums.values()]).isfinite().all()):
+        return ""
+    # A sum may overflow where no number does.
+    return next((name for name, (weight, _) in sums.items() if not bool(weight.isfinite().all())), "")
 
 
 def skeleton(model: str | Path, recipe: str = "") -> tuple[Any, str]:
@@ -103,7 +118,10 @@ def save(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint, in bf16 where no other is asked for, of the model's own weights or those that are given, by the names
-    that they have in memory. That the directory appears whole or not at all is the caller's care (`run_step`)."""
+    that they have in memory. That the directory appears whole or not at all is the caller's care (`run_step`). Raises
+    CheckpointError, before anything is written, for weights that are not finite."""
+    if name := not_finite((weights or dict(model.named_parameters())).items()):
+        raise CheckpointError(f"the weight {name} holds numbers that are not finite: nothing is written to {directory}")
     directory.mkdir(parents=True, exist_ok=True)
     # Through save_pretrained, since transformers renames weights in memory: state_dict() has other keys than a checkpoint.
     model.save_pretrained(directory, max_shard_size=SHARD, state_dict=weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,12 +77,6 @@ def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], in
         for rollout in group:
             rollout.used = True
     return groups
-
-
-def further(count: int, of: int, key: str) -> list[int]:
-    """Rows that take the place of useless groups, on all processes together: a pure function of the key (seed, step, turn), so that
-    resuming needs no position."""
-    return random.Random(key).sample(range(of), min(count, of))
 
 
 class Book:

@@ -22,12 +22,12 @@ ones: batches hold their shares as before and less padding.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from omnicore.config import MixtureConfig
+from omnicore.config import MixtureConfig, digest
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 
@@ -72,6 +72,7 @@ class Mixture:
         shares = np.array([weights[name] for name in self.groups])
         if config.balance == "tokens":
             shares /= [max(1.0, float(np.mean([tokens[i] for i in each]))) for each in self._members]
+        self._shares = shares
         ends = np.round(np.cumsum(shares / shares.sum()) * batch, 9)
         ends[-1] = batch
         offsets = np.arange(steps) * _GOLDEN % 1
@@ -83,6 +84,21 @@ class Mixture:
     def batch(self, step: int) -> list[int]:
         """The rows of a step, counted from 0."""
         return list(self._batches(step // self._window)[step % self._window])
+
+    def resample(self, count: int, taken: Collection[int], key: str) -> list[int]:
+        """At most `count` further rows for a step that has `taken` already: by the same weights, none twice, a function of the
+        arguments alone.
+
+        Weighted sampling without replacement by exponential keys (Efraimidis and Spirakis, Information Processing Letters 97,
+        2006): the rows with the smallest of exponential noise over weight.
+        """
+        rows = np.concatenate([np.array(each) for each in self._members])
+        weights = np.repeat(self._shares / self._shares.sum(), [len(each) for each in self._members])
+        weights /= np.repeat([len(each) for each in self._members], [len(each) for each in self._members])
+        noise = np.random.default_rng(int(digest(key)[:16], 16)).exponential(size=len(rows)) / weights
+        noise[np.isin(rows, list(taken))] = np.inf
+        order = np.argsort(noise, kind="stable")[:count]
+        return [int(rows[i]) for i in order if np.isfinite(noise[i])]
 
     def epochs(self) -> dict[str, float]:
         """How often the whole training walks through each group."""

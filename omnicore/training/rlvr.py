@@ -35,10 +35,11 @@ from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
 from omnicore.models.generate import Part
 from omnicore.models.processor import Encoder, Features, media_tensors
-from omnicore.training import parallel, parts, startup
+from omnicore.schema import Query
+from omnicore.training import finite, parallel, parts, startup
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve, GradientCheck, Log
-from omnicore.training.groups import Book, Group, Rollout, collect, further
+from omnicore.training.groups import Book, Group, Rollout, collect
 from omnicore.training.mixture import Mixture, Order, modality
 from omnicore.training.rewards import Coin, reward
 from omnicore.training.rollouts import RolloutEngine, TransformersRollouts
@@ -66,6 +67,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         args: GRPOConfig,
         *,
         rows: Sequence[Row],
+        mixture: Mixture,
         config: RlvrConfig,
         profile: Profile,
         encoder: Encoder,
@@ -74,6 +76,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.rows, self.config, self.profile, self.encoder, self.engine = rows, config, profile, encoder, engine
+        self._mixture, self._taken = mixture, set[int]()  # rows of this step, on all processes
         self.book, self._journal = Book(config.group, config.prompts), journal
         self.coin: Coin | None = None
         self._chosen: list[Rollout] = []
@@ -134,13 +137,18 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     def _further(self, missing: int, turn: int) -> list[int] | None:
         # None where another process misses some: gathering sharded weights needs all of them.
         first, every = _part(missing)
-        return further(every, len(self.rows), self._key(turn))[first : first + missing] if every else None
+        if not every:
+            return None
+        drawn = self._mixture.resample(every, self._taken, self._key(turn))
+        self._taken.update(drawn)
+        return drawn[first : first + missing]
 
     def _key(self, turn: int) -> str:
         return f"{self.args.seed}|{self.state.global_step}|{turn}|0"  # the 0 is in what docs/seeds.md was drawn with
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.group]]
+        self._taken = {index for part in ranks.every(first) for index in part}
         self.load_engine()
         groups = collect(first, self.config.refill, self._roll, self._further)
         self.accelerator.wait_for_everyone()
@@ -159,7 +167,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         out["useful_total"], out["num_items_in_batch"] = self.accelerator.gather(counted[None]).sum(0)
         # Lists, which TRL's shuffling and splitting slice by sample. Tensors of unlike samples could not be split.
         out["media"] = self._media
-        out["modality"] = [modality(rollout.row.query) for rollout in self._chosen]
+        out["query"] = [rollout.row.query for rollout in self._chosen]
         seen = gather_object([rollout.record(self.state.global_step) for group in groups for rollout in group])
         self.book.generated(seen)
         for record in seen:
@@ -212,16 +220,17 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         chosen["completion_mask"] = chosen["completion_mask"] * useful[keep, None]  # those that are not useful weigh nothing
         self._media = [inputs["media"][i] for i in keep.tolist()]
         loss = super()._compute_loss(model, chosen)
-        self._measure(chosen, [inputs["modality"][i] for i in keep.tolist()])
+        self._measure(chosen, [inputs["query"][i] for i in keep.tolist()])
         if self.loss_type == "dapo":
             return loss  # normalised by the tokens of all useful rollouts already
         # The others take means: of all useful rollouts, not of those that happen to lie in a micro-batch.
         parts = self.args.gradient_accumulation_steps * self.accelerator.num_processes
         return loss * (len(keep) * parts / inputs["useful_total"].clamp(min=1))
 
-    def _measure(self, inputs: Any, modalities: Sequence[str]) -> None:
+    def _measure(self, inputs: Any, queries: Sequence[Query]) -> None:
         logps, entropies, _ = self._scored
         mask = inputs["completion_mask"]
+        finite.check_rows((logps.detach() * mask).sum(1).tolist(), queries, self.state.global_step)
         found = {"entropy": entropies.detach()}
         if self.beta:
             apart = inputs["ref_per_token_logps"] - logps.detach()
@@ -229,15 +238,15 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         if "old_per_token_logps" in inputs and self.num_iterations == 1:
             found["logprob_gap"] = (inputs["old_per_token_logps"] - logps.detach()).abs()
             gap = float((found["logprob_gap"] * mask).sum() / mask.sum().clamp(min=1))
-            if gap > self.config.max_logprob_gap:
+            if not gap <= self.config.max_logprob_gap:
                 raise TrainingError(
                     f"at step {self.state.global_step} the rollout engine is {gap:.3g} nats a token off the policy, more than "
                     f"rlvr.max_logprob_gap={self.config.max_logprob_gap:g}: it generates with other weights than those that train"
                 )
         sums = {name: (values * mask).sum(1).tolist() for name, values in found.items()}
-        for place, (name, tokens) in enumerate(zip(modalities, mask.sum(1).tolist(), strict=True)):
+        for place, (query, tokens) in enumerate(zip(queries, mask.sum(1).tolist(), strict=True)):
             if tokens:
-                self.book.measured.append((name, {figure: each[place] for figure, each in sums.items()}, tokens))
+                self.book.measured.append((modality(query), {figure: each[place] for figure, each in sums.items()}, tokens))
 
     def figures(self, record: dict[str, Any]) -> dict[str, Any]:
         """Adds what the rollouts of a step were to its record. Called on all processes."""
@@ -260,7 +269,7 @@ def train(
     """Trains `model` in place, from the newest of its checkpoints on. `log` gets one record a step, `journal` one a rollout.
 
     Returns what the start-up checks measured. Raises TrainingError when one of them fails, when a tower that trains gets no
-    gradient, or the loss is not finite.
+    gradient, or a loss, gradient or weight is not finite.
     """
     drawn = Mixture(
         [row.query for row in rows],
@@ -293,6 +302,7 @@ def train(
             model,
             args,
             rows=rows,
+            mixture=drawn,
             config=config,
             profile=profile,
             encoder=encoder,
@@ -309,6 +319,7 @@ def train(
         trainer.add_callback(check)
         trainer.states |= {"gradients": check, **({"coin": trainer.coin} if trainer.coin else {})}
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(finite.Finite())
         trainer.add_callback(Curve(log, trainer.figures))
         trainer.load_engine()
         # After the weights were handed over: an engine that cannot take them is found here.

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from omnicore import ranks
 from omnicore.config import SftConfig
 from omnicore.models.processor import Encoder, collate
-from omnicore.training import parallel, parts
+from omnicore.training import finite, parallel, parts
 from omnicore.training.checkpoints import Checkpoints, Resumable
 from omnicore.training.curves import Curve
 from omnicore.training.mixture import Mixture, Order
@@ -33,6 +33,7 @@ PLAIN = {
     "bf16": False,
     "disable_tqdm": True,
     "logging_steps": 1,
+    "logging_nan_inf_filter": False,  # else a loss that is not finite is logged as 0
     "dataloader_num_workers": 0,
 }
 
@@ -66,8 +67,10 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         # Not through return_outputs: TRL would run a second forward pass to rebuild the logits.
         loss = super().compute_loss(forward, inputs, num_items_in_batch=num_items_in_batch)
         each = -seen[0].log_probs.detach().sum(1) / seen[0].label_mask.sum(1).clamp(min=1)
-        for index, value in zip(indices, each.tolist(), strict=True):
-            self.by_type[self._rows[index].query.type].append(value)
+        queries = [self._rows[index].query for index in indices]
+        finite.check_rows(each.tolist(), queries, self.state.global_step)
+        for query, value in zip(queries, each.tolist(), strict=True):
+            self.by_type[query.type].append(value)
         return loss
 
 
@@ -84,7 +87,7 @@ def train(
     """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step, with the `data_seconds` that it
     waited for rows. Returns how often each group of the mixture is walked through.
 
-    Raises TrainingError when the loss is not finite, ConfigError for a mixture that the rows are not of.
+    Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture that the rows are not of.
     """
     queries, tokens = [row.query for row in rows], [row.tokens for row in rows]
     mixture = Mixture(queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed)
@@ -130,6 +133,7 @@ def train(
         if trainer.is_deepspeed_enabled:
             trainer.add_callback(parallel.BothTowers())
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(finite.Finite())
         trainer.add_callback(Curve(log, add))
         trainer.go_on()
         parallel.gather(trainer.model)

@@ -155,3 +155,27 @@ def test_weights_that_do_not_fit_the_rows(config: dict[str, object], message: st
 def test_weights_are_shares(weights: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="weights are shares"):
         MixtureConfig(weights=weights)
+
+
+def test_further_rows_have_the_shares_and_none_comes_twice() -> None:
+    queries = rows(vision=300, audio=100, omni=200, text=50)
+    weights = {"vision": 2, "audio": 1, "omni": 1, "text": 0}
+    mixture = made(queries, by="modality", weights=weights)
+    drawn = [mixture.resample(8, mixture.batch(step), f"0|{step}|1") for step in range(50)]
+    for step, chosen in enumerate(drawn):
+        assert len(set(chosen)) == len(chosen) == 8
+        assert not set(chosen) & set(mixture.batch(step))
+    counts = Counter(modality(queries[i]) for chosen in drawn for i in chosen)
+    assert set(counts) == {"vision", "audio", "omni"}
+    assert counts["vision"] / 400 == pytest.approx(0.5, abs=0.08)  # three standard errors
+    assert counts["audio"] / 400 == pytest.approx(0.25, abs=0.07)
+
+
+def test_further_rows_are_a_function_of_the_key_and_end_with_the_rows() -> None:
+    queries = rows(omni=6, audio=4)
+    mixture = made(queries, by="modality", weights={"omni": 1, "audio": 0})
+    omni = {i for i, q in enumerate(queries) if modality(q) == "omni"}
+    first = sorted(omni)[:2]
+    assert mixture.resample(3, first, "k") == made(queries, by="modality", weights={"omni": 1, "audio": 0}).resample(3, first, "k")
+    assert mixture.resample(3, first, "k") != mixture.resample(3, first, "other")
+    assert set(mixture.resample(9, first, "k")) == omni - set(first)

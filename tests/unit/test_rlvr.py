@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from omnicore.config import RlvrConfig
 from omnicore.engines.transformers import Reader
 from omnicore.errors import TrainingError
 from omnicore.models import thinker
-from omnicore.models.generate import generate
+from omnicore.models.generate import _Drawn, generate
 from omnicore.models.processor import Features, Prompt, collate, media_tensors
 from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, View
@@ -158,6 +159,39 @@ def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
     groups = collect([0, 1, 2], 1, roll, draw)
     assert turns == [[0, 1, 2], [3, 4]]
     assert [useful(g) for g in groups] == [any(r.used for r in g) for g in groups]
+
+
+def test_dynamic_sampling_keeps_the_mixture(rows: list[Row], small_recipe: Recipe) -> None:
+    mixture = {"by": "modality", "weights": {"vision": 0, "audio": 0, "omni": 1}}
+    done = run(rows, small_recipe, steps=2, refill=2, mixture=mixture)
+    assert {r["modality"] for r in done.journal} == {"omni"}
+    for step in (0, 1):
+        seen = [r["id"] for r in done.journal if r["step"] == step][:: done.config.group]
+        assert len(seen) > done.config.prompts, "nothing was drawn in place of useless groups"
+        assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("parts", [[(0, 5)], [(0, 2), (2, 5)], [(0, 1), (1, 4), (4, 5)]])
+def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(parts: list[tuple[int, int]]) -> None:
+    class Largest(TorchDispatchMode):
+        """Notes how many numbers of noise are drawn at once."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "exponential" in str(func):
+                drawn.append(args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    scores, drawn, found = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)), list[int](), []
+    torch.manual_seed(3)
+    whole = torch.multinomial(torch.softmax(scores / 1.3, -1), 1).squeeze(1).tolist()
+    for first, end in parts:
+        torch.manual_seed(3)
+        with Largest():
+            left = _Drawn(1.3, (first, 5))(None, scores[first:end])
+        assert (left > -torch.inf).sum(1).tolist() == [1] * (end - first)
+        found += left.argmax(1).tolist()
+    assert found == whole
+    assert set(drawn) == {40}
 
 
 def test_the_form_never_decides_a_group(random_model: Any, rows: list[Row], small_recipe: Recipe) -> None:

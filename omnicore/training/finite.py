@@ -1,0 +1,48 @@
+"""Stop a training at the first number that is not finite: everything after it would be noise, and its checkpoint none.
+
+transformers reports a loss of inf or NaN as 0.0 unless `logging_nan_inf_filter` is off (seen in 5.23), so the logged loss alone
+tells nothing. What is looked at, in this order: each row's own loss before the backward pass, the gradients before the optimizer's
+step, the weights after it. So no checkpoint on the way, and none at the end, is written from weights that are not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.nn.utils import get_total_norm
+from transformers import TrainerCallback
+
+from omnicore.errors import TrainingError
+from omnicore.models.thinker import not_finite
+from omnicore.schema import Query
+
+_REMEDY = "lower the learning rate, or set another precision"
+
+
+def check_rows(losses: Sequence[float], queries: Sequence[Query], step: int) -> None:
+    """Raises TrainingError naming the rows whose own loss is not finite."""
+    lost = [f"{query.benchmark} {query.id}" for loss, query in zip(losses, queries, strict=True) if not math.isfinite(loss)]
+    if lost:
+        named = ", ".join(dict.fromkeys(lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise TrainingError(
+            f"the loss of {len(lost)} of {len(losses)} rows is not finite at step {step + 1}, and nothing was learned from them: "
+            f"{named}. If it is one row, look at its media; if it is all, {_REMEDY}"
+        )
+
+
+class Finite(TrainerCallback):  # type: ignore[misc]
+    """Looks at gradients and weights. Raises TrainingError."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        # Under ZeRO there are none left by now; weights show it then.
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if gradients and not math.isfinite(float(get_total_norm(gradients))):
+            raise TrainingError(f"the gradients are not finite at step {state.global_step + 1}, before the step: {_REMEDY}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        # Of weights that are shared out (stage 3), this process' share.
+        trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        if name := not_finite((name, getattr(weight, "ds_tensor", weight)) for name, weight in trained):
+            raise TrainingError(f"the weights are not finite after step {state.global_step}, {name} first: {_REMEDY}")

@@ -1,0 +1,97 @@
+"""A training whose numbers are not finite ends red, before anything is published."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omnicore.errors import CheckpointError, TrainingError
+from omnicore.models import thinker
+from omnicore.recipe import Recipe, load_recipe
+from omnicore.run import run_step
+from omnicore.training.finite import Finite, check_rows
+from tests.unit.audit_fixture import make_queries
+from tests.unit.training_fixture import SMALL, data, inputs
+
+__all__ = ["data", "inputs"]
+
+
+def wild(step: str, rate: float, *overrides: str) -> Recipe:
+    """A recipe whose learning rate no user can give."""
+    recipe = load_recipe("tiny", [*SMALL, f"{step}.warmup=0", *overrides])
+    return recipe.model_copy(update={step: getattr(recipe, step).model_copy(update={"rate": rate})})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "rate", "overrides", "told"),
+    [
+        ("sft", 1e30, ["sft.steps=4", "sft.batch=8"], r"not finite (at step 2|after step 1)"),
+        (
+            "sft",
+            1e38,
+            ["sft.steps=1", "sft.batch=8"],
+            r"the weights are not finite after step 1, .* first: lower the",
+        ),
+        ("sft", 1e38, ["sft.steps=3", "sft.batch=8", "sft.checkpoint_every=1"], r"not finite"),
+        ("rlvr", 1e38, ["rlvr.steps=3", "rlvr.prompts=2", "rlvr.group=8", "rlvr.checkpoint_every=1"], r"not finite"),
+    ],
+)
+def test_a_training_that_diverges_publishes_nothing(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str, rate: float, overrides: list[str], told: str
+) -> None:
+    with pytest.raises(TrainingError, match=told):
+        run_step(step, wild(step, rate, *overrides), inputs[step], tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    assert not (tmp_path / "out" / "step.json").exists()
+    assert not list((tmp_path / "out").rglob("step-*/weights.safetensors"))
+
+
+def test_rows_whose_loss_is_not_finite_are_named() -> None:
+    rows = make_queries("b", 3)
+    check_rows([0.1, 0.2, 0.3], rows, 4)
+    with pytest.raises(TrainingError, match=rf"1 of 3 rows is not finite at step 5, .*: b {rows[1].id}\. "):
+        check_rows([0.1, math.nan, 0.3], rows, 4)
+
+
+def test_gradients_are_looked_at_before_the_weights_move() -> None:
+    class State:
+        global_step = 2
+
+    model = torch.nn.Linear(2, 1)
+    model(torch.ones(1, 2)).sum().backward()
+    Finite().on_pre_optimizer_step(None, State(), None, model=model)
+    model.weight.grad[0, 0] = math.inf
+    with pytest.raises(TrainingError, match="the gradients are not finite at step 3"):
+        Finite().on_pre_optimizer_step(None, State(), None, model=model)
+
+
+@pytest.mark.parametrize(("value", "name"), [(math.nan, "1.bias"), (-math.inf, "1.bias"), (3e38, "")])
+def test_only_numbers_that_are_not_finite_count(value: float, name: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].bias.fill_(value)  # the sum of two of 3e38 is infinite
+    assert thinker.not_finite(model.named_parameters()) == name
+
+
+def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_loaded(random_model: Any, encoder: Any, tmp_path: Path) -> None:
+    thinker.save(random_model, encoder, tmp_path / "good")
+    with torch.no_grad():
+        next(random_model.parameters()).view(-1)[3] = math.nan
+    with pytest.raises(CheckpointError, match=r"holds numbers that are not finite: nothing is written"):
+        thinker.save(random_model, encoder, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "good" / "model.safetensors"
+    held = load_file(path)
+    name = min(held)
+    held[name].view(-1)[0] = math.inf
+    save_file(held, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"holds numbers that are not finite, so the training that wrote it has diverged"):
+        thinker.load(tmp_path / "good")
