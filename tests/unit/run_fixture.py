@@ -9,7 +9,7 @@ import pytest
 
 from omnicore.config import digest
 from omnicore.journal import Journal, write_jsonl
-from omnicore.provenance import write_step
+from omnicore.provenance import read_step, write_step
 from omnicore.recipe import load_recipe
 
 BATCHES, GATED = 12, 5
@@ -78,6 +78,11 @@ def made(path, step, content="rows"):
     (path / "rows.jsonl").write_text(content)
     write_step(path, {"step": step, "section": step, "key": "k", "seconds": 1.0, "summary": {}})
     return path
+
+
+def finish(output):
+    """Records the files of a finished output as they are now, where a test has changed them."""
+    write_step(output, read_step(output))
 
 
 def names(path):

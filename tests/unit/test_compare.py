@@ -13,9 +13,9 @@ from omnicore.compare import compare, verdict
 from omnicore.engines.base import Reply
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, write_json
-from omnicore.provenance import read_step, write_step
 from omnicore.recipe import load_recipe
 from tests.unit.evaluate_fixture import FLAGS, evaluated, inputs, query
+from tests.unit.run_fixture import finish
 
 # Sixty queries in thirty clusters; A answers none of the first forty, B all.
 MANY = [query("daily_omni", i, "Event" if i < 30 else "Inference", "dog") for i in range(60)]
@@ -106,11 +106,6 @@ def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.Mo
     found = compare(a, b)
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "official"} == {"daily_omni"}
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "strict"} == {None, "daily_omni", "elm"}
-
-
-def finish(output: Path) -> None:
-    """Records the files of an output as they are now."""
-    write_step(output, read_step(output))
 
 
 @pytest.mark.parametrize(

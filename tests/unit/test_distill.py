@@ -96,7 +96,7 @@ def distill(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(asking.canary, "check", lambda *args: {})  # the stub looks at nothing
         recipe = load_recipe("tiny", [*_sets(RECIPE), *sets])
         output = tmp_path / "distill"
-        return run_step("distill", recipe, {**inputs, **more}, output)["summary"], output
+        return run_step("distill", recipe, {**inputs, **more}, output, replace=True)["summary"], output
 
     return run
 

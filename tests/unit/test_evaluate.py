@@ -16,6 +16,7 @@ from omnicore.provenance import digest_directory
 from omnicore.schema import Estimate, Outcome, Response, View
 from omnicore.steps.evaluate import chance, queries_hash, run
 from tests.unit.evaluate_fixture import QUERIES, RECIPE, evaluated, inputs, query
+from tests.unit.run_fixture import finish
 
 # By hand: daily_omni's key is B. The publisher reads the first letter of the reply.
 SAID: dict[str, str | Reply] = {
@@ -208,6 +209,7 @@ def test_an_imported_manifest_has_no_profile(tmp_path: Path, monkeypatch: pytest
     given = inputs(tmp_path)
     path = given["manifest"] / "manifest.json"
     path.write_text(json.dumps(read_json(path) | {"policy": "imported", "profile_hash": ""}))
+    finish(given["manifest"])
     assert read_json(evaluated(tmp_path / "out", SAID, given, monkeypatch) / "scores.json")["clean"]["micro"]["n"] == 9
 
 

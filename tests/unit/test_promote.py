@@ -14,7 +14,7 @@ import torch
 
 from omnicore import card, signing
 from omnicore.config import PromoteConfig
-from omnicore.errors import CheckpointError, DataError
+from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json
 from omnicore.models import thinker
 from omnicore.provenance import SIGNATURE, write_step
@@ -199,7 +199,7 @@ def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
 def test_a_checkpoint_that_was_changed_since_is_not_released(made: dict[str, Path], tmp_path: Path) -> None:
     given = with_model(made, tmp_path / "inputs")
     (given["model"] / "checkpoint" / "model.safetensors").write_text("others")
-    with pytest.raises(CheckpointError, match="was changed after it was finished"):
+    with pytest.raises(DataError, match=r"model\.safetensors was changed after the step was finished"):
         promote.run(RECIPE, LOOSE, given, tmp_path)
 
 

@@ -20,6 +20,7 @@ from omnicore.provenance import SIGNATURE, digest_directory
 from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from tests.seaweed import BUCKET, seaweed, signed_in
+from tests.unit.run_fixture import finish
 from tests.unit.test_run import Fake, made, put
 
 __all__ = ["seaweed", "signed_in"]
@@ -216,6 +217,7 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Pa
     fake = put(monkeypatch, "sft", Training())
     data = made(tmp_path / "prepare", "prepare")
     (data / "sft.jsonl").write_text('{"benchmark": "sft"}\n')
+    finish(data)
 
     def train() -> Path:
         run_step("sft", load_recipe("tiny"), {"data": data}, tmp_path / "sft", cache=tmp_path / "cache")
