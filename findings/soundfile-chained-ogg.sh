@@ -6,7 +6,7 @@
 #          and `cat a.ogg b.ogg` write it. libsndfile's src/ogg.c reads the streams of one link.
 # Matters: librosa.load and transformers' load_audio decode by soundfile: half of the sound goes to the model, no error.
 # Seen:    soundfile: info 2.00 s, read 2.00 s
-#          PyAV: decoded 4.00 s
+#          PyAV: decoded 4.03 s (the Vorbis encoder pads the end of a link)
 # Exits non-zero if this changes.
 set -euo pipefail
 work=$(mktemp -d)

@@ -52,7 +52,7 @@ SHORTEST = 0.025  # seconds of sound; below, vLLM refuses it and the model has n
 _FULL = 1 - 2**-15  # the largest sample of 16 bits, as `dataurl.wav_base64` sends them
 _DIRECT = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC")  # first bytes of the sounds that libsndfile reads
 _UNSOUGHT = ("MPEG", "GSM")  # codecs inside a wav in which libsndfile cannot seek
-_PHOTOMETRIC = 262  # a tag of TIFF
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _ENDLESS = 2**48  # frames
 _FORMAT = 2  # raised when the same file would be decoded to something else
 
@@ -207,14 +207,15 @@ def resample(wave: npt.NDArray[np.floating[Any]], rate: int) -> Wave:
 
 
 def _eight_bits(name: Path | str, image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits by its upper byte, as Pillow does with 16-bit colour; its own conversion makes all but the
-    darkest 256 levels white, and forgets that the `opened` TIFF may say that white is 0."""
+    """Scale grey of 16 bits to 8 by its upper byte, as Pillow does with 16-bit colour; its own conversion makes all but the darkest
+    256 levels white, and forgets that the `opened` TIFF may have 12 bits, or say that white is 0."""
     if not image.mode.startswith(("I", "F")):
         return image
     if image.mode == "F" or (image.mode == "I" and opened.format != "PPM"):  # a PPM is scaled to 16 bits where it is opened
         raise DataError(f"{name}: mode {image.mode}, whose samples do not say what is white: convert it to 8 or 16 bits")
-    levels = np.asarray(image) >> 8
-    white_is_zero = getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    tags = getattr(opened, "tag_v2", {})
+    levels = np.asarray(image) >> (tags.get(_BITS, [16])[0] - 8)
+    white_is_zero = tags.get(_PHOTOMETRIC) == 0
     return Image.fromarray((255 - levels if white_is_zero else levels).astype(np.uint8))
 
 

@@ -156,6 +156,16 @@ def test_tiff_of_16_bits_whose_white_is_0_is_not_inverted(tmp_path: Path) -> Non
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], 255 - (GREY >> 8))
 
 
+def test_tiff_of_12_bits_is_scaled_by_its_own_white(tmp_path: Path) -> None:
+    levels = np.array([0, 1_000, 2_000, 4_095])
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in levels.reshape(2, 2).tolist())
+    fields = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in fields.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    (tmp_path / "a.tif").write_bytes(header + packed + struct.pack("<H", len(fields)) + entries + bytes(4))
+    assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == (levels >> 4).tolist()
+
+
 def test_grey_of_16_bits_in_a_pgm_is_scaled_by_its_own_white(tmp_path: Path) -> None:
     for white in (65_535, 4_095):
         levels = (GREY.astype(np.int64) * white // 65_535).astype(">u2")
