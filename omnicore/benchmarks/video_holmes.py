@@ -1,7 +1,8 @@
 """Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-Holmes, read at 7745c87).
 
 `test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so,
-`video` where VLMEvalKit did). The publisher's download.py puts all of it into `Benchmark/`, beside its scripts.
+`video` where VLMEvalKit did). The publisher's download.py puts all of it into `Benchmark/`, beside its scripts. Without the list,
+`Video_Holmes.tsv` is read, which VLMEvalKit makes of it (vlmeval/dataset/video_holmes.py, e8e78f0): options lose their apostrophes.
 "Question ID" counts inside a film, so an id here is the film's with that number. The publisher shows the picture alone; sound
 is a second medium here, and view `visual_only` is the publisher's setting.
 """
@@ -10,33 +11,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, letter
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, letter, listed
+from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
+TSV = "Video_Holmes.tsv"
 ENTRY = Entry(
     name="video_holmes",
     title="Video-Holmes",
     source="TencentARC/Video-Holmes",
     licence="Apache-2.0, for academic purposes only",
     size=1837,
-    annotations=("test_Video-Holmes.json", "Benchmark/test_Video-Holmes.json"),
+    annotations=("test_Video-Holmes.json", "Benchmark/test_Video-Holmes.json", TSV),
     archives=("videos.zip", "Benchmark/videos.zip"),
     cluster="film",
     answer_kinds=(AnswerKind.choice,),
 )
 _FOLDERS = ("videos", "videos_cropped", "video", "Benchmark/videos", "Benchmark/videos_cropped", "Benchmark/video")
+_COLUMNS = {
+    "video": "video ID",
+    "question_id": "Question ID",
+    "question_type": "Question Type",
+    "question": "Question",
+    "candidates": "Options",
+    "answer": "Answer",
+}
 _LETTERS = "ABCDEF"
 _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows(source.layout)
+    if source.layout != TSV:
+        yield from source.json_rows(source.layout)
+        return
+    for row in filled(tsv_rows(source, TSV)):
+        yield replace(row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()})
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     film, options = item["video ID"], item["Options"]
+    if source.layout == TSV:
+        options = dict(candidate.partition(". ")[::2] for candidate in listed("Options", options))
     if "".join(options) != _LETTERS[: len(options)]:
         raise Refused("Options", f"are not named A, B, C in turn, but {', '.join(options)}")
     return Query(

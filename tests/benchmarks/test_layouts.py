@@ -62,6 +62,12 @@ def video_holmes_repository(folder: Path) -> None:
     (folder / "videos").rename(folder / "Benchmark" / "videos_cropped")
 
 
+def video_holmes_tsv(folder: Path) -> None:
+    (folder / "test_Video-Holmes.json").unlink()
+    (folder / "videos").rename(folder / "video")
+    shutil.copy(TSV / "Video_Holmes.tsv", folder)
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -81,6 +87,7 @@ def alike(query: Query, *but: str) -> dict[str, Any]:
         ("omnivideobench", omnivideobench_repository),
         ("omnivideobench", omnivideobench_inside),
         ("video_holmes", video_holmes_repository),
+        ("video_holmes", video_holmes_tsv),
     ],
 )
 def test_layout_gives_same_queries(name: str, lay_out: Callable[[Path], None], tmp_path: Path) -> None:
