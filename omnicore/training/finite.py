@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
+from omnicore import live
 from omnicore.errors import TrainingError
 from omnicore.models.thinker import not_finite
 from omnicore.schema import Query
@@ -26,9 +27,10 @@ def check_rows(losses: Sequence[float], queries: Sequence[Query], step: int) -> 
     lost = [f"{query.benchmark} {query.id}" for loss, query in zip(losses, queries, strict=True) if not math.isfinite(loss)]
     if lost:
         named = ", ".join(dict.fromkeys(lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise TrainingError(
+        _stop(
+            step,
             f"the loss of {len(lost)} of {len(losses)} rows is not finite at step {step + 1}, and nothing was learned from them: "
-            f"{named}. If it is one row, look at its media; if it is all, {_REMEDY}"
+            f"{named}. If it is one row, look at its media; if it is all, {_REMEDY}",
         )
 
 
@@ -39,10 +41,16 @@ class Finite(TrainerCallback):  # type: ignore[misc]
         # Under ZeRO there are none left by now; weights show it then.
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if gradients and not math.isfinite(float(get_total_norm(gradients))):
-            raise TrainingError(f"the gradients are not finite at step {state.global_step + 1}, before the step: {_REMEDY}")
+            _stop(state.global_step, f"the gradients are not finite at step {state.global_step + 1}, before the step: {_REMEDY}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         # Of weights that are shared out (stage 3), this process' share.
         trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
         if name := not_finite((name, getattr(weight, "ds_tensor", weight)) for name, weight in trained):
-            raise TrainingError(f"the weights are not finite after step {state.global_step}, {name} first: {_REMEDY}")
+            _stop(state.global_step, f"the weights are not finite after step {state.global_step}, {name} first: {_REMEDY}")
+
+
+def _stop(step: int, message: str) -> NoReturn:
+    """Shows Prometheus a loss that is none, which the alert NaNLoss looks for, and ends the training."""
+    live.trained({"step": step, "loss": math.nan})
+    raise TrainingError(message)

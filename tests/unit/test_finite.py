@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from omnicore import live
 from omnicore.errors import CheckpointError, TrainingError
 from omnicore.models import thinker
 from omnicore.recipe import Recipe, load_recipe
@@ -54,6 +55,12 @@ def test_a_training_that_diverges_publishes_nothing(
 def test_rows_whose_loss_is_not_finite_are_named() -> None:
     rows = make_queries("b", 3)
     check_rows([0.1, 0.2, 0.3], rows, 4)
+    with live.working("sft", "sft"):
+        with pytest.raises(TrainingError):
+            check_rows([math.inf] * 3, rows, 4)
+        assert live._work
+        (loss,) = next(f for f in live._work.metrics.collect() if f.name == "omni_training_loss").samples
+        assert math.isnan(loss.value)  # what the alert NaNLoss looks for
     with pytest.raises(TrainingError, match=rf"1 of 3 rows is not finite at step 5, .*: b {rows[1].id}\. "):
         check_rows([0.1, math.nan, 0.3], rows, 4)
 
