@@ -80,7 +80,7 @@ def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> 
         "step.json",
         "metrics.prom",
         "key.journal",
-    } == {"queries.jsonl", "benchmarks.json", "problems.jsonl", *shown}
+    } == {"queries.jsonl", "benchmarks.json", "problems.jsonl", "files.json", *shown}
     assert {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")} == before
     # Linked where the disk can.
     assert all(locate(row.media[0], tmp_path / "a").stat().st_nlink > 1 for row in rows if row.benchmark == "worldsense")
@@ -98,7 +98,9 @@ def test_a_changed_copy_is_read_again(tmp_path: Path) -> None:
     copy = native.copy("video_holmes", tmp_path)
     first = prepare(tmp_path / "out", video_holmes=copy)
     rewrite(copy / "test_Video-Holmes.json", lambda items: items.pop())
-    second = prepare(tmp_path / "out", video_holmes=copy)
+    with pytest.raises(ConfigError, match=r"another content of sources\.video_holmes"):
+        prepare(tmp_path / "out", video_holmes=copy)
+    second = prepare(tmp_path / "again", video_holmes=copy)
     assert (first["summary"]["queries"], second["summary"]["queries"]) == (7, 6)
     assert first["digest"] != second["digest"]
 
