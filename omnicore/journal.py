@@ -85,6 +85,12 @@ def write_jsonl(path: Path, records: Iterable[BaseModel | Mapping[str, Any]]) ->
             file.write(to_json(record, inf_nan_mode="null") + b"\n")
 
 
+def append_jsonl(path: Path, record: BaseModel | Mapping[str, Any]) -> None:
+    """Adds one record to a file of `write_jsonl` that grows while a step works, for those who watch it; NaN becomes null."""
+    with path.open("ab") as file:
+        file.write(to_json(record, inf_nan_mode="null") + b"\n")
+
+
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:
     """Reads one `kind` a line: a pydantic model, or `dict` for free-form rows.
 

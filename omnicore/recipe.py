@@ -33,6 +33,7 @@ from omnicore.config import (
     ReportConfig,
     RlvrConfig,
     SftConfig,
+    TrackerConfig,
     deciding,
     digest,
     written,
@@ -50,6 +51,7 @@ class Recipe(Config):
     model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
     engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
     launcher: LauncherConfig = LauncherConfig()
+    tracker: TrackerConfig = TrackerConfig()
     profile: Profile = Profile()
     prepare: PrepareConfig = PrepareConfig()
     probe: ProbeConfig

@@ -26,6 +26,7 @@ from omnicore.config import TRAINING, TrainingSource, deciding, digest
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.journal import storage_errors
 from omnicore.live import push, working
+from omnicore.processes import without_deprecations
 from omnicore.progress import told
 from omnicore.prompts import profile_hash
 from omnicore.provenance import METRICS_FILE, STEP_FILE, digest_directory, model_directory, read_step, verified, write_step
@@ -283,7 +284,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
 def in_process(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
     """The step's own work, without cache and lock; Prometheus may look on. Returns its summary, raises what it raises."""
     config = getattr(recipe, section)
-    with working(step, stage_of(step, section, config, inputs)):
+    with working(step, stage_of(step, section, config, inputs)), without_deprecations():
         return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
 
 

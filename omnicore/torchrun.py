@@ -17,6 +17,7 @@ from typing import Any
 from omnicore import ranks, staging, store
 from omnicore.config import TRAINING
 from omnicore.errors import ConfigError, DataError
+from omnicore.processes import without_deprecations
 from omnicore.provenance import read_step
 from omnicore.ranks import Team
 from omnicore.recipe import Recipe
@@ -43,7 +44,7 @@ def run(
     def lead(recipe: Recipe, config: Any, places: Mapping[str, Path], directory: Path) -> dict[str, Any]:
         told = {role: {"place": str(place), "digest": read_step(place)["digest"]} for role, place in places.items()}
         team.say("work", json.dumps(told))
-        with team.at_work():
+        with team.at_work(), without_deprecations():
             summary: dict[str, Any] = import_module(f"omnicore.steps.{step}").run(recipe, config, places, directory)
         return summary
 
@@ -58,7 +59,7 @@ def _follow(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, s
     if word == "work":
         fetched, own = (staging.scratch(output, f".{whose}") for whose in (f"node-{ranks.node()}", f"rank-{ranks.rank()}"))
         places = _places(inputs, json.loads(called), fetched, team)
-        with team.at_work():
+        with team.at_work(), without_deprecations():
             import_module(f"omnicore.steps.{step}").run(recipe, getattr(recipe, section), places, own)
         team.hear("end")
         for directory in (fetched, own):

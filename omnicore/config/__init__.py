@@ -24,6 +24,7 @@ from omnicore.config.training import (
     Part,
     RlvrConfig,
     SftConfig,
+    TrackerConfig,
     TrainingConfig,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "ReportConfig",
     "RlvrConfig",
     "SftConfig",
+    "TrackerConfig",
     "TrainingConfig",
     "TrainingSource",
     "deciding",

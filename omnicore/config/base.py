@@ -137,7 +137,7 @@ def deciding(values: dict[str, Any]) -> dict[str, Any]:
     """A section's values, or a recipe's, without what decides no answer: how an engine is reached, where the step runs, and how
     often it saves what it has."""
     engine = {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}} if "engine" in values else {}
-    return {name: value for name, value in {**values, **engine}.items() if name not in {"launcher", *SAVING}}
+    return {name: value for name, value in {**values, **engine}.items() if name not in {"launcher", "tracker", *SAVING}}
 
 
 def digest(value: Any) -> str:

@@ -85,6 +85,17 @@ class TrainingConfig(Config):
         return self
 
 
+class TrackerConfig(Config):
+    """Where the curves of a training are shown while it works, by transformers' own integrations. It decides no answer."""
+
+    to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = Field(
+        (), description="trackers, each an installed package"
+    )
+    project: str = Field("omnicore", description="the project of W&B and trackio, the experiment of MLflow")
+    uri: str = Field("", description="MLflow's server, as in http://127.0.0.1:5000 (default: MLFLOW_TRACKING_URI)")
+    directory: str = Field("", description="where trackers write files (default: <output>.tracker, beside the output)")
+
+
 class SftConfig(TrainingConfig):
     """Supervised fine-tuning on written replies, loss on the reply only (TRL's SFTTrainer)."""
 

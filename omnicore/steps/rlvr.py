@@ -8,7 +8,7 @@ from typing import Any
 
 from omnicore import ranks
 from omnicore.config import EngineConfig, RlvrConfig
-from omnicore.journal import write_jsonl
+from omnicore.journal import append_jsonl, write_jsonl
 from omnicore.progress import track
 from omnicore.recipe import Recipe
 from omnicore.schema import View
@@ -19,7 +19,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parallel, parts, rlvr
+    from omnicore.training import parallel, parts, rlvr, tracking
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import fitting, read_rows
 
@@ -40,12 +40,19 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
     )
-    with track(config.steps, "rlvr") as progress:
+    with tracking.reported(recipe.tracker, output) as trackers, track(config.steps, "rlvr") as progress:
         progress.advance(len(curve))
+        write_jsonl(output / "curves.jsonl", curve)
+        write_jsonl(output / "rollouts.jsonl", rollouts)
 
         def log(record: dict[str, Any]) -> None:
             curve.append(record)
+            append_jsonl(output / "curves.jsonl", record)
             progress.advance(1, reward=record.get("reward", 0.0))
+
+        def journal(record: dict[str, Any]) -> None:
+            rollouts.append(record)
+            append_jsonl(output / "rollouts.jsonl", record)
 
         checked = rlvr.train(
             model,
@@ -55,8 +62,9 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
             recipe.profile,
             seed=recipe.seed,
             log=log,
-            journal=rollouts.append,
+            journal=journal,
             checkpoints=checkpoints,
+            trackers=trackers,
         )
     if not ranks.first():
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from omnicore import ranks
 from omnicore.config import SftConfig
-from omnicore.journal import write_jsonl
+from omnicore.journal import append_jsonl, write_jsonl
 from omnicore.progress import track
 from omnicore.recipe import Recipe
 
@@ -18,7 +18,7 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     from omnicore.engines.transformers import Reader
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parallel, parts, sft
+    from omnicore.training import parallel, parts, sft, tracking
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import fitting, read_rows
 
@@ -30,16 +30,18 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     curve: list[dict[str, Any]] = []
     checkpoints = Checkpoints(output / DIRECTORY, {"curves": curve}, every=config.checkpoint_every, keep=config.keep_checkpoints)
     data_seconds = 0.0
-    with track(config.steps, "sft") as progress:
+    with tracking.reported(recipe.tracker, output) as trackers, track(config.steps, "sft") as progress:
         progress.advance(len(curve))
+        write_jsonl(output / "curves.jsonl", curve)
 
         def log(record: dict[str, Any]) -> None:
             nonlocal data_seconds
             data_seconds += record.pop("data_seconds")  # no time may enter a file that has a digest
             curve.append(record)
+            append_jsonl(output / "curves.jsonl", record)
             progress.advance(1, loss=record["loss"])
 
-        epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints)
+        epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints, trackers=trackers)
     if not ranks.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +265,7 @@ def train(
     log: Log,
     journal: Log,
     checkpoints: Checkpoints | None = None,
+    trackers: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Trains `model` in place, from the newest of its checkpoints on. `log` gets one record a step, `journal` one a rollout.
 
@@ -296,7 +297,7 @@ def train(
             shuffle_dataset=False,  # the mixture has its own order
             **parallel.arguments(config, ranks.share(config.prompts, "prompts") * config.group),
             **OPTIMIZER,
-            **{**PLAIN, **parts.arguments(config)},
+            **{**PLAIN, **(trackers or {}), **parts.arguments(config)},
         )
         trainer = OmniGRPOTrainer(
             model,

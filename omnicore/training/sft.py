@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,9 +83,11 @@ def train(
     seed: int,
     log: Callable[[dict[str, Any]], None],
     checkpoints: Checkpoints | None = None,
+    trackers: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step, with the `data_seconds` that it
-    waited for rows. Returns how often each group of the mixture is walked through.
+    waited for rows, and `trackers` are the Trainer's arguments of `tracking.reported`. Returns how often each group of the mixture
+    is walked through.
 
     Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture that the rows are not of.
     """
@@ -108,7 +110,7 @@ def train(
             dataset_kwargs={"skip_prepare_dataset": True},
             **parallel.arguments(config, ranks.share(config.batch, "batch")),
             **OPTIMIZER,
-            **{**PLAIN, **parts.arguments(config), "dataloader_num_workers": config.workers},
+            **{**PLAIN, **(trackers or {}), **parts.arguments(config), "dataloader_num_workers": config.workers},
         )
         trainer = OmniSFTTrainer(
             model=model,

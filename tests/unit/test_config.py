@@ -28,7 +28,7 @@ def test_every_step_has_a_section_and_every_section_a_step():
         for name, field in Recipe.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
     }
-    assert {SECTION_STEP.get(name, name) for name in sections - {"profile", "engine", "launcher"}} == set(STEPS)
+    assert {SECTION_STEP.get(name, name) for name in sections - {"profile", "engine", "launcher", "tracker"}} == set(STEPS)
 
 
 @pytest.mark.parametrize(
