@@ -19,6 +19,7 @@ import os
 import random
 import re
 import time
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -72,13 +73,13 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    completion_tokens: int = 0
+    completion_tokens: int | None = None
 
 
 class _Completion(BaseModel):
     """The part of a chat completion that is read. Servers add fields of their own, so unknown ones are no fault."""
 
-    model: str = ""
+    model: str | None = None
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
@@ -205,7 +206,7 @@ class Client:
         method = "GET" if body is None else "POST"
         try:
             async with self._session.request(method, url, data=body, timeout=limits, allow_redirects=False) as response:
-                content = await response.read()
+                content = (await response.read()).removeprefix(BOM_UTF8)
         except TimeoutError as error:
             raise _Lost(f"no answer in {timeout:g} s") from error
         except aiohttp.ClientError as error:
@@ -240,7 +241,7 @@ class Client:
         if not reasoning and (thought := _THOUGHT.match(text)):
             reasoning, text = thought[1].strip(), text[thought.end() :]
         logprobs = tuple(token.logprob for token in (choice.logprobs and choice.logprobs.content) or ())
-        tokens = completion.usage.completion_tokens if completion.usage else 0
+        tokens = (completion.usage and completion.usage.completion_tokens) or 0
         return Reply(text, reasoning, choice.finish_reason == "length", logprobs=logprobs, tokens=tokens)
 
 

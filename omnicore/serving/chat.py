@@ -1,7 +1,8 @@
 """OpenAI's chat completions as this server speaks them: one user turn, after at most one system message.
 
 A field that would change the answer and is not supported is refused, never ignored: a client that asks for `top_p` 0.5 and
-gets the whole distribution would score another model.
+gets the whole distribution would score another model. Clients send many fields at the value that asks for nothing
+(`frequency_penalty` 0); these are `NEUTRAL`, and null is absent everywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers.utils import is_torchvision_available
 
 from omnicore.dataurl import frames_from_url, from_data_url, from_wav
@@ -18,6 +19,48 @@ from omnicore.errors import DataError
 from omnicore.models.processor import SPECIAL, Encoder, Features, Prompt
 
 MAX_MEDIA = 16  # of one request
+
+# Values that ask for what this server does anyway, of fields that it otherwise refuses.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "stop": ([], ""),
+    "stop_token_ids": ([],),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (-1, 0),
+    "top_logprobs": (0,),
+    "top_p": (1,),
+    "use_beam_search": (False,),
+}
+# What is about the bill, the cache or who asks, and no part of the question.
+IGNORED = {
+    "metadata",
+    "parallel_tool_calls",  # there are no tools
+    "prompt_cache_key",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
 
 
 class Refused(Exception):
@@ -35,6 +78,11 @@ class Refused(Exception):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
 class Text(_Part):
@@ -72,20 +120,26 @@ Item = Annotated[Text | Image | Audio | Video, Field(discriminator="type")]
 
 class Message(_Part):
     role: Literal["system", "user"]
+    name: str = ""  # chat templates have no place for it
     content: Annotated[list[Item], BeforeValidator(lambda c: [{"type": "text", "text": c}] if isinstance(c, str) else c)]
 
 
 class _StreamOptions(_Part):
     include_usage: bool = False
+    include_obfuscation: bool = False  # noise against who listens on the way: none is sent
 
 
 class _VideoSettings(_Part):
-    num_frames: int = Field(32, ge=1)
-    fps: float = Field(1.0, gt=0)
+    num_frames: int = Field(-1, ge=-1)  # vLLM's own default keeps 32 and drops the rest; here all that are sent are shown
+    fps: float | None = Field(None, gt=0)
 
 
 class _MediaSettings(_Part):
     video: _VideoSettings = _VideoSettings()
+
+
+class _ProcessorSettings(_Part):
+    fps: float | None = Field(None, gt=0)
 
 
 class ChatRequest(_Part):
@@ -94,16 +148,36 @@ class ChatRequest(_Part):
     model: str
     messages: list[Message] = Field(min_length=1)
     temperature: float = Field(1.0, ge=0, le=10)
-    top_p: Literal[1] = 1
-    n: Literal[1] = 1
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     logprobs: bool = False
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
-    user: str = ""
-    media_io_kwargs: _MediaSettings = _MediaSettings()  # vLLM's: how many of a video's frames are a second
+    # vLLM's: how many of a video's frames are a second, told to its reader and to the model's processor.
+    media_io_kwargs: _MediaSettings = _MediaSettings()
+    mm_processor_kwargs: _ProcessorSettings = _ProcessorSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if k not in IGNORED and v not in NEUTRAL.get(k, ())}
+
+    @property
+    def fps(self) -> float:
+        """Raises Refused for unlike rates: all videos of a request share one."""
+        read, processed = self.media_io_kwargs.video.fps, self.mm_processor_kwargs.fps
+        if read and processed and read != processed:
+            raise Refused(
+                400,
+                f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}: the videos of a request share one "
+                "rate, so sample them alike",
+                "unlike_rates",
+                "mm_processor_kwargs.fps",
+            )
+        return read or processed or 1.0
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -117,8 +191,13 @@ def parse(body: bytes) -> ChatRequest:
     loc = first["loc"]
     path = (*loc[:4], *loc[5:]) if len(loc) > 5 else loc  # messages, 0, content, 1, then the name of a union's member
     field = ".".join(map(str, path))
-    said = "is not supported here" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    said = _unsupported(field) if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
     raise Refused(400, f"{field or 'the body'}: {said}", "invalid_field", field)
+
+
+def _unsupported(field: str) -> str:
+    neutral = " or ".join(json.dumps(value) for value in NEUTRAL.get(field, ()))
+    return f"only {neutral} is supported here" if neutral else "is not supported here"
 
 
 @dataclass(frozen=True)
@@ -172,7 +251,15 @@ def _part(item: Text | Image | Audio | Video, field: str, encoder: Encoder, requ
             return encoder.image(from_data_url(url))
         if isinstance(item, Audio):
             return encoder.audio(from_wav(url))
-        video = frames_from_url(url, request.media_io_kwargs.video.fps)
+        video = frames_from_url(url, request.fps)
+        if 0 <= request.media_io_kwargs.video.num_frames < len(video.jpegs):
+            raise Refused(
+                400,
+                f"{field}: {len(video.jpegs)} frames, and media_io_kwargs.video.num_frames is "
+                f"{request.media_io_kwargs.video.num_frames}: send so many, or -1 for all",
+                "too_many_frames",
+                field,
+            )
         return encoder.video(video.frames, video.fps)
     except DataError as error:
         raise Refused(422, f"{field}: {error}", "broken_media", field) from error

@@ -226,8 +226,10 @@ def _tokens(asked: Asked, answer: Answer) -> None:
 def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: float) -> None:
     """Serves until SIGTERM or Ctrl-C, then answers what is on its way for at most `grace` seconds. A second signal ends that.
 
-    Raises ConfigError for a port that is taken, and what loading the model raises.
+    Raises ConfigError for a port that is none or is taken, and what loading the model raises.
     """
+    if not 0 < port < 1 << 16:
+        raise ConfigError(f"--port {port} is no port: give one from 1 to 65535")
     if most < 1 or grace < 0:
         raise ConfigError(f"--queue {most} and --grace {grace:g}: at least one request, and no less than 0 seconds")
     with socket.socket() as trial:

@@ -221,8 +221,8 @@ def dot() -> str:
         ({"messages": []}, 400, "messages: list should have at least 1 item"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages.0.role: input should be 'system' or 'user'"),
         ({"messages": [{"role": "system", "content": "x"}]}, 400, "one user message, after at most one system message"),
-        ({"top_p": 0.5}, 400, "top_p: input should be 1"),
-        ({"tools": []}, 400, "tools: is not supported here"),
+        ({"top_p": 0.5}, 400, "top_p: only 1 is supported here"),
+        ({"tools": [{}]}, 400, "tools: only [] is supported here"),
         ({"content": [{"type": "image"}]}, 400, "messages.0.content.0: input tag 'image'"),
         ({"content": picture("https://example.com/a.png")}, 400, "messages.0.content.0: nothing is fetched from elsewhere"),
         ({"content": picture("file:///etc/passwd")}, 400, "nothing is fetched from elsewhere"),
@@ -342,6 +342,14 @@ def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(monkeypatc
     signing.sign(model)
     served = Server(str(model), load_recipe("tiny"), most=8)
     assert served._load().model.config.model_type
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "0"])
+def test_a_port_that_is_none_is_one_line(port: str) -> None:
+    command = [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, f"--port={port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"omnicore: --port {port} is no port: give one from 1 to 65535\n"
 
 
 def test_a_port_that_is_taken_is_named(server: str) -> None:

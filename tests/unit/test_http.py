@@ -136,7 +136,10 @@ def tokens(*logprobs: float) -> dict[str, Any]:
         (completion("B", logprobs=tokens(-0.5, 0.0)), replied("B", logprobs=(-0.5, 0.0))),
         (completion("B", model=f"{MODEL}-2026-11-05"), replied("B")),
         (completion("B", model=""), replied("B")),
+        (completion("B", model=None), replied("B")),
         (completion("B", usage=None), Reply("B")),
+        (completion("B", usage={"prompt_tokens": 9, "completion_tokens": None}), Reply("B")),
+        (Answer(b"\xef\xbb\xbf" + completion("B").body), replied("B")),
     ],
 )
 def test_replies_are_read(sent: Answer, read: Reply) -> None:
@@ -154,6 +157,12 @@ def test_a_model_that_is_served_under_two_names_may_use_either() -> None:
         assert answers(connect(stub, model="second"), batches(1)) == [replied("B")]
         with pytest.raises(EngineError, match="asked for 'other' and answered by 'first'"):
             answers(connect(stub, model="other"), batches(1))
+
+
+def test_a_list_of_models_may_begin_with_a_byte_order_mark() -> None:
+    listed = Answer(b"\xef\xbb\xbf" + json.dumps({"data": [{"id": MODEL, "root": None}]}).encode())
+    with Stub(lambda request: completion("B"), models=listed) as stub:
+        assert answers(connect(stub), batches(1)) == [replied("B")]
 
 
 def test_the_key_is_sent_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
