@@ -172,8 +172,8 @@ class ChatRequest(_Part):
         if read and processed and read != processed:
             raise Refused(
                 400,
-                f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}: the videos of a request share one "
-                "rate, so sample them alike",
+                f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}: the videos of a request share "
+                "one rate, so sample them alike",
                 "unlike_rates",
                 "mm_processor_kwargs.fps",
             )

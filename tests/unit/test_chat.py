@@ -19,7 +19,7 @@ def asked(changed: dict[str, Any]) -> ChatRequest:
 @pytest.mark.parametrize(
     "changed",
     [
-        {name: None for name in ("temperature", "top_p", "n", "max_tokens", "seed", "stop", "logprobs", "stream", "stream_options")},
+        dict.fromkeys(("temperature", "top_p", "n", "max_tokens", "seed", "stop", "logprobs", "stream", "stream_options")),
         {"frequency_penalty": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0, "n": 1},
         {"stop": [], "logit_bias": {}, "response_format": {"type": "text"}, "modalities": ["text"]},
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "functions": [], "function_call": "none"},
