@@ -3,7 +3,7 @@
 A picture is `image_url`, a sound `input_audio` of format wav, and a video `video_url` in the form that vLLM reads as frames
 already chosen: `data:video/jpeg;base64,` and the frames' JPEGs, comma between (VideoMediaIO.load_base64). So the server
 samples nothing, and no sound can come along. vLLM 0.32 takes no more than the first 32 of them and holds them for one a
-second unless the request says otherwise: send `video_settings` with it as `media_io_kwargs`.
+second unless the request says otherwise: send the fields of `video_settings` with it.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ def video_url(video: Video) -> str:
     return _VIDEO + ",".join(base64.b64encode(jpeg).decode() for jpeg in video.jpegs)
 
 
-def video_settings(video: Video) -> dict[str, Any]:
-    """What a vLLM request must say beside `video_url`, as `media_io_kwargs`; it counts for all videos of the request."""
-    return {"video": {"num_frames": -1, "fps": video.fps}}
+def video_settings(fps: float) -> dict[str, Any]:
+    """What a vLLM request must say beside its videos of `fps` frames a second; it counts for all of them.
+
+    Seen with vLLM 0.32: Qwen3-VL writes the times of `media_io_kwargs` into its prompt; Qwen2.5-Omni knows `mm_processor_kwargs`
+    alone, and without it holds every video for 2 frames a second; InternVL is told no times, and is as content with both.
+    """
+    return {"media_io_kwargs": {"video": {"num_frames": -1, "fps": fps}}, "mm_processor_kwargs": {"fps": fps}}
 
 
 def from_data_url(url: str) -> Image.Image:

@@ -23,6 +23,7 @@ from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
 from omnicore.engines.client import Client
+from omnicore.errors import DataError
 from omnicore.media import Video, locate, read
 from omnicore.schema import Media
 
@@ -88,8 +89,7 @@ class HttpEngine:
                 replies = []
                 for request in batch.requests:
                     shown = [await items.item(part, request.root) for part in request.parts]
-                    body = head + b",".join(item.json for item in shown) + closing(shown, batch.seed)
-                    replies.append(await client.reply(body))
+                    replies.append(await _asked(client, head, shown, batch.seed))
                 finished.put((index, replies))
 
         async with Client(self._config, self.name) as client:
@@ -114,10 +114,10 @@ class HttpEngine:
 
 
 class Item(NamedTuple):
-    """One item of a message as JSON; `settings` are the `media_io_kwargs` that a video needs."""
+    """One item of a message as JSON; `fps` are a video's frames a second."""
 
     json: bytes
-    settings: dict[str, Any] | None = None
+    fps: float | None = None
 
 
 class _Items:
@@ -156,7 +156,7 @@ def encoded(media: Media, root: Path, profile: Profile) -> Item:
         return Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
     shown = read(media, root, profile)
     if isinstance(shown, Video):
-        return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), video_settings(shown))
+        return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps)
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
     return Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
 
@@ -170,6 +170,17 @@ def opening(fields: Mapping[str, Any], system: str) -> bytes:
 
 
 def closing(items: Sequence[Item], seed: int) -> bytes:
-    """The end of a body. A request has room for the settings of one video: of several, the first sets the rate."""
-    settings = next((item.settings for item in items if item.settings), None)
-    return b"]}]," + to_json({**({"media_io_kwargs": settings} if settings else {}), "seed": seed})[1:]
+    """The end of a body. Raises DataError for videos of unlike rates: a request has room for one."""
+    rates = sorted({item.fps for item in items if item.fps})
+    if len(rates) > 1:
+        listed = " and ".join(f"{rate:g}" for rate in rates)
+        raise DataError(f"its videos are shown at {listed} frames a second, and a request has one rate for all: clip them alike")
+    return b"]}]," + to_json({**(video_settings(rates[0]) if rates else {}), "seed": seed})[1:]
+
+
+async def _asked(client: Client, head: bytes, items: Sequence[Item], seed: int) -> Reply:
+    try:
+        end = closing(items, seed)
+    except DataError as error:
+        return Reply(error=str(error))
+    return await client.reply(head + b",".join(item.json for item in items) + end)

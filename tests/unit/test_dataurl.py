@@ -89,7 +89,8 @@ def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
     back = dataurl.frames_from_url(url, clip.fps)
     assert (back.jpegs, back.fps) == (clip.jpegs, clip.fps)
     assert numbers(back) == [0, 16, 33]
-    assert dataurl.video_settings(clip) == {"video": {"num_frames": -1, "fps": clip.fps}}
+    settings = {"media_io_kwargs": {"video": {"num_frames": -1, "fps": 0.5}}, "mm_processor_kwargs": {"fps": 0.5}}
+    assert dataurl.video_settings(0.5) == settings
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,16 @@ def test_a_video_is_sent_as_frames_and_its_sound_apart(tmp_path: Path, monkeypat
     assert [number_shown(frame) for frame in frames] == [number_shown(f) for f in load_video(path, 2.0, 32, 1.0, 3.0).frames]
     assert len(frames) > 2
     assert sent["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
+    assert sent["mm_processor_kwargs"] == {"fps": 2.0}
     assert np.abs(from_wav(sound["input_audio"]["data"]) - load_audio(path, 1.0, 3.0)).max() < 1e-4
     assert (sound["input_audio"]["format"], text) == ("wav", {"type": "text", "text": "What barks?"})
+
+
+def test_videos_of_unlike_rates_are_an_error_and_never_sent_with_the_rate_of_the_first() -> None:
+    slow, fast, text = http.Item(b"{}", 0.5), http.Item(b"{}", 2.0), http.said("?")
+    with pytest.raises(DataError, match=r"videos are shown at 0\.5 and 2 frames a second, and a request has one rate"):
+        http.closing([slow, text, fast], 1)
+    assert json.loads(b'[{"a":[{"b":[' + http.closing([slow, text, slow], 1) + b"]")[0]["mm_processor_kwargs"] == {"fps": 0.5}
 
 
 def test_without_a_system_prompt_none_is_sent(prepared: Path) -> None:
