@@ -33,6 +33,11 @@ apart from a wrong one. In this order:
            around and "from" or "between" before them or not: "3.5 to 7 s", "[00:03, 00:07]". It is right when it shares half
            or more of its union with the answer (R@1 at IoU 0.5, as temporal grounding is scored; Gao et al. 2017, TALL).
 
+A reply without an answer is one of two things. It may name something that is none of the options (`foreign`): that is an
+answer, and incorrect. Only what cannot mean an option counts as such: in style `letter` a letter after the last one; in style
+`value` a number where all options are other numbers, or words no more than those of the longest option that share no word with
+any, nor the start of one. Anything else cannot be read, and is no evidence of anything.
+
 Case of texts, space, markdown emphasis, quotes, dollar signs and LaTeX boxes around, a full stop at the end and full-width
 forms make no difference. A reply that was cut by its length limit has no answer: callers know that, the text does not.
 All is linear in the length of the reply.
@@ -70,6 +75,8 @@ _LIST = re.compile(r"( ?(?:, ?and\b|[,;、&和]|\band\b) ?)", re.IGNORECASE)
 _CAPITALS = re.compile(r"[A-Z](?: ?[A-Z])+")
 # What follows the word that opens an answer. "No. 5" and "No-one" are no refusals.
 _OPENED = r"(?:[,;:!]|\.(?! ?\d)| ?[–—]| - )"
+_WORD = re.compile(r"\w+")
+_NAME = re.compile(r"[a-z]{2,}(?: [a-z]{2,})*")  # one letter may be a place
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,5}|[0-9]{1,18})(?:\.[0-9]{1,18})?")
 _TIME = r"(?:[0-9]{1,3}:[0-5]?[0-9]|[0-9]{1,6})(?:\.[0-9]{1,6})?"
 _SECONDS = r"(?: ?(?:s|sec|secs|seconds?))?"
@@ -84,6 +91,12 @@ _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen twenty"
 ).split()
+# Words of texts that decline, deny, repeat the instruction or count places: these name nothing.
+_NAMELESS = frozenset(
+    "all an another answer any both cannot choice choose correct either false first fourth idk impossible last letter maybe na "
+    "neither none not nothing option other perhaps possibly question right second sorry third true uncertain unclear "
+    "undetermined unknown unsure wrong".split()
+)
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "`": "`", "*": "*", "_": "_", "$": "$"}
 # Full-width ASCII, the ideographic full stop and space, the minus sign; "、" stays, since "A、B" is a list and no sentence
 # ends in it.
@@ -93,12 +106,14 @@ _NARROW = {0xFF01 + i: chr(0x21 + i) for i in range(94)} | {0x3000: " ", 0x3002:
 def judge(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> tuple[str | None, Outcome]:
     """What the reply names and what that is worth. `permutation[i]` is the index of the option shown at place i.
 
+    None and incorrect where it names something that is none of the options; None and no_answer where it cannot be read.
+
     A set comes back as its members in the order of the query's options, joined by ", "; a number in its shortest digits;
     an interval as seconds, "3.5-7"; an open text in small letters.
     """
     named = read(reply, query, style, permutation)
     if named is None:
-        return None, Outcome.no_answer
+        return None, Outcome.incorrect if foreign(reply, query, style) else Outcome.no_answer
     given = ", ".join(o for o in query.options if o in named) if isinstance(named, frozenset) else named
     return given, Outcome.correct if _right(named, query) else Outcome.incorrect
 
@@ -120,6 +135,34 @@ def read(reply: str, query: Query, style: Style, permutation: Sequence[int] | No
             return _closed(reply, _interval, 64)
         case AnswerKind.text:
             return _read(reply, _text, _stated_text)
+
+
+def foreign(reply: str, query: Query, style: Style) -> bool:
+    """Return whether all that the reply says is one name, and that of none of the options.
+
+    The name stands in <answer> tags, or is the whole reply. Of yes_no nothing is foreign: "true" may mean yes.
+    """
+    if query.answer_kind is not AnswerKind.choice:
+        return False
+    before, *tagged = _ANSWER_TAG.split(_spoken(reply))
+    closed = [tag.lower() for tag in tagged[::2]] == ["<answer>", "</answer>"] * (len(tagged) // 4)
+    names = {_normal(content) for content in tagged[1::4] or [before]}
+    return closed and len(names) == 1 and _is_foreign(names.pop(), query.options, style)
+
+
+def _is_foreign(name: str, options: Sequence[str], style: Style) -> bool:
+    """Return whether no option can be meant by a name, given in small letters."""
+    if style == "letter":
+        beyond = string.ascii_lowercase[len(options) :]
+        return (letter := name.strip("().")) != "" and letter in beyond and letter not in "ivx"  # Roman numbers are places
+    if (value := number(name)) is not None:
+        numbers = [number(option) for option in options]
+        return None not in numbers and value not in numbers  # a 2 among texts may be a place
+    words = name.split()
+    of_options = [_WORD.findall(_normal(option)) for option in options]
+    shared = {word[:3] for option in of_options for word in option}.intersection(word[:3] for word in words)
+    short = len(words) <= max(map(len, of_options))
+    return short and not shared and not _NAMELESS.intersection(words) and bool(_NAME.fullmatch(name))
 
 
 def _right(named: str | frozenset[str], query: Query) -> bool:

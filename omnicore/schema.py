@@ -38,8 +38,8 @@ class Outcome(StrEnum):
     """What a reply is worth. An engine error is no outcome: it is raised, never scored."""
 
     correct = "correct"
-    incorrect = "incorrect"
-    no_answer = "no_answer"
+    incorrect = "incorrect"  # also where something is named that is none of the options
+    no_answer = "no_answer"  # nothing that can be read: no evidence of anything
 
 
 class Label(StrEnum):
@@ -176,7 +176,8 @@ class BenchmarkInfo(Record):
 class Draw(Record):
     """One probe reply: `permutation[i]` is the index, in the query's own options, of the option shown at place i.
 
-    `answer` is the option's text, None when the reply holds no single option. `reasoning` is what the model thought, kept
+    `answer` is the option's text, None when the reply holds no single option: then the outcome is `incorrect` where it names
+    something else and `no_answer` where it cannot be read. `reasoning` is what the model thought, kept
     apart; `truncated`: cut by its length limit, so no answer.
     """
 

@@ -4,7 +4,7 @@
 manifest, `leakage` the figures; `files` alone reads what prepare and probe wrote.
 """
 
-from omnicore.audit.draws import CUT, FAILED, NONE, Audited, Bools, Hits, Orders, circles, count
+from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Hits, Orders, circles, count
 from omnicore.audit.leakage import control, leakage, null_shares, replies, residual
 from omnicore.audit.policies import circular, manifest, repeated, single_pass, verdicts
 from omnicore.audit.rules import Rule, rules
@@ -13,6 +13,7 @@ __all__ = [
     "CUT",
     "FAILED",
     "NONE",
+    "UNREAD",
     "Audited",
     "Bools",
     "Hits",

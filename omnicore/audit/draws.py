@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from omnicore.schema import AnswerKind, Query
 
-# In answers [N, n], where no option was given. A query without a single right option has 0 there when the draw was right.
-NONE = -1  # no answer; in `Hits.wrong`: no such wrong option
+# In answers [N, n], where no option was given. A query without a single right option has 0 there when the draw was right, and
+# NONE when it was wrong.
+NONE = -1  # an answer that is none of the options, which is wrong; in `Hits.wrong`: no such wrong option
 CUT = -2  # no answer, because the reply ran into its length limit
-FAILED = -3  # no reply: the request failed for good
+FAILED = -3  # no reply: the request failed permanently
+UNREAD = -4  # no answer that can be read
 
 SINGLE = frozenset({AnswerKind.choice, AnswerKind.yes_no})
 
@@ -64,31 +66,38 @@ def _chance(query: Query) -> float:
 
 @dataclass(frozen=True)
 class Hits:
-    """Of n `draws` a query: how many were `answered` [N], how many gave the `right` option [N], how many each `wrong` one
-    [N, K], NONE where there is none."""
+    """Counts of a query's n `draws`.
+
+    `answered` [N] hold an answer, `unread` [N] were cut or cannot be read, the others failed. `right` [N] gave the right
+    option, `wrong` [N, K] each wrong one, NONE where there is none. A draw that is `unread` is no evidence: neither a hit nor a
+    miss.
+    """
 
     right: Ints
     wrong: Ints
     answered: Ints
+    unread: Ints
     draws: int
 
     @property
     def complete(self) -> Bools:
         """Queries of which no request failed: the others enter no rule and no null."""
-        return np.equal(self.answered, self.draws)
+        return np.equal(self.answered, self.draws - self.unread)
 
     @property
     def unsolved(self) -> Bools:
-        return self.complete & (2 * self.right <= self.draws)
+        """Queries without a right majority, whatever the unread draws would have said."""
+        return self.complete & (2 * (self.right + self.unread) <= self.draws)
 
 
 def count(audited: Audited, answers: Ints) -> Hits:
-    """`answers` [N, n]: index of the option that each draw gave, or one of NONE, CUT and FAILED."""
+    """`answers` [N, n]: index of the option that each draw gave, or one of NONE, CUT, UNREAD and FAILED."""
     places = np.arange(max(1, audited.options.max()))
     given = np.stack([(answers == place).sum(axis=1) for place in places], axis=1)
     wrong = (places < audited.options[:, None]) & (places != audited.right[:, None])
-    answered = (answers != FAILED).sum(axis=1)
-    return Hits(given[np.arange(len(given)), audited.right], np.where(wrong, given, NONE), answered, answers.shape[1])
+    unread = ((answers == CUT) | (answers == UNREAD)).sum(axis=1)
+    answered = (answers != FAILED).sum(axis=1) - unread
+    return Hits(given[np.arange(len(given)), audited.right], np.where(wrong, given, NONE), answered, unread, answers.shape[1])
 
 
 @dataclass(frozen=True)

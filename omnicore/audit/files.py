@@ -13,14 +13,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from omnicore.audit.draws import CUT, FAILED, NONE, SINGLE, Audited, Ints, Orders
+from omnicore.audit.draws import CUT, FAILED, NONE, SINGLE, UNREAD, Audited, Ints, Orders
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl
 from omnicore.schema import BenchmarkInfo, Outcome, Query, View
 
 BENCHMARKS = "queries.jsonl"
 FIELDS = itemgetter("benchmark", "id", "view", "draw", "answer", "outcome", "permutation")
-MISSING = -4  # in a grid of answers: no draw seen
+MISSING = -5  # in a grid of answers: no draw seen
 
 
 class Probe(BaseModel):
@@ -176,16 +176,19 @@ class _Turns:
 
 
 def _column(query: Query, given: str | None, outcome: str, cut: bool) -> int:
-    """Index of the option given. Raises ValueError on another query's answer, which would be counted as a miss."""
+    """Index of the option given, or NONE, CUT or UNREAD. An outcome `incorrect` without an answer names none of the options.
+
+    Raises ValueError on another query's answer, which would be counted as a miss.
+    """
     if cut and outcome != Outcome.no_answer:
         raise ValueError(f"outcome {outcome!r} of a reply that was cut by its length limit: what it would have said is not known")
     if query.answer_kind not in SINGLE:
-        return CUT if cut else 0 if Outcome(outcome) is Outcome.correct else NONE
-    worth = Outcome.no_answer if given is None else Outcome.correct if given == query.answer else Outcome.incorrect
-    if outcome != worth:
+        return CUT if cut else {Outcome.correct: 0, Outcome.incorrect: NONE, Outcome.no_answer: UNREAD}[Outcome(outcome)]
+    fit = {None: (Outcome.no_answer, Outcome.incorrect), query.answer: (Outcome.correct,)}.get(given, (Outcome.incorrect,))
+    if outcome not in fit:
         raise ValueError(f"outcome {outcome!r} of answer {given!r} does not fit the query, whose answer is {query.answer!r}")
     if given is None:
-        return CUT if cut else NONE
+        return CUT if cut else UNREAD if outcome == Outcome.no_answer else NONE
     if given not in query.options:
         raise ValueError(f"answer {given!r} is not among the query's options {list(query.options)}")
     return query.options.index(given)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from omnicore import stats
-from omnicore.audit.draws import CUT, FAILED, NONE, Audited, Bools, Floats, Hits, Ints
+from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Floats, Hits, Ints
 from omnicore.schema import Estimate, View
 
 REPEATS = 200  # random removals that the control is made of
@@ -19,8 +19,8 @@ Leaks = dict[str, dict[str, Estimate | float]]
 def leakage(audited: Audited, by_view: Mapping[View, Hits], groups: Mapping[str, Bools]) -> dict[str, Leaks]:
     """By group and view: the mean hit rate over draws, the chance level (mean over queries), and the hit rate corrected for it.
 
-    `groups` names rows [N]. Draws that failed are no misses: a query's rate is over those answered, and a query without one is
-    left out, as is a view under which nothing was answered.
+    `groups` names rows [N]. Draws that failed, were cut or could not be read are no misses: a query's rate is over those with an
+    answer, and a query without one is left out, as is a view under which nothing was answered.
     """
     table: dict[str, Leaks] = {}
     for name, members in groups.items():
@@ -41,17 +41,22 @@ def leakage(audited: Audited, by_view: Mapping[View, Hits], groups: Mapping[str,
 
 
 def replies(audited: Audited, by_view: Mapping[View, Ints]) -> dict[str, dict[str, dict[str, int]]]:
-    """By benchmark and view: how many draws were asked, failed for good, were cut by their length limit, and, beside those, gave
-    no answer. `by_view` holds answers [N, n]."""
-    kinds = {"failed": FAILED, "truncated": CUT, "no_answer": NONE}
+    """Count, by benchmark and view, the draws and what became of them. `by_view` holds answers [N, n].
+
+    `failed` permanently, `truncated` by their length limit, with `no_answer` that can be read, and, of queries with options, with
+    an answer that is `outside` them, which is a wrong one.
+    """
     return {
-        name: {
-            view.value: {"draws": int(rows.sum()) * answers.shape[1]}
-            | {kind: int((answers[rows] == code).sum()) for kind, code in kinds.items()}
-            for view, answers in by_view.items()
-        }
+        name: {view.value: _fates(audited, answers, rows) for view, answers in by_view.items()}
         for name, rows in audited.groups().items()
     }
+
+
+def _fates(audited: Audited, answers: Ints, rows: Bools) -> dict[str, int]:
+    codes = {"failed": FAILED, "truncated": CUT, "no_answer": UNREAD}
+    counts = {name: int((answers[rows] == code).sum()) for name, code in codes.items()}
+    outside = int((answers[rows & (audited.options > 0)] == NONE).sum())
+    return {"draws": int(rows.sum()) * answers.shape[1], **counts, "outside": outside}
 
 
 def null_shares(audited: Audited, hits: Hits) -> dict[str, list[float]]:
@@ -71,9 +76,10 @@ def null_shares(audited: Audited, hits: Hits) -> dict[str, list[float]]:
 def _rates(audited: Audited, second: Hits) -> tuple[Floats, Floats, Bools]:
     """Hit rate, its baseline and whether both are known [N]. The baseline is the hit rate of a wrong option of the same query,
     not 1/K: many answers are none of the options."""
-    known = second.complete & (audited.options > 0)
+    known = second.complete & (second.answered > 0) & (audited.options > 0)
     wrong = np.maximum(0, second.wrong).sum(axis=1)
-    return second.right / second.draws, wrong / (second.draws * np.maximum(1, audited.options - 1)), known
+    draws = np.maximum(1, second.answered)
+    return second.right / draws, wrong / (draws * np.maximum(1, audited.options - 1)), known
 
 
 def residual(audited: Audited, second: Hits, kept: Bools) -> dict[str, Estimate] | None:

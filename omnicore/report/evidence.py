@@ -118,6 +118,7 @@ class Replies(_File):
     failed: int
     truncated: int
     no_answer: int
+    outside: int = 0
 
 
 class Policy(_File):

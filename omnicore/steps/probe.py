@@ -55,6 +55,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
             draw = _draw(query, view, number, order, reply, recipe)
             seen[draw.outcome] += 1
             seen["truncated"] += draw.truncated
+            seen["outside"] += draw.answer is None and draw.outcome is Outcome.incorrect
             hits.setdefault(view, []).append((float(draw.outcome is Outcome.correct), query.cluster))
             yield draw
 
@@ -77,6 +78,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         "model": config.model,
         "draws": total,
         "no_answer": round(seen[Outcome.no_answer] / total, 4),
+        "outside": round(seen["outside"] / total, 4),
         **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         "truncated": seen["truncated"],
         "errors": len(errors),

@@ -300,7 +300,7 @@ def test_tables_are_large_enough():
     [
         ("<answer>8</answer>", "8", Outcome.correct),
         ("<answer>5</answer>", "5", Outcome.incorrect),
-        ("<answer>7</answer>", None, Outcome.no_answer),
+        ("<answer>7</answer>", None, Outcome.incorrect),
         ("", None, Outcome.no_answer),
     ],
 )

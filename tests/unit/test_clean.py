@@ -46,7 +46,7 @@ def make_draws(queries, counts, seed, accuracy=0.97):
                 given = rng.choice([None, favourite, query.options[order[0]]], p=[0.33, 0.34, 0.33])
                 if view == "visual_only" and query.benchmark == "birch" and int(query.id) < 60 and rng.random() < accuracy:
                     given = query.answer
-                worth = Outcome.no_answer if given is None else Outcome.correct if given == query.answer else Outcome.incorrect
+                worth = Outcome.correct if given == query.answer else Outcome.incorrect  # None: none of the options is named
                 row = {"benchmark": query.benchmark, "id": query.id, "view": view, "draw": i, "permutation": order}
                 rows.append({**row, "reply": f"<answer>{given}</answer>", "answer": given, "outcome": worth})
     return rows
@@ -213,7 +213,8 @@ def test_replies_that_were_cut_are_counted_by_themselves(inputs, good):
     assert counts["alder"]["visual_only"]["truncated"] == summary["truncated"] == 160
     assert sum(counts["birch"]["visual_only"][name] for name in ("truncated", "failed")) == 0
     rest = [row for row in good[1] if row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] >= 2]
-    assert counts["alder"]["visual_only"]["no_answer"] == sum(row["answer"] is None for row in rest)
+    assert counts["alder"]["visual_only"]["outside"] == sum(row["answer"] is None for row in rest)
+    assert counts["alder"]["visual_only"]["no_answer"] == 0
 
 
 def rotated(rows, queries):
@@ -331,7 +332,7 @@ def test_answers_without_options_are_taken_by_their_outcome(inputs, good):
     _, output = run(inputs)
     manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
     found = [v for v in manifest.verdicts if v.id in ("n", "s")]
-    assert {(v.label, v.hits, v.draws) for v in found} == {(Label.kept_whole, 3, 8)}
+    assert {(v.label, v.hits, v.draws) for v in found} == {(Label.kept_whole, 3, 6)}
 
 
 def edit(change):
@@ -380,7 +381,7 @@ BROKEN = {
     "view beyond the plan": (set_third(view="audio_only"), r"draws.jsonl:3: draw 2 under 'audio_only' is not among"),
     "answer of another query": (set_third(answer="7", outcome="incorrect"), r"jsonl:3: answer '7' is not among the query's"),
     "judged against another answer": (set_third(answer="3", outcome="incorrect"), r"jsonl:3: outcome 'incorrect' of answer '3'"),
-    "no answer judged": (set_third(answer=None, outcome="incorrect"), r"jsonl:3: outcome 'incorrect' of answer None"),
+    "no answer judged": (set_third(answer=None, outcome="correct"), r"jsonl:3: outcome 'correct' of answer None"),
     "cut, and yet judged": (set_third(truncated=True), r"jsonl:3: outcome '\w+' of a reply that was cut"),
     "permutation of another query": (set_third(permutation=[0, 1]), r"jsonl:3: permutation \[0, 1\] is not one of 4 options"),
     "errors.jsonl broken": (

@@ -151,11 +151,11 @@ def test_shares_and_lengths_are_configuration(distill: Distill) -> None:
 
 
 def draws(folder: Path, queries: Sequence[Query], solved: set[str], data: str = "distill.jsonl") -> Path:
-    """8 draws of each query by a probe that sees the answers of `solved`, and says nothing that can be read to the others."""
+    """8 draws of each query by a probe that sees the answers of `solved`, and names none of the options of the others."""
     folder.mkdir()
     lines = []
     for query in queries:
-        worth = {"answer": query.answer, "outcome": "correct"} if query.id in solved else {"answer": None, "outcome": "no_answer"}
+        worth = {"answer": query.answer, "outcome": "correct"} if query.id in solved else {"answer": None, "outcome": "incorrect"}
         for i in range(8):
             where = {"benchmark": query.benchmark, "id": query.id, "view": "visual_only", "draw": i}
             lines.append({**where, "permutation": permutation(query, View.visual_only, i, 0), "reply": "", **worth})
@@ -194,11 +194,11 @@ def test_draws_of_other_queries_are_refused(distill: Distill, inputs: dict[str, 
 
 
 def test_nothing_chosen_says_what_took_them(distill: Distill) -> None:
-    wrong = {f"ash {i}": [reply("99"), reply("99", truncated=True)] for i in range(8)}
+    wrong = {f"ash {i}": [reply(""), reply("", truncated=True)] for i in range(8)}
     with pytest.raises(
         TrainingError, match=r"none of 18 rollouts became a row \(9 no_answer, 9 cut\).*selection\.jsonl lists them"
     ):
-        distill({**wrong, "elm 0": [reply("99"), reply("99", truncated=True)]})
+        distill({**wrong, "elm 0": [reply(""), reply("", truncated=True)]})
 
 
 def test_a_bound_on_lengths_needs_a_server_that_counts(distill: Distill) -> None:

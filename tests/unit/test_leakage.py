@@ -88,10 +88,10 @@ def test_random_removal_of_as_many_is_the_control_of_the_residual():
 
 def test_replies_are_counted_by_what_became_of_them():
     audited = audit.Audited([*make_queries("a", 2), *make_queries("b", 1)], frozenset({"a"}))
-    answers = np.array([[0, audit.CUT, audit.NONE], [audit.FAILED, audit.CUT, 2], [1, 1, audit.NONE]])
+    answers = np.array([[0, audit.CUT, audit.NONE], [audit.FAILED, audit.CUT, 2], [1, audit.UNREAD, audit.NONE]])
     assert audit.replies(audited, {View.text_only: answers}) == {
-        "a": {"text_only": {"draws": 6, "failed": 1, "truncated": 2, "no_answer": 1}},
-        "b": {"text_only": {"draws": 3, "failed": 0, "truncated": 0, "no_answer": 1}},
+        "a": {"text_only": {"draws": 6, "failed": 1, "truncated": 2, "no_answer": 0, "outside": 1}},
+        "b": {"text_only": {"draws": 3, "failed": 0, "truncated": 0, "no_answer": 1, "outside": 1}},
     }
     assert audit.count(audited, answers).right.tolist() == [1, 0, 0]
 
