@@ -67,6 +67,9 @@ class EngineConfig(Config):
         lt=1,
         description="share of requests that may fail for good: listed in errors.jsonl, scored as nothing",
     )
+    video_rate: Literal["seen", "unseen"] = Field(
+        "seen", description="unseen: the model is told no times of a video, as InternVL, and the canary does not ask for them"
+    )
     reference: str = Field("", description="checkpoint whose stored canary answers the server must give, or embedded:NAME")
     runtime: str = Field("omnicore-vllm", description="ServingRuntime of KServe that serves the model")
     gpus: int = Field(1, ge=0, description="of KServe's server, which shares the model out among them")
@@ -124,7 +127,7 @@ class LauncherConfig(Config):
 # How an engine is reached. It decides no answer, so it is no part of the key of a result: a probe that timed out goes on from
 # its journal with a longer timeout or on another server.
 TRANSPORT = frozenset(
-    {"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate"}
+    {"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate", "video_rate"}
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 

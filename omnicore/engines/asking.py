@@ -11,6 +11,7 @@ from omnicore.config import EngineConfig
 from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
 from omnicore.engines.estimate import Estimate, estimate
+from omnicore.engines.orders import orders
 from omnicore.errors import EngineError
 from omnicore.recipe import Recipe
 
@@ -31,7 +32,7 @@ class Asking:
         Raises EngineError when the canary fails, or more requests fail than `max_error_rate` allows.
         """
         with self._opened(recipe, output, label) as engine:
-            perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests))
+            perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests), orders(self.requests))
             replies = ask(
                 engine,
                 self.requests,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omnicore import live
-from omnicore.config import digest
+from omnicore.config import Profile, digest
 from omnicore.errors import EngineError
 from omnicore.journal import Journal
 from omnicore.progress import track
@@ -72,6 +72,10 @@ class Engine(Protocol):
     name: str
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]: ...
+
+    def under(self, profile: Profile) -> Engine:
+        """The same model, reached the same way, that shows media as `profile` says."""
+        ...
 
 
 def ask(

@@ -3,7 +3,8 @@
 A server that drops sound answers every question all the same, and an audit of it would call nothing solvable by ear. So
 before a step asks, the canary asks about media whose content is known: two spoken digits and silence, two written digits.
 Everything is asked twice, greedily, with log-probs: what differs between two askings of the same is the server's noise, and
-media are told apart only by answers that hold, or by log-probs that differ by more than that noise.
+media are told apart only by answers that hold, or by log-probs that differ by more than that noise. Where requests show several
+media together, the same is asked of each among the others (orders.py), and of a video at two rates.
 
 A checkpoint may hold `canary.json`, its answers to a fixed set of questions. Whoever answers in its name has to give them:
 another model, or the same with another configuration, sees and hears as well, and its scores would be somebody else's.
@@ -12,42 +13,34 @@ another model, or the same with another configuration, sees and hears as well, a
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from importlib.resources import files
-from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-import soundfile
-from PIL import Image
 from pydantic import ValidationError
 
 from omnicore import live
 from omnicore.answers import extract
 from omnicore.config import EngineConfig, Profile, digest
+from omnicore.engines import known, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
+from omnicore.engines.known import DIGITS, MIXED, Files, Kind
+from omnicore.engines.orders import Order
 from omnicore.errors import ConfigError, DataError, EngineError
 from omnicore.journal import read_json, write_json
-from omnicore.media import RATE
 from omnicore.prompts import parts
-from omnicore.provenance import model_directory, sha256_file
+from omnicore.provenance import model_directory
 from omnicore.schema import Media, Query, Record, View
-
-Kind = Literal["image", "audio", "video"]
-Files = Mapping[str, Mapping[str, Media]]
 
 FILE = "canary.json"
 # In nats. Two askings may agree by luck, or come out of a cache, so log-probs count only when they differ by more than rounding
 # does: computed in bf16 in place of float32, those of the embedded models that perceive move by at most 0.047.
 FLOOR = 0.05
+# Each kind was told apart alone. One that is lost beside others, or an order that is not kept, makes one and the same prompt: what
+# differs by more than float32 rounds was given. The embedded models, sure of another medium, move by 0.009.
+LEAST = 0.001
 TIMES_NOISE = 5.0  # for replies of two tokens, noise alone reaches that in one check of two thousand
 # A reply is the stored one when its words are, and no token's log-prob is further off than CLOSE. Measured on the embedded
 # models: the same one in bf16, or in other batches, gives all of its answers; another one, or one whose rope_theta is 1,000,000
@@ -55,17 +48,10 @@ TIMES_NOISE = 5.0  # for replies of two tokens, noise alone reaches that in one 
 CLOSE = 0.15
 AGREEMENT = 0.8
 
-# Of split `base`: handwriting as places in digits.npz, speech as voices. Nothing that a benchmark asks about.
-HANDWRITING = {"7": 374, "5": 850, "6": 360, "9": 813}
-VOICES = {"7": "Annie", "5": "m8", "6": "belinda", "9": "victor"}
-DIGITS = tuple(HANDWRITING)
-# What a model is sure of tells little about which model it is: the reference shows two digits on top of each other.
-MIXED = tuple(a + b for a, b in combinations(DIGITS, 2))
 # The embedded models know no other words; any model understands them.
 QUESTIONS = {"image": "Which digit is written?", "audio": "Which digit is spoken?", "video": "Which digit is written?"}
+RATE = "How many seconds does the video last?"
 BOTH = "Add the written digit and the spoken digit. What is the last digit?"
-SIDE, INK = 224, 176  # pixels: legible for a large model; one that shows 28 pixels scales it down
-SECONDS = 0.6
 
 _VERB = {"image": "see pictures", "audio": "hear", "video": "see videos"}
 _CAUSES = {
@@ -76,6 +62,14 @@ _CAUSES = {
     "video": "the server drops videos (vLLM: --limit-mm-per-prompt with video=0), frames sampled to none, a chat template "
     "without a place for them",
 }
+_LOST = "the server keeps the first media only (vLLM: --limit-mm-per-prompt), or drops a kind beside another"
+_REORDERED = (
+    "the server puts media in an order of its own: a chat template that gathers kinds (vLLM: --chat-template-content-format openai)"
+)
+_RATELESS = (
+    "the server ignores media_io_kwargs and mm_processor_kwargs, which say how many frames a second a video has. Where the model "
+    "is told no times at all, as InternVL, set engine.video_rate=unseen"
+)
 
 
 class Answer(Record):
@@ -102,36 +96,62 @@ class _Shown:
     replies: tuple[Reply, ...]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Queries that differ in what one medium of `kind` holds, each with that medium's name and digit, for the summary's `key`.
+    `where` is the order in which it is shown among others. With `prompts` they differ in something that a sure answer need not
+    show, order or rate: then only replies that are the same to the last digit are proof, of one and the same prompt, which comes of
+    `prompts`."""
+
+    key: str
+    kind: Kind
+    told: Sequence[tuple[str, str | None, Query]]
+    where: str = ""
+    prompts: str = ""
+
+
 def shown(requests: Iterable[Request]) -> frozenset[Kind]:
     """The kinds of media that requests show: what the canary has to prove."""
     return frozenset(part.kind for request in requests for part in request.parts if isinstance(part, Media))
 
 
-def check(engine: Engine, config: EngineConfig, profile: Profile, kinds: Set[Kind]) -> dict[str, str | float]:
-    """Raises EngineError unless `engine`, reached as `config` says, perceives media of all `kinds` and answers as the reference
-    does: `config.reference`, or the checkpoint's own `canary.json` for a model in this process.
+def check(
+    engine: Engine, config: EngineConfig, profile: Profile, kinds: Set[Kind], together: Sequence[Order] = ()
+) -> dict[str, str | float]:
+    """Raises EngineError unless `engine`, reached as `config` says, perceives media of all `kinds`, each of them where they are
+    shown `together`, and answers as the reference does: `config.reference`, or the checkpoint's own `canary.json` for a model in
+    this process.
 
-    Returns, for a step's summary: by what each kind was told apart, the noise in nats, and the share of the reference's answers
-    that were given, or why there are none.
+    Returns, for a step's summary: by what each kind and each medium of an order was told apart, whether order and rate were seen to
+    count, the noise in nats, and the share of the reference's answers that were given, or why there are none.
     """
     if not kinds:
         return {}
     stored = _reference(engine, config, profile)
-    with _media(kinds) as (root, media):
-        pairs = {
-            kind: [(name, digit, _query(name, QUESTIONS[kind], DIGITS, medium)) for name, digit, medium in _told(kind, media)]
-            for kind in sorted(kinds)
-        }
-        asked = [query for told in pairs.values() for *_, query in told for _ in range(2)]
+    with known.media(kinds) as (root, media):
+        groups = [*_alone(kinds, media), *(group for order in together for group in _together(order, media))]
         fixed = _fixed(media) if isinstance(stored, Reference) else []
-        replies = iter(_ask(engine, config, profile, [*asked, *fixed], root))
-        seen = {kind: [_read(profile, *told, next(replies), next(replies)) for told in group] for kind, group in pairs.items()}
-        noise = max(_apart(*each.replies) for group in seen.values() for each in group)
-        by = {f"canary_{kind}": _tell_apart(engine.name, kind, group, noise) for kind, group in seen.items()}
+        replies = iter(_ask(engine, config, profile, [*_twice(groups), *fixed], root))
+        seen = [(group, [_read(profile, *told, next(replies), next(replies)) for told in group.told]) for group in groups]
+        if "video" in kinds and config.video_rate == "seen":
+            rates = _rates(media)
+            few = profile.model_copy(update={"fps": 1.0, "max_frames": known.FRAMES})
+            timed = iter(_ask(engine.under(few), config, few, _twice([rates]), root))
+            seen.append((rates, [_read(profile, *told, next(timed), next(timed)) for told in rates.told]))
+        noise = max(_apart(*each.replies) for _, told in seen for each in told)
+        by: dict[str, str] = {}
+        for group, told in seen:
+            found = (
+                _tell_prompts_apart(engine.name, group, told, noise)
+                if group.prompts
+                else _tell_apart(engine.name, group, told, noise)
+            )
+            by[group.key] = max(by.get(group.key, ""), found)  # of several places, the weaker: "logprobs" is after "answers"
+    _refuse_exchanged(engine.name, seen)
     # JSON has no infinity; a server whose very words change has no figure for its noise.
-    found = {**by, "canary_noise": round(noise, 4) if math.isfinite(noise) else "words"}
+    summary = {**by, "canary_noise": round(noise, 4) if math.isfinite(noise) else "words"}
     if not isinstance(stored, Reference):
-        return {**found, "canary_agreement": stored}
+        return {**summary, "canary_agreement": stored}
     given = [Reply(answer.words, logprobs=answer.logprobs) for answer in (stored.answers[query.id] for query in fixed)]
     same = [_apart(reply, expected) <= CLOSE for reply, expected in zip(replies, given, strict=True)]
     if same:
@@ -142,12 +162,12 @@ def check(engine: Engine, config: EngineConfig, profile: Profile, kinds: Set[Kin
             f"of {len(same)} replies are those of {FILE} in {config.reference or engine.name}. Usual causes: another checkpoint "
             "under this name, a changed config.json (rope_theta, say), quantisation, another chat template"
         )
-    return {**found, "canary_agreement": round(sum(same) / len(same), 4) if same else "no reference"}
+    return {**summary, "canary_agreement": round(sum(same) / len(same), 4) if same else "no reference"}
 
 
 def record(engine: Engine, config: EngineConfig, profile: Profile) -> Reference:
     """Asks the fixed questions. Raises EngineError."""
-    with _media({"image", "audio"}) as (root, media):
+    with known.media({"image", "audio"}) as (root, media):
         queries = _fixed(media)
         replies = _ask(engine, config, profile, queries, root)
     answers = {
@@ -164,37 +184,63 @@ def remember(directory: Path, profile: Profile) -> None:
     write_json(directory / FILE, record(TransformersEngine(directory, profile), EngineConfig(), profile))
 
 
-def _tell_apart(name: str, kind: str, group: Sequence[_Shown], noise: float) -> str:
+def _tell_apart(name: str, group: _Group, told: Sequence[_Shown], noise: float) -> str:
     """By what the two digits of a kind are told apart. Raises EngineError where they are not, or are exchanged, or where silence
     is told from neither: a model may well mistake it for one."""
-    live.show("omni_canary_passed", 0, kind=kind)  # until it has: what follows raises
-    first, second, *silence = group
+    live.show("omni_canary_passed", 0, kind=group.kind)  # until it has: what follows raises
+    first, second, *silence = told
     if set(first.answers) == {second.digit} and set(second.answers) == {first.digit}:
         raise EngineError(
             f"{name} says of {first.name} what {second.name} holds, and the reverse: the server mixes up the media of requests "
             "that are on their way together, or its cache of processed media does (vLLM: --mm-processor-cache-gb 0)"
         )
-    by = _evidence(first, second, noise)
+    floor = LEAST if group.where else FLOOR
+    by = _evidence(first, second, noise, floor)
     if not by:
-        raise EngineError(_unproven(name, kind, first, second, noise))
+        raise EngineError(_unproven(name, group, first, second, noise))
     for quiet in silence:
-        if not (_evidence(first, quiet, noise) or _evidence(second, quiet, noise)):
-            raise EngineError(_unproven(name, kind, first, quiet, noise))
-    live.show("omni_canary_passed", 1, kind=kind)
+        if not (_evidence(first, quiet, noise, floor) or _evidence(second, quiet, noise, floor)):
+            raise EngineError(_unproven(name, group, first, quiet, noise))
+    live.show("omni_canary_passed", 1, kind=group.kind)
     return by
 
 
-def _evidence(a: _Shown, b: _Shown, noise: float) -> str:
+def _tell_prompts_apart(name: str, group: _Group, told: Sequence[_Shown], noise: float) -> str:
+    """By what two prompts are told apart. Raises EngineError where they were one and the same: a server without noise replied the
+    same to the last digit, and was not so sure that nothing could have shown."""
+    first, second = told
+    unsure = min((p for shown in told for reply in shown.replies for p in reply.logprobs), default=0.0) < -FLOOR
+    if unsure and noise * TIMES_NOISE < FLOOR and _gap(first, second) <= noise:
+        raise EngineError(
+            f"{name} is given one and the same prompt for {first.name} and for {second.name}: its log-probs differ by "
+            f"{_gap(first, second):.2g} nats. Usual causes: {group.prompts}"
+        )
+    return _evidence(first, second, noise, LEAST) or "unproven"
+
+
+def _refuse_exchanged(name: str, seen: Sequence[tuple[_Group, Sequence[_Shown]]]) -> None:
+    """Raises EngineError where each of two media of a request is said to hold what the other does."""
+    by_order: dict[str, list[_Shown]] = {}
+    for group, told in seen:
+        if group.where and not group.prompts:
+            by_order.setdefault(f"{group.kind} {group.where}", []).append(told[0])
+    for places in by_order.values():
+        first, last = places[0], places[-1]
+        if first is not last and set(first.answers) == {last.digit} and set(last.answers) == {first.digit}:
+            raise EngineError(f"{name} says of {first.name} what {last.name} holds, and the reverse. Usual causes: {_REORDERED}")
+
+
+def _evidence(a: _Shown, b: _Shown, noise: float, floor: float) -> str:
     if len({*a.answers}) == len({*b.answers}) == 1 and a.answers != b.answers:
         return "answers"
-    return "logprobs" if _gap(a, b) > max(FLOOR, TIMES_NOISE * noise) else ""
+    return "logprobs" if _gap(a, b) > max(floor, TIMES_NOISE * noise) else ""
 
 
 def _gap(a: _Shown, b: _Shown) -> float:
     return min(_apart(x, y) for x in a.replies for y in b.replies)
 
 
-def _unproven(name: str, kind: str, a: _Shown, b: _Shown, noise: float) -> str:
+def _unproven(name: str, group: _Group, a: _Shown, b: _Shown, noise: float) -> str:
     if not math.isfinite(noise):
         heard = "its greedy replies change from one asking of the same request to the next, so that they prove nothing"
     elif not (a.replies[0].logprobs and b.replies[0].logprobs):
@@ -202,9 +248,9 @@ def _unproven(name: str, kind: str, a: _Shown, b: _Shown, noise: float) -> str:
     else:
         heard = f"their log-probs differ by {_gap(a, b):.2g} nats, two askings of the same request by {noise:.2g}"
     said = " | ".join(dict.fromkeys(repr((r.text or r.reasoning)[:80]) for r in (*a.replies, *b.replies)))
-    return (
-        f"{name} does not {_VERB[kind]}: {a.name} and {b.name} are answered alike ({said}); {heard}. Usual causes: {_CAUSES[kind]}"
-    )
+    what = f"{_VERB[group.kind]} where requests show {group.where}" if group.where else _VERB[group.kind]
+    causes = f"{_LOST}; {_CAUSES[group.kind]}" if group.where else _CAUSES[group.kind]
+    return f"{name} does not {what}: {a.name} and {b.name} are answered alike ({said}); {heard}. Usual causes: {causes}"
 
 
 def _read(profile: Profile, name: str, digit: str | None, query: Query, *replies: Reply) -> _Shown:
@@ -261,12 +307,45 @@ def _asked(profile: Profile) -> str:
     return digest({"media": 1, "texts": texts, "system": profile.system, "max_new_tokens": profile.max_new_tokens})
 
 
-def _told(kind: Kind, media: Files) -> Iterator[tuple[str, str | None, Media]]:
-    what = {"image": "the written {}", "audio": "the spoken {}", "video": "the filmed {}"}[kind]
-    for digit in DIGITS[:2]:
-        yield what.format(digit), digit, media[kind][digit]
-    if kind == "audio":
-        yield "silence", None, media[kind]["silence"]
+def _twice(groups: Iterable[_Group]) -> list[Query]:
+    return [query for group in groups for *_, query in group.told for _ in range(2)]
+
+
+def _alone(kinds: Set[Kind], media: Files) -> Iterator[_Group]:
+    what = {"image": "the written {}", "audio": "the spoken {}", "video": "the filmed {}"}
+    for kind in sorted(kinds):
+        names: list[tuple[str, str | None, Media]] = [(what[kind].format(digit), digit, media[kind][digit]) for digit in DIGITS[:2]]
+        if kind == "audio":
+            names.append(("silence", None, media[kind]["silence"]))
+        yield _Group(f"canary_{kind}", kind, [(n, digit, _query(n, QUESTIONS[kind], DIGITS, m)) for n, digit, m in names])
+
+
+def _together(order: Order, media: Files) -> Iterator[_Group]:
+    """Each first and last medium of a kind among the others, then two that change places."""
+    where = orders.label(order)
+    for place in orders.places(order):
+        told = []
+        for varied in (False, True):
+            digits = orders.held(order, place, varied)
+            name = f"a {digits[place]} as {orders.name(order, place)}"
+            query = _query(name, orders.question(order, place), DIGITS, *orders.shown(order, digits, media))
+            told.append((name, digits[place], query))
+        yield _Group(f"canary_{where}", order[place], told, where)
+    at, both = orders.exchanged(order)
+    asked = orders.question(order, at)
+    named = [(f"{orders.label(turned)} ({', '.join(names)})", orders.shown(turned, names, media)) for turned, names in both]
+    turns = [(name, None, _query(name, asked, DIGITS, *given)) for name, given in named]
+    yield _Group(f"canary_{where}_order", order[at], turns, where, _REORDERED)
+
+
+def _rates(media: Files) -> _Group:
+    """The same frames, said to be one a second and one in sixteen."""
+    options = tuple(str(seconds) for seconds in (*known.LENGTHS.values(), 2, 32))
+    told = [
+        (f"a video of {seconds} s", None, _query(f"{name} video", RATE, options, media["video"][name]))
+        for name, seconds in known.LENGTHS.items()
+    ]
+    return _Group("canary_rate", "video", told, "a video", _RATELESS)
 
 
 def _fixed(media: Files) -> list[Query]:
@@ -283,63 +362,6 @@ def _fixed(media: Files) -> list[Query]:
 def _query(name: str, question: str, options: tuple[str, ...], *media: Media) -> Query:
     known = {"benchmark": "canary", "id": name, "type": media[-1].kind, "cluster": name}
     return Query(**known, question=question, options=options, answer=options[0], media=media)
-
-
-@contextmanager
-def _media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
-    """Files of all kinds of media in a directory of their own, and what each holds. All of a kind are of one size: else the
-    number of tokens alone would tell them apart for a server that feeds its model nothing but zeros."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        if "image" in kinds:
-            for name in (*DIGITS, *MIXED):
-                _draw(*name).save(root / f"image-{name}.png", compress_level=1)
-        if "audio" in kinds:
-            for name, digits in {"silence": "", **{name: name for name in (*DIGITS, *MIXED)}}.items():
-                soundfile.write(root / f"audio-{name}.wav", _speak(*digits), RATE, subtype="PCM_16")
-        if "video" in kinds:
-            for digit in DIGITS[:2]:
-                _film(_draw(digit), root / f"video-{digit}.mp4")
-        media: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}
-        for path in sorted(root.iterdir()):
-            kind, _, name = path.stem.partition("-")
-            media[kind][name] = Media.model_validate({"kind": kind, "uri": path.name, "sha256": sha256_file(path)})
-        yield root, media
-
-
-def _draw(*digits: str) -> Image.Image:
-    """Handwriting; of several digits, their mean."""
-    with (files("omnicore") / "assets" / "digits.npz").open("rb") as file, np.load(file) as data:
-        ink = sum(data["images"][HANDWRITING[digit]] for digit in digits) / len(digits)  # [8, 8] of 0..16
-    picture = Image.new("L", (SIDE, SIDE))
-    scaled = Image.fromarray((ink * 15.9375).astype(np.uint8)).resize((INK, INK), Image.Resampling.BICUBIC)
-    picture.paste(scaled, ((SIDE - INK) // 2,) * 2)
-    return picture.convert("RGB")
-
-
-def _speak(*digits: str) -> npt.NDArray[np.int16]:
-    """A spoken digit and the silence after it; of several digits, their mean."""
-    folder = files("omnicore") / "assets" / "speech"
-    index = {entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())}
-    mixed = np.zeros(int(SECONDS * RATE))
-    for digit in digits:
-        clip = next(clip for clip in index[VOICES[digit]] if clip["digit"] == int(digit))
-        with (folder / f"{VOICES[digit]}.flac").open("rb") as file:
-            wave, _ = soundfile.read(file, start=clip["start"], frames=clip["frames"], dtype="int16")
-        mixed[: len(wave)] += wave / len(digits)
-    return mixed.astype(np.int16)
-
-
-def _film(picture: Image.Image, path: Path) -> None:
-    """Two seconds of a still picture."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-        for _ in range(16):
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))  # type: ignore[no-untyped-call]
-        container.mux(stream.encode())
 
 
 def main() -> None:

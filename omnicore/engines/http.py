@@ -78,6 +78,9 @@ class HttpEngine:
                     with suppress(RuntimeError):  # the loop may have ended since
                         loop.call_soon_threadsafe(task.cancel)
 
+    def under(self, profile: Profile) -> HttpEngine:
+        return HttpEngine(self._config, self.name, profile)
+
     async def _ask_all(
         self, batches: Sequence[Batch], sampling: Sampling, finished: SimpleQueue[tuple[int, list[Reply]] | None]
     ) -> None:

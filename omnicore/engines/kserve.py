@@ -51,6 +51,9 @@ class KServeEngine:
             raise EngineError(self._service.told(f"answers no more: {error}")) from error
         self._service.confirm()
 
+    def under(self, profile: Profile) -> HttpEngine:
+        return self._http.under(profile)
+
 
 @contextmanager
 def served(config: EngineConfig, model: str, recipe: Recipe, output: Path, label: str) -> Iterator[KServeEngine]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ class TransformersEngine:
         self.model.to(device())
         self.reader = Reader(self.encoder, profile)
         self._workers = workers if self.model.device.type == "cpu" else 1  # a GPU is not to be used across a fork
+
+    def under(self, profile: Profile) -> TransformersEngine:
+        engine = copy(self)
+        engine.reader = Reader(self.encoder, profile)
+        return engine
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         if self._workers == 1 or len(batches) < 2:

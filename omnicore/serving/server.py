@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from omnicore import signing
 from omnicore.config import EngineConfig
 from omnicore.engines import canary
+from omnicore.engines.known import Kind
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
 from omnicore.progress import told
@@ -36,7 +37,7 @@ from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
 from omnicore.telemetry import SERVING
 
-KINDS: frozenset[canary.Kind] = frozenset({"image", "audio"})
+KINDS: frozenset[Kind] = frozenset({"image", "audio"})
 Said = asyncio.Queue[Answer | Refused]
 MAX_BODY = 64 << 20  # bytes: 32 frames of a video and more
 READING = 60.0  # seconds that a body may take: who sends none would hold a place for ever

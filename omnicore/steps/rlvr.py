@@ -16,6 +16,7 @@ from omnicore.schema import View
 
 def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
     from omnicore.engines import canary
+    from omnicore.engines.orders import orders
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
@@ -31,7 +32,8 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view)
     context = model.config.text_config.max_position_embeddings
     rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
-    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(row.request for row in rows))
+    asked = [row.request for row in rows]
+    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(asked), orders(asked))
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     checkpoints = Checkpoints(

@@ -17,11 +17,14 @@ from PIL import Image
 
 from omnicore.benchmarks import synthetic
 from omnicore.config import EngineConfig, Profile
-from omnicore.engines import canary
+from omnicore.engines import canary, known, orders
 from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
 from omnicore.media import Video, read
 from omnicore.schema import Media, View
+from tests.seeing_stub import Seen, seeing
+from tests.stub_server import Answer, Stub
+from tests.unit.http_fixture import connect
 
 BOTH = frozenset({"image", "audio"})
 LOCAL = EngineConfig()
@@ -56,6 +59,9 @@ class Changed:
         name: str = "server",
     ) -> None:
         self.name, self._engine, self._asked, self._replied = name, engine, asked, replied
+
+    def under(self, profile: Profile) -> Engine:
+        return Changed(self._engine.under(profile), self._asked, self._replied, self.name)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         assert sampling.temperature == 0
@@ -263,6 +269,9 @@ class Oracle:
 
     name = "oracle"
 
+    def under(self, profile: Profile) -> Engine:
+        return self
+
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         yield [(i, [self._reply(r) for r in batch.requests]) for i, batch in enumerate(batches)]
 
@@ -270,10 +279,12 @@ class Oracle:
         medium, text = request.parts
         assert isinstance(medium, Media)
         assert isinstance(text, str)
-        shown = read(medium, request.root, Profile())
+        shown = read(medium, request.root, Profile(max_frames=known.FRAMES))
         assert isinstance(shown, Video)
         pixels = np.asarray(shown.frames[0], float)
-        digit = min(canary.DIGITS, key=lambda d: float(np.abs(pixels - np.asarray(canary._draw(d), float)).mean()))
+        digit = min(canary.DIGITS, key=lambda d: float(np.abs(pixels - np.asarray(known.draw(d), float)).mean()))
+        if canary.RATE in text:
+            digit = str(round(len(shown.frames) / shown.fps))
         letter = next(line[0] for line in text.splitlines() if line.endswith(f". {digit}"))
         return Reply(f"The answer is {letter}.")
 
@@ -281,20 +292,147 @@ class Oracle:
 def test_films_are_told_apart_and_letters_understood() -> None:
     config, profile = EngineConfig(kind="http", url="http://x"), Profile(style="letter", instruction="Answer with a letter.")
     found = canary.check(Oracle(), config, profile, {"video"})
-    assert found == {"canary_video": "answers", "canary_noise": 0.0, "canary_agreement": "no reference"}
+    seen = {"canary_video": "answers", "canary_rate": "answers"}
+    assert found == {**seen, "canary_noise": 0.0, "canary_agreement": "no reference"}
     class_blind = Changed(Oracle(), replied=lambda _: Reply("The answer is A."))
     with pytest.raises(EngineError, match="does not see videos: the filmed 7 and the filmed 5 are answered alike"):
         canary.check(class_blind, config, profile, {"video"})
 
 
+ORDERS: list[orders.Order] = [
+    ("video", "audio"),
+    ("image", "audio"),
+    ("audio", "image"),
+    ("image", "image"),
+    ("video", "video", "audio"),
+    ("image", "audio", "image", "audio"),
+    ("video", "image"),
+    ("image",) * 6,
+]
+
+
+def asked_over_http(reply: Callable[[Any], Answer], order: orders.Order, **config: Any) -> tuple[dict[str, Any], int]:
+    """What the canary finds of a server that replies so, and how many requests it took."""
+    with Stub(reply) as stub:
+        engine = connect(stub, **config)
+        served = EngineConfig(kind="http", url=stub.url, **config)
+        return canary.check(engine, served, Profile(), frozenset(order), (order,)), stub.counts.total()
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=orders.label)
+def test_an_honest_server_is_seen_to_perceive_all_that_is_shown_together(order: orders.Order) -> None:
+    found, asked = asked_over_http(seeing(), order)
+    label = orders.label(order)
+    assert {found[f"canary_{label}"], *(found[f"canary_{kind}"] for kind in order)} == {"answers"}
+    assert found[f"canary_{label}_order"] in ("answers", "logprobs")
+    assert found.get("canary_rate", "answers") == "answers"
+    kinds = set(order)
+    assert asked == 4 * len(kinds) + 2 * ("audio" in kinds) + 4 * ("video" in kinds) + 4 * len(orders.places(order)) + 4
+
+
+def once(seen: Sequence[Seen]) -> Sequence[Seen]:
+    """One of each kind, as under a limit of one."""
+    return list({medium.kind: medium for medium in reversed(seen)}.values())[::-1]
+
+
+def last_of_each(seen: Sequence[Seen]) -> Sequence[Seen]:
+    return list({medium.kind: medium for medium in seen}.values())
+
+
+def deaf_beside_others(seen: Sequence[Seen]) -> Sequence[Seen]:
+    return [medium for medium in seen if medium.kind != "audio"] or seen
+
+
+def blind_beside_sound(seen: Sequence[Seen]) -> Sequence[Seen]:
+    return [medium for medium in seen if medium.kind == "audio"] or seen
+
+
+@pytest.mark.parametrize(
+    ("lose", "order", "message"),
+    [
+        (lambda seen: seen[:1], ("video", "audio"), "does not hear where requests show video.audio: a 5 as sound and a 9 as sound"),
+        (
+            lambda seen: seen[:1],
+            ("audio", "image"),
+            "does not see pictures where requests show audio.image: .*keeps the first media",
+        ),
+        (lambda seen: seen[:1], ("image", "image"), "does not see pictures where requests show 2.image: a 5 as picture 2"),
+        (lambda seen: seen[-1:], ("image", "audio"), "does not see pictures where requests show image.audio"),
+        (once, ("image", "image"), "does not see pictures where requests show 2.image"),
+        (once, ("image", "audio", "image", "audio"), "does not (see pictures|hear) where requests show"),
+        (last_of_each, ("video", "video", "audio"), "does not see videos where requests show 2.video.audio: a 7 as video 1"),
+        (deaf_beside_others, ("video", "audio"), "does not hear where requests show video.audio: .*drops a kind beside another"),
+        (blind_beside_sound, ("image", "audio"), "does not see pictures where requests show image.audio"),
+        (lambda seen: seen[:5], ("image",) * 6, "does not see pictures where requests show 6.image: a 5 as picture 6"),
+        (lambda seen: seen[::-1], ("image", "image"), "says of a 7 as picture 1 what a 5 as picture 2 holds, and the reverse"),
+        (sorted, ("image", "image"), r"(says of a 7 as picture 1|one and the same prompt for 2.image \(75, 69\))"),
+        (
+            sorted,
+            ("image", "audio"),
+            r"one and the same prompt for image.audio \(75, 69\) and for audio.image \(69, 75\): .*gathers",
+        ),
+        (sorted, ("video", "audio"), r"one and the same prompt for video.audio \(75, 69\) and for audio.video"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else orders.label(value) if isinstance(value, tuple) else value.__name__,
+)
+def test_a_server_that_loses_media_beside_others_is_refused(
+    lose: Callable[[Sequence[Seen]], Sequence[Seen]], order: orders.Order, message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        asked_over_http(seeing(lose), order)
+
+
+def test_a_server_that_gives_every_video_one_rate_is_refused_unless_the_model_is_told_none() -> None:
+    said = r"one and the same prompt for a video of 8 s and for a video of 128 s: .*mm_processor_kwargs.*engine\.video_rate=unseen"
+    with pytest.raises(EngineError, match=said):
+        asked_over_http(seeing(rate=2.0), ("video", "audio"))
+    assert "canary_rate" not in asked_over_http(seeing(rate=2.0), ("video", "audio"), video_rate="unseen")[0]
+
+
+def test_two_films_differ_in_their_rate_alone() -> None:
+    with known.media({"video"}) as (root, media):
+        profile = Profile(fps=1.0, max_frames=known.FRAMES)
+        short, long = (read(media["video"][name], root, profile) for name in known.LENGTHS)
+    assert isinstance(short, Video)
+    assert isinstance(long, Video)
+    assert (short.fps, long.fps) == (1.0, 1 / 16)
+    assert short.jpegs == long.jpegs
+    assert len(short.jpegs) == known.FRAMES
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if "video" not in order], ids=orders.label)
+def test_the_embedded_model_perceives_all_that_it_is_shown_together(base: Any, order: orders.Order) -> None:
+    found = canary.check(base, LOCAL, Profile(), frozenset(order), (order,))
+    assert found[f"canary_{orders.label(order)}"] in ("answers", "logprobs")
+    assert found[f"canary_{orders.label(order)}_order"] in ("answers", "logprobs")
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        ([()], []),
+        ([("image",), ("audio",)], []),
+        ([("image", "audio")] * 3 + [("audio", "image")] * 5, [("audio", "image"), ("image", "audio")]),
+        ([("image",) * n for n in (2, 3, 7, 5)], [("image",) * 7]),
+        ([("image", "audio"), ("image", "image", "audio"), ("image",)], [("image", "audio"), ("image", "image", "audio")]),
+    ],
+)
+def test_the_orders_of_a_step_are_those_of_its_requests(shown: Any, found: Any) -> None:
+    media = {kind: Media(kind=kind, uri=kind, sha256="0" * 64) for kind in ("image", "audio", "video")}
+    requests = [Request((*(media[kind] for kind in kinds), "?"), Path()) for kinds in shown]
+    assert list(orders.orders(requests)) == found
+    many = [Request(tuple(media[k] for k in ("image", "audio") * n), Path()) for n in range(1, 20)]
+    assert len(orders.orders(many)) == orders.MOST
+
+
 def test_media_of_a_kind_are_alike_in_size_and_of_the_base_split() -> None:
-    with canary._media(BOTH) as (root, media):
-        assert {Image.open(root / m.uri).size for m in media["image"].values()} == {(canary.SIDE, canary.SIDE)}
+    with known.media(BOTH) as (root, media):
+        assert {Image.open(root / m.uri).size for m in media["image"].values()} == {(known.SIDE, known.SIDE)}
         assert {soundfile.info(root / m.uri).frames for m in media["audio"].values()} == {9600}
         assert not soundfile.read(root / media["audio"]["silence"].uri)[0].any()
-    known = {(picture.source, str(picture.digit)) for picture in synthetic._pictures("base", 1)}
-    assert {(source, digit) for digit, source in canary.HANDWRITING.items()} <= known
-    assert set(canary.VOICES.values()) <= {clip.voice for clip in synthetic._clips("base")}
+    drawn = {(picture.source, str(picture.digit)) for picture in synthetic._pictures("base", 1)}
+    assert {(source, digit) for digit, source in known.HANDWRITING.items()} <= drawn
+    assert set(known.VOICES.values()) <= {clip.voice for clip in synthetic._clips("base")}
 
 
 def test_embedded_models_know_the_questions() -> None:
