@@ -13,9 +13,12 @@ from enum import StrEnum
 from math import isfinite
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 SPAN = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time, in seconds
+# What a chat template writes between turns and where media stand, as in <|im_end|> or <|IMAGE|>; tokenizers take it for that in a
+# text, too. The two bytes mark media on their way through a prompt.
+CONTROL = re.compile(r"<\|[A-Za-z]\w+\|>|[\0\1]")
 PLACE = re.compile(r"<media_(\d+)>")  # where a medium stands inside a question or an option
 
 
@@ -115,6 +118,16 @@ class Query(Record):
         if question.isspace():
             raise ValueError("is blank")
         return question
+
+    @field_validator("question", "options", "answer", "also", "target")
+    @classmethod
+    def _texts_control_nothing(cls, value: str | tuple[str, ...] | None, info: ValidationInfo) -> str | tuple[str, ...] | None:
+        for text in (value,) if isinstance(value, str) else value or ():
+            if found := CONTROL.search(text):
+                raise ValueError(
+                    f"{found[0]!r} in {info.data.get('id', 'an item')} controls the model: leave it out, or spell it apart"
+                )
+        return value
 
     @model_validator(mode="after")
     def _answer_fits_its_kind(self) -> Self:

@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from omnicore.config.written import fitted
+from omnicore.schema import CONTROL
 
 LARGEST = 2**32 - 1  # of any number in a recipe: seeds of numpy end there, and clocks and counts of libraries not far above
 
@@ -49,6 +50,13 @@ class Profile(Config):
     fps: float = Field(1.0, gt=0, description="frames a second that are shown of a video")
     max_frames: int = Field(32, ge=1, description="frames at most; a longer video is shown at fewer a second")
     server: str = Field("", description="name and version of what serves the model, as in vllm-0.32.0: scores move with it")
+
+    @field_validator("system", "instruction")
+    @classmethod
+    def _texts_control_nothing(cls, text: str) -> str:
+        if found := CONTROL.search(text):
+            raise ValueError(f"{found[0]!r} controls the model: leave it out, the chat template writes what is needed")
+        return text
 
 
 class EngineConfig(Config):

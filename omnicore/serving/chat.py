@@ -16,7 +16,8 @@ from transformers.utils import is_torchvision_available
 
 from omnicore.dataurl import frames_from_url, from_data_url, from_wav
 from omnicore.errors import DataError
-from omnicore.models.processor import SPECIAL, Encoder, Features, Prompt
+from omnicore.models.processor import Encoder, Features, Prompt
+from omnicore.schema import CONTROL
 
 MAX_MEDIA = 16  # of one request
 
@@ -222,8 +223,9 @@ def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
     parts = [_part(item, f"messages.{len(system)}.content.{i}", encoder, request) for i, item in enumerate(user.content)]
     texts = [item.text for message in system for item in message.content if isinstance(item, Text)]
     # One of these in a text would stand for a medium that is not there, or end the user's turn.
-    if found := [t for t in (*SPECIAL, "\0", "\1") if any(t in text for text in (*texts, *parts) if isinstance(text, str))]:
-        raise Refused(400, f"the text holds {found[0]!r}, which controls the model: leave it out", "control_token", "messages")
+    for text in (*texts, *(part for part in parts if isinstance(part, str))):
+        if found := CONTROL.search(text):
+            raise Refused(400, f"the text holds {found[0]!r}, which controls the model: leave it out", "control_token", "messages")
     prompt = encoder.prompt(parts, "".join(texts))
     most = request.max_completion_tokens or request.max_tokens or max(1, context - len(prompt.ids))
     if len(prompt.ids) + most > context:
