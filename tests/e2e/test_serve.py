@@ -20,11 +20,12 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.utils import is_torchvision_available
 
 from omnicore import signing
 from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url, wav_base64
-from omnicore.engines import canary
+from omnicore.engines import canary, known, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.journal import read_jsonl
@@ -150,6 +151,43 @@ def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> No
     assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == ("answers", "answers", 1.0)
 
 
+NO_VIDEOS = pytest.mark.skipif(
+    not is_torchvision_available(), reason="upstream's video processor needs torchvision, which is not installed"
+)
+TOGETHER: list[Any] = [
+    ("image", "audio"),
+    ("audio", "image"),
+    ("image", "image"),
+    ("audio", "image", "audio"),
+    *(pytest.param(order, marks=NO_VIDEOS) for order in [("video",), ("video", "audio"), ("video", "video"), ("image", "video")]),
+]
+
+
+@pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
+def test_the_canary_finds_each_combination_of_media_behind_the_server(server: str, order: orders.Order) -> None:
+    served = EngineConfig(kind="http", url=f"{server}/v1")
+    together = (order,) if len(order) > 1 else ()
+    found = canary.check(HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset(order), together)
+    assert found.get("canary_rate", "answers") in ("answers", "logprobs")
+    assert all(found[f"canary_{kind}"] in ("answers", "logprobs") for kind in order)
+
+
+@pytest.mark.parametrize("fps", [2.0, 0.5])
+@pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
+def test_each_combination_of_media_is_answered_as_in_this_process(server: str, local: Any, order: orders.Order, fps: float) -> None:
+    profile, sampling = Profile(fps=fps), Sampling(0, 6, logprobs=True)
+    with known.media(set(order)) as (root, media):
+        names = {"image": ("7", "5"), "audio": ("6", "9"), "video": ("long", "long")}
+        shown = [media[kind][names[kind][order[:place].count(kind)]] for place, kind in enumerate(order)]
+        clips = [m.model_copy(update={"end": 4.0}) if m.kind == "video" else m for m in shown]
+        request = Request((*clips, "Which digit is written? 7 5 6 9"), root)
+        engine = HttpEngine(EngineConfig(kind="http", url=f"{server}/v1"), MODEL, profile)
+        (ours,) = local.under(profile).generate(Batch([request], 0), sampling)
+        (theirs,) = answers(engine, [request], sampling, 1)
+    assert not theirs.error
+    assert canary._apart(ours, theirs) < 1e-3
+
+
 def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(server: str, asked: list[Request]) -> None:
     sampling = Sampling(1.0, 14)
     alone, together = (answers(http_engine(server, concurrency=n), asked[:24], sampling, 1) for n in (1, 24))
@@ -239,11 +277,8 @@ def dot() -> str:
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
 )
 def test_bad_requests_get_one_clear_sentence(server: str, changed: dict[str, Any], status: int, message: str) -> None:
-    if "video_url" in str(changed):
-        from transformers.utils import is_torchvision_available
-
-        if is_torchvision_available():
-            pytest.skip("this machine reads videos")
+    if "video_url" in str(changed) and is_torchvision_available():
+        pytest.skip("this machine reads videos")
     response = chat(server, changed.pop("content", "Which digit is written? 1 2"), **changed)
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (status, "invalid_request_error")

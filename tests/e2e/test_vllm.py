@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 import pytest
 
-from omnicore import cli
+from omnicore import cli, dataurl
 from omnicore.config import EngineConfig, Profile
-from omnicore.engines import canary
+from omnicore.engines import canary, http, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.errors import EngineError
@@ -54,7 +54,8 @@ FLAGS = [
     "--dtype=float32",
     "--max-model-len=1024",
     "--generation-config=vllm",
-    '--limit-mm-per-prompt={"image": 1, "audio": 1, "video": 0}',
+    '--limit-mm-per-prompt={"image": 2, "audio": 2, "video": 2}',
+    "--trust-request-mm-kwargs",
     # With them, a prompt that is cut in two and sampled with a seed of its own ends the engine on a CPU (vLLM 0.32:
     # "CPU Generator does not use offset").
     "--no-enable-chunked-prefill",
@@ -178,6 +179,28 @@ def test_vllm_builds_the_same_prompt(served: Served, shapes: dict[str, list[Requ
 def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
     found = canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH)
     assert (found["canary_image"], found["canary_audio"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [("image", "audio"), ("audio", "image"), ("image", "image"), ("video", "audio"), ("video", "video"), ("video", "image")],
+    ids=orders.label,
+)
+def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(served: Served, order: orders.Order) -> None:
+    engine = HttpEngine(served.config, served.name, Profile())
+    found = canary.check(engine, served.config, Profile(), frozenset(order), (order,))
+    assert {found[f"canary_{orders.label(order)}"], found[f"canary_{orders.label(order)}_order"]} <= {"answers", "logprobs"}
+    assert found.get("canary_rate", "answers") in ("answers", "logprobs")
+
+
+def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM 0.32 holds every video of Qwen2.5-Omni for 2 frames a second where only its reader is told the rate."""
+    both = dataurl.video_settings
+    monkeypatch.setattr(http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]})
+    with pytest.raises(EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"):
+        canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"})
 
 
 def test_seeded_draws_are_answered_and_repeat(served: Served, shapes: dict[str, list[Request]]) -> None:
