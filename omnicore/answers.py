@@ -140,14 +140,20 @@ def read(reply: str, query: Query, style: Style, permutation: Sequence[int] | No
 def foreign(reply: str, query: Query, style: Style) -> bool:
     """Return whether all that the reply says is one name, and that of none of the options.
 
-    The name stands in <answer> tags, or is the whole reply. Of yes_no nothing is foreign: "true" may mean yes.
+    The name stands in <answer> tags, or is the whole reply. To a yes_no question only a number is foreign, and none that may be
+    a truth value or a place: "true" may mean yes.
     """
-    if query.answer_kind is not AnswerKind.choice:
+    if query.answer_kind not in (AnswerKind.choice, AnswerKind.yes_no):
         return False
     before, *tagged = _ANSWER_TAG.split(_spoken(reply))
     closed = [tag.lower() for tag in tagged[::2]] == ["<answer>", "</answer>"] * (len(tagged) // 4)
     names = {_normal(content) for content in tagged[1::4] or [before]}
-    return closed and len(names) == 1 and _is_foreign(names.pop(), query.options, style)
+    if not closed or len(names) != 1:
+        return False
+    name = names.pop()
+    if query.answer_kind is AnswerKind.yes_no:
+        return (value := number(name)) is not None and Decimal(value) not in range(len(query.options) + 1)
+    return _is_foreign(name, query.options, style)
 
 
 def _is_foreign(name: str, options: Sequence[str], style: Style) -> bool:

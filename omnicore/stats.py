@@ -78,6 +78,26 @@ def binomial_tail(n: int, k: int, p: float) -> float:
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1)) if k > 0 else 1.0
 
 
+def beta_binomial_tail(n: int, k: int, mean: float, spread: float) -> float:
+    """The chance of k or more successes in n draws whose common chance is itself drawn from a beta distribution.
+
+    `mean` is that distribution's mean. `spread` in 0..1 is the correlation of two draws: 0 is the binomial, and at 1 all n draws
+    are alike.
+    """
+    if k <= 0 or mean >= 1:
+        return 1.0
+    if mean <= 0 or spread >= 1:
+        return mean
+    if spread <= 0:
+        return binomial_tail(n, k, mean)
+    a, b = (share * (1 - spread) / spread for share in (mean, 1 - mean))
+
+    def log_beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    return math.fsum(math.comb(n, i) * math.exp(log_beta(i + a, n - i + b) - log_beta(a, b)) for i in range(k, n + 1))
+
+
 def _checked(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not array.size:

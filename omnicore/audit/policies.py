@@ -2,7 +2,8 @@
 
 `repeated` removes a query at k or more right draws of n, k from `rules`. `single_pass` is the paper's rule (arXiv 2605.12034):
 draw 0 right, query removed. `circular` is CircularEval (MMBench, arXiv 2307.06281): right under every rotation of the options.
-A query is undecided, kept and flagged, where a draw that its rule looks at has failed.
+A query is undecided, kept and flagged, where a draw that its rule looks at has failed, and where draws that were cut or cannot be
+read could change its verdict, were they all right or all wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import TypeAdapter
 
-from omnicore.audit.draws import FAILED, NONE, Audited, Bools, Floats, Hits, Ints, circles, count
+from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Floats, Hits, Ints, circles, count
 from omnicore.audit.files import Drawn
 from omnicore.audit.rules import Rule, rules
 from omnicore.config import CleanConfig, digest
@@ -42,19 +43,21 @@ def verdicts(audited: Audited, drawn: Drawn, hits: Hits, found: Sequence[Rule], 
 def repeated(audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> list[Verdict]:
     """Verdicts by k of n; a query short of k that guessing rarely reaches is undecided, too."""
     null, binomial = np.ones(len(hits.right)), np.ones(len(hits.right))
-    solvable = np.zeros(len(hits.right), dtype=np.bool_)
+    solvable, undecided = np.zeros(len(hits.right), dtype=np.bool_), ~hits.complete
     for rule in found:
         rows = rule.rows & hits.complete
         got = hits.right[rows]
+        most = got + hits.unread[rows]  # were they all right
         null[rows], binomial[rows] = rule.null[got], rule.binomial[got]
-        solvable[rows] = got >= (rule.draws + 1 if rule.hits is None else rule.hits)
-    undecided = (null <= config.undecided) | ~hits.complete
+        removed = np.arange(rule.draws + 1) >= (rule.draws + 1 if rule.hits is None else rule.hits)
+        solvable[rows] = removed[got]
+        undecided[rows] = (removed | rule.rare(config.undecided))[most]
     return _verdicts(audited, solvable, undecided, hits.right, hits.answered, null, binomial)
 
 
 def single_pass(audited: Audited, answers: Ints, found: Sequence[Rule]) -> list[Verdict]:
     """Verdicts by draw 0 alone. Its null is the measured chance that one draw of an unsolvable query is right."""
-    right, answered = answers[:, 0] == audited.right, answers[:, 0] != FAILED
+    right, answered = answers[:, 0] == audited.right, ~np.isin(answers[:, 0], (CUT, FAILED, UNREAD))
     null, binomial = np.ones(len(right)), np.ones(len(right))
     for rule in found:
         hit = rule.rows & right
@@ -72,7 +75,7 @@ def circular(audited: Audited, answers: Ints, circles: Ints, config: CleanConfig
     """
     size = len(audited.queries)
     drawn = np.where(circles == NONE, FAILED, np.take_along_axis(answers, np.maximum(circles, 0), axis=1))
-    hits, draws = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    hits, draws, unread = (np.zeros(size, dtype=np.int64) for _ in range(3))
     null, binomial = np.ones(size), np.ones(size)
     for options in np.unique(audited.options[audited.options > 0]).tolist():
         whole = (audited.options == options) & (circles[:, options - 1] != NONE)
@@ -80,15 +83,17 @@ def circular(audited: Audited, answers: Ints, circles: Ints, config: CleanConfig
             continue
         part = audited.part(whole)
         found = count(part, drawn[whole, :options])
-        hits[whole], draws[whole] = found.right, options
+        hits[whole], draws[whole], unread[whole] = found.right, found.answered, found.unread
         part_null, part_binomial = np.ones(len(found.right)), np.ones(len(found.right))
         for rule in rules(part, found, config):
             got = found.right[rule.rows]
             part_null[rule.rows], part_binomial[rule.rows] = rule.null[got], rule.binomial[got]
         null[whole], binomial[whole] = part_null, part_binomial
-    if not (audited.filtered & (draws > 0)).any():
+    circled = draws + unread > 0
+    if not (audited.filtered & circled).any():
         return None
-    return _verdicts(audited, (draws > 0) & (hits == audited.options), draws == 0, hits, draws, null, binomial)
+    undecided = ~circled | (hits + unread >= audited.options)
+    return _verdicts(audited, circled & (hits == audited.options), undecided, hits, draws, null, binomial)
 
 
 def _verdicts(

@@ -108,6 +108,15 @@ class CleanConfig(Config):
         0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
     )
     undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
+    # Of 8 draws with an accuracy of 0.95, 6 or more are right in 99 % of cases; in 96 % where 5 % of the draws are lost, and in
+    # 11 % where half are: then most of what is solvable would stay.
+    warn_unread: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="above this share of cut and unread draws of a benchmark, with the sound withheld, clean warns",
+    )
+    max_unread: float = Field(0.5, ge=0, le=1, description="above this share of them clean refuses")
 
 
 class EvaluateConfig(Config):

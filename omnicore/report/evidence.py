@@ -83,6 +83,7 @@ class Threshold(_File):
     draws: int
     null: float | None = None
     binomial: float | None = None
+    source: str = "measured"
 
 
 class Null(_File):

@@ -105,11 +105,12 @@ def leakage_by_type(evidence: Evidence) -> Table:
 def replies(evidence: Evidence) -> Table:
     """What became of the probe's requests."""
     rows = [
-        (name, _spaced(view), *(str(n) for n in (r.draws, r.no_answer, r.truncated, r.failed)))
+        (name, _spaced(view), *(str(n) for n in (r.draws, r.outside, r.no_answer, r.truncated, r.failed)))
         for name, views in evidence.audit.replies.items()
         for view, r in views.items()
     ]
-    return Table(("Benchmark", "View", "Asked", "No answer", "Cut by the length limit", "Failed for good"), rows)
+    heads = ("Benchmark", "View", "Asked", "None of the options", "Not readable", "Cut by the length limit", "Failed permanently")
+    return Table(heads, rows)
 
 
 def rules(evidence: Evidence) -> Figure | None:

@@ -143,18 +143,21 @@ def null_sentence(audit: Audit) -> str:
 
 
 def replies_sentence(audit: Audit) -> str:
-    """How many requests gave no answer, how many never came to a reply, and, always told, how many replies were cut."""
+    """Count the requests by what became of them; how many replies were cut is always told."""
     seen = [r for views in audit.replies.values() for r in views.values()]
     total = sum(r.draws for r in seen)
     counts = {
-        "gave no answer": sum(r.no_answer for r in seen),
-        "failed for good": sum(r.failed for r in seen),
+        "named none of the options, which is wrong": sum(r.outside for r in seen),
+        "could not be read": sum(r.no_answer for r in seen),
+        "failed permanently": sum(r.failed for r in seen),
     }
     told = [f"{n} {what} ({share(n / total)})" for what, n in counts.items() if n]
     cut = sum(r.truncated for r in seen)
-    told.append(f"{cut} were cut by the length limit, which is no answer either ({share(cut / total)})")
+    told.append(f"{cut} were cut by the length limit ({share(cut / total)})")
     left = f" {audit.failed_queries} queries that lack a draw are undecided and kept." if audit.failed_queries else ""
-    return f"Of {total} requests to the probe {listed(told)}.{left}"
+    unread = " Cut and unread replies are no evidence: a query whose verdict they could change is undecided and kept."
+    lost = cut + sum(r.no_answer for r in seen)
+    return f"Of {total} requests to the probe {listed(told)}.{unread if lost else ''}{left}"
 
 
 def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +27,15 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
     drawn = read_draws(inputs["draws"], probe, audited)
     hits = {view: audit.count(audited, given) for view, given in drawn.answers.items()}
     visual = hits[View.visual_only]
+    lost = _unread(audited, visual)
+    _enough_read(drawn.file, lost, config)
     second, second_visual = None, None
     if "second_draws" in inputs:
         second = read_probe(inputs["second_draws"])
         _comparable(probe, second)
         answers = read_draws(inputs["second_draws"], second, audited).answers[View.visual_only]
         second_visual = audit.count(audited, answers)
-    rules = audit.rules(audited, visual, config)
+    rules = audit.rules(audited, visual, config, [hits[view] for view in sorted(hits) if view is not View.visual_only])
     verdicts = audit.verdicts(audited, drawn, visual, rules, config)
     manifests = {
         policy: audit.manifest(policy, probe.model, probe.profile_hash, found, probe.seed) for policy, found in verdicts.items()
@@ -52,6 +55,7 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
         "leakage": audit.leakage(audited, hits, groups),
         "leakage_by_type": {name: audit.leakage(audited, hits, _types(audited, rows)) for name, rows in groups.items()},
         "replies": replies,
+        "unread": lost,
         "failed_queries": failed,
         "thresholds": thresholds(rules),
         "null": audit.null_shares(audited, visual),
@@ -59,15 +63,52 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
     }
     write_json(output / "audit.json", record)
     figures = {f"{name}_{policy}": counts[name] for policy, counts in policies.items() for name in ("kept", "removed")}
-    truncated = sum(counts["truncated"] for views in replies.values() for counts in views.values())
+    truncated, unread = (
+        sum(counts[kind] for views in replies.values() for counts in views.values()) for kind in ("truncated", "no_answer")
+    )
     return {
         "queries": len(audited.queries),
         "policy": config.policy,
         "undecided": policies[config.policy]["undecided"],
         **figures,
         "truncated": truncated,
+        "unread": unread,
         "failed": failed,
     }
+
+
+def _unread(audited: audit.Audited, visual: audit.Hits) -> dict[str, float]:
+    """Return the share of each filtered benchmark's draws that were cut or cannot be read."""
+    shares = {}
+    for name, members in audited.groups().items():
+        rows = members & audited.filtered
+        replies = int((visual.answered + visual.unread)[rows].sum())
+        if replies:
+            shares[name] = round(int(visual.unread[rows].sum()) / replies, 6)
+    return shares
+
+
+def _enough_read(file: Path, lost: Mapping[str, float], config: CleanConfig) -> None:
+    """Warn of benchmarks whose draws are lost above `warn_unread`; raise DataError above `max_unread`."""
+    worst = sorted(((share, name) for name, share in lost.items() if share > config.warn_unread), reverse=True)
+    if not worst:
+        return
+    told = ", ".join(f"{name} {share:.1%}" for share, name in worst)
+    remedy = (
+        "raise profile.max_new_tokens if they were cut, have the probe answer in the form that profile.instruction asks for, and "
+        "probe again"
+    )
+    if worst[0][0] > config.max_unread:
+        raise DataError(
+            f"{file}: replies that were cut or cannot be read are no evidence, and they are more than clean.max_unread "
+            f"({config.max_unread:.0%}) of the draws with the sound withheld ({told}): {remedy}"
+        )
+    print(
+        f"clean: replies that were cut or cannot be read are more than {config.warn_unread:.0%} of the draws ({told}); queries "
+        f"whose verdict they could change are undecided and kept; to decide them, {remedy}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _comparable(probe: Probe, second: Probe) -> None:

@@ -7,6 +7,7 @@ from omnicore.schema import Outcome, Query
 
 DIGITS = ("3", "5", "8", "13")
 ANIMALS = ("A dog barking", "A cat meowing", "A car horn", "Silence")
+YES_NO = ("yes", "no")
 FOREIGN = [
     # style, options, reply, and whether it names something that is none of the options
     ("value", DIGITS, "<answer>7</answer>", True),
@@ -18,6 +19,9 @@ FOREIGN = [
     ("value", ANIMALS, "<answer>thunder</answer>", True),
     ("letter", ANIMALS, "E", True),
     ("letter", ANIMALS, "<answer>(F)</answer>", True),
+    ("value", YES_NO, "<answer>6</answer>", True),
+    ("value", YES_NO, "<answer>1</answer>", False),
+    ("value", YES_NO, "<answer>true</answer>", False),
     # What may mean an option is not counted against the probe.
     ("value", DIGITS, "<answer>eight</answer>", False),
     ("value", DIGITS, "8.0", False),
@@ -52,6 +56,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("style", "options", "reply", "outside"), FOREIGN)
 def test_none_of_the_options_is_wrong_and_unread_is_not(style, options, reply, outside):
-    query = Query(benchmark="b", id="0", type="t", question="?", options=options, answer=options[0], cluster="c")
+    kind = "yes_no" if options == YES_NO else "choice"
+    query = Query(benchmark="b", id="0", type="t", question="?", options=options, answer=options[0], answer_kind=kind, cluster="c")
     expected = Outcome.incorrect if outside else Outcome.no_answer
     assert judge(reply, query, style) == (None, expected)

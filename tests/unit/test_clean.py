@@ -103,7 +103,7 @@ def test_what_it_writes(inputs, good):
     record = json.loads((output / "audit.json").read_text())
     assert set(record) == {
         *("probe", "second_probe", "profile_hash", "data", "leakage", "leakage_by_type", "replies", "failed_queries"),
-        *("thresholds", "null", "policies"),
+        *("thresholds", "null", "policies", "unread"),
     }
     assert (record["probe"], record["second_probe"]) == ("embedded:test", "embedded:second")
     assert {name: set(views) for name, views in record["leakage"].items()} == dict.fromkeys(SIZES, VIEWS)
@@ -112,7 +112,7 @@ def test_what_it_writes(inputs, good):
     assert Estimate.model_validate(birch["solved"]).low > 0.45
     assert Estimate.model_validate(birch["corrected"]).n == 120
     assert set(record["thresholds"]) == set(SIZES)
-    assert set(record["thresholds"]["birch"]) == {"hits", "draws", "options", "fdr", "null", "binomial"}
+    assert set(record["thresholds"]["birch"]) == {"hits", "draws", "options", "fdr", "null", "binomial", "source"}
     assert record["thresholds"]["birch"]["hits"] in (5, 6, 7, 8)
     assert record["thresholds"]["birch"]["fdr"] <= 0.03
     assert record["thresholds"]["alder"]["hits"] is None
@@ -215,6 +215,38 @@ def test_replies_that_were_cut_are_counted_by_themselves(inputs, good):
     rest = [row for row in good[1] if row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] >= 2]
     assert counts["alder"]["visual_only"]["outside"] == sum(row["answer"] is None for row in rest)
     assert counts["alder"]["visual_only"]["no_answer"] == 0
+
+
+def losing(rows, benchmark, draws, cut):
+    """The lines with the first draws of one benchmark under visual_only cut, or answered by what cannot be read."""
+    lost = {"truncated": cut, "answer": None, "outcome": "no_answer", "reply": "" if cut else "well, let me see"}
+    seen = {"benchmark": benchmark, "view": "visual_only"}
+    return [{**row, **lost} if row.items() >= seen.items() and row["draw"] < draws else row for row in rows]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_benchmark_of_lost_replies_is_refused(inputs, good, cut):
+    write_jsonl(inputs["draws"] / "draws.jsonl", losing(good[1], "alder", 8, cut))
+    with pytest.raises(DataError, match=r"no evidence.*clean.max_unread \(50%\).*\(alder 100.0%\): raise profile.max_new_tokens"):
+        run(inputs)
+    summary, output = run(inputs, max_unread=1)
+    labels = {
+        v.label for v in Manifest.model_validate_json((output / "manifest.json").read_bytes()).verdicts if v.benchmark == "alder"
+    }
+    assert labels == {Label.undecided}, "no verdict from nothing"
+    assert summary["undecided"] >= 80
+    assert (summary["truncated"], summary["unread"]) == ((640, 0) if cut else (0, 640))
+    single = Manifest.model_validate_json((output / "manifest.single_pass.json").read_bytes())
+    assert {v.label for v in single.verdicts if v.benchmark == "alder"} == {Label.undecided}
+
+
+def test_lost_replies_are_warned_of(inputs, good, capsys):
+    write_jsonl(inputs["draws"] / "draws.jsonl", losing(good[1], "birch", 1, cut=True))
+    _, output = run(inputs)
+    assert "(birch 12.5%)" in capsys.readouterr().err
+    assert json.loads((output / "audit.json").read_text())["unread"] == {"alder": 0, "birch": 0.125}
+    run(inputs, warn_unread=0.2)
+    assert capsys.readouterr().err == ""
 
 
 def rotated(rows, queries):

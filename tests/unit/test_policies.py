@@ -72,6 +72,52 @@ def test_failed_draws_leave_a_query_undecided_and_out_of_the_rules():
     assert sum(v.label is Label.solvable for v in single[:100]) > 80
 
 
+@pytest.mark.parametrize("lost", [audit.CUT, audit.UNREAD])
+def test_draws_that_could_change_a_verdict_leave_it_open(lost):
+    """Right and lost draws of eight, and the verdict where 6 hits decide."""
+    cases = {
+        (8, 0): "solvable",
+        (6, 2): "solvable",
+        (5, 3): "undecided",
+        (0, 8): "undecided",
+        (1, 5): "undecided",
+        (0, 2): "not_solvable",
+    }
+    queries, solvable = make_queries("b", 1000), np.arange(1000) < 500
+    answers = simulate(np.random.default_rng(1), solvable, 0.6)
+    for row, (right, gone) in enumerate(cases, 600):
+        answers[row] = [0] * right + [lost] * gone + [1, 2, 3, audit.NONE, 1, 2, 3, 1][: N - right - gone]
+    (rule,), repeated, single = judge(queries, answers)
+    assert rule.hits == 6
+    found = repeated[600 : 600 + len(cases)]
+    assert [v.label for v in found] == list(cases.values())
+    assert [(v.hits, v.draws) for v in found] == [(right, N - gone) for right, gone in cases]
+    assert [v.label for v in single[600 : 600 + len(cases)]] == [*["solvable"] * 3, "undecided", "solvable", "undecided"]
+
+
+def test_a_circle_with_a_lost_draw_is_undecided_only_where_it_could_be_right():
+    queries = make_queries("b", 4)
+    answers = np.array([[0, 0, 0, 0], [0, 0, 0, audit.CUT], [0, 1, 0, audit.CUT], [audit.UNREAD] * 4])
+    audited = audit.Audited(queries, frozenset({"b"}))
+    verdicts = audit.circular(audited, answers, audit.circles(audited, orders_of(queries, 4)), CleanConfig())
+    assert [v.label for v in verdicts] == ["solvable", "undecided", "not_solvable", "undecided"]
+    assert [v.draws for v in verdicts] == [4, 3, 3, 0]
+
+
+def test_lost_draws_do_not_widen_the_null():
+    """Of queries nobody can solve, as many right as wrong options reach a count whatever is lost: the null stays true."""
+    queries, solvable = make_queries("b", 4000), np.arange(4000) < 2000
+    rng = np.random.default_rng(2)
+    answers = simulate(rng, solvable, 0.8)
+    answers = np.where(rng.random(answers.shape) < 0.15, audit.CUT, answers)
+    (rule,), verdicts, _ = judge(queries, answers)
+    precision, _, lost = quality(queries, solvable, verdicts)
+    assert precision >= 0.98
+    assert lost <= 0.03
+    for k in (5, 6, 7):
+        assert (answers[2000:] == 0).sum(axis=1).__ge__(k).mean() <= rule.null[k] + 0.005
+
+
 def test_every_draw_failed():
     rules, repeated, single = judge(make_queries("b", 10), np.full((10, N), audit.FAILED))
     assert rules[0].hits is None

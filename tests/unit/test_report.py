@@ -301,15 +301,17 @@ def test_page_shows_the_audits_evidence(roles: dict[str, Path], output: Path, ev
         (
             (1000, 0, 0, 0),
             0,
-            "Of 1000 requests to the probe 0 were cut by the length limit, which is no answer either (0.0\u00a0%).",
+            "Of 1000 requests to the probe 0 were cut by the length limit (0.0\u00a0%).",
         ),
-        ((1000, 0, 25, 100), 0, "probe 100 gave no answer (10.0\u00a0%) and 25 were cut by the length limit"),
-        ((1000, 3, 0, 0), 0, "probe 3 failed for good (0.3\u00a0%) and 0 were cut by the length limit"),
+        ((1000, 0, 25, 100), 0, "probe 100 could not be read (10.0\u00a0%) and 25 were cut by the length limit"),
+        ((1000, 0, 1, 0), 0, "(0.1\u00a0%). Cut and unread replies are no evidence"),
+        ((1000, 0, 0, 0, 40), 0, "probe 40 named none of the options, which is wrong (4.0\u00a0%) and 0 were cut"),
+        ((1000, 3, 0, 0), 0, "probe 3 failed permanently (0.3\u00a0%) and 0 were cut by the length limit"),
         ((1000, 3, 0, 0), 2, " 2 queries that lack a draw are undecided and kept."),
     ],
 )
 def test_requests_without_an_answer_are_told_apart(evidence: ev.Evidence, counts: tuple[int, ...], lacking: int, said: str) -> None:
-    replies = ev.Replies(**dict(zip(("draws", "failed", "truncated", "no_answer"), counts, strict=True)))
+    replies = ev.Replies(**dict(zip(("draws", "failed", "truncated", "no_answer", "outside"), (*counts, 0)[:5], strict=True)))
     found = evidence.audit.model_copy(update={"replies": {"elm": {View.visual_only: replies}}, "failed_queries": lacking})
     assert said in words.replies_sentence(found)
 
