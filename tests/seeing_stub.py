@@ -72,6 +72,8 @@ def seeing(
 def _say(perceived: Sequence[Seen], text: str) -> str:
     if text.startswith(canary.RATE):
         return f"{perceived[0].seconds:.0f}" if perceived else "2"
+    if text.startswith(canary.BOTH):
+        return str(sum(int(seen.held[:1] or 0) for seen in perceived) % 10)
     asked = re.match(r"Which digit is (written|spoken)(?: in (picture|sound|video) ?(\d*))?", text)
     assert asked, text
     kinds = {"picture": {"image"}, "sound": {"audio"}, "video": {"video"}}.get(

@@ -130,14 +130,13 @@ def check(
     stored = _reference(engine, config, profile)
     with known.media(kinds) as (root, media):
         groups = [*_alone(kinds, media), *(group for order in together for group in _together(order, media))]
-        fixed = _fixed(media) if isinstance(stored, Reference) else []
-        replies = iter(_ask(engine, config, profile, [*_twice(groups), *fixed], root))
+        rates = [_rates(media)] if "video" in kinds and config.video_rate == "seen" else []
+        fixed = [query for query in _fixed(media) if isinstance(stored, Reference) and query.id in stored.answers]
+        still, filmed = ([query for query in fixed if (query.type == "video") is films] for films in (False, True))
+        replies = iter(_ask(engine, config, profile, [*_twice(groups), *still], root))
+        timed = iter(_ask_few(engine, config, profile, [*_twice(rates), *filmed], root))
         seen = [(group, [_read(profile, *told, next(replies), next(replies)) for told in group.told]) for group in groups]
-        if "video" in kinds and config.video_rate == "seen":
-            rates = _rates(media)
-            few = profile.model_copy(update={"fps": 1.0, "max_frames": known.FRAMES})
-            timed = iter(_ask(engine.under(few), config, few, _twice([rates]), root))
-            seen.append((rates, [_read(profile, *told, next(timed), next(timed)) for told in rates.told]))
+        seen += [(group, [_read(profile, *told, next(timed), next(timed)) for told in group.told]) for group in rates]
         noise = max(_apart(*each.replies) for _, told in seen for each in told)
         by: dict[str, str] = {}
         for group, told in seen:
@@ -152,8 +151,8 @@ def check(
     summary = {**by, "canary_noise": round(noise, 4) if math.isfinite(noise) else "words"}
     if not isinstance(stored, Reference):
         return {**summary, "canary_agreement": stored}
-    given = [Reply(answer.words, logprobs=answer.logprobs) for answer in (stored.answers[query.id] for query in fixed)]
-    same = [_apart(reply, expected) <= CLOSE for reply, expected in zip(replies, given, strict=True)]
+    given = [Reply(answer.words, logprobs=answer.logprobs) for answer in (stored.answers[query.id] for query in [*still, *filmed])]
+    same = [_apart(reply, expected) <= CLOSE for reply, expected in zip([*replies, *timed], given, strict=True)]
     if same:
         live.show("omni_canary_agreement_ratio", sum(same) / len(same))
     if sum(same) < AGREEMENT * len(same):
@@ -165,11 +164,12 @@ def check(
     return {**summary, "canary_agreement": round(sum(same) / len(same), 4) if same else "no reference"}
 
 
-def record(engine: Engine, config: EngineConfig, profile: Profile) -> Reference:
-    """Asks the fixed questions. Raises EngineError."""
-    with known.media({"image", "audio"}) as (root, media):
+def record(engine: Engine, config: EngineConfig, profile: Profile, *, videos: bool = False) -> Reference:
+    """Asks the fixed questions, with `videos` those about films, too. Raises EngineError."""
+    with known.media({"image", "audio", "video"} if videos else {"image", "audio"}) as (root, media):
         queries = _fixed(media)
-        replies = _ask(engine, config, profile, queries, root)
+        still, filmed = ([query for query in queries if (query.type == "video") is films] for films in (False, True))
+        replies = _ask(engine, config, profile, still, root) + _ask_few(engine, config, profile, filmed, root)
     answers = {
         query.id: Answer(words=_words(reply), logprobs=tuple(round(p, 4) for p in reply.logprobs))
         for query, reply in zip(queries, replies, strict=True)
@@ -177,11 +177,11 @@ def record(engine: Engine, config: EngineConfig, profile: Profile) -> Reference:
     return Reference(asked=_asked(profile), answers=answers)
 
 
-def remember(directory: Path, profile: Profile) -> None:
+def remember(directory: Path, profile: Profile, *, videos: bool = False) -> None:
     """Writes `canary.json` into a checkpoint: what it answers when it is loaded from there, its weights rounded to bf16."""
     from omnicore.engines.transformers import TransformersEngine
 
-    write_json(directory / FILE, record(TransformersEngine(directory, profile), EngineConfig(), profile))
+    write_json(directory / FILE, record(TransformersEngine(directory, profile), EngineConfig(), profile, videos=videos))
 
 
 def _tell_apart(name: str, group: _Group, told: Sequence[_Shown], noise: float) -> str:
@@ -285,6 +285,12 @@ def _ask(engine: Engine, config: EngineConfig, profile: Profile, queries: Sequen
     return replies
 
 
+def _ask_few(engine: Engine, config: EngineConfig, profile: Profile, queries: Sequence[Query], root: Path) -> list[Reply]:
+    """Asks with few frames of a film, so that a long one is shown at a lower rate and nothing else."""
+    few = profile.model_copy(update={"fps": 1.0, "max_frames": known.FRAMES})
+    return _ask(engine.under(few), config, few, queries, root) if queries else []
+
+
 def _reference(engine: Engine, config: EngineConfig, profile: Profile) -> Reference | str:
     """The stored answers, or why there are none. Raises ConfigError for a reference that holds none, DataError for a broken one."""
     place = config.reference or (engine.name if config.kind != "http" else "")
@@ -349,13 +355,15 @@ def _rates(media: Files) -> _Group:
 
 
 def _fixed(media: Files) -> list[Query]:
-    """The questions of the reference: of a picture, of a sound, of both."""
+    """The questions of the reference: of a picture, of a sound, of both; of films at one frame in sixteen seconds."""
     kinds = [kind for kind in ("image", "audio") if kind in media]
     queries = [_query(f"{kind}-{name}", QUESTIONS[kind], DIGITS, media[kind][name]) for kind in kinds for name in MIXED]
     if len(kinds) == 2:
         for name in MIXED:
             sums = tuple(str((int(name[0]) + int(digit)) % 10) for digit in DIGITS)
             queries.append(_query(f"both-{name}", BOTH, sums, media["image"][name], media["audio"][name]))
+    if "video" in media:
+        queries += [_query(f"video-{name}", QUESTIONS["video"], DIGITS, media["video"][f"long{name}"]) for name in MIXED]
     return queries
 
 

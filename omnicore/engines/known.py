@@ -52,6 +52,8 @@ def media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
         if "video" in kinds:
             for name in (*DIGITS, *MIXED):
                 _film(draw(*name), root / f"video-{name}.mp4")
+            for name in MIXED:
+                _film(draw(*name), root / f"video-long{name}.mp4", FRAMES, Fraction(FRAMES, LENGTHS["long"]))
             for name, seconds in LENGTHS.items():
                 _film(draw(DIGITS[0]), root / f"video-{name}.mp4", FRAMES, Fraction(FRAMES, seconds))
         found: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}

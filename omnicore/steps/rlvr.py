@@ -71,7 +71,8 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
     if not ranks.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
-    canary.remember(output / "checkpoint", recipe.profile)
+    filmed = "video" in canary.shown(row.request for row in rows)
+    canary.remember(output / "checkpoint", recipe.profile, videos=filmed)
     write_jsonl(output / "curves.jsonl", curve)
     write_jsonl(output / "rollouts.jsonl", rollouts)
     last = curve[-max(1, len(curve) // 5) :]

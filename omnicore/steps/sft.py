@@ -45,7 +45,8 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
     if not ranks.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
-    canary.remember(output / "checkpoint", recipe.profile)
+    filmed = "video" in canary.shown(row.request for row in rows)
+    canary.remember(output / "checkpoint", recipe.profile, videos=filmed)
     write_jsonl(output / "curves.jsonl", curve)
     return {
         "rows": len(rows),

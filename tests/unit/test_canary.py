@@ -20,6 +20,7 @@ from omnicore.config import EngineConfig, Profile
 from omnicore.engines import canary, known, orders
 from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
+from omnicore.journal import write_json
 from omnicore.media import Video, read
 from omnicore.schema import Media, View
 from tests.seeing_stub import Seen, seeing
@@ -387,6 +388,18 @@ def test_a_server_that_gives_every_video_one_rate_is_refused_unless_the_model_is
     with pytest.raises(EngineError, match=said):
         asked_over_http(seeing(rate=2.0), ("video", "audio"))
     assert "canary_rate" not in asked_over_http(seeing(rate=2.0), ("video", "audio"), video_rate="unseen")[0]
+
+
+def test_a_reference_of_films_is_that_of_their_rate(tmp_path: Path) -> None:
+    with Stub(seeing()) as stub:
+        reference = canary.record(connect(stub), EngineConfig(kind="http", url=stub.url), Profile(), videos=True)
+    write_json(tmp_path / canary.FILE, reference)
+    assert len(reference.answers) == 18 + len(known.MIXED)
+    kept = {"reference": str(tmp_path), "video_rate": "unseen"}
+    assert asked_over_http(seeing(), ("video", "audio"), **kept)[0]["canary_agreement"] == 1.0
+    assert asked_over_http(seeing(), ("image", "audio"), **kept)[0]["canary_agreement"] == 1.0
+    with pytest.raises(EngineError, match="answers as another or differently configured model would: 0 of 6 replies"):
+        asked_over_http(seeing(rate=2.0), ("video", "video"), **kept)
 
 
 def test_two_films_differ_in_their_rate_alone() -> None:
