@@ -14,7 +14,7 @@ SHOWN: dict[View, frozenset[str]] = {
     View.audio_only: frozenset({"audio"}),
     View.text_only: frozenset(),
 }
-_FORMAT = 3  # raised when `parts` or `answers.py` changes, so that scores made with another format are never compared
+_FORMAT = 4  # raised when `parts` or `scoring` changes, so that scores made with another format are never compared
 
 
 def profile_hash(profile: Profile) -> str:

@@ -33,7 +33,7 @@ def step_code_digest(step: str) -> str:
 
 
 def reached(step: str) -> frozenset[str]:
-    """The modules that count for a step, as in `omnicore.answers`."""
+    """The modules that count for a step, as in `omnicore.scoring`."""
     found: set[str] = set()
     waiting = [f"omnicore.steps.{step}"]
     while waiting:

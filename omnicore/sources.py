@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from omnicore import store
-from omnicore.answers import judge, number
 from omnicore.benchmarks.base import (
     Entry,
     Excluded,
@@ -59,6 +58,8 @@ from omnicore.benchmarks.tables import blank, options_of, text_of
 from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import AnswerKind, Media, Outcome, Query
+from omnicore.scoring.extract import number
+from omnicore.scoring.verify import judge
 
 R1_KINDS = {
     "multiple choice": AnswerKind.choice,

@@ -24,10 +24,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
-from omnicore.answers import number
 from omnicore.benchmarks.files import members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
+from omnicore.scoring.extract import number
 
 Kind = Literal["image", "audio", "video"]
 

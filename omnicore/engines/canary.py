@@ -22,7 +22,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from omnicore import live
-from omnicore.answers import extract
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.engines import known, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
@@ -33,6 +32,7 @@ from omnicore.journal import read_json, write_json
 from omnicore.prompts import parts
 from omnicore.provenance import model_directory
 from omnicore.schema import Media, Query, Record, View
+from omnicore.scoring.extract import extract
 
 FILE = "canary.json"
 # In nats. Two askings may agree by luck, or come out of a cache, so log-probs count only when they differ by more than rounding

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import audit
-from omnicore.answers import judge
 from omnicore.audit.files import read_draws, read_probe, read_queries
 from omnicore.config import DistillConfig
 from omnicore.engines.asking import Asking
@@ -19,6 +18,7 @@ from omnicore.media import bring
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, Query, View
+from omnicore.scoring.verify import judge
 from omnicore.training.selection import Key, Reason, Rollout, select
 
 

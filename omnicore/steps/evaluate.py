@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any
 
 from omnicore import benchmarks, export, stats
-from omnicore.answers import judge
 from omnicore.config import EvaluateConfig, digest
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
@@ -24,6 +23,7 @@ from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, profile_hash
 from omnicore.recipe import Recipe
 from omnicore.schema import AnswerKind, Manifest, Outcome, Query, Response, View
+from omnicore.scoring.verify import judge
 
 HIDDEN = {View.visual_only: "no_audio", View.audio_only: "no_image", View.text_only: "no_media"}
 Key = tuple[str, str]

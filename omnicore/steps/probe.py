@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from omnicore import stats
-from omnicore.answers import judge
 from omnicore.config import ProbeConfig
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
@@ -17,6 +16,7 @@ from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import parts, permutation, profile_hash
 from omnicore.recipe import Recipe
 from omnicore.schema import Draw, Outcome, Query, View
+from omnicore.scoring.verify import judge
 
 Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 

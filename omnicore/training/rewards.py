@@ -1,4 +1,4 @@
-"""Rewards: thin functions over `answers.py`, one a kind of answer. A failure to judge raises; it never scores 0.
+"""Rewards: thin functions over `scoring`, one a kind of answer. A failure to judge raises; it never scores 0.
 
 A reward is the worth of the answer, in 0..1, and a small term for its form. Whether a rollout is right is told apart from both:
 groups are filtered on that alone, since a term for the form on an all-wrong group would become a gradient of full size.
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from omnicore.answers import judge, overlap, read
 from omnicore.config import Profile
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.extract import read
+from omnicore.scoring.verify import judge, overlap
 
 Named = str | frozenset[str]
 

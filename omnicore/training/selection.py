@@ -27,10 +27,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from omnicore.answers import agree
 from omnicore.config import DistillConfig
 from omnicore.errors import TrainingError
 from omnicore.schema import Outcome, Query
+from omnicore.scoring.verify import agree
 
 Key = tuple[str, str]
 ROUNDING = 1e-9  # 0.55 * 20 is a little more than 11 in binary, and 11 of 20 are 0.55

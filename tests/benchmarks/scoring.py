@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omnicore.answers import judge
 from omnicore.benchmarks import adapter, official
 from omnicore.benchmarks.base import Source, read
 from omnicore.schema import Query
+from omnicore.scoring.verify import judge
 
 
 def queries(name: str, folder: Path, scratch: Path | None = None) -> dict[str, Query]:

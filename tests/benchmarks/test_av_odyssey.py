@@ -92,8 +92,8 @@ REPLIES = [
     ("6_0", "", 1, "no_answer"),  # bug: nothing is A
     ("6_0", "i do not know", 1, "no_answer"),  # bug: a refusal is A
     ("1_0", "i do not know", 0, "no_answer"),
-    ("1_0", "both", 0, "no_answer"),
-    ("1_0", "it seems to me that it is c. both", 1, "no_answer"),  # an option's text, its letter with it
+    ("1_0", "both", 0, "correct"),
+    ("1_0", "it seems to me that it is c. both", 1, "correct"),  # an option's text, its letter with it
     ("1_0", "it seems to me that it must be both", 0, "no_answer"),  # bug: without the letter it is none, so A
     ("2_7", "it sounds to me like d. [audio4] of them", 1, "no_answer"),
     ("1_0", "'C.'", 1, "correct"),

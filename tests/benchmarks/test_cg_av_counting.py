@@ -46,7 +46,7 @@ REPLIES = [
     ("3", "0", 1, "correct"),
     ("3", "zero", 1, "correct"),
     ("3", "", 1, "no_answer"),  # bug: what cannot be read is 0
-    ("3", "I hear 5 barks", 1, "no_answer"),  # bug
+    ("3", "I hear 5 barks", 1, "incorrect"),  # bug
     ("3", "no one barks", 0, "no_answer"),  # bug: "one" is a number
     ("3", "at this point five", 0, "no_answer"),
     ("3", "one thousand thousand", 1, "no_answer"),  # bug: what the package refuses is 0

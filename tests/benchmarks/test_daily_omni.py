@@ -42,18 +42,18 @@ REPLIES = [
     ("The answer is B.", 0, "correct"),
     ("Answer: B", 0, "correct"),
     ("<answer>B</answer>", 0, "correct"),
-    ("assistant\nB", 1, "no_answer"),
+    ("assistant\nB", 1, "correct"),
     ("user ... assistant B assistant C", 1, "no_answer"),  # the first "assistant" counts
     ("assistant", 0, "no_answer"),
     ("B or C", 1, "no_answer"),
     ("Because three eggs are shown", 1, "no_answer"),  # bug: the first letter of a word
     ("but I cannot hear it", 1, "no_answer"),  # bug: in either case
     ("Cannot tell", 0, "no_answer"),  # bug: C
-    ("b", 1, "no_answer"),
+    ("b", 1, "correct"),
     ("C", 0, "incorrect"),
     ("C. Three eggs", 0, "no_answer"),
     ("<think>B</think>C", 0, "incorrect"),
-    ("E", 0, "no_answer"),
+    ("E", 0, "incorrect"),
     ("", 0, "no_answer"),
 ]
 

@@ -41,7 +41,7 @@ REPLIES = [
     ("hall_01-0", "<answer>(C)</answer>", 0, "correct"),  # bug: the letter alone
     ("hall_01-0", "<answer>C.</answer>", 0, "correct"),
     ("hall_01-0", "<answer>C. She hides the noise</answer>", 0, "correct"),
-    ("hall_01-0", "<answer>c</answer>", 0, "no_answer"),
+    ("hall_01-0", "<answer>c</answer>", 0, "correct"),
     ("hall_01-0", "C", 0, "correct"),  # without tags another item's output would be scored
     ("hall_01-0", "The answer is C.", 0, "correct"),
     ("hall_01-0", "<ANSWER>C</ANSWER>", 0, "correct"),
@@ -84,7 +84,7 @@ REPLIES = [
     ("market-0", "<answer>1200.0</answer>", 1, "correct"),
     ("market-0", "<answer>1200.004</answer>", 1, "incorrect"),
     ("market-0", "<answer>12,00</answer>", 1, "no_answer"),  # bug: commas go
-    ("market-0", "<answer>1,200 coins</answer>", 0, "no_answer"),
+    ("market-0", "<answer>1,200 coins</answer>", 0, "correct"),
     # regression, 4
     ("market-1", "<answer>4</answer>", 1, "correct"),
     ("market-1", "<answer>4.1</answer>", 1, "incorrect"),

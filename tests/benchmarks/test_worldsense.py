@@ -30,17 +30,17 @@ REPLIES = [
     ("**C**", 1, "correct"),
     ("Answer: C", 1, "correct"),
     ("The answer is C.", 1, "correct"),
-    ("The best option is C", 1, "no_answer"),  # its comma is missing, but the prefix has no capital A to D
+    ("The best option is C", 1, "correct"),  # its comma is missing, but the prefix has no capital A to D
     ("Best answer: C", 0, "correct"),  # bug: a comma is missing, and B is found
-    ("Best option: C", 0, "no_answer"),  # bug: the same
-    ("Correct option: D", 1, "no_answer"),  # bug: C is found in "Correct"
+    ("Best option: C", 0, "correct"),  # bug: the same
+    ("Correct option: D", 1, "incorrect"),  # bug: C is found in "Correct"
     ("Cannot tell", 1, "no_answer"),  # bug: a letter in a word
     ("Because it is louder", 0, "no_answer"),  # bug: B
     ("C or D", 1, "no_answer"),
     ("D", 0, "incorrect"),
     ("<think>C</think><answer>D</answer>", 1, "incorrect"),  # bug: thinking counts
     ("<answer>C</answer>", 1, "correct"),
-    ("louder", 0, "no_answer"),
+    ("louder", 0, "correct"),
     ("it gets louder after the pause, i am quite sure of that now", 0, "no_answer"),
     ("", 0, "no_answer"),
 ]

@@ -13,7 +13,6 @@ from typing import Any
 
 import soundfile
 
-from omnicore.answers import judge
 from omnicore.benchmarks import synthetic
 from omnicore.config import digest
 from omnicore.journal import read_jsonl, write_json, write_jsonl
@@ -21,6 +20,7 @@ from omnicore.prompts import permutation
 from omnicore.provenance import write_step
 from omnicore.recipe import load_recipe
 from omnicore.schema import Draw, Manifest, Media, Query, Response, View
+from omnicore.scoring.verify import judge
 from omnicore.steps import clean
 from omnicore.steps.evaluate import score
 from omnicore.training.selection import Reason

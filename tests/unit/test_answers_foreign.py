@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnicore.answers import judge
 from omnicore.schema import Outcome, Query
+from omnicore.scoring.verify import judge
 
 DIGITS = ("3", "5", "8", "13")
 ANIMALS = ("A dog barking", "A cat meowing", "A car horn", "Silence")

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from omnicore.answers import judge
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.verify import judge
 
 # reply, number
 NUMBERS = [
@@ -81,13 +81,16 @@ NUMBERS = [
     ("\\boxed{12} \\boxed{13}", None),
     # what follows or precedes changes it
     ("12 dozen", None),
-    ("12 people", None),
+    ("12 people", "12"),
     ("12%", None),
     ("12k", None),
     ("12 million", None),
     ("12+", None),
     ("12 or so", None),
     ("about 12", None),
+    ("about 12 people", None),
+    ("12 out of 13 people", None),
+    ("I hear 12 barks and 3 meows", None),
     ("~12", None),
     (">12", None),
     ("at least 12", None),
@@ -95,8 +98,8 @@ NUMBERS = [
     ("$12", None),
     ("x = 12", None),
     ("3 + 9 = 12", None),
-    ("It is 12", None),
-    ("I hear 12 barks", None),
+    ("It is 12", "12"),
+    ("I hear 12 barks", "12"),
     ("The answer is about 12", None),
     ("The answer is not 12", None),
     # no number that is written so

@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnicore.answers import judge
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.verify import judge
 
 ANIMALS = ("cat", "dog", "a red fox", "owl")  # A, B, C, D; right are A and C
 
@@ -84,12 +84,12 @@ LETTER = [
     ("A|C", None),
     ("A + C", None),
     ("A, maybe C", None),
-    ("A, not C", None),
+    ("A, not C", "A"),
     ("A and not C", None),
     ("Both A and C", None),
-    ("A, C because they are heard", None),
+    ("A, C because they are heard", "AC"),
     ("Because", None),
-    ("A cat and a red fox", None),
+    ("A cat and a red fox", "AC"),
     ("All of the above", None),
     ("None", None),
     ("a, c", None),
@@ -98,7 +98,7 @@ LETTER = [
     ("A,, C", None),
     (", A, C", None),
     ("A. dog, C. a red fox", None),
-    ("cat, a red fox", None),
+    ("cat, a red fox", "AC"),
     ("1, 3", None),
     ("", None),
     (" \n", None),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnicore.answers import judge
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.verify import judge
 
 WRONG = [
     "cello",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnicore.answers import judge
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.verify import judge
 
 # reply, what it answers; the options are yes and no
 VALUE = [
@@ -57,9 +57,9 @@ VALUE = [
     ("n", None),
     ("true", None),
     ("It barks, yes", None),
-    ("I think yes", None),
+    ("I think yes", "yes"),
     ("Because the dog barks", None),
-    ("The dog barks: yes", None),
+    ("The dog barks: yes", "yes"),
     # both are named
     ("No, wait, yes", None),
     ("Yes, no, yes", None),
@@ -103,7 +103,7 @@ LETTER = [
     ("No.", "no"),
     ("Yes, it barks", "yes"),
     ("Yes, B", None),
-    ("A. Yes, it barks", None),
+    ("A. Yes, it barks", "yes"),
     ("A or B", None),
     ("The answer is A. No.", None),
     ("<answer>A</answer><answer>Yes</answer>", "yes"),

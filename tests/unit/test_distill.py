@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from omnicore.answers import judge
 from omnicore.engines import asking
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
@@ -22,6 +21,7 @@ from omnicore.provenance import sha256_file, write_step
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import run_step
 from omnicore.schema import Query, View
+from omnicore.scoring.verify import judge
 from tests.media_files import make_picture, make_tone, medium
 
 OPTIONS = ("3", "5", "8", "13")

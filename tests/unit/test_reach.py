@@ -26,7 +26,7 @@ def package(monkeypatch, tmp_path):
         ("training/sft.py", {"sft", "rlvr"}),
         ("training/rlvr.py", {"rlvr"}),
         ("engines/http.py", {"probe", "evaluate", "distill", "sft", "rlvr"}),
-        ("answers.py", set(STEPS) - {"clean", "promote"}),
+        ("scoring/extract.py", set(STEPS) - {"clean", "promote"}),
         ("audit/rules.py", {"clean", "distill"}),
         ("benchmarks/worldsense.py", {"prepare", "evaluate"}),
         ("report/page.css", {"report", "promote"}),

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.answers import judge
 from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError, OmniError
 from omnicore.journal import read_jsonl, write_jsonl
@@ -19,6 +18,7 @@ from omnicore.provenance import sha256_file
 from omnicore.recipe import Recipe, load_recipe
 from omnicore.run import step_work
 from omnicore.schema import AnswerKind, Outcome, Query
+from omnicore.scoring.verify import judge
 from omnicore.sources import GRADED, R1_KINDS
 from omnicore.steps import prepare
 from omnicore.training.rewards import GRADES, reward

@@ -1,0 +1,1 @@
+"""Reading the answer of a reply (extract.py) and judging it (verify.py)."""
