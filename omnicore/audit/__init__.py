@@ -5,7 +5,7 @@ manifest, `leakage` the figures; `files` alone reads what prepare and probe wrot
 """
 
 from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Hits, Orders, circles, count
-from omnicore.audit.leakage import control, leakage, null_shares, replies, residual
+from omnicore.audit.leakage import control, leakage, null_shares, replies, residual, unread
 from omnicore.audit.policies import circular, manifest, repeated, single_pass, verdicts
 from omnicore.audit.rules import Rule, rules
 
@@ -31,5 +31,6 @@ __all__ = [
     "residual",
     "rules",
     "single_pass",
+    "unread",
     "verdicts",
 ]

@@ -59,6 +59,17 @@ def _fates(audited: Audited, answers: Ints, rows: Bools) -> dict[str, int]:
     return {"draws": int(rows.sum()) * answers.shape[1], **counts, "outside": outside}
 
 
+def unread(audited: Audited, visual: Hits) -> dict[str, float]:
+    """Return the share of each filtered benchmark's draws that were cut or cannot be read."""
+    shares = {}
+    for name, members in audited.groups().items():
+        rows = members & audited.filtered
+        replies = int((visual.answered + visual.unread)[rows].sum())
+        if replies:
+            shares[name] = round(int(visual.unread[rows].sum()) / replies, 6)
+    return shares
+
+
 def null_shares(audited: Audited, hits: Hits) -> dict[str, list[float]]:
     """Shares [n + 1] of the pairs (unsolved query of a filtered benchmark, wrong option) drawn exactly k times, and what
     independent guesses among the options would give."""

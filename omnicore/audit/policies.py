@@ -8,13 +8,16 @@ read could change its verdict, were they all right or all wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Floats, Hits, Ints, circles, count
 from omnicore.audit.files import Drawn
+from omnicore.audit.leakage import unread
 from omnicore.audit.rules import Rule, rules
 from omnicore.config import CleanConfig, digest
 from omnicore.errors import DataError
@@ -24,7 +27,12 @@ VERDICTS = TypeAdapter(list[Verdict])
 
 
 def verdicts(audited: Audited, drawn: Drawn, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> dict[Policy, list[Verdict]]:
-    """By every policy that the draws allow. Raises DataError where the one that `config` names is not among them."""
+    """By every policy that the draws allow.
+
+    Raises DataError where the one that `config` names is not among them, and where more of a benchmark's draws are cut or unread
+    than `config` allows.
+    """
+    _enough_read(drawn.file, unread(audited, hits), config)
     answers = drawn.answers[View.visual_only]
     made: dict[Policy, list[Verdict]] = {
         "single_pass": single_pass(audited, answers, found),
@@ -38,6 +46,29 @@ def verdicts(audited: Audited, drawn: Drawn, hits: Hits, found: Sequence[Rule], 
             f"and none has them: probe again with draws.visual_only at least {min(audited.options[audited.filtered], default=2)}"
         )
     return made
+
+
+def _enough_read(file: Path, lost: Mapping[str, float], config: CleanConfig) -> None:
+    """Warn of benchmarks whose draws are lost above `warn_unread`; raise DataError above `max_unread`."""
+    worst = sorted(((share, name) for name, share in lost.items() if share > config.warn_unread), reverse=True)
+    if not worst:
+        return
+    told = ", ".join(f"{name} {share:.1%}" for share, name in worst)
+    remedy = (
+        "raise profile.max_new_tokens if they were cut, have the probe answer in the form that profile.instruction asks for, and "
+        "probe again"
+    )
+    if worst[0][0] > config.max_unread:
+        raise DataError(
+            f"{file}: replies that were cut or cannot be read are no evidence, and they are more than clean.max_unread "
+            f"({config.max_unread:.0%}) of the draws with the sound withheld ({told}): {remedy}"
+        )
+    print(
+        f"replies that were cut or cannot be read are more than {config.warn_unread:.0%} of the draws ({told}); queries "
+        f"whose verdict they could change are undecided and kept; to decide them, {remedy}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def repeated(audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig) -> list[Verdict]:

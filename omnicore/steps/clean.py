@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,6 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
     drawn = read_draws(inputs["draws"], probe, audited)
     hits = {view: audit.count(audited, given) for view, given in drawn.answers.items()}
     visual = hits[View.visual_only]
-    lost = _unread(audited, visual)
-    _enough_read(drawn.file, lost, config)
     second, second_visual = None, None
     if "second_draws" in inputs:
         second = read_probe(inputs["second_draws"])
@@ -55,7 +52,7 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
         "leakage": audit.leakage(audited, hits, groups),
         "leakage_by_type": {name: audit.leakage(audited, hits, _types(audited, rows)) for name, rows in groups.items()},
         "replies": replies,
-        "unread": lost,
+        "unread": audit.unread(audited, visual),
         "failed_queries": failed,
         "thresholds": thresholds(rules),
         "null": audit.null_shares(audited, visual),
@@ -75,40 +72,6 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
         "unread": unread,
         "failed": failed,
     }
-
-
-def _unread(audited: audit.Audited, visual: audit.Hits) -> dict[str, float]:
-    """Return the share of each filtered benchmark's draws that were cut or cannot be read."""
-    shares = {}
-    for name, members in audited.groups().items():
-        rows = members & audited.filtered
-        replies = int((visual.answered + visual.unread)[rows].sum())
-        if replies:
-            shares[name] = round(int(visual.unread[rows].sum()) / replies, 6)
-    return shares
-
-
-def _enough_read(file: Path, lost: Mapping[str, float], config: CleanConfig) -> None:
-    """Warn of benchmarks whose draws are lost above `warn_unread`; raise DataError above `max_unread`."""
-    worst = sorted(((share, name) for name, share in lost.items() if share > config.warn_unread), reverse=True)
-    if not worst:
-        return
-    told = ", ".join(f"{name} {share:.1%}" for share, name in worst)
-    remedy = (
-        "raise profile.max_new_tokens if they were cut, have the probe answer in the form that profile.instruction asks for, and "
-        "probe again"
-    )
-    if worst[0][0] > config.max_unread:
-        raise DataError(
-            f"{file}: replies that were cut or cannot be read are no evidence, and they are more than clean.max_unread "
-            f"({config.max_unread:.0%}) of the draws with the sound withheld ({told}): {remedy}"
-        )
-    print(
-        f"clean: replies that were cut or cannot be read are more than {config.warn_unread:.0%} of the draws ({told}); queries "
-        f"whose verdict they could change are undecided and kept; to decide them, {remedy}",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def _comparable(probe: Probe, second: Probe) -> None:

@@ -79,8 +79,10 @@ def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path])
         )
     audited = read_queries(inputs["data"], probe.data)
     drawn = read_draws(inputs["draws"], probe, audited)
-    hits = audit.count(audited, drawn.answers[View.visual_only])
-    verdicts = audit.verdicts(audited, drawn, hits, audit.rules(audited, hits, recipe.clean), recipe.clean)
+    hits = {view: audit.count(audited, answers) for view, answers in sorted(drawn.answers.items())}
+    visual = hits.pop(View.visual_only)
+    rules = audit.rules(audited, visual, recipe.clean, list(hits.values()))
+    verdicts = audit.verdicts(audited, drawn, visual, rules, recipe.clean)
     return frozenset((v.benchmark, v.id) for v in verdicts[recipe.clean.policy] if not v.kept)
 
 

@@ -193,6 +193,14 @@ def test_draws_of_other_queries_are_refused(distill: Distill, inputs: dict[str, 
         distill({}, draws=draws(tmp_path / "fewer", queries[:-1], set()))
 
 
+def test_a_probe_of_lost_replies_is_refused(distill: Distill, inputs: dict[str, Path], tmp_path: Path) -> None:
+    asked = draws(tmp_path / "probe", read_jsonl(inputs["data"] / "distill.jsonl", Query), set())
+    lines = [{**line, "outcome": "no_answer"} for line in read_jsonl(asked / "draws.jsonl", dict)]
+    write_jsonl(asked / "draws.jsonl", lines)
+    with pytest.raises(DataError, match=r"no evidence.*clean\.max_unread"):
+        distill({}, draws=finished(asked, "probe"))
+
+
 def test_nothing_chosen_says_what_took_them(distill: Distill) -> None:
     wrong = {f"ash {i}": [reply(""), reply("", truncated=True)] for i in range(8)}
     with pytest.raises(
