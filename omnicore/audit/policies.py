@@ -61,10 +61,10 @@ def _enough_read(file: Path, lost: Mapping[str, float], config: CleanConfig) -> 
     if worst[0][0] > config.max_unread:
         raise DataError(
             f"{file}: replies that were cut or cannot be read are no evidence, and they are more than clean.max_unread "
-            f"({config.max_unread:.0%}) of the draws with the sound withheld ({told}): {remedy}"
+            f"({config.max_unread:.1%}) of the draws with the sound withheld ({told}): {remedy}"
         )
     print(
-        f"replies that were cut or cannot be read are more than {config.warn_unread:.0%} of the draws ({told}); queries "
+        f"replies that were cut or cannot be read are more than {config.warn_unread:.1%} of the draws ({told}); queries "
         f"whose verdict they could change are undecided and kept; to decide them, {remedy}",
         file=sys.stderr,
         flush=True,

@@ -67,10 +67,10 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
         "queries": len(audited.queries),
         "policy": config.policy,
         "undecided": policies[config.policy]["undecided"],
-        **figures,
         "truncated": truncated,
         "unread": unread,
         "failed": failed,
+        **figures,
     }
 
 

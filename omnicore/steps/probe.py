@@ -79,9 +79,9 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         "draws": total,
         "no_answer": round(seen[Outcome.no_answer] / total, 4),
         "outside": round(seen["outside"] / total, 4),
-        **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         "truncated": seen["truncated"],
         "errors": len(errors),
+        **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         **perceived,
     }
 

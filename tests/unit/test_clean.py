@@ -227,7 +227,7 @@ def losing(rows, benchmark, draws, cut):
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_benchmark_of_lost_replies_is_refused(inputs, good, cut):
     write_jsonl(inputs["draws"] / "draws.jsonl", losing(good[1], "alder", 8, cut))
-    with pytest.raises(DataError, match=r"no evidence.*clean.max_unread \(50%\).*\(alder 100.0%\): raise profile.max_new_tokens"):
+    with pytest.raises(DataError, match=r"no evidence.*clean.max_unread \(50.0%\).*\(alder 100.0%\): raise profile.max_new_tokens"):
         run(inputs)
     summary, output = run(inputs, max_unread=1)
     labels = {
