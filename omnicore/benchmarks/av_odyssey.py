@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from omnicore.benchmarks.base import Entry, Kind, Refused, Row, Source, by_letter, labelled, latest, letter, placed
+from omnicore.benchmarks.base import Entry, Kind, Refused, Row, Source, by_letter, labelled, latest, letter, noted, placed
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -49,7 +49,7 @@ def query(source: Source, row: Row) -> Query:
             if (found := _medium(source, item, kind, number)) is not None:
                 media.append(found)
                 tags[f"[{name}{number}]"] = len(media)
-    _, bare = labelled(item["options"])
+    _, bare = labelled("options", item["options"])
     question, *options = (placed(text, tags) for text in (item["question"], *bare))
     for field, text in (("question", question), *(("options", option) for option in options)):
         if lost := _TAG.search(text):
@@ -64,8 +64,7 @@ def query(source: Source, row: Row) -> Query:
         media=tuple(media),
         cluster=media[0].sha256[:16] if media else "",
         native={
-            "task": str(item["question_type_id"]),
-            "data_type": item["data_type"],
+            **noted(item, {"task": "question_type_id", "data_type": "data_type"}),
             "options": json.dumps(item["options"], ensure_ascii=False),
         },
     )

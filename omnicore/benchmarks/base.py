@@ -17,6 +17,7 @@ import ast
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,9 @@ class Entry(Record):
 
 
 class Problem(Record):
-    """One item that did not become a query, and where it stands. `line` counts lines of a JSON file, rows of a table;
-    `excluded`: nothing is wrong with it, but it is no query."""
+    """One finding about an item, and where the item stands. `line` counts lines of a JSON file, rows of a table. `excluded`:
+    nothing is wrong with the item, but it is no query. `kept`: the item is a query, and doubtful: a warning. Anything else was
+    refused, and counts toward `prepare.max_refused`."""
 
     benchmark: str
     file: str
@@ -64,6 +66,11 @@ class Problem(Record):
     field: str
     message: str
     excluded: bool = False
+    kept: bool = False
+
+    @property
+    def refused(self) -> bool:
+        return not (self.excluded or self.kept)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,14 @@ class Excluded(Refused):
     counted like what is refused, but no sign of a broken copy."""
 
 
+class Mislabelled(Refused):
+    """Options whose labels are mixed, repeated or out of order. `texts` are the options without whatever label each has."""
+
+    def __init__(self, field: str, message: str, texts: list[str]) -> None:
+        super().__init__(field, message)
+        self.texts = texts
+
+
 class Adapter(Protocol):
     ENTRY: Entry
 
@@ -123,6 +138,7 @@ class Source:
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._embedded: dict[str, Path] = {}
+        self._warnings: list[Refused] = []
         layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
         if layout is None:
             own, *others = entry.annotations
@@ -187,6 +203,15 @@ class Source:
         self._counts[group] = self._counts.get(group, -1) + 1
         return self._counts[group]
 
+    def warn(self, field: str, message: str) -> None:
+        """Say that the item at hand is kept although one of its fields is doubtful."""
+        self._warnings.append(Refused(field, message))
+
+    def warnings(self) -> list[Refused]:
+        """The warnings since the last call."""
+        given, self._warnings = self._warnings, []
+        return given
+
     def folder(self, *names: str) -> str:
         """The first of these that is a folder of the copy, ready to be put before a file's name; none of them: the root."""
         return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
@@ -237,48 +262,160 @@ class Source:
 
 
 def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], int]:
-    """All queries, all problems, and the number of native items; the first two add up to the third."""
-    queries: dict[str, Query] = {}
+    """All queries, all problems, and the number of native items: the queries and the problems that are not `kept` add up to it.
+
+    Of items with one id, the first is kept, unless two of them ask the same question and differ in the answer: neither is a
+    query then, since the annotation alone cannot tell which is right.
+    """
+    queries: dict[str, tuple[Query, Row]] = {}
     problems: list[Problem] = []
+    contradicted: dict[str, str] = {}
     native = 0
+
+    def note(row: Row, name: str, error: Exception, *, kept: bool = False) -> None:
+        field, message = _reason(source, error)
+        where = {"benchmark": source.entry.name, "file": row.file, "line": row.line, "id": name}
+        excluded = isinstance(error, Excluded)
+        problems.append(Problem(**where, field=field, message=message, excluded=excluded, kept=kept))
+
     for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
-        name, excluded = row.key, False
+        name = row.key
+        source.warnings()
         try:
             if row.broken:
                 raise Refused("line", row.broken)
             query = adapter.query(source, row)
             name = query.id
             if name in queries:
+                first, place = queries[name]
+                if (query.question, query.options) == (first.question, first.options) and query.answer != first.answer:
+                    contradicted[name] = query.answer
+                    raise Excluded("answer", f"is {query.answer!r}, and {first.answer!r} at {place.file}:{place.line}: {_EITHER}")
                 raise Refused("id", f"{name} occurs twice")
-            queries[name] = query
-        except Refused as error:
-            field, message, excluded = error.field, error.message, isinstance(error, Excluded)
-        except KeyError as error:
-            field, message = str(error.args[0]), "is missing"
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field, message = ".".join(map(str, first["loc"])) or "answer", first["msg"]
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            field, message = "item", f"has another form than {source.entry.title} publishes: {error}"
-        else:
+            queries[name] = query, row
+        except (Refused, KeyError, ValidationError, TypeError, ValueError, AttributeError, IndexError) as error:
+            note(row, name, error)
             continue
-        where = {"benchmark": source.entry.name, "file": row.file, "line": row.line}
-        problems.append(Problem(**where, id=name, field=field, message=message, excluded=excluded))
-    return list(queries.values()), problems, native
+        for warning in source.warnings():
+            note(row, name, warning, kept=True)
+    for name, answer in contradicted.items():
+        query, row = queries.pop(name)
+        problems = [problem for problem in problems if not (problem.kept and problem.id == name)]
+        note(row, name, Excluded("answer", f"is {query.answer!r}, and {answer!r} in another item with this id: {_EITHER}"))
+    return [query for query, _ in queries.values()], problems, native
 
 
-_LABEL = re.compile(r"\s*[(\[]?([A-Z])(?:[.):、\]]|\s*[.):：、])\s*")
+_EITHER = "the annotation cannot tell which is right"
 
 
-def labelled(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Labels ("A. ", "(B) ") and texts of options, so that label + text is what was given; labels are empty unless all
-    options have one, A, B, C in turn: an option may well begin with "A. "."""
-    found = [_LABEL.match(option) for option in options]
-    letters = [match[1] if match else "" for match in found]
-    if letters != [chr(65 + i) for i in range(len(options))]:
-        return [""] * len(options), list(options)
-    ends = [match.end() if match else 0 for match in found]
-    return [o[:n] for o, n in zip(options, ends, strict=True)], [o[n:] for o, n in zip(options, ends, strict=True)]
+def _reason(source: Source, error: Exception) -> tuple[str, str]:
+    """The field of an item that an exception is about, and what is wrong with it."""
+    match error:
+        case Refused():
+            return error.field, error.message
+        case KeyError():
+            return str(error.args[0]), "is missing"
+        case ValidationError():
+            first = error.errors(include_url=False)[0]
+            return ".".join(map(str, first["loc"])) or "answer", first["msg"]
+    return "item", f"has another form than {source.entry.title} publishes: {error}"
+
+
+def noted(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    """Fields that no score depends on, as text for `Query.native`: name in the query -> field of the item. An absent one, null or
+    an object is "", a list its members: none of them may cost an item."""
+    return {name: _noted(item.get(field)) for name, field in names.items()}
+
+
+def _noted(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(filter(None, map(_noted, value)))
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+# A letter or a number of up to two digits, bare or in brackets, and a mark. No decimal, time or ratio: 1.5, 1:30.
+_LABEL = re.compile(
+    r"\s*[(\[（【]?\s*(?:([A-Za-zＡ-Ｚａ-ｚ])\s*[.．):：、）\]】]|([0-9０-９]{1,2})\s*[.．):：、）\]】](?![0-9０-９]))\s*"
+)
+# Marks alone do not make a label where the order does not: A.M., B.C.
+_ABBREVIATION = re.compile(r"\s*[A-Za-z]\.[A-Za-z](?:\.|\s|$)")
+# "A Kitchen"; never the name of a key, as in "A minor".
+_BARE = re.compile(r"\s*([A-Z])(?:[ \t\u00a0\u3000]+)(?=\S)(?!(?:major|minor|flat|sharp)\b)")
+
+
+def labelled(field: str, options: Any) -> tuple[list[str], list[str]]:
+    """Labels ("A. ", "(B) ") and texts of options, so that label + text is the option; labels are empty where there are none.
+
+    Options are labelled when each has the label of its place: A, B, C or a, b, c or 1, 2, 3, in full width as well, with a mark
+    after it or in brackets. Of three options or more, a capital may stand without its mark ("A Kitchen"), where the texts after it
+    differ: not so in "A major", "B major", nor in two options that begin with an article. A number needs its mark: "1 dog". Marks
+    without any text after them ("A.", "B.") are texts, since a picture may show what they name.
+
+    Raises Mislabelled where the labels are mixed, repeated or out of order, so that a letter could name two options: all have a
+    label within their number, or at least half have the one of their place. One "A. Lincoln" among four names is a text. Raises
+    Refused for options that are no list of texts, blank, or equal.
+    """
+    given = _texts(field, options)
+    marked = [_LABEL.match(option) for option in given]
+    either = [found or (_BARE.match(option) if len(given) > 2 else None) for found, option in zip(marked, given, strict=True)]
+    if _in_turn([_name(found) for found in either]):
+        ends = [found.end() if found else 0 for found in either]
+        texts = [option[end:] for option, end in zip(given, ends, strict=True)]
+        distinct = len({_normal(text) for text in texts}) == len(texts)
+        if any(text.strip() for text in texts) and (all(marked) or distinct):
+            return [option[:end] for option, end in zip(given, ends, strict=True)], checked(field, texts)
+    else:
+        _refuse_disorder(field, given, marked)
+    return [""] * len(given), checked(field, given)
+
+
+def _texts(field: str, options: Any) -> list[str]:
+    given = listed(field, list(options) if isinstance(options, tuple) else options)
+    for place, option in enumerate(given, 1):
+        if isinstance(option, bool) or not isinstance(option, str | int | float):
+            raise Refused(field, f"option {place} is no text: {option!r:.60}")
+    return [str(option) for option in given]
+
+
+def _name(found: re.Match[str] | None) -> str:
+    return unicodedata.normalize("NFKC", next(filter(None, found.groups()))) if found else ""
+
+
+def _in_turn(names: list[str]) -> bool:
+    first = names[0] if names else ""
+    if first == "1":
+        return names == [str(place) for place in range(1, len(names) + 1)]
+    return first in ("A", "a") and names == [chr(ord(first) + place) for place in range(len(names))]
+
+
+def _refuse_disorder(field: str, given: list[str], marked: list[re.Match[str] | None]) -> None:
+    strict = [
+        found if found and option[found.end() :] and not _ABBREVIATION.match(option) else None
+        for found, option in zip(marked, given, strict=True)
+    ]
+    names = [_name(found).upper() for found in strict]
+    places = [int(name) - 1 if name.isdigit() else ord(name) - 65 if name else -1 for name in names]
+    right = sum(place == number for number, place in enumerate(places))
+    if given and (2 * right >= len(given) or all(0 <= place < len(given) for place in places)):
+        shown = ", ".join(name or "none" for name in names)
+        texts = [option[found.end() :] if found else option for found, option in zip(strict, given, strict=True)]
+        raise Mislabelled(field, f"are not labelled in turn, but {shown}", texts)
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def checked(field: str, options: Sequence[str]) -> list[str]:
+    """The options as they are. Raises Refused where one is blank, or two are equal but for space and Unicode's composition."""
+    places: dict[str, int] = {}
+    for place, option in enumerate(options, 1):
+        if not (normal := _normal(option)):
+            raise Refused(field, f"option {place} is blank")
+        if normal in places:
+            raise Refused(field, f"options {places[normal]} and {place} are equal: {normal!r:.60}")
+        places[normal] = place
+    return list(options)
 
 
 def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
@@ -290,8 +427,8 @@ def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
 
 
 def by_text(field: str, text: str, options: Sequence[str]) -> str:
-    """The option that a text is, but for space around it. Raises Refused when there is none, or more than one."""
-    found = [option for option in options if option.strip() == text.strip()]
+    """The option that a text is, but for space and Unicode's composition. Raises Refused when there is none, or more than one."""
+    found = [option for option in options if _normal(option) == _normal(text)]
     if len(found) != 1:
         raise Refused(field, f"{text!r} is {'none' if not found else 'more than one'} of the options {list(options)}")
     return found[0]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from omnicore.benchmarks.base import Entry, Row, Source
+from omnicore.benchmarks.base import Entry, Row, Source, noted
 from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -52,10 +52,6 @@ def rows(source: Source) -> Iterator[Row]:
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    native = {"category": item["category"]}
-    if "query_interval" in item:
-        start, end = item["query_interval"]
-        native["query_interval"] = f"{start},{end}"
     video = item["video"].removeprefix("cg_videos_720p/")
     return Query(
         benchmark=ENTRY.name,
@@ -66,7 +62,7 @@ def query(source: Source, row: Row) -> Query:
         answer_kind=AnswerKind.number,
         media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{video}"),
         cluster=video,
-        native=native,
+        native=noted(item, {"category": "category", "query_interval": "query_interval"}),
     )
 
 

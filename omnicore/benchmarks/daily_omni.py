@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter
+from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -23,6 +23,7 @@ ENTRY = Entry(
     cluster="video",
     answer_kinds=(AnswerKind.choice,),
 )
+_CONTENT = {name: name for name in ("content_parent_category", "content_fine_category")}
 _REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
@@ -34,7 +35,7 @@ def query(source: Source, row: Row) -> Query:
     item = row.fields
     video = str(item["video_id"])
     name = f"{video}-{source.number(video)}"  # first: an item that is refused below still counts, or its successors change names
-    _, options = labelled(item["Choice"])
+    _, options = labelled("Choice", item["Choice"])
     return Query(
         benchmark=ENTRY.name,
         id=name,
@@ -45,9 +46,8 @@ def query(source: Source, row: Row) -> Query:
         media=source.film("video_id", f"{source.folder('Videos')}{video}/{video}_video.mp4"),
         cluster=video,
         native={
-            "duration": item["video_duration"],
-            "category": item["video_category"],
-            "content": f"{item['content_parent_category']} / {item['content_fine_category']}",
+            **noted(item, {"duration": "video_duration", "category": "video_category"}),
+            "content": " / ".join(filter(None, noted(item, _CONTENT).values())),
         },
     )
 

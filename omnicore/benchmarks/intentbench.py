@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, labelled, listed, solved
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, labelled, solved
 from omnicore.schema import AnswerKind, Query
 
 KINDS = {
@@ -58,7 +58,7 @@ def query(source: Source, row: Row) -> Query:
         raise Refused("solution", "holds no <answer>")
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
-        _, options = labelled(listed("options", item["options"]))
+        _, options = labelled("options", item["options"])
     answers = solved(kind, gold, options)
     field = "video" if "video" in item else "path"
     video = item[field]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_text, letter
+from omnicore.benchmarks.base import Entry, Row, Source, by_text, labelled, letter, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -44,21 +44,22 @@ def rows(source: Source) -> Iterator[Row]:
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     name, video = item["qid"], item["video_name"]
-    start, end = item["segment_timestamp"]
     if (source.root / (clip := f"videos/{name}.mp4")).is_file():
         media = source.film("qid", clip)
     else:
+        start, end = item["segment_timestamp"]
         media = source.film("video_name", f"videos/{video}.mp4", start, end)
+    _, options = labelled("options", item["options"])
     return Query(
         benchmark=ENTRY.name,
         id=name,
         type=item["task"],
         question=item["question"],
-        options=tuple(item["options"]),
-        answer=by_text("correct_answer", item["correct_answer"], item["options"]),
+        options=tuple(options),
+        answer=options[item["options"].index(by_text("correct_answer", item["correct_answer"], item["options"]))],
         media=media,
         cluster=video,
-        native={"segment": f"{start},{end}", "video_url": item["video_url"]},
+        native=noted(item, {"segment": "segment_timestamp", "video_url": "video_url"}),
     )
 
 

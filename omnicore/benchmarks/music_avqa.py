@@ -1,8 +1,10 @@
 """MUSIC-AVQA: questions from 33 templates on musical performances (github.com/GeWu-Lab/MUSIC-AVQA, net_grd_avst read at 36242a8;
 videos by request to the publisher).
 
-`data/json/avqa-test.json` is a list; videos lie in `data/video/{video_id}.mp4`. `type` and `templ_values` are lists written as
-text; the values fill the slots, <Object> and the like, of `question_content` in turn. The right answer stands in `anser` (sic).
+`data/json_update/avqa-test.json` is a list: the publisher's corrected annotations, 9,129 items. Where it is not there,
+`data/json/avqa-test.json` is read, with 9,185, among them 55 pairs that contradict one another: both of a pair are excluded.
+Videos lie in `data/video/{video_id}.mp4`. `type` and `templ_values` are lists written as text; the values fill the slots,
+<Object> and the like, of `question_content` in turn. The right answer stands in `anser` (sic).
 Items marked `question_deleted` are read, as the publisher's loader does.
 
 Answers come from 42 texts that the questions do not show: yes and no are a yes_no, and the rest a text, counts as well, since
@@ -14,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, listed
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, listed, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -24,7 +26,7 @@ ENTRY = Entry(
     on_hub=False,
     licence="GPL-3.0 (its repository)",
     size=9185,
-    annotations=("data/json/avqa-test.json",),
+    annotations=("data/json_update/avqa-test.json", "data/json/avqa-test.json"),
     filter_policy="keep_whole",
     reason="open answers show no wrong options to test against, yes and no are right by chance in half, and the questions of type "
     "Visual ask for what is seen alone by design",
@@ -35,7 +37,7 @@ _SLOT = re.compile(r"<[^<>]+>")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("data/json/avqa-test.json")
+    return source.json_rows(source.layout)
 
 
 def query(source: Source, row: Row) -> Query:
@@ -57,7 +59,7 @@ def query(source: Source, row: Row) -> Query:
         media=source.film("video_id", f"data/video/{video}.mp4"),
         cluster=video,
         wording=template,
-        native={"deleted": str(item["question_deleted"])},
+        native=noted(item, {"deleted": "question_deleted"}),
     )
 
 

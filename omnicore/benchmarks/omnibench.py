@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_text, latest, letter
+from omnicore.benchmarks.base import Entry, Row, Source, by_text, labelled, latest, letter, noted
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -29,6 +29,8 @@ ENTRY = Entry(
     answer_kinds=(AnswerKind.choice,),
 )
 
+_DISPLAYED = {name: name for name in ("audio type", "audio content", "image content", "audio_path")}
+
 
 def rows(source: Source) -> Iterator[Row]:
     if source.layout == HUB:
@@ -40,18 +42,19 @@ def rows(source: Source) -> Iterator[Row]:
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    options = item["options"]
+    _, options = labelled("options", item["options"])
     picture, sound = _media(source, row)
+    path = item.get("image_path")
     return Query(
         benchmark=ENTRY.name,
         id=str(item["index"]),
         type=item["task type"],
         question=item["question"],
         options=tuple(options),
-        answer=by_text("answer", item["answer"], options),
+        answer=options[item["options"].index(by_text("answer", item["answer"], item["options"]))],
         media=(picture, sound),
-        cluster=item.get("image_path") or picture.sha256[:16],
-        native={name: item.get(name) or "" for name in ("audio type", "audio content", "image content", "audio_path")},
+        cluster=path if path and isinstance(path, str) else picture.sha256[:16],
+        native=noted(item, _DISPLAYED),
     )
 
 

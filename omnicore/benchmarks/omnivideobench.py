@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, labelled, letter
+from omnicore.benchmarks.base import Entry, Mislabelled, Row, Source, by_letter, checked, labelled, letter, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -29,6 +31,8 @@ ENTRY = Entry(
     answer_kinds=(AnswerKind.choice,),
 )
 _FOLDERS = ("videos", "video", "data_example/videos", "data_example/video")
+_DISPLAYED = {name: name for name in ("video_type", "audio_type", "duration")}
+_LABEL = re.compile(r"^\s*[A-D][.:)]\s*")
 _BOXES = (re.compile(r"/box\{([^}]+)\}"), re.compile(r"\\boxed\{([^}]+)\}"))
 _UNMARKED = str.maketrans("", "", string.punctuation)
 
@@ -47,10 +51,9 @@ def rows(source: Source) -> Iterator[Row]:
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     video = item["video"]
-    _, options = labelled(item["options"])
+    options = _options(source, item)
     answer = by_letter("correct_option", item["correct_option"], options)
-    if answer.strip() != item["answer"].strip():
-        raise Refused("answer", f"{item['answer']!r} is not option {item['correct_option']}, {answer!r}")
+    _compare(source, item.get("answer"), item["correct_option"], answer, options)
     return Query(
         benchmark=ENTRY.name,
         id=row.key,
@@ -60,13 +63,38 @@ def query(source: Source, row: Row) -> Query:
         answer=answer,
         media=source.film("video", f"{source.folder(*_FOLDERS)}{video}.mp4"),
         cluster=video,
-        native={
-            "video_type": item["video_type"],
-            "audio_type": item["audio_type"],
-            "duration": item["duration"],
-            "modalities": ",".join(sorted({step["modality"] for step in item["reasoning_steps"]})),
-        },
+        native={**noted(item, _DISPLAYED), "modalities": ",".join(sorted(_modalities(item.get("reasoning_steps"))))},
     )
+
+
+def _options(source: Source, item: Mapping[str, Any]) -> list[str]:
+    """Options without their labels. Where these repeat, `correct_option` is the place, as for the publisher: a warning."""
+    try:
+        return labelled("options", item["options"])[1]
+    except Mislabelled as error:
+        source.warn("options", f"{error.message}; {item['correct_option']} is taken as the place")
+        return checked("options", error.texts)
+
+
+def _compare(source: Source, said: Any, key: str, answer: str, options: list[str]) -> None:
+    """Warn where the text in `answer`, which no score uses, is not the option that the key names."""
+    if not isinstance(said, str) or not said.strip() or _plain(said) == _plain(answer):
+        return
+    other = next((chr(65 + place) for place, option in enumerate(options) if _plain(option) == _plain(said)), "")
+    source.warn("answer", f"{said!r} is {f'option {other}' if other else 'no option'}, and the key is {key}, {answer!r}")
+
+
+def _plain(text: str) -> str:
+    """A text without label, case, punctuation and space around words."""
+    text = _LABEL.sub("", unicodedata.normalize("NFKC", text))
+    return " ".join(re.sub(r"[^\w\s$%.+-]|[.](?!\d)", " ", text).casefold().split())
+
+
+def _modalities(steps: Any) -> set[str]:
+    """Of the reasoning steps; one of the published ones has its modality under `nmodality`."""
+    listed = steps if isinstance(steps, list) else []
+    found = [step.get("modality", step.get("nmodality")) for step in listed if isinstance(step, Mapping)]
+    return {modality for modality in found if isinstance(modality, str)}
 
 
 def official(query: Query, reply: str) -> float:

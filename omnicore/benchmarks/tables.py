@@ -65,7 +65,7 @@ def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
     if any(labels) and labels not in turns:
         raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
     written = [text_of(text).strip() for text in texts]
-    return (labels if any(labels) else written), labelled(written)[1]
+    return (labels if any(labels) else written), labelled(field, written)[1]
 
 
 def _parsed(text: str) -> Any:

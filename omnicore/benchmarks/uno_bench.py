@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Excluded, Kind, Refused, Row, Source, by_letter, by_text, listed, placed
+from omnicore.benchmarks.base import Entry, Excluded, Kind, Refused, Row, Source, by_letter, by_text, checked, listed, placed
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -59,6 +59,7 @@ def query(source: Source, row: Row) -> Query:
         media.append(source.media(*files[tag]))
     text = placed(item["question"], {tag: number for number, tag in enumerate(tags, 1)})
     question, options = _parted(text) if score == 0 else (text, [])
+    checked("question", options)
     answer = gold.strip()
     if options:
         key = _KEY.match(answer)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, letter, listed
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, checked, letter, listed
 from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -57,6 +57,7 @@ def query(source: Source, row: Row) -> Query:
         options = dict(candidate.partition(". ")[::2] for candidate in listed("Options", options))
     if "".join(options) != _LETTERS[: len(options)]:
         raise Refused("Options", f"are not named A, B, C in turn, but {', '.join(options)}")
+    checked("Options", list(options.values()))
     return Query(
         benchmark=ENTRY.name,
         id=f"{film}-{item['Question ID']}",

@@ -10,11 +10,13 @@ the hub, which lmms-eval reads). They leave out the number in a task's name; her
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter, listed
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, labelled, letter, listed, noted
 from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -30,6 +32,7 @@ ENTRY = Entry(
     cluster="video",
     answer_kinds=(AnswerKind.choice,),
 )
+_DISPLAYED = {name: name for name in ("task_domain", "domain", "sub_category", "duration")}
 # Two commas are missing in the publisher's list, so four prefixes became two that no reply holds.
 _PREFIXES = (
     "The best answer is",
@@ -68,7 +71,7 @@ def _numbered(source: Source) -> Iterator[Row]:
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    _, options = labelled(listed("candidates", item["candidates"]))
+    _, options = labelled("candidates", item["candidates"])
     video = item["video"]
     return Query(
         benchmark=ENTRY.name,
@@ -79,14 +82,15 @@ def query(source: Source, row: Row) -> Query:
         answer=by_letter("answer", item["answer"], options),
         media=source.film("video", f"{source.folder('videos')}{video}.mp4"),
         cluster=video,
-        native={
-            "task_domain": item["task_domain"],
-            "domain": item["domain"],
-            "sub_category": item["sub_category"],
-            "duration": item["duration"],
-            "audio_class": ",".join(listed("audio_class", item["audio_class"])),
-        },
+        native={**noted(item, _DISPLAYED), "audio_class": _classes(item.get("audio_class"))},
     )
+
+
+def _classes(value: Any) -> str:
+    """The classes of sound, in a list or in its Python text, as tables have it."""
+    with contextlib.suppress(Refused):
+        value = listed("audio_class", value)
+    return noted({"audio_class": value}, {"audio_class": "audio_class"})["audio_class"]
 
 
 def official(query: Query, reply: str) -> float:

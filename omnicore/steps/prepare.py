@@ -101,7 +101,7 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
         rows, found, _ = sources.rows(given, source, recipe.profile)
         problems += found
         write_jsonl(listed, problems)
-        broken = [problem for problem in found if not problem.excluded]
+        broken = [problem for problem in found if problem.refused]
         if len(broken) > config.max_refused * (len(rows) + len(broken)):
             raise DataError(_refused(name, broken, len(rows) + len(broken), config.max_refused))
         if not rows:
@@ -118,7 +118,10 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     for name, chosen in sorted(sets.items()):
         random.Random(f"{recipe.seed}-{name}").shuffle(chosen)
         write_jsonl(output / f"{name}.jsonl", chosen)
-    return {**{name: len(chosen) for name, chosen in sorted(sets.items())}, "training_refused": len(problems) - others}
+    return {
+        **{name: len(chosen) for name, chosen in sorted(sets.items())},
+        "training_refused": sum(not p.kept for p in problems[others:]),
+    }
 
 
 def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
@@ -132,8 +135,9 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
         root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
         source = Source(entry, root, output / "scratch")
         rows, listed, count = read(found, source)
-        broken = [problem for problem in listed if not problem.excluded]
-        counts = {"queries": len(rows), "native": count, "refused": len(broken), "excluded": len(listed) - len(broken)}
+        broken = [problem for problem in listed if problem.refused]
+        excluded, flagged = sum(p.excluded for p in listed), sum(p.kept for p in listed)
+        counts = {"queries": len(rows), "native": count, "refused": len(broken), "excluded": excluded, "flagged": flagged}
         told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
         infos.append(BenchmarkInfo(**told, revision=revision, **counts))
         problems += listed
@@ -149,8 +153,8 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
     shutil.rmtree(output / "scratch", ignore_errors=True)
     write_jsonl(output / "queries.jsonl", queries)
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
-    refused, excluded = sum(info.refused for info in infos), sum(info.excluded for info in infos)
-    return {"benchmarks": len(infos), "queries": len(queries), "refused": refused, "excluded": excluded}
+    totals = {name: sum(getattr(info, name) for info in infos) for name in ("refused", "excluded", "flagged")}
+    return {"benchmarks": len(infos), "queries": len(queries), **totals}
 
 
 def _link(media: Media, source: Source, output: Path) -> Media:

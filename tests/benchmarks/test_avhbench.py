@@ -95,7 +95,7 @@ def test_what_is_excluded_does_not_fail_the_step(tmp_path: Path) -> None:
     config = PrepareConfig(sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0)
     (tmp_path / "out").mkdir()
     summary = prepare.native(config, tmp_path / "out")
-    assert summary == {"benchmarks": 1, "queries": 6, "refused": 0, "excluded": 2}
+    assert summary == {"benchmarks": 1, "queries": 6, "refused": 0, "excluded": 2, "flagged": 0}
     (info,) = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert [info[field] for field in ("queries", "native", "refused", "excluded", "filter_policy")] == [6, 8, 0, 2, "keep_whole"]
     assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 2

@@ -92,8 +92,8 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
         ("video_name", "video videos/-abC.mp4 is missing"),
         ("correct_answer", "'Kennel' is none of the options ['Dog house', 'Behind the fence', 'Attic', 'Cellar']"),
         ("answer", "Value error, clip ends at 3.0 s, before it starts at 12.5 s"),
-        ("correct_answer", "' The nurse ' is more than one of the options ['The nurse', 'The mother', 'The nurse']"),
-        ("correct_answer", "'No' is more than one of the options ['No', 'No']"),
+        ("options", "options 1 and 3 are equal: 'The nurse'"),
+        ("options", "options 1 and 2 are equal: 'No'"),
     ]
 
 

@@ -103,3 +103,41 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
 def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
     assert both(items[name], reply) == (score, outcome)
+
+
+def pair(folder: Path, **changed: object) -> None:
+    """Append the first item again, with other fields."""
+    file = folder / "data" / "json" / "avqa-test.json"
+    items = json.loads(file.read_text())
+    file.write_text(json.dumps([*items, {**items[0], **changed}], indent=1))
+
+
+def test_both_items_of_a_contradicting_pair_are_excluded(tmp_path: Path) -> None:
+    folder = native.copy("music_avqa", tmp_path)
+    pair(folder, anser="three")
+    rows, problems, count = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    assert ([row.id for row in rows], count) == (["12", "13", "21", "22", "23", "24", "25"], 9)
+    assert [(p.id, p.field, p.excluded) for p in problems] == [("11", "answer", True)] * 2
+    assert [p.message.partition(":")[0] for p in problems] == [
+        "is 'three', and 'two' at data/json/avqa-test.json",
+        "is 'two', and 'three' in another item with this id",
+    ]
+
+
+def test_the_same_item_twice_is_kept_once(tmp_path: Path) -> None:
+    folder = native.copy("music_avqa", tmp_path)
+    pair(folder)
+    rows, problems, _ = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    assert len(rows) == 8
+    assert [(p.id, p.message, p.excluded) for p in problems] == [("11", "11 occurs twice", False)]
+
+
+def test_the_corrected_annotations_are_read_where_they_are(tmp_path: Path) -> None:
+    folder = native.copy("music_avqa", tmp_path)
+    pair(folder, anser="three")
+    items = json.loads((folder / "data" / "json" / "avqa-test.json").read_text())
+    (folder / "data" / "json_update").mkdir()
+    (folder / "data" / "json_update" / "avqa-test.json").write_text(json.dumps(items[1:]))
+    rows, problems, _ = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    assert problems == []
+    assert {row.id: row.answer for row in rows}["11"] == "three"

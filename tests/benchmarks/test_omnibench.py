@@ -117,7 +117,7 @@ def test_an_answer_that_is_no_option_or_no_medium_is_listed(tmp_path: Path) -> N
         (4, "audio", "16 bytes that are no audio of a known format"),
         (5, "image", "image gone.png is missing"),
         (6, "id", "0 occurs twice"),
-        (7, "answer", "Value error, options repeat a value: ['one', 'two', 'two', 'A. with a plus']"),
+        (7, "options", "options 2 and 3 are equal: 'two'"),
     ]
 
 

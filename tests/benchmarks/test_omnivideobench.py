@@ -87,13 +87,14 @@ def test_what_is_wrong_inside_a_list_is_listed_where_it_stands(tmp_path: Path) -
     (folder / "data.json").write_text(text)
     lines = text.splitlines()
     rows, problems, count = read(omnivideobench, Source(omnivideobench.ENTRY, folder))
-    assert [row.id for row in rows] == ["video_1-0", "video_1-2", "video_2-1", "video_3-1"]
+    assert [row.id for row in rows] == ["video_1-0", "video_1-1", "video_1-2", "video_2-1", "video_3-1"]
     assert count == 7
     assert [(p.id, p.field, p.message) for p in problems] == [
-        ("video_1-1", "answer", "'7' is not option C, '2'"),
+        ("video_1-1", "answer", "'7' is no option, and the key is C, '2'"),
         ("video_2-0", "correct_option", "'E' names none of the 4 options"),
         ("video_3-0", "line", "is no object: 'lost'"),
     ]
+    assert [p.kept for p in problems] == [True, False, False]
     assert "times is the word" in lines[problems[0].line]  # the item opens on the line before its question
     assert "runner stand" in lines[problems[1].line]
     assert "lost" in lines[problems[2].line - 1]
@@ -110,3 +111,33 @@ def test_a_video_without_questions_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("reply", "score", "outcome"), REPLIES)
 def test_both_scores_of_a_reply(items: dict[str, Query], reply: str, score: float, outcome: str) -> None:
     assert both(items["video_1-0"], reply) == (score, outcome)
+
+
+DOUBTFUL = [
+    # options, key, answer, texts, warnings by field
+    (["A Kitchen", "B Hall", "C Yard", "D Roof"], "C", "Yard", ("Kitchen", "Hall", "Yard", "Roof"), []),
+    (["A.Hall", "B Yard", "C.Roof", "D.Kitchen"], "B", " yard. ", ("Hall", "Yard", "Roof", "Kitchen"), []),
+    (["A. x", "B. y", "A. z", "B. w"], "D", "w", ("x", "y", "z", "w"), ["options"]),
+    (["A. red", "B. blue", "C. green"], "A", "Blue", ("red", "blue", "green"), ["answer"]),
+    (["A. red", "B. blue", "C. green"], "A", "It is red", ("red", "blue", "green"), ["answer"]),
+    (["A. red", "B. blue", "C. green"], "A", "A. Red", ("red", "blue", "green"), []),
+    (["A. red", "B. blue", "C. green"], "A", None, ("red", "blue", "green"), []),
+    (["A. 1.5 m", "B. 15 m", "C. -15 m"], "A", "15 m", ("1.5 m", "15 m", "-15 m"), ["answer"]),
+]
+
+
+@pytest.mark.parametrize(("options", "key", "answer", "texts", "fields"), DOUBTFUL)
+def test_the_key_decides_and_doubt_is_flagged(
+    tmp_path: Path, options: list[str], key: str, answer: str | None, texts: tuple[str, ...], fields: list[str]
+) -> None:
+    folder = native.copy("omnivideobench", tmp_path)
+    written = json.loads((folder / "data.json").read_text())
+    question = written[0]["questions"][0]
+    question |= {"options": options, "correct_option": key, "answer": answer}
+    question["reasoning_steps"] = [{"nmodality": "vision"}, {"modality": "audio"}]
+    (folder / "data.json").write_text(json.dumps(written, indent=1))
+    rows, problems, count = read(omnivideobench, Source(omnivideobench.ENTRY, folder))
+    assert (rows[0].options, rows[0].answer) == (texts, texts[ord(key) - 65])
+    assert rows[0].native["modalities"] == "audio,vision"
+    assert len(rows) == count
+    assert [(p.id, p.field, p.kept, p.refused) for p in problems] == [("video_1-0", field, True, False) for field in fields]

@@ -61,7 +61,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")}
     record = prepare(tmp_path / "a", **copies)
-    assert record["summary"] == {"benchmarks": 6, "queries": 37, "refused": 0, "excluded": 0}
+    assert record["summary"] == {"benchmarks": 6, "queries": 37, "refused": 0, "excluded": 0, "flagged": 0}
     rows = read_jsonl(tmp_path / "a" / "queries.jsonl", Query)
     counts = {"av_odyssey": 6, "daily_omni": 6, "omnibench": 6, "omnivideobench": 6, "video_holmes": 7, "worldsense": 6}
     assert {name: sum(row.benchmark == name for row in rows) for name in counts} == counts
@@ -121,7 +121,7 @@ SPOILT = [
     (5, "", "video ID", "video videos/gone.mp4 is missing"),
     (6, "xTrainNight-1", "id", "xTrainNight-1 occurs twice"),
     (7, "", "Question", "is missing"),
-    (8, "", "answer", "Value error, options repeat a value: ['same', 'same']"),
+    (8, "", "Options", "options 1 and 2 are equal: 'same'"),
 ]
 
 
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_listed_and_counted(tmp_path: Path) -> None:
     copy = native.copy("video_holmes", tmp_path)
     rewrite(copy / "test_Video-Holmes.json", spoil)
     record = prepare(tmp_path / "out", "prepare.max_refused=0.9", video_holmes=copy)
-    assert record["summary"] == {"benchmarks": 1, "queries": 1, "refused": 6, "excluded": 0}
+    assert record["summary"] == {"benchmarks": 1, "queries": 1, "refused": 6, "excluded": 0, "flagged": 0}
     problems = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
     assert {(p.benchmark, p.file) for p in problems} == {("video_holmes", "test_Video-Holmes.json")}
     assert [(p.line, p.id, p.field, p.message) for p in problems] == SPOILT

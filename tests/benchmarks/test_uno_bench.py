@@ -108,7 +108,7 @@ def test_every_row_becomes_the_query_it_is_or_is_excluded(copy: tuple[list[Query
     [
         ({"answer": "E"}, "answer", "'E' names none of the 4 options"),
         ({"answer": "鼓"}, "answer", "'鼓' is none of the options ['笛子', '二胡', '古筝', '都不是']"),
-        ({"question": "<image_1><audio_1>A. one B. one", "answer": "A"}, "options", "Value error, options repeat a value"),
+        ({"question": "<image_1><audio_1>A. one B. one", "answer": "A"}, "question", "options 1 and 2 are equal: 'one'"),
         ({"question": "<image_1><audio_1>1. one 2. two"}, "question", "holds no options A, B and so on"),
         ({"question": "<image_2><audio_1>A. one B. two"}, "question", "<image_2> names a medium that the row does not hold"),
         ({"images": {"<image_1>": "images/lost.png", "<image_2>": None}}, "images", "image images/lost.png is missing"),

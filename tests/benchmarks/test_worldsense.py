@@ -103,15 +103,17 @@ def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path
         )
     )
     rows, problems, count = read(worldsense, Source(worldsense.ENTRY, folder))
-    assert [row.id for row in rows] == ["aaKiteXy-task0"]
+    either = "the annotation cannot tell which is right"
+    assert rows == []
     assert count == len(rows) + len(problems) == 7
     assert [(p.line, p.id, p.field, p.message) for p in problems] == [
-        (4, "aaKiteXy-task0", "id", "aaKiteXy-task0 occurs twice"),
+        (4, "aaKiteXy-task0", "answer", f"is 'y', and 'x' at worldsense_qa.json:3: {either}"),
         (5, "aaKiteXy-task1", "line", "is no object: 'gone'"),
         (6, "aaKiteXy-task2", "answer", "'C' names none of the 2 options"),
         (8, "bb_Violin9-task0", "video", "video videos/bb_Violin9.mp4 is missing"),
         (9, "ccHarbour-0", "candidates", "is missing"),
         (10, "dd", "line", "is no object: ['no', 'video']"),
+        (3, "aaKiteXy-task0", "answer", f"is 'x', and 'y' in another item with this id: {either}"),
     ]
 
 
