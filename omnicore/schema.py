@@ -167,7 +167,7 @@ def _is_span(text: str) -> bool:
 class BenchmarkInfo(Record):
     """One benchmark as data: where it comes from and how the audit may treat it. `refused` of its `native` items could not
     be read, `excluded` have no answer to compare with (a caption to write); `flagged` of its queries are doubtful. All of
-    them stand in `problems.jsonl`."""
+    them stand in `problems.jsonl`. `published` is the number of items that the publisher states, 0 where none is known."""
 
     name: str
     filter_policy: Literal["filtered", "keep_whole"]
@@ -180,6 +180,7 @@ class BenchmarkInfo(Record):
     refused: int = Field(0, ge=0)
     excluded: int = Field(0, ge=0)
     flagged: int = Field(0, ge=0)
+    published: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _keep_whole_says_why(self) -> Self:

@@ -30,6 +30,7 @@ ENTRY = Entry(
     size=4555,
     annotations=(NATIVE, PATHS),
     cluster="first picture or video",
+    shares=("subfield", "question_type_id"),
     answer_kinds=(AnswerKind.choice,),
 )
 _COLUMNS: tuple[tuple[str, Kind, int], ...] = (("img", "image", 4), ("video", "video", 1), ("audio", "audio", 4))

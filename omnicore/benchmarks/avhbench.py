@@ -25,6 +25,7 @@ ENTRY = Entry(
     filter_policy="keep_whole",
     reason="questions are of yes and no, so that half are right by chance, and a third ask for what is seen alone by design",
     cluster="video",
+    shares=("task",),
     answer_kinds=(AnswerKind.yes_no,),
 )
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)

@@ -25,7 +25,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
-from omnicore.benchmarks.files import members, suffix_of
+from omnicore.benchmarks.archives import missing_step
+from omnicore.benchmarks.files import check_shards, members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
 from omnicore.scoring.extract import number
@@ -52,6 +53,7 @@ class Entry(Record):
     reason: str = ""
     cluster: str = Field(description="what a query's errors are shared with, as in `video`")
     answer_kinds: tuple[AnswerKind, ...]
+    shares: tuple[str, ...] = Field((), description="native fields by whose values a loss may be skewed: type, length")
 
 
 class Problem(Record):
@@ -138,6 +140,10 @@ class Source:
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._embedded: dict[str, Path] = {}
+        self.size = entry.size
+        self.losses: dict[tuple[str, str], tuple[int, int]] = {}  # by field and value of `entry.shares`: items, and those lost
+        self.columns: dict[str, None] = {}  # all fields that items have had
+        self._by_name: dict[str, list[str]] = {}
         self._warnings: list[Refused] = []
         layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
         if layout is None:
@@ -148,10 +154,7 @@ class Source:
                 + (", or download it with --hub" if entry.on_hub else "")
             )
         self.layout = layout
-        packed = sorted(path.name for pattern in entry.archives for path in root.glob(pattern))
-        self._hint = (
-            f"; unpack {', '.join(packed[:3])}{' ...' if len(packed) > 3 else ''} if that has not been done" if packed else ""
-        )
+        check_shards(path for name in entry.annotations for path in root.glob(name))
 
     def json_rows(self, name: str) -> Iterator[Row]:
         """Items of a JSON list or members of a JSON object, with the line that each starts on.
@@ -221,12 +224,36 @@ class Source:
         # By its name alone: in the hub's cache, and in many a copy, what lies under the root is a link to elsewhere.
         if Path(uri).is_absolute() or ".." in Path(uri).parts:
             raise Refused(field, f"{uri} lies outside {self.media_root}")
-        if not (path := self.media_root / uri).is_file():
-            raise Refused(field, f"{kind} {uri} is missing{self._hint}")
+        if not (self.media_root / uri).is_file():
+            uri = self._elsewhere(field, kind, uri)
+        path = self.media_root / uri
         if uri not in self._digests:
             with path.open("rb") as file:
                 self._digests[uri] = hashlib.file_digest(file, "sha256").hexdigest()
         return Media(kind=kind, uri=uri, sha256=self._digests[uri], start=start, end=end)
+
+    def count(self, row: Row, *, items: int, lost: int) -> None:
+        """Add to `losses` and `columns`."""
+        self.columns |= dict.fromkeys(row.fields)
+        for field in self.entry.shares:
+            if value := _noted(row.fields.get(field)):
+                all_items, all_lost = self.losses.get((field, value), (0, 0))
+                self.losses[field, value] = all_items + items, all_lost + lost
+
+    def _elsewhere(self, field: str, kind: Kind, uri: str) -> str:
+        """The one file of this name in another folder: archives unpack into folders of their own, and loaders flatten them. Raises
+        Refused where there is none, or several, of which the right one cannot be told."""
+        if not self._by_name:
+            for path in sorted(self.media_root.rglob("*")):
+                if path.is_file():
+                    self._by_name.setdefault(path.name, []).append(path.relative_to(self.media_root).as_posix())
+        match self._by_name.get(Path(uri).name, []):
+            case [found]:
+                return found
+            case []:
+                raise Refused(field, f"{kind} {uri} is missing{missing_step(self.media_root, self.entry.archives)}")
+            case several:
+                raise Refused(field, f"{kind} {uri} is missing, and which of {', '.join(several[:3])} it is cannot be told")
 
     def embedded(self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None) -> Media:
         """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes", "path"}), or the path of a file of
@@ -277,10 +304,12 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
         where = {"benchmark": source.entry.name, "file": row.file, "line": row.line, "id": name}
         excluded = isinstance(error, Excluded)
         problems.append(Problem(**where, field=field, message=message, excluded=excluded, kept=kept))
+        source.count(row, items=0, lost=int(problems[-1].refused))
 
     for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
-        name = row.key
+        name = row.key or _id(row)
         source.warnings()
+        source.count(row, items=1, lost=0)
         try:
             if row.broken:
                 raise Refused("line", row.broken)
@@ -303,6 +332,14 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
         problems = [problem for problem in problems if not (problem.kept and problem.id == name)]
         note(row, name, Excluded("answer", f"is {query.answer!r}, and {answer!r} in another item with this id: {_EITHER}"))
     return [query for query, _ in queries.values()], problems, native
+
+
+_IDS = ("id", "qid", "question_id", "index", "problem_id", "Question ID", "video_id", "video")
+
+
+def _id(row: Row) -> str:
+    """What an item without a key calls itself."""
+    return next((f"{name} {row.fields[name]}" for name in _IDS if isinstance(row.fields.get(name), str | int)), "")
 
 
 _EITHER = "the annotation cannot tell which is right"

@@ -21,6 +21,7 @@ ENTRY = Entry(
     annotations=("qa.json",),
     archives=("Videos.tar",),
     cluster="video",
+    shares=("Type", "video_duration"),
     answer_kinds=(AnswerKind.choice,),
 )
 _CONTENT = {name: name for name in ("content_parent_category", "content_fine_category")}

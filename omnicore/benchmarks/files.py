@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+from omnicore.errors import DataError
 
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[\s,]*")
@@ -34,6 +37,26 @@ def members(text: str, at: int = 0) -> Iterator[tuple[str, Any, int, int]]:
 
 def _blank(text: str, at: int) -> int:
     return _BLANK.match(text, at).end()  # type: ignore[union-attr]
+
+
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")
+_PART = re.compile(r"(.*_part)(\d+)(\..*)")
+
+
+def check_shards(paths: Iterable[Path]) -> None:
+    """Raises DataError naming the shards that are missing of a file in several (`x-00000-of-00002`, `x_part1`, `x_part2`)."""
+    names = {path.name: path.parent for path in paths}
+    wanted: dict[str, Path] = {}
+    for name, folder in names.items():
+        if match := _SHARD.fullmatch(name):
+            before, _, total, after = match.groups()
+            wanted |= {f"{before}-{i:05d}-of-{total}{after}": folder for i in range(int(total))}
+        elif match := _PART.fullmatch(name):
+            before, number, after = match.groups()
+            wanted |= {f"{before}{i}{after}": folder for i in range(1, int(number) + 1)}
+    if lost := sorted(name for name, folder in wanted.items() if not (folder / name).is_file()):
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise DataError(f"{wanted[lost[0]]} lacks {named}: copy all shards of the file")
 
 
 _MAGIC = (

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import tarfile
-import zipfile
 from pathlib import Path
 
+from omnicore.benchmarks.archives import unpack
 from omnicore.benchmarks.base import Entry
 from omnicore.errors import ConfigError, DataError
-from omnicore.journal import storage_errors
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -45,26 +43,5 @@ def fetch(entry: Entry, place: str, otherwise: str = "a local copy with --root")
         raise DataError(f"{entry.source} is gated: accept its terms on the hub, then log in (hf auth login)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give {otherwise}") from error
-    unpack(entry, root)
+    unpack(root, entry.archives)
     return root, revision
-
-
-def unpack(entry: Entry, root: Path) -> None:
-    """Unpacks the archives in which the publisher ships media, where they lie and once: each leaves `<archive>.unpacked` when it
-    is done. Raises DataError for a broken one, StorageError for a full disk."""
-    for archive in sorted(path for pattern in entry.archives for path in root.glob(pattern)):
-        done = archive.with_name(archive.name + ".unpacked")
-        if done.exists():
-            continue
-        try:
-            with storage_errors(root):
-                if archive.suffix == ".zip":
-                    with zipfile.ZipFile(archive) as packed:
-                        packed.extractall(root)
-                else:
-                    with tarfile.open(archive) as tape:
-                        tape.extractall(root, filter="data")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-            told = str(error).partition("\n")[0]
-            raise DataError(f"{archive} is no whole archive: {told}; remove it and download it again") from error
-        done.touch()

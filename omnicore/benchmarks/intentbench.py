@@ -37,6 +37,7 @@ ENTRY = Entry(
     annotations=("qa.json",),
     archives=("videos.zip",),
     cluster="video",
+    shares=("problem_type",),
     answer_kinds=tuple(dict.fromkeys(KINDS.values())),
 )
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

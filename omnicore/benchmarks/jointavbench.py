@@ -22,6 +22,7 @@ ENTRY = Entry(
     size=2853,
     annotations=("jointavbench.json",),
     cluster="film",
+    shares=("task",),
     answer_kinds=(AnswerKind.choice,),
 )
 # What leads to a letter, in either case. The first keeps a bracket or a space after the letter, and then it is no letter.

@@ -26,6 +26,7 @@ ENTRY = Entry(
     size=1142,
     annotations=(HUB, REPOSITORY),
     cluster="picture",
+    shares=("task type", "audio type"),
     answer_kinds=(AnswerKind.choice,),
 )
 

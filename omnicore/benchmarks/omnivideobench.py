@@ -28,6 +28,7 @@ ENTRY = Entry(
     size=1000,
     annotations=("data.json", "data_example/data.json"),
     cluster="video",
+    shares=("question_type", "audio_type", "duration"),
     answer_kinds=(AnswerKind.choice,),
 )
 _FOLDERS = ("videos", "video", "data_example/videos", "data_example/video")

@@ -28,6 +28,7 @@ ENTRY = Entry(
     size=1250,
     annotations=("validation.parquet",),
     cluster="first picture or video",
+    shares=("subset_name",),
     answer_kinds=(AnswerKind.choice, AnswerKind.text),
 )
 _COLUMNS: dict[str, Kind] = {"images": "image", "videos": "video", "audios": "audio"}

@@ -27,6 +27,7 @@ ENTRY = Entry(
     annotations=("test_Video-Holmes.json", "Benchmark/test_Video-Holmes.json", TSV),
     archives=("videos.zip", "Benchmark/videos.zip"),
     cluster="film",
+    shares=("Question Type",),
     answer_kinds=(AnswerKind.choice,),
 )
 _FOLDERS = ("videos", "videos_cropped", "video", "Benchmark/videos", "Benchmark/videos_cropped", "Benchmark/video")

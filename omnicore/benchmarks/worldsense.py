@@ -30,6 +30,7 @@ ENTRY = Entry(
     annotations=(NATIVE, TSV, PARQUET),
     archives=("worldsense_videos*.zip", "videos_chunk_*.zip"),
     cluster="video",
+    shares=("task_type", "duration"),
     answer_kinds=(AnswerKind.choice,),
 )
 _DISPLAYED = {name: name for name in ("task_domain", "domain", "sub_category", "duration")}

@@ -10,6 +10,7 @@ import hashlib
 import io
 import random
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omnicore import sources
 from omnicore.benchmarks import adapter, synthetic
 from omnicore.benchmarks.base import Problem, Source, read
 from omnicore.benchmarks.hub import fetch, is_hub
+from omnicore.benchmarks.losses import reasons, refusal, skewed
 from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.config import PrepareConfig
 from omnicore.errors import DataError
@@ -101,9 +103,7 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
         rows, found, _ = sources.rows(given, source, recipe.profile)
         problems += found
         write_jsonl(listed, problems)
-        broken = [problem for problem in found if problem.refused]
-        if len(broken) > config.max_refused * (len(rows) + len(broken)):
-            raise DataError(_refused(name, broken, len(rows) + len(broken), config.max_refused))
+        _check_losses(name, found, rows, source, config)
         if not rows:
             raise DataError(f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says what they are")
         with track(len(rows), f"prepare {name}") as progress:
@@ -135,15 +135,16 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
         root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
         source = Source(entry, root, output / "scratch")
         rows, listed, count = read(found, source)
-        broken = [problem for problem in listed if problem.refused]
-        excluded, flagged = sum(p.excluded for p in listed), sum(p.kept for p in listed)
-        counts = {"queries": len(rows), "native": count, "refused": len(broken), "excluded": excluded, "flagged": flagged}
+        refused, excluded, flagged = (sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept"))
+        counts = {"queries": len(rows), "native": count, "refused": refused, "excluded": excluded, "flagged": flagged}
+        counts["published"] = source.size
+        if source.size and count != source.size:
+            _say(f"{entry.title}: {count:,} items are here, and {source.size:,} are published")
         told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
         infos.append(BenchmarkInfo(**told, revision=revision, **counts))
         problems += listed
         write_jsonl(output / "problems.jsonl", problems)
-        if len(broken) > config.max_refused * (len(rows) + len(broken)):
-            raise DataError(_refused(entry.title, broken, len(rows) + len(broken), config.max_refused))
+        _check_losses(entry.title, listed, rows, source, config)
         if not rows:
             raise DataError(f"{root} holds no item of {entry.title}: copy it again")
         with track(len(rows), f"prepare {name}") as progress:
@@ -164,11 +165,21 @@ def _link(media: Media, source: Source, output: Path) -> Media:
     return media.model_copy(update={"uri": uri})
 
 
-def _refused(title: str, problems: list[Problem], count: int, limit: float) -> str:
-    lines = [f"  {p.file}:{p.line}: {p.id or 'item'}: {p.field}: {p.message}" for p in problems[:20]]
-    more = [f"  and {len(problems) - 20} more"] if len(problems) > 20 else []
-    head = f"{title}: {len(problems)} of {count} items are unreadable, more than the {limit:.1%} that prepare.max_refused allows:"
-    return "\n".join([head, *lines, *more, "mend or complete the local copy, or allow more: --set prepare.max_refused=0.05"])
+def _check_losses(title: str, problems: list[Problem], rows: list[Query], source: Source, config: PrepareConfig) -> None:
+    """Says what was lost or is doubtful. Raises DataError where more is lost than `max_refused` allows."""
+    lost, flagged = [p for p in problems if p.refused], [p for p in problems if p.kept]
+    count = len(rows) + len(lost)
+    if len(lost) > config.max_refused * count:
+        raise DataError(refusal(title, lost, count, config.max_refused, source))
+    for found, what in ((lost, "cannot be read"), (flagged, "are kept and doubtful")):
+        if found:
+            _say("\n".join([f"{title}: {len(found)} of {count} items {what}:", *reasons(found, source.columns)]))
+    if lost and (lines := skewed(source.losses)):
+        _say("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def embedded(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     (folder / "videos.zip.part-aa").touch()
     rows, problems, count = read(cg_av_counting, Source(cg_av_counting.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["0", "4"], 6)
-    hint = "; unpack videos.zip.part-aa if that has not been done"
+    hint = "; join the pieces and unpack them here: cat videos.zip?* > videos.zip"
     assert [(p.line, p.field, p.message) for p in problems] == [
         (12, "answer", "Value error, could not convert string to float: 'many'"),
         (22, "video", "video cg_videos_720p/film_b.mp4 is missing" + hint),

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from omnicore.benchmarks import hub, video_holmes
+from omnicore.benchmarks import video_holmes
+from omnicore.benchmarks.archives import unpack
 from omnicore.benchmarks.base import Entry, Problem
+from omnicore.benchmarks.hub import fetch
 from omnicore.cli import main
 from omnicore.errors import ConfigError, DataError
 from omnicore.journal import read_json, read_jsonl
@@ -116,12 +118,12 @@ def spoil(items: list[Any]) -> None:
 
 
 SPOILT = [
-    (3, "", "Answer", "'G' names none of the 6 options"),
+    (3, "Question ID 2", "Answer", "'G' names none of the 6 options"),
     (4, "", "line", "is no object: 'Put in order'"),
-    (5, "", "video ID", "video videos/gone.mp4 is missing"),
+    (5, "Question ID 1", "video ID", "video videos/gone.mp4 is missing; download videos.zip and unpack it here"),
     (6, "xTrainNight-1", "id", "xTrainNight-1 occurs twice"),
-    (7, "", "Question", "is missing"),
-    (8, "", "Options", "options 1 and 2 are equal: 'same'"),
+    (7, "Question ID 3", "Question", "is missing"),
+    (8, "Question ID 4", "Options", "options 1 and 2 are equal: 'same'"),
 ]
 
 
@@ -143,11 +145,15 @@ def test_above_the_limit_the_step_fails_with_the_list(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path / "out", "prepare.max_refused=0.8", video_holmes=copy)
     first, *lines, remedy = str(caught.value).splitlines()
-    assert first == "Video-Holmes: 6 of 7 items are unreadable, more than the 80.0% that prepare.max_refused allows:"
+    assert first == "Video-Holmes: 6 of 7 items cannot be read, more than the 80.0% that prepare.max_refused allows:"
     assert lines == [
-        f"  test_Video-Holmes.json:{line}: {name or 'item'}: {field}: {message}" for line, name, field, message in SPOILT
+        *(
+            f"      1 {field}: {message}; first in test_Video-Holmes.json:{line}{f' ({name})' if name else ''}"
+            for line, name, field, message in SPOILT
+        ),
+        "  the items have video ID, Question ID, Question Type, Question, Options, Answer, Explanation",
     ]
-    assert "mend or complete the local copy" in remedy
+    assert remedy.endswith("go on without these items: --set prepare.max_refused=0.858")
     assert len(read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)) == 6
     assert not (tmp_path / "out" / "step.json").exists()
 
@@ -250,13 +256,13 @@ def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
             film.unlink()
         packed.writestr("../outside.txt", "no")
     (copy / "videos").rmdir()
-    hub.unpack(video_holmes.ENTRY, copy)
+    unpack(copy, video_holmes.ENTRY.archives)
     assert not (tmp_path / "outside.txt").exists()
     assert len(queries("video_holmes", copy)) == 7
     (copy / "videos.zip.unpacked").unlink()
     (copy / "videos.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"videos\.zip is no whole archive"):
-        hub.unpack(video_holmes.ENTRY, copy)
+        unpack(copy, video_holmes.ENTRY.archives)
 
 
 @pytest.mark.parametrize("revision", ["", "main", COMMIT[:12]])
@@ -270,7 +276,7 @@ def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> Non
     from omnicore.benchmarks.daily_omni import ENTRY
 
     pinned = Entry.model_validate({**ENTRY.model_dump(), "revision": COMMIT})
-    assert hub.fetch(pinned, "hub")[1] == COMMIT
+    assert fetch(pinned, "hub")[1] == COMMIT
 
 
 def test_a_benchmark_that_is_not_read_from_the_hub_says_where_it_is(tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ def test_videos_may_lie_flat(tmp_path: Path) -> None:
     assert queries("worldsense", folder)["aaKiteXy-task0"].media[0].uri == "aaKiteXy.mp4"
 
 
+HINT = "; download worldsense_videos*.zip and unpack it here"
+
+
 def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path) -> None:
     folder = native.copy("worldsense", tmp_path)
     (folder / "videos" / "bb_Violin9.mp4").unlink()
@@ -110,7 +113,7 @@ def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path
         (4, "aaKiteXy-task0", "answer", f"is 'y', and 'x' at worldsense_qa.json:3: {either}"),
         (5, "aaKiteXy-task1", "line", "is no object: 'gone'"),
         (6, "aaKiteXy-task2", "answer", "'C' names none of the 2 options"),
-        (8, "bb_Violin9-task0", "video", "video videos/bb_Violin9.mp4 is missing"),
+        (8, "bb_Violin9-task0", "video", f"video videos/bb_Violin9.mp4 is missing{HINT}"),
         (9, "ccHarbour-0", "candidates", "is missing"),
         (10, "dd", "line", "is no object: ['no', 'video']"),
         (3, "aaKiteXy-task0", "answer", f"is 'x', and 'y' in another item with this id: {either}"),

@@ -1,0 +1,104 @@
+"""Copies that lie otherwise than published: shards, archives in pieces, files in other folders, and what a loss says."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from omnicore.benchmarks import daily_omni
+from omnicore.benchmarks.archives import missing_step, unpack
+from omnicore.benchmarks.base import Refused, Source
+from omnicore.benchmarks.files import check_shards
+from omnicore.benchmarks.losses import skewed
+from omnicore.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00000-of-00002.parquet"], "train-00001-of-00002.parquet"),
+        (["a_part1.parquet", "a_part3.parquet"], "a_part2.parquet"),
+        (
+            ["train-00000-of-00001.parquet", "test-00002-of-00003.parquet"],
+            "test-00000-of-00003.parquet, test-00001-of-00003.parquet",
+        ),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "av_odyssey_part1.parquet", "plain.json"], ""),
+    ],
+)
+def test_a_missing_shard_is_named(tmp_path: Path, names: list[str], missing: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    if not missing:
+        check_shards(tmp_path.iterdir())
+        return
+    with pytest.raises(DataError, match=f"lacks {re.escape(missing)}: copy all shards"):
+        check_shards(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("videos.zip", ["videos.zip.part00", "videos.zip.part01", "videos.zip.part02"]),
+        ("videos.zip", ["videos.zip.001", "videos.zip.002", "videos.zip.003"]),
+        ("videos.tar.gz", ["videos.tar.gz.aa", "videos.tar.gz.ab", "videos.tar.gz.ac"]),
+        ("videos.tar", ["videos.tar.part-aa", "videos.tar.part-ab", "videos.tar.part-ac"]),
+        ("videos.zip", ["videos.zip"]),
+    ],
+)
+def test_archives_in_pieces_are_unpacked_once(tmp_path: Path, name: str, pieces: list[str]) -> None:
+    whole = tmp_path / "made" / name
+    whole.parent.mkdir()
+    text = "".join(map(str, range(30_000)))
+    if name.endswith("zip"):
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("deep/inside/film.txt", text)
+    else:
+        (tmp_path / "film.txt").write_text(text)
+        with tarfile.open(whole, "w:gz" if name.endswith("gz") else "w") as tape:
+            tape.add(tmp_path / "film.txt", "deep/inside/film.txt")
+    data, root = whole.read_bytes(), tmp_path / "copy"
+    size = -(-len(data) // len(pieces))
+    root.mkdir()
+    for i, piece in enumerate(pieces):
+        (root / piece).write_bytes(data[i * size :][:size])
+    patterns = (name,)
+    said = missing_step(root, patterns)
+    assert ("join the pieces" in said) is (len(pieces) > 1)
+    unpack(root, patterns)
+    made = root / "deep" / "inside" / "film.txt"
+    assert made.read_text() == text
+    assert sorted(path.name for path in root.iterdir()) == sorted([*pieces, "deep", f"{name}.unpacked"])
+    made.unlink()
+    unpack(root, patterns)
+    assert not made.exists(), "a second run unpacks nothing"
+    assert "download them again" in missing_step(root, patterns)
+    if len(pieces) > 1:
+        (root / f"{name}.unpacked").unlink()
+        (root / pieces[1]).unlink()
+        with pytest.raises(DataError, match="before or between them are missing"):
+            unpack(root, patterns)
+
+
+def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
+    entry = daily_omni.ENTRY
+    for place in ("qa.json", "Videos/chunk_1/film.mp4", "a/twice.mp4", "b/twice.mp4"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("[]")
+    source = Source(entry, tmp_path)
+    assert source.media("f", "video", "Videos/film.mp4").uri == "Videos/chunk_1/film.mp4"
+    with pytest.raises(Refused, match=r"is missing, and which of a/twice\.mp4, b/twice\.mp4 it is cannot be told"):
+        source.media("f", "video", "Videos/twice.mp4")
+    with pytest.raises(Refused, match=r"is missing; download Videos\.tar and unpack it here"):
+        source.media("f", "video", "Videos/none.mp4")
+
+
+def test_a_loss_that_is_skewed_is_told() -> None:
+    even = {("length", "30s"): (600, 6), ("length", "60s"): (550, 5)}
+    assert skewed(even) == []
+    assert skewed(even | {("length", "60s"): (550, 50)}) == [
+        "  the loss is skewed: 50 of 550 with length '60s', and 56 of 1150 in all"
+    ]
