@@ -440,7 +440,7 @@ def test_what_becomes_no_query_is_listed(folder: Path, tmp_path: Path, item: dic
 def test_replies_in_the_wrong_style_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
     (folder / "rows.json").write_text(json.dumps([R1]))
     source = {"avqa": {"format": "r1", "path": str(folder / "rows.json"), "stages": ["sft"]}}
-    with pytest.raises(DataError, match=r"avqa: 1 of 1 items are unreadable.*\n.*target: answers None.*profile.style=value"):
+    with pytest.raises(DataError, match=r"avqa: 1 of 1 items cannot be read.*\n.*target: answers None.*profile.style=value"):
         prepared(tmp_path / "out", source, "profile.style=value")
 
 
