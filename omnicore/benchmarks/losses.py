@@ -14,7 +14,7 @@ COLUMNS = 30
 REASONS = 8  # shown on the terminal; problems.jsonl has all
 UNLIKELY = 0.001  # chance of a loss of this size within one value, if the lost were any items
 # What tells two messages of one reason apart: names in quotes, files, ids and numbers.
-_SPECIFIC = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\S*[/\d]\S*")
+_SPECIFIC = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\S*[/\d]\S*|\b[A-Z]\b")
 
 
 def reasons(problems: Sequence[Problem], columns: Iterable[str]) -> list[str]:
