@@ -42,7 +42,7 @@ from omnicore.video import (
     sound_track,
 )
 
-__all__ = ["RATE", "Video", "bring", "load_audio", "load_image", "load_video", "locate", "measure", "read", "resample"]
+__all__ = ["RATE", "Video", "bring", "intact", "load_audio", "load_image", "load_video", "locate", "measure", "read", "resample"]
 
 Wave = npt.NDArray[np.float32]
 
@@ -61,8 +61,33 @@ def locate(media: Media, root: Path) -> Path:
     """The file of a medium listed in a file of directory `root`. Raises DataError when it is missing."""
     path = root / media.uri
     if not path.is_file():
-        raise DataError(f"{media.kind} {media.uri} is missing under {root}: run prepare again, or copy the file there")
+        raise DataError(f"{path} is missing: run prepare again, or copy the {media.kind} there")
     return path
+
+
+def intact(media: Media, root: Path) -> Path:
+    """Return the file of a medium after a check that it is the one that the record names, whose sha256 is computed once.
+
+    Raises DataError when it is missing, cannot be read or was changed: a score would be that of another medium.
+    """
+    path = locate(media, root)
+    try:
+        state = path.stat()
+        found = _sha256(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise _refused_by_disk(path, error) from error
+    if found != media.sha256:
+        raise DataError(f"{path} is not the file that was prepared, its sha256 differs: run prepare again, or copy it again")
+    return path
+
+
+@lru_cache(4096)
+def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file of another size or time is another file
+    return sha256_file(path)
+
+
+def _refused_by_disk(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read: {error.strerror or error}; check its permissions and the disk")
 
 
 def bring(source: Path, target: Path) -> None:
@@ -84,16 +109,23 @@ def read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Vid
 
     Raises DataError when the file is missing, broken or not the one that the record names; ConfigError where PyAV is missing.
     """
+    try:
+        return _read(media, root, profile)
+    except OSError as error:
+        raise _refused_by_disk(root / media.uri, error) from error
+
+
+def _read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Video:
     path = locate(media, root)
     start, end = media.start, media.end
     if media.kind == "image":
-        return load_image(path)
+        return load_image(intact(media, root))
     if media.kind == "video":
         asked = {"fps": profile.fps, "max_frames": profile.max_frames}
-        return Video.unpack(_kept(media, path, asked, lambda: load_video(path, profile.fps, profile.max_frames, start, end).pack()))
+        return Video.unpack(_kept(media, root, asked, lambda: load_video(path, profile.fps, profile.max_frames, start, end).pack()))
     if _short(path, start, end):
-        return load_audio(path, start, end)
-    return np.frombuffer(_kept(media, path, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
+        return load_audio(intact(media, root), start, end)
+    return np.frombuffer(_kept(media, root, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
 
 
 def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
@@ -262,13 +294,11 @@ def _short(path: Path, start: float | None, end: float | None) -> bool:
     return bool((info.duration if end is None else min(end, info.duration)) - (start or 0.0) <= LONG)
 
 
-def _kept(media: Media, path: Path, asked: dict[str, float], make: Callable[[], bytes]) -> bytes:
+def _kept(media: Media, root: Path, asked: dict[str, float], make: Callable[[], bytes]) -> bytes:
     """From the cache, whose key holds all that the result depends on."""
 
     def checked() -> bytes:
-        # Else another file's frames would be kept under this one's name, for every later run.
-        if sha256_file(path) != media.sha256:
-            raise DataError(f"{path} is not the file that was prepared, its sha256 differs: run prepare again")
+        intact(media, root)  # else another file's frames would be kept under this one's name, for every later run
         return make()
 
     clip = {"kind": media.kind, "sha256": media.sha256, "start": media.start or 0, "end": media.end}

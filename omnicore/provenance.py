@@ -115,15 +115,15 @@ def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def verified(directory: Path) -> dict[str, Any]:
+def verified(directory: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     """The content of `step.json` of an output whose files are those that the step wrote.
 
-    A file of the same size and time of change is taken as it is; of any other, as in a copy, the sha256 decides. An output without
-    `files.json`, of an earlier version, is read whole. Raises DataError as `read_step` does, and naming the first file that was
-    changed, lost or added.
+    A file of the same size and time of change is taken as it is; of any other, as in a copy, the sha256 decides. Files and folders
+    named in `skip` are not looked at. An output without `files.json`, of an earlier version, is read whole. Raises DataError as
+    `read_step` does, and naming the first file that was changed, lost or added.
     """
     record = read_step(directory)
-    names, listed = _names(directory), {}
+    names, listed = _names(directory, (*NOT_CONTENT, *skip)), {}
     if (directory / FILES_FILE).is_file():
         listed = read_json(directory / FILES_FILE)
         if _digest({name: listed[name][2] for name in sorted(listed)}) != record["digest"]:
@@ -132,6 +132,7 @@ def verified(directory: Path) -> dict[str, Any]:
         raise DataError(f"{directory} was changed after it was finished; {_REMEDY}")
     else:
         return record
+    listed = {name: facts for name, facts in listed.items() if not set(skip) & set(name.split("/"))}
     if lost := sorted(listed.keys() - set(names)):
         raise DataError(f"{directory / lost[0]} is missing since the step was finished; {_REMEDY}")
     for name in names:

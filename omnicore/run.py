@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from omnicore.training.memory import Memory
 
 KEY_FILE = "key.journal"
+ASKING = {"probe", "evaluate", "distill"}
 # The extra that brings a module; everything else that a step may lack is a part of training.
 EXTRAS = {"aiohttp": "audit", "av": "audit", "pyarrow": "audit", "kubernetes": "cluster", "minio": "cluster"}
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
@@ -89,7 +90,8 @@ def run_step(
     output = Path(output).resolve()
     work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
     for path in work.inputs.values():
-        verified(path)
+        # A medium that was changed or lost is the error of the queries that show it; a training is refused before it starts.
+        verified(path, skip=("media",) if step in ASKING else ())
     with storage_errors(output), ExitStack() as locks:
         locks.enter_context(_locked(output))
         old = output.with_name(output.name + ".replaced")
@@ -291,7 +293,7 @@ def in_process(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
 def _is_job(work: Work) -> bool:
     """Whether the step's work is done by a job on a cluster: what trains, or holds a model in its own process."""
     engine = getattr(work.config, "engine", work.recipe.engine)
-    heavy = work.step in TRAINING or (work.step in {"probe", "evaluate", "distill"} and engine.kind == "transformers")
+    heavy = work.step in TRAINING or (work.step in ASKING and engine.kind == "transformers")
     return heavy and work.recipe.launcher.kind != "process"
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from omnicore import live
 from omnicore.config import Profile, digest
-from omnicore.errors import EngineError
+from omnicore.errors import DataError, EngineError
 from omnicore.journal import Journal
 from omnicore.progress import track
 from omnicore.schema import Media
@@ -21,10 +21,11 @@ MEDIA_LENGTH = {"image": 1_000, "audio": 5_000, "video": 50_000}
 
 @dataclass(frozen=True)
 class Request:
-    """One user turn; `root` is the directory that media URIs are relative to."""
+    """One user turn; `root` is the directory that media URIs are relative to, `name` the query's benchmark/id, for messages."""
 
     parts: tuple[Media | str, ...]
     root: Path
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Reply:
     error: str = ""
     logprobs: tuple[float, ...] = ()
     tokens: int = 0
+
+
+def unreadable(request: Request, error: DataError) -> Reply:
+    """Return the failed reply to a request whose media cannot be shown. It names files below `root`: what goes into an output
+    holds no absolute paths."""
+    return Reply(error=str(error).replace(f"{request.root}/", ""))
 
 
 Finished = Sequence[tuple[int, list[Reply]]]
@@ -113,7 +120,8 @@ def ask(
             came = [reply for _, replies in finished for reply in replies if not reply.error]
             live.count("omni_samples_total", len(came))
             live.show("omni_engine_error_ratio", _errors(failed).total() / len(requests))
-            _refuse_above(max_error_rate, failed, len(requests), label)
+            names = {key: [requests[i].name for i in chunks[key]] for key in failed}
+            _refuse_above(max_error_rate, failed, names, len(requests), label)
             progress.advance(sum(len(replies) for _, replies in finished))
     places = sorted((i, key, place) for key, chunk in chunks.items() for place, i in enumerate(chunk))
     batch_of = lru_cache(64)(lambda key: failed[key] if key in failed else _replies(log[key]))
@@ -129,14 +137,28 @@ def _errors(failed: Mapping[str, Sequence[Reply]]) -> Counter[str]:
     return Counter(reply.error for replies in failed.values() for reply in replies if reply.error)
 
 
-def _refuse_above(rate: float, failed: Mapping[str, Sequence[Reply]], total: int, label: str) -> None:
+def _refuse_above(
+    rate: float, failed: Mapping[str, Sequence[Reply]], names: Mapping[str, Sequence[str]], total: int, label: str
+) -> None:
     errors = _errors(failed)
-    if errors.total() > rate * total:
-        listed = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
-        raise EngineError(
-            f"{label}: {errors.total()} of {total} requests failed, more than the {rate:.1%} that max_error_rate allows: {listed}. "
-            "What was answered is kept: the same command asks only the rest"
-        )
+    if errors.total() <= rate * total:
+        return
+    asked: dict[str, dict[str, None]] = {}  # names by error, in order
+    for key, replies in failed.items():
+        for name, reply in zip(names[key], replies, strict=True):
+            asked.setdefault(reply.error, {})[name] = None
+    listed = "; ".join(f"{count} x {error}{_of([*asked[error]])}" for error, count in errors.most_common(3))
+    raise EngineError(
+        f"{label}: {errors.total()} of {total} requests failed, more than the {rate:.1%} that max_error_rate allows: {listed}. "
+        "Fix the cause, or allow more failures with engine.max_error_rate. What was answered is kept: the same command asks only "
+        "the rest"
+    )
+
+
+def _of(names: Sequence[str]) -> str:
+    if not names[0]:
+        return ""
+    return f" ({names[0]}, and {len(names) - 1} other queries)" if len(names) > 1 else f" ({names[0]})"
 
 
 def _fields(reply: Reply) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from PIL import Image
 
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Engine, Request, Sampling
-from omnicore.errors import OmniError
+from omnicore.errors import DataError, OmniError
 from omnicore.media import RATE, Video, read
 from omnicore.schema import Media
 
@@ -80,8 +81,17 @@ def _prompt(requests: Sequence[Request], profile: Profile) -> int:
     for kind in sorted(shown):
         distinct = list(dict.fromkeys(shown[kind]))
         chosen = random.Random(0).sample(distinct, min(READ, len(distinct)))
-        media += len(shown[kind]) * fmean(_tokens(medium, root, profile) for medium, root in chosen)
+        media += len(shown[kind]) * _mean_tokens(chosen, profile)
     return round((text + len(requests) * len(profile.system)) / CHARACTERS + media)
+
+
+def _mean_tokens(chosen: Sequence[tuple[Media, Path]], profile: Profile) -> float:
+    """The mean over those media that can be read, since the others will be errors and cost nothing; 0 where none can."""
+    counts = []
+    for medium, root in chosen:
+        with suppress(DataError):
+            counts.append(_tokens(medium, root, profile))
+    return fmean(counts) if counts else 0.0
 
 
 def _tokens(medium: Media, root: Path, profile: Profile) -> float:

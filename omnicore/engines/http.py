@@ -21,10 +21,10 @@ from pydantic_core import to_json
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
-from omnicore.engines.base import Batch, Finished, Reply, Sampling
+from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.engines.client import Client
 from omnicore.errors import DataError
-from omnicore.media import Video, locate, read
+from omnicore.media import Video, intact, read
 from omnicore.schema import Media
 
 COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
@@ -47,8 +47,8 @@ class HttpEngine:
             await client.ready(retries=0)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
-        """Raises EngineError for what no retry can mend, DataError for a medium that cannot be read; all that was answered
-        before is given first."""
+        """Yield replies as they come; a request with a medium that cannot be read gets one with an error. Raises EngineError for
+        what no retry can mend; all that was answered before is given first."""
         finished: SimpleQueue[tuple[int, list[Reply]] | None] = SimpleQueue()
         running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
@@ -89,11 +89,7 @@ class HttpEngine:
 
         async def ask_in_turn(client: Client) -> None:
             for index, batch in todo:
-                replies = []
-                for request in batch.requests:
-                    shown = [await items.item(part, request.root) for part in request.parts]
-                    replies.append(await _asked(client, head, shown, batch.seed))
-                finished.put((index, replies))
+                finished.put((index, [await _asked(client, head, items, request, batch.seed) for request in batch.requests]))
 
         async with Client(self._config, self.name) as client:
             if batches:
@@ -144,7 +140,7 @@ class _Items:
         item = await asyncio.to_thread(encoded, media, root, self._profile)
         self._size += len(item.json)
         while self._size > KEPT and (oldest := next(iter(self._kept.values()))).done():
-            self._size -= len(oldest.result().json)
+            self._size -= 0 if oldest.exception() else len(oldest.result().json)
             self._kept.popitem(last=False)
         return item
 
@@ -154,9 +150,9 @@ def said(text: str) -> Item:
 
 
 def encoded(media: Media, root: Path, profile: Profile) -> Item:
-    """Raises DataError for a medium that cannot be read."""
+    """Raises DataError for a medium that is missing, was changed or cannot be read."""
     if media.kind == "image":
-        return Item(to_json({"type": "image_url", "image_url": {"url": image_url(locate(media, root))}}))
+        return Item(to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}}))
     shown = read(media, root, profile)
     if isinstance(shown, Video):
         return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps)
@@ -181,9 +177,10 @@ def closing(items: Sequence[Item], seed: int) -> bytes:
     return b"]}]," + to_json({**(video_settings(rates[0]) if rates else {}), "seed": seed})[1:]
 
 
-async def _asked(client: Client, head: bytes, items: Sequence[Item], seed: int) -> Reply:
+async def _asked(client: Client, head: bytes, items: _Items, request: Request, seed: int) -> Reply:
     try:
-        end = closing(items, seed)
+        shown = [await items.item(part, request.root) for part in request.parts]
+        end = closing(shown, seed)
     except DataError as error:
-        return Reply(error=str(error))
-    return await client.reply(head + b",".join(item.json for item in items) + end)
+        return unreadable(request, error)
+    return await client.reply(head + b",".join(item.json for item in shown) + end)

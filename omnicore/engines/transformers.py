@@ -12,8 +12,8 @@ import torch
 from PIL.Image import Image
 
 from omnicore.config import Profile
-from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling
-from omnicore.errors import TooLongError
+from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
+from omnicore.errors import DataError, TooLongError
 from omnicore.media import RATE, Video, Wave, measure, read
 from omnicore.models import thinker
 from omnicore.models.generate import Generated, generate
@@ -105,7 +105,7 @@ class TransformersEngine:
             yield from ([done] for done in pool.imap_unordered(_in_fork, list(enumerate(batches))))
 
     def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
-        """A request with a sound that is too long gets a reply with an error, as a server refuses what it cannot answer."""
+        """Answer a batch; a request with a medium that cannot be read, or a sound that is too long, gets a reply with an error."""
         torch.manual_seed(batch.seed)
         prompts = [self._prompt(request) for request in batch.requests]
         asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
@@ -126,8 +126,8 @@ class TransformersEngine:
     def _prompt(self, request: Request) -> Prompt | Reply:
         try:
             return self.reader.prompt(request)
-        except TooLongError as error:
-            return Reply(error=str(error))
+        except DataError as error:
+            return unreadable(request, error)
 
 
 def _reply(found: Generated) -> Reply:

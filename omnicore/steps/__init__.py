@@ -57,7 +57,7 @@ STEPS: dict[str, StepInfo] = {
     ),
     "distill": StepInfo(
         "the model's own verified rollouts on omni queries, as training rows",
-        "distilled.jsonl, selection.jsonl",
+        "distilled.jsonl, selection.jsonl, errors.jsonl",
         {"data": ("prepare",), "model": ("rlvr",)},
         {"draws": ("probe",)},
         reads=("engine", "clean"),

@@ -14,7 +14,7 @@ from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
-from omnicore.media import bring
+from omnicore.media import bring, intact
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, Query, View
@@ -23,7 +23,8 @@ from omnicore.training.selection import Key, Reason, Rollout, select
 
 
 def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `selection.jsonl`, every rollout with what became of it, and `distilled.jsonl`, the chosen ones.
+    """Writes `selection.jsonl`, every rollout with what became of it, `errors.jsonl`, the requests that failed for good, and
+    `distilled.jsonl`, the chosen rollouts.
 
     Raises TrainingError where none is chosen or a share cannot be held, DataError for draws of other queries, EngineError when more
     requests fail than the engine's `max_error_rate`, or a length is bounded and the server does not count tokens.
@@ -32,7 +33,7 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
     prompts = read_jsonl(root / config.data, Query)
     solvable = _solvable(recipe, config, inputs)
     tries = [query for query in prompts for _ in range(config.samples)]
-    requests = [Request(parts(query, View.omni, recipe.profile), root) for query in tries]
+    requests = [Request(parts(query, View.omni, recipe.profile), root, "/".join(query.key)) for query in tries]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     asked = Asking(recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch)
     replies, perceived = asked.answers(recipe, output, "distill")
@@ -45,6 +46,12 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
             f"{recipe.engine.url} does not say how many tokens a reply has: leave out distill.min_tokens and max_tokens"
         )
     reasons = select(rollouts, config, solvable, recipe.seed)
+    errors = [
+        {"benchmark": one.query.benchmark, "id": one.query.id, "sample": one.sample, "error": one.reply}
+        for one in rollouts
+        if one.failed
+    ]
+    write_jsonl(output / "errors.jsonl", errors)
     write_jsonl(output / "selection.jsonl", (_line(one, reason) for one, reason in zip(rollouts, reasons, strict=True)))
     rejected = Counter(reason for reason in reasons if reason)
     rows = [_row(one) for one, reason in zip(rollouts, reasons, strict=True) if not reason]
@@ -56,13 +63,14 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
         )
     for row in rows:
         for medium in row.media:
-            bring(root / medium.uri, output / medium.uri)
+            bring(intact(medium, root), output / medium.uri)
     write_jsonl(output / "distilled.jsonl", rows)
     return {
         "prompts": len(prompts),
         "rollouts": len(rollouts),
         "kept": len(rows),
         "kept_share": round(len(rows) / len(rollouts), 4),
+        "errors": len(errors),
         **{f"rejected_{reason}": rejected[reason] for reason in Reason},
         **perceived,
     }

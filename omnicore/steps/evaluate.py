@@ -189,7 +189,7 @@ def asking(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]) -
     kept = manifest.kept()
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
-    requests = [Request(parts(q, view, recipe.profile), root) for q, view in asked]
+    requests = [Request(parts(q, view, recipe.profile), root, "/".join(q.key)) for q, view in asked]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     return Shown(queries, controls, manifest, asked), Asking(recipe.engine, model, requests, sampling, config.batch)

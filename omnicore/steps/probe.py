@@ -33,7 +33,7 @@ def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> t
         for query in queries
         for number in range(count)
     ]
-    requests = [Request(parts(query, view, recipe.profile, order), root) for query, view, _, order in plan]
+    requests = [Request(parts(query, view, recipe.profile, order), root, "/".join(query.key)) for query, view, _, order in plan]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     return plan, Asking(config.engine, config.model, requests, sampling, config.batch)
 

@@ -6,7 +6,8 @@ the first step, their lengths, comes from the headers of their media.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,15 @@ class Row:
 
     @property
     def prompt(self) -> Prompt:
-        """Built anew each time; its media are processed once, as long as the reader has room."""
-        return self.reader.prompt(self.request)
+        """Built anew each time; its media are processed once, as long as the reader has room. Raises DataError naming the row where
+        a medium cannot be read, or was changed."""
+        with _named(self.request.name):
+            return self.reader.prompt(self.request)
 
 
 def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool, view: View = View.omni) -> list[Row]:
     """Reads `path` (Query a line), as `view` shows them. Raises DataError when it is missing, empty, or lacks a target that is
-    needed, or a medium's header cannot be read."""
+    needed, or a medium's header cannot be read, naming line and row."""
     queries: Sequence[Query] = read_jsonl(path, Query)
     if not queries:
         raise DataError(f"{path} holds no rows: nothing to train on")
@@ -48,10 +51,20 @@ def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool, vi
     for number, query in enumerate(queries, 1):
         if targets and query.target is None:
             raise DataError(f"{path}:{number}: field `target` is empty, and supervised training needs a written reply")
-        request = Request(parts(query, view, profile), path.parent)
+        request = Request(parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
-        rows.append(Row(query, request, reply, reader.length(request) + len(reply), reader))
+        with _named(f"{path}:{number}: {request.name}"):
+            rows.append(Row(query, request, reply, reader.length(request) + len(reply), reader))
     return rows
+
+
+@contextmanager
+def _named(row: str) -> Iterator[None]:
+    """Put the name of a row before what is wrong with its media."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{row}: {error}") from error
 
 
 def fitting(rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0) -> list[Row]:

@@ -22,6 +22,7 @@ from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampl
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
 from omnicore.journal import write_json
 from omnicore.media import Video, read
+from omnicore.provenance import sha256_file
 from omnicore.schema import Media, View
 from tests.seeing_stub import Seen, seeing
 from tests.stub_server import Answer, Stub
@@ -75,6 +76,10 @@ def without(kind: str) -> Callable[[Sequence[Request]], Sequence[Request]]:
     return lambda requests: [replace(r, parts=tuple(p for p in r.parts if isinstance(p, str) or p.kind != kind)) for r in requests]
 
 
+def soundless(media: Media, path: Path) -> Media:
+    return media.model_copy(update={"uri": path.name, "sha256": sha256_file(path)})
+
+
 def silenced(requests: Sequence[Request]) -> Sequence[Request]:
     """The sound arrives, but as zeros: as long, and so as many tokens."""
     out = []
@@ -83,7 +88,7 @@ def silenced(requests: Sequence[Request]) -> Sequence[Request]:
         for medium in heard:
             wave, rate = soundfile.read(request.root / medium.uri)
             soundfile.write(request.root / f"zeros-{number}.wav", np.zeros_like(wave), rate)
-        zeros = {m: m.model_copy(update={"uri": f"zeros-{number}.wav"}) for m in heard}
+        zeros = {m: soundless(m, request.root / f"zeros-{number}.wav") for m in heard}
         out.append(replace(request, parts=tuple(zeros.get(p, p) if isinstance(p, Media) else p for p in request.parts)))
     return out
 

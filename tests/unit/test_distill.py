@@ -125,6 +125,9 @@ def test_every_rollout_is_listed_with_its_reason(distill: Distill) -> None:
         ("ash", "2", 1): (True, None, "correct", "8", 7),
     }
     assert lines["ash", "2", 0]["reply"] == "HTTP 500"
+    (error,) = read_jsonl(output / "errors.jsonl", dict)
+    assert error == {"benchmark": "ash", "id": "2", "sample": 0, "error": "HTTP 500"}
+    assert summary["errors"] == 1
     told = {name: summary[f"rejected_{name}"] for name in ("failed", "cut", "no_answer", "incorrect", "minority")}
     assert told == {"failed": 1, "cut": 1, "no_answer": 1, "incorrect": 1, "minority": 0}
     assert summary["kept"] == sum(one["kept"] for one in lines.values()) == 14

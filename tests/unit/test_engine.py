@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from omnicore.media import read
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
-from tests.media_files import make_tone, medium
+from tests.media_files import make_picture, make_tone, medium
 
 
 class Counting:
@@ -76,6 +78,22 @@ def test_more_failures_than_allowed_are_an_error_that_counts_them(tmp_path: Path
     how: dict[str, Any] = {"seed": 0, "batch": 1, "label": "probe", "journal": tmp_path / "a.journal"}
     with pytest.raises(EngineError, match=r"probe: 2 of 10 requests failed, more than the 10\.0%.*2 x HTTP 500"):
         ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.1, **how)
+
+
+@pytest.mark.parametrize(("allowed", "told"), [(0.0, "1 x HTTP 500 (b/2)"), (0.25, "3 x HTTP 500 (b/2, and 1 other queries)")])
+def test_failures_name_the_queries(tmp_path: Path, allowed: float, told: str) -> None:
+    asked = [replace(request, name=f"b/{i // 2 + 1}") for i, request in enumerate(requests(10))]
+    with pytest.raises(EngineError, match=re.escape(f"{told}. Fix the cause, or allow more failures with engine.max_error_rate")):
+        ask(
+            Failing(2, 3, 5),
+            asked,
+            Sampling(1, 1),
+            seed=0,
+            batch=1,
+            label="x",
+            journal=tmp_path / "a.journal",
+            max_error_rate=allowed,
+        )
 
 
 def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
@@ -147,8 +165,27 @@ def test_forks_say_what_one_process_says(prepared: Path, small_recipe: Recipe) -
 
 def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     query = read_jsonl(prepared / "queries.jsonl", Query)[0]
-    with pytest.raises(DataError, match=r"media/.* is missing under"):
+    with pytest.raises(DataError, match=r"media/.* is missing: run prepare again"):
         type(engine.reader)(engine.encoder, Profile()).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))
+
+
+def test_unreadable_medium_is_error_of_one_request(engine: Any, tmp_path: Path) -> None:
+    files = [make_picture(tmp_path / f"{colour}.png", colour, (28, 28)) for colour in ("red", "blue", "green")]
+    red, blue, green = (medium(path, "image") for path in files)
+    files[0].write_text("no picture")
+    make_picture(files[1], "white", (28, 28))  # a picture, but another one
+    files[2].unlink()
+    files.append(make_picture(tmp_path / "grey.png", "grey", (28, 28)))
+    asked = [Request((shown, "Which digit?"), tmp_path) for shown in (red, medium(files[3], "image"), blue, green)]
+    replies = engine.generate(Batch(asked, 0), Sampling(0, 4))
+    changed = "is not the file that was prepared, its sha256 differs: run prepare again, or copy it again"
+    assert [reply.error for reply in replies] == [
+        f"red.png {changed}",
+        "",
+        f"blue.png {changed}",
+        "green.png is missing: run prepare again, or copy the image there",
+    ]
+    assert replies[1] == engine.generate(Batch(asked[1:2], 0), Sampling(0, 4))[0]
 
 
 @pytest.mark.parametrize("asked", [["short", "long", "short"], ["long"]])

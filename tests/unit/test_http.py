@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from omnicore.media import load_audio, load_image, load_video
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
-from tests.media_files import make_video, medium, number_shown
+from tests.media_files import make_picture, make_tone, make_video, medium, number_shown
 from tests.stub_server import MODEL, Answer, Stub, completion, error, told
 from tests.unit.http_fixture import answers, batches, connect, replied, requests, short_waits
 
@@ -112,15 +113,34 @@ def test_encoded_media_are_kept_up_to_a_bound(prepared: Path, monkeypatch: pytes
     assert encoded == [*media, media[0]]  # the last is still there, the first has made room
 
 
-def test_a_missing_medium_is_named_after_what_was_answered(prepared: Path) -> None:
-    query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if q.media)
-    lost = query.media[0].model_copy(update={"uri": "media/gone.png", "sha256": "0" * 64})
-    seen: list[int] = []
-    with Stub() as stub:
-        answered = connect(stub, concurrency=1).answer([*batches(3), Batch([Request((lost,), prepared)], 9)], Sampling(0, 1))
-        with pytest.raises(DataError, match=r"media/gone\.png is missing"):
-            seen.extend(index for finished in answered for index, _ in finished)
-    assert seen == [0, 1, 2]
+BAD = {
+    "lost": (lambda path: path.unlink(), "is missing: run prepare again, or copy the {kind} there"),
+    "changed": (lambda path: path.write_bytes(b"another"), "is not the file that was prepared, its sha256 differs: run prepare"),
+    "refused by the disk": (lambda path: (path.unlink(), path.symlink_to("/proc/self/mem")), "cannot be read: Input/output error"),
+}
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+@pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
+def test_unreadable_medium_is_error_of_its_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, spoil: Callable[[Path], Any], message: str
+) -> None:
+    monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(http, "KEPT", 0)  # each medium makes room for the next, the unreadable one as well
+    path = {
+        "image": lambda: make_picture(tmp_path / "bad.png", "red", (32, 32)),
+        "audio": lambda: make_tone(tmp_path / "bad.wav", 300, 0.5),
+        "video": lambda: make_video(tmp_path / "bad.mp4", 1.0, 8, (64, 48), None),
+    }[kind]()
+    good = medium(make_picture(tmp_path / "good.png", "blue", (32, 32)), "image")
+    bad = medium(path, kind)
+    spoil(path)
+    asked = [Batch([Request((shown, "?"), tmp_path)], seed) for seed, shown in enumerate([good, bad, bad, good, bad], 1)]
+    with Stub(lambda request: completion("x")) as stub:
+        replies = answers(connect(stub, concurrency=2), asked)
+        assert stub.asked == 2
+    assert [reply.text for reply in replies] == ["x", "", "", "x", ""]
+    assert all(reply.error.startswith(f"{path.name} {message.format(kind=kind)}") for reply in replies if not reply.text)
 
 
 def tokens(*logprobs: float) -> dict[str, Any]:

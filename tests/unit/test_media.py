@@ -42,7 +42,7 @@ def entries(cache: Path) -> int:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"media/gone\.wav is missing under .*: run prepare again"):
+    with pytest.raises(DataError, match=r"media/gone\.wav is missing: run prepare again, or copy the audio there"):
         media.locate(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
 
 

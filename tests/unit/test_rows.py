@@ -136,6 +136,14 @@ def test_above_the_limit_the_step_fails_with_the_remedy(rows: list[Row], tmp_pat
     assert [one["id"] for one in read_jsonl(tmp_path / "too_long.jsonl", dict)] == ["unheard"]
 
 
+def test_unreadable_medium_names_line_and_row(rows: list[Row], tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"^b/heard: .*a\.wav is not the file that was prepared"):
+        _ = rows[0].prompt
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: b/heard: .*a\.wav is not a readable sound"):
+        read_rows(tmp_path / "rows.jsonl", Reader(rows[0].reader.encoder, Profile()), Profile(), targets=True)
+
+
 def test_media_are_processed_when_a_row_is_due_and_once(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     process = Reader._process

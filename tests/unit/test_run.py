@@ -19,7 +19,7 @@ from omnicore.provenance import code_digest, digest_directory, revision
 from omnicore.recipe import load_recipe
 from omnicore.run import run_step
 from omnicore.steps import STEPS
-from tests.unit.run_fixture import BATCHES, Fake, fake, made, names, put, tiny
+from tests.unit.run_fixture import BATCHES, Fake, fake, finish, made, names, put, tiny
 
 __all__ = ["fake", "tiny"]
 
@@ -193,6 +193,20 @@ def test_an_input_that_was_changed_since_is_refused_by_name(monkeypatch, tiny, t
         with pytest.raises(DataError, match=re.escape(told)):
             run_step("probe", tiny, {"queries": queries}, tmp_path / output)
     assert fake.runs == 1
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("noise")], ids=["lost", "changed"])
+def test_changed_medium_stops_training_and_no_question(monkeypatch, tiny, tmp_path, change):
+    queries = made(tmp_path / "queries", "prepare")
+    (queries / "media").mkdir()
+    (queries / "media" / "a.wav").write_text("tone")
+    finish(queries)
+    change(queries / "media" / "a.wav")
+    asked, taught = put(monkeypatch, "probe", Fake()), put(monkeypatch, "sft", Fake())
+    run_step("probe", tiny, {"queries": queries}, tmp_path / "probe")
+    with pytest.raises(DataError, match=r"media/a\.wav (was changed after|is missing since) the step was finished"):
+        run_step("sft", tiny, {"data": queries}, tmp_path / "sft")
+    assert (asked.runs, taught.runs) == (1, 0)
 
 
 def test_an_input_without_a_list_of_files_is_read_whole(monkeypatch, tiny, tmp_path):
