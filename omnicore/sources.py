@@ -49,6 +49,8 @@ from omnicore.benchmarks.base import (
     Source,
     by_letter,
     digits,
+    identity,
+    keyed,
     listed,
     read,
     solved,
@@ -164,6 +166,10 @@ class _Format:
     profile: Profile
 
     def rows(self, source: Source) -> Iterator[Row]:
+        field = {"queries": "id", "r1": "problem_id", "hub": self.config.columns.get("id", "")}[self.config.format]
+        return keyed(self._items(source), lambda item: identity(item, field))
+
+    def _items(self, source: Source) -> Iterator[Row]:
         pattern = source.layout
         if pattern.endswith(".parquet"):
             yield from source.parquet_rows(pattern)

@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -15,50 +16,52 @@ from omnicore.errors import DataError
 from omnicore.journal import storage_errors
 
 DONE = ".unpacked"
+_WHOLE = (".zip", ".tar", ".tar.gz", ".tgz")
 # x.zip.part00, x.zip.partaa, x.zip.001, x.tar.gz.aa, x.tar.part-01: pieces of one file, cut by split or by hand.
 _PIECE = re.compile(r"(?P<whole>.+\.(?:zip|tar|tar\.gz|tgz))[._-]?(?:part|split)?[._-]?(?P<number>\d{1,3}|[a-z]{2})")
 
 
-def archives(root: Path, patterns: Iterable[str]) -> dict[str, list[Path]]:
-    """The archives below `root` that the patterns name, each with the files that it consists of, in order."""
-    found: dict[str, list[Path]] = {}
+def archives(root: Path, patterns: Iterable[str]) -> dict[Path, list[Path]]:
+    """The archives below `root` that the patterns name, by the path of the whole, each with the files that it consists of, in
+    order."""
+    found: dict[Path, list[Path]] = {}
     for pattern in patterns:
         for path in sorted({*root.glob(pattern), *root.glob(f"{pattern}.*"), *root.glob(f"{pattern}[-_]*")}):
-            if path.name.endswith(DONE) or not path.is_file():
+            whole = path.name.endswith(_WHOLE)
+            piece = None if whole else _PIECE.fullmatch(path.name)
+            if not (whole or piece) or not path.is_file():  # a mark of ours, a checksum, an unfinished download
                 continue
-            piece = _PIECE.fullmatch(path.name)
-            pieces = found.setdefault(piece["whole"] if piece else path.name, [])
+            pieces = found.setdefault(path.with_name(piece["whole"]) if piece else path, [])
             if path not in pieces:
                 pieces.append(path)
     # Where both lie there, somebody has joined the pieces.
-    return {name: [path for path in pieces if path.name == name] or pieces for name, pieces in sorted(found.items())}
+    return {whole: [whole] if whole in pieces else sorted(pieces, key=_place) for whole, pieces in sorted(found.items())}
 
 
 def unpack(root: Path, patterns: Sequence[str]) -> None:
     """Unpacks archives where they lie and once: each leaves `<archive>.unpacked` when it is done. Pieces are read as one file, and
     are not joined on the disk. Raises DataError for a broken or incomplete one, StorageError for a full disk."""
-    for name, pieces in archives(root, patterns).items():
-        done = pieces[0].with_name(name + DONE)
-        if done.exists():
+    for archive, pieces in archives(root, patterns).items():
+        if _done(archive).exists():
             continue
-        _check_whole(name, pieces)
+        _check_whole(archive, pieces)
         try:
             with storage_errors(root), ExitStack() as files:
                 whole = files.enter_context(io.BufferedReader(_Joined(pieces), 1 << 20))
-                if name.endswith(".zip"):
-                    files.enter_context(zipfile.ZipFile(whole)).extractall(root)
+                if archive.suffix == ".zip":
+                    files.enter_context(zipfile.ZipFile(whole)).extractall(archive.parent)
                 else:
-                    files.enter_context(tarfile.open(fileobj=whole)).extractall(root, filter="data")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+                    files.enter_context(tarfile.open(fileobj=whole)).extractall(archive.parent, filter="data")
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
             told = str(error).partition("\n")[0]
             raise DataError(f"{pieces[0]} is no whole archive: {told}; remove it and download it again") from error
-        done.touch()
+        _done(archive).touch()
 
 
 def missing_step(root: Path, patterns: Sequence[str]) -> str:
     """What is to be done where a medium is not there: download, join, or unpack. Empty where media are not packed."""
     found = archives(root, patterns)
-    packed = [(name, pieces) for name, pieces in found.items() if not (root / f"{name}{DONE}").exists()]
+    packed = [(archive.name, pieces) for archive, pieces in found.items() if not _done(archive).exists()]
     if not patterns:
         return ""
     if not found:
@@ -72,19 +75,28 @@ def missing_step(root: Path, patterns: Sequence[str]) -> str:
     return f"; unpack {name}{more} here if that has not been done"
 
 
-def _check_whole(name: str, pieces: Sequence[Path]) -> None:
+def _done(archive: Path) -> Path:
+    return archive.with_name(archive.name + DONE)
+
+
+def _check_whole(archive: Path, pieces: Sequence[Path]) -> None:
     """Raises DataError where a piece is missing before or between others, and for volumes, which are no plain pieces."""
     if pieces[0].with_suffix(".z01").exists():
-        raise DataError(f"{pieces[0]} is the last of several volumes (.z01 ...): join them, `zip -s 0 {name} --out whole.zip`")
-    numbers = [match["number"] for path in pieces if (match := _PIECE.fullmatch(path.name)) and path.name != name]
-    places = [_place(number) for number in numbers]
+        raise DataError(
+            f"{pieces[0]} is the last of several volumes (.z01 ...): join them, `zip -s 0 {archive.name} --out whole.zip`"
+        )
+    places = [_place(path) for path in pieces if path != archive]
     if places and (places[0] > 1 or any(later != earlier + 1 for earlier, later in pairwise(places))):
         there = ", ".join(path.name for path in pieces)
-        raise DataError(f"{pieces[0].parent} holds {there}, and pieces of {name} before or between them are missing: download them")
+        raise DataError(
+            f"{pieces[0].parent} holds {there}, and pieces of {archive.name} before or between them are missing: download them"
+        )
 
 
-def _place(number: str) -> int:
-    """Of 00, 01 ... or aa, ab ..."""
+def _place(piece: Path) -> int:
+    """The place of a piece by its number, 00, 01 ... or aa, ab ...; part10 comes after part2."""
+    found = _PIECE.fullmatch(piece.name)
+    number = found["number"] if found else "0"
     return int(number) if number.isdigit() else 26 * (ord(number[0]) - 97) + ord(number[1]) - 97
 
 

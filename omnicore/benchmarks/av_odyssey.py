@@ -17,7 +17,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from omnicore.benchmarks.base import Entry, Kind, Refused, Row, Source, by_letter, labelled, latest, letter, noted, placed
+from omnicore.benchmarks.base import (
+    Entry,
+    Kind,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    identity,
+    keyed,
+    labelled,
+    latest,
+    letter,
+    noted,
+    placed,
+)
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -38,7 +52,7 @@ _TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return filled(source.parquet_rows(source.layout))
+    return keyed(filled(source.parquet_rows(source.layout)), lambda item: identity(item, "question_id"))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -57,7 +71,7 @@ def query(source: Source, row: Row) -> Query:
             raise Refused(field, f"{lost[0]} names a medium that the row does not hold")
     return Query(
         benchmark=ENTRY.name,
-        id=str(item["question_id"]),
+        id=identity(item, "question_id"),
         type=item["subfield"],
         question=question,
         options=tuple(options),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.benchmarks.base import Entry, Excluded, Row, Source, by_text
+from omnicore.benchmarks.base import Entry, Excluded, Row, Source, by_text, identity, keyed
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -32,18 +32,17 @@ _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("QA.json")
+    return keyed(source.json_rows("QA.json"), lambda item: source.counted(identity(item, "video_id")))
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     video, task = item["video_id"], item["task"]
-    name = f"{video}-{source.number(video)}"
     if task == "AV Captioning":
-        raise Excluded("task", f"{name} asks for a caption, which has no answer to compare with")
+        raise Excluded("task", f"{row.key} asks for a caption, which has no answer to compare with")
     return Query(
         benchmark=ENTRY.name,
-        id=name,
+        id=row.key,
         type=task,
         question=item["text"],
         options=("Yes", "No"),

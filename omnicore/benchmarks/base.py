@@ -16,11 +16,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
@@ -143,7 +145,6 @@ class Source:
         self.size = entry.size
         self.losses: dict[tuple[str, str], tuple[int, int]] = {}  # by field and value of `entry.shares`: items, and those lost
         self.columns: dict[str, None] = {}  # all fields that items have had
-        self._by_name: dict[str, list[str]] = {}
         self._warnings: list[Refused] = []
         layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
         if layout is None:
@@ -201,6 +202,10 @@ class Source:
             except (OSError, ValueError) as error:
                 raise DataError(f"{path}: broken Parquet after row {number}, {error}; copy it again") from error
 
+    def counted(self, group: str) -> str:
+        """A name for an item that has none: its group with the item's number in it."""
+        return f"{group}-{self.number(group)}"
+
     def number(self, group: str) -> int:
         """0, 1, 2 ... for each call with the same group: ids for items that have none."""
         self._counts[group] = self._counts.get(group, -1) + 1
@@ -219,13 +224,16 @@ class Source:
         """The first of these that is a folder of the copy, ready to be put before a file's name; none of them: the root."""
         return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
 
-    def media(self, field: str, kind: Kind, uri: str, start: float | None = None, end: float | None = None) -> Media:
-        """A medium under `media_root`. Raises Refused when the file is missing or lies outside."""
+    def media(
+        self, field: str, kind: Kind, uri: str, start: float | None = None, end: float | None = None, *, named: str = ""
+    ) -> Media:
+        """A medium under `media_root`; if it is not there, the one file below it whose path ends with `named`, the path as the
+        annotation has it, which is `uri` unless given. Raises Refused when the file is missing or lies outside."""
         # By its name alone: in the hub's cache, and in many a copy, what lies under the root is a link to elsewhere.
         if Path(uri).is_absolute() or ".." in Path(uri).parts:
             raise Refused(field, f"{uri} lies outside {self.media_root}")
         if not (self.media_root / uri).is_file():
-            uri = self._elsewhere(field, kind, uri)
+            uri = self._elsewhere(field, kind, uri, named or uri)
         path = self.media_root / uri
         if uri not in self._digests:
             with path.open("rb") as file:
@@ -236,24 +244,38 @@ class Source:
         """Add to `losses` and `columns`."""
         self.columns |= dict.fromkeys(row.fields)
         for field in self.entry.shares:
-            if value := _noted(row.fields.get(field)):
+            if value := _span(_noted(row.fields.get(field))):
                 all_items, all_lost = self.losses.get((field, value), (0, 0))
                 self.losses[field, value] = all_items + items, all_lost + lost
 
-    def _elsewhere(self, field: str, kind: Kind, uri: str) -> str:
-        """The one file of this name in another folder: archives unpack into folders of their own, and loaders flatten them. Raises
-        Refused where there is none, or several, of which the right one cannot be told."""
-        if not self._by_name:
-            for path in sorted(self.media_root.rglob("*")):
-                if path.is_file():
-                    self._by_name.setdefault(path.name, []).append(path.relative_to(self.media_root).as_posix())
-        match self._by_name.get(Path(uri).name, []):
+    def _elsewhere(self, field: str, kind: Kind, uri: str, named: str) -> str:
+        """The one file of this name in another folder, since archives unpack into folders of their own. Folders that the annotation
+        names must be there: `b/001.mp4` is another film than `a/001.mp4`. Raises Refused where there is none, or several, of
+        which the right one cannot be told."""
+        name = PurePosixPath(named)
+        match [found for found in self._by_name.get(name.name, []) if f"/{found}".endswith(f"/{name}")]:
             case [found]:
                 return found
             case []:
                 raise Refused(field, f"{kind} {uri} is missing{missing_step(self.media_root, self.entry.archives)}")
             case several:
                 raise Refused(field, f"{kind} {uri} is missing, and which of {', '.join(several[:3])} it is cannot be told")
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """All files below `media_root` by base name, through links to folders as well."""
+        found: dict[str, list[str]] = {}
+        seen: set[str] = set()
+        for folder, folders, names in os.walk(self.media_root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            for name in names:
+                found.setdefault(name, []).append(Path(folder, name).relative_to(self.media_root).as_posix())
+        return found
 
     def embedded(self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None) -> Media:
         """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes", "path"}), or the path of a file of
@@ -283,9 +305,12 @@ class Source:
         """The file of a medium; of a link, what it points to."""
         return self._embedded.get(media.uri) or (self.media_root / media.uri).resolve()
 
-    def film(self, field: str, uri: str, start: float | None = None, end: float | None = None) -> tuple[Media, Media]:
-        """Picture and sound of one video file."""
-        return self.media(field, "video", uri, start, end), self.media(field, "audio", uri, start, end)
+    def film(
+        self, field: str, uri: str, start: float | None = None, end: float | None = None, *, named: str = ""
+    ) -> tuple[Media, Media]:
+        """Picture and sound of one video file. Its name is its base name unless the annotation has a path (`named`)."""
+        named = named or PurePosixPath(uri).name
+        return self.media(field, "video", uri, start, end, named=named), self.media(field, "audio", uri, start, end, named=named)
 
 
 def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], int]:
@@ -307,7 +332,7 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
         source.count(row, items=0, lost=int(problems[-1].refused))
 
     for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
-        name = row.key or _id(row)
+        name = row.key
         source.warnings()
         source.count(row, items=1, lost=0)
         try:
@@ -334,14 +359,6 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
     return [query for query, _ in queries.values()], problems, native
 
 
-_IDS = ("id", "qid", "question_id", "index", "problem_id", "Question ID", "video_id", "video")
-
-
-def _id(row: Row) -> str:
-    """What an item without a key calls itself."""
-    return next((f"{name} {row.fields[name]}" for name in _IDS if isinstance(row.fields.get(name), str | int)), "")
-
-
 _EITHER = "the annotation cannot tell which is right"
 
 
@@ -356,6 +373,34 @@ def _reason(source: Source, error: Exception) -> tuple[str, str]:
             first = error.errors(include_url=False)[0]
             return ".".join(map(str, first["loc"])) or "answer", first["msg"]
     return "item", f"has another form than {source.entry.title} publishes: {error}"
+
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):\d{2}")
+
+
+def _span(value: str) -> str:
+    """A length as a clock shows it, by its span, since there are as many lengths as films; any other value as it is."""
+    if not (found := _CLOCK.fullmatch(value.strip())):
+        return value
+    minutes = 60 * int(found[1] or 0) + int(found[2])
+    return next((name for limit, name in ((1, "<1 min"), (5, "1-5 min"), (15, "5-15 min")) if minutes < limit), ">15 min")
+
+
+def identity(item: Mapping[str, Any], *fields: str) -> str:
+    """The name of an item by fields of its own. Raises KeyError for one that is absent, blank, or neither text nor whole number."""
+    for field in fields:
+        if not isinstance(item[field], str | int) or not str(item[field]).strip():
+            raise KeyError(field)
+    return "-".join(str(item[field]) for field in fields)
+
+
+def keyed(rows: Iterable[Row], name: Callable[[Mapping[str, Any]], str]) -> Iterator[Row]:
+    """Rows with the names of their items, by which problems are listed; without one where the item has none."""
+    for row in rows:
+        try:
+            yield replace(row, key=name(row.fields))
+        except KeyError:
+            yield row
 
 
 def noted(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:

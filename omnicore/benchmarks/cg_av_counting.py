@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from omnicore.benchmarks.base import Entry, Row, Source, noted
+from omnicore.benchmarks.base import Entry, Row, Source, identity, keyed, noted
 from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -46,9 +46,8 @@ _WORDS = {
 
 
 def rows(source: Source) -> Iterator[Row]:
-    if source.layout == NATIVE:
-        return source.json_rows(NATIVE)
-    return (row for row in filled(tsv_rows(source, TSV)) if row.broken or row.fields.get("task_mode") == "long_acc")
+    table = (row for row in filled(tsv_rows(source, TSV)) if row.broken or row.fields.get("task_mode") == "long_acc")
+    return keyed(source.json_rows(NATIVE) if source.layout == NATIVE else table, lambda item: identity(item, "index"))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -56,12 +55,12 @@ def query(source: Source, row: Row) -> Query:
     video = item["video"].removeprefix("cg_videos_720p/")
     return Query(
         benchmark=ENTRY.name,
-        id=str(item["index"]),
+        id=identity(item, "index"),
         type=item["type"],
         question=item["question_en"] if "question_en" in item else item["question"],
         answer=str(item["answer"]),
         answer_kind=AnswerKind.number,
-        media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{video}"),
+        media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{video}", named=video),
         cluster=video,
         native=noted(item, {"category": "category", "query_interval": "query_interval"}),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_letter, labelled, letter, noted
+from omnicore.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, labelled, letter, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -29,17 +29,16 @@ _REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("qa.json")
+    return keyed(source.json_rows("qa.json"), lambda item: source.counted(identity(item, "video_id")))
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
     video = str(item["video_id"])
-    name = f"{video}-{source.number(video)}"  # first: an item that is refused below still counts, or its successors change names
     _, options = labelled("Choice", item["Choice"])
     return Query(
         benchmark=ENTRY.name,
-        id=name,
+        id=row.key,
         type=item["Type"],
         question=item["Question"],
         options=tuple(options),

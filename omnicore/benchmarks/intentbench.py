@@ -11,12 +11,13 @@ tests single right options alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, labelled, solved
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, identity, keyed, labelled, solved
 from omnicore.schema import AnswerKind, Query
 
 KINDS = {
@@ -44,7 +45,11 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("qa.json")
+    return keyed(source.json_rows("qa.json"), lambda item: source.counted(_name(item)))
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(PurePosixPath(identity(item, "video" if "video" in item else "path")).with_suffix(""))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -63,17 +68,16 @@ def query(source: Source, row: Row) -> Query:
     answers = solved(kind, gold, options)
     field = "video" if "video" in item else "path"
     video = item[field]
-    name = str(PurePosixPath(video).with_suffix(""))
     return Query(
         benchmark=ENTRY.name,
-        id=f"{name}-{source.number(name)}",
+        id=row.key,
         type=item["problem_type"],
         question=item["problem"],
         options=tuple(options),
         answer=answers[0],
         also=tuple(answers[1:]),
         answer_kind=kind,
-        media=source.film(field, f"{source.folder('videos')}{video}"),
+        media=source.film(field, f"{source.folder('videos')}{video}", named=video),
         cluster=video,
         native={"answer": gold},
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_text, labelled, letter, noted
+from omnicore.benchmarks.base import Entry, Row, Source, by_text, identity, keyed, labelled, letter, noted
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -39,12 +39,12 @@ _LEADS = tuple(
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return source.json_rows("jointavbench.json")
+    return keyed(source.json_rows("jointavbench.json"), lambda item: identity(item, "qid"))
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    name, video = item["qid"], item["video_name"]
+    name, video = identity(item, "qid"), item["video_name"]
     if (source.root / (clip := f"videos/{name}.mp4")).is_file():
         media = source.film("qid", clip)
     else:

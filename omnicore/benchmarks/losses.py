@@ -57,7 +57,9 @@ def skewed(losses: Losses) -> list[str]:
 def refusal(title: str, problems: Sequence[Problem], count: int, limit: float, source: Source) -> str:
     """Why a benchmark or source is not taken, and what would take it."""
     head = f"{title}: {len(problems)} of {count} items cannot be read, more than the {limit:.1%} that prepare.max_refused allows:"
-    enough = math.ceil(1000 * len(problems) / count) / 1000
+    steps = math.ceil(1000 * len(problems) / count)
+    # By the comparison that it has to pass: 0.58 * 50 is less than 29.
+    enough = steps / 1000 if len(problems) <= steps / 1000 * count else (steps + 1) / 1000
     remedy = "complete the local copy"
     if enough < 1:
         remedy += f", or go on without these items: --set prepare.max_refused={enough:g}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, listed, noted
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, identity, keyed, listed, noted
 from omnicore.schema import AnswerKind, Query
 
 UPDATE = "data/json_update/avqa-test.json"
@@ -41,7 +41,7 @@ _SLOT = re.compile(r"<[^<>]+>")
 def rows(source: Source) -> Iterator[Row]:
     if source.layout == UPDATE:
         source.size = 9129
-    return source.json_rows(source.layout)
+    return keyed(source.json_rows(source.layout), lambda item: identity(item, "question_id"))
 
 
 def query(source: Source, row: Row) -> Query:
@@ -54,7 +54,7 @@ def query(source: Source, row: Row) -> Query:
     closed = answer in ("yes", "no")
     return Query(
         benchmark=ENTRY.name,
-        id=str(item["question_id"]),
+        id=identity(item, "question_id"),
         type=" ".join(listed("type", item["type"])),
         question=_SLOT.sub(lambda _: next(filling), template).strip(),
         options=("yes", "no") if closed else (),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Row, Source, by_text, labelled, latest, letter, noted
+from omnicore.benchmarks.base import Entry, Row, Source, by_text, identity, keyed, labelled, latest, letter, noted
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -34,6 +34,10 @@ _DISPLAYED = {name: name for name in ("audio type", "audio content", "image cont
 
 
 def rows(source: Source) -> Iterator[Row]:
+    return keyed(_items(source), lambda item: identity(item, "index"))
+
+
+def _items(source: Source) -> Iterator[Row]:
     if source.layout == HUB:
         yield from filled(source.parquet_rows(HUB))
         return
@@ -48,7 +52,7 @@ def query(source: Source, row: Row) -> Query:
     path = item.get("image_path")
     return Query(
         benchmark=ENTRY.name,
-        id=str(item["index"]),
+        id=identity(item, "index"),
         type=item["task type"],
         question=item["question"],
         options=tuple(options),
@@ -64,8 +68,8 @@ def _media(source: Source, row: Row) -> tuple[Media, Media]:
     if source.layout == HUB:
         return source.embedded("image", "image", item.get("image")), source.embedded("audio", "audio", item.get("audio"))
     return (
-        source.media("image_path", "image", f"mm_data/image/{item['image_path']}"),
-        source.media("audio_path", "audio", f"mm_data/audio/{item['audio_path']}"),
+        source.media("image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]),
+        source.media("audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]),
     )
 
 

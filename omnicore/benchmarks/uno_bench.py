@@ -16,7 +16,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.benchmarks.base import Entry, Excluded, Kind, Refused, Row, Source, by_letter, by_text, checked, listed, placed
+from omnicore.benchmarks.base import (
+    Entry,
+    Excluded,
+    Kind,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    by_text,
+    checked,
+    identity,
+    keyed,
+    listed,
+    placed,
+)
 from omnicore.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -25,7 +39,7 @@ ENTRY = Entry(
     title="UNO-Bench (omni)",
     source="meituan-longcat/UNO-Bench",
     licence="MIT",
-    size=1250,
+    size=3730,  # rows of the table: 1,250 of the omni part and 2,480 others
     annotations=("validation.parquet",),
     cluster="first picture or video",
     shares=("subset_name",),
@@ -40,12 +54,12 @@ _SPOKEN = re.compile(r"\[\[\[(.*?)\]\]\]")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return filled(source.parquet_rows("validation.parquet"))
+    return keyed(filled(source.parquet_rows("validation.parquet")), lambda item: identity(item, "qid"))
 
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    name, score, gold = str(item["qid"]), int(item["score_type"]), item["answer"]
+    name, score, gold = identity(item, "qid"), int(item["score_type"]), item["answer"]
     files = {tag: (c, k, uri) for c, k in _COLUMNS.items() for tag, uri in (item.get(c) or {}).items() if uri}
     tags = list(dict.fromkeys(_TAG.findall(item["question"])))
     kinds = {files[tag][1] for tag in tags if tag in files}

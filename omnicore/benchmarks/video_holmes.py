@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, checked, letter, listed
+from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, checked, identity, keyed, letter, listed
 from omnicore.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -44,6 +44,10 @@ _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
 def rows(source: Source) -> Iterator[Row]:
+    return keyed(_items(source), lambda item: identity(item, "video ID", "Question ID"))
+
+
+def _items(source: Source) -> Iterator[Row]:
     if source.layout != TSV:
         yield from source.json_rows(source.layout)
         return
@@ -61,7 +65,7 @@ def query(source: Source, row: Row) -> Query:
     checked("Options", list(options.values()))
     return Query(
         benchmark=ENTRY.name,
-        id=f"{film}-{item['Question ID']}",
+        id=identity(item, "video ID", "Question ID"),
         type=item["Question Type"],
         question=item["Question"],
         options=tuple(options.values()),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import daily_omni
+from omnicore.benchmarks import daily_omni, omnivideobench
 from omnicore.benchmarks.archives import missing_step, unpack
-from omnicore.benchmarks.base import Refused, Source
+from omnicore.benchmarks.base import Problem, Refused, Row, Source
 from omnicore.benchmarks.files import check_shards
-from omnicore.benchmarks.losses import skewed
+from omnicore.benchmarks.losses import refusal, skewed
 from omnicore.errors import DataError
 
 
@@ -89,11 +89,81 @@ def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text("[]")
     source = Source(entry, tmp_path)
-    assert source.media("f", "video", "Videos/film.mp4").uri == "Videos/chunk_1/film.mp4"
+    assert source.film("f", "Videos/film.mp4")[0].uri == "Videos/chunk_1/film.mp4"
     with pytest.raises(Refused, match=r"is missing, and which of a/twice\.mp4, b/twice\.mp4 it is cannot be told"):
-        source.media("f", "video", "Videos/twice.mp4")
+        source.film("f", "Videos/twice.mp4")
+    assert source.media("f", "video", "Videos/b/twice.mp4", named="b/twice.mp4").uri == "b/twice.mp4"
     with pytest.raises(Refused, match=r"is missing; download Videos\.tar and unpack it here"):
         source.media("f", "video", "Videos/none.mp4")
+
+
+def test_a_film_of_another_folder_is_another_film(tmp_path: Path) -> None:
+    (tmp_path / "qa.json").write_text("[]")
+    (tmp_path / "unpacked" / "b").mkdir(parents=True)
+    (tmp_path / "unpacked" / "b" / "001.mp4").write_text("film")
+    source = Source(daily_omni.ENTRY, tmp_path)
+    assert source.media("path", "video", "b/001.mp4").uri == "unpacked/b/001.mp4"
+    with pytest.raises(Refused, match=r"a/001\.mp4 is missing"):
+        source.media("path", "video", "a/001.mp4")
+    with pytest.raises(Refused, match=r"videos/a/001\.mp4 is missing"):
+        source.film("video", "videos/a/001.mp4", named="a/001.mp4")
+
+
+def test_files_are_found_through_linked_folders(tmp_path: Path) -> None:
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "deep" / "film.mp4").write_text("film")
+    (tmp_path / "store" / "loop").symlink_to("../store")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "qa.json").write_text("[]")
+    (copy / "videos").symlink_to("../store")
+    assert Source(daily_omni.ENTRY, copy).film("f", "Videos/film.mp4")[0].uri == "videos/deep/film.mp4"
+
+
+def test_only_archives_are_unpacked_and_pieces_in_their_order(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as packed:
+        packed.writestr("film.txt", "".join(map(str, range(10_000))))
+    data = (tmp_path / "whole.zip").read_bytes()
+    copy = tmp_path / "copy"
+    (copy / "Benchmark").mkdir(parents=True)
+    size = -(-len(data) // 12)
+    for place in range(12):
+        (copy / f"videos.zip.part{place + 1}").write_bytes(data[place * size :][:size])
+    (tmp_path / "whole.zip").rename(copy / "Benchmark" / "videos.zip")
+    for beside in ("videos.zip.md5", "videos.zip.sha256", "videos.zip.part", "videos.zip.aria2"):
+        (copy / beside).write_text("no archive")
+    unpack(copy, ("videos.zip", "Benchmark/videos.zip"))
+    assert (copy / "film.txt").read_bytes() == (copy / "Benchmark" / "film.txt").read_bytes()
+    assert "download them again" in missing_step(copy, ("videos.zip", "Benchmark/videos.zip"))
+
+
+def test_volumes_name_the_command_that_joins_them(tmp_path: Path) -> None:
+    (tmp_path / "videos.zip").write_bytes(b"PK")
+    (tmp_path / "videos.z01").touch()
+    with pytest.raises(DataError, match=r"`zip -s 0 videos\.zip --out whole\.zip`"):
+        unpack(tmp_path, ("videos.zip",))
+
+
+@pytest.mark.parametrize("count", [50, 90, 150, 170, 1197, 9185])
+def test_the_proposed_limit_would_pass(count: int, tmp_path: Path) -> None:
+    (tmp_path / "qa.json").write_text("[]")
+    source = Source(daily_omni.ENTRY, tmp_path)
+    problem = Problem(benchmark="b", file="f", line=1, id="", field="x", message="is missing")
+    for lost in range(1, count, 1 + count // 400):
+        said = refusal("B", [problem] * lost, count, 0.0, source)
+        if found := re.search(r"max_refused=([\d.]+)", said):
+            assert lost <= float(found[1]) * count
+            assert float(found[1]) - lost / count < 0.0021
+
+
+def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("[]")
+    source = Source(omnivideobench.ENTRY, tmp_path)
+    for length in ("00:59", "01:00", "4:59", "05:00", "14:59", "15:00", "1:00:00"):
+        source.count(Row("data.json", 1, {"duration": length}), items=1, lost=0)
+    assert source.losses == {
+        ("duration", name): (n, 0) for name, n in (("<1 min", 1), ("1-5 min", 2), ("5-15 min", 2), (">15 min", 2))
+    }
 
 
 def test_a_loss_that_is_skewed_is_told() -> None:

@@ -95,3 +95,13 @@ def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, Source]
             assert [problem.message for problem in made[1]] == [], field
         assert (queries[0].question, queries[0].options, queries[0].answer) == (whole.question, whole.options, whole.answer)
     assert refusing == NEEDED[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refused_item_has_the_id_that_its_query_would_have(name: str, copies: Mapping[str, Source]) -> None:
+    source = copies[name]
+    row = first(name, source)
+    (whole,) = again(name, source, row)[0]
+    answer = next(iter(NEEDED[name] & {"answer", "Answer", "label", "anser", "correct_answer", "correct_option", "solution"}))
+    (problem,) = again(name, source, replace(row, fields={key: row.fields[key] for key in row.fields if key != answer}))[1]
+    assert (problem.id, problem.field) == (whole.id, answer)

@@ -118,12 +118,12 @@ def spoil(items: list[Any]) -> None:
 
 
 SPOILT = [
-    (3, "Question ID 2", "Answer", "'G' names none of the 6 options"),
+    (3, "xTrainNight-2", "Answer", "'G' names none of the 6 options"),
     (4, "", "line", "is no object: 'Put in order'"),
-    (5, "Question ID 1", "video ID", "video videos/gone.mp4 is missing; download videos.zip and unpack it here"),
+    (5, "gone-1", "video ID", "video videos/gone.mp4 is missing; download videos.zip and unpack it here"),
     (6, "xTrainNight-1", "id", "xTrainNight-1 occurs twice"),
-    (7, "Question ID 3", "Question", "is missing"),
-    (8, "Question ID 4", "Options", "options 1 and 2 are equal: 'same'"),
+    (7, "y-Mirror_7-3", "Question", "is missing"),
+    (8, "y-Mirror_7-4", "Options", "options 1 and 2 are equal: 'same'"),
 ]
 
 
