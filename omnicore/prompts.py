@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 
 from omnicore.config import Profile, digest
-from omnicore.schema import PLACE, Media, Query, View
+from omnicore.errors import DataError
+from omnicore.schema import PLACE, AnswerKind, Media, Query, View
 
 SHOWN: dict[View, frozenset[str]] = {
     View.omni: frozenset({"image", "audio", "video"}),
@@ -38,6 +39,22 @@ def parts(query: Query, view: View, profile: Profile, permutation: Sequence[int]
     placed = {int(number) for number in PLACE.findall(text)}
     first = [m for number, m in enumerate(query.media, 1) if number not in placed and m.kind in SHOWN[view]]
     return (*first, *_inline(text, query.media, view))
+
+
+def choices(query: Query, profile: Profile, permutation: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Return what a model may answer where `profile.scoring` bounds it, in the order shown: letters, or the options' texts.
+
+    Nothing where replies are free, and for questions that are not answered by one option. Raises DataError for options that are
+    media, which a model cannot say.
+    """
+    if profile.scoring == "reply" or query.answer_kind not in (AnswerKind.choice, AnswerKind.yes_no):
+        return ()
+    if profile.style == "letter":
+        return tuple(chr(65 + i) for i in range(len(query.options)))
+    shown = tuple(query.options[i] for i in permutation or range(len(query.options)))
+    if any(PLACE.search(option) for option in shown):
+        raise DataError(f"{query.benchmark}, id {query.id}: an option is a medium, which no text names: set profile.style=letter")
+    return shown
 
 
 def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | str]:

@@ -12,7 +12,7 @@ from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
 from omnicore.engines.estimate import Estimate, estimate
 from omnicore.engines.orders import orders
-from omnicore.errors import EngineError
+from omnicore.errors import ConfigError, EngineError
 from omnicore.recipe import Recipe
 
 
@@ -31,6 +31,7 @@ class Asking:
 
         Raises EngineError when the canary fails, or more requests fail than `max_error_rate` allows.
         """
+        self._check(recipe)
         with self._opened(recipe, output, label) as engine:
             perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests), orders(self.requests))
             replies = ask(
@@ -47,6 +48,7 @@ class Asking:
 
     def cost(self, recipe: Recipe) -> Estimate:
         """Asks a batch, or as many as go at a time, and no more."""
+        self._check(recipe)
         together = self.batch if self.config.kind == "transformers" else self.config.concurrency
         return estimate(
             self.requests,
@@ -56,6 +58,17 @@ class Asking:
             together=together,
             opened=lambda: self._open(recipe),
         )
+
+    def _check(self, recipe: Recipe) -> None:
+        """Raises ConfigError where the engine cannot score as the profile asks."""
+        scoring, here = recipe.profile.scoring, self.config.kind == "transformers"
+        if scoring == "choice" and here:
+            raise ConfigError("profile.scoring=choice needs a server that constrains replies (vLLM); in this process use logprob")
+        if scoring == "logprob" and not here:
+            raise ConfigError(
+                "profile.scoring=logprob needs engine.kind=transformers: chat completions do not score given replies; use choice "
+                "with vLLM"
+            )
 
     @property
     def _together(self) -> int:

@@ -21,11 +21,15 @@ MEDIA_LENGTH = {"image": 1_000, "audio": 5_000, "video": 50_000}
 
 @dataclass(frozen=True)
 class Request:
-    """One user turn; `root` is the directory that media URIs are relative to, `name` the query's benchmark/id, for messages."""
+    """One user turn; `root` is the directory that media URIs are relative to, `name` the query's benchmark/id, for messages.
+
+    With `choices` the reply is one of them: a server generates nothing else, a model in this process gives the likeliest.
+    """
 
     parts: tuple[Media | str, ...]
     root: Path
     name: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ from omnicore.config import EngineConfig, Profile
 from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.engines.client import Client
-from omnicore.errors import DataError
+from omnicore.errors import DataError, EngineError
 from omnicore.media import Video, intact, read
 from omnicore.schema import Media
 
 COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
 CODERS = 2  # threads that decode and encode media
+BOUND = "structured_outputs"  # vLLM's field; `guided_choice`, its name before, is ignored by 0.32
+SHOWN = 80  # characters of a reply or a choice in a message
 KEPT = 64 << 20  # bytes of encoded media kept for further draws of the same query
 
 
@@ -168,19 +170,41 @@ def opening(fields: Mapping[str, Any], system: str) -> bytes:
     return to_json({**fields, "messages": messages}).removesuffix(b"]}") + comma + b'{"role":"user","content":['
 
 
-def closing(items: Sequence[Item], seed: int) -> bytes:
-    """The end of a body. Raises DataError for videos of unlike rates: a request has room for one."""
+def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> bytes:
+    """The end of a body; with `choices` the server may generate nothing else.
+
+    Raises DataError for videos of unlike rates: a request has room for one.
+    """
     rates = sorted({item.fps for item in items if item.fps})
     if len(rates) > 1:
         listed = " and ".join(f"{rate:g}" for rate in rates)
         raise DataError(f"its videos are shown at {listed} frames a second, and a request has one rate for all: clip them alike")
-    return b"]}]," + to_json({**(video_settings(rates[0]) if rates else {}), "seed": seed})[1:]
+    bounded = {BOUND: {"choice": choices}} if choices else {}
+    return b"]}]," + to_json({**(video_settings(rates[0]) if rates else {}), **bounded, "seed": seed})[1:]
 
 
 async def _asked(client: Client, head: bytes, items: _Items, request: Request, seed: int) -> Reply:
+    """Raises EngineError as `_check_choice` does."""
     try:
         shown = [await items.item(part, request.root) for part in request.parts]
-        end = closing(shown, seed)
+        end = closing(shown, seed, request.choices)
     except DataError as error:
         return unreadable(request, error)
-    return await client.reply(head + b",".join(item.json for item in shown) + end)
+    reply = await client.reply(head + b",".join(item.json for item in shown) + end)
+    if request.choices and not reply.error:
+        _check_choice(reply, request.choices)
+    return reply
+
+
+def _check_choice(reply: Reply, choices: Sequence[str]) -> None:
+    """Raises EngineError for a reply that is none of the choices: servers ignore fields that they do not know."""
+    said = reply.text.strip()
+    if said in choices or (reply.truncated and not said):  # a thought that was cut is a cut reply
+        return
+    if reply.truncated:
+        raise EngineError(f"profile.max_new_tokens cuts a choice at {said[:SHOWN]!r}: raise it above the longest option's tokens")
+    listed = ", ".join(repr(choice[:SHOWN]) for choice in choices)
+    raise EngineError(
+        f"the server answered {said[:SHOWN]!r}, which is none of the choices {listed}: it ignores {BOUND}. "
+        "Use a server that knows it, as vLLM 0.32 does, or profile.scoring=reply"
+    )

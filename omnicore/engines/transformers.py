@@ -16,6 +16,7 @@ from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unr
 from omnicore.errors import DataError, TooLongError
 from omnicore.media import RATE, Video, Wave, measure, read
 from omnicore.models import thinker
+from omnicore.models.choose import likeliest
 from omnicore.models.generate import Generated, generate
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.models.runtime import device
@@ -107,7 +108,7 @@ class TransformersEngine:
     def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
         """Answer a batch; a request with a medium that cannot be read, or a sound that is too long, gets a reply with an error."""
         torch.manual_seed(batch.seed)
-        prompts = [self._prompt(request) for request in batch.requests]
+        prompts = [self._answered(request) for request in batch.requests]
         asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         if not asked:
             return [prompt for prompt in prompts if isinstance(prompt, Reply)]
@@ -122,6 +123,13 @@ class TransformersEngine:
             )
         )
         return [prompt if isinstance(prompt, Reply) else _reply(next(found)) for prompt in prompts]
+
+    def _answered(self, request: Request) -> Prompt | Reply:
+        """The prompt to generate from, or the reply where none is generated: an error, or the likeliest choice."""
+        prompt = self._prompt(request)
+        if isinstance(prompt, Reply) or not request.choices:
+            return prompt
+        return Reply(likeliest(self.model, self.encoder, prompt, request.choices))
 
     def _prompt(self, request: Request) -> Prompt | Reply:
         try:

@@ -20,7 +20,7 @@ from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
-from omnicore.prompts import parts, profile_hash
+from omnicore.prompts import choices, parts, profile_hash
 from omnicore.recipe import Recipe
 from omnicore.schema import AnswerKind, Manifest, Outcome, Query, Response, View
 from omnicore.scoring.verify import judge
@@ -189,7 +189,7 @@ def asking(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]) -
     kept = manifest.kept()
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
-    requests = [Request(parts(q, view, recipe.profile), root, "/".join(q.key)) for q, view in asked]
+    requests = [Request(parts(q, view, recipe.profile), root, "/".join(q.key), choices(q, recipe.profile)) for q, view in asked]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     return Shown(queries, controls, manifest, asked), Asking(recipe.engine, model, requests, sampling, config.batch)

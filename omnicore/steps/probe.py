@@ -13,7 +13,7 @@ from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling
 from omnicore.errors import ConfigError
 from omnicore.journal import read_jsonl, write_json, write_jsonl
-from omnicore.prompts import parts, permutation, profile_hash
+from omnicore.prompts import choices, parts, permutation, profile_hash
 from omnicore.recipe import Recipe
 from omnicore.schema import Draw, Outcome, Query, View
 from omnicore.scoring.verify import judge
@@ -33,7 +33,10 @@ def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> t
         for query in queries
         for number in range(count)
     ]
-    requests = [Request(parts(query, view, recipe.profile, order), root, "/".join(query.key)) for query, view, _, order in plan]
+    requests = [
+        Request(parts(query, view, recipe.profile, order), root, "/".join(query.key), choices(query, recipe.profile, order))
+        for query, view, _, order in plan
+    ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     return plan, Asking(config.engine, config.model, requests, sampling, config.batch)
 

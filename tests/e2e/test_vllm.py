@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,26 @@ def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
     monkeypatch.setattr(http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]})
     with pytest.raises(EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"):
         canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"})
+
+
+def test_vllm_says_nothing_but_the_choices(served: Served, shapes: dict[str, list[Request]]) -> None:
+    """Free replies are none of them; and a server that is asked by another field, which vLLM ignores, is refused."""
+    words = ("a red fox", "owl", "3")
+    bounded = [replace(request, choices=words) for request in shapes["omni"][:24]]
+    engine = HttpEngine(served.config, served.name, Profile())
+    said = [reply.text for reply in answers(engine, bounded, Sampling(1.0, 14), 1)]
+    assert set(said) <= set(words)
+    assert len(set(said)) > 1
+    assert not {reply.text for reply in answers(engine, shapes["omni"][:24], Sampling(1.0, 14), 1)} & set(words)
+
+
+def test_a_field_that_vllm_does_not_know_is_no_constraint(
+    served: Served, shapes: dict[str, list[Request]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "BOUND", "guided_choice")
+    engine = HttpEngine(served.config, served.name, Profile())
+    with pytest.raises(EngineError, match="none of the choices"):
+        answers(engine, [replace(shapes["omni"][0], choices=("a red fox", "owl"))], GREEDY, 1)
 
 
 def test_seeded_draws_are_answered_and_repeat(served: Served, shapes: dict[str, list[Request]]) -> None:

@@ -1,0 +1,34 @@
+"""Choose among given replies by their log-probabilities, as lm-evaluation-harness scores multiple choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from omnicore.models.processor import Encoder, Prompt, collate
+
+
+def likeliest(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> str:
+    """Return the choice of the highest log-probability a character (acc_norm of lm-evaluation-harness); the first of equal ones.
+
+    A long option has a lower sum than a short one for its length alone. Letters are equally long: for them it is the sum (acc).
+    """
+    sums = log_probabilities(model, encoder, prompt, choices)
+    scores = [total / len(choice) for total, choice in zip(sums, choices, strict=True)]
+    return choices[scores.index(max(scores))]
+
+
+@torch.inference_mode()
+def log_probabilities(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> list[float]:
+    """Return the log-probability of each choice as the start of the reply, summed over its tokens, without the end of turn."""
+    model.eval()
+    replies = [encoder.reply_ids(choice)[:-1] for choice in choices]
+    batch = collate([prompt] * len(choices), replies, encoder.pad_id, model.device)
+    labels = batch.pop("labels")
+    logits = model(**batch).logits[:, :-1].float()
+    targets = labels[:, 1:]
+    table = torch.log_softmax(logits, -1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    sums: list[float] = table.masked_fill(targets < 0, 0.0).sum(1).tolist()
+    return sums
