@@ -159,8 +159,12 @@ def trainjob(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def training_runtime(name: str, namespace: str, image: str, ttl_seconds: int) -> dict[str, Any]:
-    """The project's own runtime for TrainJobs: those that come with Trainer do not obey `restricted`."""
+def training_runtime(name: str, namespace: str, image: str) -> dict[str, Any]:
+    """The project's own runtime for TrainJobs: those that come with Trainer do not obey `restricted`.
+
+    Its JobSet has no `ttlSecondsAfterFinished`: Trainer 2.3.0 creates the JobSet of a failed TrainJob again once it has gone by its
+    TTL, and runs the job a second time (kubeflow/trainer#3737). `launcher.ttl_seconds` is an annotation that `omnicore reap` obeys.
+    """
     kind = KINDS["trainjob"]
     container = {
         "name": kind.container,
@@ -188,7 +192,6 @@ def training_runtime(name: str, namespace: str, image: str, ttl_seconds: int) ->
             "template": {
                 "spec": {
                     "failurePolicy": {"maxRestarts": 0},
-                    "ttlSecondsAfterFinished": ttl_seconds,
                     "replicatedJobs": [{"name": kind.container, "template": job}],
                 }
             },

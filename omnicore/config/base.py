@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from omnicore.config.written import fitted
 from omnicore.schema import CONTROL
@@ -64,6 +65,20 @@ class Profile(Config):
         return text
 
 
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/: digits, then Ki to Ei, n to E, or an exponent.
+_QUANTITY = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+
+
+def quantity(text: str) -> str:
+    """The text, where a cluster takes it as a quantity. Raises ValueError: a cluster would refuse it only when a job is created."""
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError(f"{text!r} is no quantity of Kubernetes: write 64Gi (2^30) or 64G (10^9), or cores as 8 or 500m")
+    return text
+
+
+Quantity = Annotated[str, AfterValidator(quantity)]
+
+
 class EngineConfig(Config):
     """Who answers: a model in this process, a server that speaks OpenAI's chat completions (vLLM, `omnicore serve`), or one
     that KServe runs for the step alone, in the namespace of `launcher` and with its image, storage and secrets."""
@@ -86,8 +101,8 @@ class EngineConfig(Config):
     reference: str = Field("", description="checkpoint whose stored canary answers the server must give, or embedded:NAME")
     runtime: str = Field("omnicore-vllm", description="ServingRuntime of KServe that serves the model")
     gpus: int = Field(1, ge=0, description="of KServe's server, which shares the model out among them")
-    cpu: str = Field("8", description="cores of KServe's server")
-    memory: str = Field("64Gi", description="of KServe's server, without its shared memory")
+    cpu: Quantity = Field("8", description="cores of KServe's server")
+    memory: Quantity = Field("64Gi", description="of KServe's server, without its shared memory")
     service_account: str = Field("omnicore-serve", description="of KServe's server, which mounts no token of it")
     start_seconds: int = Field(3_600, ge=1, description="until KServe's server must answer; time in a queue does not count")
 
@@ -111,9 +126,9 @@ class LauncherConfig(Config):
     gpu_memory: float = Field(
         0, ge=0, description="GiB of one GPU, to which a dry run holds its estimate; 0: of the one that is here"
     )
-    cpu: str = Field("8", description="cores of a pod")
-    memory: str = Field("64Gi", description="of a pod, shared memory included")
-    shared_memory: str = Field("16Gi", description="size of a pod's /dev/shm: data loaders and NCCL use it")
+    cpu: Quantity = Field("8", description="cores of a pod")
+    memory: Quantity = Field("64Gi", description="of a pod, shared memory included")
+    shared_memory: Quantity = Field("16Gi", description="size of a pod's /dev/shm: data loaders and NCCL use it")
     env: dict[str, str] = Field({}, description="environment of the pods")
     secrets: dict[str, str] = Field({}, description="environment from Secrets: AWS_ACCESS_KEY_ID: omnicore-s3/AWS_ACCESS_KEY_ID")
     node_selector: dict[str, str] = {}
@@ -127,7 +142,11 @@ class LauncherConfig(Config):
     service_account: str = Field("omnicore-train", description="of the pods, which mount no token of it")
     runtime: str = Field("omnicore", description="TrainingRuntime that a TrainJob starts from")
     deadline_seconds: int = Field(86_400, ge=1, description="a job that runs longer fails")
-    ttl_seconds: int = Field(3_600, ge=0, description="a finished job that nobody removed goes after this")
+    ttl_seconds: int = Field(
+        3_600,
+        ge=0,
+        description="a finished job that nobody removed goes after this; a TrainJob with the next run of `omnicore reap`",
+    )
     keep_on_failure: bool = Field(False, description="leave a failed job and its pods for a look, until their ttl ends")
 
     @model_validator(mode="after")

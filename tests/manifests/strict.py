@@ -33,10 +33,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)  # type: ignore[no-untyped-call]
 
 
-def validate(found: Mapping[str, Any]) -> list[str]:
-    """Errors, each with the place; empty when the API server would take the object."""
+def validate(found: Mapping[str, Any], crd: Path | None = None) -> list[str]:
+    """Errors, each with the place; empty when the API server would take the object. `crd` is the file of another version's CRD."""
     api, kind = found.get("apiVersion", ""), found.get("kind", "")
-    schema = _schema(api, kind)
+    schema = _of(crd, kind, api.partition("/")[2]) if crd else _schema(api, kind)
     if schema is None:
         return _built_in(dict(found))
     errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(dict(found)), key=lambda e: list(map(str, e.path)))
@@ -76,9 +76,16 @@ def _built_in(found: dict[str, Any]) -> list[str]:
 def _schema(api: str, kind: str) -> Any:
     """The closed schema of a kind, None where no CRD has it."""
     group, _, wanted = api.partition("/")
-    for path in sorted(CRDS.glob(f"{group}_{kind.lower()}*.yaml")):
-        spec = yaml.load(path.read_text(), _Loader)["spec"]
-        for version in spec["versions"]:
+    found = (_of(path, kind, wanted) for path in sorted(CRDS.glob(f"{group}_{kind.lower()}*.yaml")))
+    return next((schema for schema in found if schema), None)
+
+
+@cache
+def _of(path: Path, kind: str, wanted: str) -> Any:
+    """The closed schema that a CRD's file has of a kind's version, None where it has none."""
+    for document in yaml.load_all(path.read_text(), _Loader):
+        spec = (document or {}).get("spec", {})
+        for version in spec.get("versions", []):
             if (spec["names"]["kind"], version["name"]) == (kind, wanted):
                 schema = closed(version["schema"]["openAPIV3Schema"])
                 schema["properties"] |= {

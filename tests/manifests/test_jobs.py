@@ -77,7 +77,7 @@ CASES = {
     "pytorchjob-cpu": lambda: manifest(spec("pytorchjob", "sft", gpus_per_node=0)),
     "trainjob-full": lambda: manifest(spec("trainjob", **FULL)),
     "trainjob-evaluate": lambda: manifest(spec("trainjob", "evaluate")),
-    "trainingruntime": lambda: training_runtime("omnicore", "team", IMAGE, 3600),
+    "trainingruntime": lambda: training_runtime("omnicore", "team", IMAGE),
 }
 
 

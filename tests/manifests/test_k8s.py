@@ -215,7 +215,7 @@ def test_no_secret_has_a_value(name: str) -> None:
 
 
 def test_the_runtime_of_trainjobs_is_the_one_that_the_launcher_expects() -> None:
-    made = training_runtime("omnicore", "omnicore", "omni-train:dev", LauncherConfig().ttl_seconds)
+    made = training_runtime("omnicore", "omnicore", "omni-train:dev")
     assert one("overlays/local", "TrainingRuntime", "omnicore") == made
 
 

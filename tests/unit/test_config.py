@@ -220,3 +220,15 @@ def test_no_number_of_a_recipe_takes_an_absurd_value(value):
     for field in fields:
         with pytest.raises(ConfigError, match=re.escape(field.rpartition(".")[0] or field)):
             load_recipe("tiny", [f"{field}={value}"])
+
+
+@pytest.mark.parametrize("field", ["launcher.memory", "launcher.shared_memory", "launcher.cpu", "probe.engine.memory"])
+@pytest.mark.parametrize("text", ["64GB", "512K", "64 Gi", "64gi", "1e", "Gi", "-1Gi", "1,5Gi", ""])
+def test_a_quantity_that_a_cluster_refuses_is_refused(field, text):
+    with pytest.raises(ConfigError, match=r"is no quantity of Kubernetes: write 64Gi \(2\^30\) or "):
+        load_recipe("tiny", [f"{field}={text}"])
+
+
+@pytest.mark.parametrize("text", ["64Gi", "64G", "500m", "8", "1.5Gi", "+2Ti", "512k", "1e3", "100Mi"])
+def test_a_quantity_that_a_cluster_takes_is_kept_as_written(text):
+    assert load_recipe("tiny", [f"launcher.memory={text}"]).launcher.memory == text
