@@ -15,7 +15,7 @@ SHOWN: dict[View, frozenset[str]] = {
     View.audio_only: frozenset({"audio"}),
     View.text_only: frozenset(),
 }
-_FORMAT = 4  # raised when `parts` or `scoring` changes, so that scores made with another format are never compared
+_FORMAT = 5  # raised when `parts` or `scoring` changes, so that scores made with another format are never compared
 
 
 def profile_hash(profile: Profile) -> str:

@@ -43,7 +43,7 @@ _I_SAY = (
 _RIGHT = rf"(?:(?:a|my)\s)?(?:{_ADJECTIVE}\s){{0,4}}(?:{_ADJECTIVE}|option|choice|answer|match|fit|one|letter|it)\b"
 _SUITS = r"(?:fits|matches|suits|describes)"
 _OPENING = (
-    r"\s*(?:(?:so|therefore|thus|hence|then|overall|clearly|finally|conclusion|in\s(?:conclusion|summary)|ok(?:ay)?|well|sure|and|"
+    r"\s*(?:(?:so|therefore|thus|hence|then|overall|clearly|finally|conclusion|in\s(?:conclusion|summary)|ok(?:ay)?|well|sure|and|assistant|"
     r"因此|所以|综上所述)\b[,:]?\s*)*"
     r"(?:(?:based\son|among|of|from|given|looking\sat|listening\sto|in|after|considering|with|judging)\b[^.;:\ue000-\uf8ff]{0,120}?,\s*)?"
 )
@@ -77,15 +77,15 @@ FORMS = (
     _form("I would choose ~", rf"{_I_SAY}{_SO}(?P<x>{X})"),
     _form("I think the sound is ~", rf"{_I_SAY}(?:\sthat)?\s(?:the\s[\w\s]{{1,40}}?){_IS}{_SO}(?P<x>{X})"),
     _form("Choose ~", rf"^{_OPENING}(?:choose|pick|select|go\swith)\s{_SO}(?P<x>{X})"),
-    _form("~ is the correct answer", rf"(?P<x>{X})[\"')\]]{{0,3}}{_IS}\s*{_SO}{_RIGHT}"),
+    _form("~ is the correct answer", rf"(?P<x>{X})[\"')\]]{{0,3}}(?:{_IS}|\s(?:seems|appears|looks)\b)\s*{_SO}{_RIGHT}"),
     _form(
         "~ fits best", rf"(?P<x>{X})[\"')\]]{{0,3}}\s(?:{_SUITS}\s(?:the\s\w+\s)?best|best\s{_SUITS}\b[^,;\ue000-\uf8ff]{{0,80}})"
     ),
-    _form("答案是~", rf"(?:答案|正确的?选项|最佳选项){_ZH_IS}\s*{_QUOTE}(?P<x>{X})", heads=True),
+    _form("答案是~", rf"(?:答案|正确的?选项|最佳选项|正确的(?=是)){_ZH_IS}\s*{_QUOTE}(?P<x>{X})", heads=True),
     _form("选~", rf"选(?:择|项是|项为|项)?\s*:?\s*{_QUOTE}(?P<x>{X})"),
     _form("~是正确的", rf"(?P<x>{X})\s*(?:选项)?(?:是|为)?(?:最)?(?:正确|对|合适|符合)(?:的|答案|选项)*(?=\s*(?:[.,;!]|$))"),
     _form("~", rf"^{_OPENING}{_QUOTE}(?P<x>{X})", explicit=False, bare=True),
-    _form("It is ~", rf"^{_OPENING}(?:it|this|that|there){_IS}{_SO}(?P<x>{X})", explicit=False),
+    _form("It is ~", rf"^{_OPENING}(?:it|this|that){_IS}{_SO}(?P<x>{X})", explicit=False),
     _form("It sounds like ~", rf"^{_OPENING}(?:it|this|that)\s(?:sounds|looks)\slike\s(?P<x>{X})", explicit=False),
     _form("The sound is ~", rf"^{_OPENING}the\s(?:[\w'-]+\s){{0,7}}[\w'-]+{_IS}{_SO}(?P<x>{X})", explicit=False, whole=True),
 )
@@ -116,7 +116,7 @@ _REASON = re.compile(
 )
 _GOES_ON = re.compile(
     r"[\"')\]}>]*\s*(?:$|[.,:(}]|\s[-–—]|[–—]|(?:because|since|as|due|given|based|for|according|where|which|when|while|whereas|with|"
-    r"from|in|at|after|before|rather|instead|not|over|than|here|therefore|without)\b|因|由于|而)",
+    r"from|in|at|after|before|rather|instead|not|over|than|here|therefore|without)\b|因|由于|而|吧)",
     re.IGNORECASE,
 )
 _NOUN = re.compile(
@@ -127,7 +127,7 @@ _NOUN = re.compile(
 _BLOCKED = re.compile(
     r"\b(?:(?:if|unless)\b(?!\s(?:I|we)\s(?:had|have|must|were)\b)|whether|suppose|supposing|assuming|imagine|"
     r"doubt|unlikely|impossible|(?:not|n't|never)\s(?:\w+\s){0,2}?(?:think|believe|say|agree|mean|claim)\b)|n't\s(?:think|believe|say)|"
-    r"如果|假如|若|要是",
+    r"^\W*(?:for\s)?example\b|\bformat\b|如果|假如|若|要是",
     re.IGNORECASE,
 )
 # What holds for its clause alone.
@@ -146,10 +146,10 @@ _MAYBE = re.compile(
     r"otherwise|else|both)\b|或|也|可能",
     re.IGNORECASE,
 )
-_TURNS = re.compile(r"\s*(?:but|or|however|alternatively|actually|unless|otherwise)\b", re.IGNORECASE)
+_TURNS = re.compile(r"\s*(?:but|or|however|alternatively|actually|unless|otherwise|then\sagain)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"^\W*(?:no|wait|actually|hold\son|scratch\sthat|correction|on\ssecond\sthought|hmm+|sorry|不对|不)\s*(?:[,.!—-]|$)|"
-    r"\b(?:that|this|which|it|I|answer)(?:\s(?:is|was|am)|'s|'m)?\s(?:wrong|incorrect|mistaken|false|not\s(?:the\s)?(?:right|correct|answer))",
+    r"\b(?:that|this|which|it|I|answer)(?:\s(?:is|was|am)|'s|'m)?\s(?:wrong|incorrect|mistaken|false|not\s(?:the\s)?(?:right|correct|answer))|\bI\s(?:disagree|do\snot\sagree)\b",
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
@@ -174,6 +174,7 @@ _REJECTED = re.compile(
     r"\s*(?:no|not|never|none|nothing|wrong|incorrect|false|isn't|doesn't|cannot|can't|likely|possible|maybe)\b", re.IGNORECASE
 )
 _HEADING = re.compile(r"((?:\b(?:final|correct|my|the)\s){0,3}\banswer|答案)\s*:?[ \t]*\n\s*", re.IGNORECASE)
+_RANKED = re.compile(rf"\d[.)]\s?{X}[^\ue000-\uf8ff]{{0,40}}?\d[.)]\s?{X}")  # "1. ~ 2. ~"
 _SENTENCE = re.compile(r"([.!?;](?=[\"')\]]*(?:\s|$))|\n)")
 _MOST = 6  # statements of one sentence; who stutters more than that states nothing
 
@@ -206,7 +207,7 @@ def statements(text: str, extra: Sequence[Form] = ()) -> Stated:
         extra: Forms of a kind of answer beside those of all.
     """
     sentences = list(_sentences(_HEADING.sub(r"\1: ", text)))
-    stated = Stated()
+    stated = Stated(unclear=bool(_RANKED.search(text)))
     denied: set[str] = set()
     for number, (sentence, mark) in enumerate(sentences):
         if mark == "?":
