@@ -1,8 +1,9 @@
 """What PyAV reads: the frames of a video at given times, and the sound track of a video or m4a. Used through `media`.
 
-Frames are found by their time stamps, so a variable frame rate is no case of its own: what is shown at a time is the last
-frame that does not begin after it. Between two times the reader goes to the keyframe before the later one when the index
-of the file knows one that lies ahead, so 32 frames of an hour cost 32 short runs.
+Frames are found by their time stamps, so a variable frame rate is no case of its own: the frame on show at a time is the last
+one that does not begin after it. Between two times the reader seeks to the keyframe before the later one where that saves
+decoding, so 32 frames of an hour cost 32 short runs. Every seek is verified (`_from`), since containers without an index lead to
+any packet: the frames are those of a decode from the beginning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -24,7 +25,7 @@ from PIL import Image
 from omnicore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from av import AudioFrame, VideoFrame, VideoStream
+    from av import AudioFrame, Packet, VideoFrame, VideoStream
     from av.container import InputContainer
     from av.stream import Stream
 
@@ -41,6 +42,8 @@ _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,a
 _ESTIMATED = ("mp3", "aac", "ac3", "amr", "ogg")  # see `_states_length`
 _SAME = 0.001  # seconds; Matroska rounds its time stamps to that
 _SLACK = 1.0  # seconds that a track may end before the container says
+_BACK, _GAP = 2.0, 3600.0  # seconds by which a frame may come before, or after, one that is sent ahead of it
+_AHEAD = 5.0  # seconds of decoding that are worth a seek, where the file has no index
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _plan(
         raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
     check_size(path, stream.codec_context.width, stream.codec_context.height)
     origin = (container.start_time or 0) / 1e6
-    begin, stop = clip(path, start, end, _end(container, stream) - origin, "video")
+    begin, stop = clip(path, start, end, _end(path, container, stream) - origin, "video")
     step = max(1 / fps, (stop - begin) / max_frames)
     count = max(1, math.ceil((stop - begin) / step - 1e-6))
     if count > MAX_FRAMES:
@@ -205,7 +208,7 @@ def _heard(path: Path, container: InputContainer, start: float | None, end: floa
         raise DataError(f"{path} has no audio track: leave its audio out of the query, or get the file with its sound")
     stream = container.streams.audio[0]
     origin = (container.start_time or 0) / 1e6
-    length = _end(container, stream) - origin if _states_length(container) else math.inf
+    length = _end(path, container, stream) - origin if _states_length(container) else math.inf
     return stream, origin, *clip(path, start, end, length, "sound")
 
 
@@ -318,26 +321,43 @@ def _opened(path: Path, what: str) -> Iterator[InputContainer]:
         raise DataError(f"{path} is not a readable {what}: {reason}; copy it again, or convert it to mp4") from error
 
 
-def _end(container: InputContainer, stream: Stream) -> float:
-    """When a track ends, by the container's own word; where that has none, when its last packet does."""
+def _end(path: Path, container: InputContainer, stream: Stream) -> float:
+    """When a track ends, by the container's own word; where that has none, when its last packet does.
+
+    Raises DataError for MPEG streams that were joined, each with a clock of its own."""
+    stated = 0.0
     if stream.duration and stream.time_base:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if container.duration:
-        return ((container.start_time or 0) + container.duration) / 1e6
-    last = _last_packet(container, stream)
-    _seek(container, stream, (container.start_time or 0) / 1e6)
-    return last
+        stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    elif container.duration:
+        stated = ((container.start_time or 0) + container.duration) / 1e6
+    if stated and not _unindexed(container):
+        return stated
+    last = _last_packet(path, container, stream)
+    _rewind(container, stream)
+    return max(last, stated)
 
 
-def _last_packet(container: InputContainer, *streams: Stream) -> float:
+def _unindexed(container: InputContainer) -> bool:
+    """Whether the file is an MPEG transport or program stream: nothing says where its keyframes are, so its demuxer estimates the
+    end and seeks to any packet. In a program stream, packets after a seek have wrong times: it is decoded from its beginning."""
+    return container.format.name in ("mpegts", "mpeg")
+
+
+def _last_packet(path: Path, container: InputContainer, *streams: Stream) -> float:
     """When the last packet of all `streams` ends, from where the container stands to the end of what can be read."""
     from av import FFmpegError
 
-    last = 0.0
+    last, origin = -math.inf, (container.start_time or 0) / 1e6
     with suppress(FFmpegError):
         for packet in container.demux(*streams):
             if packet.pts is not None and packet.time_base:
-                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                time = float(packet.pts * packet.time_base)
+                if len(streams) == 1 and _unindexed(container) and last > -math.inf and not -_BACK < time - last < _GAP:
+                    raise DataError(
+                        f"{path}: its clock jumps after {last - origin:.2f} s, it was joined of several: "
+                        f"ffmpeg -i {path.name} joined.mp4 gives it one clock"
+                    )
+                last = max(last, time + float((packet.duration or 0) * packet.time_base))
     return last
 
 
@@ -346,27 +366,36 @@ def _refuse_cut(path: Path, container: InputContainer) -> None:
     lost the end of all."""
     start = container.start_time or 0
     container.seek(start)
-    last = _last_packet(container, *container.streams)
+    last = _last_packet(path, container, *container.streams)
     if container.duration and last < (start + container.duration) / 1e6 - _SLACK:
         raise damaged(path, last - start / 1e6)
 
 
 def _seek(container: InputContainer, stream: Stream, time: float) -> None:
-    """To the keyframe before `time` of the stream's clock."""
+    """To the keyframe before `time` of the stream's clock, or where that has no index to a packet that is decoded before it."""
     assert stream.time_base, "every demuxer sets it"
     container.seek(math.floor(time / stream.time_base), stream=stream)
 
 
-def _decoded(path: Path, container: InputContainer, stream: Any) -> Iterator[Any]:
-    """Frames with a time stamp, from where the container stands. Raises DataError at damage."""
+def _rewind(container: InputContainer, stream: Stream) -> None:
+    """To the first packet, which is decoded before the file begins where frames are sent out of order."""
+    _seek(container, stream, (container.start_time or 0) / 1e6 - (_AHEAD if _unindexed(container) else 0))
+
+
+def _decoded(path: Path, container: InputContainer, stream: Any, packets: Iterable[Packet[Any]] | None = None) -> Iterator[Any]:
+    """Frames with a time stamp of `packets`, or from where the container stands. Raises DataError at damage."""
     from av import FFmpegError
 
-    time = 0.0
+    time, place = (container.start_time or 0) / 1e6, 0
     try:
-        for frame in container.decode(stream):
-            if frame.time is not None:
-                time = frame.time
-                yield frame
+        for packet in container.demux(stream) if packets is None else packets:
+            for frame in packet.decode():
+                if container.format.name == "avi":  # which has no other times than those of decoding; the last frames have none
+                    frame.pts = place if frame.dts is None else frame.dts
+                    place = frame.pts + (frame.duration or 1)
+                if frame.time is not None:
+                    time = frame.time
+                    yield frame
     except FFmpegError as error:
         if container.format.name == "mp3" and not _goes_on(container, stream):
             return  # tags and padding, which the parser takes for a last frame
@@ -392,8 +421,7 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
     jpeg, size, whole = b"", None, False
     for time in wanted:
         newest = ahead or shown
-        keyframe = _keyframe(stream, time)
-        if newest is None or (keyframe is not None and keyframe > newest.time + _SAME):
+        if newest is None or newest.time + _SAME < _keyframe(container, stream, time):
             shown, ahead, frames = None, *_from(path, container, stream, time)
         before = shown
         while ahead is not None and ahead.time <= time + _SAME:
@@ -411,26 +439,57 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
         yield jpeg, frame.time
 
 
-def _keyframe(stream: VideoStream, time: float) -> float | None:
-    """When the keyframe before `time` is, by the index of the file."""
+def _keyframe(container: InputContainer, stream: VideoStream, time: float) -> float:
+    """When a keyframe before `time` is, by the index of the file; where that has none, a time from which decoding is cheap."""
+    if container.format.name == "mpeg":
+        return -math.inf
+    if _unindexed(container):
+        return time - _AHEAD
     assert stream.time_base, "every demuxer sets it"
     place = stream.index_entries.search_timestamp(math.floor(time / stream.time_base))
-    return None if place < 0 else float(stream.index_entries[place].timestamp * stream.time_base)
+    return -math.inf if place < 0 else float(stream.index_entries[place].timestamp * stream.time_base)
 
 
 def _from(
     path: Path, container: InputContainer, stream: VideoStream, time: float
 ) -> tuple[VideoFrame | None, Iterator[VideoFrame]]:
-    """A frame that begins no later than `time`, or the first of all, and those that follow it."""
-    first: VideoFrame | None = None
-    frames: Iterator[VideoFrame] = iter(())
-    for back in (0.0, 2.0, 20.0, math.inf):  # an index by decoding times may lead to a keyframe that is shown too late
+    """A frame that begins no later than `time`, or the first of all, and those that follow it.
+
+    A seek may lead to any packet, also one behind `time`: decoding begins at the last keyframe from there that is shown in time,
+    else the seek is tried again from further back, and at last the file is decoded from its beginning."""
+    latest = time
+    for back in (0.0, 2.0, 20.0, 200.0) if container.format.name != "mpeg" else ():
         _seek(container, stream, max(time - back, (container.start_time or 0) / 1e6))
-        frames = _decoded(path, container, stream)
-        first = next(frames, None)
-        if first is not None and first.time <= time + _SAME:
+        packets = container.demux(stream)
+        group = _group(packets, latest + _SAME)
+        if group:
+            begin = _shown_at(group[0])
+            frames = _decoded(path, container, stream, chain(group, packets))
+            # Frames before the keyframe were made of others, which lie before it.
+            first = next((frame for frame in frames if frame.time > begin - _SAME), None)
+            if first is not None and first.time <= time + _SAME:
+                return first, frames
+            latest = begin - 2 * _SAME  # pictures may be whole some frames after a keyframe: intra refresh
+    _rewind(container, stream)
+    frames = _decoded(path, container, stream)
+    return next(frames, None), frames
+
+
+def _group(packets: Iterator[Packet[Any]], latest: float) -> list[Packet[Any]]:
+    """The last keyframe that is shown no later than `latest`, with the packets after it that were read to find that out."""
+    group: list[Packet[Any]] = []
+    for packet in packets:
+        if packet.is_keyframe and _shown_at(packet) <= latest:
+            group = [packet]
+        elif group:
+            group.append(packet)
+        if packet.dts is not None and packet.dts * (packet.time_base or 0) > latest:
             break
-    return first, frames
+    return group
+
+
+def _shown_at(packet: Packet[Any]) -> float:
+    return math.inf if packet.pts is None else float(packet.pts * (packet.time_base or 0))
 
 
 def _until(frame: VideoFrame) -> float:

@@ -30,8 +30,15 @@ def stamps(seconds: float, fps: float, variable: bool = False) -> list[float]:
     return [0.0, *(float(s) / fps for s in steps if s < round(seconds * fps))]
 
 
+def painted(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A grey picture [height, width] that shows a number as black and white columns."""
+    columns = np.array([255 * (number >> bit & 1) for bit in range(BITS)], np.uint8)
+    edges = [len(part) for part in np.array_split(np.arange(size[0]), BITS)]
+    return np.tile(np.repeat(columns, edges), (size[1], 1))
+
+
 def number_shown(image: Image.Image) -> int:
-    """The number of the frame that `image` is: the inverse of what `write_video` paints."""
+    """The number of the frame that `image` is: the inverse of `painted`."""
     grey = np.asarray(image.convert("L"), np.float64)
     columns = [part.mean() for part in np.array_split(grey, BITS, axis=1)]
     return sum(1 << i for i, column in enumerate(columns) if column > 127)
@@ -76,10 +83,7 @@ def write_video(
         packets = []
         track = container.add_stream(sound_codec, rate=SOUND_RATE, layout="stereo") if sound is not None else None
         for i, time in enumerate(times[:-1]):
-            columns = np.array([255 * (i >> bit & 1) for bit in range(BITS)], np.uint8)
-            edges = [len(part) for part in np.array_split(np.arange(size[0]), BITS)]
-            grey = np.broadcast_to(np.repeat(columns, edges), (size[1], size[0]))
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.stack([grey] * 3, -1)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.stack([painted(i, size)] * 3, -1), format="rgb24")
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             packets += picture.encode(frame)
         packets += picture.encode()

@@ -1,0 +1,128 @@
+"""Frames and samples against those that ffmpeg's own program decodes from the beginning, over containers, codecs and clips."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from omnicore.errors import DataError
+from omnicore.media import load_video
+from tests.media_files import painted
+
+pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg program: apt-get install ffmpeg")
+
+SIZE = (96, 64)
+RATE = 25
+H264 = "-c:v libx264 -preset fast -crf 15 -threads 1"
+X265 = "-c:v libx265 -preset ultrafast -crf 15 -x265-params log-level=error:pools=1"
+OPEN = "open-gop=1:keyint=50:scenecut=0:bframes=3"
+MPEG2 = "-c:v mpeg2video -q:v 2 -bf 2 -g 15"
+CLIPS = ((0.0, None), (0.0, 0.5), (3.31, 4.1), (5.25, 5.6))  # no frame begins within a millisecond of one shown
+
+
+@dataclass(frozen=True)
+class Case:
+    """`name` of a file, and how ffmpeg encodes the numbered frames and, where `sound`, a tone that rises."""
+
+    name: str
+    options: str
+    sound: bool = False
+    seconds: float = 6.0
+
+
+CASES = (
+    Case("h264.ts", f"{H264} -g 50"),
+    Case("h264-sound.ts", f"{H264} -g 50 -c:a aac", True),
+    Case("h264-open.ts", f"{H264} -x264-params {OPEN}"),
+    Case("h264-open-sound.ts", f"{H264} -x264-params {OPEN} -c:a aac", True),
+    Case("h264-one-keyframe.ts", f"{H264} -g 999"),
+    Case("h264-intra-refresh.ts", f"{H264} -x264-params intra-refresh=1:keyint=50"),
+    Case("h264-short.ts", f"{H264} -g 250", seconds=2),
+    Case("h264-late.ts", f"{H264} -g 50 -output_ts_offset 100"),
+    Case("h264-clock-wraps.ts", f"{H264} -g 50 -output_ts_offset 95441"),
+    Case("h264.m2ts", f"{H264} -g 50 -c:a ac3", True),
+    Case("h264.mts", f"{H264} -g 50 -c:a ac3", True),
+    Case("ts-named.mp4", f"{H264} -g 50 -c:a aac -f mpegts", True),
+    Case("hevc.ts", f"{X265}:keyint=50:open-gop=0"),
+    Case("hevc-open.ts", f"{X265}:{OPEN}"),
+    Case("hevc-open-sound.ts", f"{X265}:{OPEN} -c:a aac", True),
+    Case("mpeg2.ts", f"{MPEG2} -c:a mp2", True),
+    Case("mpeg2.mpg", f"{MPEG2} -c:a mp2", True),
+    Case("h264-open.mp4", f"{H264} -x264-params {OPEN}"),
+    Case("h264-open.mkv", f"{H264} -x264-params {OPEN}"),
+    Case("hevc-open.mp4", f"{X265}:{OPEN}"),
+    Case("hevc-open.mkv", f"{X265}:{OPEN}"),
+    Case("h264.flv", f"{H264} -g 50 -c:a aac", True),
+    Case("h264.avi", f"{H264} -g 50 -bf 0 -c:a libmp3lame", True),
+    Case("mpeg4-b-frames.avi", "-c:v mpeg4 -q:v 2 -bf 2 -g 50 -c:a libmp3lame", True),
+    Case("h264-b-frames.avi", f"{H264} -g 50"),
+    Case("wmv2.asf", "-c:v wmv2 -q:v 2 -g 50 -c:a wmav2", True),
+    Case("h264-fragmented.mp4", f"{H264} -g 50 -c:a aac -movflags frag_keyframe+empty_moov", True),
+    Case("vp9.webm", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -crf 10 -b:v 0 -g 50 -c:a libopus", True),
+)
+
+
+def ffmpeg(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["ffmpeg", "-nostdin", "-y", *arguments], input=given, capture_output=True, check=True)
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reference")
+
+
+def made(directory: Path, case: Case) -> Path:
+    """The file of a case, encoded once."""
+    path = directory / case.name
+    if not path.exists():
+        raw = b"".join(painted(i, SIZE).tobytes() for i in range(round(case.seconds * RATE)))
+        frames = f"-f rawvideo -pix_fmt gray -s {SIZE[0]}x{SIZE[1]} -r {RATE} -i pipe:"
+        rising = f"-f lavfi -i aevalsrc=0.5*sin(2*PI*(200+300*t)*t):s=48000:d={case.seconds}" if case.sound else ""
+        ffmpeg("-v", "error", *f"{frames} {rising} -pix_fmt yuv420p {case.options}".split(), str(path), given=raw)
+    return path
+
+
+@cache
+def reference(path: Path) -> tuple[list[float], np.ndarray]:
+    """When each frame begins, in seconds of the file, and the frames [n, height, width, 3]."""
+    done = ffmpeg(
+        *("-v", "info", "-nostats", "-threads", "1", "-copyts", "-i", str(path), "-map", "0:v:0", "-vf", "showinfo,format=rgb24"),
+        *("-fps_mode", "passthrough", "-f", "rawvideo", "-"),
+    )
+    with av.open(str(path)) as container:  # FFmpeg 5 begins a webm at the priming of its Opus, before 0
+        origin = (container.start_time or 0) / 1e6
+    times = [float(time) - origin for time in re.findall(rb"showinfo.* pts_time:(\S+)", done.stderr)]
+    width, height = re.findall(rb"Video: rawvideo.* ([1-9]\d*)x(\d+)", done.stderr)[-1]
+    return times, np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_frames_equal_those_of_ffmpeg(directory: Path, case: Case) -> None:
+    path = made(directory, case)
+    times, frames = reference(path)
+    assert len(times) == len(frames) == round(case.seconds * RATE)
+    for start, end in CLIPS:
+        if start >= case.seconds:
+            continue
+        clip = load_video(path, 5, 1000, start, end)
+        wanted = [start + i / 5 for i in range(len(clip.jpegs))]
+        assert len(wanted) == pytest.approx(5 * (min(end or np.inf, times[-1] + 1 / RATE) - start), abs=1)
+        shown = [max((i for i, time in enumerate(times) if time <= instant + 0.001), default=0) for instant in wanted]
+        for image, i in zip(clip.frames, shown, strict=True):
+            assert np.abs(np.asarray(image, np.float64) - frames[i]).mean() < 4, f"frame {i} at {times[i]:.3f} s"
+
+
+@pytest.mark.parametrize("names", [("h264.ts", "h264.ts"), ("h264-late.ts", "h264.ts")])
+def test_stream_joined_of_several_clocks_is_refused(directory: Path, names: tuple[str, str]) -> None:
+    parts = [made(directory, case).read_bytes() for name in names for case in CASES if case.name == name]
+    (directory / "joined.ts").write_bytes(b"".join(parts))
+    with pytest.raises(DataError, match=r"joined\.ts: its clock jumps after 6\.\d+ s"):
+        load_video(directory / "joined.ts", 1, 8, 1, 2)
