@@ -23,6 +23,7 @@ from omnicore.journal import replacing
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _CHECKSUM = 32  # bytes
+_MARKS = "marks.txt"
 
 
 class Cache:
@@ -55,6 +56,25 @@ class Cache:
             except (OSError, StorageError) as error:
                 self._complain(error)
         return made
+
+    def marks(self) -> set[str]:
+        """All keys that were given to `mark`, by whatever process."""
+        try:
+            return set((self.directory / _MARKS).read_text(errors="replace").splitlines()) if self.limit else set()
+        except OSError:
+            return set()
+
+    def mark(self, key: str) -> None:
+        """Remember `key`, a fact without content, in a list that does not count for `limit`: 65 bytes each."""
+        if not self.limit:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # One short write at the end of the file: lines of several processes do not mix, and a torn one is no key.
+            with (self.directory / _MARKS).open("ab", buffering=0) as file:
+                file.write(f"{key}\n".encode())
+        except OSError as error:
+            self._complain(error)
 
     def _read(self, key: str) -> bytes | None:
         path = self.directory / key

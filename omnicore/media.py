@@ -34,6 +34,8 @@ from omnicore.video import (
     Video,
     check_file,
     check_size,
+    check_sound,
+    check_video,
     clip,
     damaged,
     load_video,
@@ -152,6 +154,37 @@ def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
         return (round(measure_sound(path, media.start, media.end) * RATE),)
     begin, stop = clip(path, media.start, media.end, info.duration, "sound")
     return (round((stop - begin) * RATE),)
+
+
+def check(media: Media, path: Path) -> None:
+    """Raise DataError for a file of which a clip will hardly be read, by its header and a short decode: the whole picture, the
+    beginning and the end of a video and of a sound track, the whole of a sound that libsndfile reads.
+
+    Damage in the middle of a video is not found, and neither are samples there that are no sound.
+    """
+    try:
+        if media.kind == "image":
+            load_image(path)
+        elif media.kind == "video":
+            check_video(path, media.start, media.end)
+        elif _info(path) is not None:
+            load_audio(path, media.start, media.end)
+        else:
+            _check_track(path, media.start, media.end)
+    except OSError as error:
+        raise _refused_by_disk(path, error) from error
+
+
+def _check_track(path: Path, start: float | None, end: float | None) -> None:
+    try:
+        check_sound(path, start, end)
+    except DataError:  # what a part lacks the whole may have
+        load_audio(path, start, end)
+
+
+def check_key(media: Media) -> str:
+    """Return a digest of all that the result of `check` depends on."""
+    return digest({"check": _FORMAT, "decoder": _decoder(), **_clip(media)})
 
 
 def load_image(file: Path | BinaryIO) -> Image.Image:
@@ -301,8 +334,11 @@ def _kept(media: Media, root: Path, asked: dict[str, float], make: Callable[[], 
         intact(media, root)  # else another file's frames would be kept under this one's name, for every later run
         return make()
 
-    clip = {"kind": media.kind, "sha256": media.sha256, "start": media.start or 0, "end": media.end}
-    return cache().get(digest({"format": _FORMAT, "decoder": _decoder(), **clip, **asked}), checked)
+    return cache().get(digest({"format": _FORMAT, "decoder": _decoder(), **_clip(media), **asked}), checked)
+
+
+def _clip(media: Media) -> dict[str, str | float | None]:
+    return {"kind": media.kind, "sha256": media.sha256, "start": media.start or 0, "end": media.end}
 
 
 @lru_cache

@@ -42,6 +42,7 @@ from omnicore import store
 from omnicore.benchmarks.base import (
     Entry,
     Excluded,
+    Faults,
     Kind,
     Problem,
     Refused,
@@ -131,9 +132,11 @@ def _bring(where: str, config: TrainingSource, directory: Path) -> None:
     store.fetch(config.path, directory, published)
 
 
-def rows(config: TrainingSource, source: Source, profile: Profile) -> tuple[list[Query], list[Problem], int]:
-    """All queries of a source, all rows that became none, and the number of rows."""
-    return read(cast(Any, _Format(config, profile)), source)
+def rows(
+    config: TrainingSource, source: Source, profile: Profile, faults: Faults = lambda _: {}
+) -> tuple[list[Query], list[Problem], int]:
+    """All queries of a source, all rows that became none, and the number of rows. `faults` as in `benchmarks.base.read`."""
+    return read(cast(Any, _Format(config, profile)), source, faults)
 
 
 def taught(query: Query, profile: Profile) -> Query:

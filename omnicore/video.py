@@ -99,6 +99,39 @@ def measure_video(
         return count, stream.codec_context.width, stream.codec_context.height
 
 
+def check_video(path: Path, start: float | None = None, end: float | None = None) -> None:
+    """Decode a frame at the clip's beginning, a second later, and at the beginning of its last second.
+
+    Raises as `load_video` does for what these frames show: damage in the middle is not found.
+    """
+    with _opened(path, "video") as container:
+        stream, origin, begin, step, count = _plan(path, container, 1.0, MAX_FRAMES, start, end)
+        times = sorted({0, min(1, count - 1), count - 1})
+        for _ in _shown(path, container, stream, [origin + begin + i * step for i in times]):
+            pass
+
+
+def check_sound(path: Path, start: float | None = None, end: float | None = None) -> None:
+    """Decode the first and the last second of a clip of a sound track, or all of it where the file does not say how long it is.
+
+    Raises as `sound_track` does for these seconds, and may refuse what holds for them alone: channels that cancel out, or a track
+    that ends before the file. `sound_track` decides then.
+    """
+    with _opened(path, "sound") as container:
+        _, _, begin, stop = _heard(path, container, start, end)
+    if stop - begin <= 2 * _SLACK or stop == math.inf:
+        sound_track(path, start, end)
+        return
+    sound_track(path, begin, begin + _SLACK)
+    sound_track(path, stop - _SLACK, stop)
+
+
+def has_sound(path: Path) -> bool:
+    """Whether a video has a sound track. Raises DataError for what is no video; ConfigError where PyAV is missing."""
+    with _opened(path, "video") as container:
+        return bool(container.streams.audio)
+
+
 def _plan(
     path: Path, container: InputContainer, fps: float, max_frames: int, start: float | None, end: float | None
 ) -> tuple[VideoStream, float, float, float, int]:

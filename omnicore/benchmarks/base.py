@@ -313,11 +313,12 @@ class Source:
         return self.media(field, "video", uri, start, end, named=named), self.media(field, "audio", uri, start, end, named=named)
 
 
-def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], int]:
+def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tuple[list[Query], list[Problem], int]:
     """All queries, all problems, and the number of native items: the queries and the problems that are not `kept` add up to it.
 
     Of items with one id, the first is kept, unless two of them ask the same question and differ in the answer: neither is a
-    query then, since the annotation alone cannot tell which is right.
+    query then, since the annotation alone cannot tell which is right. `faults` gives what is wrong with the media of queries, by
+    their id: these are refused.
     """
     queries: dict[str, tuple[Query, Row]] = {}
     problems: list[Problem] = []
@@ -352,13 +353,20 @@ def read(adapter: Adapter, source: Source) -> tuple[list[Query], list[Problem], 
             continue
         for warning in source.warnings():
             note(row, name, warning, kept=True)
+    dropped: dict[str, Refused] = {}
     for name, answer in contradicted.items():
-        query, row = queries.pop(name)
+        given = queries[name][0].answer
+        dropped[name] = Excluded("answer", f"is {given!r}, and {answer!r} in another item with this id: {_EITHER}")
+    shown = [query for query, _ in queries.values() if query.id not in dropped]
+    dropped |= {name: Refused("media", message) for name, message in faults(shown).items()}
+    for name, reason in dropped.items():
+        _, row = queries.pop(name)
         problems = [problem for problem in problems if not (problem.kept and problem.id == name)]
-        note(row, name, Excluded("answer", f"is {query.answer!r}, and {answer!r} in another item with this id: {_EITHER}"))
+        note(row, name, reason)
     return [query for query, _ in queries.values()], problems, native
 
 
+Faults = Callable[[Sequence[Query]], Mapping[str, str]]
 _EITHER = "the annotation cannot tell which is right"
 
 

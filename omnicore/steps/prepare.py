@@ -17,9 +17,9 @@ from typing import Any
 
 import soundfile
 
-from omnicore import sources
+from omnicore import media_check, sources
 from omnicore.benchmarks import adapter, synthetic
-from omnicore.benchmarks.base import Problem, Source, read
+from omnicore.benchmarks.base import Faults, Problem, Source, read
 from omnicore.benchmarks.hub import fetch, is_hub
 from omnicore.benchmarks.losses import reasons, refusal, skewed
 from omnicore.benchmarks.synthetic import Item, Kind, World
@@ -88,7 +88,7 @@ def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: i
 
 def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
     """Raises DataError when more items of a benchmark or source are unreadable than `max_refused` allows."""
-    made = native(config, output) if config.sources else embedded(recipe, config, output)
+    made = native(recipe, config, output) if config.sources else embedded(recipe, config, output)
     return {**made, **training(recipe, config, output)} if config.training else made
 
 
@@ -100,7 +100,7 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     others = len(problems)
     for name, given in sorted(config.training.items()):
         source = sources.opened(name, given, output / "scratch")
-        rows, found, _ = sources.rows(given, source, recipe.profile)
+        rows, found, _ = sources.rows(given, source, recipe.profile, _faults(name, source, recipe))
         problems += found
         write_jsonl(listed, problems)
         _check_losses(name, found, rows, source, config)
@@ -124,7 +124,7 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     }
 
 
-def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
+def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
     """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into `media/`."""
     queries: list[Query] = []
     problems: list[Problem] = []
@@ -134,7 +134,7 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
         entry = found.ENTRY
         root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
         source = Source(entry, root, output / "scratch")
-        rows, listed, count = read(found, source)
+        rows, listed, count = read(found, source, _faults(name, source, recipe))
         refused, excluded, flagged = (sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept"))
         counts = {"queries": len(rows), "native": count, "refused": refused, "excluded": excluded, "flagged": flagged}
         counts["published"] = source.size
@@ -156,6 +156,10 @@ def native(config: PrepareConfig, output: Path) -> dict[str, Any]:
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
     totals = {name: sum(getattr(info, name) for info in infos) for name in ("refused", "excluded", "flagged")}
     return {"benchmarks": len(infos), "queries": len(queries), **totals}
+
+
+def _faults(name: str, source: Source, recipe: Recipe) -> Faults:
+    return lambda queries: media_check.faults(queries, source.path, f"prepare {name}: media", recipe.cores)
 
 
 def _link(media: Media, source: Source, output: Path) -> Media:

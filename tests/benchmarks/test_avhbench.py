@@ -10,6 +10,7 @@ import pytest
 from omnicore.benchmarks import avhbench
 from omnicore.benchmarks.base import Problem, Source, read
 from omnicore.config import PrepareConfig
+from omnicore.recipe import load_recipe
 from omnicore.schema import AnswerKind, Query
 from omnicore.steps import prepare
 from tests.benchmarks import native
@@ -94,7 +95,7 @@ def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
 def test_what_is_excluded_does_not_fail_the_step(tmp_path: Path) -> None:
     config = PrepareConfig(sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0)
     (tmp_path / "out").mkdir()
-    summary = prepare.native(config, tmp_path / "out")
+    summary = prepare.native(load_recipe("tiny"), config, tmp_path / "out")
     assert summary == {"benchmarks": 1, "queries": 6, "refused": 0, "excluded": 2, "flagged": 0}
     (info,) = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert [info[field] for field in ("queries", "native", "refused", "excluded", "filter_policy")] == [6, 8, 0, 2, "keep_whole"]
