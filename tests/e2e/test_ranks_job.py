@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from omnicore import keeping, ranks, staging
+from omnicore import keeping, ranks, staging, store
 from omnicore.cluster.manifests import JobSpec, manifest
 from omnicore.config import LauncherConfig
 from omnicore.provenance import read_step
@@ -94,7 +95,8 @@ def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
     said = capfd.readouterr()
     assert said.err.count("step-000004: training goes on after step 4\n") == 1
     assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, "one process says that it is done"
-    record = staging._published(output, "sft", calm["key"])
+    record = json.loads(store.read(output, store.known(output), "step.json"))
+    assert record["key"] == calm["key"]
     assert record, "whole, and of the same key"
     assert record["digest"] == calm["digest"]
     assert objects(seaweed, f"{output}.unfinished") == {}

@@ -142,7 +142,7 @@ def test_a_process_that_fails_fails_all_and_leaves_no_result(data: Path, tmp_pat
     output = tmp_path / "failed"
     assert torchrun("sft", TRAINING["sft"], {"data": data}, output, first=lambda: on_log(1, 3, fail)) == 1
     assert "omnicore: process 1: out of luck" in capfd.readouterr().err
-    assert {path.name for path in output.iterdir()} == {KEY_FILE, "checkpoints.journal", "too_long.jsonl"}
+    assert {path.name for path in output.iterdir()} == {KEY_FILE, "checkpoints.journal", "curves.jsonl", "too_long.jsonl"}
 
 
 @pytest.mark.parametrize(
