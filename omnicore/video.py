@@ -96,7 +96,7 @@ def measure_video(
     the file's header alone: nothing is decoded. Raises as `load_video` does."""
     with _opened(path, "video") as container:
         stream, _, _, _, count = _plan(path, container, fps, max_frames, start, end)
-        return count, stream.codec_context.width, stream.codec_context.height
+        return count, *_size(stream, stream.codec_context.width, stream.codec_context.height)
 
 
 def check_video(path: Path, start: float | None = None, end: float | None = None) -> None:
@@ -141,7 +141,7 @@ def _plan(
     stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
     if stream is None:
         raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
-    check_size(path, stream.codec_context.width, stream.codec_context.height)
+    check_size(path, *_size(stream, stream.codec_context.width, stream.codec_context.height))
     origin = (container.start_time or 0) / 1e6
     begin, stop = clip(path, start, end, _end(path, container, stream) - origin, "video")
     step = max(1 / fps, (stop - begin) / max_frames)
@@ -466,7 +466,8 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream, wanted: S
             _refuse_cut(path, container)
             whole = True  # the track ends here, and its last frame stands
         if not jpeg or frame is not before:
-            image = _upright(frame, path)
+            check_size(path, *_size(stream, frame.width, frame.height))
+            image = _upright(frame, stream)
             size = size or image.size
             jpeg = _jpeg(image if image.size == size else image.resize(size))
         yield jpeg, frame.time
@@ -529,10 +530,26 @@ def _until(frame: VideoFrame) -> float:
     return frame.time + float((frame.duration or 0) * (frame.time_base or 0))
 
 
-def _upright(frame: Any, path: Path) -> Image.Image:
-    check_size(path, frame.width, frame.height)
+def _size(stream: VideoStream, width: int, height: int) -> tuple[int, int]:
+    """Width and height of a frame in square pixels: the side that is too short is stretched, so no detail is lost (as mpv does)."""
+    aspect = stream.sample_aspect_ratio or 1
+    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
+
+
+def _upright(frame: Any, stream: VideoStream) -> Image.Image:
+    """The picture of a frame in square pixels, turned and mirrored as its display matrix says."""
     image: Image.Image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    image = image.resize(_size(stream, image.width, image.height))
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    right_to_x, right_to_y, _, down_to_x, down_to_y = np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()
+    if abs(right_to_x) < abs(right_to_y):
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+        right_to_x, down_to_y = down_to_x, right_to_y
+    if right_to_x < 0:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if down_to_y < 0 else image
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -13,9 +14,10 @@ import av
 import numpy as np
 import pytest
 
+from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media import load_video
-from tests.media_files import painted
+from omnicore.media import load_video, measure
+from tests.media_files import medium, painted
 
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg program: apt-get install ffmpeg")
 
@@ -25,6 +27,10 @@ H264 = "-c:v libx264 -preset fast -crf 15 -threads 1"
 X265 = "-c:v libx265 -preset ultrafast -crf 15 -x265-params log-level=error:pools=1"
 OPEN = "open-gop=1:keyint=50:scenecut=0:bframes=3"
 MPEG2 = "-c:v mpeg2video -q:v 2 -bf 2 -g 15"
+ORIENTATIONS = (
+    *((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)),  # turned clockwise by quarters
+    *((-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)),  # mirrored: a negative determinant
+)
 CLIPS = ((0.0, None), (0.0, 0.5), (3.31, 4.1), (5.25, 5.6))  # no frame begins within a millisecond of one shown
 
 
@@ -36,6 +42,7 @@ class Case:
     options: str
     sound: bool = False
     seconds: float = 6.0
+    matrix: tuple[int, int, int, int] | None = None  # of the mp4's track, a b c d as in (x, y) -> (a x + c y, b x + d y)
 
 
 CASES = (
@@ -66,6 +73,14 @@ CASES = (
     Case("h264-b-frames.avi", f"{H264} -g 50"),
     Case("wmv2.asf", "-c:v wmv2 -q:v 2 -g 50 -c:a wmav2", True),
     Case("h264-fragmented.mp4", f"{H264} -g 50 -c:a aac -movflags frag_keyframe+empty_moov", True),
+    *(
+        Case(f"orientation{''.join(f'{value:+d}' for value in matrix)}.mp4", f"{H264} -g 50", seconds=1, matrix=matrix)
+        for matrix in ORIENTATIONS
+    ),
+    Case("wide-pixels.mp4", f"{H264} -vf setsar=4/3", seconds=1),
+    Case("tall-pixels.mkv", f"{H264} -vf setsar=8/9", seconds=1),
+    Case("wide-pixels.mpg", f"{MPEG2} -aspect 16:9", seconds=1),
+    Case("wide-pixels-turned.mp4", f"{H264} -vf setsar=2", seconds=1, matrix=(0, 1, -1, 0)),
     Case("vp9.webm", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -crf 10 -b:v 0 -g 50 -c:a libopus", True),
 )
 
@@ -83,18 +98,30 @@ def made(directory: Path, case: Case) -> Path:
     """The file of a case, encoded once."""
     path = directory / case.name
     if not path.exists():
-        raw = b"".join(painted(i, SIZE).tobytes() for i in range(round(case.seconds * RATE)))
+        pictures = np.stack([painted(i, SIZE) for i in range(round(case.seconds * RATE))])
+        pictures[:, : SIZE[1] // 4] = 255  # up is not down
         frames = f"-f rawvideo -pix_fmt gray -s {SIZE[0]}x{SIZE[1]} -r {RATE} -i pipe:"
         rising = f"-f lavfi -i aevalsrc=0.5*sin(2*PI*(200+300*t)*t):s=48000:d={case.seconds}" if case.sound else ""
-        ffmpeg("-v", "error", *f"{frames} {rising} -pix_fmt yuv420p {case.options}".split(), str(path), given=raw)
+        ffmpeg("-v", "error", *f"{frames} {rising} -pix_fmt yuv420p {case.options}".split(), str(path), given=pictures.tobytes())
+        if case.matrix:
+            turn(path, *case.matrix)
     return path
+
+
+def turn(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write the display matrix of an mp4's first track."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    data[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 @cache
 def reference(path: Path) -> tuple[list[float], np.ndarray]:
     """When each frame begins, in seconds of the file, and the frames [n, height, width, 3]."""
     done = ffmpeg(
-        *("-v", "info", "-nostats", "-threads", "1", "-copyts", "-i", str(path), "-map", "0:v:0", "-vf", "showinfo,format=rgb24"),
+        *("-v", "info", "-nostats", "-threads", "1", "-copyts", "-i", str(path), "-map", "0:v:0"),
+        *("-vf", "showinfo,scale=round(iw*max(sar\\,1)):round(ih*max(1/sar\\,1)),format=rgb24"),
         *("-fps_mode", "passthrough", "-f", "rawvideo", "-"),
     )
     with av.open(str(path)) as container:  # FFmpeg 5 begins a webm at the priming of its Opus, before 0
@@ -113,9 +140,13 @@ def test_frames_equal_those_of_ffmpeg(directory: Path, case: Case) -> None:
         if start >= case.seconds:
             continue
         clip = load_video(path, 5, 1000, start, end)
+        assert sorted(measure(medium(path, "video", start, end), directory, Profile(fps=5, max_frames=1000))) == sorted(
+            (len(clip.jpegs), *clip.frames[0].size)
+        )
         wanted = [start + i / 5 for i in range(len(clip.jpegs))]
         assert len(wanted) == pytest.approx(5 * (min(end or np.inf, times[-1] + 1 / RATE) - start), abs=1)
         shown = [max((i for i, time in enumerate(times) if time <= instant + 0.001), default=0) for instant in wanted]
+        assert {image.size for image in clip.frames} == {frames.shape[2:0:-1]}
         for image, i in zip(clip.frames, shown, strict=True):
             assert np.abs(np.asarray(image, np.float64) - frames[i]).mean() < 4, f"frame {i} at {times[i]:.3f} s"
 
