@@ -17,7 +17,8 @@ Three formats:
                            `process`
              data_type     image, video, audio, text, or several as in image_audio
              path          a file, or one for each medium: {"image": .., "audio": ..}; `audio_path` beside it (HumanOmniV2); below
-                           the source's `media`, which Video-R1's trainer calls its data root, or else below its `path`
+                           the source's `media`, which Video-R1's trainer calls its data root, or else below its `path`. With
+                           `sound`, a video without a sound track is shown alone (check_if_video_has_audio of HumanOmniV2)
              problem_id, data_source
   hub      A data set of the Hugging Face hub in Parquet or JSONL, its columns named by `columns`. Media are what the hub's features
            Image and Audio hold, or paths inside the data set.
@@ -33,8 +34,9 @@ reply whose answer is not the row's is a problem, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +65,7 @@ from omnicore.errors import ConfigError, DataError
 from omnicore.schema import AnswerKind, Media, Outcome, Query
 from omnicore.scoring.extract import number
 from omnicore.scoring.verify import judge
+from omnicore.video import has_sound
 
 R1_KINDS = {
     "multiple choice": AnswerKind.choice,
@@ -268,12 +271,31 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
     given = dict.fromkeys(kinds, place) if isinstance(place, str) else dict(place)
     if item.get("audio_path"):
         given["audio"] = item["audio_path"]
-    elif config.sound and "video" in given:
-        given.setdefault("audio", given["video"])
+    elif config.sound and "audio" in kinds:
+        given.setdefault("audio", given.get("video"))
     if missing := [kind for kind in kinds if not given.get(kind)]:
         raise Refused("path", f"names no {missing[0]}")
     # Video-R1's paths start at the folder of the data, some with a slash.
-    return tuple(source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri)
+    media = {kind: source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri}
+    if config.sound and "video" in media and "audio" not in media:
+        film = media["video"]
+        if _has_sound(source.path(film), film.sha256):
+            media["audio"] = film.model_copy(update={"kind": "audio"})
+    return tuple(media.values())
+
+
+@lru_cache(4096)
+def _has_sound(path: Path, sha256: str) -> bool:  # noqa: ARG001 - another file may take its place
+    try:
+        return has_sound(path)
+    except DataError:  # what is wrong with the video is said where its picture is checked
+        return False
+
+
+def mute(rows: Sequence[Query]) -> int:
+    """Count the rows that show a video without sound: of a source with `sound`, those whose video has no sound track."""
+    kinds = [{medium.kind for medium in row.media} for row in rows]
+    return sum("video" in shown and "audio" not in shown for shown in kinds)
 
 
 def _table(source: Source, row: Row, config: TrainingSource) -> Query:

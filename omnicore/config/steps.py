@@ -28,7 +28,9 @@ class TrainingSource(Config):
     media: str = Field("", description="of formats r1 and hub: folder that paths of media are relative to; none: that of the rows")
     stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")
     columns: dict[str, str] = Field({}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}")
-    sound: bool = Field(False, description="of format r1: the sound of a video belongs to the query, as HumanOmniV2 trains")
+    sound: bool = Field(
+        False, description="of format r1: the sound of a video, if it has any, belongs to the query, as HumanOmniV2 trains"
+    )
 
     @model_validator(mode="after")
     def _columns_are_named(self) -> Self:

@@ -98,12 +98,16 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     listed = output / "problems.jsonl"
     problems: list[Problem] = read_jsonl(listed, Problem) if listed.exists() else []  # of the benchmarks
     others = len(problems)
+    mute = 0  # rows of sources that ask for sound
     for name, given in sorted(config.training.items()):
         source = sources.opened(name, given, output / "scratch")
         rows, found, _ = sources.rows(given, source, recipe.profile, _faults(name, source, recipe))
         problems += found
         write_jsonl(listed, problems)
         _check_losses(name, found, rows, source, config)
+        if given.sound and (count := sources.mute(rows)):
+            mute += count
+            _say(f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no sound track: its picture alone")
         if not rows:
             raise DataError(f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says what they are")
         with track(len(rows), f"prepare {name}") as progress:
@@ -121,6 +125,7 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     return {
         **{name: len(chosen) for name, chosen in sorted(sets.items())},
         "training_refused": sum(not p.kept for p in problems[others:]),
+        **({"training_mute": mute} if any(given.sound for given in config.training.values()) else {}),
     }
 
 

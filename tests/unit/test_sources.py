@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from omnicore.benchmarks.base import Problem
 from omnicore.config import Profile, TrainingSource
 from omnicore.errors import ConfigError, DataError, OmniError
 from omnicore.journal import read_jsonl, write_jsonl
@@ -388,6 +390,45 @@ def test_the_sound_of_videos_is_asked_for(folder: Path, tmp_path: Path) -> None:
     assert [m.kind for m in query.media] == ["video", "audio"]
     assert len({m.sha256 for m in query.media}) == 1
     assert query.target is None  # a rollout writes its own reply
+
+
+def test_mute_video_is_shown_alone_and_counted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_video(folder / "mute.mp4", 1.0, 8, (64, 48), None)
+    film = {**R1, "data_type": "video", "path": "film.mp4"}
+    mute = {**film, "path": "mute.mp4"}
+    rows = [film, mute, {**mute, "path": {"video": "/mute.mp4"}}, {**mute, "audio_path": "film.mp4"}, R1]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps({**row, "problem_id": i}) for i, row in enumerate(rows)))
+    source = {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "sound": True}
+    summary = prepared(tmp_path / "out", {"human": source})
+    shown = {name: [m.kind for m in query.media] for name, query in found(tmp_path / "out", "rlvr").items()}
+    both = ["video", "audio"]
+    assert shown == {"0": both, "1": ["video"], "2": ["video"], "3": both, "4": ["image"]}
+    assert (summary["rlvr"], summary["training_refused"], summary["training_mute"]) == (5, 0, 2)
+    assert "prepare.training.human: 2 of 5 rows show a video that has no sound track: its picture alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "change", "message"),
+    [
+        (lambda path: make_video(path, 1.0, 8, (64, 48), None), {"audio_path": "film.mp4"}, "audio film.mp4 has no audio track"),
+        (lambda path: make_video(path, 1.0, 8, (64, 48), None), {"data_type": "video_audio"}, "audio film.mp4 has no audio track"),
+        (lambda path: path.write_bytes(b""), {}, "video film.mp4 is not a readable video: it is empty"),
+        (lambda path: path.write_text("no film"), {}, "video film.mp4 is not a readable video"),
+    ],
+    ids=["sound named", "sound in the type", "empty", "text"],
+)
+def test_unreadable_media_of_rows_are_listed(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], Any], change: dict[str, Any], message: str
+) -> None:
+    spoil(folder / "film.mp4")
+    rows = [{**R1, "problem_id": 1}, {**R1, "problem_id": 2, "data_type": "video", "path": "film.mp4", **change}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"], "sound": True}
+    assert prepared(tmp_path / "out", {"human": source}, "prepare.max_refused=0.5")["training_refused"] == 1
+    (problem,) = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
+    assert (problem.benchmark, problem.line, problem.id, problem.field) == ("human", 2, "2", "media")
+    assert message in problem.message
+    assert list(found(tmp_path / "out", "rlvr")) == ["1"]
 
 
 @pytest.mark.parametrize(
