@@ -20,7 +20,20 @@ class Audit(NamedTuple):
 
 @dsl.pipeline(name="audit", description="Prepare a benchmark, probe it twice with modalities withheld, judge every query")
 def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:  # noqa: B006
-    """The part that every pipeline begins with: the queries, the draws of both probes, and the clean view with its audit."""
+    """The part that every pipeline begins with: the queries, the draws of both probes, and the clean view with its audit.
+
+    Args:
+        recipe: Name of a recipe that ships with the image, as in tiny, or the path of a YAML file in the image.
+        overrides: Recipe values to change, as a YAML list: [probe.draws.visual_only=8, seed=1]. Empty for none.
+        model: The model under study: a directory, embedded:NAME, or its name on a server. Empty for the recipe's.
+        benchmarks: Public benchmarks, each with its folder or hub@COMMIT: {"daily_omni": "hub@1a2b3c"}. {} for the recipe's.
+
+    Returns:
+        queries: Directory with queries.jsonl, the training sets of the later steps, and their media.
+        draws: Answers of the first probe with modalities withheld.
+        second_draws: Answers of the second, independent probe.
+        audit: Directory with the manifest of the clean view, one manifest per policy, and audit.json.
+    """
     settings = {"recipe": recipe, "overrides": overrides, "model": model, "benchmarks": benchmarks}
     queries = place(prepare(**settings), "prepare").outputs["queries"]
     draws = place(probe(queries=queries, **settings), "probe").outputs["draws"]

@@ -15,7 +15,21 @@ def clean(
     benchmarks: dict = {},  # noqa: B006
     second_draws: dsl.Input[dsl.Dataset] | None = None,
 ) -> None:
-    """From draws to verdicts, the manifest of the clean view, and the audit."""
+    """From draws to verdicts, the manifest of the clean view, and the audit.
+
+    Args:
+        queries: Queries to judge: the output of prepare.
+        draws: Answers with modalities withheld: the output of probe.
+        recipe: Name of a recipe that ships with the image, as in tiny, or the path of a YAML file in the image.
+        overrides: Recipe values to change, as a YAML list: [rlvr.steps=40, seed=1]. Empty for none.
+        model: Model of the run: a directory, embedded:NAME, or its name on a server. Empty for the recipe's. Not used by this step.
+        benchmarks: Public benchmarks, each with its folder or hub@COMMIT: {"daily_omni": "hub@1a2b3c"}. {} for the recipe's.
+        second_draws: Output of a second, independent probe. It measures the leakage that the clean view still has.
+
+    Returns:
+        audit: Directory with the manifest of the clean view, one manifest per policy, and audit.json.
+        metrics: The numbers of the step's summary.
+    """
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
