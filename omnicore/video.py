@@ -11,12 +11,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,a
 _ESTIMATED = ("mp3", "aac", "ac3", "amr", "ogg")  # see `_states_length`
 _SAME = 0.001  # seconds; Matroska rounds its time stamps to that
 _SLACK = 1.0  # seconds that a track may end before the container says
-_BACK, _GAP = 2.0, 3600.0  # seconds by which a frame may come before, or after, one that is sent ahead of it
+_GAP = 3600.0  # seconds that a stream may send nothing
 _AHEAD = 5.0  # seconds of decoding that are worth a seek, where the file has no index
 
 
@@ -143,7 +144,8 @@ def _plan(
         raise DataError(f"{path} has no video track: list it as a sound, or get the file with its pictures")
     check_size(path, *_size(stream, stream.codec_context.width, stream.codec_context.height))
     origin = (container.start_time or 0) / 1e6
-    begin, stop = clip(path, start, end, _end(path, container, stream) - origin, "video")
+    last = max(_end(path, container, stream), _mp4_end(path, container, stream))
+    begin, stop = clip(path, start, end, last - origin, "video")
     step = max(1 / fps, (stop - begin) / max_frames)
     count = max(1, math.ceil((stop - begin) / step - 1e-6))
     if count > MAX_FRAMES:
@@ -370,6 +372,50 @@ def _end(path: Path, container: InputContainer, stream: Stream) -> float:
     return max(last, stated)
 
 
+def _mp4_end(path: Path, container: InputContainer, stream: VideoStream) -> float:
+    """When a track of an mp4 ends by its header, 0 where that does not say: FFmpeg adds up the times between decoding frames, which
+    are not those between showing them where the rate varies and frames are sent out of order."""
+    if not container.format.name.startswith("mov"):
+        return 0.0
+    with path.open("rb") as file:
+        movie = next(_boxes(file, b"moov", 0, path.stat().st_size), (0, 0))
+        units, _ = _header(file, next(_boxes(file, b"mvhd", *movie), None))
+        for track in _boxes(file, b"trak", *movie):
+            number, shown = _header(file, next(_boxes(file, b"tkhd", *track), None), 4)
+            media = next(_boxes(file, b"mdia", *track), (0, 0))
+            rate, held = _header(file, next(_boxes(file, b"mdhd", *media), None))
+            if number == stream.id and units and rate:
+                begin = float((stream.start_time or 0) * (stream.time_base or 0))
+                return min(shown / units, begin + held / rate)
+    return 0.0
+
+
+def _boxes(file: BinaryIO, kind: bytes, place: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the contents of an mp4's boxes of one kind begin and end, between `place` and `end`."""
+    while place + 8 <= end:
+        file.seek(place)
+        size, found, wide = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        head = 16 if size == 1 else 8
+        length = {0: end - place, 1: wide}.get(size, size)
+        if length < head:
+            return
+        if found == kind:
+            yield place + head, min(place + length, end)
+        place += length
+
+
+def _header(file: BinaryIO, box: tuple[int, int] | None, gap: int = 0) -> tuple[int, int]:
+    """A header's time scale or track number, and its duration, which lies `gap` bytes after that; zeros where it has none."""
+    if box is None:
+        return 0, 0
+    file.seek(box[0])
+    data = file.read(box[1] - box[0])[:44]
+    width = 8 if data[:1] == b"\1" else 4
+    place = 4 + 2 * width
+    duration = data[place + 4 + gap : place + 4 + gap + width]
+    return int.from_bytes(data[place : place + 4], "big"), 0 if set(duration) == {255} else int.from_bytes(duration, "big")
+
+
 def _unindexed(container: InputContainer) -> bool:
     """Whether the file is an MPEG transport or program stream: nothing says where its keyframes are, so its demuxer estimates the
     end and seeks to any packet. In a program stream, packets after a seek have wrong times: it is decoded from its beginning."""
@@ -380,17 +426,20 @@ def _last_packet(path: Path, container: InputContainer, *streams: Stream) -> flo
     """When the last packet of all `streams` ends, from where the container stands to the end of what can be read."""
     from av import FFmpegError
 
-    last, origin = -math.inf, (container.start_time or 0) / 1e6
+    last, decoded, origin = -math.inf, -math.inf, (container.start_time or 0) / 1e6
+    one_clock = len(streams) == 1 and _unindexed(container)
     with suppress(FFmpegError):
         for packet in container.demux(*streams):
-            if packet.pts is not None and packet.time_base:
-                time = float(packet.pts * packet.time_base)
-                if len(streams) == 1 and _unindexed(container) and last > -math.inf and not -_BACK < time - last < _GAP:
+            if packet.pts is None or not packet.time_base:
+                continue
+            if one_clock and packet.dts is not None:
+                before, decoded = decoded, float(packet.dts * packet.time_base)
+                if before > -math.inf and not -_SLACK < decoded - before < _GAP:
                     raise DataError(
                         f"{path}: its clock jumps after {last - origin:.2f} s, it was joined of several: "
                         f"ffmpeg -i {path.name} joined.mp4 gives it one clock"
                     )
-                last = max(last, time + float((packet.duration or 0) * packet.time_base))
+            last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return last
 
 

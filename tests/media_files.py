@@ -19,7 +19,7 @@ from omnicore.video import Video
 
 BITS = 12  # of a frame's number, shown as as many black or white columns
 SOUND_RATE = 48_000  # of sound tracks, in stereo; tone files have 16 kHz, one channel
-CODECS = {".mp4": ("libx264", "aac"), ".mkv": ("libx264", "flac"), ".webm": ("libvpx-vp9", "libopus")}
+CODECS = {".mp4": ("libx264", "aac"), ".mov": ("libx264", "aac"), ".mkv": ("libx264", "flac"), ".webm": ("libvpx-vp9", "libopus")}
 
 
 def stamps(seconds: float, fps: float, variable: bool = False) -> list[float]:
@@ -69,16 +69,18 @@ def write_video(
     *,
     keyframes: int = 12,
     options: dict[str, str] | None = None,
+    preset: str = "ultrafast",
 ) -> Path:
     """Frame i is on show from `times[i]` to `times[i + 1]` and shows i; `sound` is one channel at SOUND_RATE, written in
-    stereo. A keyframe every `keyframes` frames. `options` are those of the muxer, as in movflags=faststart."""
+    stereo. A keyframe every `keyframes` frames. `options` are those of the muxer, as in movflags=faststart; x264 sends frames out
+    of order with a `preset` slower than ultrafast."""
     picture_codec, sound_codec = CODECS[path.suffix]
     with av.open(str(path), "w", options=options or {}) as container:
         picture = container.add_stream(picture_codec, rate=1000, width=size[0], height=size[1], pix_fmt="yuv420p")
         picture.time_base = picture.codec_context.time_base = Fraction(1, 1000)
         picture.codec_context.gop_size = keyframes
         picture.options = {"crf": "18", "threads": "1"} | (
-            {"preset": "ultrafast"} if picture_codec == "libx264" else {"b:v": "0", "deadline": "realtime", "cpu-used": "8"}
+            {"preset": preset} if picture_codec == "libx264" else {"b:v": "0", "deadline": "realtime", "cpu-used": "8"}
         )
         packets = []
         track = container.add_stream(sound_codec, rate=SOUND_RATE, layout="stereo") if sound is not None else None

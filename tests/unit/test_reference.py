@@ -31,6 +31,7 @@ ORIENTATIONS = (
     *((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)),  # turned clockwise by quarters
     *((-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)),  # mirrored: a negative determinant
 )
+VARIABLE = "if(lt(N,20),N*0.04,0.8+(N-20)*1.88)/TB"  # the gaps between frames
 CLIPS = ((0.0, None), (0.0, 0.5), (3.31, 4.1), (5.25, 5.6))  # no frame begins within a millisecond of one shown
 
 
@@ -77,6 +78,11 @@ CASES = (
         Case(f"orientation{''.join(f'{value:+d}' for value in matrix)}.mp4", f"{H264} -g 50", seconds=1, matrix=matrix)
         for matrix in ORIENTATIONS
     ),
+    *(
+        Case(f"variable.{ending}", f"{H264} -bf 3 -vf setpts='{VARIABLE}' -fps_mode passthrough -enc_time_base 1:1000", seconds=1)
+        for ending in ("mp4", "mkv", "ts")
+    ),
+    Case("late-track.mp4", f"{H264} -bf 3 -vf setpts=PTS+1.5/TB -fps_mode passthrough -c:a aac", True),
     Case("wide-pixels.mp4", f"{H264} -vf setsar=4/3", seconds=1),
     Case("tall-pixels.mkv", f"{H264} -vf setsar=8/9", seconds=1),
     Case("wide-pixels.mpg", f"{MPEG2} -aspect 16:9", seconds=1),

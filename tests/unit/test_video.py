@@ -71,6 +71,20 @@ def test_far_frames_are_reached_without_decoding_what_lies_between(tmp_path: Pat
     assert decoded < 5 * 30, "of 1,500 frames, each run needs no more than one group"
 
 
+@pytest.mark.parametrize(
+    "gaps", [[0.1] * 4 + [9.6], [9] + [0.1] * 4 + [0.6], [2.0] * 5, [0.04] * 20 + [1.84] * 5, [0.04, 0.2, 0.08] * 25]
+)
+@pytest.mark.parametrize("sound", [False, True])
+def test_mp4_of_variable_rate_ends_as_the_mkv_of_its_frames(tmp_path: Path, gaps: list[float], sound: bool) -> None:
+    times = [0.0, *np.cumsum(gaps).tolist()]
+    for ending in ("mp4", "mov", "mkv"):
+        wave = tone(440, 3, SOUND_RATE) if sound else None
+        path = write_video(tmp_path / f"a.{ending}", times, SIZE, wave, preset="medium")
+        shown = [max(i for i, time in enumerate(times[:-1]) if time <= k / 4 + 0.001) for k in range(round(4 * times[-1]))]
+        assert numbers(load_video(path, 4, 100)) == shown
+        assert numbers(load_video(path, 4, 100, times[-1] - 1)) == shown[-4:]
+
+
 def test_turned_video_is_upright(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 0.2, 25, SIZE, None)
     data = path.read_bytes()
