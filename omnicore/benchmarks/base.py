@@ -339,7 +339,7 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
         try:
             if row.broken:
                 raise Refused("line", row.broken)
-            query = adapter.query(source, row)
+            query = adapter.query(source, _present(row))
             name = query.id
             if name in queries:
                 first, place = queries[name]
@@ -364,6 +364,11 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
         problems = [problem for problem in problems if not (problem.kept and problem.id == name)]
         note(row, name, reason)
     return [query for query, _ in queries.values()], problems, native
+
+
+def _present(row: Row) -> Row:
+    """The row without its null fields: what an adapter needs is then missing by its name, and what it only displays is absent."""
+    return replace(row, fields={name: value for name, value in row.fields.items() if value is not None})
 
 
 Faults = Callable[[Sequence[Query]], Mapping[str, str]]
@@ -423,9 +428,10 @@ def _noted(value: Any) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-# A letter or a number of up to two digits, bare or in brackets, and a mark. No decimal, time or ratio: 1.5, 1:30.
+# A letter or a number of up to two digits, bare or in brackets, and a mark; a dash is one after a letter and before a space. No
+# decimal, time or ratio: 1.5, 1:30.
 _LABEL = re.compile(
-    r"\s*[(\[（【]?\s*(?:([A-Za-zＡ-Ｚａ-ｚ])\s*[.．):：、）\]】]|([0-9０-９]{1,2})\s*[.．):：、）\]】](?![0-9０-９]))\s*"
+    r"\s*[(\[（【]?\s*(?:([A-Za-zＡ-Ｚａ-ｚ])(?:\s*[.．):：、）\]】]|\s*[-–—]\s)|([0-9０-９]{1,2})\s*[.．):：、）\]】](?![0-9０-９]))\s*"
 )
 # Marks alone do not make a label where the order does not: A.M., B.C.
 _ABBREVIATION = re.compile(r"\s*[A-Za-z]\.[A-Za-z](?:\.|\s|$)")
@@ -500,7 +506,8 @@ def checked(field: str, options: Sequence[str]) -> list[str]:
     """The options as they are. Raises Refused where one is blank, or two are equal but for space and Unicode's composition."""
     places: dict[str, int] = {}
     for place, option in enumerate(options, 1):
-        if not (normal := _normal(option)):
+        normal = _normal(option)
+        if all(unicodedata.category(sign)[0] in "ZC" for sign in normal):  # spaces, and signs without a shape
             raise Refused(field, f"option {place} is blank")
         if normal in places:
             raise Refused(field, f"options {places[normal]} and {place} are equal: {normal!r:.60}")
@@ -509,7 +516,9 @@ def checked(field: str, options: Sequence[str]) -> list[str]:
 
 
 def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
-    """The option that a letter names. Raises Refused when there is none."""
+    """The option that a letter names. Raises Refused when there is none, or the field holds something else."""
+    if not isinstance(letter, str):
+        raise Refused(field, f"is no letter: {letter!r:.60}")
     letter = letter.strip()
     if len(letter) != 1 or not 0 <= (index := ord(letter.upper()) - 65) < len(options):
         raise Refused(field, f"{letter!r} names none of the {len(options)} options")

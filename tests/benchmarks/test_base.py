@@ -237,6 +237,9 @@ def test_answers_by_letter_and_by_text() -> None:
     for letter in ("D", "", "AB", "1", "é"):
         with pytest.raises(Refused, match="names none of the 3 options"):
             by_letter("answer", letter, options)
+    for odd in (1, ["A"], True):
+        with pytest.raises(Refused, match="is no letter"):
+            by_letter("answer", odd, options)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="'Red' is none of the options"):
         by_text("answer", "Red", options)
     with pytest.raises(Refused, match="'blue' is more than one of the options"):

@@ -105,3 +105,13 @@ def test_a_refused_item_has_the_id_that_its_query_would_have(name: str, copies: 
     answer = next(iter(NEEDED[name] & {"answer", "Answer", "label", "anser", "correct_answer", "correct_option", "solution"}))
     (problem,) = again(name, source, replace(row, fields={key: row.fields[key] for key in row.fields if key != answer}))[1]
     assert (problem.id, problem.field) == (whole.id, answer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_null_in_a_needed_field_is_missing_by_name(name: str, copies: Mapping[str, Source]) -> None:
+    source, row = copies[name], first(name, copies[name])
+    media = {"video", "image", "audio"}  # each in its adapter's own words
+    for field in sorted((NEEDED[name] & set(row.fields)) - media):
+        queries, problems = again(name, source, replace(row, fields={**row.fields, field: None}))
+        assert not queries
+        assert [(problem.field, problem.message) for problem in problems] == [(field, "is missing")]

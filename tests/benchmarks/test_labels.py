@@ -25,7 +25,7 @@ STRIPPED = [
     "({n}) ",
     "{n}) ",
 ]
-STRIPPED += ["{U} ", "{U}\u3000", "{U}: ", " {U} . "]
+STRIPPED += ["{U} - ", "{U}- ", "{l} – ", "{U} ", "{U}\u3000", "{U}: ", " {U} . "]
 TEXTS = [
     ["1 dog", "2 dogs", "3 dogs", "4 dogs"],
     ["A dog", "B cell"],
@@ -39,6 +39,7 @@ TEXTS = [
     ["A", "B", "C", "D"],
     ["A.", "B.", "C.", "D."],
     ["1.", "2.", "3."],
+    ["A-flat", "B-flat", "C-sharp"],
     ["dog", "cat"],
 ]
 DISORDER = [
@@ -54,6 +55,7 @@ REFUSED = [
     (["A. dog", "B. ", "C. cow"], "option 2 is blank"),
     (["dog", "", "cow"], "option 2 is blank"),
     (["dog", " \u3000"], "option 2 is blank"),
+    (["A. dog", "B. \u200b"], "option 2 is blank"),
     (["dog", "a  cat", "a cat "], "options 2 and 3 are equal"),
     (["A. dog", "B. cat", "C. dog"], "options 1 and 3 are equal"),
     ([unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")], "options 1 and 2 are equal"),
