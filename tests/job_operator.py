@@ -16,7 +16,7 @@ RUN, KEY = "omniboost-x7", "k" * 64
 
 
 def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpec:
-    place = LauncherConfig(kind=kind, image="r/train@sha256:0", storage="s3://b/runs", namespace=NAMESPACE)
+    place = LauncherConfig(kind=kind, image="r/train@sha256:0", storage="s3://b/runs", namespace=NAMESPACE, queue="gpu")
     return JobSpec(
         name=names.job_name(RUN, step, key),
         namespace=NAMESPACE,
@@ -25,6 +25,11 @@ def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpe
         distributed=True,
         place=place,
     )
+
+
+def suspend(job: dict[str, Any], on: bool) -> None:
+    """Each kind has the field at a place of its own."""
+    (job["spec"]["runPolicy"] if job["kind"] == "PyTorchJob" else job["spec"])["suspend"] = on
 
 
 NAME = spec().name
@@ -43,7 +48,13 @@ class Operator:
         self.kube.wait_for(lambda: len(self.kube.created) >= times and self.kube.get(self.plural, self.name))
         return self.kube.get(self.plural, self.name) or {}
 
+    def suspend(self, on: bool) -> None:
+        """As Kueue does, by the spec; the operator's condition follows it."""
+        self.kube.change(self.plural, self.name, lambda job: suspend(job, on))
+
     def says(self, condition: str, status: str = "True", reason: str = "Because", message: str = "") -> None:
+        if condition == "Suspended":
+            self.suspend(status == "True")
         self.kube.condition(self.plural, self.name, condition, status, reason, message)
 
     def pod(self, index: int = 0, **status: Any) -> str:

@@ -36,9 +36,12 @@ SERVED = frozenset({"pytorchjobs", "trainjobs", "inferenceservices", "workflows"
 @dataclass(frozen=True)
 class Fault:
     """What a request gets in place of its answer. `reset`: the connection is closed; `after`: only once the work is done, as
-    when an answer is lost; `hold`: the answer waits for an event; `cut`: a stream breaks after as many lines."""
+    when an answer is lost; `plain`: text in place of a `Status`;
+    `hold`: the answer waits for an event; `cut`: a stream breaks after as many lines."""
 
     status: int = 500
+    message: str = "as the test wants it"
+    plain: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     reset: bool = False
     after: bool = False
@@ -126,7 +129,7 @@ class KubeServer:
         with self.change_made:
             made = copy.deepcopy(found)
             made["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": NAMESPACE}
-            made["metadata"].setdefault("creationTimestamp", _stamp(time.time()))
+            made["metadata"].setdefault("creationTimestamp", _stamp(time.time())[:19] + "Z")
             self.objects[plural, made["metadata"]["name"]] = made
             self._happened(plural, "ADDED", made)
             return copy.deepcopy(made)
@@ -170,10 +173,10 @@ class KubeServer:
                 self.put("pods", {"metadata": {"name": name, "labels": {label: job}}, "status": whole})
         return name
 
-    def event(self, name: str, reason: str, message: str) -> None:
+    def event(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
         metadata = {"name": f"{name}.{uuid.uuid4().hex[:8]}"}
-        fields = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": _stamp(time.time())}
-        self.put("events", {"metadata": metadata, "involvedObject": {"name": name}, **fields})
+        fields = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": _stamp(time.time())[:19] + "Z"}
+        self.put("events", {"metadata": metadata, "involvedObject": {"kind": kind, "name": name}, **fields})
 
     def say(self, pod: str, *lines: str, at: float | None = None) -> None:
         with self.change_made:
@@ -210,14 +213,15 @@ def _stamp(seconds: float) -> str:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, name: str = "") -> None:
         super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers or {}
+        self.status, self.message, self.headers, self.name = status, message, headers or {}, name
 
 
 class _Handler(BaseHTTPRequestHandler):
     kube: KubeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's ACK of its head
 
     def log_message(self, *_: object) -> None:
         pass
@@ -263,7 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
                 what = f'{resource} is forbidden: User "u" cannot {verb} resource "{resource}" in API group "{self.group}"'
                 raise _Refused(403, what)
             if self.plural not in kube.served:
-                raise _Refused(404, "the server could not find the requested resource")
+                self._send_plain(404, "404 page not found\n")
+                return
             if verb == "watch":
                 self._watch(fault.cut if fault else None)
             elif resource == "pods/log":
@@ -277,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
                     fault.hold.wait(30)
                 self._send(201 if verb == "create" else 200, answer)
         except _Refused as refused:
-            self._send(refused.status, _status(refused.status, refused.message), refused.headers)
+            self._send(refused.status, _status(refused.status, refused.message, refused.name), refused.headers)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -286,7 +291,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        self._send(fault.status, _status(fault.status, "as the test wants it"), fault.headers)
+        if fault.plain:
+            self._send_plain(fault.status, fault.message)
+        else:
+            self._send(fault.status, _status(fault.status, fault.message), fault.headers)
+
+    def _send_plain(self, status: int, text: str) -> None:
+        """As a proxy, or the API server of a path that it does not serve."""
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def _send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
@@ -299,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _held(self) -> dict[str, Any]:
         found = self.kube.objects.get((self.plural, self.name))
         if found is None:
-            raise _Refused(404, f"{self.plural} {self.name!r} not found")
+            raise _Refused(404, f"{self.plural} {self.name!r} not found", name=self.name)
         return found
 
     def _create(self) -> dict[str, Any]:
@@ -466,5 +482,10 @@ def _merge(found: dict[str, Any], patch: dict[str, Any]) -> None:
             found[name] = value
 
 
-def _status(code: int, message: str) -> dict[str, Any]:
-    return {"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": message}
+REASONS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired"}
+
+
+def _status(code: int, message: str, name: str = "") -> dict[str, Any]:
+    """As apimachinery writes it: `details` name the object that does not exist, and are empty where none was asked for."""
+    details = {"details": {"name": name} if name else {}}
+    return {"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": REASONS.get(code, ""), **details}

@@ -25,8 +25,9 @@ from omnicore.errors import ClusterError, ConfigError
 T = TypeVar("T")
 Query = Mapping[str, str | int | bool]
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# 410 and 504 are met by listing anew, the rest by asking again: 429 too many requests, 5xx a server that starts or fails over.
-BUSY = frozenset({429, 500, 502, 503, 504})
+# 410 and 504 are met by listing anew, the rest by asking again: 408 a proxy that gave up, 429 too many requests, 5xx a server
+# that starts or fails over.
+BUSY = frozenset({408, 429, 500, 502, 503, 504})
 METHODS = {"create": "POST", "get": "GET", "list": "GET", "watch": "GET", "patch": "PATCH", "delete": "DELETE"}
 
 
@@ -42,7 +43,8 @@ class Times(NamedTuple):
     goodbye: float = 120  # the same, once the job is only to be deleted
     unschedulable: float = 1800  # a pool that scales up from nothing takes many minutes
     unpullable: float = 600  # registries have short outages, too
-    unnoticed: float = 600  # a job that no operator takes up
+    unnoticed: float = 600  # a job that no operator takes up, or that has no pod alive any more
+    uncreated: float = 120  # pods that are refused: a webhook that restarts refuses for a moment, too
     overtime: float = 120  # past its deadline, which the operator enforces
 
 
@@ -62,34 +64,45 @@ class Cluster:
         query = {"fieldValidation": "Strict"}
         return dict(self._patiently("create", resource, body["metadata"]["name"], query=query, body=body))
 
-    def get(self, resource: Resource, name: str, *, namespace: str = "") -> dict[str, Any] | None:
-        """The object, or None where there is none."""
-        try:
-            return dict(self._patiently("get", resource, name, namespace=namespace))
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
+    def get(self, resource: Resource, name: str, *, namespace: str = "", stubborn: bool = False) -> dict[str, Any] | None:
+        """Return the object, or None where the server says that this very object does not exist.
 
-    def list(self, resource: Resource, query: Query, *, patience: float | None = None) -> tuple[list[dict[str, Any]], str]:
+        Args:
+            stubborn: retry refusals as a busy server's answers, for an object that is known to have been there.
+        """
+        try:
+            return dict(self._patiently("get", resource, name, namespace=namespace, stubborn=stubborn))
+        except ApiException as error:
+            if absent(error):
+                return None
+            raise ClusterError(f"get {resource.plural} {name}: {said(error)}") from error
+
+    def list_once(self, resource: Resource, query: Query) -> tuple[list[dict[str, Any]], str]:
+        """List in one try. Raises ApiException and HTTPError."""
+        return _items(self._call("list", resource, query=query))
+
+    def list(
+        self, resource: Resource, query: Query, *, patience: float | None = None, stubborn: bool = False
+    ) -> tuple[list[dict[str, Any]], str]:
         """All objects that the selectors (`labelSelector`, `fieldSelector`) choose, and the version from which to watch."""
-        found = self._patiently("list", resource, query=query, patience=patience)
-        return list(found["items"]), str(found["metadata"]["resourceVersion"])
+        return _items(self._patiently("list", resource, query=query, patience=patience, stubborn=stubborn))
 
     def annotate(self, resource: Resource, name: str, uid: str, annotations: Mapping[str, str]) -> None:
         """One try. The uid makes the server refuse (409) when another object has taken the name."""
         body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
         self._call("patch", resource, name, body=body)
 
-    def delete(self, resource: Resource, name: str, *, patience: float, uid: str = "", version: str = "") -> bool:
+    def delete(
+        self, resource: Resource, name: str, *, patience: float, uid: str = "", version: str = "", stubborn: bool = False
+    ) -> bool:
         """Deletes an object with what belongs to it; True when it was there. An object that has taken the name since, or was
-        changed since where `version` is given, stays (False)."""
+        changed since where `version` is given, stays (False). With `stubborn` refusals are retried, too."""
         wanted = {key: value for key, value in {"uid": uid, "resourceVersion": version}.items() if value}
         body = {"propagationPolicy": "Background", **({"preconditions": wanted} if wanted else {})}
         try:
-            self._patiently("delete", resource, name, body=body, patience=patience)
+            self._patiently("delete", resource, name, body=body, patience=patience, stubborn=stubborn)
         except ApiException as error:
-            if error.status in {404, 409}:
+            if answered(error):
                 return False
             raise
         return True
@@ -109,10 +122,14 @@ class Cluster:
         asked: Query = {"watch": True, "allowWatchBookmarks": True, "resourceVersion": version, "timeoutSeconds": seconds, **query}
         with closing(self._lines("watch", resource, "", asked)) as lines:
             for line in lines:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise ApiException(status=event["object"].get("code", 500), reason=event["object"].get("message"))
-                yield event["type"], event["object"]
+                try:
+                    event = json.loads(line)
+                    how, item = event["type"], event["object"]
+                except (ValueError, TypeError, KeyError) as error:
+                    raise ApiException(status=502, reason=f"a watch answered {line[:80]!r}") from error
+                if how == "ERROR":
+                    raise ApiException(status=item.get("code", 500), reason=item.get("message"))
+                yield how, item
 
     def log(self, pod: str, **query: str | int | bool) -> Generator[str, None, None]:
         """Lines of a container's log, as they come with `follow`. Raises ApiException and HTTPError."""
@@ -131,9 +148,28 @@ class Cluster:
             stream.close()
             stream.release_conn()
 
-    def _patiently(self, verb: str, resource: Resource, name: str = "", *, patience: float | None = None, **how: Any) -> Any:
+    def _patiently(
+        self, verb: str, resource: Resource, name: str = "", *, patience: float | None = None, stubborn: bool = False, **how: Any
+    ) -> Any:
         limit = self.times.outage if patience is None else patience
-        return retry(lambda: self._call(verb, resource, name, **how), self.times, limit, f"{verb} {resource.plural} {name}".strip())
+        what = f"{verb} {resource.plural} {name}".strip()
+        lasts = refused if not stubborn else answered if name else never  # a list has no name: it is there whatever is said
+        try:
+            return retry(lambda: self._call(verb, resource, name, **how), self.times, limit, what, lasts)
+        except ApiException as error:
+            if error.status == 401:
+                raise ConfigError(
+                    f"the cluster does not know this process ({what}): {said(error)}. Its token has expired or is another "
+                    "cluster's: log in again where a kubeconfig is used, else check the service account of the pod"
+                ) from error
+            # A quota or an admission webhook refuses with 403, too: those are no matter of rights.
+            if error.status == 403 and " cannot " in said(error):
+                raise ConfigError(
+                    f"the cluster does not allow this service account to {verb} {resource.plural}"
+                    f"{f'.{resource.group}' if resource.group else ''} in namespace {self.namespace}: {said(error)}. "
+                    "Grant it the role omnicore-runner of k8s/base, or run as an account that has it"
+                ) from error
+            raise
 
     def _call(
         self,
@@ -151,30 +187,21 @@ class Cluster:
         path = resource._replace(plural=pod).path(namespace or self.namespace, "" if verb in {"create", "list", "watch"} else name)
         kind = "application/merge-patch+json" if verb == "patch" else "application/json"
         seconds = timeout or self.times.request
-        try:
-            return self._api.call_api(
-                f"{path}/{sub}" if sub else path,
-                METHODS[verb],
-                query_params=[
-                    (key, str(value).lower() if isinstance(value, bool) else value) for key, value in (query or {}).items()
-                ],
-                header_params={"Accept": "application/json, */*", "Content-Type": kind},
-                body=body,
-                response_type="object",
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _preload_content=not stream,
-                _request_timeout=(min(10.0, seconds), seconds),
-            )
-        except ApiException as error:
-            # A quota or an admission webhook refuses with 403, too: those are no matter of rights.
-            if error.status == 401 or (error.status == 403 and " cannot " in said(error)):
-                raise ConfigError(
-                    f"the cluster does not allow this service account to {verb} {resource.plural}"
-                    f"{f'.{resource.group}' if resource.group else ''} in namespace {self.namespace}: {said(error)}. "
-                    "Grant it the role omnicore-runner of k8s/base, or run as an account that has it"
-                ) from error
-            raise
+        found = self._api.call_api(
+            f"{path}/{sub}" if sub else path,
+            METHODS[verb],
+            query_params=[(key, str(value).lower() if isinstance(value, bool) else value) for key, value in (query or {}).items()],
+            header_params={"Accept": "application/json, */*", "Content-Type": kind},
+            body=body,
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _preload_content=not stream,
+            _request_timeout=(min(10.0, seconds), seconds),
+        )
+        if not stream and not isinstance(found, dict):
+            raise ApiException(status=502, reason=f"answered {str(found)[:80]!r}, which is no object")  # a proxy's page
+        return found
 
 
 def connect(namespace: str = "", times: Times = Times()) -> Cluster:  # noqa: B008
@@ -199,19 +226,73 @@ def connect(namespace: str = "", times: Times = Times()) -> Cluster:  # noqa: B0
     return Cluster(found, namespace or own, times)
 
 
-def retry(call: Callable[[], T], times: Times, patience: float, what: str) -> T:
-    """Calls until the server answers otherwise than busy or away; raises ClusterError after `patience` seconds of that."""
-    waits, since = Waits(times), time.monotonic()
+def say(line: str) -> None:
+    """Prints a line whole: `print` writes its end apart, and lines of pods that are followed at the same time run together."""
+    print(f"{line}\n", end="", flush=True)
+
+
+def retry(call: Callable[[], T], times: Times, patience: float, what: str, lasts: Callable[[ApiException], bool]) -> T:
+    """Call until an answer comes that lasts; say once why it is retried.
+
+    Raises ClusterError after `patience` seconds of other answers. An admission webhook that cannot be called belongs to an
+    operator that is down, so it has the patience of a job that no operator takes up.
+    """
+    waits, since, told = Waits(times), time.monotonic(), False
     while True:
         try:
             return call()
         except (ApiException, HTTPError) as error:
-            if isinstance(error, ApiException) and error.status not in BUSY:
+            if isinstance(error, ApiException) and lasts(error):
                 raise
+            why = said(error)
+            webhook = "failed calling webhook" in why
+            limit = min(patience, times.unnoticed) if webhook else patience
             wait = waits.next(error)
-            if time.monotonic() + wait - since > patience:
-                raise ClusterError(f"{what}: the cluster's API did not answer for {patience:.0f} s: {said(error)}") from error
+            if time.monotonic() + wait - since > limit:
+                raise ClusterError(f"{what}: the cluster's API {silence(error)} for {limit:.0f} s: {why}") from error
+            if not told:
+                say(f"{what}: {why}; retried for up to {limit:.0f} s")
+                told = True
             time.sleep(wait)
+
+
+def silence(error: Exception) -> str:
+    """What an API server did that is asked again and again: one that is away says nothing of what was asked."""
+    away = isinstance(error, ApiException) and error.status in BUSY and "webhook" not in said(error)
+    return "did not answer" if away or isinstance(error, HTTPError) else "gave no other answer"
+
+
+def refused(error: ApiException) -> bool:
+    """Whether an answer will be the same when it is asked for again."""
+    return error.status not in BUSY
+
+
+def never(error: ApiException) -> bool:  # noqa: ARG001
+    return False
+
+
+def absent(error: ApiException) -> bool:
+    """Whether a 404 says that this very object does not exist.
+
+    A server that has not yet loaded a kind, and a proxy, answer 404 as well: without a `Status` that names the object.
+    """
+    try:
+        status = json.loads(error.body)
+        return error.status == 404 and status["kind"] == "Status" and bool(status["details"]["name"])
+    except (TypeError, ValueError, KeyError):
+        return False
+
+
+def answered(error: ApiException) -> bool:
+    """Whether a refusal tells something of an object that was there: it is gone, or another than was asked for."""
+    return absent(error) or error.status == 409
+
+
+def _items(found: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    try:
+        return list(found["items"] or []), str(found["metadata"]["resourceVersion"])
+    except (KeyError, TypeError) as error:
+        raise ApiException(status=502, reason=f"answered {str(found)[:80]!r}, which is no list") from error
 
 
 class Waits:
@@ -222,7 +303,7 @@ class Waits:
 
     def next(self, error: Exception | None = None) -> float:
         self._tries += 1
-        longest = min(self._times.longest_wait, self._times.first_wait * 2.0 ** (self._tries - 1))
+        longest = min(self._times.longest_wait, self._times.first_wait * 2.0 ** min(self._tries - 1, 30))
         asked = (getattr(error, "headers", None) or {}).get("Retry-After", "")
         least = min(float(asked), self._times.longest_wait) if asked.isdigit() else 0.0
         return max(least, longest * random.uniform(0.5, 1))

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 from kubernetes.client import ApiException
 
-from omnicore.cluster.client import Cluster, Times
+from omnicore.cluster.client import Cluster
 from omnicore.cluster.logs import tail
 from omnicore.cluster.names import EVENTS, conditions
+from omnicore.cluster.waiting import statuses, trouble
 from omnicore.errors import OmniError
 
-HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
-STUCK = frozenset({"ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "CreateContainerError", "CrashLoopBackOff"})
 REMEDY = {
     "OOMKilled": "give it more launcher.memory, or a smaller batch",
     "ErrImagePull": "check launcher.image and the pull secret of the service account",
@@ -25,38 +24,6 @@ REMEDY = {
     "Evicted": "the node ran out of something; see the message",
 }
 PODS_SHOWN, EVENTS_SHOWN = 8, 8
-
-
-class Trouble(NamedTuple):
-    """What keeps a pod from running, and how many seconds it may."""
-
-    reason: str
-    message: str
-    patience: float
-
-
-def trouble(pod: Mapping[str, Any], times: Times) -> Trouble | None:
-    """What is wrong with a pod that does not run; None for one that does, that ended, or that waits for its quota."""
-    status = pod.get("status", {})
-    if pod["metadata"].get("deletionTimestamp"):
-        return None
-    for container in statuses(pod):
-        waiting = container.get("state", {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        if reason in HOPELESS | STUCK:
-            return Trouble(reason, waiting.get("message", ""), 0 if reason in HOPELESS else times.unpullable)
-    if status.get("phase", "Pending") != "Pending":
-        return None
-    scheduled = next((c for c in conditions(pod) if c["type"] == "PodScheduled"), {})
-    if scheduled.get("reason") == "SchedulingGated":
-        return None
-    reason = scheduled.get("reason") or "Pending"
-    return Trouble(reason, scheduled.get("message", "it is scheduled, but its containers do not start"), times.unschedulable)
-
-
-def statuses(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
-    status = pod.get("status", {})
-    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
 def ends(pod: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -82,16 +49,16 @@ def diagnosis(
     """`what` happened, and all that the cluster knows of it. `tails` are last lines seen, for pods that are gone; `remedies`
     by reason."""
     name = job["metadata"]["name"]
-    lines, reasons, asked = [what], {c.get("reason", "") for c in conditions(job)}, [name]
+    lines, reasons = [what], {c.get("reason", "") for c in conditions(job)}
     told = [
         f"{c['type']}={c['status']}" + (f" ({c['reason']}: {c.get('message', '')})" if c.get("reason") else "")
         for c in conditions(job)
     ]
-    lines += ["conditions:", *(f"  {line}" for line in told or ["none: no operator has taken the job up"])]
+    pods = list(pods)
+    lines += ["conditions:", *(f"  {line}" for line in told or ["none" if pods else "none: no operator has taken the job up"])]
     shown = [pod for pod in pods if ends(pod) or pod.get("status", {}).get("phase") == "Failed" or trouble(pod, cluster.times)]
     for pod in shown[:PODS_SHOWN]:
         own = pod["metadata"]["name"]
-        asked.append(own)
         status = pod.get("status", {})
         whole = [part for part in (status.get("phase", ""), status.get("reason", ""), status.get("message", "")) if part]
         if found := trouble(pod, cluster.times):
@@ -107,20 +74,52 @@ def diagnosis(
             )
             lines += [f"    {line}" for line in tail(cluster, own, container) or tails.get(own, ())]
     lines += [f"and {len(shown) - PODS_SHOWN} more pods"] if len(shown) > PODS_SHOWN else []
-    lines += _events(cluster, asked)
+    try:
+        told = [f"  {event}" for event in warnings(cluster, name, job["metadata"].get("creationTimestamp", ""))]
+        lines += ["events:", *told[-EVENTS_SHOWN:]] if told else []
+    except (ApiException, OmniError) as error:
+        lines.append(f"events cannot be read: {error}".splitlines()[0])
     lines += [f"remedy: {remedies[reason]}" for reason in sorted(reasons & remedies.keys())]
     return "\n".join(lines)
 
 
-def _events(cluster: Cluster, names: list[str]) -> list[str]:
-    """The last warnings about objects."""
-    found: list[dict[str, Any]] = []
-    try:
-        for name in names[: PODS_SHOWN + 1]:
-            found += cluster.list(EVENTS, {"fieldSelector": f"involvedObject.name={name}"}, patience=cluster.times.request)[0]
-    except (ApiException, OmniError) as error:
-        return [f"events cannot be read: {error}".splitlines()[0]]
-    warnings = [event for event in found if event.get("type") == "Warning"]
-    warnings.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    told = [f"  {e['involvedObject']['name']}: {e.get('reason', '')}: {e.get('message', '')}" for e in warnings[-EVENTS_SHOWN:]]
-    return ["events:", *told] if told else []
+class Warned(NamedTuple):
+    """A warning event: the name of the object that it is about, and what it says."""
+
+    about: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.reason}: {self.message}"
+
+
+def warnings(cluster: Cluster, name: str, since: str) -> list[Warned]:
+    """Return the warnings about an object and about what was made for it: its pods, the batch Job or ReplicaSet that makes
+    them, the JobSet, Kueue's Workload. The oldest first, each once; those that have not come (again) since a time are left out.
+
+    Their names begin with the object's, but for the Workload's, whose kind goes before it and which is cut at 63 characters.
+    Selectors cannot say that, so all warnings of the namespace are listed.
+    """
+    found, _ = cluster.list(EVENTS, {"fieldSelector": "type=Warning"}, patience=cluster.times.request)
+    about = [event for event in found if _concerns(event.get("involvedObject") or {}, name) and _last(event) >= since[:19]]
+    told = [
+        Warned(event["involvedObject"].get("name", ""), event.get("reason", ""), event.get("message", ""))
+        for event in sorted(about, key=_last)
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _concerns(involved: Mapping[str, Any], name: str) -> bool:
+    own = involved.get("name", "")
+    if involved.get("kind") == "Workload":
+        stem = own.rpartition("-")[0]  # without the hash
+        return f"-{name}".startswith(f"-{stem.partition('-')[2]}") and len(stem.partition("-")[2]) > len(name) // 2
+    return bool(own == name or own.startswith(f"{name}-"))
+
+
+def _last(event: Mapping[str, Any]) -> str:
+    """When an event was last seen, to the second: the core API and events.k8s.io keep it in different fields."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    times = (series, event.get("lastTimestamp"), event.get("eventTime"), event["metadata"].get("creationTimestamp"))
+    return next((str(time)[:19] for time in times if time), "")

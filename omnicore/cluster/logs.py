@@ -12,18 +12,12 @@ from contextlib import ExitStack, suppress
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from omnicore.cluster.client import Cluster, Waits
-from omnicore.errors import ConfigError
+from omnicore.cluster.client import Cluster, Waits, absent, said
 from omnicore.progress import LINE, Progress, track
 
 TAIL = 30  # lines of a failed container that an error shows
 # Read again before the last line seen, so that no late one is missed.
 OVERLAP = 600
-
-
-def say(line: str) -> None:
-    """Prints a line whole: `print` writes its end apart, and lines of pods that are followed at the same time run together."""
-    print(f"{line}\n", end="", flush=True)
 
 
 class Follower(threading.Thread):
@@ -44,7 +38,7 @@ class Follower(threading.Thread):
         self._seen: Counter[str] = Counter()
 
     def run(self) -> None:
-        waits, last = Waits(self._cluster.times), None
+        waits, last, refused = Waits(self._cluster.times), None, False
         while not self.stopped.is_set():
             since: dict[str, int] = {} if last is None else {"sinceSeconds": int(time.monotonic() - last) + OVERLAP}
             over = self.ended.is_set()
@@ -63,12 +57,15 @@ class Follower(threading.Thread):
                     self._take(self.pod, text)
                     if self.stopped.is_set():
                         return
-            except ConfigError as refused:
-                self._take(self.pod, f"its log cannot be read: {refused}")
-                return
             except (ApiException, HTTPError) as caught:
-                if isinstance(caught, ApiException) and caught.status == 404:
+                if isinstance(caught, ApiException) and absent(caught):
                     return  # the pod is gone, and its log with it
+                if isinstance(caught, ApiException) and caught.status in {401, 403}:
+                    if not refused:
+                        self._take(self.pod, f"its log cannot be read for now: {said(caught)}")
+                    if over:
+                        return
+                    refused = True
                 error = caught
                 self._seen += again  # not come again yet, since the stream dropped
             if over and error is None:

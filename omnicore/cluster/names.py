@@ -13,6 +13,7 @@ APP, RUN, STEP, KEY = "app.kubernetes.io/name", "omnicore.dev/run", "omnicore.de
 HEARTBEAT, TTL = "omnicore.dev/heartbeat", "omnicore.dev/ttl-seconds"
 # A job's name is the start of its pods' and services' (`<job>-worker-12`, `<job>-node-0-12`), which share the limit of 63.
 LONGEST = 50
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class Resource(NamedTuple):
@@ -76,8 +77,15 @@ def labels(run: str, section: str, key: str) -> dict[str, str]:
 
 
 def label(text: str) -> str:
-    """As a label's value: at most 63 letters, digits, `-`, `_`, `.`, the first and the last a letter or digit."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-_.")
+    """As a label's value: at most 63 letters, digits, `-`, `_`, `.`, the first and the last a letter or digit.
+
+    A text that is no such value ends in a digest of it, so that two texts never have one label, and none is empty.
+    """
+    if LABEL.fullmatch(text):
+        return text
+    tail = digest(text)[:16]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[: 63 - len(tail) - 1].strip("-_.")
+    return f"{stem}-{tail}".lstrip("-")
 
 
 def now() -> str:

@@ -8,21 +8,16 @@ What KServe's status says is not enough to ask a server:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from queue import Empty
 from typing import Any
 
-from kubernetes.client import ApiException
-
-from omnicore.cluster.client import Cluster, said
-from omnicore.cluster.failure import REMEDY, Trouble, diagnosis, statuses, trouble
+from omnicore.cluster.client import Cluster
+from omnicore.cluster.failure import REMEDY
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND, ServeSpec, inference_service
 from omnicore.cluster.launch import Job
-from omnicore.cluster.names import EVENTS, INFERENCE_SERVICES, LOGS, PODS, Resource, conditions, true
-from omnicore.cluster.watch import Broken, Event, Listed
-from omnicore.errors import ClusterError, ConfigError, OmniError
+from omnicore.cluster.names import EVENTS, INFERENCE_SERVICES, LOGS, PODS, Resource, true
+from omnicore.cluster.waiting import Trouble, Wait, statuses, trouble, troubles, waits
+from omnicore.errors import ClusterError
 
 # What serving asks of the cluster, and all that its role must grant.
 VERBS: frozenset[tuple[Resource, str]] = frozenset(
@@ -44,76 +39,36 @@ class Service(Job):
     """One InferenceService that this process looks after. Created, adopted, kept alive and removed as jobs are."""
 
     noun = "InferenceService"
+    remedies = REMEDIES
 
     def __init__(self, cluster: Cluster, spec: ServeSpec) -> None:
         super().__init__(cluster, KIND, inference_service(spec), deadline=spec.engine.start_seconds)
-
-    def start(self) -> None:
-        held = self.cluster.get(self.resource, self.name)
-        if held and self._ours(held) and failure(held):
-            # Left by an earlier try: to adopt it would fail every retry of the step.
-            self.cluster.delete(self.resource, self.name, patience=self.cluster.times.goodbye, uid=held["metadata"]["uid"])
-        super().start()
+        self._served = False  # whether it was ready once
 
     def ready(self) -> str:
         """The address of the server, once all says that it serves this very model. Raises ClusterError when it never will."""
-        while True:
+        while not self._succeeded():
             self.look(min(1.0, self.cluster.times.first_wait))
-            if self._succeeded():
-                return str(self.found["status"]["address"]["url"])
-            if time.monotonic() - self._started > self.deadline:
-                raise ClusterError(self.told(f"does not serve after {self.deadline:.0f} s (engine.start_seconds)"))
-
-    def look(self, seconds: float = 0.0) -> None:
-        """Takes in what has happened, and waits for the first of it as long. Raises ClusterError when it serves no more, or
-        something else than it should."""
-        with suppress(Empty):
-            event = self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
-            while True:
-                self._take_in(event)
-                event = self._events.get_nowait()
-        self._check_patience()
+        self._served = True
+        return str(self.found["status"]["address"]["url"])
 
     def confirm(self) -> None:
         """Asks the cluster itself whether the object is still the one that was deployed. Raises ClusterError."""
-        held = self.cluster.get(self.resource, self.name)
+        held = self.cluster.get(self.resource, self.name, stubborn=True)
         self._see(held, gone=held is None)
 
-    def told(self, what: str) -> str:
-        """What happened, and all that the cluster knows of it."""
-        with suppress(ApiException, OmniError):  # the pods' last state may not have come yet
-            for pod in self.cluster.list(PODS, self._own_pods, patience=self.cluster.times.request)[0]:
-                self.pods[pod["metadata"]["name"]] = pod
-        what = f"InferenceService {self.name} {what}"
-        return diagnosis(self.cluster, what, self.found, list(self.pods.values()), {}, REMEDIES)
-
-    def _take_in(self, event: Event) -> None:
-        if isinstance(event, Broken):
-            if isinstance(event.error, ApiException):
-                raise ClusterError(f"InferenceService {self.name} cannot be watched: {said(event.error)}") from event.error
-            raise event.error
-        items = event.items if isinstance(event, Listed) else [event.item]
-        if event.resource == self.resource:
-            mine = next((item for item in items if item["metadata"]["name"] == self.name), None)
-            self._see(mine, gone=mine is None or (not isinstance(event, Listed) and event.how == "DELETED"))
-        else:
-            self.pods |= {pod["metadata"]["name"]: pod for pod in items}
-            self._forget(event, {pod["metadata"]["name"] for pod in items})
-
-    def _see(self, found: dict[str, Any] | None, *, gone: bool) -> None:
-        if found and found["metadata"]["uid"] != self.uid:
-            raise ClusterError(
-                f"InferenceService {self.name} was deleted and made anew by somebody else: its answers may be another's"
-            )
-        self.found = found or self.found
-        if gone or self.found["metadata"].get("deletionTimestamp"):
+    def _judge(self, *, gone: bool) -> None:
+        if gone:
             raise ClusterError(self.told("was deleted by somebody else while it was needed"))
         self._refuse_another(self.found)
-        if why := failure(self.found):
+        if why := self._failure(self.found):
             raise ClusterError(self.told(why))
-        latest = next((c for c in reversed(conditions(self.found)) if c["status"] == "True"), None)
-        if latest:
-            self._say(latest["type"])
+
+    def _failure(self, found: Mapping[str, Any]) -> str:
+        return failure(found)
+
+    def _see_pod(self, pod: dict[str, Any]) -> None:
+        self.pods[pod["metadata"]["name"]] = pod  # its log is read where it failed, not followed
 
     def _succeeded(self) -> bool:
         status = self.found.get("status", {})
@@ -129,35 +84,21 @@ class Service(Job):
             and any(true(pod, "Ready") for pod in self.pods.values() if not pod["metadata"].get("deletionTimestamp"))
         )
 
-    def _check_patience(self) -> None:
-        times, clock = self.cluster.times, time.monotonic()
-        if not conditions(self.found) and not self.pods and clock - self._started > times.unnoticed:
-            raise ClusterError(self.told(f"was not taken up for {times.unnoticed:.0f} s: is KServe's controller up?"))
-        if any(reason(pod) == "SchedulingGated" for pod in self.pods.values()):
-            self._started = clock
-            self._say("waits for its quota")
-        found = {pod["metadata"]["name"]: stuck(pod, self) for pod in self.pods.values()}
-        now_in = {(name, t.patience): t for name, t in found.items() if t}
-        # By its patience, not its name: an image that cannot be pulled goes back and forth between two reasons.
-        self._troubles = {key: self._troubles.get(key, clock) for key in now_in}
-        for key, since in self._troubles.items():
-            if clock - since >= key[1]:
-                why = now_in[key]
-                raise ClusterError(self.told(f"cannot serve: pod {key[0]}: {why.reason}: {why.message}".rstrip(": ")))
+    def _waits(self) -> list[Wait]:
+        times, pods = self.cluster.times, list(self.pods.values())
+        listed = troubles({pod["metadata"]["name"]: stuck(pod, self) for pod in pods})
+        listed += waits(self.found, pods, self.kind, times, self._refusal)
+        if not self._served and not any(wait.key == "gated" for wait in listed):
+            verdict = f"does not serve after {self.deadline:.0f} s (engine.start_seconds)"
+            listed.append(Wait("start", "", self.deadline, verdict))
+        return listed
 
-    def _refuse_unless_taken(self, error: ApiException) -> None:
-        if error.status == 409:
-            return
-        if error.status == 404:
-            raise ConfigError(
-                f"this cluster has no inferenceservices.serving.kserve.io, or no namespace {self.cluster.namespace}: install "
-                "KServe, or set engine.kind to http or transformers"
-            ) from error
-        raise ClusterError(f"the cluster refused InferenceService {self.name}: {said(error)}") from error
+    def _without_kind(self) -> str:
+        return "install KServe, or set engine.kind to http or transformers"
 
-    def _refuse_unless_ours(self, held: Mapping[str, Any]) -> None:
-        super()._refuse_unless_ours(held)
-        self._refuse_another(held)
+    def _take(self, found: dict[str, Any], how: str) -> None:
+        super()._take(found, how)
+        self._refuse_another(found)
 
     def _refuse_another(self, held: Mapping[str, Any]) -> None:
         """Of what decides the answers, all has to be as it was deployed; the rest KServe fills in with defaults."""
@@ -181,10 +122,6 @@ def failure(found: Mapping[str, Any]) -> str:
     info = status.get("lastFailureInfo") or {}
     code = f"exit code {info['exitCode']}" if info.get("exitCode") else ""
     return ": ".join(["cannot serve", state, *filter(None, (info.get("reason"), code, info.get("message")))])
-
-
-def reason(pod: Mapping[str, Any]) -> str:
-    return next((str(c.get("reason", "")) for c in conditions(pod) if c["type"] == "PodScheduled"), "")
 
 
 def stuck(pod: Mapping[str, Any], service: Service) -> Trouble | None:

@@ -305,3 +305,67 @@ def deleting_ends(op: Operator) -> None:
     op.kube.wait_for(lambda: op.kube.count("create", op.plural) >= 3)
     op.kube.remove(op.plural, op.name)
     well(op)
+
+
+STRAYS = [
+    (verb, resource, Fault(status, plain=plain))
+    for verb in ("list", "watch")
+    for resource in ("pytorchjobs", "pods")
+    for status, plain in [
+        (400, False),
+        (401, False),
+        (403, False),
+        (404, False),
+        (404, True),
+        (408, True),
+        (409, False),
+        (200, True),
+    ]
+]
+WEBHOOK = 'Internal error occurred: failed calling webhook "validator.trainjob": no endpoints available'
+PODSECURITY = 'Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+
+
+def stray(verb: str, resource: str, answer: Fault) -> Callable[[str, str, str, int], Fault | None]:
+    """The first three answers are refusals, as while an API server rolls."""
+    return lambda v, r, n, seen: answer if (v, r) == (verb, resource) and seen < 3 else None
+
+
+def runs_while_the_api_is_away(op: Operator) -> None:
+    """Nothing of the job was seen when the API goes; when it comes back the job has run for long."""
+    op.created()
+    op.watched()
+    away = threading.Event()
+    op.kube.fault = lambda v, r, n, seen: None if away.is_set() else Fault(503)
+    op.kube.drop_streams()
+    time.sleep(1)
+    op.runs("step 1")
+    away.set()
+    op.followed()
+    op.succeeds()
+
+
+def deletion_hangs(op: Operator) -> None:
+    op.created()
+    op.runs("step 1")
+    op.watched()
+    op.kube.change(op.plural, op.name, lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]))
+
+
+def pods_refused(op: Operator) -> None:
+    """TrainJob and JobSet say nothing; the batch Job's controller does."""
+    op.created()
+    op.kube.event(f"{op.name}-node-0", "FailedCreate", PODSECURITY, kind="Job")
+    op.kube.wait_for(lambda: op.kube.count("list", "events") >= 2)
+
+
+def workload_waits(op: Operator) -> None:
+    """Kueue cuts the names of its Workloads at 63 characters, the hash included."""
+    op.created()
+    op.says("Suspended")
+    own = f"{f'trainjob-{op.name}'[:57]}-1a2b3"
+    op.kube.event(own, "Pending", "couldn't assign flavors to pod set node", kind="Workload")
+    op.kube.wait_for(lambda: op.kube.count("list", "events") >= 3)
+    op.says("Suspended", "False")
+    op.runs("step 1")
+    op.succeeds()

@@ -81,7 +81,7 @@ SCENARIOS = {
     "preempted": Scenario(plays.preempted, shown=("preempted by a better job", "step 1 again")),
     "preempted for long": Scenario(plays.preempted_for_long, times=QUICK._replace(overtime=1), deadline=2),
     "pods are seen late": Scenario(
-        plays.well,
+        lambda op: (op.created(), op.kube.wait_for(lambda: op.kube.count("list", "pods")), plays.well(op)),
         fault=lambda v, r, n, seen: Fault(hold=plays.NEVER) if (v, r, seen) == ("list", "pods", 0) else None,
         shown=("step 2",),
     ),
@@ -146,8 +146,66 @@ SCENARIOS = {
         lambda op: None, "no pytorchjobs.kubeflow.org", before=lambda k: setattr(k, "served", {"pods"}), error=ConfigError, jobs=0
     ),
     "watching is forbidden": Scenario(
-        plays.silence, "does not allow", before=lambda k: k.forbidden.add(("watch", "pytorchjobs")), error=ConfigError
+        lambda op: (op.created(), op.runs("step 2"), op.watched(5), op.succeeds()),
+        before=lambda k: k.forbidden.add(("watch", "pytorchjobs")),
+        shown=("is not heard for now: pytorchjobs: pytorchjobs is forbidden", "step 2"),
     ),
+    "creation is refused, the same job is there": Scenario(
+        lambda op: (op.watched(), op.runs("go on"), op.succeeds()),
+        before=plays.held(),
+        fault=plays.fault_of("create", "pytorchjobs", until=9, status=403, message="exceeded quota"),
+        jobs=0,
+        shown=("is there already", "go on"),
+    ),
+    "all is refused, the same job is there": Scenario(
+        lambda op: None,
+        "does not know this process",
+        before=plays.held(),
+        fault=lambda v, r, n, seen: Fault(401, "Unauthorized") if v != "delete" else None,
+        error=ConfigError,
+        jobs=0,
+        left=1,
+    ),
+    "the token is not known": Scenario(
+        lambda op: None,
+        "does not know this process",
+        fault=plays.fault_of("create", "pytorchjobs", until=9, status=401, message="Unauthorized"),
+        error=ConfigError,
+        jobs=0,
+    ),
+    "a webhook is away": Scenario(
+        lambda op: None,
+        "gave no other answer(?s:.)*failed calling webhook",
+        fault=plays.fault_of("create", "pytorchjobs", until=9999, status=500, message=plays.WEBHOOK),
+        times=QUICK._replace(unnoticed=0.3),
+        jobs=0,
+        shown=(f"{plays.WEBHOOK} (500); retried",),
+    ),
+    "the API is away for longer than any patience": Scenario(
+        plays.runs_while_the_api_is_away, times=QUICK._replace(unnoticed=0.4), shown=("step 1",)
+    ),
+    "it is being deleted, but stays": Scenario(plays.deletion_hangs, "deleted by somebody else", left=1),
+    "its pods are refused": Scenario(
+        plays.pods_refused,
+        "its pods are refused(?s:.)*violates PodSecurity",
+        times=QUICK._replace(uncreated=0.3),
+        kind="trainjob",
+        shown=(f"{NAME}-node-0: FailedCreate: {plays.PODSECURITY}",),
+    ),
+    "its pods were refused for a moment": Scenario(
+        lambda op: (plays.pods_refused(op), op.runs("step 1"), op.succeeds()), kind="trainjob", shown=("step 1",)
+    ),
+    "its quota says why it waits": Scenario(
+        plays.workload_waits,
+        kind="trainjob",
+        shown=("Pending: couldn't assign flavors to pod set node", "waits for its quota"),
+    ),
+    **{
+        f"{verb} of {resource} is answered {answer.status}{' by a proxy' if answer.plain else ''}": Scenario(
+            plays.well, fault=plays.stray(verb, resource, answer), shown=("step 2",)
+        )
+        for verb, resource, answer in plays.STRAYS
+    },
     "logs are forbidden": Scenario(
         plays.well, before=lambda k: k.forbidden.add(("get", "pods/log")), shown=("its log cannot be read",)
     ),
@@ -328,6 +386,7 @@ def test_a_launcher_that_is_killed_leaves_an_orphan_that_is_adopted_or_reaped(
     uid = op.created()["metadata"]["uid"]
     op.runs("step 1")
     op.watched()
+    op.followed()
     first.kill()
     first.wait()
     assert reap.reap(connect(NAMESPACE, QUICK), stale=900) == []

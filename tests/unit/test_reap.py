@@ -107,6 +107,21 @@ def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_inst
     assert not kube.all("inferenceservices")
 
 
+@pytest.mark.parametrize(
+    ("mine", "other"), [("r" * 70 + "a", "r" * 70 + "b"), ("日本", "ä"), ("---", "日本"), ("a b", "a-b"), ("x.", "x")]
+)
+def test_reap_run_spares_runs_of_a_like_name(mine: str, other: str, config: Path, kube: KubeServer) -> None:
+    for number, run in enumerate((mine, other)):
+        body = manifest(spec())
+        body["metadata"]["name"] = f"job-{number}"
+        body["metadata"]["labels"] |= names.labels(run, "sft", KEY)
+        body["metadata"]["annotations"][names.HEARTBEAT] = names.now()
+        assert names.LABEL.fullmatch(names.label(run))
+        kube.put("pytorchjobs", body)
+    assert len(reap.reap(connect(NAMESPACE, QUICK), run=mine)) == 1
+    assert [job["metadata"]["name"] for job in kube.all("pytorchjobs")] == ["job-1"]
+
+
 def test_reap_says_what_right_it_lacks(config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]) -> None:
     kube.forbidden.add(("list", "trainjobs"))
     assert main(["reap", "--namespace", NAMESPACE]) == 2

@@ -163,7 +163,7 @@ SCENARIOS = {
         after_created(in_turn(lambda c: c.pod(False, phase="Pending", init={"running": {}}), pause, up)),
         times=QUICK._replace(unschedulable=0.2),
     ),
-    "no controller": Scenario(after_created(lambda c: None), ("is KServe's controller up?",), times=IMPATIENT),
+    "no controller": Scenario(after_created(lambda c: None), ("is the operator of InferenceService up?",), times=IMPATIENT),
     "never serves": Scenario(
         after_created(in_turn(lambda c: c.pod(False), lambda c: c.status(Ready="False"))),
         ("does not serve after 1 s (engine.start_seconds)",),
@@ -228,7 +228,7 @@ SCENARIOS = {
         lambda c: None, ("refused InferenceService",), fault=once("create", PLURAL, Fault(400), 99), created=0
     ),
     "the answer to its creation is lost": Scenario(fault=once("create", PLURAL, Fault(reset=True, after=True))),
-    "the API server is busy": Scenario(fault=once("create", PLURAL, Fault(429, {"Retry-After": "0"}), 2)),
+    "the API server is busy": Scenario(fault=once("create", PLURAL, Fault(429, headers={"Retry-After": "0"}), 2)),
     "the watch breaks": Scenario(
         after_created(in_turn(lambda c: c.kube.compact(), lambda c: c.kube.drop_streams(), up)),
     ),
