@@ -224,14 +224,14 @@ class Job:
     def _refuse(self, error: ApiException) -> None:
         if error.status == 404:
             raise ConfigError(
-                f"this cluster has no {self.resource.plural}.{self.resource.group}, or no namespace {self.cluster.namespace}: "
+                f"this cluster has no {self.resource.plural}.{self.resource.group}, or no namespace {self.cluster.namespace}"
                 f"{self._without_kind()}"
             ) from error
         raise ClusterError(f"the cluster refused {self.noun} {self.name}: {said(error)}") from error
 
     def _without_kind(self) -> str:
         others = " or ".join(name for name in KINDS if KINDS[name] != self.kind)
-        return f"install the operator of {self.kind.kind}, or set launcher.kind to {others}"
+        return f": install the operator of {self.kind.kind}, or set launcher.kind to {others}"
 
     def _ours(self, held: Mapping[str, Any]) -> bool:
         marks, wanted = held["metadata"].get("labels") or {}, self.body["metadata"]["labels"]

@@ -94,7 +94,7 @@ class Service(Job):
         return listed
 
     def _without_kind(self) -> str:
-        return "install KServe, or set engine.kind to http or transformers"
+        return ": install KServe, or set engine.kind to http or transformers"
 
     def _take(self, found: dict[str, Any], how: str) -> None:
         super()._take(found, how)
