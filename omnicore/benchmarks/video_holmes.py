@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.benchmarks.base import Entry, Refused, Row, Source, by_letter, checked, identity, keyed, letter, listed
-from omnicore.benchmarks.tables import filled, tsv_rows
+from omnicore.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, letter
+from omnicore.benchmarks.tables import filled, options_of, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
 TSV = "Video_Holmes.tsv"
@@ -57,19 +57,15 @@ def _items(source: Source) -> Iterator[Row]:
 
 def query(source: Source, row: Row) -> Query:
     item = row.fields
-    film, options = item["video ID"], item["Options"]
-    if source.layout == TSV:
-        options = dict(candidate.partition(". ")[::2] for candidate in listed("Options", options))
-    if "".join(options) != _LETTERS[: len(options)]:
-        raise Refused("Options", f"are not named A, B, C in turn, but {', '.join(options)}")
-    checked("Options", list(options.values()))
+    film = item["video ID"]
+    _, options = options_of("Options", item["Options"])
     return Query(
         benchmark=ENTRY.name,
         id=identity(item, "video ID", "Question ID"),
         type=item["Question Type"],
         question=item["Question"],
-        options=tuple(options.values()),
-        answer=by_letter("Answer", item["Answer"], tuple(options.values())),
+        options=tuple(options),
+        answer=by_letter("Answer", item["Answer"], options),
         media=source.film("video ID", f"{source.folder(*_FOLDERS)}{film}.mp4"),
         cluster=film,
     )

@@ -76,7 +76,23 @@ def test_options_that_are_not_named_in_turn_are_refused(tmp_path: Path) -> None:
     (folder / "test_Video-Holmes.json").write_text(json.dumps(written, indent=0))
     rows, problems, count = read(video_holmes, Source(video_holmes.ENTRY, folder))
     assert (len(rows), count) == (6, 7)
-    assert [(p.field, p.message) for p in problems] == [("Options", "are not named A, B, C in turn, but A, C, B")]
+    assert [(p.field, p.message) for p in problems] == [("Options", "are not labelled A, B or 1, 2 in turn, but A, C, B")]
+
+
+def test_options_in_other_forms_are_read_alike(tmp_path: Path) -> None:
+    folder = native.copy("video_holmes", tmp_path)
+    written = json.loads((folder / "test_Video-Holmes.json").read_text())[:3]
+    written[0] |= {"Options": {"A": "A. one", "B": "B. two", "C": "C. three"}, "Answer": "B"}
+    written[1] |= {"Options": {"A": 1, "B": 2, "C": 3}, "Answer": "B"}
+    written[2] |= {"Options": ["A. one", "B. two", "C. three"], "Answer": "B"}
+    (folder / "test_Video-Holmes.json").write_text(json.dumps(written))
+    made, problems, _ = read(video_holmes, Source(video_holmes.ENTRY, folder))
+    assert not problems
+    assert [(query.options, query.answer) for query in made] == [
+        (("one", "two", "three"), "two"),
+        (("1", "2", "3"), "2"),
+        (("one", "two", "three"), "two"),
+    ]
 
 
 @pytest.mark.parametrize(("reply", "score", "outcome"), REPLIES)
