@@ -66,7 +66,7 @@ class Profile(Config):
 
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/: digits, then Ki to Ei, n to E, or an exponent.
-_QUANTITY = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+_QUANTITY = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?", re.ASCII)
 
 
 def quantity(text: str) -> str:
