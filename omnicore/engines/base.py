@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,22 @@ def ask(
     places = sorted((i, key, place) for key, chunk in chunks.items() for place, i in enumerate(chunk))
     batch_of = lru_cache(64)(lambda key: failed[key] if key in failed else _replies(log[key]))
     return (batch_of(key)[place] for _, key, place in places)
+
+
+def tell_failures(label: str, asked: int, errors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Print how many of the requests `asked` failed for good, by benchmark, and return these counts for a step's summary, as
+    `errors_<benchmark>`."""
+    counts = Counter(str(error["benchmark"]) for error in errors)
+    if errors:
+        first = errors[0]
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        print(
+            f"{label}: {len(errors)} of {asked} requests failed and count for nothing ({listed}); errors.jsonl lists each, first "
+            f"{first['benchmark']}/{first['id']}: {first['error']}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {f"errors_{name}": count for name, count in sorted(counts.items())}
 
 
 def _length(request: Request) -> int:

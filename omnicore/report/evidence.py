@@ -49,10 +49,16 @@ class Aggregates(_File):
     chance_corrected: Estimate
 
 
+class Counts(_File):
+    queries: int
+    errors: int
+
+
 class BenchmarkScore(_File):
     raw: Estimate
     clean: Estimate | None
     chance: float
+    counts: dict[str, Counts] = {}
 
 
 class Scores(_File):

@@ -75,6 +75,7 @@ def _training(evidence: Evidence) -> dict[str, Any]:
     said = (words.wording_sentence(words.NAMES[arm], scores[arm].by_wording) for arm in ("base", "distilled"))
     return {
         "scores": scores,
+        "failures": words.failures_sentence(scores),
         "measures": MEASURES,
         "gain": words.gain_sentence(words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")),
         "hero": figures.hero(evidence),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnicore import stats
-from omnicore.report.evidence import Audit, Evidence
+from omnicore.report.evidence import Audit, Evidence, Scores
 from omnicore.schema import Estimate, Label, Outcome
 
 NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
@@ -158,6 +158,16 @@ def replies_sentence(audit: Audit) -> str:
     unread = " Cut and unread replies are no evidence: a query whose verdict they could change is undecided and kept."
     lost = cut + sum(r.no_answer for r in seen)
     return f"Of {total} requests to the probe {listed(told)}.{unread if lost else ''}{left}"
+
+
+def failures_sentence(scores: Mapping[str, Scores]) -> str:
+    """Count the queries of each evaluation whose request failed, by benchmark; empty where none did."""
+    told = []
+    for arm, scored in scores.items():
+        failed = {name: found.counts["raw"] for name, found in scored.by_benchmark.items() if "raw" in found.counts}
+        lost = [f"{counts.errors} of {counts.queries} in {name}" for name, counts in failed.items() if counts.errors]
+        told += [f"{NAMES[arm]} {listed(lost)}"] if lost else []
+    return f"Queries whose request failed are in no figure: {'; '.join(told)}." if told else ""
 
 
 def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -11,7 +11,7 @@ from omnicore import audit
 from omnicore.audit.files import read_draws, read_probe, read_queries
 from omnicore.config import DistillConfig
 from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling
+from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.media import bring, intact
@@ -73,6 +73,7 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
         "errors": len(errors),
         **{f"rejected_{reason}": rejected[reason] for reason in Reason},
         **perceived,
+        **tell_failures("distill", len(rollouts), errors),
     }
 
 

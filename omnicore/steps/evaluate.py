@@ -17,7 +17,7 @@ from typing import Any
 from omnicore import benchmarks, export, stats
 from omnicore.config import EvaluateConfig, digest
 from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling
+from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import DataError
 from omnicore.journal import read_json, read_jsonl, write_json, write_jsonl
 from omnicore.prompts import choices, parts, profile_hash
@@ -221,7 +221,9 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     export.write(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
-    return {"queries": len(queries), "asked": len(shown.asked), **macro, "truncated": truncated, "errors": len(errors), **perceived}
+    failures = tell_failures("evaluate", len(shown.asked), errors)
+    figures = {"queries": len(queries), "asked": len(shown.asked), **macro, "truncated": truncated, "errors": len(errors)}
+    return {**figures, **perceived, **failures}
 
 
 def _check(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from omnicore import stats
 from omnicore.config import ProbeConfig
 from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling
+from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import ConfigError
 from omnicore.journal import read_jsonl, write_json, write_jsonl
 from omnicore.prompts import choices, parts, permutation, profile_hash
@@ -86,6 +86,7 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
         "errors": len(errors),
         **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         **perceived,
+        **tell_failures("probe", len(plan), errors),
     }
 
 

@@ -12,7 +12,7 @@ from omnicore.engines.base import Reply
 from omnicore.errors import DataError, EngineError
 from omnicore.journal import read_json, read_jsonl
 from omnicore.prompts import profile_hash
-from omnicore.provenance import digest_directory
+from omnicore.provenance import digest_directory, read_step
 from omnicore.schema import Estimate, Outcome, Response, View
 from omnicore.steps.evaluate import chance, queries_hash, run
 from tests.unit.evaluate_fixture import QUERIES, RECIPE, evaluated, inputs, query
@@ -76,6 +76,10 @@ def test_a_failed_request_is_counted_and_in_no_figure(output: Path, scores: dict
     key = {"benchmark": "daily_omni", "id": "06", "error": "HTTP 500"}
     assert errors == [{**key, "view": "omni"}, {**key, "view": "visual_only"}]
     assert scores["errors"] == 2
+    assert {name: count for name, count in read_step(output)["summary"].items() if "errors" in name} == {
+        "errors": 2,
+        "errors_daily_omni": 2,
+    }
     assert scores["counts"] == {
         "raw": {"queries": 13, "errors": 1, "no_answer": 3, "truncated": 1},
         "clean": {"queries": 10, "errors": 1, "no_answer": 3, "truncated": 1},

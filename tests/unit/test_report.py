@@ -152,7 +152,7 @@ def without_line(text: str, mark: str) -> str:
         ("rlvr", "responses.jsonl", lambda text: without_line(text, '"id":"elm-0003"'), "no answer to elm/elm-0003"),
         ("audit", "audit.json", lambda text: text.replace('"leakage"', '"leaks"'), "audit.json: leakage: Field required"),
         ("rlvr_curves", "curves.jsonl", lambda text: "", "logs no step"),
-        ("queries", "queries.jsonl", lambda text: text.replace("media/", "lost/"), "is missing under"),
+        ("queries", "queries.jsonl", lambda text: text.replace("media/", "lost/"), "is missing: run prepare again"),
         ("queries", "queries.jsonl", lambda text: text.replace("elm-0003", "elm-9999"), "no verdict on elm/elm-9999"),
     ],
 )

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from omnicore.report import words
+from omnicore.report.evidence import Scores
 from omnicore.schema import Estimate
 
 
 def estimate(value: float, low: float, high: float, n: int = 100) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n)
+
+
+def scored(**lost: int) -> Scores:
+    """An evaluation of 40 queries a benchmark, of which so many have no reply."""
+    mean = estimate(0.5, 0.4, 0.6)
+    of_all = {"macro": mean, "micro": mean, "chance_corrected": mean}
+    blocks = {
+        name: {"raw": mean, "clean": mean, "chance": 0.25, "counts": {"raw": {"queries": 40, "errors": count}}}
+        for name, count in lost.items()
+    }
+    maps: dict[str, Any] = {name: {} for name in ("by_type", "by_wording", "ablation", "no_answer")}
+    named = dict.fromkeys(("model", "profile_hash", "manifest_hash"), "x")
+    return Scores.model_validate({**named, "raw": of_all, "clean": of_all, "by_benchmark": blocks, **maps})
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"base": scored(elm=0)}, ""),
+        (
+            {"base": scored(ash=2, elm=0, oak=1), "sft": scored(elm=0), "rlvr": scored(elm=3)},
+            "Queries whose request failed are in no figure: Base 2 of 40 in ash and 1 of 40 in oak; RLVR 3 of 40 in elm.",
+        ),
+    ],
+)
+def test_failures_are_told_by_stage_and_benchmark(scores: dict[str, Scores], said: str) -> None:
+    assert words.failures_sentence(scores) == said
 
 
 SFT_UP = words.Gain(estimate(0.12, 0.1, 0.14), estimate(0.04, 0.02, 0.06), estimate(0.08, 0.05, 0.11))
