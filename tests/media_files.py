@@ -103,6 +103,17 @@ def write_video(
     return path
 
 
+def make_sound_track(path: Path) -> Path:
+    """An mp4 without a picture: one tone of 3 s in AAC."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(440, 3.0, SOUND_RATE)[None], format="fltp", layout="mono")
+        frame.sample_rate = SOUND_RATE
+        for packet in [*track.encode(frame), *track.encode()]:
+            container.mux(packet)
+    return path
+
+
 def make_tone(path: Path, hz: float, seconds: float) -> Path:
     """A wav, flac, ogg or mp3, by its name."""
     soundfile.write(path, tone(hz, seconds), 16_000)

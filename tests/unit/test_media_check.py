@@ -14,7 +14,7 @@ from omnicore import media, media_check
 from omnicore.config import Profile
 from omnicore.errors import DataError
 from omnicore.schema import Media, Query
-from tests.media_files import SOUND_RATE, make_picture, make_tone, make_video, medium, tone, write_video
+from tests.media_files import SOUND_RATE, make_picture, make_sound_track, make_tone, make_video, medium, tone, write_video
 
 RATE = 16_000
 
@@ -28,18 +28,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def film(path: Path, sound: bool = True, seconds: float = 4.0, **options: str) -> Path:
     times = [i / 8 for i in range(round(seconds * 8) + 1)]
     return write_video(path, times, (64, 48), tone(440, seconds, SOUND_RATE) if sound else None, options=options)
-
-
-def sound_only(path: Path) -> Path:
-    import av
-
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(tone(440, 3.0, SOUND_RATE)[None], format="fltp", layout="mono")
-        frame.sample_rate = SOUND_RATE
-        for packet in [*track.encode(frame), *track.encode()]:
-            container.mux(packet)
-    return path
 
 
 def cut(path: Path, share: float = 0.5) -> Path:
@@ -76,7 +64,7 @@ Make = Callable[[Path], Path]
 BAD: dict[str, tuple[str, str, Make, str]] = {
     "mute": ("audio", "a.mp4", lambda p: film(p, sound=False), "audio a.mp4 has no audio track"),
     "mute, mkv": ("audio", "a.mkv", lambda p: film(p, sound=False), "audio a.mkv has no audio track"),
-    "sound only": ("video", "a.mp4", sound_only, "video a.mp4 has no video track"),
+    "sound only": ("video", "a.mp4", make_sound_track, "video a.mp4 has no video track"),
     "half, index first": ("video", "a.mp4", lambda p: cut(film(p, seconds=8, movflags="faststart")), "is damaged or cut off after"),
     "half, index first, sound": ("audio", "a.mp4", lambda p: cut(film(p, movflags="faststart")), "is damaged or cut off after"),
     "half, index last": ("video", "a.mp4", lambda p: cut(film(p)), "is not a readable video"),
@@ -117,7 +105,7 @@ GOOD: dict[str, tuple[str, str, Make]] = {
     "mp3": ("audio", "a.mp3", lambda p: make_tone(p, 300, 5.0)),
     "ogg": ("audio", "a.ogg", lambda p: make_tone(p, 300, 5.0)),
     "flac": ("audio", "a.flac", lambda p: make_tone(p, 300, 5.0)),
-    "sound only": ("audio", "a.mp4", sound_only),
+    "sound only": ("audio", "a.mp4", make_sound_track),
     "a beginning that cancels out": ("audio", "a.wav", lambda p: cancelling(p, 2.0)),
     "jpg": ("image", "a.jpg", lambda p: make_picture(p, "red", (64, 48))),
 }
