@@ -1,22 +1,26 @@
 """What a step tells Prometheus while it works, from wherever a figure arises, and once when it has ended.
 
-`working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port. `show`, `count`
-and `trained` set them; where no step is at work they do nothing, so whoever has a figure need not know who listens. `push` sends
-the last ones to the Pushgateway that OMNI_PUSHGATEWAY names. Of the processes of a training the first speaks for all.
+`working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port; `serving` serves
+from before a step to after it. `show`, `count` and `trained` set the figures; where no step is at work they do nothing, so that
+whoever has a figure need not know who listens. `push` sends the last ones to the Pushgateway that OMNI_PUSHGATEWAY names. Of the
+processes of a training the first speaks for all.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omnicore import ranks
 from omnicore.snapshot import training
 from omnicore.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
 
 PORT, HOST, GATEWAY = "OMNI_METRICS_PORT", "OMNI_METRICS_HOST", "OMNI_PUSHGATEWAY"
 LOOPBACK = "127.0.0.1"  # a laptop's figures are nobody else's; a pod's HOST says 0.0.0.0
@@ -29,6 +33,7 @@ class _Work(NamedTuple):
 
 
 _work: _Work | None = None
+_serving = False
 
 
 @contextmanager
@@ -41,7 +46,7 @@ def working(step: str, stage: str) -> Iterator[None]:
         return
     _work = _Work(Metrics(), {"step": step, "stage": stage})
     try:
-        with _served(_work.metrics):
+        with serving():
             yield
     except Exception:
         show("omni_step_succeeded", 0)
@@ -88,24 +93,41 @@ def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> No
         print(f"the metrics of {step} were not pushed to {gateway} ({GATEWAY}): {error}", file=sys.stderr, flush=True)
 
 
+class _Present:
+    """The figures of the step that is at work, if any, as prometheus_client takes them from a collector."""
+
+    def collect(self) -> Iterable[Family]:
+        return _work.metrics.collect() if _work else ()
+
+
 @contextmanager
-def _served(metrics: Metrics) -> Iterator[None]:
+def serving() -> Iterator[None]:
+    """Serve /metrics within the block. Inside another such block it does nothing.
+
+    Around the fetching of inputs and the publishing of a result it keeps the pod's target up, with no figures: a target that is
+    down is a process that hangs or is lost.
+    """
+    global _serving
     port, host = os.environ.get(PORT), os.environ.get(HOST, LOOPBACK)
-    if not port:
+    if not port or _serving or not ranks.first():
         yield
         return
-    from prometheus_client import start_http_server
+    from prometheus_client import CollectorRegistry, start_http_server
 
+    registry = CollectorRegistry()
+    registry.register(_Present())
     try:
-        server, thread = start_http_server(int(port), host, metrics.registry())
+        server, thread = start_http_server(int(port), host, registry)
     except (OSError, ValueError, OverflowError) as error:  # no work fails for who watches it
         print(f"no metrics at {host}:{port} ({PORT}): {error}", file=sys.stderr, flush=True)
         yield
         return
     print(f"metrics at http://{host}:{server.server_port}/metrics", file=sys.stderr, flush=True)
+    _serving = True
     try:
         yield
     finally:
+        _serving = False
         server.shutdown()
         server.server_close()
         thread.join()

@@ -21,6 +21,7 @@ from omnicore import keeping, store
 from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.journal import storage_errors
+from omnicore.live import serving
 from omnicore.provenance import STEP_FILE
 from omnicore.recipe import Recipe
 from omnicore.run import Run, Work, differences, run_step, step_work, tell
@@ -51,7 +52,7 @@ def run(
         if place == output or output.startswith(f"{place}/") or place.startswith(f"{output}/"):
             raise ConfigError(f"output {output} and input {role} {place} lie in one another; give the output its own address")
     own, local = scratch(output), Path(output)
-    with storage_errors(own), store.locked(own):
+    with serving(), storage_errors(own), store.locked(own):
         known = {role: store.known(place) for role, place in inputs.items() if store.is_s3(place)}
         places = {role: own / f"{role}-{known[role].folder}" if role in known else Path(inputs[role]) for role in inputs}
         if store.is_s3(output):

@@ -55,6 +55,8 @@ METRICS = {
     "omni_promotion_difference_ratio": Metric("Right answers of the candidate less the champion's, clean view, -1 to 1.", BOUND),
     # Of a training, at its last logged step.
     "omni_training_steps": Metric("Optimiser steps done."),
+    "omni_training_active": Metric("1: optimizer steps are being taken; 0: the training loop has ended, and its result is saved."),
+    "omni_training_step_timestamp_seconds": Metric("When the last optimizer step ended, or the training began; Unix time."),
     "omni_training_step_duration_seconds": Metric("Wall time of the last optimiser step, its rollouts and checkpoint included."),
     "omni_training_loss": Metric("Loss; no unit. Not a number: the training has ended in an error."),
     "omni_training_gradient_norm": Metric("Norm of the gradient before it is clipped; no unit."),

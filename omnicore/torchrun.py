@@ -21,6 +21,7 @@ from omnicore.processes import without_deprecations
 from omnicore.provenance import read_step
 from omnicore.ranks import Team
 from omnicore.recipe import Recipe
+from omnicore.run import in_process
 
 
 def run(
@@ -41,12 +42,11 @@ def run(
     field = TRAINING[step]
     ranks.share(getattr(getattr(recipe, section or step), field), f"{section or step}.{field}")
 
-    def lead(recipe: Recipe, config: Any, places: Mapping[str, Path], directory: Path) -> dict[str, Any]:
+    def lead(recipe: Recipe, _config: Any, places: Mapping[str, Path], directory: Path) -> dict[str, Any]:
         told = {role: {"place": str(place), "digest": read_step(place)["digest"]} for role, place in places.items()}
         team.say("work", json.dumps(told))
-        with team.at_work(), without_deprecations():
-            summary: dict[str, Any] = import_module(f"omnicore.steps.{step}").run(recipe, config, places, directory)
-        return summary
+        with team.at_work():
+            return in_process(step, section or step, recipe, places, directory)
 
     staging.run(step, recipe, inputs, output, section=section, execute=lead, replace=replace)
     team.say("end")

@@ -42,6 +42,11 @@ class Curve(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._tokens, self._since = state.num_input_tokens_seen, time.monotonic()
         live.trained({"step": state.global_step})  # a training that hangs before its first step is seen to
+        live.show("omni_training_active", 1)
+        live.show("omni_training_step_timestamp_seconds", time.time())
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        live.show("omni_training_active", 0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         if not logs or "loss" not in logs:
@@ -52,6 +57,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
                 record[ours] = round(float(logs[theirs]), 6)
         began, self._since = self._since, time.monotonic()
         live.show("omni_training_step_duration_seconds", self._since - began)
+        live.show("omni_training_step_timestamp_seconds", time.time())
         if not math.isfinite(record["loss"]):
             live.trained(record)
             raise TrainingError(f"the loss became {record['loss']} at step {state.global_step}: lower the learning rate")

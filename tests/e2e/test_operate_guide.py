@@ -95,6 +95,12 @@ def check(seen: Prometheus, output: Path) -> None:
     for modality in ("vision", "audio", "omni"):
         assert seen.scraped(f'omni_reward{end},modality="{modality}"}}')
     assert max(value for _, value in seen.scraped(f"omni_training_step_duration_seconds{end}}}")) < 600
+    active = [value for _, value in seen.scraped(f"omni_training_active{end}}}")]
+    assert active == sorted(active, reverse=True)
+    assert set(active) == {1.0, 0.0}  # it trains, then it saves what it has trained
+    ended = [value for _, value in seen.scraped(f"omni_training_step_timestamp_seconds{end}}}")]
+    assert ended == sorted(ended)
+    assert len(set(ended)) >= 4
 
 
 def test_values_of_the_recipe_and_files_exist() -> None:

@@ -60,6 +60,18 @@ def test_figures_are_served_while_the_step_works_and_no_longer(port: int, capsys
         assert scraped(port) == {}
 
 
+def test_a_target_stays_up_before_and_after_the_step(port: int) -> None:
+    """While inputs are fetched and the result is published: a target that is down is an alert."""
+    with live.serving():
+        assert scraped(port) == {}
+        with live.working("sft", "sft"):
+            live.show("omni_training_active", 1)
+            assert scraped(port) == {'omni_training_active{stage="sft",step="sft"}': 1.0}
+        assert scraped(port) == {}
+    with pytest.raises(URLError):
+        scraped(port)
+
+
 def test_only_this_machine_may_look_unless_it_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for host, reached in (("", ["127.0.0.1"]), ("127.0.0.2", ["127.0.0.2"]), ("0.0.0.0", ["127.0.0.1", "127.0.0.2"])):
         if host:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from omnicore import ranks
+from omnicore import live, ranks
 from omnicore.errors import TrainingError
 from omnicore.journal import read_jsonl
 from omnicore.provenance import STEP_FILE, digest_directory, read_step
@@ -19,6 +20,7 @@ from omnicore.recipe import load_recipe
 from omnicore.run import KEY_FILE, run_step
 from omnicore.training.curves import Curve
 from tests.forks import ended, in_a_fork
+from tests.seaweed import free_ports
 from tests.torchrun import agent, omnicore
 from tests.unit.test_resume import die
 from tests.unit.training_fixture import SMALL, data, inputs
@@ -114,15 +116,24 @@ def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
     calm: dict[str, Path],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     step: str,
     process: int,
 ) -> None:
-    output = tmp_path / "killed"
+    output, scraped = tmp_path / "killed", tmp_path / "scraped"
+    (port,) = free_ports(1)
+    monkeypatch.setenv(live.PORT, str(port))
 
-    sets, hook = [*TRAINING[step], *PASSES[step]], lambda: on_log(process, 3, die)
+    def scrape_and_die() -> None:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            scraped.write_bytes(answer.read())
+        die()
+
+    sets, hook = [*TRAINING[step], *PASSES[step]], lambda: on_log(process, 3, scrape_and_die)
     assert torchrun(step, sets, inputs[step], output, restarts=1, first=hook) == 0
     assert capfd.readouterr().err.count("step-000002: training goes on after step 2\n") == 1
     assert read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
+    assert f'omni_training_active{{stage="{step}",step="{step}"}} 1.0' in scraped.read_text()  # the first process serves
 
 
 def test_a_finished_result_is_found_by_the_first_and_ends_all(

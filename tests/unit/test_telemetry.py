@@ -12,6 +12,7 @@ UNITLESS = {
     "omni_step_samples",
     "omni_canary_passed",
     "omni_training_steps",
+    "omni_training_active",
     "omni_training_loss",
     "omni_training_gradient_norm",
     "omni_reward",
