@@ -37,7 +37,7 @@ class Row:
     def prompt(self) -> Prompt:
         """Built anew each time; its media are processed once, as long as the reader has room. Raises DataError naming the row where
         a medium cannot be read, or was changed."""
-        with _named(self.request.name):
+        with named(self.request.name):
             return self.reader.prompt(self.request)
 
 
@@ -53,13 +53,13 @@ def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool, vi
             raise DataError(f"{path}:{number}: field `target` is empty, and supervised training needs a written reply")
         request = Request(parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
-        with _named(f"{path}:{number}: {request.name}"):
+        with named(f"{path}:{number}: {request.name}"):
             rows.append(Row(query, request, reply, reader.length(request) + len(reply), reader))
     return rows
 
 
 @contextmanager
-def _named(row: str) -> Iterator[None]:
+def named(row: str) -> Iterator[None]:
     """Put the name of a row before what is wrong with its media."""
     try:
         yield

@@ -16,6 +16,7 @@ from trl import SFTTrainer
 
 from omnicore import ranks
 from omnicore.config import SftConfig
+from omnicore.errors import DataError
 from omnicore.models.processor import Encoder, collate
 from omnicore.training import finite, parallel, parts
 from omnicore.training.checkpoints import Checkpoints, Resumable
@@ -89,7 +90,8 @@ def train(
     waited for rows, and `trackers` are the Trainer's arguments of `tracking.reported`. Returns how often each group of the mixture
     is walked through.
 
-    Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture that the rows are not of.
+    Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture that the rows are not of,
+    DataError naming the row where a medium cannot be read any more.
     """
     queries, tokens = [row.query for row in rows], [row.tokens for row in rows]
     mixture = Mixture(queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed)
@@ -137,7 +139,10 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(finite.Finite())
         trainer.add_callback(Curve(log, add))
-        trainer.go_on()
+        try:
+            trainer.go_on()
+        except DataError as error:  # a process that reads ahead puts its traceback before it
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         parallel.gather(trainer.model)
         if ranks.first():
             parts.merge(trainer.model)

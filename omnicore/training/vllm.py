@@ -26,7 +26,7 @@ from omnicore.models.generate import Part
 from omnicore.models.processor import Encoder
 from omnicore.training.parts import whole
 from omnicore.training.rollouts import Sample
-from omnicore.training.rows import Row
+from omnicore.training.rows import Row, named
 
 CONCURRENCY, TIMEOUT = 64, 1_800.0  # requests on their way, and seconds for all of a step's
 
@@ -118,7 +118,8 @@ class VllmRollouts:
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:
         root = row.request.root
-        items = [said(part) if isinstance(part, str) else encoded(part, root, self._profile) for part in row.request.parts]
+        with named(row.request.name):
+            items = [said(part) if isinstance(part, str) else encoded(part, root, self._profile) for part in row.request.parts]
         fields = {
             "model": self._model,
             "n": n,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def test_sft_draws_its_mixture_whoever_reads_the_media(prepared: Path, encoder: 
         assert all(set(record["by_type"]) == {"picture", "speech_text"} for record in curve)
         curves.append(curve)
     assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_medium_that_breaks_while_training_names_its_row(
+    prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe, workers: int
+) -> None:
+    rows = rows_of(prepared, encoder, small_recipe, "sft", targets=True)[:4]
+    lost = next(part for part in rows[2].request.parts if not isinstance(part, str)).model_copy(update={"uri": "media/lost.png"})
+    rows[2] = replace(rows[2], request=replace(rows[2].request, parts=(lost, "?")))
+    config = SftConfig(data="sft.jsonl", steps=4, batch=2, workers=workers)
+    with pytest.raises(DataError, match=rf"^sft/{rows[2].query.id}: \S+media/lost\.png is missing: .*there$"):
+        sft.train(random_model, encoder, rows, config, seed=0, log=lambda record: None)
 
 
 def test_rlvr_journals_rollouts_and_moves_both_towers(prepared: Path, small_recipe: Recipe) -> None:
