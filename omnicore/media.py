@@ -9,8 +9,9 @@ complains of it; some of it decoders paint over in silence.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -42,9 +43,23 @@ from omnicore.video import (
     measure_sound,
     measure_video,
     sound_track,
+    video_step,
 )
 
-__all__ = ["RATE", "Video", "bring", "intact", "load_audio", "load_image", "load_video", "locate", "measure", "read", "resample"]
+__all__ = [
+    "RATE",
+    "Video",
+    "bring",
+    "intact",
+    "load_audio",
+    "load_image",
+    "load_video",
+    "locate",
+    "measure",
+    "read",
+    "resample",
+    "with_one_rate",
+]
 
 Wave = npt.NDArray[np.float32]
 
@@ -128,6 +143,27 @@ def _read(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Vi
     if _short(path, start, end):
         return load_audio(intact(media, root), start, end)
     return np.frombuffer(_kept(media, root, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
+
+
+def with_one_rate(parts: Sequence[Media | str], root: Path, profile: Profile) -> Profile:
+    """The profile for the media of one request: several videos are shown at one rate, that of the one that is shown slowest.
+
+    A request to a server has room for one rate (vLLM's `fps` counts for all its videos), and a model must be shown the same in this
+    process. Raises as `measure` does.
+    """
+    videos = [part for part in parts if isinstance(part, Media) and part.kind == "video"]
+    if len(videos) < 2:
+        return profile
+    step = max(_step(locate(m, root), profile.fps, profile.max_frames, m.start, m.end) for m in videos)
+    fps = 1 / step
+    while 1 / fps < step:  # rounded the wrong way, the slowest would keep a rate of its own
+        fps = math.nextafter(fps, 0)
+    return profile.model_copy(update={"fps": fps})
+
+
+@lru_cache(4096)
+def _step(path: Path, fps: float, max_frames: int, start: float | None, end: float | None) -> float:
+    return video_step(path, fps, max_frames, start, end)
 
 
 def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:

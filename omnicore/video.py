@@ -100,6 +100,12 @@ def measure_video(
         return count, *_size(stream, stream.codec_context.width, stream.codec_context.height)
 
 
+def video_step(path: Path, fps: float, max_frames: int, start: float | None = None, end: float | None = None) -> float:
+    """Seconds from one frame that `load_video` shows to the next, by the file's header alone. Raises as `load_video` does."""
+    with _opened(path, "video") as container:
+        return _plan(path, container, fps, max_frames, start, end)[3]
+
+
 def check_video(path: Path, start: float | None = None, end: float | None = None) -> None:
     """Decode a frame at the clip's beginning, a second later, and at the beginning of its last second.
 

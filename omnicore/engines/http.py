@@ -24,7 +24,7 @@ from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.engines.client import Client
 from omnicore.errors import DataError, EngineError
-from omnicore.media import Video, intact, read
+from omnicore.media import Video, intact, read, with_one_rate
 from omnicore.schema import Media
 
 COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
@@ -127,19 +127,25 @@ class _Items:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._kept: OrderedDict[Media, asyncio.Task[Item]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Media, float], asyncio.Task[Item]] = OrderedDict()
         self._size = 0
 
-    async def item(self, part: Media | str, root: Path) -> Item:
+    async def of(self, request: Request) -> list[Item]:
+        """All items of a request. Raises DataError."""
+        profile = await asyncio.to_thread(with_one_rate, request.parts, request.root, self._profile)
+        return [await self._item(part, request.root, profile) for part in request.parts]
+
+    async def _item(self, part: Media | str, root: Path, profile: Profile) -> Item:
         if isinstance(part, str):
             return said(part)
-        if part not in self._kept:
-            self._kept[part] = asyncio.create_task(self._encode(part, root))
-        self._kept.move_to_end(part)
-        return await self._kept[part]
+        key = part, profile.fps
+        if key not in self._kept:
+            self._kept[key] = asyncio.create_task(self._encode(part, root, profile))
+        self._kept.move_to_end(key)
+        return await self._kept[key]
 
-    async def _encode(self, media: Media, root: Path) -> Item:
-        item = await asyncio.to_thread(encoded, media, root, self._profile)
+    async def _encode(self, media: Media, root: Path, profile: Profile) -> Item:
+        item = await asyncio.to_thread(encoded, media, root, profile)
         self._size += len(item.json)
         while self._size > KEPT and (oldest := next(iter(self._kept.values()))).done():
             self._size -= 0 if oldest.exception() else len(oldest.result().json)
@@ -186,7 +192,7 @@ def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> by
 async def _asked(client: Client, head: bytes, items: _Items, request: Request, seed: int) -> Reply:
     """Raises EngineError as `_check_choice` does."""
     try:
-        shown = [await items.item(part, request.root) for part in request.parts]
+        shown = await items.of(request)
         end = closing(shown, seed, request.choices)
     except DataError as error:
         return unreadable(request, error)

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.errors import DataError, TooLongError
-from omnicore.media import RATE, Video, Wave, measure, read
+from omnicore.media import RATE, Video, Wave, measure, read, with_one_rate
 from omnicore.models import thinker
 from omnicore.models.choose import likeliest
 from omnicore.models.generate import Generated, generate
@@ -33,20 +33,22 @@ class Reader:
 
     def __init__(self, encoder: Encoder, profile: Profile) -> None:
         self.encoder, self.profile = encoder, profile
-        self._features: dict[Media, Features] = {}
+        self._features: dict[tuple[Media, float], Features] = {}
         self._size = 0
-        self._sizes: dict[Media, tuple[int, ...]] = {}
+        self._sizes: dict[tuple[Media, float], tuple[int, ...]] = {}
 
-    def features(self, media: Media, root: Path) -> Features:
-        if media not in self._features:
+    def features(self, media: Media, root: Path, profile: Profile) -> Features:
+        """What the model is shown of a medium under a profile, which differs from the reader's in the rate of videos alone."""
+        key = media, profile.fps
+        if key not in self._features:
             try:
-                found = self._features[media] = self._process(read(media, root, self.profile))
+                found = self._features[key] = self._process(read(media, root, profile))
             except TooLongError as error:
                 raise TooLongError(f"{media.uri}: {error}") from error
             self._size += found.size
             while self._size > FEATURES and len(self._features) > 1:
                 self._size -= self._features.pop(next(iter(self._features))).size
-        return self._features[media]
+        return self._features[key]
 
     def _process(self, decoded: Image | Wave | Video) -> Features:
         if isinstance(decoded, Video):
@@ -55,24 +57,27 @@ class Reader:
 
     def length(self, request: Request) -> int:
         """Tokens of a prompt, without a look into its media: they are measured by their headers."""
+        profile = with_one_rate(request.parts, request.root, self.profile)
         # The prompt itself, with media that have their tokens and nothing else.
         parts = [
-            p if isinstance(p, str) else Features(p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root)))
+            p if isinstance(p, str) else Features(p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root, profile)))
             for p in request.parts
         ]
         return len(self.encoder.prompt(parts, self.profile.system).ids)
 
     def seconds(self, media: Media, root: Path) -> float:
         """How long a sound is; 0 for what is none."""
-        return self._size_of(media, root)[0] / RATE if media.kind == "audio" else 0.0
+        return self._size_of(media, root, self.profile)[0] / RATE if media.kind == "audio" else 0.0
 
-    def _size_of(self, media: Media, root: Path) -> tuple[int, ...]:
-        if media not in self._sizes:
-            self._sizes[media] = measure(media, root, self.profile)
-        return self._sizes[media]
+    def _size_of(self, media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
+        key = media, profile.fps
+        if key not in self._sizes:
+            self._sizes[key] = measure(media, root, profile)
+        return self._sizes[key]
 
     def prompt(self, request: Request) -> Prompt:
-        parts = [p if isinstance(p, str) else self.features(p, request.root) for p in request.parts]
+        profile = with_one_rate(request.parts, request.root, self.profile)
+        parts = [p if isinstance(p, str) else self.features(p, request.root, profile) for p in request.parts]
         return self.encoder.prompt(parts, self.profile.system)
 
 

@@ -136,12 +136,12 @@ def test_processed_media_make_room(engine: Any, prepared: Path, small_recipe: Re
     from omnicore.engines import transformers as module
 
     pictures = list(dict.fromkeys(m for q in read_jsonl(prepared / "queries.jsonl", Query) for m in q.media if m.kind == "image"))
-    monkeypatch.setattr(module, "FEATURES", 3 * engine.reader.features(pictures[0], prepared).size)
+    monkeypatch.setattr(module, "FEATURES", 3 * engine.reader.features(pictures[0], prepared, engine.reader.profile).size)
     reader = module.Reader(engine.encoder, Profile())
     read_again: list[Any] = []
     monkeypatch.setattr(module, "read", lambda media, root, profile: (read_again.append(media), read(media, root, profile))[1])
     for picture in [*pictures[:4], pictures[3], pictures[0]]:
-        reader.features(picture, prepared)
+        reader.features(picture, prepared, reader.profile)
     assert read_again == [*pictures[:4], pictures[0]]
 
 

@@ -15,9 +15,10 @@ from omnicore.config import Profile
 from omnicore.dataurl import frames_from_url, from_data_url, from_wav
 from omnicore.engines import http
 from omnicore.engines.base import Batch, Reply, Request, Sampling
+from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError, EngineError
 from omnicore.journal import read_jsonl
-from omnicore.media import load_audio, load_image, load_video
+from omnicore.media import load_audio, load_image, load_video, read, with_one_rate
 from omnicore.prompts import parts
 from omnicore.recipe import Recipe
 from omnicore.schema import Query, View
@@ -79,6 +80,38 @@ def test_videos_of_unlike_rates_are_an_error_and_never_sent_with_the_rate_of_the
     with pytest.raises(DataError, match=r"videos are shown at 0\.5 and 2 frames a second, and a request has one rate"):
         http.closing([slow, text, fast], 1)
     assert json.loads(b'[{"a":[{"b":[' + http.closing([slow, text, slow], 1) + b"]")[0]["mm_processor_kwargs"] == {"fps": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fps", "frames"),
+    [
+        ((2.0,), 2.0, [4]),  # alone, as the profile says
+        ((2.0, 2.0), 2.0, [4, 4]),
+        ((2.0, 6.0), 4 / 6, [2, 4]),  # the longer one is shown in max_frames, and the other at its rate
+        ((7.0, 3.0, 2.0), 4 / 7, [4, 2, 2]),
+    ],
+)
+def test_several_videos_of_a_request_are_shown_at_one_rate(
+    tmp_path: Path, encoder: Any, lengths: tuple[float, ...], fps: float, frames: list[int]
+) -> None:
+    profile = Profile(fps=2.0, max_frames=4)
+    made = [make_video(tmp_path / f"{number}.mp4", seconds, 8, (64, 48), None) for number, seconds in enumerate(lengths)]
+    media = [medium(path, "video") for path in made]
+    request = Request((*media, "?"), tmp_path)
+    shown = with_one_rate(request.parts, tmp_path, profile)
+    videos = [read(each, tmp_path, shown) for each in media]
+    assert [len(video.frames) for video in videos] == frames
+    assert {video.fps for video in videos} == {videos[0].fps}
+    assert videos[0].fps == pytest.approx(fps)
+    # The same in this process, by headers alone, and over HTTP.
+    reader = Reader(encoder, profile)
+    assert [reader._size_of(each, tmp_path, shown)[0] for each in media] == frames
+    with Stub() as stub:
+        (reply,) = answers(connect(stub, profile), [Batch([request], 0)])
+        assert reply.error == ""
+        assert stub.requests[0]["mm_processor_kwargs"] == {"fps": videos[0].fps}
+        items = stub.requests[0]["messages"][0]["content"]
+        assert [item["video_url"]["url"].count(",") for item in items[:-1]] == frames
 
 
 def test_without_a_system_prompt_none_is_sent(prepared: Path) -> None:
