@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import ANY
+from urllib.request import urlopen
 
 import pytest
 
-from omnicore import staging, store
+from omnicore import live, staging, store
 from omnicore.errors import ConfigError, OmniError, StorageError
 from omnicore.recipe import load_recipe
 from tests.seaweed import (
     Proxy,
     Seaweed,
     fill,
+    free_ports,
     overwrite,
     proxy,
     seaweed,
@@ -77,13 +79,20 @@ def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str
 def test_a_step_whose_publishing_failed_publishes_what_it_has(
     seaweed: Seaweed, uri: str, steps: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv(live.PORT, str(port))
+    scraped = []
+
     def refuse(directory: Path, uri: str) -> None:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            scraped.append(answer.status)  # the target is up for as long as it takes
         raise StorageError("away")
 
     with monkeypatch.context() as patched:
         patched.setattr(store, "publish", refuse)
         with pytest.raises(StorageError, match="away"):
             staging.run("prepare", load_recipe("tiny"), {}, uri)
+    assert scraped == [200]
     assert store.look(uri) is None
     staging.run("prepare", load_recipe("tiny"), {}, uri)
     assert store.look(uri)
