@@ -33,7 +33,7 @@ _SO = (
     r"obviously|just|both|the|as\sfollows|option|letter|exactly|that|I\s(?:think|believe)|it\sis|it's|it\smust\sbe|this\sis)\b))"
     r"{0,5}\s*"
 )
-_ANSWER = rf"\b(?:{_ADJECTIVE}\s){{0,4}}(?:answers?(?:\s(?:choice|option|letter))?|prediction|result)"
+_ANSWER = rf"\b(?:{_ADJECTIVE}\s){{0,4}}(?:answers?(?:\s(?:choice|option|letter))?|ans(?=\s*:)|final_answer|prediction|result)"
 _OPTION = rf"\b(?:{_ADJECTIVE}\s){{1,4}}(?:options?|choices?|selection|pick|guess|match|fit|one|sound|letter)"
 _COUNT = r"\b(?:(?:total|exact|correct|final)\s){0,3}(?:number|count|total|sum)"
 _I_SAY = (
@@ -82,6 +82,12 @@ FORMS = (
         "~ fits best", rf"(?P<x>{X})[\"')\]]{{0,3}}\s(?:{_SUITS}\s(?:the\s\w+\s)?best|best\s{_SUITS}\b[^,;\ue000-\uf8ff]{{0,80}})"
     ),
     _form("答案是~", rf"(?:答案|正确的?选项|最佳选项|正确的(?=是)){_ZH_IS}\s*{_QUOTE}(?P<x>{X})", heads=True),
+    _form(
+        "La respuesta es ~",
+        rf"(?:respuesta|antwort|réponse|risposta|resposta|ответ|答え|正解|정답)(?:\s(?:correcta|correcte|corretta|correta))?"
+        rf"(?:\s*:|\s(?:es|ist|lautet|est|è|é)\b\s*:?|は|은|는)\s*{_QUOTE}(?P<x>{X})",
+        heads=True,
+    ),
     _form("选~", rf"选(?:择|项是|项为|项)?\s*:?\s*{_QUOTE}(?P<x>{X})"),
     _form("~是正确的", rf"(?P<x>{X})\s*(?:选项)?(?:是|为)?(?:最)?(?:正确|对|合适|符合)(?:的|答案|选项)*(?=\s*(?:[.,;!]|$))"),
     _form("~", rf"^{_OPENING}{_QUOTE}(?P<x>{X})", explicit=False, bare=True),
@@ -134,7 +140,7 @@ _BLOCKED = re.compile(
 _CLAUSE = re.compile(r"[,:—]|\b(?:but|so|therefore|thus|hence|and|then|because|since)\b|所以|因此|但", re.IGNORECASE)
 _BLOCKED_CLAUSE = re.compile(
     r"\b(?:not|no|never|nor|neither|hardly|cannot|could|might|may|maybe|perhaps|possibly|example|format|wrong|incorrect|false|"
-    r"another|possible|other|alternative|second|(?:some|many|most|people|others?|one|someone|you|he|she|they|speaker|narrator|man|woman)"
+    r"another|possible|other|alternative|second|worst|least|weakest|poorest|opposite|(?:some|many|most|people|others?|one|someone|you|he|she|they|speaker|narrator|man|woman)"
     r"\b[^.]{0,20}\b(?:would|says?|said|thinks?|claims?|argues?|chooses?))\b|n't\b|不|没|非|除了|排除|可能",
     re.IGNORECASE,
 )
@@ -173,7 +179,10 @@ _DENIED = (
 _REJECTED = re.compile(
     r"\s*(?:no|not|never|none|nothing|wrong|incorrect|false|isn't|doesn't|cannot|can't|likely|possible|maybe)\b", re.IGNORECASE
 )
-_HEADING = re.compile(r"((?:\b(?:final|correct|my|the)\s){0,3}\banswer|答案)\s*:?[ \t]*\n\s*", re.IGNORECASE)
+_HEADING = re.compile(
+    r"((?:\b(?:final|correct|best|right|my|the)\s){0,3}\b(?:answer|option|choice)|答案)(?:\s(?:is|would\sbe))?\s*:?[ \t]*\n\s*",
+    re.IGNORECASE,
+)
 _RANKED = re.compile(rf"\d[.)]\s?{X}[^\ue000-\uf8ff]{{0,40}}?\d[.)]\s?{X}")  # "1. ~ 2. ~"
 _SENTENCE = re.compile(r"([.!?;](?=[\"')\]]*(?:\s|$))|\n)")
 _MOST = 6  # statements of one sentence; who stutters more than that states nothing
