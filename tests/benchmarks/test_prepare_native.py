@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -156,6 +157,18 @@ def test_above_the_limit_the_step_fails_with_the_list(tmp_path: Path) -> None:
     assert remedy.endswith("go on without these items: --set prepare.max_refused=0.858")
     assert len(read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)) == 6
     assert not (tmp_path / "out" / "step.json").exists()
+
+
+def test_half_a_picture_inside_a_table_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
+    made, rows = tables.made, tables.rows("omnibench")
+    monkeypatch.setattr(tables, "made", lambda kind, value: made(kind, value)[: 60 if value == "olive" else None])
+    rows[2]["image"] = "picture:olive"
+    tables.write(tmp_path / "omnibench/data/train-00000-of-00001.parquet", rows, ("image", "audio"), "feature")
+    assert prepare(tmp_path / "out", "prepare.max_refused=0.5", omnibench=tmp_path / "omnibench")["summary"]["refused"] == 1
+    (problem,) = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
+    assert (problem.line, problem.field) == (3, "media")
+    assert re.fullmatch(r"image embedded:\w{16}\.png is not a readable picture: .*; copy it again", problem.message)
 
 
 def test_one_missing_film_is_above_the_default_limit(tmp_path: Path) -> None:
