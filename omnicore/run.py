@@ -91,7 +91,7 @@ def run_step(
     work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
     for path in work.inputs.values():
         # A medium that was changed or lost is the error of the queries that show it; a training is refused before it starts.
-        verified(path, skip=("media",) if step in ASKING else ())
+        verified(path, skip=() if step in TRAINING else ("media",))
     with storage_errors(output), ExitStack() as locks:
         locks.enter_context(_locked(output))
         old = output.with_name(output.name + ".replaced")

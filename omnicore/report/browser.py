@@ -7,18 +7,17 @@ import mimetypes
 from collections import Counter
 from typing import Any
 
-from omnicore.media import locate
+from omnicore.errors import DataError
+from omnicore.media import intact, locate
 from omnicore.report.evidence import STAGES, Evidence
 from omnicore.report.words import NAMES
+from omnicore.schema import Response
 
 MEDIA_BYTES = 10_000_000  # of data URLs; with text and plots the page stays below 12 MB
 
 
 def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[str, str], int]:
-    """Data URLs by sha256, and how many distinct media were left out because `limit` bytes were spent.
-
-    Raises DataError when a file is missing.
-    """
+    """Data URLs by sha256, and how many distinct media were left out: `limit` bytes were spent, or a file is missing or changed."""
     urls: dict[str, str] = {}
     seen: set[str] = set()
     spent = 0
@@ -26,13 +25,21 @@ def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[s
         if medium.sha256 in seen:
             continue
         seen.add(medium.sha256)
-        path = locate(medium, evidence.folder)
-        if spent + path.stat().st_size * 4 / 3 > limit:
+        try:
+            if spent + locate(medium, evidence.folder).stat().st_size * 4 / 3 > limit:
+                continue
+            path = intact(medium, evidence.folder)
+        except DataError:
             continue
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         urls[medium.sha256] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
         spent += len(urls[medium.sha256])
     return urls, len(seen) - len(urls)
+
+
+def _said(response: Response | None) -> list[str | bool | None]:
+    """Outcome, answer and reply. A request that failed has no answer, which is another thing than null, none of the options."""
+    return ["failed", False, ""] if response is None else [response.outcome.value, response.answer, response.reply]
 
 
 def payload(evidence: Evidence) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def payload(evidence: Evidence) -> dict[str, Any]:
                 "drawn": [hits.get(option, 0) for option in q.options],
                 "unparsed": hits.get(None, 0),
                 "planted": None if evidence.planted is None else evidence.planted[q.benchmark][q.id],
-                "said": [[r.outcome.value, r.answer, r.reply] for r in (evidence.responses[arm][q.key] for arm in arms)],
+                "said": [_said(evidence.responses[arm].get(q.key)) for arm in arms],
             }
         )
     return {"media": media, "left_out": left_out, "stages": [NAMES[arm] for arm in arms], "queries": queries}

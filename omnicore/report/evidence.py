@@ -206,12 +206,16 @@ def _same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
 
 
 def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Response]:
-    """Responses under view omni to `keys`. Raises DataError when one is missing: a mean over the rest would mislead."""
+    """Responses under view omni to `keys`, without those whose request failed. Raises DataError when one is missing that
+    `errors.jsonl` beside it does not list: a mean over the rest would mislead."""
     found = {(r.benchmark, r.id): r for r in read_jsonl(path, Response) if r.view is View.omni}
-    missing = sorted(set(keys) - found.keys())
+    errors = path.with_name("errors.jsonl")
+    listed = read_jsonl(errors, dict) if errors.is_file() else []
+    failed = {(error["benchmark"], error["id"]) for error in listed if error["view"] == View.omni}
+    missing = sorted(set(keys) - found.keys() - failed)
     if missing:
         raise DataError(f"{path}: no answer to {'/'.join(missing[0])} ({len(missing)} missing): evaluate again")
-    return {key: found[key] for key in keys}
+    return {key: found[key] for key in keys if key in found}
 
 
 def confusion(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]) -> dict[str, int]:

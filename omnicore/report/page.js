@@ -26,8 +26,8 @@
     remember(root.dataset.theme);
   });
 
-  const MARK = { correct: "●", incorrect: "○", no_answer: "–" };
-  const SAID = { correct: "right", incorrect: "wrong", no_answer: "no answer" };
+  const MARK = { correct: "●", incorrect: "○", no_answer: "–", failed: "×" };
+  const SAID = { correct: "right", incorrect: "wrong", no_answer: "no answer", failed: "request failed" };
   const VERDICT = { solvable: "solvable, removed", not_solvable: "not solvable, kept", undecided: "undecided, kept", kept_whole: "kept whole" };
   const STAGES = 4; // a control arm, if any, comes after them and is no stage of training
   const queries = data.queries;

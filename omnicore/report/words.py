@@ -9,7 +9,7 @@ import numpy as np
 
 from omnicore import stats
 from omnicore.report.evidence import Audit, Evidence, Scores
-from omnicore.schema import Estimate, Label, Outcome
+from omnicore.schema import Estimate, Label, Outcome, Query
 
 NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
 
@@ -55,17 +55,22 @@ class Gain:
         return "neither clearly overstates nor understates"
 
 
-def _right(evidence: Evidence, arm: str) -> list[float]:
-    return [float(evidence.responses[arm][q.key].outcome is Outcome.correct) for q in evidence.queries]
+def _pairs(evidence: Evidence, before: str, after: str) -> list[tuple[Query, float, float]]:
+    """Queries that both evaluations have a reply to, and whether each is right, 0 or 1."""
+    old, new = evidence.responses[before], evidence.responses[after]
+    right = Outcome.correct
+    return [
+        (q, float(old[q.key].outcome is right), float(new[q.key].outcome is right))
+        for q in evidence.queries
+        if q.key in old and q.key in new
+    ]
 
 
 def difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
-    """Paired difference in accuracy over the queries of one view, `after` less `before`."""
+    """Paired difference in accuracy over the queries of one view that both have a reply to, `after` less `before`."""
     kept = evidence.manifest.kept()
-    chosen = [i for i, q in enumerate(evidence.queries) if q.key in kept or not clean]
-    old, new = _right(evidence, before), _right(evidence, after)
-    clusters = [evidence.queries[i].cluster for i in chosen]
-    return stats.paired([new[i] for i in chosen], [old[i] for i in chosen], clusters)
+    queries, old, new = zip(*(pair for pair in _pairs(evidence, before, after) if pair[0].key in kept or not clean), strict=True)
+    return stats.paired(new, old, [q.cluster for q in queries])
 
 
 def gain(evidence: Evidence, before: str, after: str) -> Gain:
@@ -77,11 +82,12 @@ def gain(evidence: Evidence, before: str, after: str) -> Gain:
     """
     raw, clean = difference(evidence, before, after, clean=False), difference(evidence, before, after, clean=True)
     kept_keys = evidence.manifest.kept()
-    d = np.array(_right(evidence, after)) - np.array(_right(evidence, before))
-    k = np.array([q.key in kept_keys for q in evidence.queries], float) / (clean.n / raw.n)
+    queries, old, new = zip(*_pairs(evidence, before, after), strict=True)
+    d = np.array(new) - np.array(old)
+    k = np.array([q.key in kept_keys for q in queries], float) / (clean.n / raw.n)
     u = raw.value - clean.value + (d - raw.value) - k * (d - clean.value)
     bound = max(1.0, float(np.abs(u).max()))
-    scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in evidence.queries])
+    scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in queries])
     value, low, high = (bound * (2 * x - 1) for x in (scaled.value, scaled.low, scaled.high))
     return Gain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
 

@@ -114,3 +114,7 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
         counts = scores["by_benchmark"]["daily_omni"]["counts"]["raw"]
         assert (counts["queries"], counts["errors"]) == (6, 1)
         assert scores["raw"]["micro"]["n"] == 5
+
+        step("clean", "later", queries="prepare", draws="probe")
+        step("report", "report", queries="prepare", audit="clean", draws="probe")
+        assert f"{lost}" in (out / "report" / "report.html").read_text()

@@ -16,7 +16,7 @@ import pytest
 from markupsafe import escape
 
 from omnicore.errors import DataError
-from omnicore.journal import read_json, write_json
+from omnicore.journal import read_json, write_json, write_jsonl
 from omnicore.report import browser, figures, words
 from omnicore.report import evidence as ev
 from omnicore.schema import Label, Outcome, View
@@ -152,7 +152,6 @@ def without_line(text: str, mark: str) -> str:
         ("rlvr", "responses.jsonl", lambda text: without_line(text, '"id":"elm-0003"'), "no answer to elm/elm-0003"),
         ("audit", "audit.json", lambda text: text.replace('"leakage"', '"leaks"'), "audit.json: leakage: Field required"),
         ("rlvr_curves", "curves.jsonl", lambda text: "", "logs no step"),
-        ("queries", "queries.jsonl", lambda text: text.replace("media/", "lost/"), "is missing: run prepare again"),
         ("queries", "queries.jsonl", lambda text: text.replace("elm-0003", "elm-9999"), "no verdict on elm/elm-9999"),
     ],
 )
@@ -161,6 +160,35 @@ def test_broken_inputs_are_named(
 ) -> None:
     with pytest.raises(DataError, match=re.escape(said)):
         report.run(RECIPE, RECIPE.report, changed(roles, role, tmp_path, name, change), tmp_path)
+
+
+def test_lost_media_are_left_out_and_counted(roles: dict[str, Path], tmp_path: Path) -> None:
+    lost = changed(roles, "queries", tmp_path, "queries.jsonl", lambda text: text.replace("media/", "lost/"))
+    report.run(RECIPE, RECIPE.report, {role: lost[role] for role in AUDIT}, tmp_path)
+    data = payload_of((tmp_path / "report.html").read_text())
+    assert data["media"] == {}
+    assert data["left_out"] == len({m["sha"] for q in data["queries"] for m in q["media"]}) > 0
+
+
+def test_failed_requests_are_in_no_figure_and_named(roles: dict[str, Path], evidence: ev.Evidence, tmp_path: Path) -> None:
+    """Of the model after RLVR, elm-0003 has no reply."""
+    part = changed(roles, "rlvr", tmp_path, "responses.jsonl", lambda text: without_line(text, '"id":"elm-0003"'))
+    error = {"benchmark": "elm", "id": "elm-0003", "view": "omni", "error": "media/a.png is missing"}
+    write_jsonl(part["rlvr"] / "errors.jsonl", [error, {**error, "id": "elm-0004", "view": "visual_only"}])
+    scores = read_json(part["rlvr"] / "scores.json")
+    scores["by_benchmark"]["elm"]["counts"] = {"raw": {"queries": 30, "errors": 1}}
+    write_json(part["rlvr"] / "scores.json", scores)
+    report.run(RECIPE, RECIPE.report, part, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Queries whose request failed are in no figure: RLVR 1 of 30 in elm." in page
+    said = {query["id"]: query["said"][2] for query in payload_of(page)["queries"] if query["benchmark"] == "elm"}
+    assert said.pop("elm-0003") == ["failed", False, ""]
+    assert all(outcome != "failed" for outcome, _, _ in said.values())
+
+    before, after = words.gain(evidence, "sft", "rlvr"), words.gain(ev.read(part), "sft", "rlvr")
+    assert (before.raw.n - after.raw.n, before.surplus.n - after.surplus.n) == (1, 1)
+    right = {name: evidence.responses[name]["elm", "elm-0003"].outcome is Outcome.correct for name in ("sft", "rlvr")}
+    assert before.raw.value * before.raw.n - after.raw.value * after.raw.n == pytest.approx(right["rlvr"] - right["sft"])
 
 
 def payload_of(page: str) -> dict[str, Any]:
