@@ -300,7 +300,8 @@ def mute(rows: Sequence[Query]) -> int:
 
 def _table(source: Source, row: Row, config: TrainingSource) -> Query:
     def cell(name: str) -> Any:
-        value = row.fields[config.columns[name]] if name in config.columns else None
+        column = config.columns.get(name)
+        value = None if column is None or column in row.null else row.fields[column]
         return None if blank(value) else value
 
     if missing := [name for name in ("question", "answer") if cell(name) is None]:

@@ -80,7 +80,8 @@ class Problem(Record):
 @dataclass(frozen=True)
 class Row:
     """One native item: its fields, or, where its line is broken, what is wrong with it. `key` is its name in a JSON object and
-    goes into the list of problems; `text` is the item as it stands in a JSON file."""
+    goes into the list of problems; `text` is the item as it stands in a JSON file. `null` are fields that it has without a value,
+    which an adapter finds there and not in `fields`."""
 
     file: str
     line: int
@@ -88,6 +89,7 @@ class Row:
     broken: str = ""
     key: str = ""
     text: str = ""
+    null: frozenset[str] = frozenset()
 
     def inner(self, field: str = "") -> Iterator[Row]:
         """The members of this item, or of the list in one of its fields, as rows of their own, where they stand."""
@@ -368,7 +370,8 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
 
 def _present(row: Row) -> Row:
     """The row without its null fields: what an adapter needs is then missing by its name, and what it only displays is absent."""
-    return replace(row, fields={name: value for name, value in row.fields.items() if value is not None})
+    fields = {name: value for name, value in row.fields.items() if value is not None}
+    return replace(row, fields=fields, null=frozenset(row.fields.keys() - fields.keys()))
 
 
 Faults = Callable[[Sequence[Query]], Mapping[str, str]]

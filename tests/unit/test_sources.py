@@ -456,7 +456,7 @@ def test_unreadable_media_of_rows_are_listed(
         ),
         ({"problem": ""}, "question", "at least 1 character"),
         ({"problem": " \n"}, "question", "is blank"),
-        ({"problem": None}, "question", "valid string"),
+        ({"problem": None}, "problem", "is missing"),
         ({"solution": None}, "solution", "is missing"),
         ({"problem_type": None}, "problem_type", "is missing"),
         ({"data_type": None}, "data_type", "is missing"),
