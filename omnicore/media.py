@@ -71,7 +71,7 @@ _DIRECT = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC")  # first bytes of the so
 _UNSOUGHT = ("MPEG", "GSM")  # codecs inside a wav in which libsndfile cannot seek
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _ENDLESS = 2**48  # frames
-_FORMAT = 4  # raised when the same file would be decoded to something else
+_FORMAT = 5  # raised when the same file would be decoded to something else
 
 
 def locate(media: Media, root: Path) -> Path:

@@ -41,6 +41,7 @@ QUALITY = 95  # of a frame's JPEG
 # Nothing that refers to other files, as playlists do: a hostile file may not make us read or fetch another.
 _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,aac,ac3,amr,aiff,au,caf"
 _ESTIMATED = ("mp3", "aac", "ac3", "amr", "ogg")  # see `_states_length`
+_MATROSKA = "matroska,webm"
 _SAME = 0.001  # seconds; Matroska rounds its time stamps to that
 _SLACK = 1.0  # seconds that a track may end before the container says
 _GAP = 3600.0  # seconds that a stream may send nothing
@@ -256,6 +257,8 @@ def _heard(path: Path, container: InputContainer, start: float | None, end: floa
 def _states_length(container: InputContainer) -> bool:
     """Whether the length that ffmpeg gives is the file's own word. Of raw streams it is an estimate by the bit rate of the first
     packets, of an ogg that was joined of two the length of the first."""
+    if container.format.name == "avi":
+        return any(_avi_length(stream) for stream in container.streams)
     return bool(container.duration) and container.format.name not in _ESTIMATED
 
 
@@ -366,16 +369,42 @@ def _end(path: Path, container: InputContainer, stream: Stream) -> float:
     """When a track ends, by the container's own word; where that has none, when its last packet does.
 
     Raises DataError for MPEG streams that were joined, each with a clock of its own."""
-    stated = 0.0
-    if stream.duration and stream.time_base:
+    stated, start = 0.0, (container.start_time or 0) / 1e6
+    late = container.format.name == _MATROSKA and start > 0
+    if container.format.name == "avi":
+        stated = _avi_length(stream)
+    elif stream.duration and stream.time_base:
         stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     elif container.duration:
-        stated = ((container.start_time or 0) + container.duration) / 1e6
-    if stated and not _unindexed(container):
+        stated = start + container.duration / 1e6
+    if stated and not late and not _unindexed(container):
         return stated
+    if stated and late:
+        _seek(container, stream, stated)  # to the last keyframe
     last = _last_packet(path, container, stream)
     _rewind(container, stream)
-    return max(last, stated)
+    return _stated_end(container, last) if stated and late else max(last, stated)
+
+
+def _stated_end(container: InputContainer, last: float) -> float:
+    """Return when a file of which the last packet ends at `last` ends by its header, 0 where that does not say.
+
+    Matroska's duration is the time of the end as FFmpeg writes it, and the length from the first frame on as mkvmerge does.
+    """
+    if container.format.name == "avi":
+        return max((_avi_length(stream) for stream in container.streams), default=0.0)
+    start, length = (container.start_time or 0) / 1e6, (container.duration or 0) / 1e6
+    if not length or (container.format.name == _MATROSKA and last <= length + 0.1):
+        return length
+    return start + length
+
+
+def _avi_length(stream: Stream) -> float:
+    """Return the seconds of an AVI's track by its header, 0 where that was never filled in, as in one out of a pipe.
+
+    In place of that number, FFmpeg's duration may be an estimate: always there, and where the file was cut off.
+    """
+    return float(stream.frames * stream.time_base) if stream.time_base and stream.frames < 1 << 30 else 0.0
 
 
 def _mp4_end(path: Path, container: InputContainer, stream: VideoStream) -> float:
@@ -437,6 +466,8 @@ def _last_packet(path: Path, container: InputContainer, *streams: Stream) -> flo
     with suppress(FFmpegError):
         for packet in container.demux(*streams):
             if packet.pts is None or not packet.time_base:
+                if one_clock:  # some program streams give times to keyframes only
+                    last += float((packet.duration or 0) * (packet.time_base or 0))
                 continue
             if one_clock and packet.dts is not None:
                 before, decoded = decoded, float(packet.dts * packet.time_base)
@@ -455,7 +486,8 @@ def _refuse_cut(path: Path, container: InputContainer) -> None:
     start = container.start_time or 0
     container.seek(start)
     last = _last_packet(path, container, *container.streams)
-    if container.duration and last < (start + container.duration) / 1e6 - _SLACK:
+    stated = _stated_end(container, last)
+    if stated and last < stated - _SLACK:
         raise damaged(path, last - start / 1e6)
 
 
@@ -474,12 +506,16 @@ def _decoded(path: Path, container: InputContainer, stream: Any, packets: Iterab
     """Frames with a time stamp of `packets`, or from where the container stands. Raises DataError at damage."""
     from av import FFmpegError
 
-    time, place = (container.start_time or 0) / 1e6, 0
+    time, avi = (container.start_time or 0) / 1e6, container.format.name == "avi"
+    place = 0 if avi else None
     try:
         for packet in container.demux(stream) if packets is None else packets:
             for frame in packet.decode():
-                if container.format.name == "avi":  # which has no other times than those of decoding; the last frames have none
-                    frame.pts = place if frame.dts is None else frame.dts
+                if avi:  # which has no other times than those of decoding
+                    frame.pts = frame.dts
+                if frame.pts is None:  # the last frames of an AVI, those between keyframes of a program stream
+                    frame.pts = place
+                if frame.pts is not None:
                     place = frame.pts + (frame.duration or 1)
                 if frame.time is not None:
                     time = frame.time

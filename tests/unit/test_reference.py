@@ -45,6 +45,7 @@ class Case:
     sound: bool = False
     seconds: float = 6.0
     matrix: tuple[int, int, int, int] | None = None  # of the mp4's track, a b c d as in (x, y) -> (a x + c y, b x + d y)
+    piped: bool = False  # so that its header says no length
 
 
 CASES = (
@@ -74,6 +75,11 @@ CASES = (
     Case("mpeg4-b-frames.avi", "-c:v mpeg4 -q:v 2 -bf 2 -g 50 -c:a libmp3lame", True),
     Case("h264-b-frames.avi", f"{H264} -g 50"),
     Case("wmv2.asf", "-c:v wmv2 -q:v 2 -g 50 -c:a wmav2", True),
+    Case("piped.avi", "-c:v mpeg4 -q:v 2 -bf 2 -g 50 -c:a libmp3lame -f avi", True, piped=True),
+    Case("piped.mkv", f"{H264} -g 50 -c:a aac -f matroska", True, piped=True),
+    Case("h264.vob", f"{H264} -g 50"),  # in which keyframes alone have times
+    Case("h264-late.mkv", f"{H264} -g 50 -output_ts_offset 7"),
+    Case("h264-late-sound.mkv", f"{H264} -g 50 -c:a aac -output_ts_offset 7", True),
     Case("h264-fragmented.mp4", f"{H264} -g 50 -c:a aac -movflags frag_keyframe+delay_moov", True),
     *(
         Case(f"orientation{''.join(f'{value:+d}' for value in matrix)}.mp4", f"{H264} -g 50", seconds=1, matrix=matrix)
@@ -120,7 +126,10 @@ def made(directory: Path, case: Case) -> Path:
         pictures[:, : SIZE[1] // 4] = 255  # up is not down
         frames = f"-f rawvideo -pix_fmt gray -s {SIZE[0]}x{SIZE[1]} -r {RATE} -i pipe:"
         rising = f"-f lavfi -i aevalsrc=0.5*sin(2*PI*(100+50*t)*t):s=48000:d={case.seconds}" if case.sound else ""
-        ffmpeg("-v", "error", *f"{frames} {rising} -pix_fmt yuv420p {case.options}".split(), str(path), given=pictures.tobytes())
+        options = f"-v error {frames} {rising} -pix_fmt yuv420p {case.options}".split()
+        done = ffmpeg(*options, "pipe:1" if case.piped else str(path), given=pictures.tobytes())
+        if case.piped:
+            path.write_bytes(done.stdout)
         if case.matrix:
             turn(path, *case.matrix)
     return path
@@ -207,9 +216,39 @@ def test_sound_equals_that_of_ffmpeg(directory: Path, case: Case) -> None:
         assert sound_error(path, *clip) < 0.02, clip
 
 
+def named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+@pytest.mark.parametrize("name", ["h264.avi", "mpeg4-b-frames.avi"])
+def test_half_an_avi_is_refused(directory: Path, name: str) -> None:
+    data = made(directory, named(name)).read_bytes()
+    half = directory / f"half-{name}"
+    half.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"damaged or cut off after [23]\.\d+ s"):
+        load_video(half, 5, 1000)
+    with pytest.raises(DataError, match=r"damaged or cut off after [23]\.\d+ s"):
+        load_audio(half)
+    assert len(load_video(half, 5, 1000, 0, 1).jpegs) == 5
+
+
+@pytest.mark.parametrize("duration", [13_000.0, 6_000.0], ids=["end-as-ffmpeg", "length-as-mkvmerge"])
+def test_matroska_that_begins_late_ends_with_its_last_frame(directory: Path, duration: float) -> None:
+    data = made(directory, named("h264-late.mkv")).read_bytes()
+    assert data.count(struct.pack(">d", 13_000.0)) == 1
+    path = directory / "late-duration.mkv"
+    path.write_bytes(data.replace(struct.pack(">d", 13_000.0), struct.pack(">d", duration)))
+    assert (
+        len(load_video(path, 5, 1000).jpegs) == measure(medium(path, "video"), directory, Profile(fps=5, max_frames=1000))[0] == 30
+    )
+    path.write_bytes(path.read_bytes()[: len(data) * 3 // 5])
+    with pytest.raises(DataError, match="damaged or cut off after"):
+        load_video(path, 5, 1000)
+
+
 @pytest.mark.parametrize("names", [("h264.ts", "h264.ts"), ("h264-late.ts", "h264.ts")])
 def test_stream_joined_of_several_clocks_is_refused(directory: Path, names: tuple[str, str]) -> None:
-    parts = [made(directory, case).read_bytes() for name in names for case in CASES if case.name == name]
+    parts = [made(directory, named(name)).read_bytes() for name in names]
     (directory / "joined.ts").write_bytes(b"".join(parts))
     with pytest.raises(DataError, match=r"joined\.ts: its clock jumps after 6\.\d+ s"):
         load_video(directory / "joined.ts", 1, 8, 1, 2)
