@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 X = "[\ue000-\uf8ff]"
+_REFERENCE = re.compile(X)
 UNCLEAR = "\uf8ff"  # a reference that names no single option: a label with another option's text, a letter without an option
 
 _ADJECTIVE = (
@@ -221,7 +222,8 @@ def statements(text: str, extra: Sequence[Form] = ()) -> Stated:
     for number, (sentence, mark) in enumerate(sentences):
         if mark == "?":
             continue
-        denied.update(found["x"] for pattern in _DENIED for found in pattern.finditer(sentence))
+        if _REFERENCE.search(sentence):
+            denied.update(found["x"] for pattern in _DENIED for found in pattern.finditer(sentence))
         ends = number in (0, len(sentences) - 1)
         if _MOST < number < len(sentences) - 1 and len(sentence) < 4:
             stated.unclear = True  # a stutter
@@ -270,7 +272,7 @@ def _sentence(sentence: str, stated: Stated, *, alone: bool, at_end: bool, forms
 def _claims(sentence: str, forms: Sequence[Form] = FORMS) -> list[tuple[Form, re.Match[str]]]:
     """All matches of all forms, of one form at most one more than may be."""
     found: list[tuple[Form, re.Match[str]]] = []
-    for form in forms:
+    for form in forms if _REFERENCE.search(sentence) else ():  # most sentences hold none
         for claim in form.pattern.finditer(sentence):
             found.append((form, claim))
             if len(found) > _MOST:

@@ -158,7 +158,7 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
     assert "{} hours (probe, evaluate, distill), {} (sft) or {} (rlvr)".format(*hours) in GUIDE
     times = Times()
     assert f"given up after {times.unschedulable / 60:.0f} minutes: no node" in GUIDE
-    assert GUIDE.count(f"given up after {times.unpullable / 60:.0f} minutes") == 2
+    assert GUIDE.count(f"given up after {times.unpullable / 60:.0f} minutes") >= 2
     assert f"heartbeat for {STALE:.0f} seconds" in GUIDE
     assert times.outage == 3600
     (reaper,) = [o for o in kustomize(ROOT / "k8s" / "base") if o["kind"] == "CronJob"]
