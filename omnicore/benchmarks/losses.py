@@ -62,5 +62,5 @@ def refusal(title: str, problems: Sequence[Problem], count: int, limit: float, s
     enough = steps / 1000 if len(problems) <= steps / 1000 * count else (steps + 1) / 1000
     remedy = "complete the local copy"
     if enough < 1:
-        remedy += f", or go on without these items: --set prepare.max_refused={enough:g}"
+        remedy += f", or continue without these items: --set prepare.max_refused={enough:g}"
     return "\n".join([head, *reasons(problems, source.columns), *skewed(source.losses), f"problems.jsonl lists each; {remedy}"])

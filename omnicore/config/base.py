@@ -72,7 +72,7 @@ _QUANTITY = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:[KMGTPE]i|[numkMGTPE]|[eE]
 def quantity(text: str) -> str:
     """The text, where a cluster takes it as a quantity. Raises ValueError: a cluster would refuse it only when a job is created."""
     if not _QUANTITY.fullmatch(text):
-        raise ValueError(f"{text!r} is no quantity of Kubernetes: write 64Gi (2^30) or 64G (10^9), or cores as 8 or 500m")
+        raise ValueError(f"{text!r} is not a Kubernetes quantity: write 64Gi (2^30) or 64G (10^9), or cores as 8 or 500m")
     return text
 
 

@@ -154,7 +154,7 @@ def test_above_the_limit_the_step_fails_with_the_list(tmp_path: Path) -> None:
         ),
         "  the items have video ID, Question ID, Question Type, Question, Options, Answer, Explanation",
     ]
-    assert remedy.endswith("go on without these items: --set prepare.max_refused=0.858")
+    assert remedy.endswith("continue without these items: --set prepare.max_refused=0.858")
     assert len(read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)) == 6
     assert not (tmp_path / "out" / "step.json").exists()
 

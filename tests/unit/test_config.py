@@ -225,7 +225,7 @@ def test_no_number_of_a_recipe_takes_an_absurd_value(value):
 @pytest.mark.parametrize("field", ["launcher.memory", "launcher.shared_memory", "launcher.cpu", "probe.engine.memory"])
 @pytest.mark.parametrize("text", ["64GB", "٦٤Gi", "512K", "64 Gi", "64gi", "1e", "Gi", "-1Gi", "1,5Gi", ""])
 def test_a_quantity_that_a_cluster_refuses_is_refused(field, text):
-    with pytest.raises(ConfigError, match=r"is no quantity of Kubernetes: write 64Gi \(2\^30\) or "):
+    with pytest.raises(ConfigError, match=r"is not a Kubernetes quantity: write 64Gi \(2\^30\) or "):
         load_recipe("tiny", [f"{field}={text}"])
 
 
