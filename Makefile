@@ -72,7 +72,7 @@ compile: $(VENV)/.run-ready  ## pipelines to IR YAML and Kubernetes manifests
 	$(BIN)/python -m pipelines.compile
 
 tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: 12 to 25 minutes
-	$(BIN)/python -m omnicore.models.pretrain omnicore/assets/models
+	$(BIN)/python -m omnicore.training.pretrain omnicore/assets/models
 
 seeds: $(VENV)/.run-ready  ## three seeds with the random-reward control arm, into docs/seeds.md: about fifteen minutes
 	$(BIN)/python -m perf.seeds $(ARGS)

@@ -4,7 +4,7 @@ Under `pipelines.run` the environment says more, and only there:
   OMNI_RUN      directory with one file a task, `<task>.json` ({"state", "time", ...}), and its progress, `<task>.progress`;
                 the runner holds `lock` in it, and a task ends when that is let go, however the runner ended
   OMNI_CACHE    step cache of the run
-  OMNI_WORKER   socket of a warm worker (`omnicore.worker`) that does the work of the heavy steps
+  OMNI_WORKER   socket of a warm worker (`omnicore.runtime.worker`) that does the work of the heavy steps
 
 On a cluster the image of a step's job is the pipeline's own, not the recipe's: OMNI_TRAIN_IMAGE, which `pipelines.place` sets.
 """
@@ -23,13 +23,13 @@ import yaml
 from kfp import dsl
 
 from components.placement import placed
-from omnicore import worker
 from omnicore.config import written
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
-from omnicore.journal import read_json, write_json
 from omnicore.progress import PROGRESS_FILE
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import in_process, run_step
+from omnicore.runtime import worker
+from omnicore.runtime.run import in_process, run_step
+from omnicore.storage.files import read_json, write_json
 
 RUN, CACHE, WORKER = "OMNI_RUN", "OMNI_CACHE", "OMNI_WORKER"
 LOCK = "lock"

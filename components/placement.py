@@ -11,7 +11,7 @@ from typing import Any
 from kfp import dsl
 
 from omnicore.config import LauncherConfig
-from omnicore.recipe import Recipe
+from omnicore.config.recipe import Recipe
 
 GPU = "nvidia.com/gpu"
 

@@ -1,5 +1,5 @@
 import sys
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 
 sys.exit(main())

@@ -12,11 +12,25 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from omnicore import live, ranks
+from omnicore import distributed
 
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
 LINE, LINE_INTERVAL = "omni-progress ", 5.0  # start of a progress line in a log, and seconds between two
+
+
+_observer: Callable[[float], None] | None = None
+
+
+@contextmanager
+def observed_by(observer: Callable[[float], None]) -> Iterator[None]:
+    """Within the block, call `observer` with the share of work done (0 to 1) whenever it advances."""
+    global _observer
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None
 
 
 class Progress:
@@ -30,7 +44,8 @@ class Progress:
         """`n` more of `total` are done; `facts` are the latest figures to show, as in loss=0.31."""
         self.done += n
         self.facts.update(facts)
-        live.show("omni_step_progress_ratio", self.done / max(1, self.total))
+        if _observer:
+            _observer(self.done / max(1, self.total))
         self._show(self)
 
 
@@ -44,14 +59,14 @@ def track(total: int, label: str) -> Iterator[Progress]:
     """Progress of `total` pieces of work, shown as a bar on a terminal, or in the file that OMNI_PROGRESS names
     ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as lines of the log, for who launched this as a job),
     or else by one line at the end."""
-    file = os.environ.get(PROGRESS_FILE) if ranks.first() else None  # one voice for all processes of a training
-    bar = ranks.first() and not file and sys.stderr.isatty()
+    file = os.environ.get(PROGRESS_FILE) if distributed.first() else None  # one voice for all processes of a training
+    bar = distributed.first() and not file and sys.stderr.isatty()
     display = nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
     with display as show:
         progress = Progress(total, label, show)
         show(progress)
         yield progress
-    if ranks.first() and not bar:
+    if distributed.first() and not bar:
         print(f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(), file=sys.stderr, flush=True)
 
 

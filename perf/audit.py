@@ -23,11 +23,12 @@ import numpy as np
 
 from omnicore import audit
 from omnicore.config import CleanConfig
-from omnicore.journal import Journal, write_json, write_jsonl
-from omnicore.prompts import permutation
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
+from omnicore.data.prompts import permutation
 from omnicore.schema import BenchmarkInfo, Media, Query, View
 from omnicore.steps import clean
+from omnicore.storage.files import write_json, write_jsonl
+from omnicore.storage.journal import Journal
 
 QUERIES, DRAWS, OPTIONS, BENCHMARKS = 16_968, 8, 4, 9
 REPLY = "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"  # 500 letters
@@ -104,7 +105,7 @@ def verdicts(root: Path) -> np.ndarray:
         "circular": audit.circular(audited, given, audit.circles(audited, orders), config) or [],
     }
     for policy, made in by_policy.items():
-        write_json(root / f"{policy}.json", audit.manifest(policy, "probe", "a" * 64, made))
+        write_json(root / f"{policy}.json", audit.build_manifest(policy, "probe", "a" * 64, made))
     return now() - start
 
 

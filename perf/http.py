@@ -116,8 +116,8 @@ def pictures(root: Path, count: int) -> list[Any]:
     from PIL import Image
 
     from omnicore.engines.base import Request
-    from omnicore.provenance import sha256_file
     from omnicore.schema import Media
+    from omnicore.storage.digests import sha256_file
 
     shown = []
     for number in range(-(-count // 8)):  # eight draws a query, as a probe asks them

@@ -88,12 +88,12 @@ def served(*options: str) -> Iterator[tuple[int, str]]:
 
 def questions(root: Path) -> list[bytes]:
     """Bodies of requests, a twentieth of the embedded benchmark, every so many of them for a stream."""
+    from omnicore.config.recipe import load_recipe
+    from omnicore.data.prompts import parts
     from omnicore.engines.http import closing, encoded, opening, said
-    from omnicore.journal import read_jsonl
-    from omnicore.prompts import parts
-    from omnicore.recipe import load_recipe
     from omnicore.schema import Query, View
     from omnicore.steps import prepare
+    from omnicore.storage.files import read_jsonl
 
     recipe = load_recipe("tiny", ["prepare.scale=0.05"])
     prepare.run(recipe, recipe.prepare, {}, root)

@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from omnicore import s3, store
-from omnicore.provenance import sha256_file
+from omnicore.storage import s3, store
+from omnicore.storage.digests import sha256_file
 from perf.link import link
 from tests.seaweed import BUCKET, Seaweed
 

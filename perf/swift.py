@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
 from perf.training import Bench
 
 REWARD = """\

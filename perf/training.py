@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.config.recipe import Recipe, load_recipe
 
 
 def pictures_alone(row: Any) -> bool:
@@ -110,7 +110,7 @@ class Bench:
         from transformers import PrinterCallback
         from trl import GRPOConfig, GRPOTrainer
 
-        from omnicore.media import load_image
+        from omnicore.media.read import load_image
         from omnicore.training.rewards import Coin
         from omnicore.training.rewards import reward as judged
         from omnicore.training.sft import OPTIMIZER, PLAIN
@@ -181,7 +181,7 @@ class Bench:
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from omnicore.media import RATE, load_audio, load_image
+        from omnicore.media.read import RATE, load_audio, load_image
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
         model, encoder, rows = self.start("sft.jsonl", targets=True)

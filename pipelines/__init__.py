@@ -7,8 +7,8 @@ from kfp import dsl, kubernetes
 from components.images import TRAIN
 from components.reap.component import reap
 from components.reap.run import RUN_ID
-from omnicore.live import GATEWAY, HOST, PORT
-from omnicore.signing import SIGNING_KEY
+from omnicore.lineage.signing import SIGNING_KEY
+from omnicore.telemetry.live import GATEWAY, HOST, PORT
 
 STORAGE = "omnicore-s3"  # Secret and ConfigMap of k8s/base: keys (none where pods have a role), and where the server is
 SIGNING = "omnicore-signing"  # Secret, where checkpoints are signed: the key of who trains

@@ -14,7 +14,7 @@ from kfp.compiler import Compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from omnicore.errors import OmniError
-from omnicore.journal import replacing
+from omnicore.storage.files import replacing
 from pipelines import request
 from pipelines.omniboost import omniboost
 from pipelines.omniclean import omniclean

@@ -13,10 +13,10 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from omnicore import store
 from omnicore.config import Config, digest, written
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.storage import store
 
 FILE = Path(__file__).parents[1] / "k8s" / "gitops" / "retrain" / "request.yaml"
 PIPELINE = "retrain"

@@ -1,7 +1,7 @@
 """Runs a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --set rlvr.steps=40 --seed 1`.
 
 Every task is a subprocess of kfp.local's SubprocessRunner. The run directory holds the step cache, the outputs of the last
-run, the log, and the report. As soon as a task finds work to do, one warm worker starts (`omnicore.worker`) and imports
+run, the log, and the report. As soon as a task finds work to do, one warm worker starts (`omnicore.runtime.worker`) and imports
 what the heavy steps need. All processes end with this one, and the same command goes on where it was.
 """
 
@@ -27,11 +27,11 @@ from rich.live import Live
 from rich.table import Table
 
 from components.execute import CACHE, LOCK, RUN, WORKER
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import OmniError, StepBusy
-from omnicore.journal import read_json, storage_errors
-from omnicore.provenance import METRICS_FILE
-from omnicore.recipe import load_recipe
-from omnicore.telemetry import Metrics
+from omnicore.storage.digests import METRICS_FILE
+from omnicore.storage.files import read_json, storage_errors
+from omnicore.telemetry.metrics import Metrics
 from pipelines.board import Board, rows
 from pipelines.containers import container_runner
 
@@ -156,7 +156,7 @@ def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
     def start() -> None:
         nonlocal process
         if process is None:
-            command = [sys.executable, "-m", "omnicore.worker", str(socket)]
+            command = [sys.executable, "-m", "omnicore.runtime.worker", str(socket)]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **MALLOC})
 
     try:

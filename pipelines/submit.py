@@ -25,9 +25,9 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from urllib3.exceptions import HTTPError
 
 from omnicore.config import written
+from omnicore.config.recipe import load_recipe, recipe_names
 from omnicore.errors import ClusterError, ConfigError
-from omnicore.recipe import load_recipe, recipe_names
-from omnicore.store import FOLDER
+from omnicore.storage.store import FOLDER
 from pipelines.request import IMAGE, PIPELINE
 from pipelines.request import read as read_request
 

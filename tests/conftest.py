@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.config.recipe import Recipe, load_recipe
 
 
 @pytest.fixture(scope="session")

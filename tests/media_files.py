@@ -14,8 +14,8 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
+from omnicore.media.video import Video
 from omnicore.schema import Media
-from omnicore.video import Video
 
 BITS = 12  # of a frame's number, shown as as many black or white columns
 SOUND_RATE = 48_000  # of sound tracks, in stereo; tone files have 16 kHz, one channel

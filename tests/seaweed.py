@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.provenance import digest_directory
+from omnicore.storage.digests import digest_directory
 
 ACCESS, SECRET, BUCKET = "omni-access", "omni-secret-key", "omni"
 MIB = 1 << 20
@@ -213,7 +213,7 @@ def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No retries, so that what a retry would mend is seen."""
-    monkeypatch.setattr("omnicore.s3.TRIES", 0)
+    monkeypatch.setattr("omnicore.storage.s3.TRIES", 0)
 
 
 def fill(folder: Path, files: dict[str, int | str]) -> Path:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from omnicore.dataurl import frames_from_url, from_data_url, from_wav
 from omnicore.engines import canary, known
+from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
 from tests.stub_server import Answer, completion, told
 
 KINDS = {"image_url": "image", "input_audio": "audio", "video_url": "video"}

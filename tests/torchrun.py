@@ -9,7 +9,7 @@ from typing import Any
 from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, get_args_parser
 
-from omnicore import cli
+from omnicore.cli import main
 from tests.forks import fork
 
 
@@ -30,7 +30,7 @@ def omnicore(arguments: Sequence[str], first: Callable[[], Any] = int) -> Callab
 
     def work() -> None:
         first()
-        if status := cli.main(arguments):
+        if status := main.main(arguments):
             os._exit(status)
 
     return work

@@ -6,7 +6,7 @@ manifest, `leakage` the figures; `files` alone reads what prepare and probe wrot
 
 from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Hits, Orders, circles, count
 from omnicore.audit.leakage import control, leakage, null_shares, replies, residual, unread
-from omnicore.audit.policies import circular, manifest, repeated, single_pass, verdicts
+from omnicore.audit.policies import build_manifest, circular, repeated, single_pass, verdicts
 from omnicore.audit.rules import Rule, rules
 
 __all__ = [
@@ -19,12 +19,12 @@ __all__ = [
     "Hits",
     "Orders",
     "Rule",
+    "build_manifest",
     "circles",
     "circular",
     "control",
     "count",
     "leakage",
-    "manifest",
     "null_shares",
     "repeated",
     "replies",

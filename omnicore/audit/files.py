@@ -15,8 +15,8 @@ from pydantic_core import from_json
 
 from omnicore.audit.draws import CUT, FAILED, NONE, SINGLE, UNREAD, Audited, Ints, Orders
 from omnicore.errors import DataError
-from omnicore.journal import read_json, read_jsonl
 from omnicore.schema import BenchmarkInfo, Outcome, Query, View
+from omnicore.storage.files import read_json, read_jsonl
 
 BENCHMARKS = "queries.jsonl"
 FIELDS = itemgetter("benchmark", "id", "view", "draw", "answer", "outcome", "permutation")

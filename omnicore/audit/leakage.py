@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from omnicore import stats
 from omnicore.audit.draws import CUT, FAILED, NONE, UNREAD, Audited, Bools, Floats, Hits, Ints
 from omnicore.schema import Estimate, View
+from omnicore.scoring import stats
 
 REPEATS = 200  # random removals that the control is made of
 

@@ -141,7 +141,7 @@ def _verdicts(
     ]
 
 
-def manifest(policy: Policy, probe: str, profile_hash: str, verdicts: Sequence[Verdict], seed: int = 0) -> Manifest:
+def build_manifest(policy: Policy, probe: str, profile_hash: str, verdicts: Sequence[Verdict], seed: int = 0) -> Manifest:
     """Verdicts in the order of their keys, with the hash of policy and verdicts."""
     ordered = tuple(sorted(verdicts, key=lambda v: (v.benchmark, v.id)))
     content = digest({"policy": policy, "verdicts": VERDICTS.dump_python(list(ordered), mode="json")})

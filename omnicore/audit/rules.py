@@ -42,9 +42,9 @@ from typing import Literal
 
 import numpy as np
 
-from omnicore import stats
 from omnicore.audit.draws import NONE, Audited, Bools, Floats, Hits
 from omnicore.config import CleanConfig
+from omnicore.scoring import stats
 
 PRIOR = 500  # weight of the pooled null, in unsolvable queries
 # Unsolvable queries that measure a null. One pair more or less moves that of K = 2 by 0.01, a third of `max_lost`'s default.

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnicore import signing, store
 from omnicore.errors import DataError, OmniError
+from omnicore.lineage import signing
+from omnicore.storage import store
 
 
 def fetch(uri: str, digest: str, directory: Path) -> None:

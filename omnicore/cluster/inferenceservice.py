@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from omnicore import store
 from omnicore.cluster.manifests import GPU, Owner, container_security, pod_security
 from omnicore.cluster.names import HEARTBEAT, INFERENCE_SERVICES, TTL, Kind
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.errors import CheckpointError, ConfigError
-from omnicore.provenance import STEP_FILE, digest_directory, model_directory, read_step
-from omnicore.signing import SIGNING_KEY
+from omnicore.lineage.signing import SIGNING_KEY
+from omnicore.lineage.step_record import read_step
+from omnicore.storage import store
+from omnicore.storage.digests import STEP_FILE, digest_directory, model_directory
 
 KIND = Kind("InferenceService", INFERENCE_SERVICES, "Ready", "kserve-container", "serving.kserve.io/inferenceservice")
 INITIALIZER, VOLUME = "storage-initializer", "kserve-provision-location"  # KServe's own names: its status looks at them

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict
 from omnicore.cluster.names import KINDS, TTL
 from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
-from omnicore.live import HOST, PORT
 from omnicore.progress import PROGRESS_FILE
+from omnicore.telemetry.live import HOST, PORT
 
 GPU = "nvidia.com/gpu"
 METRICS_PORT = 9400

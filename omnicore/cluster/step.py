@@ -13,17 +13,18 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from omnicore import store
 from omnicore.cluster.client import Cluster, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import JobSpec, Owner, manifest
 from omnicore.cluster.names import KINDS, PODS, job_name, labels
 from omnicore.config import TRAINING, LauncherConfig
+from omnicore.config.recipe import Recipe
 from omnicore.errors import ClusterError
-from omnicore.live import GATEWAY
-from omnicore.provenance import STEP_FILE, read_step
-from omnicore.recipe import Recipe
-from omnicore.signing import SIGNING_KEY
+from omnicore.lineage.signing import SIGNING_KEY
+from omnicore.lineage.step_record import read_step
+from omnicore.storage import store
+from omnicore.storage.digests import STEP_FILE
+from omnicore.telemetry.live import GATEWAY
 
 # Set in a component's pod: its name, and the id of its run.
 POD_NAME, RUN_ID = "KFP_POD_NAME", "KFP_RUN_ID"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnicore.config import EngineConfig
+from omnicore.config.recipe import Recipe
 from omnicore.engines import canary, open_engine
 from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
 from omnicore.engines.estimate import Estimate, estimate
 from omnicore.engines.orders import orders
 from omnicore.errors import ConfigError, EngineError
-from omnicore.recipe import Recipe
 
 
 @dataclass(frozen=True)

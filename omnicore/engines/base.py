@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from omnicore import live
 from omnicore.config import Profile, digest
 from omnicore.errors import DataError, EngineError
-from omnicore.journal import Journal
 from omnicore.progress import track
 from omnicore.schema import Media
+from omnicore.storage.journal import Journal
+from omnicore.telemetry import live
 
 MEDIA_LENGTH = {"image": 1_000, "audio": 5_000, "video": 50_000}
 

@@ -21,18 +21,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from omnicore import live
 from omnicore.config import EngineConfig, Profile, digest
+from omnicore.data.prompts import parts
 from omnicore.engines import known, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.known import DIGITS, MIXED, Files, Kind
 from omnicore.engines.orders import Order
 from omnicore.errors import ConfigError, DataError, EngineError
-from omnicore.journal import read_json, write_json
-from omnicore.prompts import parts
-from omnicore.provenance import model_directory
 from omnicore.schema import Media, Query, Record, View
 from omnicore.scoring.extract import extract
+from omnicore.storage.digests import model_directory
+from omnicore.storage.files import read_json, write_json
+from omnicore.telemetry import live
 
 FILE = "canary.json"
 # In nats. Two askings may agree by luck, or come out of a cache, so log-probs count only when they differ by more than rounding

@@ -31,10 +31,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json, to_json
 from yarl import URL
 
-from omnicore import live
 from omnicore.config import EngineConfig
 from omnicore.engines.base import Reply
 from omnicore.errors import EngineError
+from omnicore.telemetry import live
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between tries
 IDLE = 4.0  # seconds an idle connection is kept: uvicorn closes its own after 5, and a request sent then would be lost

@@ -15,7 +15,7 @@ from PIL import Image
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Engine, Request, Sampling
 from omnicore.errors import DataError, OmniError
-from omnicore.media import RATE, Video, read
+from omnicore.media.read import RATE, Video, read_media
 from omnicore.schema import Media
 
 READ = 24  # media of a kind that are read for an estimate
@@ -95,7 +95,7 @@ def _mean_tokens(chosen: Sequence[tuple[Media, Path]], profile: Profile) -> floa
 
 
 def _tokens(medium: Media, root: Path, profile: Profile) -> float:
-    found = read(medium, root, profile)
+    found = read_media(medium, root, profile)
     if isinstance(found, Image.Image):
         return _visual(found, *IMAGE)
     if isinstance(found, Video):

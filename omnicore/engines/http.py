@@ -20,11 +20,11 @@ import numpy as np
 from pydantic_core import to_json
 
 from omnicore.config import EngineConfig, Profile
-from omnicore.dataurl import image_url, video_settings, video_url, wav_base64
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.engines.client import Client
 from omnicore.errors import DataError, EngineError
-from omnicore.media import Video, intact, read, with_one_rate
+from omnicore.media.data_url import image_url, video_settings, video_url, wav_base64
+from omnicore.media.read import Video, intact, read_media, with_one_rate
 from omnicore.schema import Media
 
 COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
@@ -161,7 +161,7 @@ def encoded(media: Media, root: Path, profile: Profile) -> Item:
     """Raises DataError for a medium that is missing, was changed or cannot be read."""
     if media.kind == "image":
         return Item(to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}}))
-    shown = read(media, root, profile)
+    shown = read_media(media, root, profile)
     if isinstance(shown, Video):
         return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps)
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"

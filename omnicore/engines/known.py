@@ -17,9 +17,9 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
-from omnicore.media import RATE
-from omnicore.provenance import sha256_file
+from omnicore.media.read import RATE
 from omnicore.schema import Media
+from omnicore.storage.digests import sha256_file
 
 Kind = Literal["image", "audio", "video"]
 Files = Mapping[str, Mapping[str, Media]]

@@ -15,10 +15,10 @@ from omnicore.cluster.names import job_name, labels
 from omnicore.cluster.serve import Service
 from omnicore.cluster.step import PASSED_ON, origin
 from omnicore.config import EngineConfig, Profile, digest
+from omnicore.config.recipe import Recipe
 from omnicore.engines.base import Batch, Finished, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.errors import ConfigError, EngineError
-from omnicore.recipe import Recipe
 
 
 class KServeEngine:

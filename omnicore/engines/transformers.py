@@ -14,7 +14,7 @@ from PIL.Image import Image
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
 from omnicore.errors import DataError, TooLongError
-from omnicore.media import RATE, Video, Wave, measure, read, with_one_rate
+from omnicore.media.read import RATE, Video, Wave, measure, read_media, with_one_rate
 from omnicore.models import thinker
 from omnicore.models.choose import likeliest
 from omnicore.models.generate import Generated, generate
@@ -42,7 +42,7 @@ class Reader:
         key = media, profile.fps
         if key not in self._features:
             try:
-                found = self._features[key] = self._process(read(media, root, profile))
+                found = self._features[key] = self._process(read_media(media, root, profile))
             except TooLongError as error:
                 raise TooLongError(f"{media.uri}: {error}") from error
             self._size += found.size

@@ -20,7 +20,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from omnicore.errors import ConfigError, TooLongError
-from omnicore.media import RATE
+from omnicore.media.read import RATE
 
 SPECIAL = (
     "<|endoftext|>",

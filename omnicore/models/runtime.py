@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from omnicore import ranks
-from omnicore.recipe import Recipe
+from omnicore import distributed
+from omnicore.config.recipe import Recipe
 
 
 def set_up(recipe: Recipe, threads: int | None = None) -> None:
@@ -30,4 +30,4 @@ def set_up(recipe: Recipe, threads: int | None = None) -> None:
 
 def device() -> torch.device:
     """Where a model of this process belongs: its GPU where there is one."""
-    return torch.device("cuda", ranks.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")

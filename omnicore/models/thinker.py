@@ -23,7 +23,7 @@ from omnicore.errors import CheckpointError, ConfigError
 from omnicore.models import files
 from omnicore.models.processor import Encoder, load_processor
 from omnicore.models.safe import VOICES
-from omnicore.provenance import model_directory
+from omnicore.storage.digests import model_directory
 
 PREFIX = "thinker."
 EMBEDDED = ("tiny-base", "tiny-probe", "tiny-probe-2")

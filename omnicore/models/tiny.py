@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from omnicore.benchmarks import synthetic
+from omnicore.data.benchmarks import synthetic
 from omnicore.models.processor import SPECIAL, NoVideoProcessor
 
 PATCH, MEL = 14, 64

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from omnicore.errors import DataError
-from omnicore.media import intact, locate
+from omnicore.media.read import intact, locate
 from omnicore.report.evidence import STAGES, Evidence
 from omnicore.report.words import NAMES
 from omnicore.schema import Response

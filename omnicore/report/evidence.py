@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from omnicore.errors import DataError
-from omnicore.journal import read_json, read_jsonl
-from omnicore.provenance import read_step
+from omnicore.lineage.step_record import read_step
 from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Query, Response, View
+from omnicore.storage.files import read_json, read_jsonl
 
 M = TypeVar("M", bound=BaseModel)
 

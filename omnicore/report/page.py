@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from omnicore.config import ReportConfig
-from omnicore.recipe import Recipe
+from omnicore.config.recipe import Recipe
 from omnicore.report import figures, words
 from omnicore.report.browser import payload
 from omnicore.report.evidence import STAGES, Evidence

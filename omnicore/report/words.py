@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnicore import stats
 from omnicore.report.evidence import Audit, Evidence, Scores
 from omnicore.schema import Estimate, Label, Outcome, Query
+from omnicore.scoring import stats
 
 NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers.utils import is_torchvision_available
 
-from omnicore.dataurl import frames_from_url, from_data_url, from_wav
 from omnicore.errors import DataError
+from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.schema import CONTROL
 

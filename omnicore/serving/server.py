@@ -24,18 +24,18 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from omnicore import signing
 from omnicore.config import EngineConfig
+from omnicore.config.recipe import Recipe
 from omnicore.engines import canary
 from omnicore.engines.known import Kind
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
+from omnicore.lineage import signing
 from omnicore.progress import told
-from omnicore.provenance import model_directory
-from omnicore.recipe import Recipe
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
-from omnicore.telemetry import SERVING
+from omnicore.storage.digests import model_directory
+from omnicore.telemetry.metrics import SERVING
 
 KINDS: frozenset[Kind] = frozenset({"image", "audio"})
 Said = asyncio.Queue[Answer | Refused]

@@ -12,10 +12,10 @@ import numpy as np
 from omnicore import audit
 from omnicore.audit.files import Probe, read_draws, read_probe, read_queries
 from omnicore.config import CleanConfig
+from omnicore.config.recipe import Recipe
 from omnicore.errors import DataError
-from omnicore.journal import write_json
-from omnicore.recipe import Recipe
 from omnicore.schema import Label, Manifest, View
+from omnicore.storage.files import write_json
 
 
 def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run(recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output:
     rules = audit.rules(audited, visual, config, [hits[view] for view in sorted(hits) if view is not View.visual_only])
     verdicts = audit.verdicts(audited, drawn, visual, rules, config)
     manifests = {
-        policy: audit.manifest(policy, probe.model, probe.profile_hash, found, probe.seed) for policy, found in verdicts.items()
+        policy: audit.build_manifest(policy, probe.model, probe.profile_hash, found, probe.seed) for policy, found in verdicts.items()
     }
     policies = {policy: _counts(made, audited, second_visual, recipe.seed) for policy, made in manifests.items()}
     for policy, made in manifests.items():

@@ -10,15 +10,15 @@ from typing import Any
 from omnicore import audit
 from omnicore.audit.files import read_draws, read_probe, read_queries
 from omnicore.config import DistillConfig
+from omnicore.config.recipe import Recipe
+from omnicore.data.prompts import parts
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import DataError, EngineError, TrainingError
-from omnicore.journal import read_jsonl, write_jsonl
-from omnicore.media import bring, intact
-from omnicore.prompts import parts
-from omnicore.recipe import Recipe
+from omnicore.media.read import intact
 from omnicore.schema import Outcome, Query, View
 from omnicore.scoring.verify import judge
+from omnicore.storage.files import link_or_copy, read_jsonl, write_jsonl
 from omnicore.training.selection import Key, Reason, Rollout, select
 
 
@@ -63,7 +63,7 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
         )
     for row in rows:
         for medium in row.media:
-            bring(intact(medium, root), output / medium.uri)
+            link_or_copy(intact(medium, root), output / medium.uri)
     write_jsonl(output / "distilled.jsonl", rows)
     return {
         "prompts": len(prompts),

@@ -17,19 +17,20 @@ from typing import Any
 
 import soundfile
 
-from omnicore import media_check, sources
-from omnicore.benchmarks import adapter, synthetic
-from omnicore.benchmarks.base import Faults, Problem, Source, read
-from omnicore.benchmarks.hub import fetch, is_hub
-from omnicore.benchmarks.losses import reasons, refusal, skewed
-from omnicore.benchmarks.synthetic import Item, Kind, World
 from omnicore.config import PrepareConfig
+from omnicore.config.recipe import Recipe
+from omnicore.data import training_rows
+from omnicore.data.benchmarks import adapter, synthetic
+from omnicore.data.benchmarks.base import Faults, Problem, Source, read
+from omnicore.data.benchmarks.hub import fetch, is_hub
+from omnicore.data.benchmarks.losses import reasons, refusal, skewed
+from omnicore.data.benchmarks.synthetic import Item, Kind, World
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl, write_json, write_jsonl
-from omnicore.media import RATE, bring
+from omnicore.media import check
+from omnicore.media.read import RATE
 from omnicore.progress import track
-from omnicore.recipe import Recipe
 from omnicore.schema import BenchmarkInfo, Media, Query
+from omnicore.storage.files import link_or_copy, read_jsonl, write_json, write_jsonl
 
 CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
 SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}
@@ -100,12 +101,12 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     others = len(problems)
     mute = 0  # rows of sources that ask for sound
     for name, given in sorted(config.training.items()):
-        source = sources.opened(name, given, output / "scratch")
-        rows, found, _ = sources.rows(given, source, recipe.profile, _faults(name, source, recipe))
+        source = training_rows.opened(name, given, output / "scratch")
+        rows, found, _ = training_rows.rows(given, source, recipe.profile, _faults(name, source, recipe))
         problems += found
         write_jsonl(listed, problems)
         _check_losses(name, found, rows, source, config)
-        if given.sound and (count := sources.mute(rows)):
+        if given.sound and (count := training_rows.mute(rows)):
             mute += count
             _say(f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no sound track: its picture alone")
         if not rows:
@@ -164,13 +165,13 @@ def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any
 
 
 def _faults(name: str, source: Source, recipe: Recipe) -> Faults:
-    return lambda queries: media_check.faults(queries, source.path, f"prepare {name}: media", recipe.cores)
+    return lambda queries: check.faults(queries, source.path, f"prepare {name}: media", recipe.cores)
 
 
 def _link(media: Media, source: Source, output: Path) -> Media:
     """The medium under a name by its content, so that files of several benchmarks cannot meet under one name."""
     uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
-    bring(source.path(media), output / uri)
+    link_or_copy(source.path(media), output / uri)
     return media.model_copy(update={"uri": uri})
 
 

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import stats
 from omnicore.config import ProbeConfig
+from omnicore.config.recipe import Recipe
+from omnicore.data.prompts import choices, parts, permutation, profile_hash
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import ConfigError
-from omnicore.journal import read_jsonl, write_json, write_jsonl
-from omnicore.prompts import choices, parts, permutation, profile_hash
-from omnicore.recipe import Recipe
 from omnicore.schema import Draw, Outcome, Query, View
+from omnicore.scoring import stats
 from omnicore.scoring.verify import judge
+from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 
 Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 

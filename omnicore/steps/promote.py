@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import card, stats
 from omnicore.config import PromoteConfig
+from omnicore.config.recipe import Recipe
 from omnicore.errors import CheckpointError, DataError
-from omnicore.journal import read_jsonl, write_json
+from omnicore.lineage import model_card
+from omnicore.lineage.release import release
+from omnicore.lineage.step_record import read_step
 from omnicore.models import safe
-from omnicore.provenance import read_step
-from omnicore.recipe import Recipe
-from omnicore.release import release
 from omnicore.report.evidence import Scores, answers, comparable, read_model
 from omnicore.schema import Estimate, Manifest, Outcome, Query
+from omnicore.scoring import stats
+from omnicore.storage.files import read_jsonl, write_json
 
 
 def decide(difference: Estimate, by_benchmark: Mapping[str, Estimate], config: PromoteConfig) -> tuple[str, list[str]]:
@@ -85,7 +86,7 @@ def run(recipe: Recipe, config: PromoteConfig, inputs: Mapping[str, Path], outpu
     if "model" in inputs:
         if (given := read_step(inputs["model"])["digest"]) != models["candidate"]:
             raise DataError(f"{inputs['model']} is the model {given[:12]}; the candidate's evaluation is of {models['candidate']}")
-        dangers = unsafe(inputs["model"] / card.CHECKPOINT)
+        dangers = unsafe(inputs["model"] / model_card.CHECKPOINT)
         refused += dangers
         if not dangers:
             release(str(inputs["model"]), str(inputs["candidate"]), str(output / "release"))

@@ -14,12 +14,12 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from omnicore.config import ReportConfig
-from omnicore.journal import replacing, write_json
-from omnicore.recipe import Recipe
+from omnicore.config.recipe import Recipe
 from omnicore.report import evidence as ev
 from omnicore.report import words
 from omnicore.report.page import render
 from omnicore.schema import Label
+from omnicore.storage.files import replacing, write_json
 
 
 def stage(scores: ev.Scores) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import EngineConfig, RlvrConfig
-from omnicore.journal import append_jsonl, write_jsonl
+from omnicore.config.recipe import Recipe
 from omnicore.progress import track
-from omnicore.recipe import Recipe
 from omnicore.schema import View
+from omnicore.storage.files import append_jsonl, write_jsonl
 
 
 def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
             checkpoints=checkpoints,
             trackers=trackers,
         )
-    if not ranks.first():
+    if not distributed.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
     filmed = "video" in canary.shown(row.request for row in rows)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import SftConfig
-from omnicore.journal import append_jsonl, write_jsonl
+from omnicore.config.recipe import Recipe
 from omnicore.progress import track
-from omnicore.recipe import Recipe
+from omnicore.storage.files import append_jsonl, write_jsonl
 
 
 def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
             progress.advance(1, loss=record["loss"])
 
         epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints, trackers=trackers)
-    if not ranks.first():
+    if not distributed.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
     filmed = "video" in canary.shown(row.request for row in rows)

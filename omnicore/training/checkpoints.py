@@ -33,10 +33,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
-from omnicore import live, ranks
+from omnicore import distributed
 from omnicore.errors import CheckpointError
-from omnicore.journal import read_jsonl, storage_errors, write_json, write_jsonl
-from omnicore.provenance import sha256_file
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import read_jsonl, storage_errors, write_json, write_jsonl
+from omnicore.telemetry import live
 from omnicore.training import parallel
 
 DIRECTORY = "checkpoints.journal"
@@ -77,12 +78,12 @@ class Checkpoints:
                 if not folder.name.endswith(".tmp"):
                     print(f"{folder}: {damage}; the checkpoint before it is looked at", file=sys.stderr, flush=True)
                 shutil.rmtree(folder)
-            self.found = ranks.shared(self.found, directory)
+            self.found = distributed.shared(self.found, directory)
         self.step, self.saved_at = 0, 0.0  # of the newest one; seconds since 1970
         if self.found:
             listing = json.loads((self.found / LISTING).read_text())
             self.step, self.saved_at = listing["step"], listing["written"]
-            if ranks.first():
+            if distributed.first():
                 print(f"{self.found}: training goes on after step {self.step}", file=sys.stderr, flush=True)
         for name, book in self.books.items():
             book[:] = read_jsonl(self.found / f"{name}.jsonl", dict) if self.found else []
@@ -176,9 +177,9 @@ class Resumable(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         assert self.checkpoints, "asked for by _Due alone"
-        numbers = ranks.every(self._random_numbers())
+        numbers = distributed.every(self._random_numbers())
         weights, optimizer = parallel.held(self.model_wrapped) if self.is_deepspeed_enabled else (_trained(self.model), {})
-        if not ranks.first():
+        if not distributed.first():
             self.checkpoints.step = self.state.global_step
             return
         with self.checkpoints.writing(self.state.global_step) as folder:

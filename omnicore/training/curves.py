@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from omnicore import live, ranks
+from omnicore import distributed
 from omnicore.errors import TrainingError
+from omnicore.telemetry import live
 
 # TRL's and the Trainer's names -> ours.
 NAMES = {
@@ -99,7 +100,7 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if not self._missing:
             return
-        alive: set[str] = set().union(*ranks.every(self._alive))
+        alive: set[str] = set().union(*distributed.every(self._alive))
         self._alive.clear()
         self._missing = {kind: part for kind, part in self._missing.items() if not any(part in name for name in alive)}
         self._moved += bool(alive)

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
-from omnicore import live
 from omnicore.errors import TrainingError
 from omnicore.models.thinker import not_finite
 from omnicore.schema import Query
+from omnicore.telemetry import live
 
 _REMEDY = "lower the learning rate, or set another precision"
 

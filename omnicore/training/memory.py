@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import PARTS, LauncherConfig, RlvrConfig, SftConfig
+from omnicore.config.recipe import Recipe
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
-from omnicore.recipe import Recipe
 from omnicore.training.parts import part_of, targets
 
 GIB = 1 << 30
@@ -152,4 +152,4 @@ def activations(model: Any, training: Mapping[str, int], config: SftConfig | Rlv
 def _room(launcher: LauncherConfig) -> int:
     if launcher.gpu_memory:
         return int(launcher.gpu_memory * GIB)
-    return torch.cuda.get_device_properties(ranks.local_rank()).total_memory if torch.cuda.is_available() else 0
+    return torch.cuda.get_device_properties(distributed.local_rank()).total_memory if torch.cuda.is_available() else 0

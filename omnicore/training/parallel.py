@@ -22,11 +22,11 @@ from torch.nn import functional
 from transformers import Qwen2_5OmniThinkerModel, TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import TrainingConfig
 from omnicore.errors import ConfigError
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "config" / "recipes"
 Tensors = dict[str, torch.Tensor]
 STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # Adam's state, as torch names it
 FRAMES = 4  # the shortest sound, in mel frames: of fewer, nothing is left after two convolutions and a pooling
@@ -36,7 +36,7 @@ def check(config: TrainingConfig) -> None:
     """Raises ConfigError where ZeRO is asked for and cannot be: before a model is loaded."""
     if config.parallel == "ddp":
         return
-    if ranks.world() == 1:
+    if distributed.world() == 1:
         raise ConfigError(f"parallel={config.parallel} shares out among processes and there is one: start several with torchrun")
     if not find_spec("deepspeed"):
         raise ConfigError(f"parallel={config.parallel} needs DeepSpeed: pip install 'omnicore[gpu]', or set parallel=ddp")
@@ -133,7 +133,7 @@ def held(engine: Any) -> tuple[Tensors, Tensors]:
     kept: Tensors = {STEP: next(iter(engine.optimizer.optimizer.state.values()))[STEP].cpu()}
     for name, parameter in _trained(engine):
         whole = [safe_get_full_fp32_param(parameter), *(safe_get_full_optimizer_state(parameter, m) for m in MOMENTS)]
-        if ranks.first():
+        if distributed.first():
             weights[name], *moments = (tensor.to("cpu", copy=True) for tensor in whole)
             kept |= {f"{name}.{m}": tensor for m, tensor in zip(MOMENTS, moments, strict=True)}
     return weights, kept
@@ -184,8 +184,8 @@ def _trained(engine: Any) -> list[tuple[str, Any]]:
 def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
     """Of a tensor like the whole weight what this process holds at stage 3; the last one's is filled up with zeros."""
     size = parameter.ds_tensor.numel()
-    flat = functional.pad(whole.flatten(), (0, size * ranks.world() - whole.numel()))
-    return flat[size * ranks.rank() :][:size]
+    flat = functional.pad(whole.flatten(), (0, size * distributed.world() - whole.numel()))
+    return flat[size * distributed.rank() :][:size]
 
 
 @contextmanager
@@ -208,6 +208,6 @@ def gather(model: nn.Module) -> None:
 
     for parameter in model.parameters():
         with GatheredParameters([parameter]):
-            held = parameter.detach().to("cpu", copy=True) if ranks.first() else torch.empty(0)
+            held = parameter.detach().to("cpu", copy=True) if distributed.first() else torch.empty(0)
         parameter.data = held
     unset_hf_deepspeed_config()  # else a checkpoint that is loaded hereafter would be shared out, too

@@ -29,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
@@ -148,7 +148,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.group]]
-        self._taken = {index for part in ranks.every(first) for index in part}
+        self._taken = {index for part in distributed.every(first) for index in part}
         self.load_engine()
         groups = collect(first, self.config.refill, self._roll, self._further)
         self.accelerator.wait_for_everyone()
@@ -295,7 +295,7 @@ def train(
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
-            **parallel.arguments(config, ranks.share(config.prompts, "prompts") * config.group),
+            **parallel.arguments(config, distributed.share(config.prompts, "prompts") * config.group),
             **OPTIMIZER,
             **{**PLAIN, **(trackers or {}), **parts.arguments(config)},
         )
@@ -328,15 +328,15 @@ def train(
             gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
         trainer.go_on()
         parallel.gather(trainer.model)
-        if ranks.first():
+        if distributed.first():
             parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}
 
 
 def _part(count: int) -> Part:
     """Where this process' `count` rows begin among those of all processes, and how many those are together."""
-    counts = ranks.every(count)
-    return sum(counts[: ranks.rank()]), sum(counts)
+    counts = distributed.every(count)
+    return sum(counts[: distributed.rank()]), sum(counts)
 
 
 def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Path) -> RolloutEngine:

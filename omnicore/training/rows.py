@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.config import Profile, TrainingConfig
+from omnicore.data.prompts import parts
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl, write_jsonl
 from omnicore.models.processor import Prompt
-from omnicore.prompts import parts
 from omnicore.schema import Query, View
+from omnicore.storage.files import read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)

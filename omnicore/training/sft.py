@@ -14,7 +14,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import SftConfig
 from omnicore.errors import DataError
 from omnicore.models.processor import Encoder, collate
@@ -110,7 +110,7 @@ def train(
             warmup_steps=config.warmup,
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},
-            **parallel.arguments(config, ranks.share(config.batch, "batch")),
+            **parallel.arguments(config, distributed.share(config.batch, "batch")),
             **OPTIMIZER,
             **{**PLAIN, **(trackers or {}), **parts.arguments(config), "dataloader_num_workers": config.workers},
         )
@@ -127,7 +127,7 @@ def train(
         )
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
-            parts = ranks.every(dict(trainer.by_type))
+            parts = distributed.every(dict(trainer.by_type))
             losses = {name: [x for part in parts for x in part.get(name, ())] for name in sorted(set().union(*parts))}
             by_type = {name: {"loss": round(sum(v) / len(v), 5)} for name, v in losses.items()}
             trainer.by_type.clear()
@@ -144,6 +144,6 @@ def train(
         except DataError as error:  # a process that reads ahead puts its traceback before it
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         parallel.gather(trainer.model)
-        if ranks.first():
+        if distributed.first():
             parts.merge(trainer.model)
     return mixture.epochs()

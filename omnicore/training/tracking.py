@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import TrackerConfig
 from omnicore.errors import ConfigError
 
@@ -28,7 +28,7 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
         yield {"report_to": []}
         return
     folder = Path(config.directory) if config.directory else output.with_name(f"{output.name}.tracker")
-    if ranks.first():
+    if distributed.first():
         folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "TENSORBOARD_LOGGING_DIR": str(folder / output.name),

@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
-from omnicore import ranks
+from omnicore import distributed
 from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.http import closing, encoded, opening, said
 from omnicore.errors import EngineError
@@ -65,7 +65,7 @@ class VllmRollouts:
         self._model = models["data"][0]["id"]  # the only one, whatever it is called
 
     def load(self, model: Any) -> None:
-        if not ranks.first():
+        if not distributed.first():
             return  # the first process does it for all
         shutil.rmtree(self._weights, ignore_errors=True)
         plain, weights = whole(model)
@@ -109,11 +109,11 @@ class VllmRollouts:
         return samples
 
     def wake(self) -> None:
-        if self._config.server_sleeps and ranks.first():
+        if self._config.server_sleeps and distributed.first():
             self._do("wake_up")
 
     def sleep(self) -> None:
-        if self._config.server_sleeps and ranks.first():
+        if self._config.server_sleeps and distributed.first():
             self._do("sleep?level=1")
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:

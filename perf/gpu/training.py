@@ -32,9 +32,9 @@ import torch
 from PIL import Image
 
 from omnicore.config import LoraConfig, MixtureConfig
-from omnicore.journal import write_jsonl
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.schema import Media, Query
+from omnicore.storage.files import write_jsonl
 
 # The shipped dimensions say nothing of positions: a dry run makes no pass.
 ROPE = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}
@@ -69,7 +69,7 @@ def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
     config = tiny.build_config(processor.tokenizer)
     if size == "3b":
         ids = {name: value for name, value in config.to_dict().items() if name.endswith(("_token_index", "_token_id"))}
-        shipped = json.loads((files("omnicore") / "recipes" / "qwen2.5-omni-3b.json").read_text())["thinker_config"]
+        shipped = json.loads((files("omnicore.config") / "recipes" / "qwen2.5-omni-3b.json").read_text())["thinker_config"]
         text = {**shipped["text_config"], "rope_parameters": ROPE}
         parts = {name: shipped[name] for name in ("vision_config", "audio_config")}
         config = Qwen2_5OmniThinkerConfig(text_config=text, **parts, **ids)

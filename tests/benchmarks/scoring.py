@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omnicore.benchmarks import adapter, official
-from omnicore.benchmarks.base import Source, read
+from omnicore.data.benchmarks import adapter, official
+from omnicore.data.benchmarks.base import Source, read
 from omnicore.schema import Query
 from omnicore.scoring.verify import judge
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import av_odyssey
-from omnicore.benchmarks.base import Source, read, unplaced
 from omnicore.config import Profile
-from omnicore.prompts import parts
+from omnicore.data.benchmarks import av_odyssey
+from omnicore.data.benchmarks.base import Source, read, unplaced
+from omnicore.data.prompts import parts
 from omnicore.schema import Media, Query, View
 from tests.benchmarks import tables
 from tests.benchmarks.scoring import both, queries

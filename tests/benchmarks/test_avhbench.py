@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import avhbench
-from omnicore.benchmarks.base import Problem, Source, read
 from omnicore.config import PrepareConfig
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
+from omnicore.data.benchmarks import avhbench
+from omnicore.data.benchmarks.base import Problem, Source, read
 from omnicore.schema import AnswerKind, Query
 from omnicore.steps import prepare
 from tests.benchmarks import native

@@ -17,21 +17,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnicore.benchmarks import NAMES, adapter, official
-from omnicore.benchmarks.base import (
-    Entry,
-    Refused,
-    Row,
-    Source,
-    by_letter,
-    by_text,
-    labelled,
-    latest,
-    placed,
-    read,
-    unplaced,
-)
-from omnicore.benchmarks.files import members, suffix_of
+from omnicore.data.benchmarks import NAMES, adapter, official
+from omnicore.data.benchmarks.base import Entry, Refused, Row, Source, by_letter, by_text, labelled, latest, placed, read, unplaced
+from omnicore.data.benchmarks.files import members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Query
 from tests.benchmarks import tables

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import cg_av_counting
-from omnicore.benchmarks.base import Source, read
+from omnicore.data.benchmarks import cg_av_counting
+from omnicore.data.benchmarks.base import Source, read
 from omnicore.schema import AnswerKind, Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import daily_omni, omnivideobench
-from omnicore.benchmarks.archives import missing_step, unpack
-from omnicore.benchmarks.base import Problem, Refused, Row, Source
-from omnicore.benchmarks.files import check_shards
-from omnicore.benchmarks.losses import refusal, skewed
+from omnicore.data.benchmarks import daily_omni, omnivideobench
+from omnicore.data.benchmarks.archives import missing_step, unpack
+from omnicore.data.benchmarks.base import Problem, Refused, Row, Source
+from omnicore.data.benchmarks.files import check_shards
+from omnicore.data.benchmarks.losses import refusal, skewed
 from omnicore.errors import DataError
 
 

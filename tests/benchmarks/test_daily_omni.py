@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks.daily_omni import ENTRY
+from omnicore.data.benchmarks.daily_omni import ENTRY
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -87,8 +87,8 @@ def test_videos_may_lie_beside_the_questions(tmp_path: Path, items: dict[str, Qu
 
 
 def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> None:
-    from omnicore.benchmarks import daily_omni
-    from omnicore.benchmarks.base import Source, read
+    from omnicore.data.benchmarks import daily_omni
+    from omnicore.data.benchmarks.base import Source, read
 
     folder = native.copy("daily_omni", tmp_path)
     written = json.loads((folder / "qa.json").read_text())
@@ -100,8 +100,8 @@ def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> 
 
 
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
-    from omnicore.benchmarks import daily_omni
-    from omnicore.benchmarks.base import Source, read
+    from omnicore.data.benchmarks import daily_omni
+    from omnicore.data.benchmarks.base import Source, read
 
     folder = native.copy("daily_omni", tmp_path)
     shutil.rmtree(folder / "Videos")

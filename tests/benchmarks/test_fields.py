@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from omnicore.benchmarks import NAMES, adapter
-from omnicore.benchmarks.base import Adapter, Problem, Row, Source, read
+from omnicore.data.benchmarks import NAMES, adapter
+from omnicore.data.benchmarks.base import Adapter, Problem, Row, Source, read
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 

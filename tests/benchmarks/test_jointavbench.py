@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import jointavbench
-from omnicore.benchmarks.base import Source, read
+from omnicore.data.benchmarks import jointavbench
+from omnicore.data.benchmarks.base import Source, read
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries

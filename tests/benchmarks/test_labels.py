@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from omnicore.benchmarks.base import Mislabelled, Refused, labelled
+from omnicore.data.benchmarks.base import Mislabelled, Refused, labelled
 
 WORDS = ["a dog", "a cat", "a cow", "an owl"]
 STRIPPED = [

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.benchmarks import adapter
-from omnicore.benchmarks.base import Source, read
+from omnicore.data.benchmarks import adapter
+from omnicore.data.benchmarks.base import Source, read
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 from tests.benchmarks import native, tables

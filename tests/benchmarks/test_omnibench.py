@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.benchmarks import omnibench
-from omnicore.benchmarks.base import Source, read
-from omnicore.media import load_audio, load_image
-from omnicore.provenance import sha256_file
+from omnicore.data.benchmarks import omnibench
+from omnicore.data.benchmarks.base import Source, read
+from omnicore.media.read import load_audio, load_image
 from omnicore.schema import Query
+from omnicore.storage.digests import sha256_file
 from tests.benchmarks import tables
 from tests.benchmarks.scoring import both, queries
 

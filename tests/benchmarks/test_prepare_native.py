@@ -17,18 +17,18 @@ from typing import Any
 
 import pytest
 
-from omnicore.benchmarks import video_holmes
-from omnicore.benchmarks.archives import unpack
-from omnicore.benchmarks.base import Entry, Problem
-from omnicore.benchmarks.hub import fetch
-from omnicore.cli import main
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
+from omnicore.data.benchmarks import video_holmes
+from omnicore.data.benchmarks.archives import unpack
+from omnicore.data.benchmarks.base import Entry, Problem
+from omnicore.data.benchmarks.hub import fetch
 from omnicore.errors import ConfigError, DataError
-from omnicore.journal import read_json, read_jsonl
-from omnicore.media import locate
-from omnicore.provenance import sha256_file
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.media.read import locate
+from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Query
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import read_json, read_jsonl
 from tests.benchmarks import native, tables
 from tests.benchmarks.scoring import queries
 
@@ -286,7 +286,7 @@ def test_a_download_needs_a_pinned_commit(tmp_path: Path, snapshot: list[dict[st
 
 
 def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> None:
-    from omnicore.benchmarks.daily_omni import ENTRY
+    from omnicore.data.benchmarks.daily_omni import ENTRY
 
     pinned = Entry.model_validate({**ENTRY.model_dump(), "revision": COMMIT})
     assert fetch(pinned, "hub")[1] == COMMIT

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from omnicore.benchmarks import uno_bench
-from omnicore.benchmarks.base import Problem, Refused, Source, read
+from omnicore.data.benchmarks import uno_bench
+from omnicore.data.benchmarks.base import Problem, Refused, Source, read
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 from tests.benchmarks.scoring import both

@@ -10,8 +10,8 @@ from kfp import dsl
 
 from components import execute, images
 from components.placement import placed
+from omnicore.config.recipe import SECTION_STEP, load_recipe
 from omnicore.errors import ConfigError, DataError
-from omnicore.recipe import SECTION_STEP, load_recipe
 from omnicore.steps import STEPS
 
 # Inputs named otherwise than the step's role: `model` is a parameter of every component, and the manifest lies in the audit.
@@ -259,7 +259,7 @@ def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, call
 
 def test_the_clean_up_reaps_the_run_of_its_pod_and_does_nothing_elsewhere(monkeypatch):
     called = []
-    monkeypatch.setattr("omnicore.cli.main", lambda arguments: called.append(arguments) or 0)
+    monkeypatch.setattr("omnicore.cli.main.main", lambda arguments: called.append(arguments) or 0)
     monkeypatch.delenv("KFP_RUN_ID", raising=False)
     component("reap").python_func()
     assert called == []

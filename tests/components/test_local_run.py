@@ -134,7 +134,7 @@ def test_the_same_command_again_finds_everything_in_the_cache_and_starts_no_work
     code, said = runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost")
     assert (code, runner.steps) == (0, [])
     assert said.count("from cache") == 15
-    assert "omnicore.worker" not in (runner.directory / "run.log").read_text()
+    assert "omnicore.runtime.worker" not in (runner.directory / "run.log").read_text()
     assert len(list((runner.directory / "outputs").iterdir())) == 1
 
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from components import images
-from omnicore import live
-from omnicore.recipe import SECTION_STEP
-from omnicore.signing import SIGNING_KEY
+from omnicore.config.recipe import SECTION_STEP
+from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.steps import STEPS
+from omnicore.telemetry import live
 from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
 from pipelines import compile as compiling
 from pipelines.board import rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.benchmarks import NAMES, adapter
+from omnicore.data.benchmarks import NAMES, adapter
 from tests.benchmarks.native import copy
 from tests.stub_server import Answer, Stub, completion, told
 

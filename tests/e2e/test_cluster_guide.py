@@ -18,13 +18,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from omnicore.cluster.client import Times
 from omnicore.cluster.inferenceservice import checkpoint, fetching, storage
 from omnicore.cluster.reap import STALE
 from omnicore.config import SftConfig
-from omnicore.keeping import EVERY
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.runtime.checkpoint_sync import EVERY
 from pipelines import NEEDS
 from tests.kubectl import kubectl, kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in
@@ -42,7 +42,7 @@ def parses(words: list[str]) -> str:
     """What is wrong with the words of an `omnicore` command; nothing of it is run."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_serve", "_reap", "_submit"):
-            patch.setattr(f"omnicore.cli.{name}", lambda options: "")
+            patch.setattr(f"omnicore.cli.main.{name}", lambda options: "")
         return "" if main(words) == 0 else shlex.join(words)
 
 
@@ -230,7 +230,7 @@ def test_messages_are_those_that_the_code_prints() -> None:
 
 
 def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(signed_in: None, tmp_path: Path) -> None:
-    from omnicore import store
+    from omnicore.storage import store
 
     made = tmp_path / "made"
     (made / "checkpoint").mkdir(parents=True)

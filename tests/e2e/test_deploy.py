@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from omnicore import gitops, store
-from omnicore.cli import main
+from omnicore.cli.main import main
+from omnicore.cluster import gitops
 from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
 from omnicore.errors import DataError
-from omnicore.journal import write_json
-from omnicore.provenance import write_step
+from omnicore.lineage.step_record import write_step
+from omnicore.storage import store
+from omnicore.storage.files import write_json
 from tests.kubectl import kustomize
 from tests.seaweed import BUCKET, free_ports, seaweed, signed_in
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from omnicore.journal import read_json
+from omnicore.storage.files import read_json
 from tests.containers import ROOT, Podman, missing, podman
 
 IMAGES = {"core", "train", "serve"}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from omnicore.config import LauncherConfig
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ClusterError
-from omnicore.journal import read_json
-from omnicore.provenance import STEP_FILE, digest_directory
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step, step_work
+from omnicore.runtime.run import run_step, step_work
+from omnicore.storage.digests import STEP_FILE, digest_directory
+from omnicore.storage.files import read_json
 from tests.kube_server import NAMESPACE, KubeServer
 from tests.seaweed import BUCKET, Seaweed, seaweed
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import keeping, store
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import StorageError
-from omnicore.keeping import Keeper
-from omnicore.recipe import load_recipe
-from omnicore.run import KEY_FILE, run_step
+from omnicore.runtime import checkpoint_sync
+from omnicore.runtime.checkpoint_sync import Keeper
+from omnicore.runtime.run import KEY_FILE, run_step
+from omnicore.storage import store
 from tests.seaweed import Proxy, Seaweed, impatient, objects, overwrite, proxy, seaweed, signed_in, uri
 from tests.stub_server import MODEL, Stub
 from tests.unit.test_kill import journaled
@@ -79,7 +80,7 @@ def test_a_journal_goes_in_pieces_and_comes_back_whole(seaweed: Seaweed, uri: st
     journal(tmp_path / "b", "one\ntwo\nthree\nfour\n")
     second.try_to_keep()
     assert kept(seaweed, uri)[-1] == f"replies.journal/{14:015d}"
-    keeping.forget(uri, KEY)
+    checkpoint_sync.forget(uri, KEY)
     assert kept(seaweed, uri) == []
 
 
@@ -168,34 +169,34 @@ def test_a_folder_that_the_step_removes_while_it_is_sent_is_kept(
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "EVERY", 0.05)
-    monkeypatch.setattr(keeping, "POLL", 0.02)
+    monkeypatch.setattr(checkpoint_sync, "EVERY", 0.05)
+    monkeypatch.setattr(checkpoint_sync, "POLL", 0.02)
 
 
 @pytest.mark.usefixtures("eager", "impatient")
 def test_a_store_that_goes_away_is_said_once_and_fails_nothing(
     uri: str, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with keeping.kept(tmp_path / "a", uri, KEY):
+    with checkpoint_sync.kept(tmp_path / "a", uri, KEY):
         proxy.close()
         journal(tmp_path / "a", "one\n")
         folder(tmp_path / "a", 2)
         until(lambda: "the journals are not kept for now" in capsys.readouterr().err)
         time.sleep(0.5)
         assert capsys.readouterr().err == ""
-    keeping.forget(uri, KEY)
+    checkpoint_sync.forget(uri, KEY)
     assert f"what was kept of {uri} stays there" in capsys.readouterr().err
-    with pytest.raises(StorageError, match="is not to be reached"), keeping.kept(tmp_path / "b", uri, KEY):
+    with pytest.raises(StorageError, match="is not to be reached"), checkpoint_sync.kept(tmp_path / "b", uri, KEY):
         pass
 
 
 def test_a_step_that_fails_has_all_that_it_did_kept_and_one_that_ends_waits_for_no_upload(
     seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "POLL", 60)
+    monkeypatch.setattr(checkpoint_sync, "POLL", 60)
 
     def fail() -> None:
-        with keeping.kept(tmp_path / "a", uri, KEY):
+        with checkpoint_sync.kept(tmp_path / "a", uri, KEY):
             journal(tmp_path / "a", "one\n")
             folder(tmp_path / "a", 2)
             raise StorageError("away")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omnicore import store
-from omnicore.cli import main
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, DataError
-from omnicore.journal import read_jsonl, write_jsonl
-from omnicore.recipe import load_recipe
 from omnicore.schema import Query
 from omnicore.steps import prepare
+from omnicore.storage import store
+from omnicore.storage.files import read_jsonl, write_jsonl
 from tests.kfp_server import Kfp, kfp
 from tests.seaweed import BUCKET, seaweed, signed_in
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from omnicore.journal import read_jsonl
-from omnicore.provenance import write_step
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.lineage.step_record import write_step
+from omnicore.runtime.run import run_step
+from omnicore.storage.files import read_jsonl
 from tests.monitoring import INTERVAL, Prometheus, needs, started
 from tests.seaweed import free_ports
 

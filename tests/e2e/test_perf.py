@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
 from omnicore.training.parts import part_of
 from perf import swift, training
 from perf.gpu import training as gpu

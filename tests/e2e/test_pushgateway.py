@@ -11,11 +11,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from omnicore import live
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
-from omnicore.journal import write_jsonl
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
+from omnicore.storage.files import write_jsonl
+from omnicore.telemetry import live
 from tests.monitoring import needs, prometheus, started
 from tests.seaweed import free_ports
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
-from omnicore import keeping, ranks, staging, store
+from omnicore import distributed
 from omnicore.cluster.manifests import JobSpec, manifest
 from omnicore.config import LauncherConfig
-from omnicore.provenance import read_step
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.config.recipe import load_recipe
+from omnicore.lineage.step_record import read_step
+from omnicore.runtime import checkpoint_sync, remote
+from omnicore.runtime.run import run_step
+from omnicore.storage import store
 from omnicore.training.curves import Curve
 from tests.forks import ended
 from tests.seaweed import Seaweed, free_ports, objects, seaweed, signed_in, uri
@@ -62,15 +64,15 @@ def pods(command: list[str], nodes: int) -> tuple[list[str], dict[str, str]]:
 
 def die_when_kept(seaweed: Seaweed, uri: str) -> None:
     """kill -9 of the first process of the first attempt, and its disk gone, when a checkpoint is in S3."""
-    keeping.POLL = 0.02
+    checkpoint_sync.POLL = 0.02
     log = Curve.on_log
 
     def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-        while (ranks.rank(), state.global_step, attempt) == (0, 5, 0):
+        while (distributed.rank(), state.global_step, attempt) == (0, 5, 0):
             if any("/step-000004/published.json" in name for name in objects(seaweed, f"{uri}.unfinished")):
-                shutil.rmtree(staging.scratch(uri))
+                shutil.rmtree(remote.scratch(uri))
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
 
@@ -83,7 +85,7 @@ def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
     data: Path, calm: dict[str, Any], seaweed: Seaweed, uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = f"{uri}/data"
-    staging.store.publish(data, given)
+    remote.store.publish(data, given)
     sets = [part for value in SETS for part in ("--set", value)]
     output = f"{uri}/sft"
     command, env = pods(["omnicore", "sft", *sets, "--input", f"data={given}", "--output", output], nodes=2)

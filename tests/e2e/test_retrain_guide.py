@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from pipelines import request
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize
@@ -93,7 +93,7 @@ def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
 def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does, and its revert, is in test_deploy.py."""
     called: list[tuple[object, ...]] = []
-    monkeypatch.setattr("omnicore.gitops.deploy", lambda *given, **how: called.append((*map(str, given), how["propose"])))
+    monkeypatch.setattr("omnicore.cluster.gitops.deploy", lambda *given, **how: called.append((*map(str, given), how["propose"])))
     assert main(shlex.split(command("omnicore deploy"))[1:]) == 0
     result, repository = "s3://omnicore/runs/results/rlvr-KEY", "https://git.example/omnicore.git"
     assert called == [("runs/decision", result, repository, "main", True)]

@@ -22,19 +22,19 @@ import pytest
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from omnicore import signing
 from omnicore.config import EngineConfig, Profile
-from omnicore.dataurl import image_url, wav_base64
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.prompts import parts
 from omnicore.engines import canary, known, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
-from omnicore.journal import read_jsonl
-from omnicore.prompts import parts
-from omnicore.provenance import model_directory
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.lineage import signing
+from omnicore.media.data_url import image_url, wav_base64
 from omnicore.schema import Media, Query, View
 from omnicore.serving.server import Server
-from omnicore.telemetry import SERVING
+from omnicore.storage.digests import model_directory
+from omnicore.storage.files import read_jsonl
+from omnicore.telemetry.metrics import SERVING
 
 MODEL = "embedded:tiny-base"
 CLIENT = httpx.Client(timeout=60)

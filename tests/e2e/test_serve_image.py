@@ -18,9 +18,9 @@ import httpx
 import pytest
 import yaml
 
-from omnicore import cli
+from omnicore.cli import main
+from omnicore.lineage.step_record import read_step
 from omnicore.models import thinker
-from omnicore.provenance import read_step
 from tests.containers import BASE, ROOT, Podman, missing, podman
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
@@ -115,9 +115,9 @@ def test_the_runtime_serves_from_the_image(engine: Podman, image: str, tmp_path:
         small = ["--set", "prepare.split=dev", "--set", "prepare.scale=0.02"]
         asked = [f"probe.model={NAME}", "probe.engine.kind=http", f"probe.engine.url=http://127.0.0.1:{port}/v1"]
         prepared, probed = tmp_path / "prepare", tmp_path / "probe"
-        assert cli.main(["prepare", *small, "--output", str(prepared)]) == 0
+        assert main.main(["prepare", *small, "--output", str(prepared)]) == 0
         words = [word for one in asked for word in ("--set", one)]
-        assert cli.main(["probe", *small, *words, "--input", f"queries={prepared}", "--output", str(probed)]) == 0, logs()
+        assert main.main(["probe", *small, *words, "--input", f"queries={prepared}", "--output", str(probed)]) == 0, logs()
         summary = read_step(probed)["summary"]
         assert {name for name in summary if name.startswith("canary_")} >= {"canary_audio", "canary_image"}, summary
     finally:

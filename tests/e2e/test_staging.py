@@ -13,9 +13,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from omnicore import live, staging, store
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, OmniError, StorageError
-from omnicore.recipe import load_recipe
+from omnicore.runtime import remote
+from omnicore.storage import store
+from omnicore.telemetry import live
 from tests.seaweed import (
     Proxy,
     Seaweed,
@@ -51,26 +53,26 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path, steps: dict[str, int]) -> None:
     recipe = load_recipe("tiny")
-    first = staging.run("prepare", recipe, {}, f"{uri}/prepare/")
-    made = staging.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    first = remote.run("prepare", recipe, {}, f"{uri}/prepare/")
+    made = remote.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
     assert store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "sft.txt") == b"preparesft"
     assert made["inputs"] == {"data": first["digest"]}
-    assert staging.run("sft", recipe, {"data": f"{uri}/prepare/"}, f"{uri}/sft") == made
+    assert remote.run("sft", recipe, {"data": f"{uri}/prepare/"}, f"{uri}/sft") == made
     assert steps == {"prepare": 1, "sft": 1}
 
     overwrite(seaweed, f"{uri}/sft", f"{store.known(f'{uri}/sft').folder}/sft.txt", b"spoilt")
-    staging.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+    remote.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
     assert steps == {"prepare": 1, "sft": 2}
     assert store.intact(f"{uri}/sft", store.known(f"{uri}/sft"))
     other = load_recipe("tiny", ["sft.steps=7"])
     with pytest.raises(ConfigError, match=r"holds a finished sft: sft\.steps 45 -> 7\. Give another --output, or --replace"):
-        staging.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft")
+        remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft")
     assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json")) == made | {"started": ANY, "seconds": ANY}
-    staging.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft", replace=True)
+    remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft", replace=True)
     assert steps == {"prepare": 1, "sft": 3}
     assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"]["steps"] == 7
 
-    staging.run("sft", recipe, {"data": f"{uri}/prepare"}, str(tmp_path / "local"))
+    remote.run("sft", recipe, {"data": f"{uri}/prepare"}, str(tmp_path / "local"))
     assert (tmp_path / "local" / "sft.txt").read_text() == "preparesft"
     scratch = tmp_path / f"omnicore-{os.getuid()}"
     assert {path.suffix for path in scratch.iterdir()} == {".lock"}
@@ -91,10 +93,10 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
     with monkeypatch.context() as patched:
         patched.setattr(store, "publish", refuse)
         with pytest.raises(StorageError, match="away"):
-            staging.run("prepare", load_recipe("tiny"), {}, uri)
+            remote.run("prepare", load_recipe("tiny"), {}, uri)
     assert scraped == [200]
     assert store.look(uri) is None
-    staging.run("prepare", load_recipe("tiny"), {}, uri)
+    remote.run("prepare", load_recipe("tiny"), {}, uri)
     assert store.look(uri)
     assert steps["prepare"] == 1
 
@@ -117,11 +119,11 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
 def test_addresses_that_cannot_be(
     uri: str, tmp_path: Path, steps: dict[str, int], inputs: dict[str, str], output: str, message: str
 ) -> None:
-    staging.run("prepare", load_recipe("tiny"), {}, f"{uri}/prepare")
-    staging.run("prepare", load_recipe("tiny"), {}, f"{uri}/other")
+    remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/prepare")
+    remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/other")
     store.publish(fill(tmp_path / "plain", {"a": 1}), f"{uri}/plain")
     with pytest.raises(OmniError, match=message):
-        staging.run("sft", load_recipe("tiny"), {role: place.format(uri) for role, place in inputs.items()}, output.format(uri))
+        remote.run("sft", load_recipe("tiny"), {role: place.format(uri) for role, place in inputs.items()}, output.format(uri))
     assert steps["sft"] == 0
 
 

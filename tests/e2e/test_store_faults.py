@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import store
 from omnicore.errors import StorageError
+from omnicore.storage import store
 from tests.seaweed import (
     ACCESS,
     MIB,
@@ -70,7 +70,7 @@ def test_one_error_names_the_address_and_the_remedy(
 ) -> None:
     source = fill(tmp_path / "source", {"a": 10})
     store.publish(source, uri)
-    monkeypatch.setattr("omnicore.s3.READ", 0.3)
+    monkeypatch.setattr("omnicore.storage.s3.READ", 0.3)
     closed = free_ports(1)[0]
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{closed}/keys")
     page = ThreadingHTTPServer(("127.0.0.1", 0), Page)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import store
 from omnicore.errors import ConfigError, DataError, StorageError
-from omnicore.provenance import digest_directory
+from omnicore.storage import store
+from omnicore.storage.digests import digest_directory
 from tests.seaweed import (
     BUCKET,
     MIB,

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from omnicore.journal import read_jsonl
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.config.recipe import load_recipe
+from omnicore.runtime.run import run_step
+from omnicore.storage.files import read_jsonl
 from tests.forks import in_a_fork
 from tests.unit.training_fixture import SMALL
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from omnicore.benchmarks.base import Problem
+from omnicore.config.recipe import load_recipe
+from omnicore.data.benchmarks.base import Problem
 from omnicore.errors import DataError, EngineError
-from omnicore.journal import read_json, read_jsonl
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import Query
+from omnicore.storage.files import read_json, read_jsonl
 from tests.media_files import SOUND_RATE, make_sound_track, make_video, tone, write_video
 from tests.stub_server import MODEL, Stub
 

@@ -21,16 +21,17 @@ from typing import Any
 import httpx
 import pytest
 
-from omnicore import cli, dataurl
+from omnicore.cli import main
 from omnicore.config import EngineConfig, Profile
+from omnicore.data.prompts import parts
 from omnicore.engines import canary, http, orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.http import HttpEngine
 from omnicore.errors import EngineError
-from omnicore.journal import read_json, read_jsonl
+from omnicore.media import data_url
 from omnicore.models import thinker
-from omnicore.prompts import parts
 from omnicore.schema import Media, Query, View
+from omnicore.storage.files import read_json, read_jsonl
 from tests.e2e.test_serve import item
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
@@ -98,7 +99,7 @@ def _healthy(port: int) -> bool:
 
 
 def omnicore(line: str, *more: str) -> None:
-    assert cli.main([*line.split(), *more]) == 0, line
+    assert main.main([*line.split(), *more]) == 0, line
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM 0.32 holds every video of Qwen2.5-Omni for 2 frames a second where only its reader is told the rate."""
-    both = dataurl.video_settings
+    both = data_url.video_settings
     monkeypatch.setattr(http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]})
     with pytest.raises(EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"):
         canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"})

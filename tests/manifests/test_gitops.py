@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from pipelines import request
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore import live
 from omnicore.cluster import launch, reap, serve, step
 from omnicore.cluster.manifests import METRICS, METRICS_PORT, training_runtime
 from omnicore.cluster.names import KINDS, Resource
 from omnicore.config import EngineConfig, LauncherConfig
+from omnicore.telemetry import live
 from pipelines import MONITORING, STORAGE
 from tests.kubectl import kustomize
 from tests.manifests.strict import CRDS, validate

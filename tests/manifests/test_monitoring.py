@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.telemetry import METRICS, SERVING
+from omnicore.telemetry.metrics import METRICS, SERVING
 from tests.kubectl import kustomize
 from tests.monitoring import needs
 

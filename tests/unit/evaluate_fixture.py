@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.audit import manifest
+from omnicore.audit import build_manifest
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.prompts import profile_hash
 from omnicore.engines import asking
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
-from omnicore.journal import write_json, write_jsonl
-from omnicore.prompts import profile_hash
-from omnicore.provenance import write_step
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
+from omnicore.lineage.step_record import write_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import Label, Media, Query, Verdict
+from omnicore.storage.files import write_json, write_jsonl
 
 PICTURE = Media(kind="image", uri="media/a.png", sha256="a" * 64)
 OPTIONS = ("cat", "dog", "fox", "owl")
@@ -73,7 +73,7 @@ def inputs(root: Path, queries: Sequence[Query] = QUERIES, removed: set[tuple[st
     hashed = profile_hash(RECIPE.profile)
     labels = {q.key: Label.solvable if q.key in removed else Label.not_solvable for q in queries}
     verdicts = [Verdict(benchmark=b, id=i, label=v, hits=0, draws=8, null=1, binomial=1) for (b, i), v in labels.items()]
-    files = {"prepare": ("queries", queries), "clean": ("manifest", manifest("repeated", "p", hashed, verdicts))}
+    files = {"prepare": ("queries", queries), "clean": ("manifest", build_manifest("repeated", "p", hashed, verdicts))}
     found = {}
     for step, (role, content) in files.items():
         folder = found[role] = root / step

@@ -13,16 +13,16 @@ from typing import Any
 
 import soundfile
 
-from omnicore.benchmarks import synthetic
 from omnicore.config import digest
-from omnicore.journal import read_jsonl, write_json, write_jsonl
-from omnicore.prompts import permutation
-from omnicore.provenance import write_step
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
+from omnicore.data.benchmarks import synthetic
+from omnicore.data.prompts import permutation
+from omnicore.evaluation.scores import score
+from omnicore.lineage.step_record import write_step
 from omnicore.schema import Draw, Manifest, Media, Query, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.steps import clean
-from omnicore.steps.evaluate import score
+from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 from omnicore.training.selection import Reason
 
 RECIPE = load_recipe("tiny")

@@ -8,9 +8,10 @@ from types import ModuleType
 import pytest
 
 from omnicore.config import digest
-from omnicore.journal import Journal, write_jsonl
-from omnicore.provenance import read_step, write_step
-from omnicore.recipe import load_recipe
+from omnicore.config.recipe import load_recipe
+from omnicore.lineage.step_record import read_step, write_step
+from omnicore.storage.files import write_jsonl
+from omnicore.storage.journal import Journal
 
 BATCHES, GATED = 12, 5
 

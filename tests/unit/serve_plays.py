@@ -17,12 +17,12 @@ from omnicore.cluster import names, serve
 from omnicore.cluster.client import Times
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND
 from omnicore.config import EngineConfig
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Request, Sampling
-from omnicore.provenance import sha256_file
-from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import Media
+from omnicore.storage.digests import sha256_file
 from tests.kube_server import Fault, KubeServer, Log
 from tests.stub_server import Answer, Stub, guess
 

@@ -5,7 +5,7 @@ import pytest
 
 from omnicore import audit
 from omnicore.schema import Label
-from omnicore.stats import binomial_tail
+from omnicore.scoring.stats import binomial_tail
 from tests.unit.audit_fixture import N, judge, make_queries, quality, simulate
 
 # Shares of solvable queries and the probe that guesses at the rest: anew each time among the options; or repeating itself, so

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from omnicore.recipe import Recipe
+from omnicore.config.recipe import Recipe
 from omnicore.serving import server
 from omnicore.serving.batcher import Batcher, Job
 from omnicore.serving.chat import Answer, Asked, Refused

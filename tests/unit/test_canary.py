@@ -15,15 +15,15 @@ import pytest
 import soundfile
 from PIL import Image
 
-from omnicore.benchmarks import synthetic
 from omnicore.config import EngineConfig, Profile
+from omnicore.data.benchmarks import synthetic
 from omnicore.engines import canary, known, orders
 from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
-from omnicore.journal import write_json
-from omnicore.media import Video, read
-from omnicore.provenance import sha256_file
+from omnicore.media.read import Video, read_media
 from omnicore.schema import Media, View
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import write_json
 from tests.seeing_stub import Seen, seeing
 from tests.stub_server import Answer, Stub
 from tests.unit.http_fixture import connect
@@ -285,7 +285,7 @@ class Oracle:
         medium, text = request.parts
         assert isinstance(medium, Media)
         assert isinstance(text, str)
-        shown = read(medium, request.root, Profile(max_frames=known.FRAMES))
+        shown = read_media(medium, request.root, Profile(max_frames=known.FRAMES))
         assert isinstance(shown, Video)
         pixels = np.asarray(shown.frames[0], float)
         digit = min(canary.DIGITS, key=lambda d: float(np.abs(pixels - np.asarray(known.draw(d), float)).mean()))
@@ -410,7 +410,7 @@ def test_a_reference_of_films_is_that_of_their_rate(tmp_path: Path) -> None:
 def test_two_films_differ_in_their_rate_alone() -> None:
     with known.media({"video"}) as (root, media):
         profile = Profile(fps=1.0, max_frames=known.FRAMES)
-        short, long = (read(media["video"][name], root, profile) for name in known.LENGTHS)
+        short, long = (read_media(media["video"][name], root, profile) for name in known.LENGTHS)
     assert isinstance(short, Video)
     assert isinstance(long, Video)
     assert (short.fps, long.fps) == (1.0, 1 / 16)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore import __version__, card
+from omnicore import __version__
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import DataError
-from omnicore.provenance import code_digest, digest_directory, model_directory, read_step, revision, sha256_file, write_step
-from omnicore.recipe import Recipe, load_recipe
+from omnicore.lineage import model_card
+from omnicore.lineage.step_record import read_step, revision, write_step
+from omnicore.storage.digests import code_digest, digest_directory, model_directory, sha256_file
 
 HUB = "models--Qwen--Qwen2.5-Omni-3B/snapshots/" + "f" * 40
 README = "---\nlicense: other\nlicense_name: qwen-research\nlicense_link: LICENSE\nlanguage: [en]\n---\n# A base\n"
@@ -37,10 +39,10 @@ def prepared(tmp_path: Path, file: str = "sft.jsonl", training: dict[str, Any] |
     return finished(place, "prepare", {file: rows(**counts)}, config={"training": training or {}}, inputs={})
 
 
-def described(recipe: Recipe, inputs: dict[str, Path], section: str = "sft") -> card.Card:
+def described(recipe: Recipe, inputs: dict[str, Path], section: str = "sft") -> model_card.Card:
     digests = {role: read_step(path)["digest"] for role, path in inputs.items()}
     models = {recipe.model: digest_directory(model_directory(recipe.model))} if "model" not in inputs else {}
-    return card.describe(section, recipe, getattr(recipe, section), inputs, digests, models)
+    return model_card.describe(section, recipe, getattr(recipe, section), inputs, digests, models)
 
 
 def front(text: str) -> dict[str, Any]:
@@ -61,12 +63,12 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", ["seed=7"])
     data = prepared(tmp_path, sft=3)
     made = described(recipe, {"data": data})
-    card.write(tmp_path, made)
-    assert card.read(tmp_path) == made
+    model_card.write(tmp_path, made)
+    assert model_card.read(tmp_path) == made
     assert (made.stage, made.seed, made.recipe, made.recipe_hash) == ("sft", 7, "tiny", recipe.identity)
     assert made.base.name == "embedded:tiny-base"
     assert made.base.digest == digest_directory(model_directory("embedded:tiny-base"))
-    assert made.code == card.Code(version=__version__, digest=code_digest(), revision=revision())
+    assert made.code == model_card.Code(version=__version__, digest=code_digest(), revision=revision())
     assert (made.data.name, made.data.rows, made.data.step) == ("sft.jsonl", 3, "prepare")
     assert made.data.sha256 == sha256_file(data / "sft.jsonl")
     assert made.data.digest == read_step(data)["digest"]
@@ -76,7 +78,7 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
 
 def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    text = card.render(described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)}))
+    text = model_card.render(described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)}))
     found = hub.ModelCard(text).data
     assert (found.license, found.base_model) == ("apache-2.0", "embedded:tiny-base")
     assert (found.library_name, found.pipeline_tag, found.tags) == ("transformers", "any-to-any", ["omnicore", "sft"])
@@ -105,7 +107,7 @@ def test_a_licence_is_what_the_base_says_or_nothing(
     recipe = load_recipe("tiny", [f"model={base(tmp_path, place, readme)}"])
     made = described(recipe, {"data": prepared(tmp_path, sft=3)})
     assert (made.base.name, made.base.revision, made.base.licence) == (name, revised, licence)
-    text = card.render(made)
+    text = model_card.render(made)
     assert {field: value for field, value in front(text).items() if field.startswith("license")} == licence
     assert ("not stated by its files" in text) is not licence
 
@@ -120,7 +122,7 @@ def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
         ("mine", 1, "rows.jsonl", "", ""),
         ("omni", 2, "m-a-p/OmniInstruct_v1", "a" * 40, ""),
     ]
-    text = card.render(made)
+    text = model_card.render(made)
     assert front(text)["datasets"] == ["m-a-p/OmniInstruct_v1"]
     assert f"Data `omni` (m-a-p/OmniInstruct_v1 {'a' * 40}), 2 rows: not stated." in text
 
@@ -130,9 +132,9 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     data = prepared(tmp_path, sft=3)
     shutil.copy(data / "sft.jsonl", data / "rlvr.jsonl")
     at = {"sft": finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})}
-    card.write(at["sft"] / "checkpoint", described(recipe, {"data": data}))
+    model_card.write(at["sft"] / "checkpoint", described(recipe, {"data": data}))
     at["rlvr"] = finished(tmp_path / "rlvr", "rlvr", {"checkpoint/config.json": "{}"})
-    card.write(at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr"))
+    model_card.write(at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr"))
     digests = {name: read_step(path)["digest"] for name, path in at.items()}
     distilled = finished(tmp_path / "distill", "distill", {"distilled.jsonl": rows(distilled=4)}, inputs={"model": digests["rlvr"]})
     made = described(recipe, {"data": distilled, "model": at["rlvr"]}, "sft_distilled")
@@ -141,13 +143,13 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     assert {parent.recipe_hash for parent in made.parents} == {recipe.identity}
     assert made.data.inputs == {"model": digests["rlvr"]}
     assert made.data.sources[0].place == "replies of the model itself"
-    assert "`embedded:tiny-base` → sft → rlvr → **sft_distilled**" in card.render(made)
+    assert "`embedded:tiny-base` → sft → rlvr → **sft_distilled**" in model_card.render(made)
 
 
 def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
     parent = finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})
     made = described(load_recipe("tiny"), {"data": prepared(tmp_path, "rlvr.jsonl", sft=3), "model": parent}, "rlvr")
-    assert made.base == card.Base(name="sft", digest=read_step(parent)["digest"], licence={})
+    assert made.base == model_card.Base(name="sft", digest=read_step(parent)["digest"], licence={})
     assert made.parents == ()
 
 
@@ -174,8 +176,8 @@ def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same
 
 def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [f"model={base(tmp_path, 'my-base', None)}"])
-    card.write(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
-    assert all(str(tmp_path) not in (tmp_path / name).read_text() for name in (card.FILE, card.README))
+    model_card.write(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
+    assert all(str(tmp_path) not in (tmp_path / name).read_text() for name in (model_card.FILE, model_card.README))
 
 
 @pytest.mark.parametrize(
@@ -194,4 +196,4 @@ def test_a_card_that_is_none_is_named(tmp_path: Path, content: Any, message: str
     if content is not None:
         (tmp_path / "card.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        card.read(tmp_path)
+        model_card.read(tmp_path)

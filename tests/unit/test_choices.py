@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from omnicore.config import EngineConfig, Profile
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.prompts import choices, parts, profile_hash
 from omnicore.engines.asking import Asking
 from omnicore.engines.base import Batch, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError
-from omnicore.journal import read_jsonl
-from omnicore.prompts import choices, parts, profile_hash
-from omnicore.recipe import Recipe, load_recipe
 from omnicore.schema import AnswerKind, Media, Query, View
+from omnicore.storage.files import read_jsonl
 from tests.stub_server import Stub, completion
 from tests.unit.http_fixture import answers, connect, short_waits
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from omnicore.config import CleanConfig
+from omnicore.config.recipe import load_recipe
+from omnicore.data.prompts import permutation
 from omnicore.errors import DataError
-from omnicore.journal import write_json, write_jsonl
-from omnicore.prompts import permutation
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Media, Outcome, Query, View
 from omnicore.steps import clean
+from omnicore.storage.files import write_json, write_jsonl
 
 PLAN = {"visual_only": 8, "text_only": 2, "audio_only": 0}
 FACTS = {"model": "embedded:test", "profile_hash": "a" * 64, "draws": PLAN, "accuracy": {}}

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 import omnicore
-from omnicore.cli import main
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import EngineError
-from omnicore.journal import read_json
-from omnicore.recipe import load_recipe
 from omnicore.steps import STEPS
+from omnicore.storage.files import read_json
 
 ROOT = Path(omnicore.__file__).parents[1]
 
@@ -80,11 +80,9 @@ def test_help_loads_nothing_heavy():
         "transformers",
         "kfp",
         "omnicore.config",
-        "omnicore.run",
+        "omnicore.runtime.run",
     }
-    code = (
-        "import sys; from omnicore.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
-    )
+    code = "import sys; from omnicore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
     assert not heavy & set(loaded)
     assert "omnicore.steps" in loaded

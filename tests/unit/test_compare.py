@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from omnicore.cli import main
-from omnicore.compare import compare, verdict
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
 from omnicore.engines.base import Reply
 from omnicore.errors import ConfigError, DataError
-from omnicore.journal import read_json, write_json
-from omnicore.recipe import load_recipe
+from omnicore.evaluation.compare import compare, verdict
+from omnicore.storage.files import read_json, write_json
 from tests.unit.evaluate_fixture import FLAGS, evaluated, inputs, query
 from tests.unit.run_fixture import finish
 

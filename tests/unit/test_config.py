@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from omnicore.config import Config, digest, written
+from omnicore.config.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
 from omnicore.errors import ConfigError
-from omnicore.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
 from omnicore.schema import View
 from omnicore.steps import STEPS
 

@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from omnicore.config import Profile
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl
 from omnicore.models import thinker
 from omnicore.models.processor import SPECIAL
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import CONTROL, Query
+from omnicore.storage.files import read_jsonl
 from tests.benchmarks import native
 
 FIELDS: dict[str, Any] = {

@@ -7,7 +7,7 @@ cluster, 1 / (strength + 1). A query's figure is its hit rate over `draws`.
 import numpy as np
 import pytest
 
-from omnicore import stats
+from omnicore.scoring import stats
 
 TIMES = 1000
 NAMES = [str(i) for i in range(1000)]

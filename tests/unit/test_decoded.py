@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import decoded
-from omnicore.decoded import Cache
 from omnicore.errors import ConfigError, DataError
+from omnicore.media import cache
+from omnicore.media.cache import Cache
 
 FORK = multiprocessing.get_context("fork")
 
@@ -230,18 +230,18 @@ def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Pat
 def test_wrong_size_is_named(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", size)
     with pytest.raises(ConfigError, match=f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes"):
-        decoded.cache()
+        cache.cache()
 
 
 def test_directory_and_size_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "kept"))
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0")
-    assert decoded.cache().get(key(0), lambda: b"made") == b"made"
+    assert cache.cache().get(key(0), lambda: b"made") == b"made"
     assert not (tmp_path / "kept").exists(), "0 keeps nothing"
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0.5")
-    assert decoded.cache().limit == 500_000_000
-    assert decoded.cache() is decoded.cache(), "else each would complain anew"
-    decoded.cache().get(key(0), lambda: b"made")
+    assert cache.cache().limit == 500_000_000
+    assert cache.cache() is cache.cache(), "else each would complain anew"
+    cache.cache().get(key(0), lambda: b"made")
     assert (tmp_path / "kept" / key(0)).exists()
 
 
@@ -253,6 +253,6 @@ def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> None:
         os.setuid(54321)
         with pytest.raises(ConfigError, match="no home directory: set OMNI_MEDIA_CACHE"):
-            decoded.cache()
+            cache.cache()
 
     assert in_process(work) == 0

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.prompts import permutation
 from omnicore.engines import asking
 from omnicore.engines.base import Batch, Finished, Reply, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
-from omnicore.journal import read_jsonl, write_json, write_jsonl
-from omnicore.media import locate
+from omnicore.lineage.step_record import write_step
+from omnicore.media.read import locate
 from omnicore.models.thinker import resolve
-from omnicore.prompts import permutation
-from omnicore.provenance import sha256_file, write_step
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import Query, View
 from omnicore.scoring.verify import judge
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 from tests.media_files import make_picture, make_tone, medium
 
 OPTIONS = ("3", "5", "8", "13")

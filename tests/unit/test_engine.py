@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from omnicore.config import Profile
+from omnicore.config.recipe import Recipe
+from omnicore.data.prompts import parts
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
 from omnicore.errors import DataError, EngineError
-from omnicore.journal import read_jsonl
-from omnicore.media import read
-from omnicore.prompts import parts
-from omnicore.recipe import Recipe
+from omnicore.media.read import read_media
 from omnicore.schema import Query, View
+from omnicore.storage.files import read_jsonl
 from tests.media_files import make_picture, make_tone, medium
 
 
@@ -126,7 +126,7 @@ def test_media_are_processed_once_whatever_the_draws(
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     reader = module.Reader(engine.encoder, Profile())
     opened: list[Path] = []
-    monkeypatch.setattr(module, "read", lambda media, root, profile: (opened.append(root), read(media, root, profile))[1])
+    monkeypatch.setattr(module, "read", lambda media, root, profile: (opened.append(root), read_media(media, root, profile))[1])
     prompts = [reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared)) for _ in range(5)]
     assert len(opened) == 2
     assert all(p.ids == prompts[0].ids for p in prompts)
@@ -139,7 +139,9 @@ def test_processed_media_make_room(engine: Any, prepared: Path, small_recipe: Re
     monkeypatch.setattr(module, "FEATURES", 3 * engine.reader.features(pictures[0], prepared, engine.reader.profile).size)
     reader = module.Reader(engine.encoder, Profile())
     read_again: list[Any] = []
-    monkeypatch.setattr(module, "read", lambda media, root, profile: (read_again.append(media), read(media, root, profile))[1])
+    monkeypatch.setattr(
+        module, "read", lambda media, root, profile: (read_again.append(media), read_media(media, root, profile))[1]
+    )
     for picture in [*pictures[:4], pictures[3], pictures[0]]:
         reader.features(picture, prepared, reader.profile)
     assert read_again == [*pictures[:4], pictures[0]]

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from omnicore.data.prompts import profile_hash
 from omnicore.engines.base import Reply
 from omnicore.errors import DataError, EngineError
-from omnicore.journal import read_json, read_jsonl
-from omnicore.prompts import profile_hash
-from omnicore.provenance import digest_directory, read_step
+from omnicore.evaluation.scores import chance, queries_hash
+from omnicore.lineage.step_record import read_step
 from omnicore.schema import Estimate, Outcome, Response, View
-from omnicore.steps.evaluate import chance, queries_hash, run
+from omnicore.steps.evaluate import run
+from omnicore.storage.digests import digest_directory
+from omnicore.storage.files import read_json, read_jsonl
 from tests.unit.evaluate_fixture import QUERIES, RECIPE, evaluated, inputs, query
 from tests.unit.run_fixture import finish
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore import live
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import CheckpointError, TrainingError
 from omnicore.models import thinker
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
+from omnicore.telemetry import live
 from omnicore.training.finite import Finite, check_rows
 from tests.unit.audit_fixture import make_queries
 from tests.unit.training_fixture import SMALL, data, inputs

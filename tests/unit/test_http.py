@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from omnicore.config import Profile
-from omnicore.dataurl import frames_from_url, from_data_url, from_wav
+from omnicore.config.recipe import Recipe
+from omnicore.data.prompts import parts
 from omnicore.engines import http
 from omnicore.engines.base import Batch, Reply, Request, Sampling
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError, EngineError
-from omnicore.journal import read_jsonl
-from omnicore.media import load_audio, load_image, load_video, read, with_one_rate
-from omnicore.prompts import parts
-from omnicore.recipe import Recipe
+from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
+from omnicore.media.read import load_audio, load_image, load_video, read_media, with_one_rate
 from omnicore.schema import Query, View
+from omnicore.storage.files import read_jsonl
 from tests.media_files import make_picture, make_tone, make_video, medium, number_shown
 from tests.stub_server import MODEL, Answer, Stub, completion, error, told
 from tests.unit.http_fixture import answers, batches, connect, replied, requests, short_waits
@@ -99,7 +99,7 @@ def test_several_videos_of_a_request_are_shown_at_one_rate(
     media = [medium(path, "video") for path in made]
     request = Request((*media, "?"), tmp_path)
     shown = with_one_rate(request.parts, tmp_path, profile)
-    videos = [read(each, tmp_path, shown) for each in media]
+    videos = [read_media(each, tmp_path, shown) for each in media]
     assert [len(video.frames) for video in videos] == frames
     assert {video.fps for video in videos} == {videos[0].fps}
     assert videos[0].fps == pytest.approx(fps)

@@ -15,7 +15,7 @@ from omnicore.config import EngineConfig, Profile
 from omnicore.engines import client, open_engine
 from omnicore.engines.base import Reply, Sampling, ask
 from omnicore.errors import EngineError
-from omnicore.journal import Journal
+from omnicore.storage.journal import Journal
 from tests.stub_server import MODEL, Answer, Stub, completion, error
 from tests.unit.http_fixture import HTML, PAGE, answers, batches, connect, on, replied, requests, short_waits
 

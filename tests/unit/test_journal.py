@@ -4,8 +4,9 @@ import stat
 import pytest
 
 from omnicore.errors import DataError, StorageError
-from omnicore.journal import Journal, read_json, read_jsonl, replacing, storage_errors, write_json, write_jsonl
 from omnicore.schema import Estimate, Outcome
+from omnicore.storage.files import read_json, read_jsonl, replacing, storage_errors, write_json, write_jsonl
+from omnicore.storage.journal import Journal
 
 ROWS = [Estimate(value=0.5, low=0.25, high=0.75, n=4), Estimate(value=0.1, low=0, high=1, n=1)]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from omnicore.config import digest
-from omnicore.provenance import read_step
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.config.recipe import load_recipe
+from omnicore.lineage.step_record import read_step
+from omnicore.runtime.run import run_step
 from tests.stub_server import MODEL, Stub
 
 SMALL = ["prepare.split=dev", "prepare.scale=0.15", f"model={MODEL}", f"probe.model={MODEL}"]

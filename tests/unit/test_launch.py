@@ -18,9 +18,9 @@ from omnicore.cluster import launch, names, reap, step
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import Owner, manifest
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ClusterError, ConfigError
-from omnicore.journal import read_json
-from omnicore.recipe import load_recipe
+from omnicore.storage.files import read_json
 from tests.job_operator import NAME, QUICK, Operator, Play, spec
 from tests.kube_server import NAMESPACE, Fault, KubeServer
 from tests.unit import job_plays as plays

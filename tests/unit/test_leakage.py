@@ -5,7 +5,7 @@ import pytest
 
 from omnicore import audit
 from omnicore.schema import View
-from omnicore.stats import binomial_tail
+from omnicore.scoring.stats import binomial_tail
 from tests.unit.audit_fixture import N, make_queries, simulate
 
 

@@ -10,11 +10,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from omnicore import live
 from omnicore.config import EngineConfig
 from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
 from omnicore.errors import EngineError
 from omnicore.progress import track
+from omnicore.telemetry import live
 from tests.seaweed import free_ports
 
 END = 'stage="second_probe",step="probe"'

@@ -7,15 +7,16 @@ import sys
 
 import pytest
 
-from omnicore import audit, manifests
-from omnicore.cli import main
+from omnicore import audit
+from omnicore.audit import manifest_io
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, DataError
-from omnicore.journal import read_json, write_json, write_jsonl
-from omnicore.provenance import write_step
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.lineage.step_record import write_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Label, Query, Verdict
 from omnicore.steps import evaluate
+from omnicore.storage.files import read_json, write_json, write_jsonl
 
 S, N, U, W = Label.solvable, Label.not_solvable, Label.undecided, Label.kept_whole
 NAMES = {"daily_omni": 4, "world_sense": 3, "yew": 2}
@@ -28,7 +29,7 @@ def verdict(benchmark, name, label, hits=0, null=1.0):
 def make(*labels, policy="repeated", probe="a", profile="p" * 64, seed=0):
     """One verdict of daily_omni for each label, two of yew kept whole."""
     found = [verdict("daily_omni", f"{i:04d}", label, 7 if label is S else 1, 0.004) for i, label in enumerate(labels)]
-    return audit.manifest(policy, probe, profile, [*found, verdict("yew", "x", W), verdict("yew", "y", W)], seed)
+    return audit.build_manifest(policy, probe, profile, [*found, verdict("yew", "x", W), verdict("yew", "y", W)], seed)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def table(path, rows, columns=("benchmark", "id")):
 
 
 def take(path, prepared, listed="kept", columns=("benchmark", "id")):
-    return manifests.read_table(path, columns, listed, prepared)
+    return manifest_io.read_table(path, columns, listed, prepared)
 
 
 def labels(manifest):
@@ -70,7 +71,7 @@ def labels(manifest):
 
 
 def test_show_counts_by_benchmark():
-    lines = manifests.show(make(S, S, N, U, seed=3)).splitlines()
+    lines = manifest_io.show(make(S, S, N, U, seed=3)).splitlines()
     assert lines[:4] == ["policy   repeated", "probe    a", f"profile  {'p' * 64}", "seed     3"]
     assert [line.split() for line in lines[6:]] == [
         ["benchmark", "kept", "removed", "not", "solvable", "undecided", "whole"],
@@ -82,7 +83,7 @@ def test_show_counts_by_benchmark():
 
 
 def test_diff_says_what_moved_and_why():
-    said = manifests.diff(make(S, N, N, S, N), make(N, S, U, S, policy="circular", probe="b"))
+    said = manifest_io.diff(make(S, N, N, S, N), make(N, S, U, S, policy="circular", probe="b"))
     assert "policy: 'repeated' -> 'circular'" in said
     assert "probe: 'a' -> 'b'" in said
     assert "profile_hash" not in said
@@ -95,7 +96,7 @@ def test_diff_says_what_moved_and_why():
 
 
 def test_diff_of_a_manifest_with_itself_is_empty():
-    said = manifests.diff(make(S, N), make(S, N))
+    said = manifest_io.diff(make(S, N), make(S, N))
     assert said.startswith("same policy, probe, profile and seed")
     assert "0 of 4" in said
     assert "->  " not in said
@@ -103,9 +104,9 @@ def test_diff_of_a_manifest_with_itself_is_empty():
 
 
 def test_diff_shows_the_first_examples_of_many():
-    said = manifests.diff(make(*[N] * 40), make(*[S] * 40))
+    said = manifest_io.diff(make(*[N] * 40), make(*[S] * 40))
     assert "  daily_omni: 40" in said
-    assert said.count("-> removed (") == manifests.EXAMPLES
+    assert said.count("-> removed (") == manifest_io.EXAMPLES
 
 
 ROWS = [("daily_omni", "0001"), ("daily_omni", "0003"), ("world_sense", "0000")]
@@ -199,7 +200,7 @@ def test_what_is_exported_as_kept_or_removed_comes_back(prepared, tmp_path, suff
     made, _ = take(table(tmp_path / "list.csv", ROWS), prepared)
     for listed, count in (("kept", 5), ("removed", 4)):
         path = tmp_path / f"{listed}{suffix}"
-        assert manifests.write_table(made, path, listed) == count
+        assert manifest_io.write_table(made, path, listed) == count
         assert take(path, prepared, listed)[0].kept() == made.kept()
 
 
@@ -207,8 +208,8 @@ def test_what_is_exported_as_kept_or_removed_comes_back(prepared, tmp_path, suff
 def test_a_full_export_holds_the_evidence_and_is_no_list(prepared, tmp_path, suffix):
     path = tmp_path / f"all{suffix}"
     manifest = make(S, N, U)
-    assert manifests.write_table(manifest, path, None) == 5
-    rows = [row for _, row in manifests._rows(path)]
+    assert manifest_io.write_table(manifest, path, None) == 5
+    rows = [row for _, row in manifest._rows(path)]
     for v, row in zip(manifest.verdicts, rows, strict=True):
         assert (row["benchmark"], row["id"], row["label"]) == (v.benchmark, v.id, v.label)
         assert (int(row["hits"]), float(row["null"]), str(row["kept"])) == (v.hits, v.null, str(v.kept))
@@ -244,7 +245,7 @@ def test_the_command_line(prepared, tmp_path, capsys):
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     many = [f"benchmark-{i:05d}" for i in range(5000)]
-    found = audit.manifest("repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many])
+    found = audit.build_manifest("repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many])
     write_json(tmp_path / "manifest.json", found)
     command = f"{sys.executable} -m omnicore manifest show {tmp_path} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
@@ -256,7 +257,7 @@ def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
     output = tmp_path / "imported"
     path = table(tmp_path / "list.csv", ROWS)
     made, counts = take(path, prepared)
-    manifests.save(made, counts, (path, prepared), output)
+    manifest_io.save(made, counts, (path, prepared), output)
     recipe = load_recipe("tiny", ["profile.max_new_tokens=2", "evaluate.ablations=[]"])
     inputs = {"queries": prepared, "manifest": output}
     assert run_step("evaluate", recipe, inputs, tmp_path / "scores")["summary"]["queries"] == 9
@@ -271,6 +272,6 @@ def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
 def test_no_manifest(tmp_path):
     write_json(tmp_path / "manifest.json", {"policy": "repeated"})
     with pytest.raises(DataError, match=r"is not a manifest: probe: Field required"):
-        manifests.read(tmp_path)
+        manifest_io.read(tmp_path)
     with pytest.raises(DataError, match="no such file"):
-        manifests.read(tmp_path / "other.json")
+        manifest_io.read(tmp_path / "other.json")

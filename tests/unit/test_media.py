@@ -13,11 +13,12 @@ import pytest
 import soundfile
 from PIL import Image, ImageCms
 
-from omnicore import media, video
 from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media import load_audio, load_image, load_video, read
+from omnicore.media import read, video
+from omnicore.media.read import load_audio, load_image, load_video, read_media
 from omnicore.schema import Media
+from omnicore.storage import files
 from tests.media_files import (
     main_hz,
     make_picture,
@@ -43,14 +44,14 @@ def entries(cache: Path) -> int:
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"media/gone\.wav is missing: run prepare again, or copy the audio there"):
-        media.locate(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
+        read.locate(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.png", b"no picture"), ("a.png", b"\x89PNG\r\n\x1a\n"), ("a.png", b"")])
 def test_broken_picture_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png is not a readable picture"):
-        media.load_image(tmp_path / name)
+        read.load_image(tmp_path / name)
 
 
 def test_truncated_picture_is_named(tmp_path: Path) -> None:
@@ -58,40 +59,40 @@ def test_truncated_picture_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"a\.png is not a readable picture"):
-        media.load_image(path)
+        read.load_image(path)
 
 
 def test_picture_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_PIXELS", 99)
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="10x10 pixels, more than 99"):
-        media.load_image(tmp_path / "a.png")
+        read.load_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound at all"])
 def test_broken_sound_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.wav is not a readable sound"):
-        media.load_audio(tmp_path / "a.wav")
+        read.load_audio(tmp_path / "a.wav")
 
 
 def test_empty_sound_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 16_000)
     with pytest.raises(DataError, match="holds no samples"):
-        media.load_audio(tmp_path / "a.wav")
+        read.load_audio(tmp_path / "a.wav")
 
 
 def test_long_sound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_SECONDS", 0.5)
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     with pytest.raises(DataError, match="1 s of sound, more than 0"):
-        media.load_audio(tmp_path / "a.wav")
+        read.load_audio(tmp_path / "a.wav")
 
 
 def test_stereo_at_another_rate_becomes_mono_at_16_khz(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(8_000) / 8_000)
     soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], 1), 8_000, subtype="FLOAT")
-    wave = media.load_audio(tmp_path / "a.wav")
+    wave = read.load_audio(tmp_path / "a.wav")
     assert wave.dtype == np.float32
     assert len(wave) == 16_000
     peak = np.abs(np.fft.rfft(wave)).argmax()
@@ -100,10 +101,10 @@ def test_stereo_at_another_rate_becomes_mono_at_16_khz(tmp_path: Path) -> None:
 
 def test_bring_links_and_leaves_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
-    media.bring(tmp_path / "a", tmp_path / "sub" / "b")
+    files.link_or_copy(tmp_path / "a", tmp_path / "sub" / "b")
     assert (tmp_path / "sub" / "b").read_bytes() == b"1"
     (tmp_path / "c").write_bytes(b"2")
-    media.bring(tmp_path / "a", tmp_path / "c")
+    files.link_or_copy(tmp_path / "a", tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == b"2"
 
 
@@ -213,7 +214,7 @@ def test_first_of_several_frames_is_shown(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("size", [(2_001, 10), (10, 2_001)])
 def test_picture_that_the_processor_refuses_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
     path = make_picture(tmp_path / "a.png", "red", size)
-    for load in (lambda: load_image(path), lambda: media.measure(medium(path, "image"), tmp_path, PROFILE)):
+    for load in (lambda: load_image(path), lambda: read.measure(medium(path, "image"), tmp_path, PROFILE)):
         with pytest.raises(DataError, match=rf"a\.png: {size[0]}x{size[1]} pixels, sides in a ratio above 200"):
             load()
     assert load_image(make_picture(tmp_path / "b.png", "red", (2_000, 10))).size == (2_000, 10)
@@ -222,10 +223,10 @@ def test_picture_that_the_processor_refuses_is_named(tmp_path: Path, size: tuple
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_video_and_its_sound_are_decoded_once(tmp_path: Path, cache_of_its_own: Path, kind: Any, monkeypatch: Any) -> None:
     path = make_video(tmp_path / "a.mp4", 2, 25, SIZE, 440)
-    first = read(medium(path, kind), tmp_path, PROFILE)
-    monkeypatch.setattr(media, "load_video", None)
-    monkeypatch.setattr(media, "load_audio", None)
-    second = read(medium(path, kind), tmp_path, PROFILE)
+    first = read_media(medium(path, kind), tmp_path, PROFILE)
+    monkeypatch.setattr(read, "load_video", None)
+    monkeypatch.setattr(read, "load_audio", None)
+    second = read_media(medium(path, kind), tmp_path, PROFILE)
     if kind == "video":
         assert first == second == load_video(path, 2, 4)
         assert numbers(second) == [0, 12, 25, 37]
@@ -243,24 +244,24 @@ def test_every_clip_and_sampling_has_an_entry_of_its_own(tmp_path: Path, cache_o
     clips = [medium(path, "video"), medium(path, "video", 1), medium(path, "video", 1, 2), medium(path, "video", None, 2)]
     for profile, clip in itertools.product(profiles, clips):
         expected = load_video(path, profile.fps, profile.max_frames, clip.start, clip.end)
-        assert read(clip, tmp_path, profile) == expected == read(clip, tmp_path, profile)
+        assert read_media(clip, tmp_path, profile) == expected == read_media(clip, tmp_path, profile)
     assert entries(cache_of_its_own) == 12
-    sounds = [read(m, tmp_path, p) for p in profiles for m in (medium(path, "audio"), medium(other, "audio"))]
+    sounds = [read_media(m, tmp_path, p) for p in profiles for m in (medium(path, "audio"), medium(other, "audio"))]
     assert [main_hz(np.asarray(sound)) for sound in sounds] == [440, 880] * 3
     assert entries(cache_of_its_own) == 14, "frames a second are nothing to a sound"
 
 
 def test_pictures_and_short_sounds_go_past_the_cache(tmp_path: Path, cache_of_its_own: Path) -> None:
-    picture = read(medium(make_picture(tmp_path / "a.png", "red", (8, 8)), "image"), tmp_path, PROFILE)
+    picture = read_media(medium(make_picture(tmp_path / "a.png", "red", (8, 8)), "image"), tmp_path, PROFILE)
     assert isinstance(picture, Image.Image)
     assert picture.getpixel((0, 0)) == (255, 0, 0)
-    sound = read(medium(make_tone(tmp_path / "a.flac", 440, 2), "audio", 0.5, 1.5), tmp_path, PROFILE)
+    sound = read_media(medium(make_tone(tmp_path / "a.flac", 440, 2), "audio", 0.5, 1.5), tmp_path, PROFILE)
     assert main_hz(np.asarray(sound)) == 440
     assert len(np.asarray(sound)) == 16_000
     assert not cache_of_its_own.exists()
-    read(medium(make_tone(tmp_path / "b.wav", 440, 40), "audio"), tmp_path, PROFILE)
+    read_media(medium(make_tone(tmp_path / "b.wav", 440, 40), "audio"), tmp_path, PROFILE)
     assert not cache_of_its_own.exists(), "a wav of 16 kHz is read as fast as an entry"
-    read(medium(make_tone(tmp_path / "b.flac", 440, 40), "audio"), tmp_path, PROFILE)
+    read_media(medium(make_tone(tmp_path / "b.flac", 440, 40), "audio"), tmp_path, PROFILE)
     assert entries(cache_of_its_own) == 1
 
 
@@ -268,5 +269,5 @@ def test_file_that_is_not_the_prepared_one_is_refused(tmp_path: Path, cache_of_i
     record = medium(make_video(tmp_path / "a.mp4", 1, 5, SIZE, 440), "video")
     make_video(tmp_path / "a.mp4", 1, 10, SIZE, 440)
     with pytest.raises(DataError, match=r"a\.mp4 is not the file that was prepared.*: run prepare again"):
-        read(record, tmp_path, PROFILE)
+        read_media(record, tmp_path, PROFILE)
     assert entries(cache_of_its_own) == 0

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from omnicore import media, media_check
 from omnicore.config import Profile
 from omnicore.errors import DataError
+from omnicore.media import check as check_media
+from omnicore.media import read
 from omnicore.schema import Media, Query
 from tests.media_files import SOUND_RATE, make_picture, make_sound_track, make_tone, make_video, medium, tone, write_video
 
@@ -116,7 +117,7 @@ def query(name: str, *shown: Media) -> Query:
 
 
 def faults(folder: Path, *queries: Query) -> dict[str, str]:
-    return media_check.faults(queries, lambda one: folder / one.uri, "check", 2)
+    return check_media.faults(queries, lambda one: folder / one.uri, "check", 2)
 
 
 @pytest.mark.parametrize(("kind", "name", "make", "message"), BAD.values(), ids=BAD)
@@ -124,7 +125,7 @@ def test_unreadable_medium_is_named_as_it_will_fail(tmp_path: Path, kind: str, n
     path = make(tmp_path / name)
     bad, good = medium(path, kind), medium(make_picture(tmp_path / "good.png", "blue", (9, 9)), "image")  # type: ignore[arg-type]
     with pytest.raises(DataError):
-        media.read(bad, tmp_path, Profile())
+        read.read_media(bad, tmp_path, Profile())
     found = faults(tmp_path, query("one", good), query("two", good, bad))
     assert set(found) == {"two"}
     assert message in found["two"]
@@ -135,7 +136,7 @@ def test_unreadable_medium_is_named_as_it_will_fail(tmp_path: Path, kind: str, n
 @pytest.mark.parametrize(("kind", "name", "make"), GOOD.values(), ids=GOOD)
 def test_readable_medium_passes(tmp_path: Path, kind: str, name: str, make: Make) -> None:
     good = medium(make(tmp_path / name), kind)  # type: ignore[arg-type]
-    media.read(good, tmp_path, Profile())
+    read.read_media(good, tmp_path, Profile())
     assert faults(tmp_path, query("one", good)) == {}
 
 
@@ -156,9 +157,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     def check(one: Media, path: Path) -> None:
         done.append((one.kind, one.uri))
-        media.check(one, path)
+        read.check(one, path)
 
-    monkeypatch.setattr(media_check, "check", check)
+    monkeypatch.setattr(check_media, "check", check)
     return done
 
 
@@ -222,7 +223,7 @@ def test_file_that_the_disk_refuses_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_long_film_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnicore import video
+    from omnicore.media import video
 
     path = make_video(tmp_path / "a.mp4", 60.0, 8, (64, 48), 440.0)
     frames: list[float] = []
@@ -234,8 +235,8 @@ def test_long_film_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.Monk
             yield frame
 
     monkeypatch.setattr(video, "_decoded", counted)
-    media.check(medium(path, "video"), path)
+    read.check(medium(path, "video"), path)
     pictures = len(frames)
-    media.check(medium(path, "audio"), path)
+    read.check(medium(path, "audio"), path)
     assert pictures < 50  # of 480
     assert len(frames) - pictures < 300  # of 2813

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from omnicore import cli
+from omnicore.cli import main
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines.transformers import Reader
 from omnicore.models import thinker
-from omnicore.recipe import Recipe, load_recipe
 from omnicore.training import memory, parts, sft
 from omnicore.training.rows import read_rows
 from tests.published import publish
@@ -99,14 +99,14 @@ def test_zero_shares_gradients_and_optimizer_out(changes: list[str], weights: in
 
 
 def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(ALL_OF_3B.split()) == 0
+    assert main.main(ALL_OF_3B.split()) == 0
     out = capsys.readouterr().out
     assert "Qwen2.5-Omni-3B is not here yet" in out
     assert "4,703,464,448" in out  # with talker and token2wav 5.54 billion, as it is published
     assert "audio        635,053,056, stand still" in out
     assert "language     3,397,103,616, 119,734,272 of LoRA train" in out
     whole = ["--set", "rlvr.lora=null", "--set", "launcher.gpu_memory=141"]
-    assert cli.main([*ALL_OF_3B.replace("sft", "rlvr", 1).split(), *whole]) == 0
+    assert main.main([*ALL_OF_3B.replace("sft", "rlvr", 1).split(), *whole]) == 0
     out = capsys.readouterr().out
     assert "language     3,397,103,616, all train" in out
     assert "reference    17.52 GiB" in out
@@ -121,18 +121,18 @@ def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[
     ],
 )
 def test_what_cannot_train_is_refused(capsys: pytest.CaptureFixture[str], changes: list[str], message: str) -> None:
-    assert cli.main([*ALL_OF_3B.split(), *(word for change in changes for word in ("--set", change))]) == 2
+    assert main.main([*ALL_OF_3B.split(), *(word for change in changes for word in ("--set", change))]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_model_that_is_here_gives_its_own_dimensions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish(tmp_path)
-    assert cli.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 0
+    assert main.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert f"dimensions     {tmp_path}" in out
     assert "parameters     1,004,160" in out
     (tmp_path / "model-00003-of-00003.safetensors").unlink()
-    assert cli.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 2
+    assert main.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 2
     assert "which is not in its directory" in capsys.readouterr().err
 
 
@@ -141,11 +141,11 @@ def test_the_guide_is_run_as_it_stands(capsys: pytest.CaptureFixture[str]) -> No
     dry = [line for line in guide.splitlines() if line.startswith("omnicore ") and line.endswith("--dry-run")]
     assert len(dry) == 2
     for line in dry:
-        assert cli.main(shlex.split(line)[1:]) == 0
+        assert main.main(shlex.split(line)[1:]) == 0
         shown = capsys.readouterr().out
         assert "--recipe" not in line or shown in guide
 
 
 def test_a_run_that_is_none_of_trial_needs_an_output(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sft", "--input", "data=x"]) == 2
+    assert main.main(["sft", "--input", "data=x"]) == 2
     assert "omnicore sft needs --output DIR" in capsys.readouterr().err

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from omnicore.config import SftConfig
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError
+from omnicore.lineage.step_record import read_step
 from omnicore.models.processor import collate
-from omnicore.provenance import read_step
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.training import parallel
 from omnicore.training.checkpoints import DIRECTORY
 from tests.forks import in_a_fork

@@ -12,12 +12,12 @@ from peft import get_peft_model
 from transformers import AutoModelForMultimodalLM
 
 from omnicore.config import PARTS, RlvrConfig, SftConfig
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines.transformers import Reader
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
 from omnicore.models.generate import generate
 from omnicore.models.processor import collate
-from omnicore.recipe import Recipe, load_recipe
 from omnicore.training import parts, rlvr, sft
 from omnicore.training.rows import Row, read_rows
 

@@ -6,9 +6,9 @@ import pytest
 from omnicore import audit
 from omnicore.audit.files import _Turns
 from omnicore.config import CleanConfig
-from omnicore.prompts import permutation
+from omnicore.data.prompts import permutation
 from omnicore.schema import AnswerKind, Label, Query, View
-from omnicore.stats import binomial_tail
+from omnicore.scoring.stats import binomial_tail
 from tests.unit.audit_fixture import N, judge, make_queries, quality, simulate
 
 
@@ -252,11 +252,11 @@ def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(fa
 def test_content_hash():
     queries = make_queries("b", 200)
     _, verdicts, single = judge(queries, simulate(np.random.default_rng(0), np.arange(200) < 100, None))
-    one = audit.manifest("repeated", "probe", "p" * 64, verdicts)
-    assert audit.manifest("repeated", "probe", "p" * 64, verdicts[::-1]) == one
-    assert audit.manifest("repeated", "other name", "q" * 64, verdicts).content_hash == one.content_hash
-    assert audit.manifest("single_pass", "probe", "p" * 64, verdicts).content_hash != one.content_hash
+    one = audit.build_manifest("repeated", "probe", "p" * 64, verdicts)
+    assert audit.build_manifest("repeated", "probe", "p" * 64, verdicts[::-1]) == one
+    assert audit.build_manifest("repeated", "other name", "q" * 64, verdicts).content_hash == one.content_hash
+    assert audit.build_manifest("single_pass", "probe", "p" * 64, verdicts).content_hash != one.content_hash
     changed = [verdicts[0].model_copy(update={"label": Label.kept_whole}), *verdicts[1:]]
-    assert audit.manifest("repeated", "probe", "p" * 64, changed).content_hash != one.content_hash
+    assert audit.build_manifest("repeated", "probe", "p" * 64, changed).content_hash != one.content_hash
     assert len(one.kept()) == sum(v.label is not Label.solvable for v in verdicts)
     assert len(single) == 200

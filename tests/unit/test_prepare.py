@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from omnicore.journal import read_jsonl
-from omnicore.media import load_audio, load_image, locate
-from omnicore.provenance import digest_directory, sha256_file
-from omnicore.recipe import Recipe
+from omnicore.config.recipe import Recipe
+from omnicore.media.read import load_audio, load_image, locate
 from omnicore.schema import Query
 from omnicore.steps import prepare
+from omnicore.storage.digests import digest_directory, sha256_file
+from omnicore.storage.files import read_jsonl
 
 SETS = ("queries", "controls", "sft", "rlvr", "distill")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.models import pretrain, thinker
+from omnicore.models import thinker
+from omnicore.training import pretrain
 
 
 def test_a_small_plan_makes_a_loadable_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import Qwen2_5OmniProcessor
 from transformers.utils import is_torchvision_available
 
-from omnicore.benchmarks.synthetic import World
+from omnicore.data.benchmarks.synthetic import World
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
 from omnicore.models.processor import collate, load_processor, media_tensors

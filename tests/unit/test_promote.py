@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from omnicore import card, signing
 from omnicore.config import PromoteConfig
 from omnicore.errors import DataError
-from omnicore.journal import read_json, read_jsonl, write_json
+from omnicore.lineage import model_card, signing
+from omnicore.lineage.step_record import write_step
 from omnicore.models import thinker
-from omnicore.provenance import SIGNATURE, write_step
-from omnicore.run import run_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import Estimate, Response, View
 from omnicore.steps import promote
+from omnicore.storage.digests import SIGNATURE
+from omnicore.storage.files import read_json, read_jsonl, write_json
 from tests.unit.report_fixture import RECIPE, make
 from tests.unit.test_card import described, prepared
 from tests.unit.test_signing import KEY, private, public
@@ -124,7 +125,7 @@ def with_model(made: dict[str, Path], root: Path, **files: str) -> dict[str, Pat
     """The inputs with a candidate's checkpoint that its evaluation names; `files` are more of its files."""
     model, candidate = root / "model", root / "candidate"
     (model / "checkpoint").mkdir(parents=True)
-    card.write(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
+    model_card.write(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
     for name, text in {"model.safetensors": "", "config.json": "{}", **files}.items():
         (model / "checkpoint" / name).write_text(text)
     write_step(model, {"step": "rlvr", "section": "rlvr", "key": "k", "seconds": 1.0, "summary": {}})
@@ -170,15 +171,17 @@ def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
     given = with_model(made, tmp_path / "inputs")
     summary = promote.run(RECIPE, config, given, tmp_path)
     assert summary["decision"] in request.node.name
-    released, step = card.read(tmp_path / "release"), read_json(given["model"] / "step.json")
+    released, step = model_card.read(tmp_path / "release"), read_json(given["model"] / "step.json")
     scores, evaluation = read_json(given["candidate"] / "scores.json"), read_json(given["candidate"] / "step.json")
-    assert released.made == card.Made(section="rlvr", key=step["key"], digest=step["digest"])
+    assert released.made == model_card.Made(section="rlvr", key=step["key"], digest=step["digest"])
     assert released.scores
     assert released.scores.evaluation == evaluation["digest"] == read_json(tmp_path / "decision.json")["candidate"]
-    assert released.scores.model_dump(mode="json", include=set(card.VIEWS)) == {view: scores[view] for view in card.VIEWS}
-    assert (tmp_path / "release" / "README.md").read_text() == card.render(released)
+    assert released.scores.model_dump(mode="json", include=set(model_card.VIEWS)) == {
+        view: scores[view] for view in model_card.VIEWS
+    }
+    assert (tmp_path / "release" / "README.md").read_text() == model_card.render(released)
     assert (tmp_path / "release" / "model.safetensors").samefile(given["model"] / "checkpoint" / "model.safetensors")
-    assert card.read(given["model"] / "checkpoint").scores is None
+    assert model_card.read(given["model"] / "checkpoint").scores is None
 
 
 def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from omnicore.config import Profile
-from omnicore.prompts import parts, permutation, profile_hash
+from omnicore.data.prompts import parts, permutation, profile_hash
 from omnicore.schema import Media, Query, View
 
 PICTURE = Media(kind="image", uri="a.png", sha256="0" * 64)

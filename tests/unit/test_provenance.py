@@ -10,7 +10,8 @@ import pytest
 
 from omnicore import __version__
 from omnicore.errors import DataError
-from omnicore.provenance import code_digest, digest_directory, read_step, revision, sha256_file, versions, write_step
+from omnicore.lineage.step_record import read_step, revision, versions, write_step
+from omnicore.storage.digests import code_digest, digest_directory, sha256_file
 
 FIELDS = {"step": "prepare", "section": "prepare", "key": "k", "seconds": 1.5, "summary": {"queries": 2, "loss": float("nan")}}
 
@@ -119,7 +120,7 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
 
 def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
-    monkeypatch.setattr("omnicore.provenance.__file__", str(package / "provenance.py"))
+    monkeypatch.setattr("omnicore.lineage.step_record.__file__", str(package / "provenance.py"))
     monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[2] / ".git"))  # as a hook of another repository sets it
     found = revision.__wrapped__
 
@@ -138,12 +139,12 @@ def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, t
     assert found() == ""
     git("init", "--quiet")
     assert found() == ""
-    first = commit("omnicore/provenance.py", b"2")
+    first = commit("omnicore/lineage/step_record.py", b"2")
     commit("docs/a.md", b"1")
     assert found() == first
     change(package, "provenance.py", b"3")
     assert found() == f"{first}-dirty"
-    assert commit("omnicore/provenance.py", b"4") == found() != first
+    assert commit("omnicore/lineage/step_record.py", b"4") == found() != first
     monkeypatch.setenv("PATH", str(tmp_path))
     assert found() == ""
 
@@ -152,7 +153,7 @@ def test_the_code_digest_is_of_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
     change(package, "provenance.py", b"1")
     change(package, "recipes/tiny.yaml")
-    monkeypatch.setattr("omnicore.provenance.__file__", str(package / "provenance.py"))
+    monkeypatch.setattr("omnicore.lineage.step_record.__file__", str(package / "provenance.py"))
     digest = code_digest.__wrapped__
     before = digest()
     change(package, "recipes/tiny.yaml", b"other values")

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from omnicore import live, ranks
+from omnicore import distributed
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
-from omnicore.journal import read_jsonl
-from omnicore.provenance import STEP_FILE, digest_directory, read_step
-from omnicore.recipe import load_recipe
-from omnicore.run import KEY_FILE, run_step
+from omnicore.lineage.step_record import read_step
+from omnicore.runtime.run import KEY_FILE, run_step
+from omnicore.storage.digests import STEP_FILE, digest_directory
+from omnicore.storage.files import read_jsonl
+from omnicore.telemetry import live
 from omnicore.training.curves import Curve
 from tests.forks import ended, in_a_fork
 from tests.seaweed import free_ports
@@ -104,7 +106,7 @@ def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
 
     def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
-        if (ranks.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (process, step, "0"):
+        if (distributed.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (process, step, "0"):
             what()
 
     Curve.on_log = on_log  # type: ignore[method-assign]
@@ -181,10 +183,10 @@ def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: P
 
     def work() -> None:
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        ranks.CHUNK = 1000
-        with ranks.Team().at_work():
-            found = [ranks.shared(named, tmp_path / f"node-{ranks.node()}") for named in (folder, None)]
-        assert found == [folder if ranks.first() else tmp_path / "node-1" / folder.name, None]
+        distributed.CHUNK = 1000
+        with distributed.Team().at_work():
+            found = [distributed.shared(named, tmp_path / f"node-{distributed.node()}") for named in (folder, None)]
+        assert found == [folder if distributed.first() else tmp_path / "node-1" / folder.name, None]
 
     assert launched(work) == 0
     assert digest_directory(tmp_path / "node-1" / folder.name) == digest_directory(folder)

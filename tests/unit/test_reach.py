@@ -5,8 +5,8 @@ from importlib import import_module
 
 import pytest
 
-from omnicore import reach
-from omnicore.benchmarks import NAMES
+from omnicore.data.benchmarks import NAMES
+from omnicore.lineage import code_version
 from omnicore.steps import STEPS
 
 
@@ -14,9 +14,11 @@ from omnicore.steps import STEPS
 def package(monkeypatch, tmp_path):
     """A copy of the package to change."""
     copy = tmp_path / "omnicore"
-    shutil.copytree(reach.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "models"), dirs_exist_ok=False)
-    shutil.copytree(reach.PACKAGE / "models", copy / "models", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    monkeypatch.setattr(reach, "PACKAGE", copy)
+    shutil.copytree(code_version.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "models"), dirs_exist_ok=False)
+    shutil.copytree(
+        code_version.PACKAGE / "models", copy / "models", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+    )
+    monkeypatch.setattr(code_version, "PACKAGE", copy)
     return copy
 
 
@@ -38,7 +40,7 @@ def package(monkeypatch, tmp_path):
     ],
 )
 def test_only_steps_that_reach_a_file_are_made_again(package, changed, again):
-    digest = reach.step_code_digest.__wrapped__
+    digest = code_version.step_code_version.__wrapped__
     before = {step: digest(step) for step in STEPS}
     with (package / changed).open("a") as file:
         file.write("\n")
@@ -53,10 +55,10 @@ def test_what_a_step_imports_at_run_time_is_reached(step):
     own |= {
         str(value.__module__) for value in vars(module).values() if str(getattr(value, "__module__", "")).startswith("omnicore.")
     }
-    counted = {name for name in own if name.split(".")[1] not in reach.DECIDE_NOTHING}
+    counted = {name for name in own if name.split(".")[1] not in code_version.DECIDE_NOTHING}
     assert counted
-    assert counted <= reach.reached(step)
+    assert counted <= code_version.reached(step)
 
 
 def test_every_adapter_is_reached_by_prepare():
-    assert {f"omnicore.benchmarks.{name}" for name in NAMES} <= reach.reached("prepare")
+    assert {f"omnicore.data.benchmarks.{name}" for name in NAMES} <= code_version.reached("prepare")

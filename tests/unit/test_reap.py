@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from omnicore.cluster import names, reap
 from omnicore.cluster.client import connect
 from omnicore.cluster.manifests import manifest

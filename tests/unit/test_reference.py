@@ -17,7 +17,7 @@ import soundfile
 
 from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media import load_audio, load_video, measure, resample
+from omnicore.media.read import load_audio, load_video, measure, resample
 from tests.media_files import medium, painted
 
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg program: apt-get install ffmpeg")

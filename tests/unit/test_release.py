@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from omnicore import card, signing, store
-from omnicore.cli import main
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import CheckpointError, ConfigError, DataError
-from omnicore.provenance import SIGNATURE, digest_directory, read_step
-from omnicore.recipe import load_recipe
-from omnicore.release import release
+from omnicore.lineage import model_card, signing
+from omnicore.lineage.release import release
+from omnicore.lineage.step_record import read_step
+from omnicore.storage import store
+from omnicore.storage.digests import SIGNATURE, digest_directory
 from tests.seaweed import BUCKET, seaweed, signed_in
 from tests.unit.test_card import described, finished, prepared
 from tests.unit.test_signing import KEY, OTHER, private, public
@@ -39,7 +41,7 @@ def evaluated(folder: Path, model: Path, clean: float = 0.8915) -> Path:
 
 def trained(folder: Path, data: Path, weights: str) -> Path:
     (folder / "checkpoint" / "more").mkdir(parents=True)
-    card.write(folder / "checkpoint", described(load_recipe("tiny"), {"data": data}))
+    model_card.write(folder / "checkpoint", described(load_recipe("tiny"), {"data": data}))
     files = {"config.json": "{}", "model.safetensors": weights, "more/a.txt": "a"}
     return finished(folder, "sft", {f"checkpoint/{name}": text for name, text in files.items()})
 
@@ -59,17 +61,17 @@ def test_a_release_has_the_files_and_the_scores(run: Path, tmp_path: Path, place
     before = digest_directory(run / "sft")
     made = release(str(run / place), str(run / scores), str(tmp_path / "new" / "release"))
     folder = tmp_path / "new" / "release"
-    assert card.read(folder) == made
-    assert (folder / "README.md").read_text() == card.render(made)
+    assert model_card.read(folder) == made
+    assert (folder / "README.md").read_text() == model_card.render(made)
     assert (folder / "model.safetensors").read_text() == "sft"
     assert (folder / "more" / "a.txt").read_text() == "a"
     step = read_step(run / "sft")
-    assert made.made == card.Made(section="sft", key=step["key"], digest=step["digest"])
+    assert made.made == model_card.Made(section="sft", key=step["key"], digest=step["digest"])
     assert made.scores is not None
     assert made.scores.evaluation == read_step(run / "evaluate-sft")["digest"]
     assert made.scores.clean["macro"].model_dump() == estimate(0.8915)
-    assert "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |" in card.render(made)
-    assert "| elm | 90.0 [85.0, 95.0], n 40 | none |" in card.render(made)
+    assert "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |" in model_card.render(made)
+    assert "| elm | 90.0 [85.0, 95.0], n 40 | none |" in model_card.render(made)
     assert digest_directory(run / "sft") == before
     assert list((tmp_path / "new").iterdir()) == [folder]
 
@@ -156,5 +158,5 @@ def test_a_release_goes_from_bucket_to_bucket(
     made = release(at["sft"], at["evaluate-sft"], at["release"])
     published = store.fetch(at["release"], tmp_path / "back")
     assert capsys.readouterr().out == f"{at['release']}  digest {published.digest}\n"
-    assert card.read(tmp_path / "back") == made
+    assert model_card.read(tmp_path / "back") == made
     assert (tmp_path / "back" / "model.safetensors").read_text() == "sft"

@@ -16,11 +16,11 @@ import pytest
 from markupsafe import escape
 
 from omnicore.errors import DataError
-from omnicore.journal import read_json, write_json, write_jsonl
 from omnicore.report import browser, figures, words
 from omnicore.report import evidence as ev
 from omnicore.schema import Label, Outcome, View
 from omnicore.steps import report
+from omnicore.storage.files import read_json, write_json, write_jsonl
 from tests.unit.report_fixture import RECIPE, make
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from omnicore.errors import ConfigError
 from pipelines import compile as compiling
 from pipelines import request

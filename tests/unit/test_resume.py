@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore import keeping, staging, store
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import CheckpointError
-from omnicore.journal import read_jsonl
-from omnicore.provenance import digest_directory, read_step
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step, step_work
+from omnicore.lineage.step_record import read_step
+from omnicore.runtime import checkpoint_sync, remote
+from omnicore.runtime.run import run_step, step_work
+from omnicore.storage import store
+from omnicore.storage.digests import digest_directory
+from omnicore.storage.files import read_jsonl
 from omnicore.training import checkpoints
 from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoints, Resumable, damaged
 from omnicore.training.curves import Curve, GradientCheck
@@ -146,7 +148,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     given = {role: str(path) for role, path in inputs["sft"].items()}
 
     def dies_when_kept(step: int) -> None:
-        keeping.POLL = 0.02
+        checkpoint_sync.POLL = 0.02
         log = Curve.on_log
 
         def on_log(self: Curve, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -158,11 +160,11 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
 
         Curve.on_log = on_log  # type: ignore[method-assign]
 
-    assert in_a_fork(lambda: (dies_when_kept(6), staging.run("sft", recipe, given, uri))) == -signal.SIGKILL
+    assert in_a_fork(lambda: (dies_when_kept(6), remote.run("sft", recipe, given, uri))) == -signal.SIGKILL
     (scratch,) = tmp_path.glob("omnicore-*")
     shutil.rmtree(scratch)
     capfd.readouterr()
-    assert in_a_fork(lambda: staging.run("sft", recipe, given, uri)) == 0
+    assert in_a_fork(lambda: remote.run("sft", recipe, given, uri)) == 0
     assert "step-000006: training goes on after step 6" in capfd.readouterr().err
     calm = run_step("sft", recipe, inputs["sft"], tmp_path / "calm")
     record = json.loads(store.read(uri, store.known(uri), "step.json"))

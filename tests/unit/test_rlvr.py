@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from omnicore.config import RlvrConfig
+from omnicore.config.recipe import Recipe
 from omnicore.engines.transformers import Reader
 from omnicore.errors import TrainingError
 from omnicore.models import thinker
 from omnicore.models.generate import _Drawn, generate
 from omnicore.models.processor import Features, Prompt, collate, media_tensors
-from omnicore.recipe import Recipe
 from omnicore.schema import Outcome, View
 from omnicore.steps import prepare
 from omnicore.steps import rlvr as rlvr_step

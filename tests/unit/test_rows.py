@@ -14,10 +14,10 @@ from omnicore.config import Profile, SftConfig
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError
-from omnicore.journal import read_jsonl, write_jsonl
-from omnicore.media import RATE
-from omnicore.provenance import sha256_file
+from omnicore.media.read import RATE
 from omnicore.schema import Media, Query
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import read_jsonl, write_jsonl
 from omnicore.training.rows import Row, fitting, read_rows
 from tests.media_files import make_video
 
@@ -64,9 +64,9 @@ def test_length_by_the_header_is_the_prompts(encoder: Any, tmp_path: Path, name:
 
 
 def reader_wave(request: Request) -> Any:
-    from omnicore.media import read
+    from omnicore.media.read import read_media
 
-    return read(request.parts[0], request.root, Profile())  # type: ignore[arg-type]
+    return read_media(request.parts[0], request.root, Profile())  # type: ignore[arg-type]
 
 
 def test_a_videos_length_is_known_without_torchvision(encoder: Any, tmp_path: Path) -> None:

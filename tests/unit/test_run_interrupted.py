@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import run
 from omnicore.config import digest
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError
-from omnicore.journal import read_jsonl
-from omnicore.provenance import digest_directory
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.runtime import run
+from omnicore.runtime.run import run_step
+from omnicore.storage.digests import digest_directory
+from omnicore.storage.files import read_jsonl
 from tests.unit.run_fixture import BATCHES, GATED, Fake, fake, names, put, tiny, wait_for
 
 __all__ = ["fake", "tiny"]
@@ -109,7 +109,7 @@ def child(output, gate, cache=None):
     """A process that does the fake step."""
     code = (
         "import sys; from pathlib import Path; from types import ModuleType; from run_fixture import Fake\n"
-        "from omnicore.recipe import load_recipe; from omnicore.run import run_step\n"
+        "from omnicore.config.recipe import load_recipe; from omnicore.runtime.run import run_step\n"
         f"fake = Fake(gate={str(gate)!r}); module = ModuleType('prepare'); module.run = fake.run\n"
         "sys.modules['omnicore.steps.prepare'] = module\n"
         f"run_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}), cache={str(cache)!r} if {bool(cache)} else None)\n"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from omnicore.config import DistillConfig
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, TrainingError
-from omnicore.recipe import load_recipe
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.training.selection import Reason, Rollout, select
 

@@ -18,9 +18,9 @@ from omnicore.cluster.client import Times, connect
 from omnicore.cluster.fetch import main as fetch
 from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
 from omnicore.config import EngineConfig
+from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError, EngineError
-from omnicore.recipe import Recipe, load_recipe
 from tests.kube_server import NAMESPACE, Fault, KubeServer
 from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
 from tests.stub_server import Answer, Stub

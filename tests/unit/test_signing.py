@@ -13,12 +13,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from omnicore import signing, store
 from omnicore.cluster.fetch import main as fetch
+from omnicore.config.recipe import load_recipe
 from omnicore.errors import CheckpointError, ConfigError
-from omnicore.provenance import SIGNATURE, digest_directory
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.lineage import signing
+from omnicore.runtime.run import run_step
+from omnicore.storage import store
+from omnicore.storage.digests import SIGNATURE, digest_directory
 from tests.seaweed import BUCKET, seaweed, signed_in
 from tests.unit.run_fixture import finish
 from tests.unit.test_run import Fake, made, put

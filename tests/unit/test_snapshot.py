@@ -3,8 +3,8 @@
 import pytest
 
 from omnicore.config import EvaluateConfig, RlvrConfig, SftConfig
-from omnicore.journal import write_json, write_jsonl
-from omnicore.snapshot import snapshot, stage_of
+from omnicore.storage.files import write_json, write_jsonl
+from omnicore.telemetry.step_metrics import snapshot, stage_of
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
 END = 'stage="y",step="x"'

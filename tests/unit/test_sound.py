@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from omnicore import media, video
 from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media import load_audio
+from omnicore.media import read, video
+from omnicore.media.read import load_audio
 from tests.media_files import (
     SOUND_RATE,
     main_hz,
@@ -82,21 +82,21 @@ def test_gaps_of_a_sound_track_are_silence(tmp_path: Path, late: float, silent: 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
 def test_resampling_keeps_what_can_be_kept_and_drops_the_rest(rate: int) -> None:
-    kept = media.resample(tone(440, 1, rate), rate)
+    kept = read.resample(tone(440, 1, rate), rate)
     assert len(kept) == 16_000
     assert np.abs(kept - tone(440, 1))[200:-200].max() < 0.001
     for hz, least, most in ((7_000, -0.1, 0.1), (8_100, -999, -100), (10_000, -999, -100)):
         if rate > 2 * hz:
-            power = np.square(media.resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64).mean()
+            power = np.square(read.resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64).mean()
             assert least < 10 * np.log10(power / 0.125) < most, f"{hz} Hz, in dB of what it was"
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 44_100, 66_151])
 def test_resampled_length_is_rounded_down_and_repeatable(count: int) -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, count).astype(np.float32)
-    out = media.resample(wave, 22_050)
+    out = read.resample(wave, 22_050)
     assert len(out) == count * 16_000 // 22_050
-    assert np.array_equal(out, media.resample(wave, 22_050))
+    assert np.array_equal(out, read.resample(wave, 22_050))
 
 
 def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(tmp_path: Path, name
     path = make(tmp_path / name)
     whole = load_audio(path)
     assert len(whole) / 16_000 == pytest.approx(seconds, abs=0.11), "encoders add up to 0.1 s"
-    assert media.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
+    assert read.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
     assert np.abs(whole[-16_000:]).max() > 0.05
     for start, end in ((5.0, 7.0), (11.5, 12.5), (seconds - 2, seconds - 1), (seconds - 1, seconds + 5)):
         part, first = load_audio(path, start, end), round(start * 16_000)
@@ -194,7 +194,7 @@ def test_wav_of_a_pipe_is_read_whatever_its_data_size(tmp_path: Path, size: int)
     data = path.read_bytes()
     path.write_bytes(data[:40] + size.to_bytes(4, "little") + data[44:])
     assert np.abs(load_audio(path) - tone(440, 2)).max() < 1e-4
-    assert media.measure(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
+    assert read.measure(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
 
 
 @pytest.mark.parametrize("name", ["a.aiff", "a.mp3"])

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.benchmarks.base import Problem
 from omnicore.config import Profile, TrainingSource
+from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.benchmarks.base import Problem
+from omnicore.data.training_rows import GRADED, R1_KINDS
 from omnicore.errors import ConfigError, DataError, OmniError
-from omnicore.journal import read_jsonl, write_jsonl
-from omnicore.media import locate
-from omnicore.provenance import sha256_file
-from omnicore.recipe import Recipe, load_recipe
-from omnicore.run import step_work
+from omnicore.media.read import locate
+from omnicore.runtime.run import step_work
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.scoring.verify import judge
-from omnicore.sources import GRADED, R1_KINDS
 from omnicore.steps import prepare
+from omnicore.storage.digests import sha256_file
+from omnicore.storage.files import read_jsonl, write_jsonl
 from omnicore.training.rewards import GRADES, reward
 from tests.media_files import make_picture, make_tone, make_video, medium
 

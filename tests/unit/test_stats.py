@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from omnicore import stats
+from omnicore.scoring import stats
 
 NAMES = [str(i) for i in range(1000)]
 

@@ -11,11 +11,11 @@ import pytest
 from omnicore.cluster import step
 from omnicore.cluster.client import connect
 from omnicore.config import LauncherConfig
+from omnicore.config.recipe import load_recipe, parse_recipe, recipe_from_json
 from omnicore.errors import ConfigError
+from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.progress import LINE, track
-from omnicore.recipe import load_recipe, parse_recipe, recipe_from_json
-from omnicore.run import step_work
-from omnicore.signing import SIGNING_KEY
+from omnicore.runtime.run import step_work
 
 
 def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from omnicore import store
 from omnicore.errors import ConfigError, DataError
-from omnicore.provenance import digest_directory, sha256_file
+from omnicore.storage import store
+from omnicore.storage.digests import digest_directory, sha256_file
 
-s3 = pytest.importorskip("omnicore.s3", reason="minio is not installed")
+s3 = pytest.importorskip("omnicore.storage.s3", reason="minio is not installed")
 MIB = 1 << 20
 SHA = "0" * 64
 
@@ -120,10 +120,10 @@ def test_the_light_modules_load_no_sdk():
     import subprocess
     import sys
 
-    code = "import sys; import omnicore.store, omnicore.staging; print(*sys.modules)"
+    code = "import sys; import omnicore.storage.store, omnicore.runtime.remote; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "omnicore.store" in loaded
-    assert not {"minio", "urllib3", "omnicore.s3"} & set(loaded)
+    assert "omnicore.storage.store" in loaded
+    assert not {"minio", "urllib3", "omnicore.storage.s3"} & set(loaded)
 
 
 def test_a_missing_sdk_names_its_extra(monkeypatch):
@@ -132,7 +132,7 @@ def test_a_missing_sdk_names_its_extra(monkeypatch):
     import omnicore
 
     monkeypatch.delattr(omnicore, "s3", raising=False)
-    monkeypatch.delitem(sys.modules, "omnicore.s3")
+    monkeypatch.delitem(sys.modules, "omnicore.storage.s3")
     monkeypatch.setitem(sys.modules, "minio", None)
     with pytest.raises(ConfigError, match=r"s3://omni/a needs minio, which is not installed: pip install 'omnicore\[cluster\]'"):
         store.look("s3://omni/a")

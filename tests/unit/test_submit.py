@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.cli import main
+from omnicore.cli.main import main
 from tests.kfp_server import TOKEN, Kfp, kfp
 
 __all__ = ["kfp"]

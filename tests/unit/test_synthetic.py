@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from omnicore.benchmarks.synthetic import HAS_PICTURE, HAS_SOUND, PLANTED, WORDINGS, Kind, Split, World, info, planted_items
+from omnicore.data.benchmarks.synthetic import HAS_PICTURE, HAS_SOUND, PLANTED, WORDINGS, Kind, Split, World, info, planted_items
 
 
 @pytest.fixture(scope="module")

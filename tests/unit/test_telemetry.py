@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from omnicore.telemetry import METRICS, Metrics
+from omnicore.telemetry.metrics import METRICS, Metrics
 
 LABELS = {"step": "probe", "stage": "second_probe"}
 # What is counted or has no unit. All others end in theirs, https://prometheus.io/docs/practices/naming/

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore.benchmarks.synthetic import World
+from omnicore.data.benchmarks.synthetic import World
 from omnicore.errors import CheckpointError
 from omnicore.models import thinker
-from omnicore.models.pretrain import Encoded
 from omnicore.models.processor import collate
+from omnicore.training.pretrain import Encoded
 
 
 @pytest.fixture

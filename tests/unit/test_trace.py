@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from omnicore import card
-from omnicore.cli import main
-from omnicore.provenance import digest_directory, model_directory, read_step, sha256_file
-from omnicore.recipe import load_recipe
+from omnicore.cli.main import main
+from omnicore.config.recipe import load_recipe
+from omnicore.lineage import model_card
+from omnicore.lineage.step_record import read_step
+from omnicore.storage.digests import digest_directory, model_directory, sha256_file
 from tests.unit.test_card import described, finished, rows
 
 BASE, OTHER = "embedded:tiny-base", "a-model"
@@ -50,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = made("prepare", {"queries.jsonl": "{}\n", "sft.jsonl": rows(sft=3)}, {})
     weights = {"checkpoint/model.safetensors": "weights", "checkpoint/config.json": "{}"}
     (root / "sft" / "checkpoint").mkdir(parents=True)
-    card.write(root / "sft" / "checkpoint", described(RECIPE, {"data": data}))
+    model_card.write(root / "sft" / "checkpoint", described(RECIPE, {"data": data}))
     sft = made("sft", weights, {"data": data}, models=models)
     base = made("evaluate", {"scores.json": scores(0.5012)}, {"queries": data}, "evaluate-base", models=models)
     after = made("evaluate", {"scores.json": scores(0.89149)}, {"queries": data, "model": sft}, "evaluate-sft")

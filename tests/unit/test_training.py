@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from omnicore import live
 from omnicore.config import SftConfig
+from omnicore.config.recipe import Recipe
 from omnicore.engines.transformers import Reader
 from omnicore.errors import DataError, TrainingError
 from omnicore.models import thinker, tiny
 from omnicore.models.processor import collate
-from omnicore.recipe import Recipe
+from omnicore.telemetry import live
 from omnicore.training import rlvr, sft
 from omnicore.training.curves import Curve, GradientCheck
 from omnicore.training.rewards import Coin

@@ -6,7 +6,7 @@ import pytest
 from omnicore import audit
 from omnicore.config import CleanConfig
 from omnicore.schema import Label
-from omnicore.stats import beta_binomial_tail, binomial_tail
+from omnicore.scoring.stats import beta_binomial_tail, binomial_tail
 from perf.verdicts import PROBES, Plan, measure, questions, verdicts
 from tests.unit.audit_fixture import judge
 

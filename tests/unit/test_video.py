@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from omnicore import video
 from omnicore.errors import ConfigError, DataError
-from omnicore.media import load_audio, load_image, load_video
+from omnicore.media import video
+from omnicore.media.read import load_audio, load_image, load_video
 from tests.media_files import (
     SOUND_RATE,
     main_hz,

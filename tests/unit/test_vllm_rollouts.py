@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from omnicore.config import RlvrConfig
+from omnicore.config.recipe import Recipe
 from omnicore.engines.transformers import Reader
 from omnicore.errors import EngineError
 from omnicore.models import thinker
-from omnicore.recipe import Recipe
 from omnicore.training.mixture import modality
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import Row, read_rows

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore import errors, worker
+from omnicore import errors
+from omnicore.runtime import worker
 
 WORK = """
 import os, sys, time

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.recipe import load_recipe
-from omnicore.run import run_step
+from omnicore.config.recipe import load_recipe
+from omnicore.runtime.run import run_step
 from tests.forks import in_a_fork
 
 SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]

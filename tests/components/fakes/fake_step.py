@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from omnicore.errors import TrainingError
-from omnicore.journal import write_json
 from omnicore.progress import track
+from omnicore.storage.files import write_json
 
 STEP = __name__.rpartition(".")[2]
 ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}

@@ -1,0 +1,213 @@
+"""`Recipe`: everything that a run is.
+
+A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped fields are refused
+with the field's path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from omnicore.config import (
+    CleanConfig,
+    Config,
+    DistillConfig,
+    EngineConfig,
+    EvaluateConfig,
+    LauncherConfig,
+    PrepareConfig,
+    ProbeConfig,
+    Profile,
+    PromoteConfig,
+    ReportConfig,
+    RlvrConfig,
+    SftConfig,
+    TrackerConfig,
+    deciding,
+    digest,
+    written,
+)
+from omnicore.errors import ConfigError
+from omnicore.schema import View
+
+
+class Recipe(Config):
+    """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
+
+    name: str
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    threads: int = Field(2, ge=1, description="CPU threads of torch; more than the machine has cores are not used")
+    model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
+    engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
+    launcher: LauncherConfig = LauncherConfig()
+    tracker: TrackerConfig = TrackerConfig()
+    profile: Profile = Profile()
+    prepare: PrepareConfig = PrepareConfig()
+    probe: ProbeConfig
+    second_probe: ProbeConfig
+    distill_probe: ProbeConfig = Field(description="the prompts of distill by the picture alone; what is not said is as in `probe`")
+    clean: CleanConfig = CleanConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sft: SftConfig = SftConfig(data="sft.jsonl")
+    rlvr: RlvrConfig = RlvrConfig()
+    distill: DistillConfig = DistillConfig()
+    sft_distilled: SftConfig = SftConfig(data="distilled.jsonl")
+    report: ReportConfig = ReportConfig()
+    promote: PromoteConfig = PromoteConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_of_distill_are_probed_as_the_benchmarks_are(cls, values: Any) -> Any:
+        """Fills `distill_probe` up from `probe`: who changes the probe's model or server means that of the prompts, too."""
+        sections = [values.get(name, {}) for name in ("probe", "distill_probe", "distill")] if isinstance(values, dict) else []
+        if not sections or not all(isinstance(section, dict) for section in sections):
+            return values
+        probe, own, distill = sections
+        draws, engines = probe.get("draws"), [section["engine"] for section in (probe, own) if "engine" in section]
+        filled = {name: probe[name] for name in ProbeConfig.model_fields if name in probe}
+        filled["data"] = distill.get("data", DistillConfig().data)
+        if isinstance(draws, dict):
+            filled["draws"] = {view: count for view, count in draws.items() if view == View.visual_only}
+        filled |= own
+        if len(engines) == 2 and all(isinstance(engine, dict) for engine in engines):
+            filled["engine"] = {**engines[0], **engines[1]}
+        return {**values, "distill_probe": filled}
+
+    @property
+    def cores(self) -> int:
+        """`threads`, but no more than the cores that this process may use: more of them wait for one another."""
+        return min(self.threads, len(os.sched_getaffinity(0)))
+
+    @property
+    def identity(self) -> str:
+        """Hash of all values that can decide an answer, of whatever step."""
+        whole = deciding(self.model_dump(mode="json"))
+        # The profile's `server` is another thing than a training's, which only says where it is.
+        return digest({name: deciding(v) if isinstance(v, dict) and name != "profile" else v for name, v in whole.items()})
+
+
+# Sections that reuse a step under another name; every other section is the step of its name.
+SECTION_STEP = {"second_probe": "probe", "distill_probe": "probe", "sft_distilled": "sft"}
+
+
+def recipe_names() -> list[str]:
+    return sorted(
+        p.name.removesuffix(".yaml") for p in (files("omnicore.config") / "recipes").iterdir() if p.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides (YAML values).
+
+    Raises ConfigError naming the file and field.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"recipe {name}: no such file")
+        text = path.read_text()
+    elif name in recipe_names():
+        text = (files("omnicore.config") / "recipes" / f"{name}.yaml").read_text()
+    else:
+        raise ConfigError(f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a .yaml file")
+    try:
+        values = written.load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {name} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name} must be a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, name)
+
+
+def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its own JSON, with overrides. Raises ConfigError."""
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise ConfigError(f"--recipe-json is no recipe: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(values.get("name", "--recipe-json")))
+
+
+def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe of a mapping of sections. Raises ConfigError naming every wrong field."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_told(detail)}" for detail in error.errors()]
+        raise ConfigError(f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)) from error
+
+
+def _told(error: ErrorDetails) -> str:
+    """One wrong field; of one that does not exist, the nearest one and all that do."""
+    *parents, last = map(str, error["loc"] or ("recipe",))
+    place = ".".join([*parents, last])
+    section = _annotation(parents)
+    if error["type"] != "extra_forbidden" or not isinstance(section, type) or not issubclass(section, BaseModel):
+        return f"{place}: {error['msg']} (got {error['input']!r:.80})"
+    near = get_close_matches(last, section.model_fields, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{place}: no such field; {meant}{'.'.join(parents) or 'A recipe'} has {', '.join(section.model_fields)}"
+
+
+def _annotation(path: Sequence[str]) -> Any:
+    """The type of the field at a dotted path, None where there is no such field."""
+    found: Any = Recipe
+    for part in path:
+        field = _fields(found).get(part)
+        if field is None:
+            found = next((get_args(kind)[1] for kind in written.members(found) if get_origin(kind) is dict), None)
+        else:
+            found = field.annotation
+    return next((kind for kind in written.members(found) if kind is not type(None)), None)
+
+
+def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
+    """The fields of the section that an annotation admits; none where it is no section."""
+    sections = (kind for kind in written.members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return next((section.model_fields for section in sections), {})
+
+
+def _default(path: Sequence[str]) -> Any:
+    """The default of the field at a dotted path; None where it has none."""
+    field = _fields(_annotation(path[:-1]) if len(path) > 1 else Recipe).get(path[-1])
+    return field.get_default(call_default_factory=True, validated_data={}) if field and not field.is_required() else None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not field:
+        raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
+    *parents, last = path = field.split(".")
+    for depth, parent in enumerate(parents, 1):
+        inner = values.get(parent, {})
+        if parent not in values and isinstance(default := _default(path[:depth]), dict):
+            inner = default  # one member of a mapping is changed, and the others are not lost
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+        # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.
+        values[parent] = {**inner}
+        values = values[parent]
+    if _annotation(path) is str and not text.lstrip().startswith(('"', "'")):
+        values[last] = text  # as it is: in YAML a colon or a # would end it
+        return
+    try:
+        values[last] = written.load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error

@@ -1,0 +1,1 @@
+"""Prompts, training rows and benchmarks."""

@@ -1,0 +1,121 @@
+"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text (hub: AV-Odyssey/AV_Odyssey_Bench, columns
+read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey, evaluation.py).
+
+`av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four sounds inside, as bytes or as
+the hub's features. Question and options name them by [img1], [video1], [audio1]; an option may be a sound and nothing else.
+
+`av_odyssey.parquet` of AV-Odyssey/AV_Odyssey_Bench_LMMs_Eval, which lmms-eval reads, is read as well: the same rows with lists of
+paths (`image_path`, `video_path`, `audio_path`) in place of the media, as its loader takes them (lmms_eval/tasks/av_odyssey at
+75571cf). An archive that was unpacked into a folder of its own name leaves `x/x/file` for the path `x/file`: both are found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Kind,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    identity,
+    keyed,
+    labelled,
+    latest,
+    letter,
+    noted,
+    placed,
+)
+from omnicore.data.benchmarks.tables import filled
+from omnicore.schema import AnswerKind, Media, Query
+
+NATIVE, PATHS = "av_odyssey_part*.parquet", "av_odyssey.parquet"
+ENTRY = Entry(
+    name="av_odyssey",
+    title="AV-Odyssey Bench",
+    source="AV-Odyssey/AV_Odyssey_Bench",
+    licence="academic research only, no redistribution (its repository); Apache-2.0 (its card)",
+    size=4555,
+    annotations=(NATIVE, PATHS),
+    cluster="first picture or video",
+    shares=("subfield", "question_type_id"),
+    answer_kinds=(AnswerKind.choice,),
+)
+_COLUMNS: tuple[tuple[str, Kind, int], ...] = (("img", "image", 4), ("video", "video", 1), ("audio", "audio", 4))
+_TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return keyed(filled(source.parquet_rows(source.layout)), lambda item: identity(item, "question_id"))
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    media: list[Media] = []
+    tags: dict[str, int] = {}
+    for name, kind, most in _COLUMNS:
+        for number in range(1, most + 1):
+            if (found := _medium(source, item, kind, number)) is not None:
+                media.append(found)
+                tags[f"[{name}{number}]"] = len(media)
+    _, bare = labelled("options", item["options"])
+    question, *options = (placed(text, tags) for text in (item["question"], *bare))
+    for field, text in (("question", question), *(("options", option) for option in options)):
+        if lost := _TAG.search(text):
+            raise Refused(field, f"{lost[0]} names a medium that the row does not hold")
+    return Query(
+        benchmark=ENTRY.name,
+        id=identity(item, "question_id"),
+        type=item["subfield"],
+        question=question,
+        options=tuple(options),
+        answer=by_letter("answer", item["answer"], options),
+        media=tuple(media),
+        cluster=media[0].sha256[:16] if media else "",
+        native={
+            **noted(item, {"task": "question_type_id", "data_type": "data_type"}),
+            "options": json.dumps(item["options"], ensure_ascii=False),
+        },
+    )
+
+
+def _medium(source: Source, item: Mapping[str, Any], kind: Kind, number: int) -> Media | None:
+    """The medium of a row by its kind and number, from 1 on."""
+    if source.layout == NATIVE:
+        column = f"{kind}_{number}"
+        return source.embedded(column, kind, item[column]) if item.get(column) else None
+    column = f"{kind}_path"
+    paths = item.get(column) or []
+    # The list of the other kind of picture may hold what the row does not show.
+    if number > len(paths) or (kind in ("image", "video") and kind not in item["data_type"]):
+        return None
+    path = PurePosixPath(paths[number - 1])
+    nested = f"{path.parts[0]}/{path}"
+    return source.media(column, kind, nested if (source.root / nested).is_file() else str(path))
+
+
+def official(query: Query, reply: str) -> float:
+    """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a candidate, the one that is
+    latest as "(X)" wins, and only without any, in a reply of more than five words, an option's text, letter and all.
+
+    Its bugs: the letter may stand in a word ("Because" is B); of several candidates without brackets the first of the alphabet
+    wins, so "B or A" and "The Answer is C" are A and "C. Both" is B; and what names nothing is A, so a refusal is right
+    whenever the key is A.
+    """
+    for mark in ",.!?;:'":
+        reply = reply.strip(mark)
+    text = f" {reply} "
+    small, texts = text.lower(), dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True))
+    if found := [x for x in "ABCD" if x in text]:
+        chosen = latest(found, lambda x: text.rfind(f"({x})"))
+    elif len(text.split()) > 5 and (found := [x for x, option in texts.items() if option in small]):
+        chosen = latest(found, lambda x: small.rfind(texts[x]))
+    else:
+        chosen = "A"
+    return float(chosen == letter(query))

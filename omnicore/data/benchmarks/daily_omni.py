@@ -1,0 +1,65 @@
+"""Daily-Omni: four-way questions on daily-life videos with sound (github.com/Lliar-liar/Daily-Omni, read at fccb838).
+
+`qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published Videos.tar unpacks, or
+`{id}/{id}_video.mp4`. Items have no id of their own: theirs here is the video's with the number of the question in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from omnicore.data.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, labelled, letter, noted
+from omnicore.schema import AnswerKind, Query
+
+ENTRY = Entry(
+    name="daily_omni",
+    title="Daily-Omni",
+    source="liarliar/Daily-Omni",
+    licence="code GPL-3.0; see the data set's card",
+    size=1197,
+    annotations=("qa.json",),
+    archives=("Videos.tar",),
+    cluster="video",
+    shares=("Type", "video_duration"),
+    answer_kinds=(AnswerKind.choice,),
+)
+_CONTENT = {name: name for name in ("content_parent_category", "content_fine_category")}
+_REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return keyed(source.json_rows("qa.json"), lambda item: source.counted(identity(item, "video_id")))
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    video = str(item["video_id"])
+    _, options = labelled("Choice", item["Choice"])
+    return Query(
+        benchmark=ENTRY.name,
+        id=row.key,
+        type=item["Type"],
+        question=item["Question"],
+        options=tuple(options),
+        answer=by_letter("Answer", item["Answer"], options),
+        media=source.film("video_id", f"{source.folder('Videos')}{video}/{video}_video.mp4"),
+        cluster=video,
+        native={
+            **noted(item, {"duration": "video_duration", "category": "video_category"}),
+            "content": " / ".join(filter(None, noted(item, _CONTENT).values())),
+        },
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there is none; its first letter, if
+    that is one of A to D in either case, must be the key.
+
+    Its bug: a reply that begins with a word reads as that word's letter ("Because" is B, "do not know" is D). It also leaves
+    items out of the mean when their media or the request failed; here they are counted. The repository's script for
+    Qwen3-Omni has a rule of its own, with tags, phrases and the last letter that stands alone.
+    """
+    before, mark, after = reply.partition("assistant")
+    found = _REPLY.match(after if mark else before)
+    return float(found is not None and found[1].upper() == letter(query))

@@ -1,0 +1,95 @@
+"""OmniBench: one picture, one sound, four options (hub: m-a-p/OmniBench, columns read at eae4327; scorer
+github.com/multimodal-art-projection/OmniBench, read at 335f0ba and 21a7f75).
+
+`data/train-*.parquet` holds 1,142 rows with both media inside; `answer` is the text of an option, and options have no letters.
+The repackaged lmms-lab-audio/Omni_Bench_fix, lmms-eval's default, has the same columns without 12 rows whose sound its makers could
+not load (EvolvingLMMs-Lab/lmms-eval#613): its scores do not compare with those of the whole set.
+
+`dataset/batch-5_1142_20240817.jsonl` of the publisher's repository has the same fields with paths, for media in `mm_data/image/`
+and `mm_data/audio/`, as inference/demo_api_call.py takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omnicore.data.benchmarks.base import Entry, Row, Source, by_text, identity, keyed, labelled, latest, letter, noted
+from omnicore.data.benchmarks.tables import filled
+from omnicore.schema import AnswerKind, Media, Query
+
+HUB, REPOSITORY = "data/train-*.parquet", "dataset/*.jsonl"
+ENTRY = Entry(
+    name="omnibench",
+    title="OmniBench",
+    source="m-a-p/OmniBench",
+    licence="not stated in what was read; see the data set's card",
+    size=1142,
+    annotations=(HUB, REPOSITORY),
+    cluster="picture",
+    shares=("task type", "audio type"),
+    answer_kinds=(AnswerKind.choice,),
+)
+
+_DISPLAYED = {name: name for name in ("audio type", "audio content", "image content", "audio_path")}
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return keyed(_items(source), lambda item: identity(item, "index"))
+
+
+def _items(source: Source) -> Iterator[Row]:
+    if source.layout == HUB:
+        yield from filled(source.parquet_rows(HUB))
+        return
+    for path in sorted(source.root.glob(REPOSITORY)):
+        yield from source.jsonl_rows(str(path.relative_to(source.root)))
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    _, options = labelled("options", item["options"])
+    picture, sound = _media(source, row)
+    path = item.get("image_path")
+    return Query(
+        benchmark=ENTRY.name,
+        id=identity(item, "index"),
+        type=item["task type"],
+        question=item["question"],
+        options=tuple(options),
+        answer=options[item["options"].index(by_text("answer", item["answer"], item["options"]))],
+        media=(picture, sound),
+        cluster=path if path and isinstance(path, str) else picture.sha256[:16],
+        native=noted(item, _DISPLAYED),
+    )
+
+
+def _media(source: Source, row: Row) -> tuple[Media, Media]:
+    item = row.fields
+    if source.layout == HUB:
+        return source.embedded("image", "image", item.get("image")), source.embedded("audio", "audio", item.get("audio"))
+    return (
+        source.media("image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]),
+        source.media("audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]),
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A ", else "A.", else, in a reply of more than five words, an
+    option's text; of several the latest, and what names none is wrong, as in calculate_metrics.py and in lmms-eval.
+
+    Its bugs: the article "A " is an answer ("A dog barks" is A), "A." ends any abbreviation or sentence ("grade A."), and a
+    capital before a space counts inside a word ("NASA "); of several that only "A." found, the first wins; "**A**" and
+    "A\\n" do not count, while "A" at the end of a reply does. Two things are not reproduced: the inference script
+    scores what names none by a random draw, and calculate_metrics.py reads the key with the same parser, which finds a
+    wrong one in an answer that holds "A " and none in a short answer; the key here is the option.
+    """
+    text, letters = f" {reply} ", "ABCD"
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        if found := [x for x in letters if form.format(x) in text]:
+            places = {x: text.rfind(place.format(x)) for x in found}
+            return float(latest(found, places.__getitem__) == letter(query))
+    if len(text.split()) > 5:
+        small, texts = text.lower(), {x: option.lower() for x, option in zip(letters, query.options, strict=False)}
+        if found := [x for x, option in texts.items() if option in small]:
+            return float(latest(found, lambda x: small.rfind(texts[x])) == letter(query))
+    return 0.0

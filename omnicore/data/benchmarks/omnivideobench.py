@@ -1,0 +1,116 @@
+"""OmniVideoBench: questions that need picture and sound, with the modalities that each step of their solution uses
+(github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated on the hub, where the questions lie in another form).
+
+`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. In the publisher's repository both lie in
+`data_example/`, the five videos that it holds in `data_example/video/`. Options read "A.text", some "A. text".
+Questions have no id of their own: theirs here is the video's with the number of the question in it. `native["modalities"]`
+holds the gold label of needed modalities, against which a probe that sees the picture alone can be checked.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from omnicore.data.benchmarks.base import Entry, Mislabelled, Row, Source, by_letter, checked, labelled, letter, noted
+from omnicore.schema import AnswerKind, Query
+
+ENTRY = Entry(
+    name="omnivideobench",
+    title="OmniVideoBench",
+    source="github.com/NJU-LINK/OmniVideoBench",
+    on_hub=False,
+    licence="CC-BY-NC-SA-4.0, research only",
+    size=1000,
+    annotations=("data.json", "data_example/data.json"),
+    cluster="video",
+    shares=("question_type", "audio_type", "duration"),
+    answer_kinds=(AnswerKind.choice,),
+)
+_FOLDERS = ("videos", "video", "data_example/videos", "data_example/video")
+_DISPLAYED = {name: name for name in ("video_type", "audio_type", "duration")}
+_LABEL = re.compile(r"^\s*[A-D][.:)]\s*")
+_BOXES = (re.compile(r"/box\{([^}]+)\}"), re.compile(r"\\boxed\{([^}]+)\}"))
+_UNMARKED = str.maketrans("", "", string.punctuation)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    """One a question, with the fields of its video; a video without questions is one row that lacks them."""
+    for video in source.json_rows(source.layout):
+        questions = list(video.inner("questions")) if isinstance(video.fields.get("questions"), list) else []
+        for number, row in enumerate(questions):
+            name = f"{video.fields.get('video')}-{number}"
+            yield replace(row, key=name, fields={**video.fields, **row.fields})
+        if not questions:
+            yield video
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    video = item["video"]
+    options = _options(source, item)
+    answer = by_letter("correct_option", item["correct_option"], options)
+    _compare(source, item.get("answer"), item["correct_option"], answer, options)
+    return Query(
+        benchmark=ENTRY.name,
+        id=row.key,
+        type=item["question_type"],
+        question=item["question"],
+        options=tuple(options),
+        answer=answer,
+        media=source.film("video", f"{source.folder(*_FOLDERS)}{video}.mp4"),
+        cluster=video,
+        native={**noted(item, _DISPLAYED), "modalities": ",".join(sorted(_modalities(item.get("reasoning_steps"))))},
+    )
+
+
+def _options(source: Source, item: Mapping[str, Any]) -> list[str]:
+    """Options without their labels. Where these repeat, `correct_option` is the place, as for the publisher: a warning."""
+    try:
+        return labelled("options", item["options"])[1]
+    except Mislabelled as error:
+        source.warn("options", f"{error.message}; {item['correct_option']} is taken as the place")
+        return checked("options", error.texts)
+
+
+def _compare(source: Source, said: Any, key: str, answer: str, options: list[str]) -> None:
+    """Warn where the text in `answer`, which no score uses, is not the option that the key names."""
+    if not isinstance(said, str) or not said.strip() or _plain(said) == _plain(answer):
+        return
+    other = next((chr(65 + place) for place, option in enumerate(options) if _plain(option) == _plain(said)), "")
+    source.warn("answer", f"{said!r} is {f'option {other}' if other else 'no option'}, and the key is {key}, {answer!r}")
+
+
+def _plain(text: str) -> str:
+    """A text without label, case, punctuation and space around words."""
+    text = _LABEL.sub("", unicodedata.normalize("NFKC", text))
+    return " ".join(re.sub(r"[^\w\s$%.+-]|[.](?!\d)", " ", text).casefold().split())
+
+
+def _modalities(steps: Any) -> set[str]:
+    """Of the reasoning steps; one of the published ones has its modality under `nmodality`."""
+    listed = steps if isinstance(steps, list) else []
+    found = [step.get("modality", step.get("nmodality")) for step in listed if isinstance(step, Mapping)]
+    return {modality for modality in found if isinstance(modality, str)}
+
+
+def official(query: Query, reply: str) -> float:
+    r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of /box{} or \boxed{}; then small
+    letters, only the first where a full stop follows it, without punctuation, must equal the letter of the key.
+
+    Its bugs: "The answer is B" and "B: text" are wrong, while "b" and "B! " are right, and any reply whose second character
+    is a full stop is its first ("B. or C." is B). Items whose video or request failed are left out of its mean; here they
+    are counted.
+    """
+    text = reply.rpartition("assistant")[2].strip()
+    for box in _BOXES:
+        if found := box.search(text):
+            text = found[1].strip()
+    text = text.lower()
+    if text[1:2] == ".":
+        text = text[0]
+    return float(" ".join(text.translate(_UNMARKED).split()) == letter(query).lower())

@@ -1,0 +1,85 @@
+"""Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-Holmes, read at 7745c87).
+
+`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so,
+`video` where VLMEvalKit did). The publisher's download.py puts all of it into `Benchmark/`, beside its scripts. Without the list,
+`Video_Holmes.tsv` is read, which VLMEvalKit makes of it (vlmeval/dataset/video_holmes.py, e8e78f0): options lose their apostrophes.
+"Question ID" counts inside a film, so an id here is the film's with that number. The publisher shows the picture alone; sound
+is a second medium here, and view `visual_only` is the publisher's setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from omnicore.data.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, letter
+from omnicore.data.benchmarks.tables import filled, options_of, tsv_rows
+from omnicore.schema import AnswerKind, Query
+
+TSV = "Video_Holmes.tsv"
+ENTRY = Entry(
+    name="video_holmes",
+    title="Video-Holmes",
+    source="TencentARC/Video-Holmes",
+    licence="Apache-2.0, for academic purposes only",
+    size=1837,
+    annotations=("test_Video-Holmes.json", "Benchmark/test_Video-Holmes.json", TSV),
+    archives=("videos.zip", "Benchmark/videos.zip"),
+    cluster="film",
+    shares=("Question Type",),
+    answer_kinds=(AnswerKind.choice,),
+)
+_FOLDERS = ("videos", "videos_cropped", "video", "Benchmark/videos", "Benchmark/videos_cropped", "Benchmark/video")
+_COLUMNS = {
+    "video": "video ID",
+    "question_id": "Question ID",
+    "question_type": "Question Type",
+    "question": "Question",
+    "candidates": "Options",
+    "answer": "Answer",
+}
+_LETTERS = "ABCDEF"
+_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+
+
+def rows(source: Source) -> Iterator[Row]:
+    return keyed(_items(source), lambda item: identity(item, "video ID", "Question ID"))
+
+
+def _items(source: Source) -> Iterator[Row]:
+    if source.layout != TSV:
+        yield from source.json_rows(source.layout)
+        return
+    for row in filled(tsv_rows(source, TSV)):
+        yield replace(row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()})
+
+
+def query(source: Source, row: Row) -> Query:
+    item = row.fields
+    film = item["video ID"]
+    _, options = options_of("Options", item["Options"])
+    return Query(
+        benchmark=ENTRY.name,
+        id=identity(item, "video ID", "Question ID"),
+        type=item["Question Type"],
+        question=item["Question"],
+        options=tuple(options),
+        answer=by_letter("Answer", item["Answer"], options),
+        media=source.film("video ID", f"{source.folder(*_FOLDERS)}{film}.mp4"),
+        cluster=film,
+    )
+
+
+def official(query: Query, reply: str) -> float:
+    """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F that stands in it before a space
+    or a colon or after "[", else the first that stands in it at all.
+
+    Its bugs: letters are tried in the order of the alphabet, so "Answer: C" is A, as is "B: A man" and, without tags, any
+    reasoning with the article "A "; a letter may stand in a word ("Because" is B). VLMEvalKit differs: without <answer> a
+    reply is wrong.
+    """
+    tagged = _ANSWER.findall(reply)
+    text = tagged[-1] if tagged else reply
+    marked = (x for x in _LETTERS if f"{x} " in text or f"{x}:" in text or f"[{x}" in text)
+    return float(next(marked, next((x for x in _LETTERS if x in text), "")) == letter(query))

@@ -1,0 +1,1 @@
+"""Scores of an evaluation, and comparisons of several."""

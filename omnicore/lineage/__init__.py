@@ -1,0 +1,1 @@
+"""Where an output comes from: step records, model cards, signatures, releases."""

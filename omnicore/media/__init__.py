@@ -1,0 +1,1 @@
+"""Read, check and encode pictures, sounds and videos."""

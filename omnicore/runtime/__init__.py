@@ -1,0 +1,1 @@
+"""Run a step: in this process, in a warm worker, under torchrun, or on inputs in S3."""

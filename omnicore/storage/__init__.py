@@ -1,0 +1,1 @@
+"""Journals, digests, and stores of files (local directories, S3)."""
