@@ -47,11 +47,12 @@ def execute(
     section: str | None = None,
     place: dsl.TaskConfig | None = None,
 ) -> None:
-    """Runs a step from its artefacts into `output` and writes the numbers of its summary to `metrics`.
+    """Runs a step from its artefacts into `output` and writes the numbers of its summary to
+    `metrics`.
 
-    `settings` are single fields of the recipe that are component parameters of their own; empty ones are left alone. `place`
-    says where KFP wants the job of a heavy step. What a user can mend ends the process with status 2 and one clear message,
-    without a traceback.
+    `settings` are single fields of the recipe that are component parameters of their own; empty
+    ones are left alone. `place` says where KFP wants the job of a heavy step. What a user can mend
+    ends the process with status 2 and one clear message, without a traceback.
     """
     task = Task(Path(output.path).parent.name)
     try:
@@ -60,7 +61,9 @@ def execute(
         paths = {role: Path(artifact.path) for role, artifact in inputs.items() if artifact}
         cache = Path(os.environ[CACHE]) if CACHE in os.environ else None
         work = _worker(step, section or step, task)
-        record = run_step(step, resolved, paths, Path(output.path), section=section, cache=cache, execute=work)
+        record = run_step(
+            step, resolved, paths, Path(output.path), section=section, cache=cache, execute=work
+        )
     except OmniError as error:
         task.tell("failed", error=str(error))
         print(f"{section or step}: {error}", file=sys.stderr, flush=True)
@@ -68,7 +71,9 @@ def execute(
     except Exception as error:
         task.tell("failed", error=f"{type(error).__name__}: {error}")
         raise
-    figures = {name: value for name, value in record["summary"].items() if isinstance(value, int | float)}
+    figures = {
+        name: value for name, value in record["summary"].items() if isinstance(value, int | float)
+    }
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # log_metric writes no file, and an artefact without one counts as missing in a local run.
@@ -77,7 +82,10 @@ def execute(
 
 
 def parse_overrides(text: str) -> list[str]:
-    """`field=value` overrides from YAML: a list of them, or a mapping of dotted fields to values. Raises ConfigError."""
+    """`field=value` overrides from YAML: a list of them, or a mapping of dotted fields to values.
+
+    Raises ConfigError.
+    """
     try:
         value = written.load(text)
     except yaml.YAMLError as error:
@@ -86,36 +94,64 @@ def parse_overrides(text: str) -> list[str]:
         return [f"{field}={written.dump(given)}" for field, given in value.items()]
     if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         return value or []
-    raise ConfigError(f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}")
+    raise ConfigError(
+        f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}"
+    )
 
 
 def _written(values: Mapping[str, Any]) -> list[str]:
-    return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in values.items() if value]
+    return [
+        f"{field}={json.dumps(value, ensure_ascii=False)}"
+        for field, value in values.items()
+        if value
+    ]
 
 
 def _pinned() -> dict[str, str]:
-    """On a cluster, the image that the pipeline was compiled with: a job of other code would make another result.
+    """On a cluster, the image that the pipeline was compiled with: a job of other code would make
+    another result.
 
-    A light step starts no job and is told none, but a recipe that names a kind of job is refused without an image.
+    A light step starts no job and is told none, but a recipe that names a kind of job is refused
+    without an image.
     """
-    return {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "none")} if "KUBERNETES_SERVICE_HOST" in os.environ else {}
+    return (
+        {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "none")}
+        if "KUBERNETES_SERVICE_HOST" in os.environ
+        else {}
+    )
 
 
-def _worker(step: str, section: str, task: "Task") -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:
-    """What does a step's work once `run_step` knows that there is some: a cached step starts no worker."""
+def _worker(
+    step: str, section: str, task: "Task"
+) -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:
+    """What does a step's work once `run_step` knows that there is some: a cached step starts no
+    worker."""
 
-    def run(recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
+    def run(
+        recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path
+    ) -> dict[str, Any]:
         task.tell("running")
         if step in HEAVY and WORKER in os.environ:
-            request = {"step": step, "section": section, "recipe": recipe.model_dump(mode="json"), "output": str(output)}
-            return worker.call(os.environ[WORKER], {**request, "inputs": {role: str(path) for role, path in inputs.items()}})
+            request = {
+                "step": step,
+                "section": section,
+                "recipe": recipe.model_dump(mode="json"),
+                "output": str(output),
+            }
+            return worker.call(
+                os.environ[WORKER],
+                {**request, "inputs": {role: str(path) for role, path in inputs.items()}},
+            )
         return in_process(step, section, recipe, inputs, output)
 
     return run
 
 
 class Task:
-    """This task's place in a local run: tells the runner how it fares, ends with it. Does nothing without a runner."""
+    """This task's place in a local run: tells the runner how it fares, ends with it.
+
+    Does nothing without a runner.
+    """
 
     def __init__(self, name: str) -> None:
         self.file = Path(os.environ[RUN]) / f"{name}.json" if RUN in os.environ else None
@@ -123,8 +159,13 @@ class Task:
         if not self.file:
             return
         threading.Thread(target=self._end_with_runner, daemon=True).start()
-        if failed := next((f.stem for f in self.file.parent.glob("*.json") if read_json(f)["state"] == "failed"), None):
-            sys.exit(f"not started: {failed} failed")  # the runner would go on with what does not depend on it
+        if failed := next(
+            (f.stem for f in self.file.parent.glob("*.json") if read_json(f)["state"] == "failed"),
+            None,
+        ):
+            sys.exit(
+                f"not started: {failed} failed"
+            )  # the runner would go on with what does not depend on it
         os.environ[PROGRESS_FILE] = str(self.file.with_suffix(".progress"))
         self.tell("started")
 

@@ -1,4 +1,7 @@
-"""What a task's settings hand on to the component, for the job that it launches. Read when a pipeline is compiled."""
+"""What a task's settings hand on to the component, for the job that it launches.
+
+Read when a pipeline is compiled.
+"""
 
 from kfp import dsl
 

@@ -1,7 +1,9 @@
-"""Where the job of a heavy step runs: what KFP says of the task, handed on to the recipe's launcher.
+"""Where the job of a heavy step runs: what KFP says of the task, handed on to the recipe's
+launcher.
 
-A task's CPU, memory, GPUs, tolerations, node selector, affinity, environment and volumes come as `dsl.TaskConfig` to the
-component, which runs in a small pod of its own. They are defaults: what the recipe's `launcher` says itself goes before them.
+A task's CPU, memory, GPUs, tolerations, node selector, affinity, environment and volumes come as
+`dsl.TaskConfig` to the component, which runs in a small pod of its own. They are defaults: what the
+recipe's `launcher` says itself goes before them.
 """
 
 import os
@@ -17,7 +19,8 @@ GPU = "nvidia.com/gpu"
 
 
 def placed(recipe: Recipe, config: dsl.TaskConfig | None) -> Recipe:
-    """The recipe with its launcher filled up from the task's settings; unchanged where there are none, as in a local run."""
+    """The recipe with its launcher filled up from the task's settings; unchanged where there are
+    none, as in a local run."""
     told = settings(config) if config else {}
     if not told:
         return recipe
@@ -30,10 +33,11 @@ def placed(recipe: Recipe, config: dsl.TaskConfig | None) -> Recipe:
 
 
 def settings(config: dsl.TaskConfig) -> dict[str, Any]:
-    """Fields of LauncherConfig that a TaskConfig says. Limits go before requests: a job's pods have both alike.
+    """Fields of LauncherConfig that a TaskConfig says.
 
-    Of the environment, plain values go to the job, and keys of Secrets that are there: an optional one that is missing would
-    keep the job's pods from starting. What KFP reads off its own pod has no meaning in another.
+    Limits go before requests: a job's pods have both alike.
+        Of the environment, plain values go to the job, and keys of Secrets that are there: an optional one that is missing would
+        keep the job's pods from starting. What KFP reads off its own pod has no meaning in another.
     """
     sizes: Mapping[str, Any] = {
         **((config.resources or {}).get("requests") or {}),
@@ -49,7 +53,11 @@ def settings(config: dsl.TaskConfig) -> dict[str, Any]:
         "tolerations": tuple(config.tolerations or ()),
         "affinity": config.affinity,
         "env": {entry["name"]: entry["value"] for entry in env if "value" in entry},
-        "secrets": {name: f"{ref['name']}/{ref['key']}" for name, ref in keys.items() if ref and name in os.environ},
+        "secrets": {
+            name: f"{ref['name']}/{ref['key']}"
+            for name, ref in keys.items()
+            if ref and name in os.environ
+        },
         "volumes": tuple(config.volumes or ()),
         "volume_mounts": tuple(config.volume_mounts or ()),
     }

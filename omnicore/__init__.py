@@ -1,4 +1,5 @@
-"""omnicore: audit omni-modal benchmarks for visual shortcuts and post-train small omni-modal models."""
+"""Omnicore: audit omni-modal benchmarks for visual shortcuts and post-train small omni-modal
+models."""
 
 import os
 

@@ -1,6 +1,8 @@
-"""The processes of one training, as torchrun starts them: which one this is, what the first tells the others, what they share.
+"""The processes of one training, as torchrun starts them: which one this is, what the first tells
+the others, what they share.
 
-One process alone is the usual case: then nothing here does anything. torch is imported where it is needed, no earlier.
+One process alone is the usual case: then nothing here does anything. torch is imported where it is
+needed, no earlier.
 """
 
 from __future__ import annotations
@@ -48,18 +50,25 @@ def first() -> bool:
 
 
 def share(total: int, name: str) -> int:
-    """What one process does of a global count. Raises ConfigError where it does not divide; `name` is the count's in the recipe."""
+    """What one process does of a global count.
+
+    Raises ConfigError where it does not divide; `name` is the count's in the recipe.
+    """
     if total % world():
         fitting = -(-total // world()) * world()
-        raise ConfigError(f"{name}={total} does not divide among {world()} processes: set it to a multiple, as in {name}={fitting}")
+        raise ConfigError(
+            f"{name}={total} does not divide among {world()} processes: set it to a multiple, as in"
+            f" {name}={fitting}"
+        )
     return total // world()
 
 
 class Team:
     """What the first process says to all, by a word, through the store that torchrun keeps.
 
-    torchrun starts all processes again when one is lost, and the store still has what the lost attempt has left, addresses of dead
-    processes among it. So the processes that are alive agree on a part of the store that is theirs alone.
+    torchrun starts all processes again when one is lost, and the store still has what the lost
+    attempt has left, addresses of dead processes among it. So the processes that are alive agree on
+    a part of the store that is theirs alone.
     """
 
     def __init__(self) -> None:
@@ -81,8 +90,11 @@ class Team:
         self._store.set(word, value)
 
     def hear(self, *words: str) -> tuple[str, str]:
-        """The first of these words that is said, and what came with it. Waits for as long as it takes: who fails is ended by
-        torchrun, with all others."""
+        """The first of these words that is said, and what came with it.
+
+        Waits for as long as it takes: who fails is ended by
+        torchrun, with all others.
+        """
         while True:
             for word in words:
                 if self._store.check([word]):
@@ -91,20 +103,26 @@ class Team:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """The block in which the processes compute together: collectives on CPU tensors and, where there are GPUs, on theirs."""
+        """The block in which the processes compute together: collectives on CPU tensors and, where
+        there are GPUs, on theirs."""
         import torch
         from torch import distributed
 
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, store=self._store, rank=rank(), world_size=world(), timeout=TIMEOUT)
+        distributed.init_process_group(
+            backend, store=self._store, rank=rank(), world_size=world(), timeout=TIMEOUT
+        )
         yield
         distributed.destroy_process_group()  # not after a failure: the others would be waited for
 
 
 def every(value: Any) -> list[Any]:
-    """The value of each process, in their order, on all of them. Small ones: they are pickled."""
+    """The value of each process, in their order, on all of them.
+
+    Small ones: they are pickled.
+    """
     if world() == 1:
         return [value]
     from torch import distributed
@@ -115,11 +133,15 @@ def every(value: Any) -> list[Any]:
 
 
 def shared(folder: Path | None, into: Path) -> Path | None:
-    """The first process' `folder` where this one can read it: itself on the same node, on each other node one copy, in the `into`
-    of the node's first process."""
+    """The first process' `folder` where this one can read it: itself on the same node, on each
+    other node one copy, in the `into` of the node's first process."""
     if world() == 1:
         return folder
-    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _files(folder)] if folder and first() else []
+    files = (
+        [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _files(folder)]
+        if folder and first()
+        else []
+    )
     name, files = every((folder.name if folder else "", files))[0]
     if not name:
         return None
@@ -150,7 +172,9 @@ def _send(place: Path, files: list[tuple[str, int]], leaders: list[int]) -> None
         with path.open("rb" if first() else "wb") as file:
             for start in range(0, size, CHUNK):
                 length = min(CHUNK, size - start)
-                piece = torch.frombuffer(bytearray(file.read(length) if first() else length), dtype=torch.uint8)
+                piece = torch.frombuffer(
+                    bytearray(file.read(length) if first() else length), dtype=torch.uint8
+                )
                 distributed.broadcast(piece, 0, group=group)
                 if not first():
                     file.write(piece.numpy().tobytes())

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 
 def die_with_parent() -> None:
-    """Asks the Linux kernel to kill this process when its parent dies, also when that is killed itself."""
+    """Asks the Linux kernel to kill this process when its parent dies, also when that is killed
+    itself."""
     if sys.platform == "linux":
         import ctypes
 
@@ -20,8 +21,12 @@ def die_with_parent() -> None:
 
 @contextmanager
 def without_deprecations() -> Iterator[None]:
-    """Keeps deprecations from the terminal: they are of libraries that this package calls, and a user cannot act on them. What
-    `python -W` asks for is shown."""
+    """Keeps deprecations from the terminal: they are of libraries that this package calls, and a
+    user cannot act on them.
+
+    What
+    `python -W` asks for is shown.
+    """
     with warnings.catch_warnings():
         if not sys.warnoptions:
             for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):

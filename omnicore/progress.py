@@ -1,4 +1,5 @@
-"""Progress of long work, for people: a bar, a file for a pipeline's live table, or lines of a log."""
+"""Progress of long work, for people: a bar, a file for a pipeline's live table, or lines of a
+log."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from omnicore import distributed
 
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
-LINE, LINE_INTERVAL = "omni-progress ", 5.0  # start of a progress line in a log, and seconds between two
+LINE, LINE_INTERVAL = (
+    "omni-progress ",
+    5.0,
+)  # start of a progress line in a log, and seconds between two
 
 
 _observer: Callable[[float], None] | None = None
@@ -24,7 +28,8 @@ _observer: Callable[[float], None] | None = None
 
 @contextmanager
 def observed_by(observer: Callable[[float], None]) -> Iterator[None]:
-    """Within the block, call `observer` with the share of work done (0 to 1) whenever it advances."""
+    """Within the block, call `observer` with the share of work done (0 to 1) whenever it
+    advances."""
     global _observer
     _observer = observer
     try:
@@ -51,23 +56,34 @@ class Progress:
 
 def told(facts: Mapping[str, Any]) -> str:
     """Figures in one line: `queries 1600  raw 0.62`."""
-    return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items())
+    return "  ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in facts.items()
+    )
 
 
 @contextmanager
 def track(total: int, label: str) -> Iterator[Progress]:
-    """Progress of `total` pieces of work, shown as a bar on a terminal, or in the file that OMNI_PROGRESS names
-    ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as lines of the log, for who launched this as a job),
-    or else by one line at the end."""
-    file = os.environ.get(PROGRESS_FILE) if distributed.first() else None  # one voice for all processes of a training
+    """Progress of `total` pieces of work, shown as a bar on a terminal, or in the file that
+    OMNI_PROGRESS names ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as
+    lines of the log, for who launched this as a job), or else by one line at the end."""
+    file = (
+        os.environ.get(PROGRESS_FILE) if distributed.first() else None
+    )  # one voice for all processes of a training
     bar = distributed.first() and not file and sys.stderr.isatty()
-    display = nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
+    display = (
+        nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
+    )
     with display as show:
         progress = Progress(total, label, show)
         show(progress)
         yield progress
     if distributed.first() and not bar:
-        print(f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(), file=sys.stderr, flush=True)
+        print(
+            f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _writer(file: str) -> Callable[[Progress], None]:
@@ -82,7 +98,10 @@ def _writer(file: str) -> Callable[[Progress], None]:
         if progress.done < progress.total and time.monotonic() - written < interval:
             return
         written = time.monotonic()
-        text = to_json({name: getattr(progress, name) for name in ("label", "done", "total", "facts")}, inf_nan_mode="null")
+        text = to_json(
+            {name: getattr(progress, name) for name in ("label", "done", "total", "facts")},
+            inf_nan_mode="null",
+        )
         if file == "-":
             print(LINE + text.decode(), file=sys.stderr, flush=True)
             return

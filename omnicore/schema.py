@@ -1,8 +1,9 @@
-"""The vocabulary: frozen records that steps exchange. No behaviour beyond validation and identity.
+"""The vocabulary: frozen records that steps exchange.
 
-A query is shown to a model under a `View`; what the model says is a `Reply`; a reply judged against the query
-is a `Draw` (a probe asks several times) or a `Response` (an evaluation asks once). Verdicts on queries make a
-`Manifest`, and the clean view of a benchmark is a filter by that manifest, never a copied data set.
+No behaviour beyond validation and identity. A query is shown to a model under a `View`; what the
+model says is a `Reply`; a reply judged against the query is a `Draw` (a probe asks several times)
+or a `Response` (an evaluation asks once). Verdicts on queries make a `Manifest`, and the clean view
+of a benchmark is a filter by that manifest, never a copied data set.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Record(BaseModel):
 
 
 class View(StrEnum):
-    """Which modalities of a query are shown. Withholding happens in `prompts.py`, nowhere else."""
+    """Which modalities of a query are shown.
+
+    Withholding happens in `prompts.py`, nowhere else.
+    """
 
     omni = "omni"
     visual_only = "visual_only"
@@ -38,7 +42,10 @@ class View(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a reply is worth. An engine error is no outcome: it is raised, never scored."""
+    """What a reply is worth.
+
+    An engine error is no outcome: it is raised, never scored.
+    """
 
     correct = "correct"
     incorrect = "incorrect"  # also where something is named that is none of the options
@@ -55,7 +62,10 @@ class Label(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """How a reply is compared with the answer. The last four have no options, or more than one right one."""
+    """How a reply is compared with the answer.
+
+    The last four have no options, or more than one right one.
+    """
 
     choice = "choice"
     yes_no = "yes_no"
@@ -66,10 +76,11 @@ class AnswerKind(StrEnum):
 
 
 class Media(Record):
-    """One picture, sound or video. `uri` is relative to the file that lists the query; `sha256` is of the file's bytes.
+    """One picture, sound or video.
 
-    Sound and picture of one video are two media with the same file: `video` is the picture alone, `audio` its audio track.
-    `start` and `end`, in seconds, cut a clip out of the file.
+    `uri` is relative to the file that lists the query; `sha256` is of the file's bytes.
+        Sound and picture of one video are two media with the same file: `video` is the picture alone, `audio` its audio track.
+        `start` and `end`, in seconds, cut a clip out of the file.
     """
 
     kind: Literal["image", "audio", "video"]
@@ -86,12 +97,15 @@ class Media(Record):
 
 
 class Query(Record):
-    """One question. Its key is (benchmark, id); errors inside one `cluster` (picture or video) are not independent.
+    """One question.
 
-    `media` is shown in its order before the question, except where question or options place it with `<media_N>`, N
-    counting from 1. `answer` is an option's text, or a number, interval (`3.5-7`, in seconds) or text where there are no options;
-    `also` holds the other members of a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply,
-    in training rows only. `wording` names the template of the question where a benchmark has templates.
+    Its key is (benchmark, id); errors inside one `cluster` (picture or video) are not independent.
+    `media` is shown in its order before the question, except where question or options place it
+    with `<media_N>`, N     counting from 1. `answer` is an option's text, or a number, interval
+    (`3.5-7`, in seconds) or text where there are no options;     `also` holds the other members of
+    a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply,
+    in training rows only. `wording` names the template of the question where a benchmark has
+    templates.
     """
 
     benchmark: str = Field(min_length=1)
@@ -121,11 +135,14 @@ class Query(Record):
 
     @field_validator("question", "options", "answer", "also", "target")
     @classmethod
-    def _texts_control_nothing(cls, value: str | tuple[str, ...] | None, info: ValidationInfo) -> str | tuple[str, ...] | None:
+    def _texts_control_nothing(
+        cls, value: str | tuple[str, ...] | None, info: ValidationInfo
+    ) -> str | tuple[str, ...] | None:
         for text in (value,) if isinstance(value, str) else value or ():
             if found := CONTROL.search(text):
                 raise ValueError(
-                    f"{found[0]!r} in {info.data.get('id', 'an item')} controls the model: leave it out, or spell it apart"
+                    f"{found[0]!r} in {info.data.get('id', 'an item')} controls the model: leave it"
+                    " out, or spell it apart"
                 )
         return value
 
@@ -134,14 +151,22 @@ class Query(Record):
         if len(set(self.options)) != len(self.options):
             raise ValueError(f"options repeat a value: {list(self.options)}")
         if self.also and self.answer_kind is not AnswerKind.set:
-            raise ValueError(f"only a set has more than one answer, and this is a {self.answer_kind}")
+            raise ValueError(
+                f"only a set has more than one answer, and this is a {self.answer_kind}"
+            )
         if self.answer_kind in (AnswerKind.choice, AnswerKind.yes_no, AnswerKind.set):
             if len(self.options) < 2:
-                raise ValueError(f"a {self.answer_kind} needs two options or more, not {list(self.options)}")
+                raise ValueError(
+                    f"a {self.answer_kind} needs two options or more, not {list(self.options)}"
+                )
             if outside := [a for a in (self.answer, *self.also) if a not in self.options]:
-                raise ValueError(f"answer {outside[0]!r} is not among the options {list(self.options)}")
+                raise ValueError(
+                    f"answer {outside[0]!r} is not among the options {list(self.options)}"
+                )
         elif self.options:
-            raise ValueError(f"a {self.answer_kind} has no options, and these are given: {list(self.options)}")
+            raise ValueError(
+                f"a {self.answer_kind} has no options, and these are given: {list(self.options)}"
+            )
         if self.answer_kind is AnswerKind.text and not self.answer.strip():
             raise ValueError("is blank, and no reply could give it")
         if self.answer_kind is AnswerKind.number and not isfinite(float(self.answer)):
@@ -155,7 +180,9 @@ class Query(Record):
         for text in (self.question, *self.options):
             for number in PLACE.findall(text):
                 if not 1 <= int(number) <= len(self.media):
-                    raise ValueError(f"<media_{number}> is placed, but there are {len(self.media)} media")
+                    raise ValueError(
+                        f"<media_{number}> is placed, but there are {len(self.media)} media"
+                    )
         return self
 
 
@@ -165,9 +192,12 @@ def _is_span(text: str) -> bool:
 
 
 class BenchmarkInfo(Record):
-    """One benchmark as data: where it comes from and how the audit may treat it. `refused` of its `native` items could not
-    be read, `excluded` have no answer to compare with (a caption to write); `flagged` of its queries are doubtful. All of
-    them stand in `problems.jsonl`. `published` is the number of items that the publisher states, 0 where none is known."""
+    """One benchmark as data: where it comes from and how the audit may treat it.
+
+    `refused` of its `native` items could not be read, `excluded` have no answer to compare with (a
+    caption to write); `flagged` of its queries are doubtful. All of them stand in `problems.jsonl`.
+    `published` is the number of items that the publisher states, 0 where none is known.
+    """
 
     name: str
     filter_policy: Literal["filtered", "keep_whole"]
@@ -190,11 +220,12 @@ class BenchmarkInfo(Record):
 
 
 class Draw(Record):
-    """One probe reply: `permutation[i]` is the index, in the query's own options, of the option shown at place i.
+    """One probe reply: `permutation[i]` is the index, in the query's own options, of the option
+    shown at place i.
 
-    `answer` is the option's text, None when the reply holds no single option: then the outcome is `incorrect` where it names
-    something else and `no_answer` where it cannot be read. `reasoning` is what the model thought, kept
-    apart; `truncated`: cut by its length limit, so no answer.
+    `answer` is the option's text, None when the reply holds no single option: then the outcome is
+    `incorrect` where it names something else and `no_answer` where it cannot be read. `reasoning`
+    is what the model thought, kept apart; `truncated`: cut by its length limit, so no answer.
     """
 
     benchmark: str
@@ -210,7 +241,10 @@ class Draw(Record):
 
 
 class Response(Record):
-    """One evaluated reply under a view. `official` is its score under the publisher's own rule, None where there is none."""
+    """One evaluated reply under a view.
+
+    `official` is its score under the publisher's own rule, None where there is none.
+    """
 
     benchmark: str
     id: str
@@ -224,7 +258,10 @@ class Response(Record):
 
 
 class Estimate(Record):
-    """A figure with its 95 % interval (clustered) and the number of queries behind it. All in 0..1 unless named."""
+    """A figure with its 95 % interval (clustered) and the number of queries behind it.
+
+    All in 0..1 unless named.
+    """
 
     value: float
     low: float
@@ -238,8 +275,9 @@ Policy = Literal["single_pass", "repeated", "circular", "imported"]
 class Verdict(Record):
     """The audit's word on one query with its evidence.
 
-    `hits` of `draws` replies were right with the audio withheld; `null` is the measured chance that a query nobody can
-    solve is hit that often, `binomial` the textbook one. An imported verdict has no draws.
+    `hits` of `draws` replies were right with the audio withheld; `null` is the measured chance that
+    a query nobody can solve is hit that often, `binomial` the textbook one. An imported verdict has
+    no draws.
     """
 
     benchmark: str
@@ -256,7 +294,10 @@ class Verdict(Record):
 
 
 class Manifest(Record):
-    """Verdicts of one audit. `content_hash` covers verdicts and policy, whatever their order or the machine."""
+    """Verdicts of one audit.
+
+    `content_hash` covers verdicts and policy, whatever their order or the machine.
+    """
 
     policy: Policy
     probe: str

@@ -31,7 +31,9 @@ from omnicore.storage.files import write_json, write_jsonl
 from omnicore.storage.journal import Journal
 
 QUERIES, DRAWS, OPTIONS, BENCHMARKS = 16_968, 8, 4, 9
-REPLY = "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"  # 500 letters
+REPLY = (
+    "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"
+)  # 500 letters
 
 
 def now() -> np.ndarray:
@@ -41,20 +43,35 @@ def now() -> np.ndarray:
 
 def queries() -> list[Query]:
     texts = tuple(f"option {i}" for i in range(OPTIONS))
-    media = (Media(kind="video", uri="media/a.mp4", sha256="0" * 64), Media(kind="audio", uri="media/a.mp4", sha256="0" * 64))
+    media = (
+        Media(kind="video", uri="media/a.mp4", sha256="0" * 64),
+        Media(kind="audio", uri="media/a.mp4", sha256="0" * 64),
+    )
     shared = {"question": "Who plays?", "options": texts, "media": media}
     return [
-        Query(benchmark=f"b{i % BENCHMARKS}", id=f"{i:05d}", type=f"t{i % 7}", answer=texts[i % 4], cluster=f"v{i // 2}", **shared)
+        Query(
+            benchmark=f"b{i % BENCHMARKS}",
+            id=f"{i:05d}",
+            type=f"t{i % 7}",
+            answer=texts[i % 4],
+            cluster=f"v{i // 2}",
+            **shared,
+        )
         for i in range(QUERIES)
     ]
 
 
 def answers(asked: list[Query], draws: int, seed: int) -> np.ndarray:
-    """A probe that sees every other query with 95 % accuracy and repeats its guess on the others."""
+    """A probe that sees every other query with 95 % accuracy and repeats its guess on the
+    others."""
     rng = np.random.default_rng(seed)
     shape = (len(asked), draws)
     right = np.array([q.options.index(q.answer) for q in asked])[:, None]
-    guess = np.where(rng.random(shape) < 0.5, rng.integers(OPTIONS, size=(len(asked), 1)), rng.integers(OPTIONS, size=shape))
+    guess = np.where(
+        rng.random(shape) < 0.5,
+        rng.integers(OPTIONS, size=(len(asked), 1)),
+        rng.integers(OPTIONS, size=shape),
+    )
     sees = (np.arange(len(asked))[:, None] % 2 == 0) & (rng.random(shape) < 0.95)
     return np.where(sees, right, guess)
 
@@ -65,8 +82,16 @@ def lines(asked: list[Query], given: np.ndarray) -> Iterator[dict[str, object]]:
             answer = q.options[column]
             yield {
                 **{"benchmark": q.benchmark, "id": q.id, "view": "visual_only", "draw": i},
-                **{"permutation": permutation(q, View.visual_only, i, 0), "reply": REPLY.format(answer), "reasoning": ""},
-                **{"truncated": False, "answer": answer, "outcome": "correct" if answer == q.answer else "incorrect"},
+                **{
+                    "permutation": permutation(q, View.visual_only, i, 0),
+                    "reply": REPLY.format(answer),
+                    "reasoning": "",
+                },
+                **{
+                    "truncated": False,
+                    "answer": answer,
+                    "outcome": "correct" if answer == q.answer else "incorrect",
+                },
             }
 
 
@@ -80,12 +105,19 @@ def prepare(root: Path) -> None:
         write_json(root / folder / "probe.json", facts)
     (root / "prepare").mkdir()
     write_jsonl(root / "prepare" / "queries.jsonl", asked)
-    infos = [BenchmarkInfo(name=f"b{i}", filter_policy="filtered", queries=0) for i in range(BENCHMARKS)]
-    write_json(root / "prepare" / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
+    infos = [
+        BenchmarkInfo(name=f"b{i}", filter_policy="filtered", queries=0) for i in range(BENCHMARKS)
+    ]
+    write_json(
+        root / "prepare" / "benchmarks.json", [info.model_dump(mode="json") for info in infos]
+    )
     for batch in (1, 256):
         with (root / f"{batch}.journal").open("w") as file:
             for start in range(0, QUERIES * DRAWS, batch):
-                replies = ",".join(f'{{"text":"{REPLY.format(i)}"}}' for i in range(start, min(start + batch, QUERIES * DRAWS)))
+                replies = ",".join(
+                    f'{{"text":"{REPLY.format(i)}"}}'
+                    for i in range(start, min(start + batch, QUERIES * DRAWS))
+                )
                 file.write(f'[{{"key":"0-{start}","replies":[{replies}]}}]\n')
 
 
@@ -133,7 +165,9 @@ PARTS: dict[str, Callable[[Path], np.ndarray]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m perf.audit", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m perf.audit", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -145,10 +179,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own, too: a child's peak counts from that of the process that starts it.
         subprocess.run(
-            [sys.executable, "-c", f"from pathlib import Path; import perf.audit; perf.audit.prepare(Path({folder!r}))"], check=True
+            [
+                sys.executable,
+                "-c",
+                (
+                    "from pathlib import Path; import perf.audit;"
+                    f" perf.audit.prepare(Path({folder!r}))"
+                ),
+            ],
+            check=True,
         )
         for part in PARTS:
-            subprocess.run([sys.executable, "-m", "perf.audit", "--part", part, "--root", folder], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "perf.audit", "--part", part, "--root", folder], check=True
+            )
 
 
 if __name__ == "__main__":

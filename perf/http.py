@@ -33,7 +33,15 @@ PICTURE = 4000  # bytes of a request's picture, as large as those of the embedde
 
 @contextmanager
 def stub() -> Iterator[int]:
-    command = [sys.executable, "-m", "tests.stub_server", "--capacity", str(CAPACITY), "--service", str(SERVICE)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.stub_server",
+        "--capacity",
+        str(CAPACITY),
+        "--service",
+        str(SERVICE),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout, "asked for"
@@ -64,7 +72,9 @@ class Loop(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.held += data
         head, found, body = self.held.partition(b"\r\n\r\n")
-        if found and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+        if found and len(body) >= int(
+            head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+        ):
             self.held = b""
             self.ask()
 
@@ -73,10 +83,18 @@ def bare(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, f
     """Seconds of wall and of CPU."""
 
     async def main() -> None:
-        request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        request = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
         Loop.left, ends = count, [asyncio.Event() for _ in range(concurrency)]
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.create_connection(lambda end=end: Loop(request, end), "127.0.0.1", port) for end in ends))
+        await asyncio.gather(
+            *(
+                loop.create_connection(lambda end=end: Loop(request, end), "127.0.0.1", port)
+                for end in ends
+            )
+        )
         await asyncio.gather(*(end.wait() for end in ends))
 
     wall, cpu = time.perf_counter(), time.process_time()
@@ -91,12 +109,16 @@ def library(port: int, count: int, concurrency: int, body: bytes) -> tuple[float
     async def main() -> None:
         limits = aiohttp.ClientTimeout(total=30)
         jar, connector = aiohttp.DummyCookieJar(), aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=limits, cookie_jar=jar) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=limits, cookie_jar=jar
+        ) as session:
             todo = iter(range(count))
 
             async def ask_in_turn() -> None:
                 for _ in todo:
-                    async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", data=body) as response:
+                    async with session.post(
+                        f"http://127.0.0.1:{port}/v1/chat/completions", data=body
+                    ) as response:
                         json.loads(await response.read())
 
             await asyncio.gather(*(ask_in_turn() for _ in range(concurrency)))
@@ -109,7 +131,10 @@ def library(port: int, count: int, concurrency: int, body: bytes) -> tuple[float
 def texts(root: Path, count: int) -> list[Any]:
     from omnicore.engines.base import Request
 
-    return [Request((f"{'A' * (PICTURE * 4 // 3)} Question {i}? dog cat owl fox",), root) for i in range(count)]
+    return [
+        Request((f"{'A' * (PICTURE * 4 // 3)} Question {i}? dog cat owl fox",), root)
+        for i in range(count)
+    ]
 
 
 def pictures(root: Path, count: int) -> list[Any]:
@@ -129,7 +154,8 @@ def pictures(root: Path, count: int) -> list[Any]:
 
 
 def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tuple[float, float]:
-    """Seconds of wall and of CPU until all are answered and journaled; afterwards all replies are read back and looked at."""
+    """Seconds of wall and of CPU until all are answered and journaled; afterwards all replies are
+    read back and looked at."""
     from omnicore.config import EngineConfig, Profile
     from omnicore.engines import open_engine
     from omnicore.engines.base import Sampling, ask
@@ -139,7 +165,9 @@ def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tupl
     wall, cpu = time.perf_counter(), time.process_time()
     replies = ask(server, asked, Sampling(1.0, 14), seed=0, batch=1, journal=journal, label="perf")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    assert sum(reply.text == "<answer>dog</answer>" for reply in replies) == len(asked), "a reply is missing"
+    assert sum(reply.text == "<answer>dog</answer>" for reply in replies) == len(asked), (
+        "a reply is missing"
+    )
     return wall, cpu
 
 
@@ -156,28 +184,39 @@ def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
                     "bare": bare(port, count, concurrency, body),
                     "aiohttp": library(port, count, concurrency, body),
                     **{
-                        kind: engine(port, shown, concurrency, root / f"{kind}-{turn}-{concurrency}.journal")
+                        kind: engine(
+                            port, shown, concurrency, root / f"{kind}-{turn}-{concurrency}.journal"
+                        )
                         for kind, shown in asked.items()
                     },
                 }
                 for who, (wall, cpu) in runs.items():
-                    found.setdefault((who, concurrency), []).append((count / wall, 1000 * cpu / count))
-                print(f"round {turn + 1}, {concurrency} at once, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
+                    found.setdefault((who, concurrency), []).append(
+                        (count / wall, 1000 * cpu / count)
+                    )
+                print(
+                    f"round {turn + 1}, {concurrency} at once, load {os.getloadavg()[0]:.2f}",
+                    file=sys.stderr,
+                )
     median = {key: statistics.median(rate for rate, _ in runs) for key, runs in found.items()}
     best = max(rate for (who, _), rate in median.items() if who == "bare")
-    print(f"{count} requests a run, {repeat} runs each in turn; the stub's capacity is {CAPACITY / SERVICE:.0f}/s")
+    print(
+        f"{count} requests a run, {repeat} runs each in turn; the stub's capacity is"
+        f" {CAPACITY / SERVICE:.0f}/s"
+    )
     for (who, concurrency), runs in found.items():
         rates, cpus = zip(*runs, strict=True)
         rate = median[who, concurrency]
         print(
-            f"{who:8} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to {max(rates):.0f}; "
-            f"{rate / median['bare', concurrency]:.1%} of the bare loop's, {rate / best:.1%} of its best; "
-            f"{statistics.median(cpus):.3f} ms of CPU a request"
+            f"{who:8} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to"
+            f" {max(rates):.0f}; {rate / median['bare', concurrency]:.1%} of the bare loop's,"
+            f" {rate / best:.1%} of its best; {statistics.median(cpus):.3f} ms of CPU a request"
         )
 
 
 def memory(count: int) -> None:
-    """Run in a process of its own: what it grows by beyond the list of requests, which its caller holds."""
+    """Run in a process of its own: what it grows by beyond the list of requests, which its caller
+    holds."""
     with tempfile.TemporaryDirectory() as name, stub() as port:
         asked = pictures(Path(name), count)
         engine(port, asked[:200], CAPACITY, Path(name) / "warm.journal")
@@ -193,7 +232,9 @@ def _peak() -> float:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--requests", type=int, default=6000)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--concurrency", type=int, nargs="+", default=[64, 128])
@@ -207,9 +248,14 @@ def main() -> None:
     print(f"load average {os.getloadavg()[0]:.2f} after")
     for count in (2_000, 20_000):
         command = [sys.executable, "-m", "perf.http", "--memory", str(count)]
-        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        line = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ).stdout
         figures = json.loads(line)
-        print(f"memory: {count} requests, {figures['before']:.0f} MB before, {figures['peak']:.0f} MB at most")
+        print(
+            f"memory: {count} requests, {figures['before']:.0f} MB before, {figures['peak']:.0f} MB"
+            " at most"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A network of a given speed in front of a server on this machine, whose loopback is faster than any that jobs and stores share."""
+"""A network of a given speed in front of a server on this machine, whose loopback is faster than
+any that jobs and stores share."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def _run(port: int, rate: float, said: Connection) -> None:
 
 @contextmanager
 def link(port: int, mbit: int) -> Iterator[int]:
-    """The port at which the server at `port` is reached with `mbit` million bits a second each way, all connections together."""
+    """The port at which the server at `port` is reached with `mbit` million bits a second each way,
+    all connections together."""
     heard, said = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_run, args=(port, mbit * 125_000, said), daemon=True)
     process.start()

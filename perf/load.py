@@ -1,8 +1,10 @@
-"""`omnicore serve` under load: `python -m perf.load` asks it from 32 clients for 60 seconds and prints what became of that.
+"""`omnicore serve` under load: `python -m perf.load` asks it from 32 clients for 60 seconds and
+prints what became of that.
 
-The server is a process of its own on this machine, with the embedded model. Each client asks its next question when it has its
-answer: pictures, sounds and both, one in four as a stream. Before that, every question is asked once alone: an answer under load
-that is not the same is wrong. Memory is the server's resident set, read every half second, from the end of a warm-up on.
+The server is a process of its own on this machine, with the embedded model. Each client asks its
+next question when it has its answer: pictures, sounds and both, one in four as a stream. Before
+that, every question is asked once alone: an answer under load that is not the same is wrong. Memory
+is the server's resident set, read every half second, from the end of a warm-up on.
 
 What else runs on the machine moves the times, and is printed.
 """
@@ -34,7 +36,10 @@ STREAMED = 4  # one request in so many
 
 @dataclass
 class Load:
-    """What became of the requests. `seconds` has the time of each answer, `memory` the server's MB from warm-up to end."""
+    """What became of the requests.
+
+    `seconds` has the time of each answer, `memory` the server's MB from warm-up to end.
+    """
 
     wall: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -49,14 +54,25 @@ class Load:
         return [statistics.median(self.memory[size * i :][:size] or self.memory) for i in range(4)]
 
     def lines(self) -> list[str]:
-        shares = statistics.quantiles(self.seconds, n=100) if len(self.seconds) > 1 else [float("nan")] * 99
+        shares = (
+            statistics.quantiles(self.seconds, n=100)
+            if len(self.seconds) > 1
+            else [float("nan")] * 99
+        )
         told = ", ".join(f"{name} {number}" for name, number in self.failures.items()) or "none"
         return [
-            "| requests | errors | wrong answers | requests/s | p50 | p95 | p99 | memory by quarter | most |",
+            (
+                "| requests | errors | wrong answers | requests/s | p50 | p95 | p99 | memory by"
+                " quarter | most |"
+            ),
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-            f"| {len(self.seconds)} | {told} | {self.wrong} | {len(self.seconds) / self.wall:.0f} "
-            f"| {shares[49] * 1000:.0f} ms | {shares[94] * 1000:.0f} ms | {shares[98] * 1000:.0f} ms "
-            f"| {', '.join(f'{held:.0f}' for held in self.quarters)} MB | {max(self.memory):.0f} MB |",
+            (
+                f"| {len(self.seconds)} | {told} | {self.wrong} |"
+                f" {len(self.seconds) / self.wall:.0f} | {shares[49] * 1000:.0f} ms |"
+                f" {shares[94] * 1000:.0f} ms | {shares[98] * 1000:.0f} ms |"
+                f" {', '.join(f'{held:.0f}' for held in self.quarters)} MB | {max(self.memory):.0f}"
+                " MB |"
+            ),
         ]
 
 
@@ -70,7 +86,17 @@ def served(*options: str) -> Iterator[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, "--port", str(port), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "omnicore",
+        "serve",
+        "--model",
+        MODEL,
+        "--port",
+        str(port),
+        *options,
+    ]
     with subprocess.Popen(command) as process:
         try:
             while True:
@@ -87,7 +113,8 @@ def served(*options: str) -> Iterator[tuple[int, str]]:
 
 
 def questions(root: Path) -> list[bytes]:
-    """Bodies of requests, a twentieth of the embedded benchmark, every so many of them for a stream."""
+    """Bodies of requests, a twentieth of the embedded benchmark, every so many of them for a
+    stream."""
     from omnicore.config.recipe import load_recipe
     from omnicore.data.prompts import parts
     from omnicore.engines.http import closing, encoded, opening, said
@@ -98,16 +125,32 @@ def questions(root: Path) -> list[bytes]:
     recipe = load_recipe("tiny", ["prepare.scale=0.05"])
     prepare.run(recipe, recipe.prepare, {}, root)
     bodies = []
-    for number, query in enumerate(read_jsonl(root / "controls.jsonl", Query) + read_jsonl(root / "queries.jsonl", Query)):
+    for number, query in enumerate(
+        read_jsonl(root / "controls.jsonl", Query) + read_jsonl(root / "queries.jsonl", Query)
+    ):
         shown = parts(query, View.omni, recipe.profile)
-        items = [said(part) if isinstance(part, str) else encoded(part, root, recipe.profile) for part in shown]
-        fields = {"model": MODEL, "temperature": 0, "max_tokens": 14, "stream": number % STREAMED == 0}
-        bodies.append(opening(fields, "") + b",".join(item.json for item in items) + closing(items, 0))
+        items = [
+            said(part) if isinstance(part, str) else encoded(part, root, recipe.profile)
+            for part in shown
+        ]
+        fields = {
+            "model": MODEL,
+            "temperature": 0,
+            "max_tokens": 14,
+            "stream": number % STREAMED == 0,
+        }
+        bodies.append(
+            opening(fields, "") + b",".join(item.json for item in items) + closing(items, 0)
+        )
     return bodies
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
-    """The whole answer. Raises ValueError for one that is none, or has no end."""
+    """The whole answer.
+
+    Raises ValueError for one that is none, or has no end.
+    """
+
     async with session.post(f"{url}/v1/chat/completions", data=body) as response:
         content = await response.read()
     if response.status != 200:
@@ -121,11 +164,15 @@ async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
     return "".join(choice["delta"]["content"] for choice in choices)
 
 
-async def load(url: str, pid: int, bodies: Sequence[bytes], clients: int, seconds: float, warm: float) -> Load:
+async def load(
+    url: str, pid: int, bodies: Sequence[bytes], clients: int, seconds: float, warm: float
+) -> Load:
     """Asks for `warm` and then `seconds`; only the latter counts."""
     found, turns = Load(), count()
     limits = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=limits) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=limits
+    ) as session:
         expected = [await ask(session, url, body) for body in bodies]
         began = time.monotonic() + warm
 
@@ -158,14 +205,23 @@ def resident(pid: int) -> float:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--clients", type=int, default=32)
     options.add_argument("--seconds", type=float, default=60)
-    options.add_argument("--warm", type=float, default=10, help="seconds before that, which do not count (default: 10)")
+    options.add_argument(
+        "--warm",
+        type=float,
+        default=10,
+        help="seconds before that, which do not count (default: 10)",
+    )
     given = options.parse_args()
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")
     with tempfile.TemporaryDirectory() as name, served() as (pid, url):
-        found = asyncio.run(load(url, pid, questions(Path(name)), given.clients, given.seconds, given.warm))
+        found = asyncio.run(
+            load(url, pid, questions(Path(name)), given.clients, given.seconds, given.warm)
+        )
     print(f"load average {os.getloadavg()[0]:.2f} after")
     print("\n".join(found.lines()))
     if found.failures or found.wrong:

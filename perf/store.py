@@ -1,10 +1,13 @@
-"""The store against the bare minio SDK: `python -m perf.store` prints the medians of both and their ratio.
+"""The store against the bare minio SDK: `python -m perf.store` prints the medians of both and their
+ratio.
 
-One SeaweedFS on this machine, both clients in one process, in turns, several rounds. The SDK does the same transfer with the same
-number of threads and the same size of parts, and nothing else: no sha256 of a file, no listing, no manifest, no check of what it
-reads. `checked take` adds the sha256 of each file, the least that a reader needs to believe it. A large file goes by `put_object`
-with `num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. What else runs on the machine moves both,
-and is printed. `--mbit 1000` puts a network of that speed between the clients and the server.
+One SeaweedFS on this machine, both clients in one process, in turns, several rounds. The SDK does
+the same transfer with the same number of threads and the same size of parts, and nothing else: no
+sha256 of a file, no listing, no manifest, no check of what it reads. `checked take` adds the sha256
+of each file, the least that a reader needs to believe it. A large file goes by `put_object` with
+`num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. What else runs
+on the machine moves both, and is printed. `--mbit 1000` puts a network of that speed between the
+clients and the server.
 """
 
 from __future__ import annotations
@@ -40,14 +43,21 @@ def bare_send(bucket: s3.Bucket, source: Path, prefix: str) -> None:
     def send(path: Path) -> None:
         with path.open("rb") as file:
             bucket._client.put_object(
-                BUCKET, f"{prefix}/{path.name}", file, path.stat().st_size, part_size=s3.PART, num_parallel_uploads=s3.WORKERS
+                BUCKET,
+                f"{prefix}/{path.name}",
+                file,
+                path.stat().st_size,
+                part_size=s3.PART,
+                num_parallel_uploads=s3.WORKERS,
             )
 
     with ThreadPoolExecutor(s3.WORKERS) as pool:
         list(pool.map(send, source.iterdir()))
 
 
-def bare_take(bucket: s3.Bucket, names: list[str], prefix: str, target: Path, *, check: bool = False) -> None:
+def bare_take(
+    bucket: s3.Bucket, names: list[str], prefix: str, target: Path, *, check: bool = False
+) -> None:
     def take(name: str) -> None:
         bucket._client.fget_object(BUCKET, f"{prefix}/{name}", str(target / name))
         if check:
@@ -60,12 +70,19 @@ def bare_take(bucket: s3.Bucket, names: list[str], prefix: str, target: Path, *,
 def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
     source, bucket = fill(root / label.replace(" ", "-"), count, size), s3.Bucket(BUCKET)
     names = [path.name for path in source.iterdir()]
-    found: dict[str, list[float]] = {"bare send": [], "store publish": [], "bare take": [], "checked take": [], "store fetch": []}
+    found: dict[str, list[float]] = {
+        "bare send": [],
+        "store publish": [],
+        "bare take": [],
+        "checked take": [],
+        "store fetch": [],
+    }
     cpu: dict[str, list[float]] = {name: [] for name in found}
     back = root / "back"
 
     def clear() -> None:
-        """Each writes to a place that is empty: one over the files of another gets their memory, which is warm."""
+        """Each writes to a place that is empty: one over the files of another gets their memory,
+        which is warm."""
         shutil.rmtree(back, ignore_errors=True)
         for file in names:
             (root / file).unlink(missing_ok=True)
@@ -80,7 +97,9 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
             "store fetch": partial(store.fetch, f"s3://{BUCKET}/{place}/store", back),
         }
         for group in (("bare send", "store publish"), ("bare take", "checked take", "store fetch")):
-            if group[0] == "bare take":  # the first to read what was just written takes several times as long
+            if (
+                group[0] == "bare take"
+            ):  # the first to read what was just written takes several times as long
                 for name in ("bare take", "store fetch"):
                     calls[name]()
                     clear()
@@ -92,21 +111,35 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
                     found[name].append(time.perf_counter() - wall)
                     cpu[name].append(time.process_time() - spent)
                 clear()
-    for bare, ours in (("bare send", "store publish"), ("bare take", "store fetch"), ("checked take", "store fetch")):
+    for bare, ours in (
+        ("bare send", "store publish"),
+        ("bare take", "store fetch"),
+        ("checked take", "store fetch"),
+    ):
         told = []
         for name in (bare, ours):
             took = statistics.median(found[name])
-            rate = f"{count * size / MB / took:.1f} MB/s" if size >= MB else f"{count / took:.0f} files/s"
+            rate = (
+                f"{count * size / MB / took:.1f} MB/s"
+                if size >= MB
+                else f"{count / took:.0f} files/s"
+            )
             told.append(f"{name} {rate} ({statistics.median(cpu[name]):.2f} s of CPU)")
         print(
-            f"{label}: {', '.join(told)}; ratio {statistics.median(found[bare]) / statistics.median(found[ours]):.2f}", flush=True
+            f"{label}: {', '.join(told)}; ratio"
+            f" {statistics.median(found[bare]) / statistics.median(found[ours]):.2f}",
+            flush=True,
         )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=8)
-    options.add_argument("--mbit", type=int, default=0, help="million bits a second; 0: as fast as loopback")
+    options.add_argument(
+        "--mbit", type=int, default=0, help="million bits a second; 0: as fast as loopback"
+    )
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         root = Path(name)
@@ -116,7 +149,9 @@ def main() -> None:
         ends.callback(server.kill)
         os.environ.update(server.env)
         if given.mbit:
-            os.environ["OMNI_S3_ENDPOINT"] = f"http://127.0.0.1:{ends.enter_context(link(server.port, given.mbit))}"
+            os.environ["OMNI_S3_ENDPOINT"] = (
+                f"http://127.0.0.1:{ends.enter_context(link(server.port, given.mbit))}"
+            )
         print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")
         measure(root, "one file of 200 MB", 1, 200 * MB, given.rounds)
         measure(root, "500 files of 4 kB", 500, 4_000, given.rounds)

@@ -56,12 +56,17 @@ def row_of(row: Any) -> dict[str, Any]:
 
 
 def swift(program: Path, bench: Bench, steps: int, root: Path) -> list[float]:
-    """Seconds of ms-swift's steps but the first. Raises CalledProcessError when it fails; what it says goes to stderr."""
+    """Seconds of ms-swift's steps but the first.
+
+    Raises CalledProcessError when it fails; what it says goes to stderr.
+    """
     from omnicore.models import thinker
 
     model, encoder, rows = bench.start("rlvr.jsonl", targets=False)
     thinker.save(model, encoder, root / "model")
-    (root / "rows.jsonl").write_text("\n".join(json.dumps(row_of(row)) for row in rows if omni(row)))
+    (root / "rows.jsonl").write_text(
+        "\n".join(json.dumps(row_of(row)) for row in rows if omni(row))
+    )
     (root / "reward.py").write_text(REWARD)
     config = bench.recipe.rlvr
     options = {
@@ -93,8 +98,17 @@ def swift(program: Path, bench: Bench, steps: int, root: Path) -> list[float]:
         "report_to": "none",
         "output_dir": root / "out",
     }
-    command = [str(program), "rlhf", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ENABLE_AUDIO_OUTPUT": "0"}
+    command = [
+        str(program),
+        "rlhf",
+        *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ENABLE_AUDIO_OUTPUT": "0",
+    }
     environment.pop("PYTHONPATH", None)  # it is another environment
     subprocess.run(command, cwd=root, env=environment, stdout=sys.stderr, check=True)
     (log,) = root.glob("out/**/logging.jsonl")
@@ -114,20 +128,30 @@ def table(program: Path, rounds: int, steps: int, scale: float) -> list[str]:
             bench = Bench(load_recipe("tiny", [f"prepare.scale={scale}", "threads=1"]), root)
             found["ms-swift"] += swift(program, bench, steps, root)
             for reward in ("verified", "coin"):
-                found[reward] += [step.wall for step in bench.rlvr(steps, reward, "rlvr.jsonl", omni)]
+                found[reward] += [
+                    step.wall for step in bench.rlvr(steps, reward, "rlvr.jsonl", omni)
+                ]
         print(f"round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
     median = {who: statistics.median(seconds) for who, seconds in found.items()}
     lines = ["| step | median | ms-swift's, of ours | steps |", "| --- | --- | --- | --- |"]
-    return lines + [f"| {who} | {s:.2f} s | {median['ms-swift'] / s:.2f} | {len(found[who])} |" for who, s in median.items()]
+    return lines + [
+        f"| {who} | {s:.2f} s | {median['ms-swift'] / s:.2f} | {len(found[who])} |"
+        for who, s in median.items()
+    ]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--swift", type=Path, required=True, metavar="ENV/bin/swift")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=6, help="of each run (default: 6)")
     given = options.parse_args()
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, load average {os.getloadavg()[0]:.2f} before")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, load average"
+        f" {os.getloadavg()[0]:.2f} before"
+    )
     print("\n".join(table(given.swift, given.rounds, given.steps, 0.25)))
     print(f"load average {os.getloadavg()[0]:.2f} after")
 

@@ -33,7 +33,8 @@ def pictures_alone(row: Any) -> bool:
 
 
 class Step(NamedTuple):
-    """Seconds by the clock on the wall, and of CPU of this process, which others on the machine move less."""
+    """Seconds by the clock on the wall, and of CPU of this process, which others on the machine
+    move less."""
 
     wall: float
     cpu: float
@@ -81,17 +82,31 @@ class Bench:
         from omnicore.training.rows import read_rows
 
         model, encoder = thinker.load(self.recipe.model)
-        rows = read_rows(self.root / name, Reader(encoder, self.recipe.profile), self.recipe.profile, targets=targets)
+        rows = read_rows(
+            self.root / name,
+            Reader(encoder, self.recipe.profile),
+            self.recipe.profile,
+            targets=targets,
+        )
         return model, encoder, rows
 
     def pad_as_published(self, encoder: Any) -> None:
-        """Makes the feature extractor one that pads to the length of Qwen2.5-Omni's; the model drops the padding."""
+        """Makes the feature extractor one that pads to the length of Qwen2.5-Omni's; the model
+        drops the padding."""
         from transformers import WhisperFeatureExtractor
 
         size = encoder.processor.feature_extractor.feature_size
-        encoder.processor.feature_extractor = WhisperFeatureExtractor(size, chunk_length=300, return_attention_mask=True)
+        encoder.processor.feature_extractor = WhisperFeatureExtractor(
+            size, chunk_length=300, return_attention_mask=True
+        )
 
-    def rlvr(self, steps: int, reward: str, name: str = "sft.jsonl", of: Callable[[Any], bool] = pictures_alone) -> list[Step]:
+    def rlvr(
+        self,
+        steps: int,
+        reward: str,
+        name: str = "sft.jsonl",
+        of: Callable[[Any], bool] = pictures_alone,
+    ) -> list[Step]:
         """Steps on the rows of a file that `of` picks."""
         from omnicore.config import MixtureConfig
         from omnicore.training import rlvr
@@ -99,13 +114,25 @@ class Bench:
         model, encoder, rows = self.start(name, targets=False)
         rows = [row for row in rows if of(row)]
         control = {"verified": "none", "coin": "random_reward"}[reward]
-        config = self.recipe.rlvr.model_copy(update={"steps": steps, "control": control, "mixture": MixtureConfig()})
+        config = self.recipe.rlvr.model_copy(
+            update={"steps": steps, "control": control, "mixture": MixtureConfig()}
+        )
         clock = Clock()
-        rlvr.train(model, encoder, rows, config, self.recipe.profile, seed=0, log=clock.tick, journal=lambda _: None)
+        rlvr.train(
+            model,
+            encoder,
+            rows,
+            config,
+            self.recipe.profile,
+            seed=0,
+            log=clock.tick,
+            journal=lambda _: None,
+        )
         return clock.steps
 
     def stock_rlvr(self, steps: int, reward: str) -> list[Step]:
-        """As TRL's documentation has it: conversations with an image, the processor, a reward function."""
+        """As TRL's documentation has it: conversations with an image, the processor, a reward
+        function."""
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import GRPOConfig, GRPOTrainer
@@ -120,13 +147,20 @@ class Bench:
         config, coin, clock = self.recipe.rlvr, Coin(0), Clock()
 
         def shown(row: Any) -> list[Any]:
-            return [load_image(self.root / part.uri) for part in row.request.parts if not isinstance(part, str)]
+            return [
+                load_image(self.root / part.uri)
+                for part in row.request.parts
+                if not isinstance(part, str)
+            ]
 
         def paid(completions: Any, index: Sequence[int], **_: Any) -> list[Step]:
             if reward == "coin":
                 return [coin.flip() for _ in completions]
             texts = [completion[0]["content"] for completion in completions]
-            return [judged(text, False, rows[i].query, self.recipe.profile).worth for text, i in zip(texts, index, strict=True)]
+            return [
+                judged(text, False, rows[i].query, self.recipe.profile).worth
+                for text, i in zip(texts, index, strict=True)
+            ]
 
         with tempfile.TemporaryDirectory() as scratch:
             args = GRPOConfig(
@@ -150,7 +184,10 @@ class Bench:
                 reward_funcs=paid,
                 processing_class=encoder.processor,
                 train_dataset=Dataset.from_list(
-                    [{"prompt": conversation(row), "images": shown(row), "index": i} for i, row in enumerate(rows)]
+                    [
+                        {"prompt": conversation(row), "images": shown(row), "index": i}
+                        for i, row in enumerate(rows)
+                    ]
                 ),
                 callbacks=[ticking(clock)],
             )
@@ -176,7 +213,8 @@ class Bench:
         return clock.steps, waited[1:]
 
     def naive_sft(self, steps: int, *, published: bool = False) -> list[Step]:
-        """The collator of many a tutorial: files are opened and processed when their batch comes, all in the order of a shuffle."""
+        """The collator of many a tutorial: files are opened and processed when their batch comes,
+        all in the order of a shuffle."""
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
@@ -191,16 +229,31 @@ class Bench:
 
         def batch(chosen: list[dict[str, int]]) -> dict[str, Any]:
             picked = [rows[row["index"]] for row in chosen]
-            media = [(part.kind, self.root / part.uri) for row in picked for part in row.request.parts if not isinstance(part, str)]
+            media = [
+                (part.kind, self.root / part.uri)
+                for row in picked
+                for part in row.request.parts
+                if not isinstance(part, str)
+            ]
             pictures = [load_image(file) for kind, file in media if kind == "image"]
             sounds = [load_audio(file) for kind, file in media if kind == "audio"]
-            texts = [encoder.processor.apply_chat_template(conversation(row, row.query.target)) for row in picked]
+            texts = [
+                encoder.processor.apply_chat_template(conversation(row, row.query.target))
+                for row in picked
+            ]
             tensors = encoder.processor(
-                text=texts, images=pictures or None, audio=sounds or None, padding=True, return_tensors="pt", sampling_rate=RATE
+                text=texts,
+                images=pictures or None,
+                audio=sounds or None,
+                padding=True,
+                return_tensors="pt",
+                sampling_rate=RATE,
             )
             labels = tensors["input_ids"].clone()
             for row, (ids, label) in enumerate(zip(tensors["input_ids"], labels, strict=True)):
-                label[: -len(picked[row].reply) - 1] = -100  # the template ends a turn with a newline
+                label[
+                    : -len(picked[row].reply) - 1
+                ] = -100  # the template ends a turn with a newline
                 label[ids == encoder.pad_id] = -100
             return {**tensors, "labels": labels}
 
@@ -231,20 +284,32 @@ class Bench:
 
 def conversation(row: Any, reply: str | None = None) -> list[dict[str, Any]]:
     """A row as the processor's chat template takes it."""
-    said = [{"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in row.request.parts]
+    said = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
+        for part in row.request.parts
+    ]
     answer = [{"role": "assistant", "content": reply}] if reply else []
     return [{"role": "user", "content": said}, *answer]
 
 
-def compared(name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Callable[[], list[Step]]) -> str:
+def compared(
+    name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Callable[[], list[Step]]
+) -> str:
     """A row of the table, after `rounds` in which the two took turns."""
     found: tuple[list[Step], list[Step]] = ([], [])
     for turn in range(rounds):
         for steps, run in zip(found, (ours, theirs), strict=True):
             steps.extend(run())
-        print(f"{name}: round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
+        print(
+            f"{name}: round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr
+        )
     mine, its = (Step(*map(statistics.median, zip(*steps, strict=True))) for steps in found)
-    told = [f"{mine.cpu * 1000:.0f} ms", f"{its.cpu * 1000:.0f} ms", f"{its.cpu / mine.cpu:.2f}", f"{its.wall / mine.wall:.2f}"]
+    told = [
+        f"{mine.cpu * 1000:.0f} ms",
+        f"{its.cpu * 1000:.0f} ms",
+        f"{its.cpu / mine.cpu:.2f}",
+        f"{its.wall / mine.wall:.2f}",
+    ]
     return f"| {' | '.join([name, *told, ' and '.join(str(len(steps)) for steps in found)])} |"
 
 
@@ -260,7 +325,10 @@ def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
         shares.append(sum(waited[epoch:]) / sum(step.wall for step in found[epoch:]))
         return found
 
-    lines = ["| step | ours, CPU | TRL, CPU | ratio of CPU | ratio of wall | steps |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| step | ours, CPU | TRL, CPU | ratio of CPU | ratio of wall | steps |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for reward in ("verified", "coin"):
         ours, theirs = (partial(run, steps, reward) for run in (bench.rlvr, bench.stock_rlvr))
         lines.append(compared(f"rlvr, pictures, {reward}", rounds, ours, theirs))
@@ -268,17 +336,32 @@ def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     lines.append(compared(batch, rounds, partial(sft, False), partial(bench.naive_sft, longer)))
     slow = partial(bench.naive_sft, 4, published=True)  # seconds each
     lines.append(compared("sft, published padding", rounds, partial(sft, True), slow))
-    return [*lines, "", f"waiting for rows after the first epoch: {statistics.median(shares):.1%} of a step"]
+    return [
+        *lines,
+        "",
+        f"waiting for rows after the first epoch: {statistics.median(shares):.1%} of a step",
+    ]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--steps", type=int, default=12, help="of each run (default: 12)")
-    options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe tiny; repeat")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="of the recipe tiny; repeat",
+    )
     given = options.parse_args()
     recipe = load_recipe("tiny", ["prepare.scale=0.25", "threads=1", *given.set])
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, load average {os.getloadavg()[0]:.2f} before")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, load average"
+        f" {os.getloadavg()[0]:.2f} before"
+    )
     with tempfile.TemporaryDirectory() as name:
         print("\n".join(table(recipe, given.rounds, given.steps, Path(name))))
     print(f"load average {os.getloadavg()[0]:.2f} after")

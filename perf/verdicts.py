@@ -25,12 +25,17 @@ ACCURACY, MISREAD = 0.95, 0.02
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
 SIZES = (10, 30, 100, 300, 1000, 2000)
 BESIDE = 500  # queries of the other benchmark in a run of two, half of them solvable
-PROBES = {"independent": (0.0, 0.0, 0.0), "repeating": (0.6, 1 / 3, 0.0), "misreading": (0.6, 1 / 3, MISREAD)}
+PROBES = {
+    "independent": (0.0, 0.0, 0.0),
+    "repeating": (0.6, 1 / 3, 0.0),
+    "misreading": (0.6, 1 / 3, MISREAD),
+}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark to simulate, and whether another one, with three options, is audited beside it."""
+    """One benchmark to simulate, and whether another one, with three options, is audited beside
+    it."""
 
     probe: str
     size: int
@@ -43,7 +48,8 @@ class Plan:
 
 @dataclass
 class Tally:
-    """Counts over repetitions: queries `out` removed, of these `right` solvable; `solvable` and `unsolvable` in all."""
+    """Counts over repetitions: queries `out` removed, of these `right` solvable; `solvable` and
+    `unsolvable` in all."""
 
     out: int = 0
     right: int = 0
@@ -67,17 +73,29 @@ class Tally:
 
 def questions(benchmark: str, size: int, options: int) -> list[Query]:
     texts = tuple(f"o{i}" for i in range(options))
-    shared = {"benchmark": benchmark, "type": "t", "question": "?", "options": texts, "answer": texts[0]}
+    shared = {
+        "benchmark": benchmark,
+        "type": "t",
+        "question": "?",
+        "options": texts,
+        "answer": texts[0],
+    }
     return [Query(id=f"{i:05d}", cluster=f"{benchmark}-{i // 2}", **shared) for i in range(size)]
 
 
-def draw(rng: np.random.Generator, probe: str, solvable: npt.NDArray[np.bool_], options: int, draws: int) -> npt.NDArray[np.int64]:
+def draw(
+    rng: np.random.Generator, probe: str, solvable: npt.NDArray[np.bool_], options: int, draws: int
+) -> npt.NDArray[np.int64]:
     """Answers [N, n] to queries whose right option is 0."""
     favour, outside, misread = PROBES[probe]
     shape = (len(solvable), draws)
     preferred = rng.integers(options, size=(len(solvable), 1))
     elsewhere = (preferred + rng.integers(1, options, shape)) % options
-    guess = np.where(rng.random(shape) < favour, preferred, elsewhere) if favour else rng.integers(options, size=shape)
+    guess = (
+        np.where(rng.random(shape) < favour, preferred, elsewhere)
+        if favour
+        else rng.integers(options, size=shape)
+    )
     guess = np.where(rng.random(shape) < outside, audit.NONE, guess)
     misled = rng.random((len(solvable), 1)) < misread
     said = np.where(misled, rng.integers(1, options, (len(solvable), 1)), 0)
@@ -85,21 +103,39 @@ def draw(rng: np.random.Generator, probe: str, solvable: npt.NDArray[np.bool_], 
     return np.where(solvable[:, None], seen, guess)
 
 
-def verdicts(plan: Plan, seed: int) -> tuple[npt.NDArray[np.bool_], list[audit.Rule], list[Label], npt.NDArray[np.int64]]:
+def verdicts(
+    plan: Plan, seed: int
+) -> tuple[npt.NDArray[np.bool_], list[audit.Rule], list[Label], npt.NDArray[np.int64]]:
     """Return the truth, the rules, and the labels and hits of the benchmark's queries."""
     rng = np.random.default_rng(seed)
     groups = [(questions("b", plan.size, plan.options), plan.share, plan.options)]
     if plan.beside:
         groups.append((questions("beside", BESIDE, 3), 0.5, 3))
     truths = [np.arange(len(asked)) < round(share * len(asked)) for asked, share, _ in groups]
-    given = [draw(rng, plan.probe, truth, k, plan.draws) for truth, (_, _, k) in zip(truths, groups, strict=True)]
-    blind = [draw(rng, plan.probe, np.zeros_like(truth), k, plan.withheld) for truth, (_, _, k) in zip(truths, groups, strict=True)]
-    audited = audit.Audited([query for asked, _, _ in groups for query in asked], frozenset({"b", "beside"}))
+    given = [
+        draw(rng, plan.probe, truth, k, plan.draws)
+        for truth, (_, _, k) in zip(truths, groups, strict=True)
+    ]
+    blind = [
+        draw(rng, plan.probe, np.zeros_like(truth), k, plan.withheld)
+        for truth, (_, _, k) in zip(truths, groups, strict=True)
+    ]
+    audited = audit.Audited(
+        [query for asked, _, _ in groups for query in asked], frozenset({"b", "beside"})
+    )
     config = CleanConfig()
-    hits = {View.visual_only: audit.count(audited, np.vstack(given)), View.text_only: audit.count(audited, np.vstack(blind))}
+    hits = {
+        View.visual_only: audit.count(audited, np.vstack(given)),
+        View.text_only: audit.count(audited, np.vstack(blind)),
+    }
     found = audit.rules(audited, hits[View.visual_only], config, [hits[View.text_only]])
     made = audit.repeated(audited, hits[View.visual_only], found, config)[: plan.size]
-    return truths[0], found, [verdict.label for verdict in made], np.array([verdict.hits for verdict in made])
+    return (
+        truths[0],
+        found,
+        [verdict.label for verdict in made],
+        np.array([verdict.hits for verdict in made]),
+    )
 
 
 def measure(plan: Plan, seeds: Sequence[int]) -> Tally:
@@ -124,19 +160,32 @@ def rows(probe: str, beside: bool, repetitions: int) -> Iterator[str]:
     for size in SIZES:
         cells = []
         for share in SHARES:
-            tally = measure(Plan(probe, size, share, beside=beside), range(max(10, min(repetitions, 20_000 // size))))
+            tally = measure(
+                Plan(probe, size, share, beside=beside),
+                range(max(10, min(repetitions, 20_000 // size))),
+            )
             precision = "-" if tally.precision is None else f"{tally.precision:.2f}"
             cells.append(f"{precision} / {tally.recall:.2f}")
         yield f"| {size} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m perf.verdicts", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=40, help="of the smallest benchmarks; large ones have at least 10")
+    parser = argparse.ArgumentParser(
+        prog="python -m perf.verdicts", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=int,
+        default=40,
+        help="of the smallest benchmarks; large ones have at least 10",
+    )
     chosen = parser.parse_args()
     for beside in (False, True):
         for probe in PROBES:
-            print(f"\n{probe}, {'beside another benchmark' if beside else 'alone'}: precision / recall\n")
+            print(
+                f"\n{probe}, {'beside another benchmark' if beside else 'alone'}: precision /"
+                " recall\n"
+            )
             for row in rows(probe, beside, chosen.repetitions):
                 print(row, flush=True)
 

@@ -1,4 +1,5 @@
-"""What a local run shows: every task with its state, progress, time and time left, live or line by line."""
+"""What a local run shows: every task with its state, progress, time and time left, live or line by
+line."""
 
 import json
 import time
@@ -12,12 +13,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-MARKS = {"waiting": "[dim]·", "started": "[cyan]…", "running": "[cyan]▶", "done": "[green]✓", "failed": "[red]✗"}
+MARKS = {
+    "waiting": "[dim]·",
+    "started": "[cyan]…",
+    "running": "[cyan]▶",
+    "done": "[green]✓",
+    "failed": "[red]✗",
+}
 
 
 @dataclass
 class Row:
-    """One task. `key` names its files in the state directory; `part` is the piece of work that its progress file tells of."""
+    """One task.
+
+    `key` names its files in the state directory; `part` is the piece of work that its progress file
+    tells of.
+    """
 
     key: str
     title: str
@@ -34,7 +45,10 @@ class Row:
         """Since the task started; up to its end when it has ended."""
         if self.state == "waiting":
             return 0.0
-        return float((self.told["time"] if self.state in {"done", "failed"} else time.time()) - self.told["started"])
+        return float(
+            (self.told["time"] if self.state in {"done", "failed"} else time.time())
+            - self.told["started"]
+        )
 
     @property
     def left(self) -> float | None:
@@ -76,12 +90,26 @@ class Board:
         return next((row for row in self.rows if row.state == "failed"), None)
 
     def table(self) -> Table:
-        table = Table(box=None, pad_edge=False, caption=f"{_clock(time.time() - self.begun)} in all", caption_justify="left")
+        table = Table(
+            box=None,
+            pad_edge=False,
+            caption=f"{_clock(time.time() - self.begun)} in all",
+            caption_justify="left",
+        )
         for header in ("", "step", "progress", "time", "left", ""):
-            table.add_column(header, justify="right" if header in {"time", "left"} else "left", no_wrap=True)
+            table.add_column(
+                header, justify="right" if header in {"time", "left"} else "left", no_wrap=True
+            )
         for row in self.rows:
             left = "" if row.left is None else _clock(row.left)
-            table.add_row(MARKS[row.state], row.title, _bar(row), _clock(row.seconds) if row.told else "", left, _facts(row))
+            table.add_row(
+                MARKS[row.state],
+                row.title,
+                _bar(row),
+                _clock(row.seconds) if row.told else "",
+                left,
+                _facts(row),
+            )
         return table
 
     def _print_changes(self) -> None:
@@ -90,20 +118,26 @@ class Board:
                 continue
             self._printed.add((row.key, row.state))
             what = (
-                f"{'from cache' if row.told['cached'] else 'done'} in {_clock(row.seconds)}" if row.state == "done" else row.state
+                f"{'from cache' if row.told['cached'] else 'done'} in {_clock(row.seconds)}"
+                if row.state == "done"
+                else row.state
             )
             line = f"{_clock(time.time() - self.begun):>6}  {row.title}: {what}  {_facts(row)}"
             self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 def rows(spec: Mapping[str, Any], control: bool) -> list[Row]:
-    """The tasks of a compiled pipeline, those that need nothing of each other side by side, nested pipelines unfolded.
+    """The tasks of a compiled pipeline, those that need nothing of each other side by side, nested
+    pipelines unfolded.
 
-    Of the two branches on the parameter `control` only the one that will run is listed, and not what only cleans up.
+    Of the two branches on the parameter `control` only the one that will run is listed, and not
+    what only cleans up.
     """
 
     def unfold(tasks: Mapping[str, Any]) -> Iterator[Row]:
-        order = TopologicalSorter({name: task.get("dependentTasks", []) for name, task in tasks.items()})
+        order = TopologicalSorter(
+            {name: task.get("dependentTasks", []) for name, task in tasks.items()}
+        )
         order.prepare()
         while ready := sorted(order.get_ready()):
             order.done(*ready)
@@ -134,14 +168,27 @@ def _bar(row: Row, width: int = 16) -> str:
         return ""
     share = row.progress["done"] / row.progress["total"]
     full = round(share * width)
-    return f"[cyan]{'━' * full}[/][dim]{'━' * (width - full)}[/] {share:4.0%} {row.progress['label']}"
+    return (
+        f"[cyan]{'━' * full}[/][dim]{'━' * (width - full)}[/] {share:4.0%} {row.progress['label']}"
+    )
 
 
 def _facts(row: Row) -> str:
-    facts = row.told.get("summary", {}) if row.state == "done" else row.progress.get("facts", {}) if row.state == "running" else {}
-    figures = [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()]
+    facts = (
+        row.told.get("summary", {})
+        if row.state == "done"
+        else row.progress.get("facts", {})
+        if row.state == "running"
+        else {}
+    )
+    figures = [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in facts.items()
+    ]
     return "  ".join(figures[:4])
 
 
 def _clock(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return (
+        f"{seconds:.1f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    )

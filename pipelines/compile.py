@@ -1,7 +1,10 @@
-"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and PipelineVersion. And what Argo CD
-applies of the retrain request, `k8s/gitops/retrain/rendered/`.
+"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and
+PipelineVersion.
 
-`python -m pipelines.compile` writes, `--check` only compares: it names the files that are not current and exits 1.
+And what Argo CD applies of the retrain request, `k8s/gitops/retrain/rendered/`.
+
+`python -m pipelines.compile` writes, `--check` only compares: it names the files that are not
+current and exits 1.
 """
 
 import argparse
@@ -35,17 +38,32 @@ def compiled(directory: Path) -> list[Path]:
         definition, manifest = directory / f"{name}.yaml", directory / f"{name}.k8s.yaml"
         Compiler().compile(pipeline, str(definition))
         version = f"{name}-{hashlib.sha256(definition.read_bytes()).hexdigest()[:8]}"
-        options = KubernetesManifestOptions(pipeline_name=name, pipeline_version_name=version, include_pipeline_manifest=True)
-        Compiler().compile(pipeline, str(manifest), kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+        options = KubernetesManifestOptions(
+            pipeline_name=name, pipeline_version_name=version, include_pipeline_manifest=True
+        )
+        Compiler().compile(
+            pipeline,
+            str(manifest),
+            kubernetes_manifest_format=True,
+            kubernetes_manifest_options=options,
+        )
         files += [definition, manifest]
     return files
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="pipelines.compile", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 naming the files that are not current")
     parser.add_argument(
-        "--output", type=Path, default=COMPILED, metavar="DIR", help="as in build/pipelines, for one build's images"
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 naming the files that are not current",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=COMPILED,
+        metavar="DIR",
+        help="as in build/pipelines, for one build's images",
     )
     options = parser.parse_args()
     check, output = options.check, options.output
@@ -55,17 +73,25 @@ def main() -> int:
         made = {output / file.name: file.read_bytes() for file in compiled(Path(directory))}
         place = RENDERED if output == COMPILED else output / "retrain"
         try:
-            texts = request.rendered(request.read(request.FILE), Path(directory) / f"{request.PIPELINE}.k8s.yaml")
+            texts = request.rendered(
+                request.read(request.FILE), Path(directory) / f"{request.PIPELINE}.k8s.yaml"
+            )
         except OmniError as error:
             print(f"pipelines.compile: {error}", file=sys.stderr)
             return 2
-    for target, content in {**made, **{place / name: text.encode() for name, text in texts.items()}}.items():
+    for target, content in {
+        **made,
+        **{place / name: text.encode() for name, text in texts.items()},
+    }.items():
         if not check:
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as file:
                 file.write(content)
         elif not target.is_file() or target.read_bytes() != content:
-            print(f"{target} is not current: run `python -m pipelines.compile` and commit it", file=sys.stderr)
+            print(
+                f"{target} is not current: run `python -m pipelines.compile` and commit it",
+                file=sys.stderr,
+            )
             stale += 1
     return 1 if stale else 0
 

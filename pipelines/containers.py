@@ -1,8 +1,10 @@
-"""Tasks of a local run in their own images: kfp.local's DockerRunner, on Docker or on podman's socket (DOCKER_HOST).
+"""Tasks of a local run in their own images: kfp.local's DockerRunner, on Docker or on podman's
+socket (DOCKER_HOST).
 
-KFP 2.17 asks the engine to remove a container as it ends, then asks how it ended. On podman, and for a quick end on Docker
-too, it is gone by then, and KFP takes that for success: a failed step ends green. Its tasks also lose what the runner's
-`environment` says as soon as one has a variable of its own. Here a container is removed once its exit code is read.
+KFP 2.17 asks the engine to remove a container as it ends, then asks how it ended. On podman, and
+for a quick end on Docker too, it is gone by then, and KFP takes that for success: a failed step
+ends green. Its tasks also lose what the runner's `environment` says as soon as one has a variable
+of its own. Here a container is removed once its exit code is read.
 """
 
 from __future__ import annotations
@@ -16,16 +18,25 @@ if TYPE_CHECKING:
     from kfp.local import DockerRunner
 
 
-def container_runner(user: str, shared: Sequence[Path] = (), environment: Mapping[str, str] | None = None) -> DockerRunner:
-    """A runner whose containers are as Pod Security `restricted` has them: no capabilities, a read-only root, /tmp in memory.
+def container_runner(
+    user: str, shared: Sequence[Path] = (), environment: Mapping[str, str] | None = None
+) -> DockerRunner:
+    """A runner whose containers are as Pod Security `restricted` has them: no capabilities, a read-
+    only root, /tmp in memory.
 
-    They see the network of this machine, and the directories `shared` at their own paths. `user` is numeric, uid:gid; it
-    must be able to write there and in the pipeline root.
+    They see the network of this machine, and the directories `shared` at their own paths. `user` is
+    numeric, uid:gid; it must be able to write there and in the pipeline root.
     """
     from docker.types import Mount
     from kfp.local import DockerRunner, docker_task_handler
 
-    def run(client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **told: Any) -> int:
+    def run(
+        client: docker.DockerClient,
+        image: str,
+        command: list[str],
+        volumes: dict[str, Any],
+        **told: Any,
+    ) -> int:
         told["environment"] = {**(environment or {}), **told.get("environment", {})}
         return run_container(client, image, command, volumes=volumes, **told)
 
@@ -42,7 +53,10 @@ def container_runner(user: str, shared: Sequence[Path] = (), environment: Mappin
 
 
 def run_container(client: docker.DockerClient, image: str, command: list[str], **told: Any) -> int:
-    """Runs a container to its end, prints what it says, returns its exit code. It is gone afterwards, whatever happens."""
+    """Runs a container to its end, prints what it says, returns its exit code.
+
+    It is gone afterwards, whatever happens.
+    """
     from docker.errors import ImageNotFound
 
     try:
@@ -54,7 +68,9 @@ def run_container(client: docker.DockerClient, image: str, command: list[str], *
         container.start()
         # podman begins to answer with the first line: a step that says nothing for a minute would end the run.
         client.api.timeout = None
-        held = b""  # a line may come in pieces, and KFP sets each that is printed on a line of its own
+        held = (  # a line may come in pieces, and KFP sets each that is printed on a line of its own
+            b""
+        )
         for piece in container.logs(stream=True, follow=True):
             *lines, held = (held + piece).split(b"\n")
             for line in lines:

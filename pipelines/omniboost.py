@@ -1,4 +1,5 @@
-"""OmniBoost: the audit, three training stages with an evaluation after each, the report and the promotion."""
+"""OmniBoost: the audit, three training stages with an evaluation after each, the report and the
+promotion."""
 
 from kfp import dsl
 
@@ -13,12 +14,15 @@ from pipelines import cleaning_up, place
 from pipelines.omniclean import audit
 
 
-@dsl.pipeline(name="omniboost", description="Audit, bi-modal SFT, RLVR, self-distillation, report and promotion")
+@dsl.pipeline(
+    name="omniboost",
+    description="Audit, bi-modal SFT, RLVR, self-distillation, report and promotion",
+)
 def omniboost(
     recipe: str = "tiny",
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     run_name: str = "",
     control: bool = False,
 ) -> None:
@@ -47,9 +51,21 @@ def omniboost(
         after_sft = scores("sft", tuned)
         rewarded = place(rlvr(data=queries, start=tuned.outputs["checkpoint"], **settings), "rlvr")
         after_rlvr = scores("rlvr", rewarded)
-        solved = place(probe(queries=queries, section="distill_probe", **settings), "probe distill").outputs["draws"]
-        own = place(distill(data=queries, checkpoint=rewarded.outputs["checkpoint"], draws=solved, **settings), "distill")
-        final = sft(data=own.outputs["rows"], start=rewarded.outputs["checkpoint"], section="sft_distilled", **settings)
+        solved = place(
+            probe(queries=queries, section="distill_probe", **settings), "probe distill"
+        ).outputs["draws"]
+        own = place(
+            distill(
+                data=queries, checkpoint=rewarded.outputs["checkpoint"], draws=solved, **settings
+            ),
+            "distill",
+        )
+        final = sft(
+            data=own.outputs["rows"],
+            start=rewarded.outputs["checkpoint"],
+            section="sft_distilled",
+            **settings,
+        )
         after_distilled = scores("distilled", place(final, "sft distilled"))
 
         everything = {
@@ -67,12 +83,20 @@ def omniboost(
             **settings,
         }
         # An output of one branch cannot be an optional input outside it: each branch has its own report.
-        with dsl.If(control == True, "with-control"):  # noqa: E712
-            lucky = rlvr(data=queries, start=tuned.outputs["checkpoint"], control="random_reward", **settings)
+        with dsl.If(control == True, "with-control"):
+            lucky = rlvr(
+                data=queries, start=tuned.outputs["checkpoint"], control="random_reward", **settings
+            )
             place(lucky, "rlvr control")
             place(report(control=scores("control", lucky), **everything), "report")
         with dsl.Else("without-control"):
             place(report(**everything), "report")
-        compared = {"champion": base, "candidate": after_distilled, "checkpoint": final.outputs["checkpoint"]}
-        decided = promote(queries=queries, audit=clean_view, run_name=run_name, **compared, **settings)
+        compared = {
+            "champion": base,
+            "candidate": after_distilled,
+            "checkpoint": final.outputs["checkpoint"],
+        }
+        decided = promote(
+            queries=queries, audit=clean_view, run_name=run_name, **compared, **settings
+        )
         place(decided, "promote")

@@ -1,4 +1,5 @@
-"""OmniClean: how much of a benchmark can be solved without its sound, and the clean view that remains."""
+"""OmniClean: how much of a benchmark can be solved without its sound, and the clean view that
+remains."""
 
 from typing import NamedTuple
 
@@ -18,8 +19,11 @@ class Audit(NamedTuple):
     audit: dsl.Artifact
 
 
-@dsl.pipeline(name="audit", description="Prepare a benchmark, probe it twice with modalities withheld, judge every query")
-def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:  # noqa: B006
+@dsl.pipeline(
+    name="audit",
+    description="Prepare a benchmark, probe it twice with modalities withheld, judge every query",
+)
+def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:
     """The part that every pipeline begins with: the queries, the draws of both probes, and the clean view with its audit.
 
     Args:
@@ -37,17 +41,22 @@ def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = 
     settings = {"recipe": recipe, "overrides": overrides, "model": model, "benchmarks": benchmarks}
     queries = place(prepare(**settings), "prepare").outputs["queries"]
     draws = place(probe(queries=queries, **settings), "probe").outputs["draws"]
-    second = place(probe(queries=queries, section="second_probe", **settings), "second probe").outputs["draws"]
+    second = place(
+        probe(queries=queries, section="second_probe", **settings), "second probe"
+    ).outputs["draws"]
     cleaned = place(clean(queries=queries, draws=draws, second_draws=second, **settings), "clean")
     return Audit(queries, draws, second, cleaned.outputs["audit"])
 
 
-@dsl.pipeline(name="omniclean", description="Audit benchmarks for visual shortcuts: which queries need no sound, on one page")
+@dsl.pipeline(
+    name="omniclean",
+    description="Audit benchmarks for visual shortcuts: which queries need no sound, on one page",
+)
 def omniclean(
     recipe: str = "tiny",
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     run_name: str = "",
 ) -> None:
     """The audit with its page.

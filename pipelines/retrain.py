@@ -1,4 +1,7 @@
-"""Retrain: what a commit calls. A candidate is trained by a pinned recipe and replaces the champion only if it is surely better."""
+"""Retrain: what a commit calls.
+
+A candidate is trained by a pinned recipe and replaces the champion only if it is surely better.
+"""
 
 from kfp import dsl
 
@@ -10,13 +13,16 @@ from pipelines import cleaning_up, place
 from pipelines.omniclean import audit
 
 
-@dsl.pipeline(name="retrain", description="Audit, train a candidate, and decide whether it replaces the champion")
+@dsl.pipeline(
+    name="retrain",
+    description="Audit, train a candidate, and decide whether it replaces the champion",
+)
 def retrain(
     recipe: str,
     champion: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     run_name: str = "",
 ) -> None:
     """Both models answer the same queries of the same clean view in this run; the decision is an artefact of its own.
@@ -33,9 +39,22 @@ def retrain(
     with cleaning_up():
         found = audit(**settings).outputs
         judged = {"queries": found["queries"], "audit": found["audit"], **settings}
-        held = dsl.importer(artifact_uri=champion, artifact_class=dsl.Model).set_display_name("champion")
-        before = place(evaluate(checkpoint=held.outputs["artifact"], **judged), "evaluate champion").outputs["scores"]
+        held = dsl.importer(artifact_uri=champion, artifact_class=dsl.Model).set_display_name(
+            "champion"
+        )
+        before = place(
+            evaluate(checkpoint=held.outputs["artifact"], **judged), "evaluate champion"
+        ).outputs["scores"]
         tuned = place(sft(data=found["queries"], **settings), "sft").outputs["checkpoint"]
-        rewarded = place(rlvr(data=found["queries"], start=tuned, **settings), "rlvr").outputs["checkpoint"]
-        after = place(evaluate(checkpoint=rewarded, **judged), "evaluate candidate").outputs["scores"]
-        place(promote(champion=before, candidate=after, checkpoint=rewarded, run_name=run_name, **judged), "promote")
+        rewarded = place(rlvr(data=found["queries"], start=tuned, **settings), "rlvr").outputs[
+            "checkpoint"
+        ]
+        after = place(evaluate(checkpoint=rewarded, **judged), "evaluate candidate").outputs[
+            "scores"
+        ]
+        place(
+            promote(
+                champion=before, candidate=after, checkpoint=rewarded, run_name=run_name, **judged
+            ),
+            "promote",
+        )

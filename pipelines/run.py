@@ -1,8 +1,10 @@
-"""Runs a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --set rlvr.steps=40 --seed 1`.
+"""Runs a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --set
+rlvr.steps=40 --seed 1`.
 
-Every task is a subprocess of kfp.local's SubprocessRunner. The run directory holds the step cache, the outputs of the last
-run, the log, and the report. As soon as a task finds work to do, one warm worker starts (`omnicore.runtime.worker`) and imports
-what the heavy steps need. All processes end with this one, and the same command goes on where it was.
+Every task is a subprocess of kfp.local's SubprocessRunner. The run directory holds the step cache,
+the outputs of the last run, the log, and the report. As soon as a task finds work to do, one warm
+worker starts (`omnicore.runtime.worker`) and imports what the heavy steps need. All processes end
+with this one, and the same command goes on where it was.
 """
 
 import argparse
@@ -49,7 +51,10 @@ def main() -> int:
     args = _arguments()
     console = Console(file=sys.stdout)  # not whatever sys.stdout is later
     overrides = [*args.set, *([] if args.seed is None else [f"seed={args.seed}"])]
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:
         load_recipe(args.recipe, overrides)  # a wrong field is told before anything starts
@@ -68,14 +73,28 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pipelines.run", description=__doc__.splitlines()[0])
     parser.add_argument("--pipeline", choices=sorted(PUBLISHED), default="omniboost")
-    parser.add_argument("--recipe", default="tiny", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="directory of the run, as in runs/demo")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one value of the recipe; repeatable"
+        "--recipe", default="tiny", help="name of a shipped recipe, or path of a YAML file"
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="directory of the run, as in runs/demo",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change one value of the recipe; repeatable",
     )
     parser.add_argument("--seed", type=int)
     parser.add_argument(
-        "--control", action="store_true", help="omniboost: also train with a random reward and show it in the report"
+        "--control",
+        action="store_true",
+        help="omniboost: also train with a random reward and show it in the report",
     )
     parser.add_argument(
         "--containers",
@@ -98,16 +117,30 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     pipeline = PIPELINES[args.pipeline]
     for part in (pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values()):
         for task in part.dag.tasks.values():
-            task.ClearField("retry_policy")  # what fails here fails again, and would be told half a minute late
-    arguments = {"recipe": args.recipe, "overrides": json.dumps(overrides), "run_name": args.run.name}
+            task.ClearField(
+                "retry_policy"
+            )  # what fails here fails again, and would be told half a minute late
+    arguments = {
+        "recipe": args.recipe,
+        "overrides": json.dumps(overrides),
+        "run_name": args.run.name,
+    }
     if args.pipeline == "omniboost":
         arguments["control"] = args.control
     board = Board(rows(MessageToDict(pipeline.pipeline_spec), args.control), state, console)
     failure = ""
-    with tempfile.TemporaryDirectory(prefix="omni-", ignore_cleanup_errors=True) as scratch, log_file.open("w", buffering=1) as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="omni-", ignore_cleanup_errors=True) as scratch,
+        log_file.open("w", buffering=1) as log,
+    ):
         socket = Path(scratch) / "worker"
         # KFP's launcher leaves a temporary directory behind for every task: here they go with the run.
-        places = {RUN: state.resolve(), CACHE: (args.run / "cache").resolve(), WORKER: socket, "TMPDIR": scratch}
+        places = {
+            RUN: state.resolve(),
+            CACHE: (args.run / "cache").resolve(),
+            WORKER: socket,
+            "TMPDIR": scratch,
+        }
         os.environ.update({name: str(place) for name, place in places.items()})
         runner: Any = kfp.local.SubprocessRunner(use_venv=False)
         if args.containers:
@@ -115,7 +148,12 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
             runner = container_runner(f"{os.getuid()}:{os.getgid()}", [args.run.resolve()], told)
         kfp.local.init(runner, str(outputs), str(Path(scratch) / "workspace"))
         try:
-            with _shown(board), _worker(socket, log) as start, _watched(board, None if args.containers else start), _into(log):
+            with (
+                _shown(board),
+                _worker(socket, log) as start,
+                _watched(board, None if args.containers else start),
+                _into(log),
+            ):
                 pipeline(**arguments)
         except RuntimeError as error:
             failure = str(error)
@@ -132,7 +170,10 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Holds the run directory. Its tasks wait for this lock, and end when they get it: see `components.execute`."""
+    """Holds the run directory.
+
+    Its tasks wait for this lock, and end when they get it: see `components.execute`.
+    """
     lock_file = directory / "state" / LOCK
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a") as lock:
@@ -143,7 +184,10 @@ def _held(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() - begun > PATIENCE:
-                    raise StepBusy(f"another run works in {directory}: wait for it, end it, or give another --run") from None
+                    raise StepBusy(
+                        f"another run works in {directory}: wait for it, end it, or give another"
+                        " --run"
+                    ) from None
                 time.sleep(POLL)
         yield
 
@@ -157,7 +201,9 @@ def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
         nonlocal process
         if process is None:
             command = [sys.executable, "-m", "omnicore.runtime.worker", str(socket)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **MALLOC})
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **MALLOC}
+            )
 
     try:
         yield start
@@ -169,7 +215,8 @@ def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _watched(board: Board, start_worker: Callable[[], None] | None) -> Iterator[None]:
-    """Keeps the board current in a thread of its own; the first task that works starts the worker, where there is one."""
+    """Keeps the board current in a thread of its own; the first task that works starts the worker,
+    where there is one."""
     over = threading.Event()
 
     def watch() -> None:
@@ -190,8 +237,13 @@ def _watched(board: Board, start_worker: Callable[[], None] | None) -> Iterator[
 
 @contextlib.contextmanager
 def _into(log: IO[str]) -> Iterator[None]:
-    """Sends all that KFP and the tasks print to the log; KFP's warnings of settings for a cluster go nowhere."""
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+    """Sends all that KFP and the tasks print to the log; KFP's warnings of settings for a cluster
+    go nowhere."""
+    with (
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -199,7 +251,12 @@ def _into(log: IO[str]) -> Iterator[None]:
 def _shown(board: Board) -> contextlib.AbstractContextManager[Any]:
     if not board.console.is_terminal:
         return contextlib.nullcontext()
-    return Live(get_renderable=board.table, console=board.console, redirect_stdout=False, redirect_stderr=False)
+    return Live(
+        get_renderable=board.table,
+        console=board.console,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 def _reap() -> None:
@@ -212,7 +269,8 @@ def _reap() -> None:
 
 
 def _publish(pipeline: str, outputs: Path, directory: Path) -> None:
-    """Copies what people look for into the run directory; links would let an edit reach the cache."""
+    """Copies what people look for into the run directory; links would let an edit reach the
+    cache."""
     for name in PUBLISHED[pipeline]:
         source = next(outputs.rglob(name))
         shutil.copyfile(source, directory / f"{name}.tmp")
@@ -231,7 +289,10 @@ def _print_result(pipeline: str, directory: Path, console: Console) -> None:
             table.add_row(stage, *(_estimate(views[view]["macro"]) for view in ("raw", "clean")))
         console.print(table)
         for policy, audit in report["audit"].items():
-            told = "  ".join(f"{name} {audit[name]:.3g}" for name in ("precision", "recall", "kept", "removed", "clean_lost"))
+            told = "  ".join(
+                f"{name} {audit[name]:.3g}"
+                for name in ("precision", "recall", "kept", "removed", "clean_lost")
+            )
             console.print(f"audit, {policy}: {told}", highlight=False, soft_wrap=True)
     for name in (*PUBLISHED[pipeline], METRICS_FILE):
         console.print(str(directory / name), highlight=False, soft_wrap=True)

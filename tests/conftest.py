@@ -1,4 +1,7 @@
-"""Shared fixtures. torch is imported only by the fixtures that need it."""
+"""Shared fixtures.
+
+torch is imported only by the fixtures that need it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""podman for tests: a store, a socket and a Debian of their own, so that nothing else on the machine is touched.
+"""Podman for tests: a store, a socket and a Debian of their own, so that nothing else on the
+machine is touched.
 
-The base image is made by debootstrap, once a machine (.cache/); the wheels that a build downloads stay there, too.
+The base image is made by debootstrap, once a machine (.cache/); the wheels that a build downloads
+stay there, too.
 """
 
 from __future__ import annotations
@@ -36,14 +38,21 @@ NEEDED = {"podman": "podman", "runc": "runc", "debootstrap": "debootstrap", "tar
 
 def missing() -> str:
     """Why containers cannot be built here; empty where they can."""
-    absent = [package for command, package in NEEDED.items() if not shutil.which(command, path=f"{os.environ['PATH']}:/usr/sbin")]
+    absent = [
+        package
+        for command, package in NEEDED.items()
+        if not shutil.which(command, path=f"{os.environ['PATH']}:/usr/sbin")
+    ]
     if absent:
         return f"not installed: {', '.join(absent)}"
     return "" if os.getuid() == 0 else "debootstrap needs root"
 
 
 class Podman:
-    """An engine that lives in `directory`. `environment` leads every client there, by command and by DOCKER_HOST."""
+    """An engine that lives in `directory`.
+
+    `environment` leads every client there, by command and by DOCKER_HOST.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,7 +67,10 @@ class Podman:
 
     def start(self) -> None:
         (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
-        store = f'[storage]\ndriver = "overlay"\ngraphroot = "{self.directory}/store"\nrunroot = "{self.directory}/run"\n'
+        store = (
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.directory}/store"\nrunroot ='
+            f' "{self.directory}/run"\n'
+        )
         (self.directory / "storage.conf").write_text(store)
         (self.directory / "containers.conf").write_text(CONTAINERS_CONF)
         (self.directory / "registries.conf").write_text("unqualified-search-registries = []\n")
@@ -71,7 +83,8 @@ class Podman:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ends the service and every container; unmounts what would keep the directory from being removed."""
+        """Ends the service and every container; unmounts what would keep the directory from being
+        removed."""
         with suppress(ProcessLookupError):
             os.killpg(self.service.pid, signal.SIGTERM)
         self.service.wait(30)
@@ -82,8 +95,12 @@ class Podman:
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Output of a podman command."""
-        done = subprocess.run(["podman", *arguments], env=self.environment, capture_output=True, text=True)
-        assert not check or done.returncode == 0, f"podman {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done = subprocess.run(
+            ["podman", *arguments], env=self.environment, capture_output=True, text=True
+        )
+        assert not check or done.returncode == 0, (
+            f"podman {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done.stdout.strip()
 
     def debian(self) -> str:
@@ -92,31 +109,63 @@ class Podman:
         if not archive.is_file():
             with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
                 tree = Path(scratch) / "root"
-                command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(tree)]
+                command = [
+                    "debootstrap",
+                    "--variant=minbase",
+                    f"--include={PACKAGES}",
+                    "bookworm",
+                    str(tree),
+                ]
                 done = subprocess.run(
-                    command, capture_output=True, text=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+                    command,
+                    capture_output=True,
+                    text=True,
+                    env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"},
                 )
                 assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-                skipped = [f"--exclude=./{path}" for path in ("var/cache/apt/*", "var/lib/apt/lists/*", "usr/share/doc/*", "dev/*")]
-                subprocess.run(["tar", "-C", str(tree), *skipped, "-cf", f"{archive}.new", "."], check=True)
+                skipped = [
+                    f"--exclude=./{path}"
+                    for path in (
+                        "var/cache/apt/*",
+                        "var/lib/apt/lists/*",
+                        "usr/share/doc/*",
+                        "dev/*",
+                    )
+                ]
+                subprocess.run(
+                    ["tar", "-C", str(tree), *skipped, "-cf", f"{archive}.new", "."], check=True
+                )
                 Path(f"{archive}.new").replace(archive)
         self("import", "--quiet", str(archive), BASE)
         return BASE
 
     def build(self, *names: str, **bases: str) -> dict[str, str]:
-        """Builds images on the Debian, or on their `bases`; image names to tags. `images.json` of the directory tells the same."""
+        """Builds images on the Debian, or on their `bases`; image names to tags.
+
+        `images.json` of the directory tells the same.
+        """
         told = self.directory / "images.json"
         bases = dict.fromkeys(("core", *names), BASE) | bases
         given = [f"--base={name}={image}" for name, image in bases.items()]
-        command = [sys.executable, str(ROOT / "images" / "build.py"), *names, *given, f"--output={told}"]
+        command = [
+            sys.executable,
+            str(ROOT / "images" / "build.py"),
+            *names,
+            *given,
+            f"--output={told}",
+        ]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return {build["imageName"]: build["tag"] for build in json.loads(told.read_bytes())["builds"]}
+        return {
+            build["imageName"]: build["tag"] for build in json.loads(told.read_bytes())["builds"]
+        }
 
 
 @contextmanager
 def podman() -> Iterator[Podman]:
-    with tempfile.TemporaryDirectory(prefix="podman-") as directory:  # a short path: that of a socket has 108 bytes
+    with tempfile.TemporaryDirectory(
+        prefix="podman-"
+    ) as directory:  # a short path: that of a socket has 108 bytes
         engine = Podman(Path(directory))
         engine.start()
         try:

@@ -1,4 +1,5 @@
-"""The training operator, the kubelet and the rest of the world, played for one job on the mock API server."""
+"""The training operator, the kubelet and the rest of the world, played for one job on the mock API
+server."""
 
 from __future__ import annotations
 
@@ -11,12 +12,16 @@ from omnicore.cluster.manifests import JobSpec
 from omnicore.config import LauncherConfig
 from tests.kube_server import NAMESPACE, KubeServer
 
-QUICK = Times(beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5)
+QUICK = Times(
+    beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5
+)
 RUN, KEY = "omniboost-x7", "k" * 64
 
 
 def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpec:
-    place = LauncherConfig(kind=kind, image="r/train@sha256:0", storage="s3://b/runs", namespace=NAMESPACE, queue="gpu")
+    place = LauncherConfig(
+        kind=kind, image="r/train@sha256:0", storage="s3://b/runs", namespace=NAMESPACE, queue="gpu"
+    )
     return JobSpec(
         name=names.job_name(RUN, step, key),
         namespace=NAMESPACE,
@@ -45,14 +50,18 @@ class Operator:
         self.name = spec(kind).name
 
     def created(self, times: int = 1) -> dict[str, Any]:
-        self.kube.wait_for(lambda: len(self.kube.created) >= times and self.kube.get(self.plural, self.name))
+        self.kube.wait_for(
+            lambda: len(self.kube.created) >= times and self.kube.get(self.plural, self.name)
+        )
         return self.kube.get(self.plural, self.name) or {}
 
     def suspend(self, on: bool) -> None:
         """As Kueue does, by the spec; the operator's condition follows it."""
         self.kube.change(self.plural, self.name, lambda job: suspend(job, on))
 
-    def says(self, condition: str, status: str = "True", reason: str = "Because", message: str = "") -> None:
+    def says(
+        self, condition: str, status: str = "True", reason: str = "Because", message: str = ""
+    ) -> None:
         if condition == "Suspended":
             self.suspend(status == "True")
         self.kube.condition(self.plural, self.name, condition, status, reason, message)
@@ -81,7 +90,12 @@ class Operator:
         self.says("Failed", reason="PyTorchJobFailed", message="1 Worker replica(s) failed")
 
     def watched(self, times: int = 1) -> None:
-        self.kube.wait_for(lambda: self.kube.count("watch", self.plural) >= times and self.kube.count("watch", "pods") >= 1)
+        self.kube.wait_for(
+            lambda: (
+                self.kube.count("watch", self.plural) >= times
+                and self.kube.count("watch", "pods") >= 1
+            )
+        )
 
     def followed(self, times: int = 1) -> None:
         self.kube.wait_for(lambda: self.kube.count("get", "pods/log") >= times)

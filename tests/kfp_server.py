@@ -1,4 +1,5 @@
-"""A small stand-in of KFP's API v2beta1 over HTTP on 127.0.0.1: as many runs of one name as anybody creates."""
+"""A small stand-in of KFP's API v2beta1 over HTTP on 127.0.0.1: as many runs of one name as anybody
+creates."""
 
 from __future__ import annotations
 
@@ -19,9 +20,12 @@ TOKEN = "KF_PIPELINES_SA_TOKEN_PATH"
 
 
 class Kfp:
-    """Pipelines with versions, experiments and runs of one server. `faults` maps a method and the last word of a path to a status
-    (0: the connection is closed once the work is done); `users` is whether it serves many, each with a namespace. What is listed or
-    created is answered once `after_list` or `after_create` has returned."""
+    """Pipelines with versions, experiments and runs of one server.
+
+    `faults` maps a method and the last word of a path to a status (0: the connection is closed once
+    the work is done); `users` is whether it serves many, each with a namespace. What is listed or
+    created is answered once `after_list` or `after_create` has returned.
+    """
 
     def __init__(self) -> None:
         self.versions: dict[str, list[str]] = {
@@ -46,7 +50,11 @@ class Kfp:
                 stub.answer(self, "GET", {})
 
             def do_POST(self) -> None:
-                stub.answer(self, "POST", json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}"))
+                stub.answer(
+                    self,
+                    "POST",
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}"),
+                )
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -67,7 +75,9 @@ class Kfp:
         else:
             with self.lock:
                 status, found = self.work(method, url.path, query, body)
-                found = json.loads(json.dumps(found))  # as it is now: another may change it before it is sent
+                found = json.loads(
+                    json.dumps(found)
+                )  # as it is now: another may change it before it is sent
             if url.path.endswith("/runs"):
                 (self.after_list if method == "GET" else self.after_create)()
             if fault == 0:
@@ -81,7 +91,9 @@ class Kfp:
         handler.end_headers()
         handler.wfile.write(said)
 
-    def work(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
+    def work(
+        self, method: str, path: str, query: dict[str, str], body: dict[str, Any]
+    ) -> tuple[int, Any]:
         namespace = query.get("namespace", body.get("namespace", ""))
         if "filter" in query:
             (predicate,) = json.loads(query["filter"])["predicates"]
@@ -94,36 +106,66 @@ class Kfp:
                 return 404, {"code": 5, "message": "Pipeline not found"}
             case "GET", ["pipelines", of, "versions"]:
                 known = self.versions[of.removeprefix("id-")]
-                chosen = [v for v in known if v == name] if "filter" in query else known[::-1][: int(query["page_size"])]
+                chosen = (
+                    [v for v in known if v == name]
+                    if "filter" in query
+                    else known[::-1][: int(query["page_size"])]
+                )
                 assert "filter" in query or query["sort_by"] == "created_at desc"
-                return 200, {"pipeline_versions": [self.version(of.removeprefix("id-"), v) for v in chosen]} if chosen else {}
+                return 200, (
+                    {"pipeline_versions": [self.version(of.removeprefix("id-"), v) for v in chosen]}
+                    if chosen
+                    else {}
+                )
             case "GET", ["runs" | "experiments" as kind]:
                 if self.users and not namespace:
                     return 400, {"code": 3, "message": "namespace is empty in multi-user mode"}
-                held = [o for o in getattr(self, kind) if (o["display_name"], o.get("namespace", "")) == (name, namespace)]
+                held = [
+                    o
+                    for o in getattr(self, kind)
+                    if (o["display_name"], o.get("namespace", "")) == (name, namespace)
+                ]
                 return 200, {kind: held if self.later_is_older else held[::-1]} if held else {}
             case "POST", ["experiments"]:
-                if any((e["display_name"], e.get("namespace", "")) == (body["display_name"], namespace) for e in self.experiments):
+                if any(
+                    (e["display_name"], e.get("namespace", "")) == (body["display_name"], namespace)
+                    for e in self.experiments
+                ):
                     return 409, {"code": 6, "message": "Already exist error"}
                 self.experiments.append({**body, "experiment_id": f"e{len(self.experiments)}"})
                 return 200, self.experiments[-1]
             case "POST", ["runs"]:
-                of = next(e for e in self.experiments if e["experiment_id"] == body["experiment_id"])
-                self.runs.append({**body, "run_id": f"r{len(self.runs)}", "namespace": of.get("namespace", "")})
-                return 200, {key: value for key, value in self.runs[-1].items() if key != "namespace"}
+                of = next(
+                    e for e in self.experiments if e["experiment_id"] == body["experiment_id"]
+                )
+                self.runs.append(
+                    {**body, "run_id": f"r{len(self.runs)}", "namespace": of.get("namespace", "")}
+                )
+                return 200, {
+                    key: value for key, value in self.runs[-1].items() if key != "namespace"
+                }
             case "POST", ["runs", end] if end.endswith(":terminate"):
-                next(r for r in self.runs if r["run_id"] == end.removesuffix(":terminate"))["state"] = "CANCELING"
+                next(r for r in self.runs if r["run_id"] == end.removesuffix(":terminate"))[
+                    "state"
+                ] = "CANCELING"
                 return 200, {}
         return 404, {"code": 5, "message": "Not Found"}
 
     def version(self, pipeline: str, name: str) -> dict[str, Any]:
         whole = compiled(pipeline)
-        return {"pipeline_id": f"id-{pipeline}", "pipeline_version_id": f"id-{name}", "display_name": name, "pipeline_spec": whole}
+        return {
+            "pipeline_id": f"id-{pipeline}",
+            "pipeline_version_id": f"id-{name}",
+            "display_name": name,
+            "pipeline_spec": whole,
+        }
 
 
 @cache
 def compiled(pipeline: str) -> dict[str, Any]:
-    spec, platform = yaml.load_all((COMPILED / f"{pipeline}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    spec, platform = yaml.load_all(
+        (COMPILED / f"{pipeline}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     return {"pipeline_spec": spec, "platform_spec": platform}
 
 

@@ -1,9 +1,11 @@
-"""A small Kubernetes API server for tests, over HTTP on 127.0.0.1: objects with versions, watches, pod logs, faults on demand.
+"""A small Kubernetes API server for tests, over HTTP on 127.0.0.1: objects with versions, watches,
+pod logs, faults on demand.
 
-It keeps to what trips real clients: creation with fieldValidation=Strict is checked against upstream's schemas, a strategic
-merge patch of a custom resource gets 415, a watch from a version that was compacted gets 410, deletion obeys preconditions
-and takes the pods along, a log of a container that has not started gets 400. Tests play the operator and the kubelet:
-`put`, `change`, `pod`, `say`.
+It keeps to what trips real clients: creation with fieldValidation=Strict is checked against
+upstream's schemas, a strategic merge patch of a custom resource gets 415, a watch from a version
+that was compacted gets 410, deletion obeys preconditions and takes the pods along, a log of a
+container that has not started gets 400. Tests play the operator and the kubelet: `put`, `change`,
+`pod`, `say`.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ SERVED = frozenset({"pytorchjobs", "trainjobs", "inferenceservices", "workflows"
 
 @dataclass(frozen=True)
 class Fault:
-    """What a request gets in place of its answer. `reset`: the connection is closed; `after`: only once the work is done, as
-    when an answer is lost; `plain`: text in place of a `Status`;
-    `hold`: the answer waits for an event; `cut`: a stream breaks after as many lines."""
+    """What a request gets in place of its answer.
+
+    `reset`: the connection is closed; `after`: only once the work is done, as when an answer is
+    lost; `plain`: text in place of a `Status`; `hold`: the answer waits for an event; `cut`: a
+    stream breaks after as many lines.
+    """
 
     status: int = 500
     message: str = "as the test wants it"
@@ -51,7 +56,8 @@ class Fault:
 
 @dataclass
 class Log:
-    """Lines of one container with the kubelet's time stamps; `skew` is how far the node's clock is ahead, in seconds."""
+    """Lines of one container with the kubelet's time stamps; `skew` is how far the node's clock is
+    ahead, in seconds."""
 
     lines: list[tuple[float, str]] = field(default_factory=list)
     ended: bool = False
@@ -61,10 +67,18 @@ class Log:
 
 
 class KubeServer:
-    """Serves while the context is open. `fault(verb, resource, name, seen)` may give a request a `Fault`; `seen` counts how
-    often the same was asked before. `calls` are the (group, resource, verb) that were asked."""
+    """Serves while the context is open.
 
-    def __init__(self, fault: Callable[[str, str, str, int], Fault | None] = lambda verb, resource, name, seen: None) -> None:
+    `fault(verb, resource, name, seen)` may give a request a `Fault`; `seen` counts how often the
+    same was asked before. `calls` are the (group, resource, verb) that were asked.
+    """
+
+    def __init__(
+        self,
+        fault: Callable[[str, str, str, int], Fault | None] = lambda verb, resource, name, seen: (
+            None
+        ),
+    ) -> None:
         self.fault = fault
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []
@@ -80,11 +94,15 @@ class KubeServer:
         self.change_made = threading.Condition(threading.RLock())
 
     def __enter__(self) -> Self:
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kube": self}))
+        self.http = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"kube": self})
+        )
         self.http.daemon_threads = True
         self.http.block_on_close = False
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +115,12 @@ class KubeServer:
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": NAMESPACE}}],
+            "contexts": [
+                {
+                    "name": "test",
+                    "context": {"cluster": "test", "user": "test", "namespace": NAMESPACE},
+                }
+            ],
             "clusters": [{"name": "test", "cluster": {"server": self.url}}],
             "users": [{"name": "test", "user": {"token": "t"}}],
         }
@@ -119,7 +142,9 @@ class KubeServer:
 
     def all(self, plural: str) -> list[dict[str, Any]]:
         with self.change_made:
-            return [copy.deepcopy(found) for (kind, _), found in self.objects.items() if kind == plural]
+            return [
+                copy.deepcopy(found) for (kind, _), found in self.objects.items() if kind == plural
+            ]
 
     def count(self, verb: str, resource: str) -> int:
         return sum(1 for asked in self.requests if asked[:2] == (verb, resource))
@@ -150,33 +175,60 @@ class KubeServer:
                     self._happened("pods", "DELETED", self.objects.pop((kind, pod)))
 
     def condition(
-        self, plural: str, name: str, kind: str, status: str = "True", reason: str = "Because", message: str = ""
+        self,
+        plural: str,
+        name: str,
+        kind: str,
+        status: str = "True",
+        reason: str = "Because",
+        message: str = "",
     ) -> None:
         """Sets one condition of an object's status; the others stay."""
 
         def apply(found: dict[str, Any]) -> None:
-            others = [c for c in found.setdefault("status", {}).get("conditions", []) if c["type"] != kind]
-            found["status"]["conditions"] = [*others, {"type": kind, "status": status, "reason": reason, "message": message}]
+            others = [
+                c for c in found.setdefault("status", {}).get("conditions", []) if c["type"] != kind
+            ]
+            found["status"]["conditions"] = [
+                *others,
+                {"type": kind, "status": status, "reason": reason, "message": message},
+            ]
 
         self.change(plural, name, apply)
 
-    def pod(self, job: str, label: str, index: int = 0, container: str = "pytorch", **status: Any) -> str:
+    def pod(
+        self, job: str, label: str, index: int = 0, container: str = "pytorch", **status: Any
+    ) -> str:
         """Makes or changes a pod of a job; `state` and `lastState` are those of its container."""
         name = f"{job}-worker-{index}"
         state = {key: status.pop(key) for key in ("state", "lastState") if key in status}
-        whole = {**status, "containerStatuses": [{"name": container, "restartCount": 0, **state}]} if state else status
+        whole = (
+            {**status, "containerStatuses": [{"name": container, "restartCount": 0, **state}]}
+            if state
+            else status
+        )
         with self.change_made:
             self.logs.setdefault(name, Log())
             if ("pods", name) in self.objects:
                 self.change("pods", name, lambda pod: pod.update(status=whole))
             else:
-                self.put("pods", {"metadata": {"name": name, "labels": {label: job}}, "status": whole})
+                self.put(
+                    "pods", {"metadata": {"name": name, "labels": {label: job}}, "status": whole}
+                )
         return name
 
     def event(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
         metadata = {"name": f"{name}.{uuid.uuid4().hex[:8]}"}
-        fields = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": _stamp(time.time())[:19] + "Z"}
-        self.put("events", {"metadata": metadata, "involvedObject": {"kind": kind, "name": name}, **fields})
+        fields = {
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": _stamp(time.time())[:19] + "Z",
+        }
+        self.put(
+            "events",
+            {"metadata": metadata, "involvedObject": {"kind": kind, "name": name}, **fields},
+        )
 
     def say(self, pod: str, *lines: str, at: float | None = None) -> None:
         with self.change_made:
@@ -209,11 +261,17 @@ class KubeServer:
 
 
 def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "000Z")
+    )
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, name: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, headers: dict[str, str] | None = None, name: str = ""
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.name = status, message, headers or {}, name
 
@@ -246,7 +304,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             self._send(404, _status(404, "no such path"))
             return
-        self.group, self.plural, self.name = found["group"] or "", found["plural"], found["name"] or ""
+        self.group, self.plural, self.name = (
+            found["group"] or "",
+            found["plural"],
+            found["name"] or "",
+        )
         resource = self.plural + (f"/{found['sub']}" if found["sub"] else "")
         if verb == "get" and not self.name:
             verb = "watch" if self.query.get("watch") == "true" else "list"
@@ -264,7 +326,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._fail(fault)
                 return
             if (verb, resource) in kube.forbidden:
-                what = f'{resource} is forbidden: User "u" cannot {verb} resource "{resource}" in API group "{self.group}"'
+                what = (
+                    f'{resource} is forbidden: User "u" cannot {verb} resource "{resource}" in API'
+                    f' group "{self.group}"'
+                )
                 raise _Refused(403, what)
             if self.plural not in kube.served:
                 self._send_plain(404, "404 page not found\n")
@@ -282,7 +347,11 @@ class _Handler(BaseHTTPRequestHandler):
                     fault.hold.wait(30)
                 self._send(201 if verb == "create" else 200, answer)
         except _Refused as refused:
-            self._send(refused.status, _status(refused.status, refused.message, refused.name), refused.headers)
+            self._send(
+                refused.status,
+                _status(refused.status, refused.message, refused.name),
+                refused.headers,
+            )
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -304,10 +373,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
 
-    def _send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -338,7 +413,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self) -> dict[str, Any]:
         with self.kube.change_made:
             items = [item for item in self.kube.all(self.plural) if self._chosen(item)]
-            return {"kind": "List", "metadata": {"resourceVersion": str(self.kube.version)}, "items": items}
+            return {
+                "kind": "List",
+                "metadata": {"resourceVersion": str(self.kube.version)},
+                "items": items,
+            }
 
     def _chosen(self, item: dict[str, Any]) -> bool:
         labels = item["metadata"].get("labels") or {}
@@ -356,11 +435,19 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _patch(self) -> dict[str, Any]:
-        if self.group and self.headers["Content-Type"] not in {"application/merge-patch+json", "application/json-patch+json"}:
-            raise _Refused(415, f"{self.headers['Content-Type']} is not supported for custom resources")
+        if self.group and self.headers["Content-Type"] not in {
+            "application/merge-patch+json",
+            "application/json-patch+json",
+        }:
+            raise _Refused(
+                415, f"{self.headers['Content-Type']} is not supported for custom resources"
+            )
         with self.kube.change_made:
             held = self._held()
-            if self.made.get("metadata", {}).get("uid", held["metadata"]["uid"]) != held["metadata"]["uid"]:
+            if (
+                self.made.get("metadata", {}).get("uid", held["metadata"]["uid"])
+                != held["metadata"]["uid"]
+            ):
                 raise _Refused(409, "Precondition failed: UID in precondition")
             self.kube.change(self.plural, self.name, lambda found: _merge(found, self.made))
             return copy.deepcopy(held)
@@ -391,7 +478,11 @@ class _Handler(BaseHTTPRequestHandler):
         while time.monotonic() < limit:
             with kube.change_made:
                 if since < kube.compacted:  # as a watch that lags behind compaction is told
-                    self._chunk(json.dumps({"type": "ERROR", "object": _status(410, "too old resource version")}))
+                    self._chunk(
+                        json.dumps(
+                            {"type": "ERROR", "object": _status(410, "too old resource version")}
+                        )
+                    )
                     break
                 fresh = [e for e in kube.history if e[0] > since]
                 if not fresh and kube.epoch == epoch:
@@ -412,7 +503,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._held()
             log, epoch = kube.logs[self.name], kube.epoch
         if not log.started:
-            raise _Refused(400, f'container "{query["container"]}" in pod "{self.name}" is waiting to start')
+            raise _Refused(
+                400, f'container "{query["container"]}" in pod "{self.name}" is waiting to start'
+            )
         if query.get("previous") == "true":
             if not log.previous:
                 raise _Refused(400, "previous terminated container not found")
@@ -429,7 +522,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if cut is not None and sent >= cut:
                     self._break()
                     return
-                self._chunk(f"{_stamp(stamp)} {text}" if query.get("timestamps") == "true" else text)
+                self._chunk(
+                    f"{_stamp(stamp)} {text}" if query.get("timestamps") == "true" else text
+                )
                 sent += 1
             with kube.change_made:
                 if kube.epoch != epoch:
@@ -482,10 +577,25 @@ def _merge(found: dict[str, Any], patch: dict[str, Any]) -> None:
             found[name] = value
 
 
-REASONS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired"}
+REASONS = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    409: "Conflict",
+    410: "Expired",
+}
 
 
 def _status(code: int, message: str, name: str = "") -> dict[str, Any]:
-    """As apimachinery writes it: `details` name the object that does not exist, and are empty where none was asked for."""
+    """As apimachinery writes it: `details` name the object that does not exist, and are empty where
+    none was asked for."""
     details = {"details": {"name": name} if name else {}}
-    return {"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": REASONS.get(code, ""), **details}
+    return {
+        "kind": "Status",
+        "status": "Failure",
+        "code": code,
+        "message": message,
+        "reason": REASONS.get(code, ""),
+        **details,
+    }

@@ -1,4 +1,7 @@
-"""A real Prometheus for tests, from Debian's package, on a free port of 127.0.0.1. Without it the tests skip."""
+"""A real Prometheus for tests, from Debian's package, on a free port of 127.0.0.1.
+
+Without it the tests skip.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def needs(binary: str) -> str:
 
 
 @contextmanager
-def started(command: list[str], url: str, log: Path, cwd: Path | None = None, seconds: float = 60) -> Iterator[None]:
+def started(
+    command: list[str], url: str, log: Path, cwd: Path | None = None, seconds: float = 60
+) -> Iterator[None]:
     """A server that answers at `url` within the block."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file)
@@ -63,7 +68,9 @@ class Prometheus:
     def now(self, query: str) -> dict[frozenset[tuple[str, str]], float]:
         """{labels but those of the target: value} of a query."""
         found = self.get("query", query=query)["result"]
-        return {frozenset(_own(series["metric"]).items()): float(series["value"][1]) for series in found}
+        return {
+            frozenset(_own(series["metric"]).items()): float(series["value"][1]) for series in found
+        }
 
     def scraped(self, query: str) -> list[tuple[float, float]]:
         """All samples of the one series that a selector names: (time, value)."""
@@ -74,22 +81,45 @@ class Prometheus:
         """Returns when a query has a result."""
         end = time.monotonic() + seconds
         while not self.now(query):
-            assert time.monotonic() < end, f"never: {query}; targets: {self.get('targets')['activeTargets']}"
+            assert time.monotonic() < end, (
+                f"never: {query}; targets: {self.get('targets')['activeTargets']}"
+            )
             time.sleep(INTERVAL)
 
 
 def _own(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in labels.items() if name not in {"__name__", "instance", "job"}}
+    return {
+        name: value for name, value in labels.items() if name not in {"__name__", "instance", "job"}
+    }
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Mapping[int, Mapping[str, str]], **scrape: Any) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, targets: Mapping[int, Mapping[str, str]], **scrape: Any
+) -> Iterator[Prometheus]:
     """Scrapes ports of 127.0.0.1, each with its labels."""
     binary, (port,) = needs("prometheus"), free_ports(1)
-    every = {"scrape_interval": f"{INTERVAL * 1000:.0f}ms", "scrape_timeout": f"{INTERVAL * 1000:.0f}ms"}
-    static = [{"targets": [f"127.0.0.1:{target}"], "labels": dict(labels)} for target, labels in targets.items()]
-    config = {"global": every, "scrape_configs": [{"job_name": "omnicore", "static_configs": static, **scrape}]}
+    every = {
+        "scrape_interval": f"{INTERVAL * 1000:.0f}ms",
+        "scrape_timeout": f"{INTERVAL * 1000:.0f}ms",
+    }
+    static = [
+        {"targets": [f"127.0.0.1:{target}"], "labels": dict(labels)}
+        for target, labels in targets.items()
+    ]
+    config = {
+        "global": every,
+        "scrape_configs": [{"job_name": "omnicore", "static_configs": static, **scrape}],
+    }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    command = [binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
-    with started([*command, f"--web.listen-address=127.0.0.1:{port}"], f"http://127.0.0.1:{port}/-/ready", folder / "log"):
+    command = [
+        binary,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/tsdb",
+    ]
+    with started(
+        [*command, f"--web.listen-address=127.0.0.1:{port}"],
+        f"http://127.0.0.1:{port}/-/ready",
+        folder / "log",
+    ):
         yield Prometheus(f"http://127.0.0.1:{port}")

@@ -1,5 +1,6 @@
-"""A whole Qwen2.5-Omni of random weights, tiny, laid out as Qwen/Qwen2.5-Omni-3B is published: thinker, talker and token2wav in
-shards with an index, a `config.json` of before transformers 5, processor files of before that, and the voices as a pickle."""
+"""A whole Qwen2.5-Omni of random weights, tiny, laid out as Qwen/Qwen2.5-Omni-3B is published:
+thinker, talker and token2wav in shards with an index, a `config.json` of before transformers 5,
+processor files of before that, and the voices as a pickle."""
 
 from __future__ import annotations
 
@@ -40,13 +41,22 @@ def publish(directory: Path, seed: int = 0) -> Path:
         "num_key_value_heads": 1,
         "head_dim": 32,
     }
-    dit = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32, "num_embeds": 65}
+    dit = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 32,
+        "num_embeds": 65,
+    }
     torch.manual_seed(seed)
     model = Qwen2_5OmniForConditionalGeneration(
         Qwen2_5OmniConfig(
             thinker_config=thinker.to_dict(),
             talker_config=talker,
-            token2wav_config={"dit_config": dit, "bigvgan_config": {"upsample_initial_channel": 64}},
+            token2wav_config={
+                "dit_config": dit,
+                "bigvgan_config": {"upsample_initial_channel": 64},
+            },
         )
     ).to(torch.bfloat16)
     model.save_pretrained(directory)
@@ -69,7 +79,9 @@ def _shard(directory: Path) -> None:
         save_file(held, directory / shard, metadata={"format": "pt"})
         where |= dict.fromkeys(held, shard)
     total = sum(weight.nbytes for weight in weights.values())
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": where})
+    )
 
 
 def _config(directory: Path) -> None:
@@ -78,7 +90,11 @@ def _config(directory: Path) -> None:
     text = config["thinker_config"]["text_config"]
     rope = text.pop("rope_parameters")
     text["rope_theta"] = rope["rope_theta"]
-    text["rope_scaling"] = {"mrope_section": rope["mrope_section"], "rope_type": "default", "type": "default"}
+    text["rope_scaling"] = {
+        "mrope_section": rope["mrope_section"],
+        "rope_type": "default",
+        "type": "default",
+    }
     (directory / "config.json").write_text(json.dumps(config))
 
 
@@ -86,4 +102,6 @@ def _processor(directory: Path, processor: Any) -> None:
     processor.tokenizer.save_pretrained(directory)
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": tiny.CHAT_TEMPLATE}))
     flat = {**processor.image_processor.to_dict(), **processor.feature_extractor.to_dict()}
-    (directory / "preprocessor_config.json").write_text(json.dumps({**flat, "processor_class": "Qwen2_5OmniProcessor"}))
+    (directory / "preprocessor_config.json").write_text(
+        json.dumps({**flat, "processor_class": "Qwen2_5OmniProcessor"})
+    )

@@ -1,7 +1,8 @@
-"""A real S3 server for tests: SeaweedFS from PyPI on free ports of 127.0.0.1, and a proxy that counts, cuts and kills by bytes.
+"""A real S3 server for tests: SeaweedFS from PyPI on free ports of 127.0.0.1, and a proxy that
+counts, cuts and kills by bytes.
 
-Use it by importing the fixture: `from tests.seaweed import seaweed`, and `signed_in` to have the environment point there. Without
-`weed` the tests skip.
+Use it by importing the fixture: `from tests.seaweed import seaweed`, and `signed_in` to have the
+environment point there. Without `weed` the tests skip.
 """
 
 from __future__ import annotations
@@ -29,8 +30,17 @@ from omnicore.storage.digests import digest_directory
 ACCESS, SECRET, BUCKET = "omni-access", "omni-secret-key", "omni"
 MIB = 1 << 20
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "OMNI_S3_SECRET_DIR", "AWS_REGION")
-WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+SETTINGS = (
+    "AWS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_SESSION_TOKEN",
+    "OMNI_S3_SECRET_DIR",
+    "AWS_REGION",
+)
+WEED = shutil.which(
+    "weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 PORTS = ("s3", "master", "volume", "filer", "admin")
 
 
@@ -49,7 +59,10 @@ class Seaweed:
     def __init__(self, folder: Path) -> None:
         ports = free_ports(2 * len(PORTS))
         self._flags = [f"-{name}.port={port}" for name, port in zip(PORTS, ports, strict=False)]
-        self._flags += [f"-{name}.port.grpc={port}" for name, port in zip(PORTS, ports[len(PORTS) :], strict=True)]
+        self._flags += [
+            f"-{name}.port.grpc={port}"
+            for name, port in zip(PORTS, ports[len(PORTS) :], strict=True)
+        ]
         self._folder, self.port = folder, ports[0]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,23 +73,53 @@ class Seaweed:
     @property
     def env(self) -> dict[str, str]:
         """What omnicore reads to reach it."""
-        return {"OMNI_S3_ENDPOINT": self.endpoint, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}
+        return {
+            "OMNI_S3_ENDPOINT": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
 
     def client(self) -> Any:
         import urllib3
         from minio import Minio
 
         pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=20), retries=False)
-        return Minio(f"127.0.0.1:{self.port}", ACCESS, SECRET, secure=False, region="us-east-1", http_client=pool)
+        return Minio(
+            f"127.0.0.1:{self.port}",
+            ACCESS,
+            SECRET,
+            secure=False,
+            region="us-east-1",
+            http_client=pool,
+        )
 
     def start(self, seconds: float = 60) -> None:
-        """Returns when a write has succeeded: some seconds before that the port is open and the bucket is not there."""
+        """Returns when a write has succeeded: some seconds before that the port is open and the
+        bucket is not there."""
         keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "S3_BUCKET": BUCKET}
-        off = ["-admin.ui=false", "-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        command = [str(WEED), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *self._flags, *off]
+        off = [
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ]
+        command = [
+            str(WEED),
+            "mini",
+            f"-dir={self._folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            *self._flags,
+            *off,
+        ]
         with (self._folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "-s3.autoCreateBucket=false"], cwd=self._folder, env={**os.environ, **keys}, stdout=log, stderr=log
+                [*command, "-s3.autoCreateBucket=false"],
+                cwd=self._folder,
+                env={**os.environ, **keys},
+                stdout=log,
+                stderr=log,
             )
         end = time.monotonic() + seconds
         client = self.client()
@@ -110,7 +153,10 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 
 class Proxy:
-    """TCP between clients and a server. `up` and `down` are bytes passed on; `cut` ends all connections."""
+    """TCP between clients and a server.
+
+    `up` and `down` are bytes passed on; `cut` ends all connections.
+    """
 
     def __init__(self, target: int, tls: ssl.SSLContext | None) -> None:
         self._target, self._tls = target, tls
@@ -123,7 +169,8 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def when(self, direction: str, more: int, act: Callable[[], None]) -> None:
-        """Calls `act` once, between two pieces, when `more` bytes have gone `up` or `down` from now on."""
+        """Calls `act` once, between two pieces, when `more` bytes have gone `up` or `down` from now
+        on."""
         self._due[direction] = (getattr(self, direction) + more, act)
 
     def cut(self) -> None:
@@ -238,9 +285,17 @@ def objects(seaweed: Seaweed, uri: str) -> dict[str, int]:
 def parts(seaweed: Seaweed, uri: str) -> list[int]:
     """Sizes of what the store holds of unfinished uploads."""
     client = seaweed.client()
-    found = client._list_multipart_uploads(BUCKET, prefix=uri.removeprefix(f"s3://{BUCKET}/")).uploads
-    return [part.size for u in found for part in client._list_parts(BUCKET, u.object_name, u.upload_id).parts]
+    found = client._list_multipart_uploads(
+        BUCKET, prefix=uri.removeprefix(f"s3://{BUCKET}/")
+    ).uploads
+    return [
+        part.size
+        for u in found
+        for part in client._list_parts(BUCKET, u.object_name, u.upload_id).parts
+    ]
 
 
 def overwrite(seaweed: Seaweed, uri: str, name: str, data: bytes) -> None:
-    seaweed.client().put_object(BUCKET, f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}", BytesIO(data), len(data))
+    seaweed.client().put_object(
+        BUCKET, f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}", BytesIO(data), len(data)
+    )

@@ -1,4 +1,5 @@
-"""A server that sees and hears known media in the requests that arrive, and answers the canary's questions; it may lose some."""
+"""A server that sees and hears known media in the requests that arrive, and answers the canary's
+questions; it may lose some."""
 
 from __future__ import annotations
 
@@ -50,14 +51,19 @@ def _look(kind: str, data: str) -> tuple[str, int]:
 def seeing(
     lose: Callable[[Sequence[Seen]], Sequence[Seen]] = lambda seen: seen, rate: float | None = None
 ) -> Callable[[Any], Answer]:
-    """What `Stub` replies. `lose` gives what is perceived of the media that arrived; with a `rate`, all videos have that."""
+    """What `Stub` replies.
+
+    `lose` gives what is perceived of the media that arrived; with a `rate`, all videos have that.
+    """
 
     def reply(request: dict[str, Any]) -> Answer:
         fps = rate or request.get("mm_processor_kwargs", {}).get("fps", 1.0)
         arrived = []
         for item in request["messages"][-1]["content"]:
             if kind := KINDS.get(item["type"]):
-                held, frames = _look(kind, item[item["type"]].get("url") or item[item["type"]]["data"])
+                held, frames = _look(
+                    kind, item[item["type"]].get("url") or item[item["type"]]["data"]
+                )
                 arrived.append(Seen(kind, held, frames / fps))
         perceived = lose(arrived)
         text = told(request)

@@ -1,7 +1,9 @@
-"""A small OpenAI-compatible server for tests: known capacity, replies that are a function of the request, faults on demand.
+"""A small OpenAI-compatible server for tests: known capacity, replies that are a function of the
+request, faults on demand.
 
-`Stub` runs in a thread and lets a test look inside; `python -m tests.stub_server` is the same in a process of its own, for
-measurements. It is bare asyncio on 127.0.0.1, so that what is measured is the client.
+`Stub` runs in a thread and lets a test look inside; `python -m tests.stub_server` is the same in a
+process of its own, for measurements. It is bare asyncio on 127.0.0.1, so that what is measured is
+the client.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets. `cut`: the connection closes half-way through the body; `reset`: at once; `hang`: nothing comes."""
+    """What a request gets.
+
+    `cut`: the connection closes half-way through the body; `reset`: at once; `hang`: nothing comes.
+    """
 
     body: bytes = b""
     status: int = 200
@@ -35,14 +40,28 @@ class Answer:
     hang: bool = False
 
     def bytes(self) -> bytes:
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(self.body)), **self.headers}
-        lines = [f"HTTP/1.1 {self.status} x", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(self.body)),
+            **self.headers,
+        }
+        lines = [
+            f"HTTP/1.1 {self.status} x",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            "",
+            "",
+        ]
         return "\r\n".join(lines).encode() + self.body
 
 
 def completion(text: str | None, **changed: Any) -> Answer:
-    """A chat completion as vLLM sends it; `changed` sets `model`, `finish_reason`, `logprobs`, `usage` or the message's fields."""
-    message = {"role": "assistant", "content": text, **{k: v for k, v in changed.items() if k.startswith("reasoning")}}
+    """A chat completion as vLLM sends it; `changed` sets `model`, `finish_reason`, `logprobs`,
+    `usage` or the message's fields."""
+    message = {
+        "role": "assistant",
+        "content": text,
+        **{k: v for k, v in changed.items() if k.startswith("reasoning")},
+    }
     choice = {
         "index": 0,
         "message": message,
@@ -63,28 +82,43 @@ def completion(text: str | None, **changed: Any) -> Answer:
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
     body = {"error": {"message": message, "type": "error", "code": code}}
-    return Answer(json.dumps(body).encode(), status, {name.replace("_", "-"): value for name, value in headers.items()})
+    return Answer(
+        json.dumps(body).encode(),
+        status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
 def told(request: dict[str, Any]) -> str:
     """The last text of the user's turn."""
-    return next(part["text"] for part in reversed(request["messages"][-1]["content"]) if part["type"] == "text")
+    return next(
+        part["text"]
+        for part in reversed(request["messages"][-1]["content"])
+        if part["type"] == "text"
+    )
 
 
 def guess(request: dict[str, Any]) -> Answer:
-    """One of the four words that the question ends with, chosen by a hash of the whole request, media and all. The canary, which
-    asks with seed 0, gets the hash itself: another for each medium."""
+    """One of the four words that the question ends with, chosen by a hash of the whole request,
+    media and all.
+
+    The canary, which asks with seed 0, gets the hash itself: another for each medium.
+    """
     number = int(hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8], 16)
     words = told(request).split()[-4:]
-    return completion(f"<answer>{words[number % len(words)] if request['seed'] else number}</answer>")
+    return completion(
+        f"<answer>{words[number % len(words)] if request['seed'] else number}</answer>"
+    )
 
 
 class Stub:
-    """Serves from a thread of its own while the context is open. At most `capacity` requests are worked on at once, `service`
-    seconds each; more wait.
+    """Serves from a thread of its own while the context is open.
 
-    `reply(request)` gives a request's answer. `fault(request, seen)` may put an `Answer` in its place; `seen` counts how often
-    the same request has come before. `models` is what /models lists. `counts`: how often each seed was asked, `times`: when.
+    At most `capacity` requests are worked on at once, `service` seconds each; more wait.
+
+    `reply(request)` gives a request's answer. `fault(request, seen)` may put an `Answer` in its
+    place; `seen` counts how often the same request has come before. `models` is what /models lists.
+    `counts`: how often each seed was asked, `times`: when.
     """
 
     def __init__(
@@ -98,7 +132,9 @@ class Stub:
         port: int = 0,
     ) -> None:
         self.reply, self.fault, self.port = reply, fault, port
-        self.models = models or Answer(json.dumps({"object": "list", "data": [{"id": MODEL, "root": "/models/stub"}]}).encode())
+        self.models = models or Answer(
+            json.dumps({"object": "list", "data": [{"id": MODEL, "root": "/models/stub"}]}).encode()
+        )
         self.capacity, self.service = capacity, service
         self.counts: Counter[int] = Counter()
         self.times: dict[int, list[float]] = {}
@@ -112,7 +148,8 @@ class Stub:
 
     @property
     def asked(self) -> int:
-        """How many questions came; those of the canary have seed 0, those of a step have seeds of their own."""
+        """How many questions came; those of the canary have seed 0, those of a step have seeds of
+        their own."""
         return self.counts.total() - self.counts[0]
 
     @property
@@ -132,7 +169,9 @@ class Stub:
 
         async def serve() -> None:
             self.loop, self.end = asyncio.get_running_loop(), asyncio.Event()
-            server = await self.loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, reuse_address=True)
+            server = await self.loop.create_server(
+                lambda: _Connection(self), "127.0.0.1", self.port, reuse_address=True
+            )
             self.port = server.sockets[0].getsockname()[1]
             ready.set()
             await self.end.wait()
@@ -145,7 +184,10 @@ class Stub:
         assert ready.wait(10), "the stub did not start"
 
     def stop(self) -> None:
-        """Dies: every connection is reset and the port refuses. What was worked on is forgotten."""
+        """Dies: every connection is reset and the port refuses.
+
+        What was worked on is forgotten.
+        """
         self.loop.call_soon_threadsafe(self.end.set)
         self.thread.join()
         self.active = 0
@@ -174,7 +216,9 @@ class Stub:
             return
         self.active += 1
         self.most = max(self.most, self.active)
-        asyncio.get_running_loop().call_later(self.service + answer.delay, self.done, connection, answer)
+        asyncio.get_running_loop().call_later(
+            self.service + answer.delay, self.done, connection, answer
+        )
 
     def done(self, connection: _Connection, answer: Answer) -> None:
         self.active -= 1
@@ -235,7 +279,8 @@ def main() -> None:
     always = completion("<answer>dog</answer>").bytes()
 
     class Quick(Stub):
-        """Answers without reading what is asked: the stub of a measurement must not be what is measured."""
+        """Answers without reading what is asked: the stub of a measurement must not be what is
+        measured."""
 
         def came(self, connection: _Connection, path: str, headers: str, body: bytes) -> None:
             if path.endswith("/models"):

@@ -1,4 +1,5 @@
-"""torchrun's own agent in a fork of this process, and the processes that it starts as forks of that: torch is imported already."""
+"""Torchrun's own agent in a fork of this process, and the processes that it starts as forks of
+that: torch is imported already."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] 
 
     def launch() -> None:
         os.environ.update(env)
-        config, _, _ = config_from_args(get_args_parser().parse_args([*flags, "--no-python", "omnicore"]))
+        config, _, _ = config_from_args(
+            get_args_parser().parse_args([*flags, "--no-python", "omnicore"])
+        )
         config.start_method, config.local_addr, config.monitor_interval = "fork", "127.0.0.1", 0.1
         elastic_launch(config, work)()
 

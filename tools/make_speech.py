@@ -20,9 +20,10 @@ import soundfile
 RATE = 16_000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = (
-    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Andy Annie Denis Gene Hugo Jacky Lee Marco Mario Michael Mike Reed adam "
-    "anika belinda benjamin boris caleb david ed edward gustave ian john linda max michel miguel norbert pablo paul pedro "
-    "quincy rob robert sandro shelby steph travis victor zac Alicia Andrea antonio aunty marcelo"
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Andy Annie Denis Gene Hugo Jacky Lee Marco Mario"
+    " Michael Mike Reed adam anika belinda benjamin boris caleb david ed edward gustave ian john"
+    " linda max michel miguel norbert pablo paul pedro quincy rob robert sandro shelby steph travis"
+    " victor zac Alicia Andrea antonio aunty marcelo"
 ).split()
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-029")
 TAKES = 2
@@ -30,7 +31,7 @@ LONGEST = 0.5  # seconds; with a lead-in of up to 0.03 s a clip stays under the 
 
 
 class Espeak:
-    """espeak-ng's synchronous synthesis through ctypes."""
+    """Espeak-ng's synchronous synthesis through ctypes."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -41,7 +42,9 @@ class Espeak:
         if self._rate <= 0:
             raise RuntimeError("espeak-ng did not start")
         self._chunks: list[np.ndarray[Any, Any]] = []
-        callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        callback_type = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+        )
 
         def collect(samples: Any, count: int, _events: Any) -> int:
             if count > 0:
@@ -52,7 +55,7 @@ class Espeak:
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: str, rate: int, pitch: int) -> np.ndarray[Any, Any]:
-        """float32 samples at 16 kHz, silence trimmed at 2 % of the peak, peak 0.95."""
+        """Float32 samples at 16 kHz, silence trimmed at 2 % of the peak, peak 0.95."""
         self._chunks.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
@@ -63,7 +66,9 @@ class Espeak:
         self._lib.espeak_Synchronize()
         wave = np.concatenate(self._chunks).astype(np.float32) / 32768
         n = int(len(wave) * RATE / self._rate)
-        wave = np.interp(np.arange(n) * self._rate / RATE, np.arange(len(wave)), wave).astype(np.float32)
+        wave = np.interp(np.arange(n) * self._rate / RATE, np.arange(len(wave)), wave).astype(
+            np.float32
+        )
         loud = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
         wave = wave[loud[0] : loud[-1] + 1]
         return wave / np.abs(wave).max() * 0.95
@@ -91,7 +96,9 @@ def make_speech(out: Path) -> None:
                 parts.append(wave)
                 start += len(wave)
         # 8 bits: quantisation noise lies far below the noise that `prepare` adds, and all voices stay under 3 MB.
-        soundfile.write(out / f"{voice}.flac", np.concatenate(parts), RATE, subtype="PCM_S8", format="FLAC")
+        soundfile.write(
+            out / f"{voice}.flac", np.concatenate(parts), RATE, subtype="PCM_S8", format="FLAC"
+        )
         index.append({"voice": voice, "split": splits[place], "clips": clips})
     lines = ",\n".join(json.dumps(entry) for entry in index)
     (out / "index.json").write_text(f"[\n{lines}\n]\n")
@@ -101,7 +108,11 @@ def make_digits(out: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    np.savez_compressed(out / "digits.npz", images=digits.images.astype(np.uint8), labels=digits.target.astype(np.uint8))
+    np.savez_compressed(
+        out / "digits.npz",
+        images=digits.images.astype(np.uint8),
+        labels=digits.target.astype(np.uint8),
+    )
 
 
 if __name__ == "__main__":

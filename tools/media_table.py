@@ -1,4 +1,5 @@
-"""Write the table of docs/media.md that compares our frames and samples with ffmpeg's: `python -m tools.media_table`."""
+"""Write the table of docs/media.md that compares our frames and samples with ffmpeg's: `python -m
+tools.media_table`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ BEGIN, END = "<!-- measured: tools/media_table.py -->\n", "<!-- end -->\n"
 
 
 def main() -> None:
-    rows = ["| file | encoded by ffmpeg with | clips | frames, levels of 255 | sound, dB |", "|---|---|---|---|---|"]
+    rows = [
+        "| file | encoded by ffmpeg with | clips | frames, levels of 255 | sound, dB |",
+        "|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for case in reference.CASES:
             path = reference.made(Path(folder), case)
@@ -24,7 +28,10 @@ def main() -> None:
             if case.sound:
                 share = max(reference.sound_error(path, *clip) for clip in clips)
                 sound = f"{10 * math.log10(max(share, 1e-12)):.0f}"
-            rows.append(f"| {case.name} | `{case.options.replace('|', ' ')}` | {len(clips)} | {frames} | {sound} |")
+            rows.append(
+                f"| {case.name} | `{case.options.replace('|', ' ')}` | {len(clips)} | {frames} |"
+                f" {sound} |"
+            )
     head, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text(head + BEGIN + "\n".join(rows) + "\n" + END + rest.split(END)[1])
 

@@ -10,7 +10,7 @@ def prepare(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
 ) -> None:
     """Native annotations and media to queries and training sets.
 

@@ -12,7 +12,7 @@ def probe(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     section: str = "probe",
     place: dsl.TaskConfig = None,
 ) -> None:
@@ -34,4 +34,6 @@ def probe(
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
-    execute("probe", recipe, overrides, settings, {"queries": queries}, draws, metrics, section, place)
+    execute(
+        "probe", recipe, overrides, settings, {"queries": queries}, draws, metrics, section, place
+    )

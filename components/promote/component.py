@@ -15,7 +15,7 @@ def promote(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     run_name: str = "",
     checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
@@ -41,7 +41,13 @@ def promote(
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
-    inputs = {"champion": champion, "candidate": candidate, "queries": queries, "manifest": audit, "model": checkpoint}
+    inputs = {
+        "champion": champion,
+        "candidate": candidate,
+        "queries": queries,
+        "manifest": audit,
+        "model": checkpoint,
+    }
     execute("promote", recipe, overrides, settings, inputs, decision, metrics)
     decision.metadata["run"] = run_name
     # The folder itself under a name of its own: a copy would lie in the bucket beside it.

@@ -13,7 +13,7 @@ def rlvr(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     control: str = "",
     place: dsl.TaskConfig = None,
 ) -> None:
@@ -36,4 +36,13 @@ def rlvr(
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks, "rlvr.control": control}
-    execute("rlvr", recipe, overrides, settings, {"data": data, "model": start}, checkpoint, metrics, place=place)
+    execute(
+        "rlvr",
+        recipe,
+        overrides,
+        settings,
+        {"data": data, "model": start},
+        checkpoint,
+        metrics,
+        place=place,
+    )

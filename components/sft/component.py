@@ -12,7 +12,7 @@ def sft(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},  # noqa: B006
+    benchmarks: dict = {},
     section: str = "sft",
     start: dsl.Input[dsl.Model] | None = None,
     place: dsl.TaskConfig = None,
@@ -36,4 +36,14 @@ def sft(
     from components.execute import execute
 
     settings = {"model": model, "prepare.sources": benchmarks}
-    execute("sft", recipe, overrides, settings, {"data": data, "model": start}, checkpoint, metrics, section, place)
+    execute(
+        "sft",
+        recipe,
+        overrides,
+        settings,
+        {"data": data, "model": start},
+        checkpoint,
+        metrics,
+        section,
+        place,
+    )

@@ -1,4 +1,5 @@
-"""What the draws say of whole benchmarks: leakage, the null in figures, and what a second probe still hits after cleaning."""
+"""What the draws say of whole benchmarks: leakage, the null in figures, and what a second probe
+still hits after cleaning."""
 
 from __future__ import annotations
 
@@ -16,11 +17,15 @@ REPEATS = 200  # random removals that the control is made of
 Leaks = dict[str, dict[str, Estimate | float]]
 
 
-def leakage(audited: Audited, by_view: Mapping[View, Hits], groups: Mapping[str, Bools]) -> dict[str, Leaks]:
-    """By group and view: the mean hit rate over draws, the chance level (mean over queries), and the hit rate corrected for it.
+def leakage(
+    audited: Audited, by_view: Mapping[View, Hits], groups: Mapping[str, Bools]
+) -> dict[str, Leaks]:
+    """By group and view: the mean hit rate over draws, the chance level (mean over queries), and
+    the hit rate corrected for it.
 
-    `groups` names rows [N]. Draws that failed, were cut or could not be read are no misses: a query's rate is over those with an
-    answer, and a query without one is left out, as is a view under which nothing was answered.
+    `groups` names rows [N]. Draws that failed, were cut or could not be read are no misses: a
+    query's rate is over those with an answer, and a query without one is left out, as is a view
+    under which nothing was answered.
     """
     table: dict[str, Leaks] = {}
     for name, members in groups.items():
@@ -41,10 +46,11 @@ def leakage(audited: Audited, by_view: Mapping[View, Hits], groups: Mapping[str,
 
 
 def replies(audited: Audited, by_view: Mapping[View, Ints]) -> dict[str, dict[str, dict[str, int]]]:
-    """Count, by benchmark and view, the draws and what became of them. `by_view` holds answers [N, n].
+    """Count, by benchmark and view, the draws and what became of them.
 
-    `failed` permanently, `truncated` by their length limit, with `no_answer` that can be read, and, of queries with options, with
-    an answer that is `outside` them, which is a wrong one.
+    `by_view` holds answers [N, n].     `failed` permanently, `truncated` by their length limit,
+    with `no_answer` that can be read, and, of queries with options, with     an answer that is
+    `outside` them, which is a wrong one.
     """
     return {
         name: {view.value: _fates(audited, answers, rows) for view, answers in by_view.items()}
@@ -71,8 +77,8 @@ def unread(audited: Audited, visual: Hits) -> dict[str, float]:
 
 
 def null_shares(audited: Audited, hits: Hits) -> dict[str, list[float]]:
-    """Shares [n + 1] of the pairs (unsolved query of a filtered benchmark, wrong option) drawn exactly k times, and what
-    independent guesses among the options would give."""
+    """Shares [n + 1] of the pairs (unsolved query of a filtered benchmark, wrong option) drawn
+    exactly k times, and what independent guesses among the options would give."""
     rows = audited.filtered & hits.unsolved
     wrong = hits.wrong[rows]
     pairs = np.bincount(wrong[wrong != NONE], minlength=hits.draws + 1)
@@ -85,8 +91,11 @@ def null_shares(audited: Audited, hits: Hits) -> dict[str, list[float]]:
 
 
 def _rates(audited: Audited, second: Hits) -> tuple[Floats, Floats, Bools]:
-    """Hit rate, its baseline and whether both are known [N]. The baseline is the hit rate of a wrong option of the same query,
-    not 1/K: many answers are none of the options."""
+    """Hit rate, its baseline and whether both are known [N].
+
+    The baseline is the hit rate of a wrong option of the same query, not 1/K: many answers are none
+    of the options.
+    """
     known = second.complete & (second.answered > 0) & (audited.options > 0)
     wrong = np.maximum(0, second.wrong).sum(axis=1)
     draws = np.maximum(1, second.answered)
@@ -94,8 +103,11 @@ def _rates(audited: Audited, second: Hits) -> tuple[Floats, Floats, Bools]:
 
 
 def residual(audited: Audited, second: Hits, kept: Bools) -> dict[str, Estimate] | None:
-    """What a second probe still hits on the `kept` [N] queries, its measured baseline, and the paired excess; None where
-    nothing was kept. Queries without a single right option have no baseline and stay out."""
+    """What a second probe still hits on the `kept` [N] queries, its measured baseline, and the
+    paired excess; None where nothing was kept.
+
+    Queries without a single right option have no baseline and stay out.
+    """
     hit, baseline, known = _rates(audited, second)
     rows = kept & known
     if not rows.any():
@@ -109,8 +121,9 @@ def residual(audited: Audited, second: Hits, kept: Bools) -> dict[str, Estimate]
 
 
 def control(audited: Audited, second: Hits, kept: Bools, seed: int) -> dict[str, Any] | None:
-    """What a second probe would hit had as many queries of each benchmark been removed at random: mean over `REPEATS` removals,
-    and the range of 95 % of them. None where random removal, too, would leave nothing to measure.
+    """What a second probe would hit had as many queries of each benchmark been removed at random:
+    mean over `REPEATS` removals, and the range of 95 % of them. None where random removal, too,
+    would leave nothing to measure.
 
     A residual no lower than this says that the audit removed no better than chance.
     """
@@ -121,7 +134,9 @@ def control(audited: Audited, second: Hits, kept: Bools, seed: int) -> dict[str,
     for rows in audited.groups().values():
         candidates = np.flatnonzero(rows & audited.filtered)
         if removed := int((rows & ~kept).sum()):
-            drawn = rng.random((REPEATS, candidates.size)).argpartition(removed - 1, axis=1)[:, :removed]
+            drawn = rng.random((REPEATS, candidates.size)).argpartition(removed - 1, axis=1)[
+                :, :removed
+            ]
             left -= measured[:, candidates[drawn]].sum(axis=2)
     if (left[2] < 1).any():
         return None

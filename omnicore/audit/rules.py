@@ -56,12 +56,12 @@ Source = Literal["measured", "borrowed", "few"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for the `rows` [N] of one benchmark with K `options`: remove at `hits` of `draws` (None: remove nothing).
-    Rows of which a request failed are not judged by it.
+    """What holds for the `rows` [N] of one benchmark with K `options`: remove at `hits` of `draws`
+    (None: remove nothing). Rows of which a request failed are not judged by it.
 
-    `null` [n + 1] is the measured chance that an unsolvable query is hit k times or more, `binomial` [n + 1] the textbook
-    one, `fdr` [n + 1] the estimated share of unsolvable queries among those hit k times or more. `source` says what the null
-    was measured on.
+    `null` [n + 1] is the measured chance that an unsolvable query is hit k times or more,
+    `binomial` [n + 1] the textbook one, `fdr` [n + 1] the estimated share of unsolvable queries
+    among those hit k times or more. `source` says what the null was measured on.
     """
 
     benchmark: str
@@ -77,8 +77,8 @@ class Rule:
     def rare(self, share: float) -> Bools:
         """Return [n + 1] whether so many hits are too rare under guessing for `not_solvable`.
 
-        All hits of all draws always are; where the group did not measure its own null and no k was found, the textbook's word
-        is enough.
+        All hits of all draws always are; where the group did not measure its own null and no k was
+        found, the textbook's word is enough.
         """
         flagged = self.null <= share
         if self.hits is None and self.source != "measured":
@@ -87,17 +87,27 @@ class Rule:
         return flagged
 
     def record(self) -> dict[str, int | float | str | None]:
-        """Its entry in `audit.json`; where nothing is removed, the figures of the strictest k, which did not do either."""
+        """Its entry in `audit.json`; where nothing is removed, the figures of the strictest k,
+        which did not do either."""
         at = self.draws if self.hits is None else self.hits
         figures = {"fdr": self.fdr, "null": self.null, "binomial": self.binomial}
         measured = {name: round(float(values[at]), 6) for name, values in figures.items()}
-        return {"hits": self.hits, "draws": self.draws, "options": self.options, **measured, "source": self.source}
+        return {
+            "hits": self.hits,
+            "draws": self.draws,
+            "options": self.options,
+            **measured,
+            "source": self.source,
+        }
 
 
-def rules(audited: Audited, hits: Hits, config: CleanConfig, elsewhere: Sequence[Hits] = ()) -> list[Rule]:
-    """One rule for each benchmark and number of options. Queries that are kept whole get a rule without `hits`.
+def rules(
+    audited: Audited, hits: Hits, config: CleanConfig, elsewhere: Sequence[Hits] = ()
+) -> list[Rule]:
+    """One rule for each benchmark and number of options.
 
-    `elsewhere` holds the same queries' draws under other views, from which a null may be borrowed.
+    Queries that are kept whole get a rule without `hits`.     `elsewhere` holds the same queries'
+    draws under other views, from which a null may be borrowed.
     """
     found = []
     n = hits.draws
@@ -116,9 +126,15 @@ def rules(audited: Audited, hits: Hits, config: CleanConfig, elsewhere: Sequence
                 null = (counted + PRIOR * pooled) / (counted[0] + PRIOR)
                 reached = (hits.right[rows & hits.complete, None] >= np.arange(n + 1)).sum(axis=0)
                 fdr = np.minimum(1.0, null * counted[0] / np.maximum(1, reached))
-                fit = [k for k in range(n // 2 + 1, n + 1) if fdr[k] <= config.max_fdr and null[k] <= config.max_lost]
+                fit = [
+                    k
+                    for k in range(n // 2 + 1, n + 1)
+                    if fdr[k] <= config.max_fdr and null[k] <= config.max_lost
+                ]
                 threshold = fit[0] if filtered and fit else None
-                found.append(Rule(benchmark, options, rows, threshold, n, null, binomial, fdr, source))
+                found.append(
+                    Rule(benchmark, options, rows, threshold, n, null, binomial, fdr, source)
+                )
     return found
 
 
@@ -126,31 +142,39 @@ def _false_hits(hits: Hits, rows: Bools, options: int) -> Floats:
     """W_k / (K - 1) for k = 1..n over the rows, for k <= n/2 over the unsolved alone; at k = 0 the unsolvable, N."""
     wrong = hits.wrong[rows & hits.unsolved]
     counts = np.array([(wrong >= k).sum() for k in range(hits.draws + 1)]) / (options - 1)
-    counts[0] += counts[hits.draws // 2 + 1]  # guessers with a right majority, who are not among the unsolved
+    counts[0] += counts[
+        hits.draws // 2 + 1
+    ]  # guessers with a right majority, who are not among the unsolved
     return counts
 
 
 def _pooled(hits: Hits, pool: Bools, options: int, habits: Habit | None) -> tuple[Floats, Source]:
-    """The null [n + 1] of all benchmarks with these options: measured where they have unsolvable queries enough."""
+    """The null [n + 1] of all benchmarks with these options: measured where they have unsolvable
+    queries enough."""
     counted = _false_hits(hits, pool, options)
     enough = counted[0] >= ENOUGH
     if enough or habits is None:
         counted += 1 / (options - 1)  # one pair more than was counted
         return counted / counted[0], "measured" if enough else "few"
-    tail = [stats.beta_binomial_tail(hits.draws, k, habits.inside / options, habits.spread) for k in range(hits.draws + 1)]
+    tail = [
+        stats.beta_binomial_tail(hits.draws, k, habits.inside / options, habits.spread)
+        for k in range(hits.draws + 1)
+    ]
     return np.array(tail), "borrowed"
 
 
 @dataclass(frozen=True)
 class Habit:
-    """How a probe guesses: the share of guesses `inside` the options, and the `spread` of a wrong option's chance."""
+    """How a probe guesses: the share of guesses `inside` the options, and the `spread` of a wrong
+    option's chance."""
 
     inside: float
     spread: float
 
 
 def _habit(audited: Audited, hits: Hits) -> Habit | None:
-    """Measure a probe's habit on the unsolved queries of filtered benchmarks; None where they are too few or drawn once."""
+    """Measure a probe's habit on the unsolved queries of filtered benchmarks; None where they are
+    too few or drawn once."""
     rows = audited.filtered & hits.unsolved & (hits.unread == 0)
     if hits.draws < 2 or rows.sum() < HABIT:
         return None
@@ -161,6 +185,8 @@ def _habit(audited: Audited, hits: Hits) -> Habit | None:
     if inside <= 0:
         return None
     mean = np.where(shown, inside / options, 0.0)
-    together = counts * (counts - 1) / (hits.draws * (hits.draws - 1))  # its mean is the mean chance of a pair of hits
+    together = (
+        counts * (counts - 1) / (hits.draws * (hits.draws - 1))
+    )  # its mean is the mean chance of a pair of hits
     spread = float((together.sum() + 1 - (mean**2).sum()) / (mean * (1 - mean)).sum())
     return Habit(inside, min(1.0, max(0.0, spread)))

@@ -1,1 +1,4 @@
-"""Heavy steps as jobs on a Kubernetes cluster. Nothing else in omnicore imports `kubernetes`."""
+"""Heavy steps as jobs on a Kubernetes cluster.
+
+Nothing else in omnicore imports `kubernetes`.
+"""

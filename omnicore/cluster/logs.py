@@ -1,4 +1,5 @@
-"""Logs of a job's pods: followed line by line, without repeats over reconnects; progress read out of them."""
+"""Logs of a job's pods: followed line by line, without repeats over reconnects; progress read out
+of them."""
 
 from __future__ import annotations
 
@@ -21,17 +22,23 @@ OVERLAP = 600
 
 
 class Follower(threading.Thread):
-    """Hands each line of a container's log to `take`, once, until the container has ended and its last line is there.
+    """Hands each line of a container's log to `take`, once, until the container has ended and its
+    last line is there.
 
-    Which lines were seen is known by their whole text with its time stamp, never by comparing times: clocks of nodes are
-    skewed and set back, and many lines share a time. After a reconnect the lines of the last minutes come again, and as many
-    of each as were seen before are passed over.
+    Which lines were seen is known by their whole text with its time stamp, never by comparing
+    times: clocks of nodes are skewed and set back, and many lines share a time. After a reconnect
+    the lines of the last minutes come again, and as many of each as were seen before are passed
+    over.
     """
 
-    def __init__(self, cluster: Cluster, pod: str, container: str, take: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, pod: str, container: str, take: Callable[[str, str], None]
+    ) -> None:
         super().__init__(name=f"log-{pod}", daemon=True)
         self.pod, self.container = pod, container
-        self.ended = threading.Event()  # set when the container has ended: then a stream's end is the end of the log
+        self.ended = (
+            threading.Event()
+        )  # set when the container has ended: then a stream's end is the end of the log
         self.stopped = threading.Event()
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._cluster, self._take = cluster, take
@@ -40,12 +47,16 @@ class Follower(threading.Thread):
     def run(self) -> None:
         waits, last, refused = Waits(self._cluster.times), None, False
         while not self.stopped.is_set():
-            since: dict[str, int] = {} if last is None else {"sinceSeconds": int(time.monotonic() - last) + OVERLAP}
+            since: dict[str, int] = (
+                {} if last is None else {"sinceSeconds": int(time.monotonic() - last) + OVERLAP}
+            )
             over = self.ended.is_set()
             again, self._seen = self._seen, Counter()
             error: Exception | None = None
             try:
-                for line in self._cluster.log(self.pod, container=self.container, follow=True, timestamps=True, **since):
+                for line in self._cluster.log(
+                    self.pod, container=self.container, follow=True, timestamps=True, **since
+                ):
                     last = time.monotonic()
                     self._seen[line] += 1
                     if again[line] > 0:
@@ -74,8 +85,8 @@ class Follower(threading.Thread):
 
 
 def tail(cluster: Cluster, pod: str, container: str) -> list[str]:
-    """The last lines of a container that has ended, as far as the cluster still has them; one that restarts has those of its
-    last life in `previous`."""
+    """The last lines of a container that has ended, as far as the cluster still has them; one that
+    restarts has those of its last life in `previous`."""
     for previous in (False, True):
         with suppress(ApiException, HTTPError):
             lines = list(cluster.log(pod, container=container, tailLines=TAIL, previous=previous))
@@ -85,7 +96,10 @@ def tail(cluster: Cluster, pod: str, container: str) -> list[str]:
 
 
 class JobProgress:
-    """The job's own progress, out of the progress lines of its log, shown as this process's own. Called by one thread a pod."""
+    """The job's own progress, out of the progress lines of its log, shown as this process's own.
+
+    Called by one thread a pod.
+    """
 
     def __init__(self) -> None:
         self._lock, self._stack = threading.Lock(), ExitStack()

@@ -1,14 +1,17 @@
 """Objects from values, no more: the same JobSpec as a PyTorchJob v1 or as a TrainJob v1alpha1.
 
-Pods obey Pod Security `restricted`, write to memory and emptyDirs alone, and hold no token of the cluster.
+Pods obey Pod Security `restricted`, write to memory and emptyDirs alone, and hold no token of the
+cluster.
 
-A PyTorchJob has workers and no master. With a master the operator (v1.9, pkg/controller.v1/pytorch/initcontainer.go) puts an
-init container into every worker that runs as root, which `restricted` refuses; and with an elasticPolicy in place of a
-master the job counts as succeeded as soon as one worker has. Without both it succeeds when every worker has, and torchrun finds
-its peers by the PET_* variables given here.
+A PyTorchJob has workers and no master. With a master the operator (v1.9,
+pkg/controller.v1/pytorch/initcontainer.go) puts an init container into every worker that runs as
+root, which `restricted` refuses; and with an elasticPolicy in place of a master the job counts as
+succeeded as soon as one worker has. Without both it succeeds when every worker has, and torchrun
+finds its peers by the PET_* variables given here.
 
-A TrainJob patches its runtime through `runtimePatches` (v2.2 and later; the API server drops `podSpecOverrides` without a
-word). What no patch may set stands in the TrainingRuntime: priority class, spread, ports, TTL, service links, token.
+A TrainJob patches its runtime through `runtimePatches` (v2.2 and later; the API server drops
+`podSpecOverrides` without a word). What no patch may set stands in the TrainingRuntime: priority
+class, spread, ports, TTL, service links, token.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from omnicore.telemetry.live import HOST, PORT
 GPU = "nvidia.com/gpu"
 METRICS_PORT = 9400
 METRICS = {PORT: str(METRICS_PORT), HOST: "0.0.0.0"}
-RENDEZVOUS_PORT = 23456  # the operator's default; named, since it gives every worker a service for it
+RENDEZVOUS_PORT = (
+    23456  # the operator's default; named, since it gives every worker a service for it
+)
 RESTARTS = 3  # of torchrun's processes in a pod; each begins the step again
 MANAGER = "omnicore.dev/launcher"
 
@@ -42,7 +47,11 @@ class Owner(BaseModel):
 
 
 class JobSpec(BaseModel):
-    """One job. `command` is what runs in each pod, under torchrun in a `distributed` one; others take one pod and one GPU."""
+    """One job.
+
+    `command` is what runs in each pod, under torchrun in a `distributed` one; others take one pod
+    and one GPU.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +74,10 @@ class JobSpec(BaseModel):
 
 
 def manifest(spec: JobSpec) -> dict[str, Any]:
-    """The object of the kind that the recipe's launcher names. Raises ConfigError for what that kind cannot express."""
+    """The object of the kind that the recipe's launcher names.
+
+    Raises ConfigError for what that kind cannot express.
+    """
     return {"pytorchjob": pytorchjob, "trainjob": trainjob}[spec.place.kind](spec)
 
 
@@ -128,14 +140,23 @@ def pytorchjob(spec: JobSpec) -> dict[str, Any]:
 def trainjob(spec: JobSpec) -> dict[str, Any]:
     place, kind = spec.place, KINDS["trainjob"]
     stuck = ["topology_spread"] if place.topology_spread else []
-    stuck += ["priority_class (without a queue)"] if place.priority_class and not place.queue else []
+    stuck += (
+        ["priority_class (without a queue)"] if place.priority_class and not place.queue else []
+    )
     if stuck:
         raise ConfigError(
-            f"launcher.{', launcher.'.join(stuck)}: a TrainJob cannot set it; set it in TrainingRuntime {place.runtime}"
+            f"launcher.{', launcher.'.join(stuck)}: a TrainJob cannot set it; set it in"
+            f" TrainingRuntime {place.runtime}"
         )
     patch = {
         **_pod(spec),
-        "containers": [{"name": kind.container, "securityContext": container_security(), "volumeMounts": _mounts(spec)}],
+        "containers": [
+            {
+                "name": kind.container,
+                "securityContext": container_security(),
+                "volumeMounts": _mounts(spec),
+            }
+        ],
     }
     template = {"metadata": _pod_metadata(spec), "spec": patch}
     jobs = [{"name": kind.container, "template": {"spec": {"template": template}}}]
@@ -145,7 +166,11 @@ def trainjob(spec: JobSpec) -> dict[str, Any]:
         "metadata": _metadata(spec),
         "spec": {
             "activeDeadlineSeconds": place.deadline_seconds,
-            "runtimeRef": {"apiGroup": kind.resource.group, "kind": "TrainingRuntime", "name": place.runtime},
+            "runtimeRef": {
+                "apiGroup": kind.resource.group,
+                "kind": "TrainingRuntime",
+                "name": place.runtime,
+            },
             "trainer": {
                 "image": place.image,
                 "command": list(_command(spec)),
@@ -154,16 +179,23 @@ def trainjob(spec: JobSpec) -> dict[str, Any]:
                 "numProcPerNode": max(1, spec.gpus),
                 "resourcesPerNode": _resources(spec),
             },
-            "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}],
+            "runtimePatches": [
+                {
+                    "manager": MANAGER,
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}},
+                }
+            ],
         },
     }
 
 
 def training_runtime(name: str, namespace: str, image: str) -> dict[str, Any]:
-    """The project's own runtime for TrainJobs: those that come with Trainer do not obey `restricted`.
+    """The project's own runtime for TrainJobs: those that come with Trainer do not obey
+    `restricted`.
 
-    Its JobSet has no `ttlSecondsAfterFinished`: Trainer 2.3.0 creates the JobSet of a failed TrainJob again once it has gone by its
-    TTL, and runs the job a second time (kubeflow/trainer#3737). `launcher.ttl_seconds` is an annotation that `omnicore reap` obeys.
+    Its JobSet has no `ttlSecondsAfterFinished`: Trainer 2.3.0 creates the JobSet of a failed
+    TrainJob again once it has gone by its TTL, and runs the job a second time
+    (kubeflow/trainer#3737). `launcher.ttl_seconds` is an annotation that `omnicore reap` obeys.
     """
     kind = KINDS["trainjob"]
     container = {
@@ -205,7 +237,11 @@ def pod_security() -> dict[str, Any]:
 
 
 def container_security() -> dict[str, Any]:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
 
 
 def _metadata(spec: JobSpec) -> dict[str, Any]:
@@ -213,7 +249,9 @@ def _metadata(spec: JobSpec) -> dict[str, Any]:
     marked = {
         **spec.labels,
         **_present(**{"kueue.x-k8s.io/queue-name": place.queue}),
-        **_present(**{"kueue.x-k8s.io/priority-class": place.priority_class if place.queue else ""}),
+        **_present(
+            **{"kueue.x-k8s.io/priority-class": place.priority_class if place.queue else ""}
+        ),
     }
     owner = {
         "apiVersion": "argoproj.io/v1alpha1",
@@ -249,7 +287,11 @@ def _pod(spec: JobSpec) -> dict[str, Any]:
         "serviceAccountName": place.service_account,
         "securityContext": pod_security(),
         "volumes": volumes,
-        **_present(nodeSelector=place.node_selector, tolerations=list(place.tolerations), affinity=place.affinity),
+        **_present(
+            nodeSelector=place.node_selector,
+            tolerations=list(place.tolerations),
+            affinity=place.affinity,
+        ),
     }
 
 
@@ -269,14 +311,21 @@ def _env(spec: JobSpec, torchrun: Mapping[str, str]) -> list[dict[str, Any]]:
     for name, source in spec.place.secrets.items():
         where, slash, key = source.partition("/")
         if not (where and slash and key):
-            raise ConfigError(f"launcher.secrets.{name}={source!r}: write SECRET/KEY, as in omnicore-s3/{name}")
+            raise ConfigError(
+                f"launcher.secrets.{name}={source!r}: write SECRET/KEY, as in omnicore-s3/{name}"
+            )
         secret.append({"name": name, "valueFrom": {"secretKeyRef": {"name": where, "key": key}}})
     return [*({"name": name, "value": value} for name, value in plain.items()), *secret]
 
 
 def _resources(spec: JobSpec) -> dict[str, Any]:
-    """Limits equal to requests: the pod is the last to be evicted, and a quota counts what is used."""
-    sizes = {"cpu": spec.place.cpu, "memory": spec.place.memory, **({GPU: str(spec.gpus)} if spec.gpus else {})}
+    """Limits equal to requests: the pod is the last to be evicted, and a quota counts what is
+    used."""
+    sizes = {
+        "cpu": spec.place.cpu,
+        "memory": spec.place.memory,
+        **({GPU: str(spec.gpus)} if spec.gpus else {}),
+    }
     return {"requests": sizes, "limits": dict(sizes)}
 
 

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 from omnicore.config import digest
 
-APP, RUN, STEP, KEY = "app.kubernetes.io/name", "omnicore.dev/run", "omnicore.dev/step", "omnicore.dev/key"
+APP, RUN, STEP, KEY = (
+    "app.kubernetes.io/name",
+    "omnicore.dev/run",
+    "omnicore.dev/step",
+    "omnicore.dev/key",
+)
 HEARTBEAT, TTL = "omnicore.dev/heartbeat", "omnicore.dev/ttl-seconds"
 # A job's name is the start of its pods' and services' (`<job>-worker-12`, `<job>-node-0-12`), which share the limit of 63.
 LONGEST = 50
@@ -29,8 +34,11 @@ class Resource(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of training job. `succeeded` is the condition that says so, `container` runs the step, `pods` is the label of a
-    job's pods that holds the job's name."""
+    """A kind of training job.
+
+    `succeeded` is the condition that says so, `container` runs the step, `pods` is the label of a
+    job's pods that holds the job's name.
+    """
 
     kind: str
     resource: Resource
@@ -39,7 +47,11 @@ class Kind(NamedTuple):
     pods: str
 
 
-PODS, LOGS, EVENTS = Resource("", "v1", "pods"), Resource("", "v1", "pods/log"), Resource("", "v1", "events")
+PODS, LOGS, EVENTS = (
+    Resource("", "v1", "pods"),
+    Resource("", "v1", "pods/log"),
+    Resource("", "v1", "events"),
+)
 WORKFLOWS = Resource("argoproj.io", "v1alpha1", "workflows")
 INFERENCE_SERVICES = Resource("serving.kserve.io", "v1beta1", "inferenceservices")
 KINDS = {
@@ -61,7 +73,8 @@ KINDS = {
 
 
 def job_name(run: str, section: str, key: str) -> str:
-    """The one name of a piece of work, a DNS-1035 label: two launchers of the same work meet at it, others never do.
+    """The one name of a piece of work, a DNS-1035 label: two launchers of the same work meet at it,
+    others never do.
 
     `key` is that of the result, so that two arms of a run in the same section have two jobs.
     """
@@ -72,14 +85,17 @@ def job_name(run: str, section: str, key: str) -> str:
 
 
 def labels(run: str, section: str, key: str) -> dict[str, str]:
-    """What marks an object as ours; an object without these very labels is never adopted, changed or deleted."""
+    """What marks an object as ours; an object without these very labels is never adopted, changed
+    or deleted."""
     return {APP: "omnicore", RUN: label(run), STEP: label(section), KEY: label(key[:16])}
 
 
 def label(text: str) -> str:
-    """As a label's value: at most 63 letters, digits, `-`, `_`, `.`, the first and the last a letter or digit.
+    """As a label's value: at most 63 letters, digits, `-`, `_`, `.`, the first and the last a
+    letter or digit.
 
-    A text that is no such value ends in a digest of it, so that two texts never have one label, and none is empty.
+    A text that is no such value ends in a digest of it, so that two texts never have one label, and
+    none is empty.
     """
     if LABEL.fullmatch(text):
         return text

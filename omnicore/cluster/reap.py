@@ -1,7 +1,8 @@
-"""Removes what nobody looks after any more: jobs and served models of runs that were cancelled, killed or forgotten.
+"""Removes what nobody looks after any more: jobs and served models of runs that were cancelled,
+killed or forgotten.
 
-Argo leaves a cancelled step less than a second, and keeps its Workflow object, so neither the launcher nor an ownerReference
-stops the GPUs for certain. A CronJob runs this: `omnicore reap`.
+Argo leaves a cancelled step less than a second, and keeps its Workflow object, so neither the
+launcher nor an ownerReference stops the GPUs for certain. A CronJob runs this: `omnicore reap`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from typing import Any
 from kubernetes.client import ApiException
 
 from omnicore.cluster.client import Cluster
-from omnicore.cluster.names import APP, HEARTBEAT, INFERENCE_SERVICES, KINDS, RUN, TTL, WORKFLOWS, Resource, label, true
+from omnicore.cluster.names import (
+    APP,
+    HEARTBEAT,
+    INFERENCE_SERVICES,
+    KINDS,
+    RUN,
+    TTL,
+    WORKFLOWS,
+    Resource,
+    label,
+    true,
+)
 
 STALE = 900.0  # seconds; a launcher beats every 30, so clocks may be minutes apart and the API server away for long
 ENDED = frozenset({"Succeeded", "Failed", "Error"})  # phases of a Workflow
@@ -28,21 +40,27 @@ VERBS: frozenset[tuple[Resource, str]] = frozenset(
 )
 
 
-def reap(cluster: Cluster, *, run: str = "", stale: float = STALE, dry_run: bool = False) -> list[str]:
-    """Deletes orphans of a namespace; returns a line for each, with its reason. With `dry_run` it only says.
+def reap(
+    cluster: Cluster, *, run: str = "", stale: float = STALE, dry_run: bool = False
+) -> list[str]:
+    """Deletes orphans of a namespace; returns a line for each, with its reason.
 
-    An orphan is an object of a run (labels of `names.labels`) whose heartbeat is older than `stale` seconds, or whose Workflow
-    has ended or is gone; with `run`, every object of that run, which says itself that it is over. One that has finished holds
-    no GPU: it stays until its TTL has passed since the last heartbeat. An object that changes while it is looked at, as by a
-    heartbeat, stays.
+    With `dry_run` it only says.
+        An orphan is an object of a run (labels of `names.labels`) whose heartbeat is older than `stale` seconds, or whose Workflow
+        has ended or is gone; with `run`, every object of that run, which says itself that it is over. One that has finished holds
+        no GPU: it stays until its TTL has passed since the last heartbeat. An object that changes while it is looked at, as by a
+        heartbeat, stays.
 
-    Raises ConfigError for missing rights, ClusterError when the cluster does not answer.
+        Raises ConfigError for missing rights, ClusterError when the cluster does not answer.
     """
     told: list[str] = []
     workflows: dict[tuple[str, str], str] = {}
     for resource, over in REAPED.items():
         try:
-            found, _ = cluster.list(resource, {"labelSelector": f"{APP}=omnicore,{RUN}" + (f"={label(run)}" if run else "")})
+            found, _ = cluster.list(
+                resource,
+                {"labelSelector": f"{APP}=omnicore,{RUN}" + (f"={label(run)}" if run else "")},
+            )
         except ApiException as error:
             if error.status == 404:
                 continue  # this cluster has no such kind
@@ -86,7 +104,9 @@ def orphaned(item: Mapping[str, Any], stale: float, clock: datetime, *, finished
 def workflow(item: Mapping[str, Any]) -> tuple[str, str] | None:
     """Name and uid of the Workflow that an object belongs to."""
     owners = item["metadata"].get("ownerReferences") or []
-    return next(((owner["name"], owner["uid"]) for owner in owners if owner["kind"] == "Workflow"), None)
+    return next(
+        ((owner["name"], owner["uid"]) for owner in owners if owner["kind"] == "Workflow"), None
+    )
 
 
 def ended(cluster: Cluster, name: str, uid: str) -> str:

@@ -22,7 +22,10 @@ from omnicore.errors import ClusterError
 # What serving asks of the cluster, and all that its role must grant.
 VERBS: frozenset[tuple[Resource, str]] = frozenset(
     {
-        *((INFERENCE_SERVICES, verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
+        *(
+            (INFERENCE_SERVICES, verb)
+            for verb in ("create", "get", "list", "watch", "patch", "delete")
+        ),
         *((PODS, verb) for verb in ("get", "list", "watch")),
         (LOGS, "get"),
         (EVENTS, "list"),
@@ -31,12 +34,18 @@ VERBS: frozenset[tuple[Resource, str]] = frozenset(
 REMEDIES = {
     **REMEDY,
     "OOMKilled": f"give the server more engine.memory ({INITIALIZER} is sized by the model)",
-    "Unschedulable": "check the pool, launcher.node_selector, launcher.tolerations, engine.gpus, engine.cpu and engine.memory",
+    "Unschedulable": (
+        "check the pool, launcher.node_selector, launcher.tolerations, engine.gpus, engine.cpu and"
+        " engine.memory"
+    ),
 }
 
 
 class Service(Job):
-    """One InferenceService that this process looks after. Created, adopted, kept alive and removed as jobs are."""
+    """One InferenceService that this process looks after.
+
+    Created, adopted, kept alive and removed as jobs are.
+    """
 
     noun = "InferenceService"
     remedies = REMEDIES
@@ -46,14 +55,20 @@ class Service(Job):
         self._served = False  # whether it was ready once
 
     def ready(self) -> str:
-        """The address of the server, once all says that it serves this very model. Raises ClusterError when it never will."""
+        """The address of the server, once all says that it serves this very model.
+
+        Raises ClusterError when it never will.
+        """
         while not self._succeeded():
             self.look(min(1.0, self.cluster.times.first_wait))
         self._served = True
         return str(self.found["status"]["address"]["url"])
 
     def confirm(self) -> None:
-        """Asks the cluster itself whether the object is still the one that was deployed. Raises ClusterError."""
+        """Asks the cluster itself whether the object is still the one that was deployed.
+
+        Raises ClusterError.
+        """
         held = self.cluster.get(self.resource, self.name, stubborn=True)
         self._see(held, gone=held is None)
 
@@ -81,7 +96,11 @@ class Service(Job):
             and states.get("activeModelState") == "Loaded"
             and states.get("targetModelState", "") in {"", "Loaded"}
             and bool((status.get("address") or {}).get("url"))
-            and any(true(pod, "Ready") for pod in self.pods.values() if not pod["metadata"].get("deletionTimestamp"))
+            and any(
+                true(pod, "Ready")
+                for pod in self.pods.values()
+                if not pod["metadata"].get("deletionTimestamp")
+            )
         )
 
     def _waits(self) -> list[Wait]:
@@ -101,13 +120,18 @@ class Service(Job):
         self._refuse_another(found)
 
     def _refuse_another(self, held: Mapping[str, Any]) -> None:
-        """Of what decides the answers, all has to be as it was deployed; the rest KServe fills in with defaults."""
-        wanted, there = self.body["spec"]["predictor"]["model"], held["spec"]["predictor"].get("model", {})
+        """Of what decides the answers, all has to be as it was deployed; the rest KServe fills in
+        with defaults."""
+        wanted, there = (
+            self.body["spec"]["predictor"]["model"],
+            held["spec"]["predictor"].get("model", {}),
+        )
         for field in ("storageUri", "runtime", "args"):
             if there.get(field) != wanted[field]:
                 raise ClusterError(
-                    f"InferenceService {self.name} was changed by somebody else: its {field} is {there.get(field)!r}, not "
-                    f"{wanted[field]!r}. Delete it, and run the step again"
+                    f"InferenceService {self.name} was changed by somebody else: its {field} is"
+                    f" {there.get(field)!r}, not {wanted[field]!r}. Delete it, and run the step"
+                    " again"
                 )
 
 
@@ -121,12 +145,17 @@ def failure(found: Mapping[str, Any]) -> str:
         return ""
     info = status.get("lastFailureInfo") or {}
     code = f"exit code {info['exitCode']}" if info.get("exitCode") else ""
-    return ": ".join(["cannot serve", state, *filter(None, (info.get("reason"), code, info.get("message")))])
+    return ": ".join(
+        ["cannot serve", state, *filter(None, (info.get("reason"), code, info.get("message")))]
+    )
 
 
 def stuck(pod: Mapping[str, Any], service: Service) -> Trouble | None:
-    """What keeps a pod from serving, and how long it may. One that has crashed and is held back has had its second chance; one
-    that fetches its model is `Pending` to Kubernetes, however long."""
+    """What keeps a pod from serving, and how long it may.
+
+    One that has crashed and is held back has had its second chance; one that fetches its model is
+    `Pending` to Kubernetes, however long.
+    """
     found = trouble(pod, service.cluster.times)
     if found and found.reason == "CrashLoopBackOff":
         return found._replace(patience=0)

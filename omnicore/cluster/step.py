@@ -1,8 +1,8 @@
-"""A step as a job: inputs go to S3 where they are not there yet, a job's pods run the same command as a laptop would, and what
-they publish becomes the output here.
+"""A step as a job: inputs go to S3 where they are not there yet, a job's pods run the same command
+as a laptop would, and what they publish becomes the output here.
 
-Inputs lie under `<storage>/inputs/<digest>` and results under `<storage>/results/<section>-<key>`, so that nothing is sent or
-made twice, by whichever run.
+Inputs lie under `<storage>/inputs/<digest>` and results under `<storage>/results/<section>-<key>`,
+so that nothing is sent or made twice, by whichever run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ POD_NAME, RUN_ID = "KFP_POD_NAME", "KFP_RUN_ID"
 PASSED_ON = ("OMNI_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_REGION", GATEWAY)
 
 
-def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, key: str) -> None:
-    """Fills `output` with the finished result of this key, `step.json` last, by a job of the kind that the recipe names.
+def run_as_job(
+    step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, key: str
+) -> None:
+    """Fills `output` with the finished result of this key, `step.json` last, by a job of the kind
+    that the recipe names.
 
-    A result that is in the store already is only fetched. Raises what `run_job`, `store.publish` and `store.fetch` raise, and
-    ClusterError when the job's image holds other code than this process.
+    A result that is in the store already is only fetched. Raises what `run_job`, `store.publish`
+    and `store.fetch` raise, and ClusterError when the job's image holds other code than this
+    process.
     """
     place = recipe.launcher
     root = place.storage.rstrip("/")
@@ -52,19 +56,28 @@ def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
             labels=labels(run, section, key),
             command=command(step, section, recipe, sent, result),
             distributed=step in TRAINING,
-            place=place.model_copy(update={"env": {**_passed_on(), **place.env}, "secrets": secrets(step, place)}),
+            place=place.model_copy(
+                update={"env": {**_passed_on(), **place.env}, "secrets": secrets(step, place)}
+            ),
             owner=owner,
         )
         kind = KINDS[place.kind]
-        run_job(cluster, kind, manifest(spec), deadline=place.deadline_seconds, keep_on_failure=place.keep_on_failure)
+        run_job(
+            cluster,
+            kind,
+            manifest(spec),
+            deadline=place.deadline_seconds,
+            keep_on_failure=place.keep_on_failure,
+        )
     fetched = output.with_name(f"{output.name}.job")
     shutil.rmtree(fetched, ignore_errors=True)
     store.fetch(result, fetched)
     record = read_step(fetched)
     if record["key"] != key:
         raise ClusterError(
-            f"the job of {section} ran other code than this process: its result in {result} has the key {record['key'][:16]}, not "
-            f"{key[:16]}. Give launcher.image the image that is built from the same commit"
+            f"the job of {section} ran other code than this process: its result in {result} has the"
+            f" key {record['key'][:16]}, not {key[:16]}. Give launcher.image the image that is"
+            " built from the same commit"
         )
     files = [file for file in fetched.rglob("*") if file.is_file() and file != fetched / STEP_FILE]
     for file in [*files, fetched / STEP_FILE]:
@@ -74,26 +87,48 @@ def run_as_job(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Pat
     shutil.rmtree(fetched)
 
 
-def command(step: str, section: str, recipe: Recipe, inputs: Mapping[str, str], output: str) -> tuple[str, ...]:
-    """What a pod runs. Its recipe runs in its own process: a job that launched jobs would never end."""
+def command(
+    step: str, section: str, recipe: Recipe, inputs: Mapping[str, str], output: str
+) -> tuple[str, ...]:
+    """What a pod runs.
+
+    Its recipe runs in its own process: a job that launched jobs would never end.
+    """
     plain = recipe.model_copy(update={"launcher": LauncherConfig()}).model_dump_json()
     given = [part for role, uri in inputs.items() for part in ("--input", f"{role}={uri}")]
-    return ("omnicore", step, "--section", section, "--recipe-json", plain, *given, "--output", output)
+    return (
+        "omnicore",
+        step,
+        "--section",
+        section,
+        "--recipe-json",
+        plain,
+        *given,
+        "--output",
+        output,
+    )
 
 
 def secrets(step: str, place: LauncherConfig) -> dict[str, str]:
     """What a pod is given of Secrets: only what writes a checkpoint may sign."""
-    return {name: source for name, source in place.secrets.items() if step in TRAINING or name != SIGNING_KEY}
+    return {
+        name: source
+        for name, source in place.secrets.items()
+        if step in TRAINING or name != SIGNING_KEY
+    }
 
 
 def origin(cluster: Cluster, recipe: Recipe) -> tuple[str, Owner | None]:
-    """The run that this process belongs to, and the Workflow that its job is deleted with: those of this component's pod.
+    """The run that this process belongs to, and the Workflow that its job is deleted with: those of
+    this component's pod.
 
     Outside of a pipeline the run is the recipe's name.
     """
     pod = cluster.get(PODS, os.environ[POD_NAME]) if POD_NAME in os.environ else None
     owners = (pod or {}).get("metadata", {}).get("ownerReferences") or []
-    owner = next((Owner(name=o["name"], uid=o["uid"]) for o in owners if o["kind"] == "Workflow"), None)
+    owner = next(
+        (Owner(name=o["name"], uid=o["uid"]) for o in owners if o["kind"] == "Workflow"), None
+    )
     return os.environ.get(RUN_ID) or (owner.name if owner else recipe.name), owner
 
 

@@ -1,4 +1,5 @@
-"""What happens to objects on a cluster, as a queue of events that survives dropped streams and expired versions."""
+"""What happens to objects on a cluster, as a queue of events that survives dropped streams and
+expired versions."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ LONG = 10.0  # seconds after which a stream has been a stream, and its end no fa
 
 @dataclass(frozen=True)
 class Listed:
-    """All objects there are now: one that is missing was deleted, whether or not its event was seen."""
+    """All objects there are now: one that is missing was deleted, whether or not its event was
+    seen."""
 
     resource: Resource
     items: list[dict[str, Any]]
@@ -37,7 +39,10 @@ class Changed:
 
 @dataclass(frozen=True)
 class Unheard:
-    """The cluster does not list or does not watch for now. `over`: it has listed nothing for the whole of an outage."""
+    """The cluster does not list or does not watch for now.
+
+    `over`: it has listed nothing for the whole of an outage.
+    """
 
     resource: Resource
     error: Exception
@@ -48,18 +53,32 @@ Event = Listed | Changed | Unheard
 
 
 class Watcher(threading.Thread):
-    """Lists, then watches from the list's version. A stream that the server ends goes on from the last version seen; after any
-    fault all is listed anew, so that nothing is missed, and where no watch is had the lists alone tell what happens.
+    """Lists, then watches from the list's version.
+
+    A stream that the server ends goes on from the last version seen; after any fault all is listed anew, so that nothing is missed, and where no watch is had the lists alone tell what happens.
 
     Every refusal is retried: the objects exist, so one comes from a server that rolls or a right that is being replaced.
     """
 
-    def __init__(self, cluster: Cluster, resource: Resource, events: SimpleQueue[Event], selectors: dict[str, str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        resource: Resource,
+        events: SimpleQueue[Event],
+        selectors: dict[str, str],
+    ) -> None:
         super().__init__(name=f"watch-{resource.plural}", daemon=True)
-        self._cluster, self._resource, self._events, self._selectors = cluster, resource, events, selectors
+        self._cluster, self._resource, self._events, self._selectors = (
+            cluster,
+            resource,
+            events,
+            selectors,
+        )
         self._told = False
         self.stopped = threading.Event()
-        self.deaf_since: float | None = None  # when the first of the lists was refused that none has followed
+        self.deaf_since: float | None = (
+            None  # when the first of the lists was refused that none has followed
+        )
 
     def run(self) -> None:
         try:
@@ -102,7 +121,10 @@ class Watcher(threading.Thread):
             self.deaf_since = self.deaf_since or clock
         over = listing and clock - (self.deaf_since or clock) > self._cluster.times.outage
         # A stream that breaks or expires is common, and the next list mends it.
-        if over or (not self._told and (listing or (isinstance(error, ApiException) and error.status != GONE))):
+        if over or (
+            not self._told
+            and (listing or (isinstance(error, ApiException) and error.status != GONE))
+        ):
             self._events.put(Unheard(self._resource, error, over))
             self._told = True
         return over

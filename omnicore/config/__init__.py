@@ -1,10 +1,20 @@
-"""The sections of a recipe: one pydantic model per step. Unknown or mistyped fields are refused.
+"""The sections of a recipe: one pydantic model per step.
 
-`digest` of what a step reads is part of the key under which its output is cached. The recipe as a whole: recipe.py.
+Unknown or mistyped fields are refused. `digest` of what a step reads is part of the key under which
+its output is cached. The recipe as a whole: recipe.py.
 """
 
 from omnicore.config import written
-from omnicore.config.base import SAVING, TRANSPORT, Config, EngineConfig, LauncherConfig, Profile, deciding, digest
+from omnicore.config.base import (
+    SAVING,
+    TRANSPORT,
+    Config,
+    EngineConfig,
+    LauncherConfig,
+    Profile,
+    deciding,
+    digest,
+)
 from omnicore.config.steps import (
     COLUMNS,
     CleanConfig,

@@ -1,7 +1,7 @@
 """`Recipe`: everything that a run is.
 
-A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped fields are refused
-with the field's path.
+A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or
+mistyped fields are refused with the field's path.
 """
 
 from __future__ import annotations
@@ -43,12 +43,19 @@ from omnicore.schema import View
 
 
 class Recipe(Config):
-    """Everything that a run is. The seed moves training and sampling; the benchmark's own queries never change."""
+    """Everything that a run is.
+
+    The seed moves training and sampling; the benchmark's own queries never change.
+    """
 
     name: str
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    threads: int = Field(2, ge=1, description="CPU threads of torch; more than the machine has cores are not used")
-    model: str = Field("embedded:tiny-base", description="the model under study: a directory or embedded:NAME")
+    threads: int = Field(
+        2, ge=1, description="CPU threads of torch; more than the machine has cores are not used"
+    )
+    model: str = Field(
+        "embedded:tiny-base", description="the model under study: a directory or embedded:NAME"
+    )
     engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
     launcher: LauncherConfig = LauncherConfig()
     tracker: TrackerConfig = TrackerConfig()
@@ -56,7 +63,9 @@ class Recipe(Config):
     prepare: PrepareConfig = PrepareConfig()
     probe: ProbeConfig
     second_probe: ProbeConfig
-    distill_probe: ProbeConfig = Field(description="the prompts of distill by the picture alone; what is not said is as in `probe`")
+    distill_probe: ProbeConfig = Field(
+        description="the prompts of distill by the picture alone; what is not said is as in `probe`"
+    )
     clean: CleanConfig = CleanConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sft: SftConfig = SftConfig(data="sft.jsonl")
@@ -69,16 +78,26 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _prompts_of_distill_are_probed_as_the_benchmarks_are(cls, values: Any) -> Any:
-        """Fills `distill_probe` up from `probe`: who changes the probe's model or server means that of the prompts, too."""
-        sections = [values.get(name, {}) for name in ("probe", "distill_probe", "distill")] if isinstance(values, dict) else []
+        """Fills `distill_probe` up from `probe`: who changes the probe's model or server means that
+        of the prompts, too."""
+        sections = (
+            [values.get(name, {}) for name in ("probe", "distill_probe", "distill")]
+            if isinstance(values, dict)
+            else []
+        )
         if not sections or not all(isinstance(section, dict) for section in sections):
             return values
         probe, own, distill = sections
-        draws, engines = probe.get("draws"), [section["engine"] for section in (probe, own) if "engine" in section]
+        draws, engines = (
+            probe.get("draws"),
+            [section["engine"] for section in (probe, own) if "engine" in section],
+        )
         filled = {name: probe[name] for name in ProbeConfig.model_fields if name in probe}
         filled["data"] = distill.get("data", DistillConfig().data)
         if isinstance(draws, dict):
-            filled["draws"] = {view: count for view, count in draws.items() if view == View.visual_only}
+            filled["draws"] = {
+                view: count for view, count in draws.items() if view == View.visual_only
+            }
         filled |= own
         if len(engines) == 2 and all(isinstance(engine, dict) for engine in engines):
             filled["engine"] = {**engines[0], **engines[1]}
@@ -86,7 +105,8 @@ class Recipe(Config):
 
     @property
     def cores(self) -> int:
-        """`threads`, but no more than the cores that this process may use: more of them wait for one another."""
+        """`threads`, but no more than the cores that this process may use: more of them wait for
+        one another."""
         return min(self.threads, len(os.sched_getaffinity(0)))
 
     @property
@@ -94,7 +114,12 @@ class Recipe(Config):
         """Hash of all values that can decide an answer, of whatever step."""
         whole = deciding(self.model_dump(mode="json"))
         # The profile's `server` is another thing than a training's, which only says where it is.
-        return digest({name: deciding(v) if isinstance(v, dict) and name != "profile" else v for name, v in whole.items()})
+        return digest(
+            {
+                name: deciding(v) if isinstance(v, dict) and name != "profile" else v
+                for name, v in whole.items()
+            }
+        )
 
 
 # Sections that reuse a step under another name; every other section is the step of its name.
@@ -103,12 +128,15 @@ SECTION_STEP = {"second_probe": "probe", "distill_probe": "probe", "sft_distille
 
 def recipe_names() -> list[str]:
     return sorted(
-        p.name.removesuffix(".yaml") for p in (files("omnicore.config") / "recipes").iterdir() if p.name.endswith(".yaml")
+        p.name.removesuffix(".yaml")
+        for p in (files("omnicore.config") / "recipes").iterdir()
+        if p.name.endswith(".yaml")
     )
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides (YAML values).
+    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides
+    (YAML values).
 
     Raises ConfigError naming the file and field.
     """
@@ -120,7 +148,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     elif name in recipe_names():
         text = (files("omnicore.config") / "recipes" / f"{name}.yaml").read_text()
     else:
-        raise ConfigError(f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a .yaml file")
+        raise ConfigError(
+            f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a"
+            " .yaml file"
+        )
     try:
         values = written.load(text)
     except yaml.YAMLError as error:
@@ -133,7 +164,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its own JSON, with overrides. Raises ConfigError."""
+    """A recipe from its own JSON, with overrides.
+
+    Raises ConfigError.
+    """
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
@@ -146,12 +180,17 @@ def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
-    """The recipe of a mapping of sections. Raises ConfigError naming every wrong field."""
+    """The recipe of a mapping of sections.
+
+    Raises ConfigError naming every wrong field.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [f"  {_told(detail)}" for detail in error.errors()]
-        raise ConfigError(f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)) from error
+        raise ConfigError(
+            f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)
+        ) from error
 
 
 def _told(error: ErrorDetails) -> str:
@@ -159,11 +198,18 @@ def _told(error: ErrorDetails) -> str:
     *parents, last = map(str, error["loc"] or ("recipe",))
     place = ".".join([*parents, last])
     section = _annotation(parents)
-    if error["type"] != "extra_forbidden" or not isinstance(section, type) or not issubclass(section, BaseModel):
+    if (
+        error["type"] != "extra_forbidden"
+        or not isinstance(section, type)
+        or not issubclass(section, BaseModel)
+    ):
         return f"{place}: {error['msg']} (got {error['input']!r:.80})"
     near = get_close_matches(last, section.model_fields, 1)
     meant = f"did you mean {near[0]}? " if near else ""
-    return f"{place}: no such field; {meant}{'.'.join(parents) or 'A recipe'} has {', '.join(section.model_fields)}"
+    return (
+        f"{place}: no such field; {meant}{'.'.join(parents) or 'A recipe'} has"
+        f" {', '.join(section.model_fields)}"
+    )
 
 
 def _annotation(path: Sequence[str]) -> Any:
@@ -172,7 +218,10 @@ def _annotation(path: Sequence[str]) -> Any:
     for part in path:
         field = _fields(found).get(part)
         if field is None:
-            found = next((get_args(kind)[1] for kind in written.members(found) if get_origin(kind) is dict), None)
+            found = next(
+                (get_args(kind)[1] for kind in written.members(found) if get_origin(kind) is dict),
+                None,
+            )
         else:
             found = field.annotation
     return next((kind for kind in written.members(found) if kind is not type(None)), None)
@@ -180,14 +229,22 @@ def _annotation(path: Sequence[str]) -> Any:
 
 def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
     """The fields of the section that an annotation admits; none where it is no section."""
-    sections = (kind for kind in written.members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    sections = (
+        kind
+        for kind in written.members(annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    )
     return next((section.model_fields for section in sections), {})
 
 
 def _default(path: Sequence[str]) -> Any:
     """The default of the field at a dotted path; None where it has none."""
     field = _fields(_annotation(path[:-1]) if len(path) > 1 else Recipe).get(path[-1])
-    return field.get_default(call_default_factory=True, validated_data={}) if field and not field.is_required() else None
+    return (
+        field.get_default(call_default_factory=True, validated_data={})
+        if field and not field.is_required()
+        else None
+    )
 
 
 def _override(values: dict[str, Any], override: str) -> None:

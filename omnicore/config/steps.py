@@ -17,19 +17,45 @@ class TrainingSource(Config):
 
     format: Literal["queries", "hub", "r1"]
     path: str = Field(
-        description="file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1, or an s3:// address"
+        description=(
+            "file or folder; with `revision`, a data set of the hub, as in m-a-p/OmniInstruct_v1,"
+            " or an s3:// address"
+        )
     )
     revision: str = Field(
         "",
         pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$",
-        description="commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64: names alone move",
+        description=(
+            "commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64:"
+            " names alone move"
+        ),
     )
-    files: str = Field("", description="pattern of the files with rows under `path`, as in data/train-*.parquet; none for one file")
-    media: str = Field("", description="of formats r1 and hub: folder that paths of media are relative to; none: that of the rows")
-    stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(min_length=1, description="what the rows are for")
-    columns: dict[str, str] = Field({}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}")
+    files: str = Field(
+        "",
+        description=(
+            "pattern of the files with rows under `path`, as in data/train-*.parquet; none for one"
+            " file"
+        ),
+    )
+    media: str = Field(
+        "",
+        description=(
+            "of formats r1 and hub: folder that paths of media are relative to; none: that of the"
+            " rows"
+        ),
+    )
+    stages: tuple[Literal["sft", "rlvr", "distill"], ...] = Field(
+        min_length=1, description="what the rows are for"
+    )
+    columns: dict[str, str] = Field(
+        {}, description=f"of format hub: its columns for any of {', '.join(COLUMNS)}"
+    )
     sound: bool = Field(
-        False, description="of format r1: the sound of a video, if it has any, belongs to the query, as HumanOmniV2 trains"
+        False,
+        description=(
+            "of format r1: the sound of a video, if it has any, belongs to the query, as"
+            " HumanOmniV2 trains"
+        ),
     )
 
     @model_validator(mode="after")
@@ -37,31 +63,62 @@ class TrainingSource(Config):
         if unknown := sorted(self.columns.keys() - set(COLUMNS)):
             raise ValueError(f"columns names {unknown[0]}, which is none of {', '.join(COLUMNS)}")
         if self.format == "hub" and not {"question", "answer"} <= self.columns.keys():
-            raise ValueError("format hub needs columns, as in {question: question, answer: answer, audio: audio}")
+            raise ValueError(
+                "format hub needs columns, as in {question: question, answer: answer, audio: audio}"
+            )
         if self.format != "hub" and self.columns:
-            raise ValueError(f"format {self.format} has fields of its own: columns are for format hub")
+            raise ValueError(
+                f"format {self.format} has fields of its own: columns are for format hub"
+            )
         if self.format == "queries" and self.media:
-            raise ValueError("format queries has its media relative to the file with the rows: media is for formats r1 and hub")
+            raise ValueError(
+                "format queries has its media relative to the file with the rows: media is for"
+                " formats r1 and hub"
+            )
         return self
 
 
 class PrepareConfig(Config):
-    """The benchmarks under study. The embedded one, `synthetic`, comes with training sets; `sources` are public ones."""
+    """The benchmarks under study.
+
+    The embedded one, `synthetic`, comes with training sets; `sources` are public ones.
+    """
 
     sources: dict[str, str] = Field(
         {},
-        description="public benchmarks, each with the folder of a local copy in a layout that docs/audit.md names; `hub` or "
-        "`hub@REVISION` downloads it. None: the embedded benchmark",
+        description=(
+            "public benchmarks, each with the folder of a local copy in a layout that docs/audit.md"
+            " names; `hub` or `hub@REVISION` downloads it. None: the embedded benchmark"
+        ),
     )
     training: dict[str, TrainingSource] = Field(
-        {}, description="sources of training rows by name; a stage that none is for keeps the rows of the embedded benchmark"
+        {},
+        description=(
+            "sources of training rows by name; a stage that none is for keeps the rows of the"
+            " embedded benchmark"
+        ),
     )
     max_refused: float = Field(
-        0.01, ge=0, lt=1, description="share of a benchmark's or source's items that may be unreadable (listed in problems.jsonl)"
+        0.01,
+        ge=0,
+        lt=1,
+        description=(
+            "share of a benchmark's or source's items that may be unreadable (listed in"
+            " problems.jsonl)"
+        ),
     )
-    split: Literal["dev", "test"] = Field("test", description="tune on dev only: a metric tuned on test is void")
-    scale: float = Field(1.0, gt=0, le=1, description="share of every count below and of the benchmarks, for quick tries")
-    controls: int = Field(100, ge=4, description="single-modality queries of each type, shown beside the benchmarks")
+    split: Literal["dev", "test"] = Field(
+        "test", description="tune on dev only: a metric tuned on test is void"
+    )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of every count below and of the benchmarks, for quick tries",
+    )
+    controls: int = Field(
+        100, ge=4, description="single-modality queries of each type, shown beside the benchmarks"
+    )
     sft_rows: int = Field(1500, ge=8)
     rlvr_prompts: int = Field(800, ge=8)
     rlvr_mix: dict[str, float] = Field(
@@ -84,12 +141,22 @@ class PrepareConfig(Config):
 class ProbeConfig(Config):
     """Asks a probe model with modalities withheld, several times, options re-shuffled."""
 
-    model: str = Field("embedded:tiny-probe", description="a directory, embedded:NAME, or the name under which a server has it")
+    model: str = Field(
+        "embedded:tiny-probe",
+        description="a directory, embedded:NAME, or the name under which a server has it",
+    )
     engine: EngineConfig = EngineConfig()
-    data: str = Field("queries.jsonl", description="file of prepare to ask: the benchmarks, or training items as in rlvr.jsonl")
-    draws: dict[View, int] = Field(description="draws per query under each view; 0 leaves a view out")
+    data: str = Field(
+        "queries.jsonl",
+        description="file of prepare to ask: the benchmarks, or training items as in rlvr.jsonl",
+    )
+    draws: dict[View, int] = Field(
+        description="draws per query under each view; 0 leaves a view out"
+    )
     temperature: float = Field(1.0, ge=0, le=10)
-    batch: int = Field(256, ge=1, description="prompts generated together; also the unit of the journal")
+    batch: int = Field(
+        256, ge=1, description="prompts generated together; also the unit of the journal"
+    )
 
     @model_validator(mode="after")
     def _withholds_something(self) -> Self:
@@ -101,22 +168,41 @@ class ProbeConfig(Config):
 
 
 class CleanConfig(Config):
-    """From draws to verdicts. Every policy that the draws allow is computed; `policy` names the one that makes the clean view."""
+    """From draws to verdicts.
+
+    Every policy that the draws allow is computed; `policy` names the one that makes the clean view.
+    """
 
     policy: Literal["repeated", "single_pass", "circular"] = "repeated"
     # 0.02 is a precision of 0.98: at 0.05, 5 of 8 passes for a probe that guesses among four options, with 0.97.
-    max_fdr: float = Field(0.02, gt=0, lt=1, description="at most this share of a benchmark's removals is removed by luck")
-    max_lost: float = Field(
-        0.03, gt=0, lt=1, description="at most this share of the queries that nobody can solve is removed by luck"
+    max_fdr: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="at most this share of a benchmark's removals is removed by luck",
     )
-    undecided: float = Field(0.1, gt=0, lt=1, description="kept queries rarer than this under the null are flagged undecided")
+    max_lost: float = Field(
+        0.03,
+        gt=0,
+        lt=1,
+        description="at most this share of the queries that nobody can solve is removed by luck",
+    )
+    undecided: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="kept queries rarer than this under the null are flagged undecided",
+    )
     # Of 8 draws with an accuracy of 0.95, 6 or more are right in 99 % of cases; in 96 % where 5 % of the draws are lost, and in
     # 11 % where half are: then most of what is solvable would stay.
     warn_unread: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="above this share of cut and unread draws of a benchmark, with the sound withheld, clean warns",
+        description=(
+            "above this share of cut and unread draws of a benchmark, with the sound withheld,"
+            " clean warns"
+        ),
     )
     max_unread: float = Field(0.5, ge=0, le=1, description="above this share of them clean refuses")
 
@@ -135,5 +221,9 @@ class ReportConfig(Config):
 class PromoteConfig(Config):
     """Candidate against champion on the clean view."""
 
-    min_effect: float = Field(0.02, ge=0, description="the interval of the paired difference must lie above this")
-    worst_drop: float = Field(0.05, ge=0, description="no benchmark may lose more than this, beyond its interval")
+    min_effect: float = Field(
+        0.02, ge=0, description="the interval of the paired difference must lie above this"
+    )
+    worst_drop: float = Field(
+        0.05, ge=0, description="no benchmark may lose more than this, beyond its interval"
+    )

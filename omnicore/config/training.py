@@ -16,14 +16,25 @@ class MixtureConfig(Config):
     """Which rows a batch holds: training/mixture.py."""
 
     by: Literal["source", "modality", "type"] = Field(
-        "source", description="what is mixed: sources, classes (audio, vision, omni, text; each with text), or types of queries"
+        "source",
+        description=(
+            "what is mixed: sources, classes (audio, vision, omni, text; each with text), or types"
+            " of queries"
+        ),
     )
-    weights: dict[str, float] = Field({}, description="share of each group in a batch, 0 leaves it out; none given: all the same")
-    balance: Literal["samples", "tokens"] = Field("samples", description="what the weights are shares of")
+    weights: dict[str, float] = Field(
+        {}, description="share of each group in a batch, 0 leaves it out; none given: all the same"
+    )
+    balance: Literal["samples", "tokens"] = Field(
+        "samples", description="what the weights are shares of"
+    )
     window: int = Field(
         1,
         ge=1,
-        description="steps whose rows are exchanged so that a batch holds rows of like length: less padding, the same shares",
+        description=(
+            "steps whose rows are exchanged so that a batch holds rows of like length: less"
+            " padding, the same shares"
+        ),
     )
 
     @model_validator(mode="after")
@@ -38,62 +49,108 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class LoraConfig(Config):
-    """Adapters on the linear layers of the parts that train, in place of their weights; merged into them at the end."""
+    """Adapters on the linear layers of the parts that train, in place of their weights; merged into
+    them at the end."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0, description="what an adapter says is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what an adapter hears")
-    targets: tuple[str, ...] = Field((), description="ends of the layers' names, as in q_proj; none given: all but lm_head")
+    targets: tuple[str, ...] = Field(
+        (), description="ends of the layers' names, as in q_proj; none given: all but lm_head"
+    )
 
 
 class TrainingConfig(Config):
     """What both trainers take."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
-    rate: float = Field(2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly")
+    rate: float = Field(
+        2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
+    )
     warmup: int = Field(5, ge=0, description="steps until the rate is reached")
     parts: tuple[Part, ...] = Field(
-        PARTS, min_length=1, description="what trains; projectors lead from each tower to the language model"
+        PARTS,
+        min_length=1,
+        description="what trains; projectors lead from each tower to the language model",
     )
-    lora: LoraConfig | None = Field(None, description="adapters in place of all weights of these parts; null: all weights")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic; what trains is kept in float32")
+    lora: LoraConfig | None = Field(
+        None, description="adapters in place of all weights of these parts; null: all weights"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the arithmetic; what trains is kept in float32"
+    )
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = Field(
         False, description="compute a layer's activations again for the backward pass: less memory"
     )
     mixture: MixtureConfig = MixtureConfig()
-    max_tokens: int = Field(0, ge=0, description="of a row, media and reply included; 0: what the model's context holds")
+    max_tokens: int = Field(
+        0, ge=0, description="of a row, media and reply included; 0: what the model's context holds"
+    )
     max_too_long: float = Field(
-        0.0, ge=0, lt=1, description="share of rows that may be longer and are left out (listed in too_long.jsonl); none is cut"
+        0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "share of rows that may be longer and are left out (listed in too_long.jsonl); none"
+            " is cut"
+        ),
     )
     checkpoint_every: int = Field(
-        0, ge=0, description="steps from one checkpoint to the next, from which a killed run goes on; 0: none"
+        0,
+        ge=0,
+        description=(
+            "steps from one checkpoint to the next, from which a killed run goes on; 0: none"
+        ),
     )
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept while a run is under way")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="newest checkpoints that are kept while a run is under way"
+    )
     micro_batch: int = Field(
-        0, ge=0, description="rows of a forward pass on one process, gradients add up to the batch; 0: all that the process has"
+        0,
+        ge=0,
+        description=(
+            "rows of a forward pass on one process, gradients add up to the batch; 0: all that the"
+            " process has"
+        ),
     )
     parallel: Literal["ddp", "zero2", "zero3"] = Field(
         "ddp",
-        description="what each process holds: ddp, everything; zero2, its share of gradients and optimizer; zero3, of weights, too",
+        description=(
+            "what each process holds: ddp, everything; zero2, its share of gradients and optimizer;"
+            " zero3, of weights, too"
+        ),
     )
 
     @model_validator(mode="after")
     def _flash_attention_is_of_half_precision(self) -> Self:
         if self.attention == "flash_attention_2" and self.precision != "bfloat16":
-            raise ValueError("attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or attention=sdpa")
+            raise ValueError(
+                "attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or"
+                " attention=sdpa"
+            )
         return self
 
 
 class TrackerConfig(Config):
-    """Where the curves of a training are shown while it works, by transformers' own integrations. It decides no answer."""
+    """Where the curves of a training are shown while it works, by transformers' own integrations.
+
+    It decides no answer.
+    """
 
     to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = Field(
         (), description="trackers, each an installed package"
     )
-    project: str = Field("omnicore", description="the project of W&B and trackio, the experiment of MLflow")
-    uri: str = Field("", description="MLflow's server, as in http://127.0.0.1:5000 (default: MLFLOW_TRACKING_URI)")
-    directory: str = Field("", description="where trackers write files (default: <output>.tracker, beside the output)")
+    project: str = Field(
+        "omnicore", description="the project of W&B and trackio, the experiment of MLflow"
+    )
+    uri: str = Field(
+        "",
+        description="MLflow's server, as in http://127.0.0.1:5000 (default: MLFLOW_TRACKING_URI)",
+    )
+    directory: str = Field(
+        "", description="where trackers write files (default: <output>.tracker, beside the output)"
+    )
 
 
 class SftConfig(TrainingConfig):
@@ -102,8 +159,16 @@ class SftConfig(TrainingConfig):
     data: str = Field(description="file of queries with targets in the input named `data`")
     steps: int = Field(60, ge=1, description="optimizer steps")
     batch: int = Field(64, ge=1, description="rows a step, on all processes together")
-    workers: int = Field(0, ge=0, description="processes that read media ahead of the training; 0: the training does it itself")
-    rate: float = Field(1.5e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly")
+    workers: int = Field(
+        0,
+        ge=0,
+        description=(
+            "processes that read media ahead of the training; 0: the training does it itself"
+        ),
+    )
+    rate: float = Field(
+        1.5e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
+    )
     warmup: int = Field(10, ge=0, description="steps until the rate is reached")
 
 
@@ -117,29 +182,64 @@ class RlvrConfig(TrainingConfig):
     loss: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
         "dapo", description="gspo weighs whole replies: grpo with importance sampling by sequence"
     )
-    iterations: int = Field(1, ge=1, description="optimizer steps on the same rollouts; above 1, clipping begins to matter")
+    iterations: int = Field(
+        1,
+        ge=1,
+        description="optimizer steps on the same rollouts; above 1, clipping begins to matter",
+    )
     beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
     format_weight: float = Field(
-        0.0, ge=0, le=0.2, description="paid for a reply whose answer can be read; never decides whether a group is used"
+        0.0,
+        ge=0,
+        le=0.2,
+        description=(
+            "paid for a reply whose answer can be read; never decides whether a group is used"
+        ),
     )
     refill: int = Field(
-        0, ge=0, description="rounds at most in which further prompts take the place of groups that are all right or all wrong"
+        0,
+        ge=0,
+        description=(
+            "rounds at most in which further prompts take the place of groups that are all right or"
+            " all wrong"
+        ),
     )
     max_logprob_gap: float = Field(
-        0.1, gt=0, description="in nats, between what trainer and rollout engine say of a token; the run stops beyond it"
+        0.1,
+        gt=0,
+        description=(
+            "in nats, between what trainer and rollout engine say of a token; the run stops"
+            " beyond it"
+        ),
     )
     rollouts: Literal["transformers", "vllm"] = Field(
-        "transformers", description="who generates: the model that trains, or a vLLM server that is given its weights each step"
+        "transformers",
+        description=(
+            "who generates: the model that trains, or a vLLM server that is given its weights each"
+            " step"
+        ),
     )
-    server: str = Field("", description="base of the vLLM server's API, as in http://127.0.0.1:8000/v1")
+    server: str = Field(
+        "", description="base of the vLLM server's API, as in http://127.0.0.1:8000/v1"
+    )
     server_weights: str = Field(
-        "", description="directory that the vLLM server can read, for the weights of each step; default: a temporary one"
+        "",
+        description=(
+            "directory that the vLLM server can read, for the weights of each step; default: a"
+            " temporary one"
+        ),
     )
-    server_sleeps: bool = Field(False, description="the server shares the GPU and sleeps (frees its memory) while the step trains")
+    server_sleeps: bool = Field(
+        False,
+        description="the server shares the GPU and sleeps (frees its memory) while the step trains",
+    )
     control: Literal["none", "random_reward", "muted_audio", "text_only"] = Field(
         "none",
-        description="arms to be shown beside a real run: random_reward pays a coin flip, which is what luck alone does; "
-        "muted_audio withholds the sound, and text_only all media, which is what is gained without them",
+        description=(
+            "arms to be shown beside a real run: random_reward pays a coin flip, which is what luck"
+            " alone does; muted_audio withholds the sound, and text_only all media, which is what"
+            " is gained without them"
+        ),
     )
 
     @model_validator(mode="after")
@@ -150,23 +250,38 @@ class RlvrConfig(TrainingConfig):
 
 
 class DistillConfig(Config):
-    """Own rollouts on omni queries; those that pass every rule of training/selection.py become training rows."""
+    """Own rollouts on omni queries; those that pass every rule of training/selection.py become
+    training rows."""
 
     data: str = "distill.jsonl"
     samples: int = Field(2, ge=1, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0, le=10)
     batch: int = Field(256, ge=1)
     agreement: float = Field(
-        0.5, ge=0, le=1, description="share of a query's rollouts that must name the same answer: fewer are right by luck"
+        0.5,
+        ge=0,
+        le=1,
+        description=(
+            "share of a query's rollouts that must name the same answer: fewer are right by luck"
+        ),
     )
     min_tokens: int = Field(0, ge=0, description="of a rollout, thinking and end of turn included")
-    max_tokens: int = Field(0, ge=0, description="of a rollout; 0: as many as the profile lets it have")
+    max_tokens: int = Field(
+        0, ge=0, description="of a rollout; 0: as many as the profile lets it have"
+    )
     per_query: int = Field(2, ge=1, description="rows at most of one query")
-    max_source: float = Field(1.0, gt=0, le=1, description="share of the rows that one benchmark or source may have")
-    max_type: float = Field(1.0, gt=0, le=1, description="share of the rows that one type of query may have")
+    max_source: float = Field(
+        1.0, gt=0, le=1, description="share of the rows that one benchmark or source may have"
+    )
+    max_type: float = Field(
+        1.0, gt=0, le=1, description="share of the rows that one type of query may have"
+    )
 
     @model_validator(mode="after")
     def _some_length_is_left(self) -> Self:
         if self.max_tokens and self.max_tokens < self.min_tokens:
-            raise ValueError(f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}: no rollout is of such a length")
+            raise ValueError(
+                f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}: no rollout is"
+                " of such a length"
+            )
         return self

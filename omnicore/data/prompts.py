@@ -1,4 +1,7 @@
-"""From a query to what a model is shown. Withholding a modality happens here and nowhere else."""
+"""From a query to what a model is shown.
+
+Withholding a modality happens here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,11 @@ def profile_hash(profile: Profile) -> str:
     return digest({"profile": profile.model_dump(mode="json"), "format": _FORMAT})
 
 
-def parts(query: Query, view: View, profile: Profile, permutation: Sequence[int] | None = None) -> tuple[Media | str, ...]:
-    """The user turn: the media that the view shows, in the query's order or where `<media_N>` places them, then question
-    and options.
+def parts(
+    query: Query, view: View, profile: Profile, permutation: Sequence[int] | None = None
+) -> tuple[Media | str, ...]:
+    """The user turn: the media that the view shows, in the query's order or where `<media_N>`
+    places them, then question and options.
 
     `permutation[i]` is the index of the option shown at place i; None keeps the query's own order.
     """
@@ -33,32 +38,50 @@ def parts(query: Query, view: View, profile: Profile, permutation: Sequence[int]
     if profile.style == "value":
         text = " ".join([query.question, *options])
     else:
-        text = "\n".join([query.question, *(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))])
+        text = "\n".join(
+            [query.question, *(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))]
+        )
     if profile.instruction:
         text = f"{text}\n{profile.instruction}"
     placed = {int(number) for number in PLACE.findall(text)}
-    first = [m for number, m in enumerate(query.media, 1) if number not in placed and m.kind in SHOWN[view]]
+    first = [
+        m
+        for number, m in enumerate(query.media, 1)
+        if number not in placed and m.kind in SHOWN[view]
+    ]
     return (*first, *_inline(text, query.media, view))
 
 
-def choices(query: Query, profile: Profile, permutation: Sequence[int] | None = None) -> tuple[str, ...]:
-    """Return what a model may answer where `profile.scoring` bounds it, in the order shown: letters, or the options' texts.
+def choices(
+    query: Query, profile: Profile, permutation: Sequence[int] | None = None
+) -> tuple[str, ...]:
+    """Return what a model may answer where `profile.scoring` bounds it, in the order shown:
+    letters, or the options' texts.
 
-    Nothing where replies are free, and for questions that are not answered by one option. Raises DataError for options that are
-    media, which a model cannot say.
+    Nothing where replies are free, and for questions that are not answered by one option. Raises
+    DataError for options that are media, which a model cannot say.
     """
-    if profile.scoring == "reply" or query.answer_kind not in (AnswerKind.choice, AnswerKind.yes_no):
+    if profile.scoring == "reply" or query.answer_kind not in (
+        AnswerKind.choice,
+        AnswerKind.yes_no,
+    ):
         return ()
     if profile.style == "letter":
         return tuple(chr(65 + i) for i in range(len(query.options)))
     shown = tuple(query.options[i] for i in permutation or range(len(query.options)))
     if any(PLACE.search(option) for option in shown):
-        raise DataError(f"{query.benchmark}, id {query.id}: an option is a medium, which no text names: set profile.style=letter")
+        raise DataError(
+            f"{query.benchmark}, id {query.id}: an option is a medium, which no text names: set"
+            " profile.style=letter"
+        )
     return shown
 
 
 def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | str]:
-    """Text and placed media in turn. A medium that is withheld leaves its name: options that are sounds stay told apart."""
+    """Text and placed media in turn.
+
+    A medium that is withheld leaves its name: options that are sounds stay told apart.
+    """
     said = ""
     for i, piece in enumerate(PLACE.split(text)):
         if i % 2 == 0:
@@ -77,9 +100,10 @@ def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | s
 def permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:
     """The recorded re-shuffling of one draw: a function of query, view, draw and seed alone.
 
-    Every K draws in turn, K the number of options, are the K rotations of one random order: such a circle shows each option at
-    each place once, so that liking a place gains no option more hits than another. Which option is which plays no part in the
-    order, so right and wrong options stay exchangeable, as the wrong-option null of the audit needs.
+    Every K draws in turn, K the number of options, are the K rotations of one random order: such a
+    circle shows each option at each place once, so that liking a place gains no option more hits
+    than another. Which option is which plays no part in the order, so right and wrong options stay
+    exchangeable, as the wrong-option null of the audit needs.
     """
     order = list(range(len(query.options)))
     turn = draw % max(1, len(order))

@@ -84,10 +84,12 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
-    """The files of a source: a local file or folder, or what is downloaded from the hub at its revision.
+    """The files of a source: a local file or folder, or what is downloaded from the hub at its
+    revision.
 
-    Raises ConfigError when there is no such place, what lies elsewhere is not pinned, or no file is where `files` says; DataError
-    when the hub cannot be reached, or something else is published in S3 by now; and what `store.fetch` raises.
+    Raises ConfigError when there is no such place, what lies elsewhere is not pinned, or no file is
+    where `files` says; DataError when the hub cannot be reached, or something else is published in
+    S3 by now; and what `store.fetch` raises.
     """
     where = f"prepare.training.{name}"
     local = Path(config.path)
@@ -95,7 +97,10 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
     if local.is_file():
         local, files = local.parent, local.name
     elif not files:
-        raise ConfigError(f"{where}: say which files of {config.path} hold its rows, as in files: data/train-*.parquet")
+        raise ConfigError(
+            f"{where}: say which files of {config.path} hold its rows, as in files:"
+            " data/train-*.parquet"
+        )
     entry = Entry(
         name=name,
         title=name,
@@ -113,8 +118,8 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
         local, _ = fetch(entry, "hub", otherwise="a local copy as `path`, without `revision`")
     elif not local.is_dir():
         raise ConfigError(
-            f"{where}: there is no {config.path} here; a data set of the hub needs `revision`, the 40 hex digits of its commit: a "
-            "branch moves, and with it the data"
+            f"{where}: there is no {config.path} here; a data set of the hub needs `revision`, the"
+            " 40 hex digits of its commit: a branch moves, and with it the data"
         )
     if next(local.glob(files), None) is None:
         raise ConfigError(f"{where}: no {files} in {local}")
@@ -125,12 +130,15 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
 
 def _bring(where: str, config: TrainingSource, directory: Path) -> None:
     if not config.revision:
-        raise ConfigError(f"{where}: {config.path} needs `revision`, the 64 hex digits of `digest` in its {store.PUBLISHED}")
+        raise ConfigError(
+            f"{where}: {config.path} needs `revision`, the 64 hex digits of `digest` in its"
+            f" {store.PUBLISHED}"
+        )
     published = store.known(config.path)
     if published.digest != config.revision:
         raise DataError(
-            f"{where}: {config.path} holds {published.digest} by now, not {config.revision}, its revision here: name that one, or "
-            "publish the other again"
+            f"{where}: {config.path} holds {published.digest} by now, not {config.revision}, its"
+            " revision here: name that one, or publish the other again"
         )
     store.fetch(config.path, directory, published)
 
@@ -138,12 +146,18 @@ def _bring(where: str, config: TrainingSource, directory: Path) -> None:
 def rows(
     config: TrainingSource, source: Source, profile: Profile, faults: Faults = lambda _: {}
 ) -> tuple[list[Query], list[Problem], int]:
-    """All queries of a source, all rows that became none, and the number of rows. `faults` as in `benchmarks.base.read`."""
+    """All queries of a source, all rows that became none, and the number of rows.
+
+    `faults` as in `benchmarks.base.read`.
+    """
     return read(cast(Any, _Format(config, profile)), source, faults)
 
 
 def taught(query: Query, profile: Profile) -> Query:
-    """The query with a written reply. Raises Refused for one whose answer is not the query's."""
+    """The query with a written reply.
+
+    Raises Refused for one whose answer is not the query's.
+    """
     reply = query.target or _said(query, profile)
     if query.answer_kind is not AnswerKind.text:  # an open answer cannot be told from other words
         given, outcome = judge(reply, query, profile.style)
@@ -151,14 +165,17 @@ def taught(query: Query, profile: Profile) -> Query:
             form = "letters" if profile.style == "letter" else "options by their text"
             raise Refused(
                 "target",
-                f"answers {given!r}, not {query.answer!r}, as profile.style={profile.style} reads it ({form}): {reply[-60:]!r}",
+                f"answers {given!r}, not {query.answer!r}, as profile.style={profile.style} reads"
+                f" it ({form}): {reply[-60:]!r}",
             )
     return query.model_copy(update={"target": reply})
 
 
 def _said(query: Query, profile: Profile) -> str:
     """The bare answer as the profile reads it."""
-    members = [option for option in query.options if option in (query.answer, *query.also)] or [query.answer]
+    members = [option for option in query.options if option in (query.answer, *query.also)] or [
+        query.answer
+    ]
     if profile.style == "letter" and query.answer_kind in (AnswerKind.choice, AnswerKind.set):
         members = [chr(65 + query.options.index(member)) for member in members]
     return ", ".join(members)
@@ -172,7 +189,9 @@ class _Format:
     profile: Profile
 
     def rows(self, source: Source) -> Iterator[Row]:
-        field = {"queries": "id", "r1": "problem_id", "hub": self.config.columns.get("id", "")}[self.config.format]
+        field = {"queries": "id", "r1": "problem_id", "hub": self.config.columns.get("id", "")}[
+            self.config.format
+        ]
         return keyed(self._items(source), lambda item: identity(item, field))
 
     def _items(self, source: Source) -> Iterator[Row]:
@@ -185,29 +204,47 @@ class _Format:
             yield from source.json_rows(name) if path.suffix == ".json" else source.jsonl_rows(name)
 
     def query(self, source: Source, row: Row) -> Query:
-        made = {"queries": _own, "r1": _r1, "hub": _table}[self.config.format](source, row, self.config)
+        made = {"queries": _own, "r1": _r1, "hub": _table}[self.config.format](
+            source, row, self.config
+        )
         # Supervised training alone needs a reply, so it alone refuses one.
         return taught(made, self.profile) if "sft" in self.config.stages else made
 
 
-def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: ARG001
+def _own(source: Source, row: Row, config: TrainingSource) -> Query:
     given = Query.model_validate(row.fields)
     media = []
     for place, medium in enumerate(given.media):
-        found = source.media(f"media.{place}", medium.kind, str(Path(row.file).parent / medium.uri), medium.start, medium.end)
+        found = source.media(
+            f"media.{place}",
+            medium.kind,
+            str(Path(row.file).parent / medium.uri),
+            medium.start,
+            medium.end,
+        )
         if found.sha256 != medium.sha256:
-            raise Refused(f"media.{place}", f"{medium.uri} is another file than the row names: its sha256 is {found.sha256[:12]}..")
+            raise Refused(
+                f"media.{place}",
+                f"{medium.uri} is another file than the row names: its sha256 is"
+                f" {found.sha256[:12]}..",
+            )
         media.append(found)
     return given.model_copy(update={"benchmark": source.entry.name, "media": tuple(media)})
 
 
 def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     item = row.fields
-    if missing := [field for field in ("problem_type", "solution", "data_type") if blank(item[field])]:
+    if missing := [
+        field for field in ("problem_type", "solution", "data_type") if blank(item[field])
+    ]:
         raise Refused(missing[0], "is missing")
     kind = R1_KINDS.get(item["problem_type"])
     if kind is None:
-        raise Excluded("problem_type", f"{item['problem_type']!r} has no answer that is judged here: {', '.join(R1_KINDS)} have")
+        raise Excluded(
+            "problem_type",
+            f"{item['problem_type']!r} has no answer that is judged here: {', '.join(R1_KINDS)}"
+            " have",
+        )
     gold = _ANSWER.search(item["solution"])
     if not gold or not (answer := gold[1].strip()):
         raise Refused("solution", "holds no <answer>")
@@ -243,14 +280,22 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
 def _when(event: str, duration: float | None) -> str:
     """A question after an event, which the row only names."""
     lasts = f" The video lasts {duration:.2f} seconds." if duration else ""
-    return f'During which span of time does this happen: "{event}"?{lasts} Give its start and end in seconds, as [start, end].'
+    return (
+        f'During which span of time does this happen: "{event}"?{lasts} Give its start and end in'
+        " seconds, as [start, end]."
+    )
 
 
 def _span(answer: str) -> str:
-    """The one span of an answer as `Query.answer` holds it, to the millisecond. Raises Excluded for several, Refused for none."""
+    """The one span of an answer as `Query.answer` holds it, to the millisecond.
+
+    Raises Excluded for several, Refused for none.
+    """
     spans = answer.split(";")
     if len(spans) > 1:
-        raise Excluded("solution", f"holds {len(spans)} spans of time, and an answer is judged here by one")
+        raise Excluded(
+            "solution", f"holds {len(spans)} spans of time, and an answer is judged here by one"
+        )
     try:
         start, end = (round(time, 3) for time in listed("solution", answer))
         if not 0 <= start < end:
@@ -265,7 +310,10 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
     if kinds == ["text"]:
         return ()
     if unknown := [kind for kind in kinds if kind not in ("image", "audio", "video")]:
-        raise Refused("data_type", f"{item['data_type']!r}: {unknown[0]!r} is none of image, audio, video, text")
+        raise Refused(
+            "data_type",
+            f"{item['data_type']!r}: {unknown[0]!r} is none of image, audio, video, text",
+        )
     if not isinstance(place, str | Mapping):
         raise Refused("path", f"is neither a path nor one for each medium: {place!r:.60}")
     given = dict.fromkeys(kinds, place) if isinstance(place, str) else dict(place)
@@ -276,7 +324,9 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
     if missing := [kind for kind in kinds if not given.get(kind)]:
         raise Refused("path", f"names no {missing[0]}")
     # Video-R1's paths start at the folder of the data, some with a slash.
-    media = {kind: source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri}
+    media = {
+        kind: source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri
+    }
     if config.sound and "video" in media and "audio" not in media:
         film = media["video"]
         if _has_sound(source.path(film), film.sha256):
@@ -285,7 +335,7 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
 
 
 @lru_cache(4096)
-def _has_sound(path: Path, sha256: str) -> bool:  # noqa: ARG001 - another file may take its place
+def _has_sound(path: Path, sha256: str) -> bool:
     try:
         return has_sound(path)
     except DataError:  # what is wrong with the video is said where its picture is checked
@@ -293,7 +343,8 @@ def _has_sound(path: Path, sha256: str) -> bool:  # noqa: ARG001 - another file 
 
 
 def mute(rows: Sequence[Query]) -> int:
-    """Count the rows that show a video without sound: of a source with `sound`, those whose video has no sound track."""
+    """Count the rows that show a video without sound: of a source with `sound`, those whose video
+    has no sound track."""
     kinds = [{medium.kind for medium in row.media} for row in rows]
     return sum("video" in shown and "audio" not in shown for shown in kinds)
 
@@ -307,8 +358,14 @@ def _table(source: Source, row: Row, config: TrainingSource) -> Query:
     if missing := [name for name in ("question", "answer") if cell(name) is None]:
         raise Refused(config.columns[missing[0]], "is missing")
     kinds: tuple[Kind, ...] = ("image", "audio", "video")
-    media = tuple(source.embedded(config.columns[kind], kind, cell(kind)) for kind in kinds if cell(kind) is not None)
-    names, options = options_of(config.columns["options"], cell("options")) if cell("options") else ([], [])
+    media = tuple(
+        source.embedded(config.columns[kind], kind, cell(kind))
+        for kind in kinds
+        if cell(kind) is not None
+    )
+    names, options = (
+        options_of(config.columns["options"], cell("options")) if cell("options") else ([], [])
+    )
     written = answer = text_of(cell("answer")).strip()
     target, native = cell("target"), {}
     kind = AnswerKind.text

@@ -18,7 +18,8 @@ from omnicore.errors import ConfigError, EngineError
 
 @dataclass(frozen=True)
 class Asking:
-    """`requests` to `model` through the engine of `config`, in batches of `batch` where the model is in this process."""
+    """`requests` to `model` through the engine of `config`, in batches of `batch` where the model
+    is in this process."""
 
     config: EngineConfig
     model: str
@@ -26,14 +27,24 @@ class Asking:
     sampling: Sampling
     batch: int
 
-    def answers(self, recipe: Recipe, output: Path, label: str) -> tuple[Iterator[Reply], dict[str, str | float]]:
-        """All replies in order, journaled in `output`, and what the canary found before the first was asked.
+    def answers(
+        self, recipe: Recipe, output: Path, label: str
+    ) -> tuple[Iterator[Reply], dict[str, str | float]]:
+        """All replies in order, journaled in `output`, and what the canary found before the first
+        was asked.
 
-        Raises EngineError when the canary fails, or more requests fail than `max_error_rate` allows.
+        Raises EngineError when the canary fails, or more requests fail than `max_error_rate`
+        allows.
         """
         self._check(recipe)
         with self._opened(recipe, output, label) as engine:
-            perceived = canary.check(engine, self.config, recipe.profile, canary.shown(self.requests), orders(self.requests))
+            perceived = canary.check(
+                engine,
+                self.config,
+                recipe.profile,
+                canary.shown(self.requests),
+                orders(self.requests),
+            )
             replies = ask(
                 engine,
                 self.requests,
@@ -63,11 +74,14 @@ class Asking:
         """Raises ConfigError where the engine cannot score as the profile asks."""
         scoring, here = recipe.profile.scoring, self.config.kind == "transformers"
         if scoring == "choice" and here:
-            raise ConfigError("profile.scoring=choice needs a server that constrains replies (vLLM); in this process use logprob")
+            raise ConfigError(
+                "profile.scoring=choice needs a server that constrains replies (vLLM); in this"
+                " process use logprob"
+            )
         if scoring == "logprob" and not here:
             raise ConfigError(
-                "profile.scoring=logprob needs engine.kind=transformers: chat completions do not score given replies; use choice "
-                "with vLLM"
+                "profile.scoring=logprob needs engine.kind=transformers: chat completions do not"
+                " score given replies; use choice with vLLM"
             )
 
     @property
@@ -76,7 +90,8 @@ class Asking:
 
     @contextmanager
     def _opened(self, recipe: Recipe, output: Path, label: str) -> Iterator[Engine]:
-        """The engine for as long as it is asked: a server that was started for it is gone when the block ends."""
+        """The engine for as long as it is asked: a server that was started for it is gone when the
+        block ends."""
         if self.config.kind != "kserve":
             yield self._open(recipe)
             return
@@ -87,7 +102,9 @@ class Asking:
 
     def _open(self, recipe: Recipe) -> Engine:
         if self.config.kind == "kserve":
-            raise EngineError("a server of KServe is started for a run only")  # nobody deploys a model to learn a price
+            raise EngineError(
+                "a server of KServe is started for a run only"
+            )  # nobody deploys a model to learn a price
         if self.config.kind == "transformers":
             from omnicore.models.runtime import set_up
 

@@ -1,4 +1,5 @@
-"""What asking would cost, before it is spent: requests, tokens and, from a few that are asked, hours."""
+"""What asking would cost, before it is spent: requests, tokens and, from a few that are asked,
+hours."""
 
 from __future__ import annotations
 
@@ -22,14 +23,23 @@ READ = 24  # media of a kind that are read for an estimate
 # Tokens as Qwen2.5-Omni and Qwen2.5-VL count them (their processors' configuration); other models differ by a factor, not more.
 CHARACTERS = 4  # of text
 PATCH = 28  # side of what becomes one visual token, in pixels
-IMAGE, FRAME = (4, 16_384), (128, 768)  # least and most tokens of a picture, and of two frames of a video
+IMAGE, FRAME = (
+    (4, 16_384),
+    (
+        128,
+        768,
+    ),
+)  # least and most tokens of a picture, and of two frames of a video
 SECOND = 25  # of sound
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`reply` tokens are a bound: every reply as long as it may be. `asked` requests were asked to know the `seconds`, which are
-    None where nobody could be asked; why stands in `unmeasured`."""
+    """`reply` tokens are a bound: every reply as long as it may be.
+
+    `asked` requests were asked to know the `seconds`, which are None where nobody could be asked;
+    why stands in `unmeasured`.
+    """
 
     requests: int
     prompt: int
@@ -43,23 +53,43 @@ class Estimate:
             f"requests       {self.requests:,}",
             f"prompt tokens  {self.prompt:,} (estimated)",
             f"reply tokens   {self.reply:,} at most",
-            f"hours          {self.seconds / 3600:.2f} ({self.asked} requests were asked and timed)"
-            if self.seconds is not None
-            else f"hours          unknown: {self.unmeasured}",
+            (
+                f"hours          {self.seconds / 3600:.2f} ({self.asked} requests were asked and"
+                " timed)"
+                if self.seconds is not None
+                else f"hours          unknown: {self.unmeasured}"
+            ),
         ]
 
 
 def estimate(
-    requests: Sequence[Request], sampling: Sampling, profile: Profile, *, batch: int, together: int, opened: Callable[[], Engine]
+    requests: Sequence[Request],
+    sampling: Sampling,
+    profile: Profile,
+    *,
+    batch: int,
+    together: int,
+    opened: Callable[[], Engine],
 ) -> Estimate:
-    """The cost of `requests`, asked in batches of `batch` and `together` at a time of the engine that `opened` gives."""
+    """The cost of `requests`, asked in batches of `batch` and `together` at a time of the engine
+    that `opened` gives."""
     some = random.Random(0).sample(requests, min(together, len(requests)))
-    facts = len(requests), _prompt(requests, profile), len(requests) * sampling.max_new_tokens, len(some)
+    facts = (
+        len(requests),
+        _prompt(requests, profile),
+        len(requests) * sampling.max_new_tokens,
+        len(some),
+    )
     try:
         engine = opened()
         began = time.monotonic()
         batches = [Batch(some[i : i + batch], seed=i) for i in range(0, len(some), batch)]
-        replies = [reply for done in engine.answer(batches, sampling) for _, found in done for reply in found]
+        replies = [
+            reply
+            for done in engine.answer(batches, sampling)
+            for _, found in done
+            for reply in found
+        ]
     except OmniError as error:
         return Estimate(*facts, unmeasured=str(error))
     if failed := next((reply.error for reply in replies if reply.error), ""):
@@ -86,7 +116,8 @@ def _prompt(requests: Sequence[Request], profile: Profile) -> int:
 
 
 def _mean_tokens(chosen: Sequence[tuple[Media, Path]], profile: Profile) -> float:
-    """The mean over those media that can be read, since the others will be errors and cost nothing; 0 where none can."""
+    """The mean over those media that can be read, since the others will be errors and cost nothing;
+    0 where none can."""
     counts = []
     for medium, root in chosen:
         with suppress(DataError):

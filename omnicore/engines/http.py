@@ -1,7 +1,9 @@
-"""The engine behind a server that speaks OpenAI's chat completions: vLLM, KServe, `omnicore serve`, a hosted API.
+"""The engine behind a server that speaks OpenAI's chat completions: vLLM, KServe, `omnicore serve`,
+a hosted API.
 
-An event loop in a thread keeps `concurrency` requests on their way; the caller's thread writes the journal meanwhile. Memory
-does not grow with the number of queries: media are encoded just before they are sent, and kept only for the draws that follow.
+An event loop in a thread keeps `concurrency` requests on their way; the caller's thread writes the
+journal meanwhile. Memory does not grow with the number of queries: media are encoded just before
+they are sent, and kept only for the draws that follow.
 """
 
 from __future__ import annotations
@@ -35,13 +37,18 @@ KEPT = 64 << 20  # bytes of encoded media kept for further draws of the same que
 
 
 class HttpEngine:
-    """Asks `model` of the server at `config.url`. Raises EngineError when the server cannot be reached, refuses the credentials
-    or does not have the model."""
+    """Asks `model` of the server at `config.url`.
+
+    Raises EngineError when the server cannot be reached, refuses the credentials or does not have
+    the model.
+    """
 
     def __init__(self, config: EngineConfig, model: str, profile: Profile) -> None:
         self.name = model
         self._config, self._profile = config, profile
-        with ThreadPoolExecutor(1) as pool:  # the caller's thread may run an event loop of its own, as notebooks do
+        with ThreadPoolExecutor(
+            1
+        ) as pool:  # the caller's thread may run an event loop of its own, as notebooks do
             pool.submit(asyncio.run, self._open()).result()
 
     async def _open(self) -> None:
@@ -49,8 +56,11 @@ class HttpEngine:
             await client.ready(retries=0)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
-        """Yield replies as they come; a request with a medium that cannot be read gets one with an error. Raises EngineError for
-        what no retry can mend; all that was answered before is given first."""
+        """Yield replies as they come; a request with a medium that cannot be read gets one with an
+        error.
+
+        Raises EngineError for what no retry can mend; all that was answered before is given first.
+        """
         finished: SimpleQueue[tuple[int, list[Reply]] | None] = SimpleQueue()
         running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
@@ -84,14 +94,25 @@ class HttpEngine:
         return HttpEngine(self._config, self.name, profile)
 
     async def _ask_all(
-        self, batches: Sequence[Batch], sampling: Sampling, finished: SimpleQueue[tuple[int, list[Reply]] | None]
+        self,
+        batches: Sequence[Batch],
+        sampling: Sampling,
+        finished: SimpleQueue[tuple[int, list[Reply]] | None],
     ) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CODERS, "media"))
         items, head, todo = _Items(self._profile), self._head(sampling), enumerate(batches)
 
         async def ask_in_turn(client: Client) -> None:
             for index, batch in todo:
-                finished.put((index, [await _asked(client, head, items, request, batch.seed) for request in batch.requests]))
+                finished.put(
+                    (
+                        index,
+                        [
+                            await _asked(client, head, items, request, batch.seed)
+                            for request in batch.requests
+                        ],
+                    )
+                )
 
         async with Client(self._config, self.name) as client:
             if batches:
@@ -107,7 +128,9 @@ class HttpEngine:
         fields = {
             "model": self.name,
             "temperature": sampling.temperature,
-            "top_p": 1,  # the whole distribution: vLLM takes what is not given from the model's own generation config
+            "top_p": (
+                1
+            ),  # the whole distribution: vLLM takes what is not given from the model's own generation config
             "max_tokens": sampling.max_new_tokens,
             **({"logprobs": True} if sampling.logprobs else {}),
         }
@@ -122,8 +145,11 @@ class Item(NamedTuple):
 
 
 class _Items:
-    """Parts of a prompt as items of a message. Media are encoded in threads, just before they are sent, and once for the draws
-    of a query, which follow one another."""
+    """Parts of a prompt as items of a message.
+
+    Media are encoded in threads, just before they are sent, and once for the draws of a query,
+    which follow one another.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
@@ -131,7 +157,10 @@ class _Items:
         self._size = 0
 
     async def of(self, request: Request) -> list[Item]:
-        """All items of a request. Raises DataError."""
+        """All items of a request.
+
+        Raises DataError.
+        """
         profile = await asyncio.to_thread(with_one_rate, request.parts, request.root, self._profile)
         return [await self._item(part, request.root, profile) for part in request.parts]
 
@@ -160,20 +189,32 @@ def said(text: str) -> Item:
 def encoded(media: Media, root: Path, profile: Profile) -> Item:
     """Raises DataError for a medium that is missing, was changed or cannot be read."""
     if media.kind == "image":
-        return Item(to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}}))
+        return Item(
+            to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}})
+        )
     shown = read_media(media, root, profile)
     if isinstance(shown, Video):
-        return Item(to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps)
+        return Item(
+            to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps
+        )
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
-    return Item(to_json({"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}))
+    return Item(
+        to_json(
+            {"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}
+        )
+    )
 
 
 def opening(fields: Mapping[str, Any], system: str) -> bytes:
-    """The body of a request up to the items of the user's turn, which are JSON already: a video of megabytes is escaped once, not
-    once a draw."""
+    """The body of a request up to the items of the user's turn, which are JSON already: a video of
+    megabytes is escaped once, not once a draw."""
     messages = [{"role": "system", "content": system}] if system else []
     comma = b"," if system else b""
-    return to_json({**fields, "messages": messages}).removesuffix(b"]}") + comma + b'{"role":"user","content":['
+    return (
+        to_json({**fields, "messages": messages}).removesuffix(b"]}")
+        + comma
+        + b'{"role":"user","content":['
+    )
 
 
 def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> bytes:
@@ -184,9 +225,15 @@ def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> by
     rates = sorted({item.fps for item in items if item.fps})
     if len(rates) > 1:
         listed = " and ".join(f"{rate:g}" for rate in rates)
-        raise DataError(f"its videos are shown at {listed} frames a second, and a request has one rate for all: clip them alike")
+        raise DataError(
+            f"its videos are shown at {listed} frames a second, and a request has one rate for all:"
+            " clip them alike"
+        )
     bounded = {BOUND: {"choice": choices}} if choices else {}
-    return b"]}]," + to_json({**(video_settings(rates[0]) if rates else {}), **bounded, "seed": seed})[1:]
+    return (
+        b"]}],"
+        + to_json({**(video_settings(rates[0]) if rates else {}), **bounded, "seed": seed})[1:]
+    )
 
 
 async def _asked(client: Client, head: bytes, items: _Items, request: Request, seed: int) -> Reply:
@@ -203,14 +250,18 @@ async def _asked(client: Client, head: bytes, items: _Items, request: Request, s
 
 
 def _check_choice(reply: Reply, choices: Sequence[str]) -> None:
-    """Raises EngineError for a reply that is none of the choices: servers ignore fields that they do not know."""
+    """Raises EngineError for a reply that is none of the choices: servers ignore fields that they
+    do not know."""
     said = reply.text.strip()
     if said in choices or (reply.truncated and not said):  # a thought that was cut is a cut reply
         return
     if reply.truncated:
-        raise EngineError(f"profile.max_new_tokens cuts a choice at {said[:SHOWN]!r}: raise it above the longest option's tokens")
+        raise EngineError(
+            f"profile.max_new_tokens cuts a choice at {said[:SHOWN]!r}: raise it above the longest"
+            " option's tokens"
+        )
     listed = ", ".join(repr(choice[:SHOWN]) for choice in choices)
     raise EngineError(
-        f"the server answered {said[:SHOWN]!r}, which is none of the choices {listed}: it ignores {BOUND}. "
-        "Use a server that knows it, as vLLM 0.32 does, or profile.scoring=reply"
+        f"the server answered {said[:SHOWN]!r}, which is none of the choices {listed}: it ignores"
+        f" {BOUND}. Use a server that knows it, as vLLM 0.32 does, or profile.scoring=reply"
     )

@@ -1,4 +1,5 @@
-"""Media whose content is known: written and spoken digits, and films of written ones, for the canary to ask about."""
+"""Media whose content is known: written and spoken digits, and films of written ones, for the
+canary to ask about."""
 
 from __future__ import annotations
 
@@ -39,36 +40,55 @@ LENGTHS = {"short": FRAMES, "long": 16 * FRAMES}  # seconds
 
 @contextmanager
 def media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
-    """Files of all kinds of media in a directory of their own, and what each holds. All of a kind are of one size: else the
-    number of tokens alone would tell them apart for a server that feeds its model nothing but zeros."""
+    """Files of all kinds of media in a directory of their own, and what each holds.
+
+    All of a kind are of one size: else the
+    number of tokens alone would tell them apart for a server that feeds its model nothing but zeros.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if "image" in kinds:
             for name in (*DIGITS, *MIXED):
                 draw(*name).save(root / f"image-{name}.png", compress_level=1)
         if "audio" in kinds:
-            for name, digits in {"silence": "", **{name: name for name in (*DIGITS, *MIXED)}}.items():
+            for name, digits in {
+                "silence": "",
+                **{name: name for name in (*DIGITS, *MIXED)},
+            }.items():
                 soundfile.write(root / f"audio-{name}.wav", _speak(*digits), RATE, subtype="PCM_16")
         if "video" in kinds:
             for name in (*DIGITS, *MIXED):
                 _film(draw(*name), root / f"video-{name}.mp4")
             for name in MIXED:
-                _film(draw(*name), root / f"video-long{name}.mp4", FRAMES, Fraction(FRAMES, LENGTHS["long"]))
+                _film(
+                    draw(*name),
+                    root / f"video-long{name}.mp4",
+                    FRAMES,
+                    Fraction(FRAMES, LENGTHS["long"]),
+                )
             for name, seconds in LENGTHS.items():
-                _film(draw(DIGITS[0]), root / f"video-{name}.mp4", FRAMES, Fraction(FRAMES, seconds))
+                _film(
+                    draw(DIGITS[0]), root / f"video-{name}.mp4", FRAMES, Fraction(FRAMES, seconds)
+                )
         found: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}
         for path in sorted(root.iterdir()):
             kind, _, name = path.stem.partition("-")
-            found[kind][name] = Media.model_validate({"kind": kind, "uri": path.name, "sha256": sha256_file(path)})
+            found[kind][name] = Media.model_validate(
+                {"kind": kind, "uri": path.name, "sha256": sha256_file(path)}
+            )
         yield root, found
 
 
 def draw(*digits: str) -> Image.Image:
     """Handwriting; of several digits, their mean."""
     with (files("omnicore") / "assets" / "digits.npz").open("rb") as file, np.load(file) as data:
-        ink = sum(data["images"][HANDWRITING[digit]] for digit in digits) / len(digits)  # [8, 8] of 0..16
+        ink = sum(data["images"][HANDWRITING[digit]] for digit in digits) / len(
+            digits
+        )  # [8, 8] of 0..16
     picture = Image.new("L", (SIDE, SIDE))
-    scaled = Image.fromarray((ink * 15.9375).astype(np.uint8)).resize((INK, INK), Image.Resampling.BICUBIC)
+    scaled = Image.fromarray((ink * 15.9375).astype(np.uint8)).resize(
+        (INK, INK), Image.Resampling.BICUBIC
+    )
     picture.paste(scaled, ((SIDE - INK) // 2,) * 2)
     return picture.convert("RGB")
 
@@ -76,12 +96,16 @@ def draw(*digits: str) -> Image.Image:
 def _speak(*digits: str) -> npt.NDArray[np.int16]:
     """A spoken digit and the silence after it; of several digits, their mean."""
     folder = files("omnicore") / "assets" / "speech"
-    index = {entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())}
+    index = {
+        entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())
+    }
     mixed = np.zeros(int(SECONDS * RATE))
     for digit in digits:
         clip = next(clip for clip in index[VOICES[digit]] if clip["digit"] == int(digit))
         with (folder / f"{VOICES[digit]}.flac").open("rb") as file:
-            wave, _ = soundfile.read(file, start=clip["start"], frames=clip["frames"], dtype="int16")
+            wave, _ = soundfile.read(
+                file, start=clip["start"], frames=clip["frames"], dtype="int16"
+            )
         mixed[: len(wave)] += wave / len(digits)
     return mixed.astype(np.int16)
 

@@ -1,4 +1,5 @@
-"""The engine behind a server of its own: KServe serves the checkpoint while a step asks, and not a moment longer."""
+"""The engine behind a server of its own: KServe serves the checkpoint while a step asks, and not a
+moment longer."""
 
 from __future__ import annotations
 
@@ -24,25 +25,32 @@ from omnicore.errors import ConfigError, EngineError
 class KServeEngine:
     """Asks the server behind `service`, and looks after it meanwhile."""
 
-    def __init__(self, service: Service, config: EngineConfig, model: str, profile: Profile) -> None:
+    def __init__(
+        self, service: Service, config: EngineConfig, model: str, profile: Profile
+    ) -> None:
         self.name = model
         self._service = service
         times, since = service.cluster.times, None
         while True:
             url = f"{service.ready().rstrip('/')}/v1"
             try:
-                self._http = HttpEngine(config.model_copy(update={"url": url}), service.name, profile)
+                self._http = HttpEngine(
+                    config.model_copy(update={"url": url}), service.name, profile
+                )
                 return
             except EngineError as error:
                 since = since or time.monotonic()
                 # Names and routes come to this pod later than to KServe, but they come.
                 if time.monotonic() - since > times.unnoticed:
-                    raise EngineError(service.told(f"is ready, but cannot be asked: {error}")) from error
+                    raise EngineError(
+                        service.told(f"is ready, but cannot be asked: {error}")
+                    ) from error
             service.look(times.first_wait)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
-        """Raises ClusterError, before what came last is given, when the server is not the one that was deployed any more;
-        EngineError when it answers no more, with what the cluster knows of it."""
+        """Raises ClusterError, before what came last is given, when the server is not the one that
+        was deployed any more; EngineError when it answers no more, with what the cluster knows of
+        it."""
         try:
             for finished in self._http.answer(batches, sampling):
                 self._service.look()
@@ -56,7 +64,9 @@ class KServeEngine:
 
 
 @contextmanager
-def served(config: EngineConfig, model: str, recipe: Recipe, output: Path, label: str) -> Iterator[KServeEngine]:
+def served(
+    config: EngineConfig, model: str, recipe: Recipe, output: Path, label: str
+) -> Iterator[KServeEngine]:
     """Deploys `model`, an s3:// address or a directory, and gives an engine that has been seen to answer; whatever happens
     then, the server is removed, by SIGTERM at once.
 
@@ -68,7 +78,10 @@ def served(config: EngineConfig, model: str, recipe: Recipe, output: Path, label
     """
     place = recipe.launcher
     if not place.image:
-        raise ConfigError("engine.kind=kserve needs launcher.image: an init container of it fetches the checkpoint")
+        raise ConfigError(
+            "engine.kind=kserve needs launcher.image: an init container of it fetches the"
+            " checkpoint"
+        )
     cluster = connect(place.namespace)
     found = checkpoint(model, place.storage)
     run, owner = origin(cluster, recipe)

@@ -1,7 +1,9 @@
-"""The orders in which a step shows media together, as a request of picture and sound does, and what the canary asks of each.
+"""The orders in which a step shows media together, as a request of picture and sound does, and what
+the canary asks of each.
 
-A server may perceive each kind alone and lose it beside another: keep the first medium only, drop sound beside a video, or put
-pictures before sounds. So one medium is varied at a time while the others stay, and the question is about the one that varies.
+A server may perceive each kind alone and lose it beside another: keep the first medium only, drop
+sound beside a video, or put pictures before sounds. So one medium is varied at a time while the
+others stay, and the question is about the one that varies.
 """
 
 from __future__ import annotations
@@ -22,18 +24,23 @@ _VERBS = {"image": "written", "audio": "spoken", "video": "written"}
 
 
 def orders(requests: Iterable[Request]) -> tuple[Order, ...]:
-    """The orders of two media or more that requests show: of those alike but for how often a kind stands in a row, the longest;
-    the `MOST` that come most often."""
-    found = Counter(tuple(part.kind for part in request.parts if isinstance(part, Media)) for request in requests)
+    """The orders of two media or more that requests show: of those alike but for how often a kind
+    stands in a row, the longest; the `MOST` that come most often."""
+    found = Counter(
+        tuple(part.kind for part in request.parts if isinstance(part, Media))
+        for request in requests
+    )
     longest: dict[tuple[tuple[Kind, bool], ...], Order] = {}
     often = Counter[tuple[tuple[Kind, bool], ...]]()
     for order, count in found.items():
         alike = tuple((kind, len(list(run)) > 1) for kind, run in groupby(order))
         often[alike] += count
         longest[alike] = max(longest.get(alike, ()), order, key=len)
-    return tuple(longest[alike] for alike, _ in sorted(often.items(), key=lambda x: (-x[1], x[0])) if len(longest[alike]) > 1)[
-        :MOST
-    ]
+    return tuple(
+        longest[alike]
+        for alike, _ in sorted(often.items(), key=lambda x: (-x[1], x[0]))
+        if len(longest[alike]) > 1
+    )[:MOST]
 
 
 def label(order: Order) -> str:
@@ -43,8 +50,11 @@ def label(order: Order) -> str:
 
 
 def places(order: Order) -> list[int]:
-    """The first and the last medium of each kind: whatever a server loses of a request, it loses one of them."""
-    ends = {order.index(kind) for kind in order} | {len(order) - 1 - order[::-1].index(kind) for kind in order}
+    """The first and the last medium of each kind: whatever a server loses of a request, it loses
+    one of them."""
+    ends = {order.index(kind) for kind in order} | {
+        len(order) - 1 - order[::-1].index(kind) for kind in order
+    }
     return sorted(ends)
 
 
@@ -59,7 +69,11 @@ def question(order: Order, place: int) -> str:
     """Which digit the medium at `place` holds."""
     kind = order[place]
     alone = [_VERBS[other] for other in order].count(_VERBS[kind]) == 1
-    return f"Which digit is {_VERBS[kind]}?" if alone else f"Which digit is {_VERBS[kind]} in {name(order, place)}?"
+    return (
+        f"Which digit is {_VERBS[kind]}?"
+        if alone
+        else f"Which digit is {_VERBS[kind]} in {name(order, place)}?"
+    )
 
 
 def held(order: Order, place: int, varied: bool) -> tuple[str, ...]:
@@ -72,8 +86,11 @@ def shown(order: Order, names: Sequence[str], media: Files) -> list[Media]:
 
 
 def exchanged(order: Order) -> tuple[int, list[tuple[Order, tuple[str, ...]]]]:
-    """The place of a medium that changes places with the next, of another kind where there is one, and what is shown before and
-    after. The two hold mixed digits: a model that is sure of its answer says the same with the same certainty in either order."""
+    """The place of a medium that changes places with the next, of another kind where there is one,
+    and what is shown before and after.
+
+    The two hold mixed digits: a model that is sure of its answer says the same with the same certainty in either order.
+    """
     at = next((i for i in range(len(order) - 1) if order[i] != order[i + 1]), 0)
     names = [DIGITS[i % len(DIGITS)] for i in range(len(order))]
     names[at : at + 2] = MIXED[0], MIXED[-1]

@@ -27,9 +27,12 @@ FEATURES = 2 << 30  # bytes of processed media that a reader keeps
 
 
 class Reader:
-    """Turns requests into prompts. A medium is processed once whatever the number of draws and epochs, as long as `FEATURES` bytes
-    hold it; what was processed longest ago makes room: videos would fill any memory. What is slow to decode comes from the disk
-    (`media.read`) when it is processed again."""
+    """Turns requests into prompts.
+
+    A medium is processed once whatever the number of draws and epochs, as long as `FEATURES` bytes
+    hold it; what was processed longest ago makes room: videos would fill any memory. What is slow
+    to decode comes from the disk (`media.read`) when it is processed again.
+    """
 
     def __init__(self, encoder: Encoder, profile: Profile) -> None:
         self.encoder, self.profile = encoder, profile
@@ -38,7 +41,8 @@ class Reader:
         self._sizes: dict[tuple[Media, float], tuple[int, ...]] = {}
 
     def features(self, media: Media, root: Path, profile: Profile) -> Features:
-        """What the model is shown of a medium under a profile, which differs from the reader's in the rate of videos alone."""
+        """What the model is shown of a medium under a profile, which differs from the reader's in
+        the rate of videos alone."""
         key = media, profile.fps
         if key not in self._features:
             try:
@@ -53,14 +57,24 @@ class Reader:
     def _process(self, decoded: Image | Wave | Video) -> Features:
         if isinstance(decoded, Video):
             return self.encoder.video(decoded.frames, decoded.fps)
-        return self.encoder.image(decoded) if isinstance(decoded, Image) else self.encoder.audio(decoded)
+        return (
+            self.encoder.image(decoded)
+            if isinstance(decoded, Image)
+            else self.encoder.audio(decoded)
+        )
 
     def length(self, request: Request) -> int:
         """Tokens of a prompt, without a look into its media: they are measured by their headers."""
         profile = with_one_rate(request.parts, request.root, self.profile)
         # The prompt itself, with media that have their tokens and nothing else.
         parts = [
-            p if isinstance(p, str) else Features(p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root, profile)))
+            (
+                p
+                if isinstance(p, str)
+                else Features(
+                    p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root, profile))
+                )
+            )
             for p in request.parts
         ]
         return len(self.encoder.prompt(parts, self.profile.system).ids)
@@ -77,24 +91,32 @@ class Reader:
 
     def prompt(self, request: Request) -> Prompt:
         profile = with_one_rate(request.parts, request.root, self.profile)
-        parts = [p if isinstance(p, str) else self.features(p, request.root, profile) for p in request.parts]
+        parts = [
+            p if isinstance(p, str) else self.features(p, request.root, profile)
+            for p in request.parts
+        ]
         return self.encoder.prompt(parts, self.profile.system)
 
 
 class TransformersEngine:
-    """Generates with a checkpoint directory or an embedded model. Raises CheckpointError when it cannot be loaded.
+    """Generates with a checkpoint directory or an embedded model.
 
-    With `workers` above 1, batches go to as many forks of this process, of one thread each: on two cores nearly twice as
-    fast, where two threads on matrices this small gain little. torch must not have started threads before. `loading` is what
-    `thinker.load` takes.
+    Raises CheckpointError when it cannot be loaded.     With `workers` above 1, batches go to as
+    many forks of this process, of one thread each: on two cores nearly twice as     fast, where two
+    threads on matrices this small gain little. torch must not have started threads before.
+    `loading` is what     `thinker.load` takes.
     """
 
-    def __init__(self, model: str | Path, profile: Profile, workers: int = 1, **loading: Any) -> None:
+    def __init__(
+        self, model: str | Path, profile: Profile, workers: int = 1, **loading: Any
+    ) -> None:
         self.name = str(model)
         self.model, self.encoder = thinker.load(model, **loading)
         self.model.to(device())
         self.reader = Reader(self.encoder, profile)
-        self._workers = workers if self.model.device.type == "cpu" else 1  # a GPU is not to be used across a fork
+        self._workers = (
+            workers if self.model.device.type == "cpu" else 1
+        )  # a GPU is not to be used across a fork
 
     def under(self, profile: Profile) -> TransformersEngine:
         engine = copy(self)
@@ -103,7 +125,9 @@ class TransformersEngine:
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
         if self._workers == 1 or len(batches) < 2:
-            yield from ([(index, self.generate(batch, sampling))] for index, batch in enumerate(batches))
+            yield from (
+                [(index, self.generate(batch, sampling))] for index, batch in enumerate(batches)
+            )
             return
         global _FORKED
         _FORKED = self, sampling
@@ -111,7 +135,8 @@ class TransformersEngine:
             yield from ([done] for done in pool.imap_unordered(_in_fork, list(enumerate(batches))))
 
     def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
-        """Answer a batch; a request with a medium that cannot be read, or a sound that is too long, gets a reply with an error."""
+        """Answer a batch; a request with a medium that cannot be read, or a sound that is too long,
+        gets a reply with an error."""
         torch.manual_seed(batch.seed)
         prompts = [self._answered(request) for request in batch.requests]
         asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
@@ -130,7 +155,8 @@ class TransformersEngine:
         return [prompt if isinstance(prompt, Reply) else _reply(next(found)) for prompt in prompts]
 
     def _answered(self, request: Request) -> Prompt | Reply:
-        """The prompt to generate from, or the reply where none is generated: an error, or the likeliest choice."""
+        """The prompt to generate from, or the reply where none is generated: an error, or the
+        likeliest choice."""
         prompt = self._prompt(request)
         if isinstance(prompt, Reply) or not request.choices:
             return prompt
@@ -144,10 +170,14 @@ class TransformersEngine:
 
 
 def _reply(found: Generated) -> Reply:
-    return Reply(found.text, truncated=found.truncated, logprobs=found.logprobs, tokens=len(found.ids))
+    return Reply(
+        found.text, truncated=found.truncated, logprobs=found.logprobs, tokens=len(found.ids)
+    )
 
 
-_FORKED: tuple[TransformersEngine, Sampling] | None = None  # what a fork inherits; a model could not be sent to it
+_FORKED: tuple[TransformersEngine, Sampling] | None = (
+    None  # what a fork inherits; a model could not be sent to it
+)
 
 
 def _in_fork(numbered: tuple[int, Batch]) -> tuple[int, list[Reply]]:

@@ -1,8 +1,9 @@
 """`omnicore compare A B`: two evaluations of the same queries, query by query.
 
-A paired difference is free of how hard the queries are, so it tells apart what two scores with their own intervals do not.
-Its interval is clustered, as everywhere (stats.py). What was evaluated under another profile, on other queries or against
-another manifest is refused by the name of what differs: such a difference would measure that instead.
+A paired difference is free of how hard the queries are, so it tells apart what two scores with
+their own intervals do not. Its interval is clustered, as everywhere (stats.py). What was evaluated
+under another profile, on other queries or against another manifest is refused by the name of what
+differs: such a difference would measure that instead.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ Key = tuple[str, str]
 
 
 class Item(Record):
-    """One line of `items.jsonl`: a query as far as its figures go. `kept`: it is in the clean view."""
+    """One line of `items.jsonl`: a query as far as its figures go.
+
+    `kept`: it is in the clean view.
+    """
 
     benchmark: str
     id: str
@@ -48,12 +52,14 @@ class Evaluation:
 
 
 def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
-    """Paired differences, B less A, of two outputs of evaluate: over all, by benchmark and by type; raw and clean; strict and,
-    where both have it, official. Each row has n, both means, the difference as an Estimate and which is `better`, None where
-    its interval holds 0. Queries that either failed to answer are left out of all rows and counted in `unpaired`.
+    """Paired differences, B less A, of two outputs of evaluate: over all, by benchmark and by type;
+    raw and clean; strict and, where both have it, official. Each row has n, both means, the
+    difference as an Estimate and which is `better`, None where its interval holds 0. Queries that
+    either failed to answer are left out of all rows and counted in `unpaired`.
 
-    `manifest`, a file or the output of clean that holds it, decides what is clean in place of the evaluations' own. Raises
-    ConfigError for what is no output of evaluate, DataError naming what differs, or for a manifest without a verdict on a query.
+    `manifest`, a file or the output of clean that holds it, decides what is clean in place of the
+    evaluations' own. Raises ConfigError for what is no output of evaluate, DataError naming what
+    differs, or for a manifest without a verdict on a query.
     """
     first, second = _read(a), _read(b)
     chosen = manifest_io.read(manifest) if manifest else None
@@ -63,7 +69,10 @@ def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
     if not pairs:
         raise DataError(f"no query has a reply in both {a} and {b}: see their errors.jsonl")
     return {
-        **{name: {"folder": str(e.folder), "model": e.scores["model"]} for name, e in (("a", first), ("b", second))},
+        **{
+            name: {"folder": str(e.folder), "model": e.scores["model"]}
+            for name, e in (("a", first), ("b", second))
+        },
         "profile_hash": first.scores["profile_hash"],
         "queries_hash": first.scores["queries_hash"],
         "manifest_hash": chosen.content_hash if chosen else first.scores["manifest_hash"],
@@ -78,7 +87,10 @@ def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
 
 def verdict(found: dict[str, Any], view: str, rule: str = "strict") -> str:
     """Which is better under a view, over all queries, in one sentence."""
-    row = next((r for r in found["rows"] if (r["benchmark"], r["view"], r["rule"]) == (None, view, rule)), None)
+    row = next(
+        (r for r in found["rows"] if (r["benchmark"], r["view"], r["rule"]) == (None, view, rule)),
+        None,
+    )
     if row is None:
         return f"The {view} view has no query to compare on."
     said = f"B − A is {_points(row['difference'])} points over {row['n']} queries, {rule}."
@@ -95,33 +107,65 @@ def show(found: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     for name in ("a", "b"):
-        console.print(f"{name.upper()}  {found[name]['model']}  {found[name]['folder']}", soft_wrap=True, markup=False)
+        console.print(
+            f"{name.upper()}  {found[name]['model']}  {found[name]['folder']}",
+            soft_wrap=True,
+            markup=False,
+        )
     for rule in ("strict", "official"):
         if not (rows := [r for r in found["rows"] if r["rule"] == rule]):
             continue
-        table = Table("queries", "view", box=SIMPLE, title=f"{rule}, %", title_justify="left", pad_edge=False)
+        table = Table(
+            "queries", "view", box=SIMPLE, title=f"{rule}, %", title_justify="left", pad_edge=False
+        )
         for name in ("n", "A", "B", "B − A  [95 %]", "better"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             scope = row["benchmark"] or "all"
-            figures = (str(row["n"]), f"{100 * row['a']:.1f}", f"{100 * row['b']:.1f}", _points(row["difference"]))
-            table.add_row(f"  {row['type']}" if row["type"] else scope, row["view"], *figures, row["better"] or "")
+            figures = (
+                str(row["n"]),
+                f"{100 * row['a']:.1f}",
+                f"{100 * row['b']:.1f}",
+                _points(row["difference"]),
+            )
+            table.add_row(
+                f"  {row['type']}" if row["type"] else scope,
+                row["view"],
+                *figures,
+                row["better"] or "",
+            )
         console.print(table)
     if any(found["unpaired"].values()):
         without = found["unpaired"]
-        console.print(f"Left out, having no reply: {without['a']} of A's and {without['b']} of B's {found['queries']} queries.")
+        console.print(
+            f"Left out, having no reply: {without['a']} of A's and {without['b']} of B's"
+            f" {found['queries']} queries."
+        )
     for view in ("raw", "clean"):
         console.print(verdict(found, view), soft_wrap=True)
-    console.print("Where A and B are alike, one row in twenty still shows a difference, by luck.", soft_wrap=True)
+    console.print(
+        "Where A and B are alike, one row in twenty still shows a difference, by luck.",
+        soft_wrap=True,
+    )
 
 
 def _read(folder: Path) -> Evaluation:
     if (step := verified(folder)["step"]) != "evaluate":
         raise ConfigError(f"{folder} is an output of {step}; compare takes two of evaluate")
     scores = read_json(folder / "scores.json")
-    if missing := {"profile", "profile_hash", "manifest_hash", "queries_hash", "model"} - scores.keys():
-        raise DataError(f"{folder / 'scores.json'} lacks {', '.join(sorted(missing))}: an older omnicore wrote it, evaluate again")
-    responses = {(r.benchmark, r.id): r for r in read_jsonl(folder / "responses.jsonl", Response) if r.view is View.omni}
+    if (
+        missing := {"profile", "profile_hash", "manifest_hash", "queries_hash", "model"}
+        - scores.keys()
+    ):
+        raise DataError(
+            f"{folder / 'scores.json'} lacks {', '.join(sorted(missing))}: an older omnicore wrote"
+            " it, evaluate again"
+        )
+    responses = {
+        (r.benchmark, r.id): r
+        for r in read_jsonl(folder / "responses.jsonl", Response)
+        if r.view is View.omni
+    }
     return Evaluation(folder, scores, read_jsonl(folder / "items.jsonl", Item), responses)
 
 
@@ -129,21 +173,31 @@ def _refuse_unlike(a: Evaluation, b: Evaluation, own_manifests: bool) -> None:
     ours, theirs = a.scores, b.scores
     fields = sorted(ours["profile"].keys() | theirs["profile"].keys())
     told = [
-        f"profile.{field} differs: A has {_told(ours['profile'], field)}, B has {_told(theirs['profile'], field)}"
+        f"profile.{field} differs: A has {_told(ours['profile'], field)}, B has"
+        f" {_told(theirs['profile'], field)}"
         for field in fields
         if ours["profile"].get(field) != theirs["profile"].get(field)
     ]
     if ours["profile_hash"] != theirs["profile_hash"] and not told:
-        told.append("profile_hash differs, and no field of the profile does: prompts or extractor changed between two versions")
+        told.append(
+            "profile_hash differs, and no field of the profile does: prompts or extractor changed"
+            " between two versions"
+        )
     if ours["queries_hash"] != theirs["queries_hash"]:
         keys, others = {i.key for i in a.items}, {i.key for i in b.items}
-        only = f"{len(keys - others)} in A alone, {len(others - keys)} in B alone, {len(keys & others)} in both by id"
+        only = (
+            f"{len(keys - others)} in A alone, {len(others - keys)} in B alone,"
+            f" {len(keys & others)} in both by id"
+        )
         told.append(f"queries differ: {only}")
     if own_manifests and ours["manifest_hash"] != theirs["manifest_hash"]:
         hashes = f"A has {ours['manifest_hash'][:12]}, B has {theirs['manifest_hash'][:12]}"
         told.append(f"manifest differs: {hashes} (--manifest DIR names one for both)")
     if told:
-        raise DataError("A and B cannot be compared; evaluate again alike:\n" + "\n".join(f"  {line}" for line in told))
+        raise DataError(
+            "A and B cannot be compared; evaluate again alike:\n"
+            + "\n".join(f"  {line}" for line in told)
+        )
 
 
 def _told(profile: dict[str, Any], field: str) -> str:
@@ -155,7 +209,8 @@ def _judged(items: Sequence[Item], manifest: Manifest) -> list[Item]:
     verdicts = {(v.benchmark, v.id): v.kept for v in manifest.verdicts}
     if missing := [item.key for item in items if item.key not in verdicts]:
         raise DataError(
-            f"the manifest has no verdict on {len(missing)} of {len(items)} queries ({missing[0]} first): name one made on them"
+            f"the manifest has no verdict on {len(missing)} of {len(items)} queries ({missing[0]}"
+            " first): name one made on them"
         )
     return [item.model_copy(update={"kept": verdicts[item.key]}) for item in items]
 
@@ -171,18 +226,36 @@ def _scopes(items: Sequence[Item]) -> Iterator[tuple[str | None, str | None, lis
 
 
 def _rows(
-    benchmark: str | None, type_: str | None, items: Sequence[Item], first: Evaluation, second: Evaluation
+    benchmark: str | None,
+    type_: str | None,
+    items: Sequence[Item],
+    first: Evaluation,
+    second: Evaluation,
 ) -> Iterator[dict[str, Any]]:
     for view, chosen in (("raw", items), ("clean", [item for item in items if item.kept])):
         for rule in ("strict", "official"):
-            a, b = ([_worth(e.responses[item.key], rule) for item in chosen] for e in (first, second))
+            a, b = (
+                [_worth(e.responses[item.key], rule) for item in chosen] for e in (first, second)
+            )
             left, right = ([value for value in values if value is not None] for values in (a, b))
             if not chosen or len(left) < len(chosen) or len(right) < len(chosen):
                 continue  # nothing to compare, or no official rule: a mean over the rest would be of other queries
             difference = stats.paired(right, left, [item.cluster for item in chosen])
             better = "B" if difference.low > 0 else "A" if difference.high < 0 else None
-            scope = {"benchmark": benchmark, "type": type_, "view": view, "rule": rule, "n": len(chosen)}
-            yield {**scope, "a": fmean(left), "b": fmean(right), "difference": difference.model_dump(), "better": better}
+            scope = {
+                "benchmark": benchmark,
+                "type": type_,
+                "view": view,
+                "rule": rule,
+                "n": len(chosen),
+            }
+            yield {
+                **scope,
+                "a": fmean(left),
+                "b": fmean(right),
+                "difference": difference.model_dump(),
+                "better": better,
+            }
 
 
 def _worth(response: Response, rule: str) -> float | None:
@@ -190,4 +263,7 @@ def _worth(response: Response, rule: str) -> float | None:
 
 
 def _points(difference: dict[str, float]) -> str:
-    return f"{100 * difference['value']:+.1f} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+    return (
+        f"{100 * difference['value']:+.1f} [{100 * difference['low']:+.1f},"
+        f" {100 * difference['high']:+.1f}]"
+    )

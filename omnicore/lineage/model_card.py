@@ -1,7 +1,9 @@
-"""The model card of a checkpoint: `card.json`, and `README.md` for people and the Hugging Face hub, rendered from it.
+"""The model card of a checkpoint: `card.json`, and `README.md` for people and the Hugging Face hub,
+rendered from it.
 
-A card holds what decided the weights and nothing else: no time and no path of a machine, so that the same seed gives the same
-checkpoint. A digest of a step's output is what `step.json` calls so: `omnicore trace` finds the directory that has it.
+A card holds what decided the weights and nothing else: no time and no path of a machine, so that
+the same seed gives the same checkpoint. A digest of a step's output is what `step.json` calls so:
+`omnicore trace` finds the directory that has it.
 """
 
 from __future__ import annotations
@@ -27,14 +29,21 @@ from omnicore.storage.files import read_json, replacing, write_json
 
 FILE, README, CHECKPOINT = "card.json", "README.md", "checkpoint"
 EMBEDDED = {"license": "apache-2.0"}  # models and data of this repository are under its LICENSE
-EMBEDDED_DATA = "omnicore; handwriting of UCI's Optical Recognition of Handwritten Digits, speech synthesised with espeak-ng"
+EMBEDDED_DATA = (
+    "omnicore; handwriting of UCI's Optical Recognition of Handwritten Digits, speech synthesised"
+    " with espeak-ng"
+)
 LICENCE = ("license", "license_name", "license_link")  # the hub's fields
 VIEWS = ("raw", "clean")
 
 
 class Base(Record):
-    """The model that all training began from. `name` is embedded:NAME, an id of the hub where the directory lies in the hub's
-    cache, or the directory's own name; `digest` is of its files; `licence` holds what its own card says, in the hub's fields."""
+    """The model that all training began from.
+
+    `name` is embedded:NAME, an id of the hub where the directory lies in the hub's cache, or the
+    directory's own name; `digest` is of its files; `licence` holds what its own card says, in the
+    hub's fields.
+    """
 
     name: str
     revision: str = ""
@@ -43,7 +52,10 @@ class Base(Record):
 
 
 class Source(Record):
-    """Where some rows of a data file come from. An empty `licence` is one that was not told."""
+    """Where some rows of a data file come from.
+
+    An empty `licence` is one that was not told.
+    """
 
     name: str
     rows: int
@@ -53,7 +65,10 @@ class Source(Record):
 
 
 class Data(Record):
-    """A file of training rows. `digest` is of the output of `step` that holds it, `inputs` those of what that was made of."""
+    """A file of training rows.
+
+    `digest` is of the output of `step` that holds it, `inputs` those of what that was made of.
+    """
 
     name: str
     rows: int
@@ -65,7 +80,8 @@ class Data(Record):
 
 
 class Code(Record):
-    """omnicore: its version, the digest of the package, and the commit that last changed it, where git is at hand."""
+    """Omnicore: its version, the digest of the package, and the commit that last changed it, where
+    git is at hand."""
 
     version: str
     digest: str
@@ -73,8 +89,10 @@ class Code(Record):
 
 
 class Parent(Record):
-    """A checkpoint that this one was trained from. `digest` is of the output that holds it, or of its own directory where the
-    recipe named one."""
+    """A checkpoint that this one was trained from.
+
+    `digest` is of the output that holds it, or of its own directory where the recipe named one.
+    """
 
     stage: str
     digest: str
@@ -92,7 +110,10 @@ class Made(Record):
 
 
 class Scores(Record):
-    """One evaluation: raw over all queries, clean over those that the audit's manifest keeps. `evaluation` is its digest."""
+    """One evaluation: raw over all queries, clean over those that the audit's manifest keeps.
+
+    `evaluation` is its digest.
+    """
 
     evaluation: str
     profile_hash: str
@@ -105,8 +126,12 @@ class Scores(Record):
 
 
 class Card(Record):
-    """`recipe_hash` covers all of the recipe that can decide an answer, `config` the stage's own part of that. `parents` begin at
-    the base. `made` and `scores` stand in a released checkpoint alone: they are known only after the step that wrote it."""
+    """`recipe_hash` covers all of the recipe that can decide an answer, `config` the stage's own
+    part of that.
+
+    `parents` begin at the base. `made` and `scores` stand in a released checkpoint alone: they are
+    known only after the step that wrote it.
+    """
 
     stage: str
     base: Base
@@ -130,7 +155,10 @@ def describe(
     digests: Mapping[str, str],
     models: Mapping[str, str],
 ) -> Card:
-    """The card of what a training step wrote. `digests` are those of the inputs' outputs, `models` those of the recipe's models."""
+    """The card of what a training step wrote.
+
+    `digests` are those of the inputs' outputs, `models` those of the recipe's models.
+    """
     base, parents = _ancestors(recipe, inputs, digests, models)
     return Card(
         stage=section,
@@ -154,21 +182,32 @@ def write(directory: Path, card: Card) -> None:
 
 
 def read(directory: Path) -> Card:
-    """The card of a checkpoint. Raises DataError where it has none, or a damaged one."""
+    """The card of a checkpoint.
+
+    Raises DataError where it has none, or a damaged one.
+    """
     path = directory / FILE
     if not path.is_file():
-        raise DataError(f"{directory} has no {FILE}: no step of this omnicore wrote it; train it again")
+        raise DataError(
+            f"{directory} has no {FILE}: no step of this omnicore wrote it; train it again"
+        )
     try:
         return Card.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; train it again") from error
+        raise DataError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; train it again"
+        ) from error
 
 
 def _ancestors(
-    recipe: Recipe, inputs: Mapping[str, Path], digests: Mapping[str, str], models: Mapping[str, str]
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+    digests: Mapping[str, str],
+    models: Mapping[str, str],
 ) -> tuple[Base, tuple[Parent, ...]]:
-    """What the training began from: known by the card of the model that it was given; one without a card is a base."""
+    """What the training began from: known by the card of the model that it was given; one without a
+    card is a base."""
     if "model" in inputs:
         directory, digest = inputs["model"] / CHECKPOINT, digests["model"]
         name, revised = str(read_step(inputs["model"])["section"]), ""
@@ -176,16 +215,29 @@ def _ancestors(
         directory, digest = model_directory(recipe.model), models[recipe.model]
         name, revised = _named(recipe.model, directory)
     if not (directory / FILE).is_file():
-        licence = EMBEDDED if recipe.model.startswith("embedded:") and "model" not in inputs else _licence(directory / README)
+        licence = (
+            EMBEDDED
+            if recipe.model.startswith("embedded:") and "model" not in inputs
+            else _licence(directory / README)
+        )
         return Base(name=name, revision=revised, digest=digest, licence=licence), ()
     card = read(directory)
     known = card.made.digest if card.made else digest
-    parent = Parent(stage=card.stage, digest=known, recipe_hash=card.recipe_hash, seed=card.seed, code=card.code.digest)
+    parent = Parent(
+        stage=card.stage,
+        digest=known,
+        recipe_hash=card.recipe_hash,
+        seed=card.seed,
+        code=card.code.digest,
+    )
     return card.base, (*card.parents, parent)
 
 
 def _named(model: str, directory: Path) -> tuple[str, str]:
-    """Name and revision of a base. The hub's cache has both in its folders: models--ORG--NAME/snapshots/COMMIT."""
+    """Name and revision of a base.
+
+    The hub's cache has both in its folders: models--ORG--NAME/snapshots/COMMIT.
+    """
     if model.startswith("embedded:"):
         return model, ""
     *_, cached, snapshots, commit = ("", "", *directory.resolve().parts)
@@ -195,13 +247,20 @@ def _named(model: str, directory: Path) -> tuple[str, str]:
 
 
 def _licence(readme: Path) -> dict[str, str]:
-    """What the front matter of a model's own card says of its licence; nothing where it says none."""
-    head, begins, rest = readme.read_text(errors="replace").partition("---\n") if readme.is_file() else ("", "", "")
+    """What the front matter of a model's own card says of its licence; nothing where it says
+    none."""
+    head, begins, rest = (
+        readme.read_text(errors="replace").partition("---\n") if readme.is_file() else ("", "", "")
+    )
     try:
         fields = yaml.safe_load(rest.partition("\n---")[0]) if begins and not head.strip() else {}
     except yaml.YAMLError:
         return {}
-    return {name: str(fields[name]) for name in LICENCE if fields.get(name)} if isinstance(fields, dict) else {}
+    return (
+        {name: str(fields[name]) for name in LICENCE if fields.get(name)}
+        if isinstance(fields, dict)
+        else {}
+    )
 
 
 def _data(folder: Path, name: str, digest: str) -> Data:
@@ -226,14 +285,25 @@ def _sources(record: Mapping[str, Any], rows: Mapping[str, int]) -> Iterator[Sou
             yield Source(name=name, rows=count, place="replies of the model itself")
         elif name in given:
             place, revised = given[name]["path"], given[name]["revision"]
-            yield Source(name=name, rows=count, place=place if revised else Path(place).name, revision=revised)
+            yield Source(
+                name=name,
+                rows=count,
+                place=place if revised else Path(place).name,
+                revision=revised,
+            )
         else:
-            yield Source(name=name, rows=count, place=EMBEDDED_DATA, licence="apache-2.0, as omnicore")
+            yield Source(
+                name=name, rows=count, place=EMBEDDED_DATA, licence="apache-2.0, as omnicore"
+            )
 
 
 def render(card: Card) -> str:
     """The card as Markdown, with the front matter that the hub reads."""
-    tags = ["omnicore", card.stage, *sorted({source.name for source in card.data.sources} - {card.stage})]
+    tags = [
+        "omnicore",
+        card.stage,
+        *sorted({source.name for source in card.data.sources} - {card.stage}),
+    ]
     datasets = [source.place for source in card.data.sources if source.revision]
     head = {
         **card.base.licence,
@@ -243,14 +313,22 @@ def render(card: Card) -> str:
         "tags": tags,
         **({"datasets": datasets} if datasets else {}),
     }
-    licence = ", ".join(f"{name}: {value}" for name, value in card.base.licence.items()) or "not stated by its files"
-    chain = " → ".join([f"`{card.base.name}`", *(parent.stage for parent in card.parents), f"**{card.stage}**"])
+    licence = (
+        ", ".join(f"{name}: {value}" for name, value in card.base.licence.items())
+        or "not stated by its files"
+    )
+    chain = " → ".join(
+        [f"`{card.base.name}`", *(parent.stage for parent in card.parents), f"**{card.stage}**"]
+    )
     return "\n".join(
         [
             f"---\n{_yaml(head)}---",
             f"# {card.recipe}: {card.stage}",
             "",
-            f"{chain}, by omnicore {card.code.version}. It reads text, pictures, sound and video, and answers in text.",
+            (
+                f"{chain}, by omnicore {card.code.version}. It reads text, pictures, sound and"
+                " video, and answers in text."
+            ),
             "",
             *_scores(card.scores),
             "",
@@ -258,25 +336,50 @@ def render(card: Card) -> str:
             "",
             "| what | which | sha256 |",
             "|---|---|---|",
-            f"| base | {' '.join(filter(None, (card.base.name, card.base.revision)))} | `{card.base.digest}` |",
-            *(f"| trained from | {parent.stage}, seed {parent.seed} | `{parent.digest}` |" for parent in card.parents),
-            f"| data | {card.data.name} of {card.data.step}, {card.data.rows} rows | `{card.data.sha256}` |",
+            (
+                f"| base | {' '.join(filter(None, (card.base.name, card.base.revision)))} |"
+                f" `{card.base.digest}` |"
+            ),
+            *(
+                f"| trained from | {parent.stage}, seed {parent.seed} | `{parent.digest}` |"
+                for parent in card.parents
+            ),
+            (
+                f"| data | {card.data.name} of {card.data.step}, {card.data.rows} rows |"
+                f" `{card.data.sha256}` |"
+            ),
             f"| output of {card.data.step} | | `{card.data.digest}` |",
-            *(f"| {role} of {card.data.step} | | `{digest}` |" for role, digest in card.data.inputs.items()),
+            *(
+                f"| {role} of {card.data.step} | | `{digest}` |"
+                for role, digest in card.data.inputs.items()
+            ),
             f"| recipe | {card.recipe}, seed {card.seed} | `{card.recipe_hash}` |",
-            f"| code | omnicore {' '.join(filter(None, (card.code.version, card.code.revision)))} | `{card.code.digest}` |",
-            *([f"| checkpoint | {card.made.section} | `{card.made.digest}` |"] if card.made else []),
+            (
+                "| code | omnicore"
+                f" {' '.join(filter(None, (card.code.version, card.code.revision)))} |"
+                f" `{card.code.digest}` |"
+            ),
+            *(
+                [f"| checkpoint | {card.made.section} | `{card.made.digest}` |"]
+                if card.made
+                else []
+            ),
             "",
             "Prompts were put as this profile says, and the stage ran with these values:",
             "",
-            f"```yaml\n{_yaml({'profile': card.profile.model_dump(mode='json'), card.stage: card.config})}```",
+            (
+                f"```yaml\n{_yaml({'profile': card.profile.model_dump(mode='json'), card.stage: card.config})}```"
+            ),
             "",
             "## Licences",
             "",
             f"- Base `{card.base.name}`: {licence}.",
             *(f"- {_told(source)}" for source in card.data.sources),
             "",
-            "What is not stated here was not told to omnicore. Licences of data that parents were trained on stand in their cards.",
+            (
+                "What is not stated here was not told to omnicore. Licences of data that parents"
+                " were trained on stand in their cards."
+            ),
             "",
         ]
     )
@@ -284,29 +387,48 @@ def render(card: Card) -> str:
 
 def _told(source: Source) -> str:
     where = " ".join(part for part in (source.place, source.revision) if part)
-    return f"Data `{source.name}` ({where or 'place not recorded'}), {source.rows} rows: {source.licence or 'not stated'}."
+    return (
+        f"Data `{source.name}` ({where or 'place not recorded'}), {source.rows} rows:"
+        f" {source.licence or 'not stated'}."
+    )
 
 
 def _scores(scores: Scores | None) -> list[str]:
     if scores is None:
-        return ["Not scored yet: step promote, or `omnicore card CHECKPOINT --scores EVALUATION --output DIR`, tells its scores."]
+        return [
+            "Not scored yet: step promote, or `omnicore card CHECKPOINT --scores EVALUATION"
+            " --output DIR`, tells its scores."
+        ]
     rows = [
-        f"| {name.replace('_', ' ')} | {_percent(scores.raw[name])} | {_percent(scores.clean[name])} |"
+        f"| {name.replace('_', ' ')} | {_percent(scores.raw[name])} |"
+        f" {_percent(scores.clean[name])} |"
         for name in ("macro", "micro", "chance_corrected")
     ]
-    rows += [f"| {name} | {_percent(of['raw'])} | {_percent(of['clean'])} |" for name, of in scores.by_benchmark.items()]
+    rows += [
+        f"| {name} | {_percent(of['raw'])} | {_percent(of['clean'])} |"
+        for name, of in scores.by_benchmark.items()
+    ]
     return [
         "## Scores",
         "",
-        "In percent, with 95 % intervals by cluster and the number of queries. Raw: all queries. Clean: those that the audit's "
-        f"probe does not solve without the sound, by the manifest `{scores.manifest_hash}`.",
+        (
+            "In percent, with 95 % intervals by cluster and the number of queries. Raw: all"
+            " queries. Clean: those that the audit's probe does not solve without the sound, by"
+            f" the manifest `{scores.manifest_hash}`."
+        ),
         "",
         "| | raw | clean |",
         "|---|---|---|",
         *rows,
-        *(f"| clean, {name.replace('_', ' ')} | | {_percent(found)} |" for name, found in scores.ablation.items()),
+        *(
+            f"| clean, {name.replace('_', ' ')} | | {_percent(found)} |"
+            for name, found in scores.ablation.items()
+        ),
         "",
-        f"Evaluation `{scores.evaluation}`, queries `{scores.queries_hash}`, profile `{scores.profile_hash}`.",
+        (
+            f"Evaluation `{scores.evaluation}`, queries `{scores.queries_hash}`, profile"
+            f" `{scores.profile_hash}`."
+        ),
     ]
 
 

@@ -1,4 +1,5 @@
-"""A checkpoint made ready to be handed on: its files alone, with its scores in the card, signed where there is a key."""
+"""A checkpoint made ready to be handed on: its files alone, with its scores in the card, signed
+where there is a key."""
 
 from __future__ import annotations
 
@@ -20,10 +21,14 @@ REPLACED = {model_card.FILE, model_card.README, SIGNATURE}
 
 
 def release(checkpoint: str, scores: str = "", output: str = "") -> Card:
-    """The card of a checkpoint with the scores of its evaluation, written with the checkpoint's files into a new directory.
+    """The card of a checkpoint with the scores of its evaluation, written with the checkpoint's
+    files into a new directory.
 
-    `checkpoint` is the output of a step, the checkpoint in it, or a released one; `scores` an output of evaluate, or a directory
-    below which one of this checkpoint lies; each place and `output` may be an s3:// address. Without `output` nothing is written.
+    `checkpoint` is the output of a step, the checkpoint in it, or a released one; `scores` an
+    output of evaluate, or a directory below which one of this checkpoint lies; each place and
+    `output` may be an
+    s3://
+    address. Without `output` nothing is written.
 
     Raises CheckpointError for a checkpoint that was changed, DataError for one without a card or scores of another, ConfigError for
     an output that is not empty, and what `signing` and `store` raise.
@@ -33,7 +38,9 @@ def release(checkpoint: str, scores: str = "", output: str = "") -> Card:
         made = _made(directory)
         found = model_card.read(directory).model_copy(update={"made": made})
         if scores:
-            found = found.model_copy(update={"scores": _scores(made, fetched.enter_context(_local(scores)))})
+            found = found.model_copy(
+                update={"scores": _scores(made, fetched.enter_context(_local(scores)))}
+            )
         if store.is_s3(output):
             scratch = Path(fetched.enter_context(tempfile.TemporaryDirectory())) / "release"
             _write(directory, found, scratch)
@@ -60,7 +67,10 @@ def _directory(place: Path) -> Path:
 
 
 def _made(directory: Path) -> Made:
-    """The step that wrote the checkpoint. What is not as it was written must not get a new signature."""
+    """The step that wrote the checkpoint.
+
+    What is not as it was written must not get a new signature.
+    """
     signing.verify(directory)
     step = directory.resolve().parent
     if directory.resolve().name == model_card.CHECKPOINT and (step / STEP_FILE).is_file():
@@ -68,26 +78,44 @@ def _made(directory: Path) -> Made:
         return Made.model_validate({name: record[name] for name in Made.model_fields})
     if made := model_card.read(directory).made:
         return made
-    raise DataError(f"{directory} lies apart from the {STEP_FILE} of the step that wrote it: name that step's output")
+    raise DataError(
+        f"{directory} lies apart from the {STEP_FILE} of the step that wrote it: name that step's"
+        " output"
+    )
 
 
 def _scores(made: Made, place: Path) -> Scores:
     records = {path.parent: read_step(path.parent) for path in sorted(place.rglob(STEP_FILE))}
     asked = {at: record for at, record in records.items() if record["step"] == "evaluate"}
-    own = {at: record for at, record in asked.items() if record.get("inputs", {}).get("model") == made.digest}
+    own = {
+        at: record
+        for at, record in asked.items()
+        if record.get("inputs", {}).get("model") == made.digest
+    }
     if not own:
         raise DataError(
-            f"{place}: none of {len(asked)} outputs of evaluate there is of this checkpoint, {made.section} {made.digest}; "
-            "evaluate it with --input model="
+            f"{place}: none of {len(asked)} outputs of evaluate there is of this checkpoint,"
+            f" {made.section} {made.digest}; evaluate it with --input model="
         )
     if len({record["digest"] for record in own.values()}) > 1:
-        raise DataError(f"{place}: several evaluations are of this checkpoint; name one: {', '.join(map(str, own))}")
+        raise DataError(
+            f"{place}: several evaluations are of this checkpoint; name one:"
+            f" {', '.join(map(str, own))}"
+        )
     directory, record = next(iter(own.items()))
     verified(directory)
     scores = read_json(directory / "scores.json")
-    by_benchmark = {name: {view: of[view] for view in model_card.VIEWS} for name, of in scores["by_benchmark"].items()}
-    plain = {name: scores[name] for name in ("profile_hash", "manifest_hash", "queries_hash", "ablation", *model_card.VIEWS)}
-    return Scores.model_validate({**plain, "evaluation": record["digest"], "by_benchmark": by_benchmark})
+    by_benchmark = {
+        name: {view: of[view] for view in model_card.VIEWS}
+        for name, of in scores["by_benchmark"].items()
+    }
+    plain = {
+        name: scores[name]
+        for name in ("profile_hash", "manifest_hash", "queries_hash", "ablation", *model_card.VIEWS)
+    }
+    return Scores.model_validate(
+        {**plain, "evaluation": record["digest"], "by_benchmark": by_benchmark}
+    )
 
 
 def _write(directory: Path, found: Card, output: Path) -> None:

@@ -21,26 +21,33 @@ from omnicore.errors import CheckpointError, ConfigError
 from omnicore.storage.digests import SIGNATURE
 
 SIGNING_KEY, VERIFY_KEY = "OMNI_SIGNING_KEY", "OMNI_VERIFY_KEY"
-HOW = f"sign what you trust: model_signing sign key --private_key KEY --signature DIR/{SIGNATURE} DIR"
+HOW = (
+    f"sign what you trust: model_signing sign key --private_key KEY --signature DIR/{SIGNATURE} DIR"
+)
 
 
 def check_key() -> None:
-    """Raises ConfigError when there is a key to sign with that cannot be used: before hours of training, not after them."""
+    """Raises ConfigError when there is a key to sign with that cannot be used: before hours of
+    training, not after them."""
     with _key(SIGNING_KEY) as key:
         if key:
             _signer(key)
 
 
 def sign(directory: Path) -> None:
-    """Signs all files of a checkpoint where there is a key. Raises ConfigError for one that cannot be used."""
+    """Signs all files of a checkpoint where there is a key.
+
+    Raises ConfigError for one that cannot be used.
+    """
     with _key(SIGNING_KEY) as key:
         if key:
             _signer(key).sign(directory, directory / SIGNATURE)
 
 
 def verify(directory: Path) -> None:
-    """Where there is a key to verify with, raises CheckpointError unless the directory's files, and no others, are as the owner of
-    the key signed them (but for what the signature itself leaves out); ConfigError for a key that cannot be used."""
+    """Where there is a key to verify with, raises CheckpointError unless the directory's files, and
+    no others, are as the owner of the key signed them (but for what the signature itself leaves
+    out); ConfigError for a key that cannot be used."""
     with _key(VERIFY_KEY) as key:
         if not key:
             return
@@ -48,27 +55,34 @@ def verify(directory: Path) -> None:
         if not directory.is_dir():
             raise CheckpointError(f"no checkpoint directory at {directory}")
         if not (directory / SIGNATURE).is_file():
-            raise CheckpointError(f"{directory} is not signed: it has no {SIGNATURE}, and {VERIFY_KEY} is set; {HOW}")
+            raise CheckpointError(
+                f"{directory} is not signed: it has no {SIGNATURE}, and {VERIFY_KEY} is set; {HOW}"
+            )
         try:
             verifier.verify(directory, directory / SIGNATURE)
         except Exception as error:  # whatever a strange file makes the library raise: nothing of this directory is to be loaded
             said = str(error) or f"{SIGNATURE} is not by the key of {VERIFY_KEY}, or was altered"
             raise CheckpointError(
-                f"{directory} is refused by its {SIGNATURE}: {said}; fetch it again from who signed it, or {HOW}"
+                f"{directory} is refused by its {SIGNATURE}: {said}; fetch it again from who signed"
+                f" it, or {HOW}"
             ) from error
 
 
 def _signer(key: Path) -> Any:
     from model_signing.signing import Config
 
-    config = _loaded(SIGNING_KEY, "private", lambda: Config().use_elliptic_key_signer(private_key=key))
+    config = _loaded(
+        SIGNING_KEY, "private", lambda: Config().use_elliptic_key_signer(private_key=key)
+    )
     return config.set_hashing_config(_all_files())
 
 
 def _verifier(key: Path) -> Any:
     from model_signing.verifying import Config
 
-    config = _loaded(VERIFY_KEY, "public", lambda: Config().use_elliptic_key_verifier(public_key=key))
+    config = _loaded(
+        VERIFY_KEY, "public", lambda: Config().use_elliptic_key_verifier(public_key=key)
+    )
     return config.set_hashing_config(_all_files())
 
 
@@ -82,10 +96,13 @@ def _all_files() -> Any:
 def _loaded(name: str, kind: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except Exception as error:  # ValueError, TypeError, AttributeError: by what the file holds instead
+    except (
+        Exception
+    ) as error:  # ValueError, TypeError, AttributeError: by what the file holds instead
         raise ConfigError(
-            f"{name} is no {kind} key in PEM on the curve P-256, P-384 or P-521, without a password ({error}): make a pair with "
-            "openssl ecparam -name prime256v1 -genkey -noout -out signing.pem; openssl ec -in signing.pem -pubout -out verify.pem"
+            f"{name} is no {kind} key in PEM on the curve P-256, P-384 or P-521, without a password"
+            f" ({error}): make a pair with openssl ecparam -name prime256v1 -genkey -noout -out"
+            " signing.pem; openssl ec -in signing.pem -pubout -out verify.pem"
         ) from error
 
 
@@ -101,7 +118,9 @@ def _key(name: str) -> Iterator[Path | None]:
             file.flush()
             yield Path(file.name)
     elif value and not Path(value).is_file():
-        raise ConfigError(f"{name}={value}: no such file; give the path of a key in PEM, or its text")
+        raise ConfigError(
+            f"{name}={value}: no such file; give the path of a key in PEM, or its text"
+        )
     else:
         yield Path(value) if value else None
 
@@ -109,6 +128,9 @@ def _key(name: str) -> Iterator[Path | None]:
 def _installed(name: str) -> None:
     try:
         import model_signing.signing
-        import model_signing.verifying  # noqa: F401
+        import model_signing.verifying
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{name} is set and needs {error.name}, which is not installed: pip install 'omnicore[sign]'") from error
+        raise ConfigError(
+            f"{name} is set and needs {error.name}, which is not installed: pip install"
+            " 'omnicore[sign]'"
+        ) from error

@@ -1,8 +1,10 @@
-"""From a number in a report, or from any file, back to the step that made it, and from there to weights, data, prompts and code.
+"""From a number in a report, or from any file, back to the step that made it, and from there to
+weights, data, prompts and code.
 
-The finished outputs below one directory are known by the digest in their `step.json`, and each tells the digests of what it was
-made from. The walk believes none of them: an output whose files are no longer those that its digest was taken of is said to be
-altered, and an input that is nowhere is said to be missing.
+The finished outputs below one directory are known by the digest in their `step.json`, and each
+tells the digests of what it was made from. The walk believes none of them: an output whose files
+are no longer those that its digest was taken of is said to be altered, and an input that is nowhere
+is said to be missing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from omnicore.storage.files import read_json
 
 NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
 # Hold no figures of a whole: verdicts on single queries, what a model answered, settings; a release has copies of figures.
-SKIPPED = re.compile(r"step\.json|manifest.*\.json|planted\.json|(checkpoint|release|media|lmms_eval)/.*")
+SKIPPED = re.compile(
+    r"step\.json|manifest.*\.json|planted\.json|(checkpoint|release|media|lmms_eval)/.*"
+)
 ENDS = ("low", "high")  # of an interval: its value is the score
 MOST = 40  # matches that are listed
 WIDE = 100_000  # columns: a tree would cut its lines at the terminal's edge, or at 80 in a pipe, and a cut hash is none
@@ -41,12 +45,16 @@ class Output(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Digest and key: two models may answer alike, and then their evaluations have the same digest."""
+        """Digest and key: two models may answer alike, and then their evaluations have the same
+        digest."""
         return str(self.record["digest"]), str(self.record["key"])
 
 
 class Match(NamedTuple):
-    """Where something was found: the file, the place in it, and what stands there. Equal `value`s may be copies."""
+    """Where something was found: the file, the place in it, and what stands there.
+
+    Equal `value`s may be copies.
+    """
 
     output: Output
     file: Path
@@ -57,7 +65,10 @@ class Match(NamedTuple):
 
 @dataclass
 class Tracer:
-    """The outputs below `root`, and what a walk has found wrong. Raises DataError when there are none."""
+    """The outputs below `root`, and what a walk has found wrong.
+
+    Raises DataError when there are none.
+    """
 
     root: Path
     broken: list[str] = field(default_factory=list)
@@ -65,7 +76,8 @@ class Tracer:
     def __post_init__(self) -> None:
         if not self.outputs:
             raise DataError(
-                f"{self.root}: no finished output of a step is there (no {STEP_FILE}); give --in the directory of a run"
+                f"{self.root}: no finished output of a step is there (no {STEP_FILE}); give --in"
+                " the directory of a run"
             )
 
     @cached_property
@@ -78,13 +90,21 @@ class Tracer:
         return found
 
     def by_digest(self, digest: str) -> Output | None:
-        return next((output for identity, output in self.outputs.items() if identity[0] == digest), None)
+        return next(
+            (output for identity, output in self.outputs.items() if identity[0] == digest), None
+        )
 
     def inputs(self, output: Output) -> dict[str, Output | None]:
-        """The outputs that one was made from, by role; None for what is nowhere. An older `step.json` tells digests alone."""
+        """The outputs that one was made from, by role; None for what is nowhere.
+
+        An older `step.json` tells digests alone.
+        """
         keys = output.record.get("input_keys")
         digests = output.record.get("inputs", {}).items()
-        return {role: self.outputs.get((of, keys[role])) if keys else self.by_digest(of) for role, of in digests}
+        return {
+            role: self.outputs.get((of, keys[role])) if keys else self.by_digest(of)
+            for role, of in digests
+        }
 
     def made_from(self, output: Output) -> Iterator[Output]:
         """All outputs that one was made from, at however many steps' distance."""
@@ -97,23 +117,44 @@ class Tracer:
         """The section, and of an evaluation what was evaluated."""
         record, asked = output.record, self.inputs(output).get("model")
         models = [str(asked.record["section"])] if asked else list(record.get("models", {}))
-        return " of ".join([str(record["section"]), *models[:1]]) if record["step"] == "evaluate" else str(record["section"])
+        return (
+            " of ".join([str(record["section"]), *models[:1]])
+            if record["step"] == "evaluate"
+            else str(record["section"])
+        )
 
     def find(self, wanted: str) -> tuple[list[Match], list[Match]]:
-        """Where a number or file was made, and where it was copied to: into what was made from that. Raises DataError when it is
-        nowhere."""
+        """Where a number or file was made, and where it was copied to: into what was made from
+        that.
+
+        Raises DataError when it is nowhere.
+        """
         number = NUMBER.fullmatch(wanted.removesuffix("%"))
         is_number = number and not Path(wanted).exists()
         found = list(
-            self._numbers(wanted.removesuffix("%"), len((number and number[1]) or "")) if is_number else self._file(Path(wanted))
+            self._numbers(wanted.removesuffix("%"), len((number and number[1]) or ""))
+            if is_number
+            else self._file(Path(wanted))
         )
         if not found:
-            nowhere = f"no figure in the outputs below {self.root} is shown so; give fewer digits, or" if is_number else ""
-            raise DataError(
-                f"{wanted}: {nowhere or f'no finished output below {self.root} holds it;'} give --in the run that it is from"
+            nowhere = (
+                f"no figure in the outputs below {self.root} is shown so; give fewer digits, or"
+                if is_number
+                else ""
             )
-        holders = {match.value: {other.output.identity for other in found if other.value == match.value} for match in found}
-        made = [m for m in found if holders[m.value].isdisjoint(of.identity for of in self.made_from(m.output))]
+            raise DataError(
+                f"{wanted}: {nowhere or f'no finished output below {self.root} holds it;'} give"
+                " --in the run that it is from"
+            )
+        holders = {
+            match.value: {other.output.identity for other in found if other.value == match.value}
+            for match in found
+        }
+        made = [
+            m
+            for m in found
+            if holders[m.value].isdisjoint(of.identity for of in self.made_from(m.output))
+        ]
         return made, [m for m in found if m not in made]
 
     def _numbers(self, wanted: str, digits: int) -> Iterator[Match]:
@@ -127,17 +168,29 @@ class Tracer:
                         yield Match(output, path, where, value, told)
 
     def _file(self, path: Path) -> Iterator[Match]:
-        """The output that a file lies in; else those that hold the same bytes; else what the model card beside it names."""
+        """The output that a file lies in; else those that hold the same bytes; else what the model
+        card beside it names."""
         if not path.exists():
-            raise DataError(f"{path}: no such file, and no number; write a number as it is shown, as in 89.1")
+            raise DataError(
+                f"{path}: no such file, and no number; write a number as it is shown, as in 89.1"
+            )
         for parent in (path, *path.resolve().parents):
             if (parent / STEP_FILE).is_file():
-                yield Match(Output(parent, read_step(parent)), path, "", sha256_file(path) if path.is_file() else parent)
+                yield Match(
+                    Output(parent, read_step(parent)),
+                    path,
+                    "",
+                    sha256_file(path) if path.is_file() else parent,
+                )
                 return
         same = list(self._same(path)) if path.is_file() else []
         yield from same
         folder = path if path.is_dir() else path.parent
-        made = model_card.read(folder).made if not same and (folder / model_card.FILE).is_file() else None
+        made = (
+            model_card.read(folder).made
+            if not same and (folder / model_card.FILE).is_file()
+            else None
+        )
         if made and (named := self.outputs.get((made.digest, made.key))):
             yield Match(named, path, "named by the model card", made.digest)
 
@@ -145,17 +198,26 @@ class Tracer:
         size, sha256 = path.stat().st_size, sha256_file(path)
         for output in self.outputs.values():
             for other in sorted(output.directory.rglob("*")):
-                if other.is_file() and other.stat().st_size == size and sha256_file(other) == sha256:
+                if (
+                    other.is_file()
+                    and other.stat().st_size == size
+                    and sha256_file(other) == sha256
+                ):
                     yield Match(output, other, "the same bytes", sha256)
 
     def tree(self, output: Output) -> Tree:
-        """What an output was made from, back to the beginning. Code, recipe and prompts that are not told of a step are those of
-        the one that it was an input of."""
+        """What an output was made from, back to the beginning.
+
+        Code, recipe and prompts that are not told of a step are those of the one that it was an
+        input of.
+        """
         tree = Tree(Text(f"{self.name(output)}  {output.directory}", style="bold"))
         self._grow(tree, output, {}, set())
         return tree
 
-    def _grow(self, tree: Tree, output: Output, above: Mapping[str, str], walked: set[tuple[str, str]]) -> None:
+    def _grow(
+        self, tree: Tree, output: Output, above: Mapping[str, str], walked: set[tuple[str, str]]
+    ) -> None:
         walked.add(output.identity)
         shared = self._shared(output)
         told = [f"{name} {text}" for name, text in shared.items() if above.get(name) != text]
@@ -165,7 +227,8 @@ class Tracer:
             if source is None:
                 digest = output.record["inputs"][role]
                 self.broken.append(
-                    f"{role} of {self.name(output)} {output.directory}: no output below {self.root} has digest {digest}"
+                    f"{role} of {self.name(output)} {output.directory}: no output below {self.root}"
+                    f" has digest {digest}"
                 )
                 tree.add(Text(f"{role}: MISSING {digest}", style="red"))
                 continue
@@ -179,9 +242,14 @@ class Tracer:
         record, (digest, key) = output.record, output.identity
         altered = digest_directory(output.directory) != digest
         if altered:
-            self.broken.append(f"{output.directory}: its files are not those of its digest {digest}")
+            self.broken.append(
+                f"{output.directory}: its files are not those of its digest {digest}"
+            )
         yield f"digest {digest}{'  ALTERED since it was finished' if altered else ''}"
-        yield f"made {record.get('started', 'at an unknown time')}, {record['seconds']:.1f} s, key {key}"
+        yield (
+            f"made {record.get('started', 'at an unknown time')}, {record['seconds']:.1f} s, key"
+            f" {key}"
+        )
         yield f"config {_line(record.get('config', 'not recorded'))}"
 
     def _shared(self, output: Output) -> dict[str, str]:
@@ -191,8 +259,14 @@ class Tracer:
         commit = f", commit {code['revision']}" if code.get("revision") else ""
         return {
             "code": f"omnicore {version}, digest {code.get('digest', 'not recorded')}{commit}",
-            "recipe": f"{record.get('recipe', 'not recorded')} {record.get('recipe_hash', '')}, seed {record.get('seed', '?')}",
-            "prompts": f"{_line(record.get('profile', 'not recorded'))}, hash {record.get('profile_hash', '')}",
+            "recipe": (
+                f"{record.get('recipe', 'not recorded')} {record.get('recipe_hash', '')}, seed"
+                f" {record.get('seed', '?')}"
+            ),
+            "prompts": (
+                f"{_line(record.get('profile', 'not recorded'))}, hash"
+                f" {record.get('profile_hash', '')}"
+            ),
         }
 
     def _material(self, output: Output) -> Iterator[str]:
@@ -202,7 +276,10 @@ class Tracer:
             place = model_directory(name)
             changed = place.is_dir() and digest_directory(place) != digest
             if changed:
-                self.broken.append(f"model {name}: its files are not those of digest {digest}, which {directory} was made with")
+                self.broken.append(
+                    f"model {name}: its files are not those of digest {digest}, which {directory}"
+                    " was made with"
+                )
             yield f"model {name}, digest {digest}{'  ALTERED since' if changed else ''}"
         if (directory / model_card.CHECKPOINT / model_card.FILE).is_file():
             known = model_card.read(directory / model_card.CHECKPOINT)
@@ -213,8 +290,10 @@ class Tracer:
 
 
 def trace(wanted: str, root: Path) -> None:
-    """Prints where a number or a file comes from. Raises DataError when it is nowhere, or its chain is broken; the tree is printed
-    before that."""
+    """Prints where a number or a file comes from.
+
+    Raises DataError when it is nowhere, or its chain is broken; the tree is printed before that.
+    """
     tracer = Tracer(root)
     made, copies = tracer.find(wanted)
     console = Console(highlight=False, width=WIDE)
@@ -228,7 +307,11 @@ def trace(wanted: str, root: Path) -> None:
     for output in outputs.values():
         console.print(tracer.tree(output))
     if tracer.broken:
-        raise DataError("\n".join(["the chain is broken:", *(f"  {line}" for line in dict.fromkeys(tracer.broken))]))
+        raise DataError(
+            "\n".join(
+                ["the chain is broken:", *(f"  {line}" for line in dict.fromkeys(tracer.broken))]
+            )
+        )
 
 
 def _list(tracer: Tracer, found: Sequence[Match], what: str) -> Iterator[str]:
@@ -245,7 +328,10 @@ def _leaves(value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, float, str]]
         interval = {*ENDS, "value"} <= value.keys()
         for name, inner in value.items():
             if interval and name == "value":
-                ends = f"{100 * inner:.2f} [{100 * value['low']:.2f}, {100 * value['high']:.2f}], n {value.get('n', '?')}"
+                ends = (
+                    f"{100 * inner:.2f} [{100 * value['low']:.2f}, {100 * value['high']:.2f}], n"
+                    f" {value.get('n', '?')}"
+                )
                 yield ".".join(at), float(inner), ends
             elif not (interval and name in ENDS):
                 yield from _leaves(inner, (*at, str(name)))

@@ -1,8 +1,10 @@
-"""What was decoded once, kept on disk: bytes under a key, shared by all processes of a machine and bounded in size.
+"""What was decoded once, kept on disk: bytes under a key, shared by all processes of a machine and
+bounded in size.
 
-A file holds a checksum over key and bytes, then the bytes, and takes its name when it is whole. One writer works at a time:
-it removes what killed writers left, makes room by what was used longest ago, then writes, so the bound holds at every
-moment. Whoever wants what another is just decoding waits for it, in this process or another; `flock` ends with its holder.
+A file holds a checksum over key and bytes, then the bytes, and takes its name when it is whole. One
+writer works at a time: it removes what killed writers left, makes room by what was used longest
+ago, then writes, so the bound holds at every moment. Whoever wants what another is just decoding
+waits for it, in this process or another; `flock` ends with its holder.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class Cache:
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:
         """The bytes under `key` (64 hexadecimal digits), else what `make` gives, kept from now on.
 
-        A directory that cannot be written costs the time of making everything anew, and one line on stderr. What `make`
-        raises is raised, and nothing is kept.
+        A directory that cannot be written costs the time of making everything anew, and one line on
+        stderr. What `make` raises is raised, and nothing is kept.
         """
         if not self.limit:
             return make()
@@ -45,7 +47,9 @@ class Cache:
             return found
         with ExitStack() as held:
             try:
-                held.enter_context(self._locked(f"{key[:2]}.lock"))  # 256 locks, so that none need ever be removed
+                held.enter_context(
+                    self._locked(f"{key[:2]}.lock")
+                )  # 256 locks, so that none need ever be removed
             except OSError as error:
                 self._complain(error)
             if (found := self._read(key)) is not None:
@@ -60,12 +64,17 @@ class Cache:
     def marks(self) -> set[str]:
         """All keys that were given to `mark`, by whatever process."""
         try:
-            return set((self.directory / _MARKS).read_text(errors="replace").splitlines()) if self.limit else set()
+            return (
+                set((self.directory / _MARKS).read_text(errors="replace").splitlines())
+                if self.limit
+                else set()
+            )
         except OSError:
             return set()
 
     def mark(self, key: str) -> None:
-        """Remember `key`, a fact without content, in a list that does not count for `limit`: 65 bytes each."""
+        """Remember `key`, a fact without content, in a list that does not count for `limit`: 65
+        bytes each."""
         if not self.limit:
             return
         try:
@@ -130,12 +139,19 @@ class Cache:
 
     def _complain(self, error: Exception) -> None:
         if self._complained.acquire(blocking=False):
-            reason = "set OMNI_MEDIA_CACHE to a directory that can be written, or OMNI_MEDIA_CACHE_GB=0"
-            print(f"media are decoded anew each time, nothing is kept in {self.directory}: {error}; {reason}", file=sys.stderr)
+            reason = (
+                "set OMNI_MEDIA_CACHE to a directory that can be written, or OMNI_MEDIA_CACHE_GB=0"
+            )
+            print(
+                f"media are decoded anew each time, nothing is kept in {self.directory}: {error};"
+                f" {reason}",
+                file=sys.stderr,
+            )
 
 
 def cache() -> Cache:
-    """The one of this user: in `OMNI_MEDIA_CACHE` (~/.cache/omnicore/media), of `OMNI_MEDIA_CACHE_GB` (20; 0 keeps nothing).
+    """The one of this user: in `OMNI_MEDIA_CACHE` (~/.cache/omnicore/media), of
+    `OMNI_MEDIA_CACHE_GB` (20; 0 keeps nothing).
 
     Raises ConfigError for a size that is no number, and where there is no home.
     """
@@ -144,7 +160,9 @@ def cache() -> Cache:
         try:
             directory = str(Path("~/.cache/omnicore/media").expanduser())
         except RuntimeError as error:  # a container's user of no name
-            raise ConfigError("this user has no home directory: set OMNI_MEDIA_CACHE to one for decoded media") from error
+            raise ConfigError(
+                "this user has no home directory: set OMNI_MEDIA_CACHE to one for decoded media"
+            ) from error
     return _cache(directory, os.environ.get("OMNI_MEDIA_CACHE_GB") or "20")
 
 
@@ -155,7 +173,9 @@ def _cache(directory: str, size: str) -> Cache:
     except (ValueError, OverflowError):
         limit = -1
     if limit < 0:
-        raise ConfigError(f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes as in 20, or 0 to keep nothing")
+        raise ConfigError(
+            f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes as in 20, or 0 to keep nothing"
+        )
     return Cache(Path(directory), limit)
 
 

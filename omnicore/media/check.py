@@ -1,7 +1,8 @@
-"""What is wrong with the media of queries, found before anything is asked: each file, kind and clip once, on all cores, remembered.
+"""What is wrong with the media of queries, found before anything is asked: each file, kind and clip
+once, on all cores, remembered.
 
-A medium that passed is known by its sha256, so that the next `prepare` does not decode it again; one that failed is decoded again:
-there are few, and a decoder that was updated may read it.
+A medium that passed is known by its sha256, so that the next `prepare` does not decode it again;
+one that failed is decoded again: there are few, and a decoder that was updated may read it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ Clip = tuple[str, str, float | None, float | None]
 _FILE = "<file>"  # in a fault: queries may have the same bytes under other names
 
 
-def faults(queries: Sequence[Query], place: Callable[[Media], Path], label: str, workers: int) -> dict[str, str]:
-    """Return the first fault of each query that has one, by its id. `place` gives the file of a medium, which the fault names by
-    its uri.
+def faults(
+    queries: Sequence[Query], place: Callable[[Media], Path], label: str, workers: int
+) -> dict[str, str]:
+    """Return the first fault of each query that has one, by its id.
+
+    `place` gives the file of a medium, which the fault names by its uri.
 
     Raises ConfigError where PyAV is missing and needed.
     """
-    found = _checked({_clip(medium): medium for query in queries for medium in query.media}, place, label, workers)
+    found = _checked(
+        {_clip(medium): medium for query in queries for medium in query.media},
+        place,
+        label,
+        workers,
+    )
     named: dict[str, str] = {}
     for query in queries:
         for medium in query.media:
@@ -35,7 +44,9 @@ def faults(queries: Sequence[Query], place: Callable[[Media], Path], label: str,
     return named
 
 
-def _checked(media: dict[Clip, Media], place: Callable[[Media], Path], label: str, workers: int) -> dict[Clip, str]:
+def _checked(
+    media: dict[Clip, Media], place: Callable[[Media], Path], label: str, workers: int
+) -> dict[Clip, str]:
     """Return the faults of those media that have one."""
     kept = cache()
     passed = kept.marks()
@@ -43,7 +54,11 @@ def _checked(media: dict[Clip, Media], place: Callable[[Media], Path], label: st
     found: dict[Clip, str] = {}
     pool = ThreadPoolExecutor(workers, "check")  # decoders work without Python's lock
     try:
-        due = {pool.submit(_fault, media[clip], place(media[clip])): clip for clip, key in keys.items() if key not in passed}
+        due = {
+            pool.submit(_fault, media[clip], place(media[clip])): clip
+            for clip, key in keys.items()
+            if key not in passed
+        }
         with track(len(media), label) as progress:
             progress.advance(len(media) - len(due))
             for done in as_completed(due):

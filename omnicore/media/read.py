@@ -1,9 +1,11 @@
-"""Pictures, sounds and videos from files: clips cut out, checked before they are decoded, decoded once.
+"""Pictures, sounds and videos from files: clips cut out, checked before they are decoded, decoded
+once.
 
-Times are seconds from where the file's container says that it begins, the same for the pictures of a video and its sound.
-A clip that starts before the file's end and ends after it is cut at the file's end: annotations round up. A file that was
-cut off is refused where the clip needs what is gone, and read where it does not (an mp4 with its index at the end, which is
-gone, never; an ogg says nothing of its length and is taken as it is). Damage in the middle is refused when a decoder
+Times are seconds from where the file's container says that it begins, the same for the pictures of
+a video and its sound. A clip that starts before the file's end and ends after it is cut at the
+file's end: annotations round up. A file that was cut off is refused where the clip needs what is
+gone, and read where it does not (an mp4 with its index at the end, which is gone, never; an ogg
+says nothing of its length and is taken as it is). Damage in the middle is refused when a decoder
 complains of it; some of it decoders paint over in silence.
 """
 
@@ -65,7 +67,13 @@ RATE = 16_000
 LONG = 30.0  # seconds of sound above which keeping them saves time; see `read`
 SHORTEST = 0.025  # seconds of sound; below, vLLM refuses it and the model has no token for it
 _FULL = 1 - 2**-15  # the largest sample of 16 bits, as `dataurl.wav_base64` sends them
-_DIRECT = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC")  # first bytes of the sounds that libsndfile reads
+_DIRECT = (
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"FORM",
+    b"fLaC",
+)  # first bytes of the sounds that libsndfile reads
 _UNSOUGHT = ("MPEG", "GSM")  # codecs inside a wav in which libsndfile cannot seek
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _ENDLESS = 2**48  # frames
@@ -73,7 +81,10 @@ _FORMAT = 5  # raised when the same file would be decoded to something else
 
 
 def locate(media: Media, root: Path) -> Path:
-    """The file of a medium listed in a file of directory `root`. Raises DataError when it is missing."""
+    """The file of a medium listed in a file of directory `root`.
+
+    Raises DataError when it is missing.
+    """
     path = root / media.uri
     if not path.is_file():
         raise DataError(f"{path} is missing: run prepare again, or copy the {media.kind} there")
@@ -81,9 +92,11 @@ def locate(media: Media, root: Path) -> Path:
 
 
 def intact(media: Media, root: Path) -> Path:
-    """Return the file of a medium after a check that it is the one that the record names, whose sha256 is computed once.
+    """Return the file of a medium after a check that it is the one that the record names, whose
+    sha256 is computed once.
 
-    Raises DataError when it is missing, cannot be read or was changed: a score would be that of another medium.
+    Raises DataError when it is missing, cannot be read or was changed: a score would be that of
+    another medium.
     """
     path = locate(media, root)
     try:
@@ -92,26 +105,33 @@ def intact(media: Media, root: Path) -> Path:
     except OSError as error:
         raise _refused_by_disk(path, error) from error
     if found != media.sha256:
-        raise DataError(f"{path} is not the file that was prepared, its sha256 differs: run prepare again, or copy it again")
+        raise DataError(
+            f"{path} is not the file that was prepared, its sha256 differs: run prepare again, or"
+            " copy it again"
+        )
     return path
 
 
 @lru_cache(4096)
-def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file of another size or time is another file
+def _sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
 def _refused_by_disk(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}; check its permissions and the disk")
+    return DataError(
+        f"{path} cannot be read: {error.strerror or error}; check its permissions and the disk"
+    )
 
 
 def read_media(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Video:
     """The clip of a medium listed in a file of directory `root`, as it is shown under `profile`.
 
-    Videos, their sound, sounds that PyAV reads (mp3, ogg, ...) and clips above 30 s come out of the cache (`decoded.cache`) once
-    one process has decoded them; pictures, short clips of wav or flac and any wav of 16 kHz take milliseconds and go past it.
+    Videos, their sound, sounds that PyAV reads (mp3, ogg, ...) and clips above 30 s come out of the
+    cache (`decoded.cache`) once one process has decoded them; pictures, short clips of wav or flac
+    and any wav of 16 kHz take milliseconds and go past it.
 
-    Raises DataError when the file is missing, broken or not the one that the record names; ConfigError where PyAV is missing.
+    Raises DataError when the file is missing, broken or not the one that the record names;
+    ConfigError where PyAV is missing.
     """
     try:
         return _decode(media, root, profile)
@@ -126,22 +146,34 @@ def _decode(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | 
         return load_image(intact(media, root))
     if media.kind == "video":
         asked = {"fps": profile.fps, "max_frames": profile.max_frames}
-        return Video.unpack(_kept(media, root, asked, lambda: load_video(path, profile.fps, profile.max_frames, start, end).pack()))
+        return Video.unpack(
+            _kept(
+                media,
+                root,
+                asked,
+                lambda: load_video(path, profile.fps, profile.max_frames, start, end).pack(),
+            )
+        )
     if _short(path, start, end):
         return load_audio(intact(media, root), start, end)
-    return np.frombuffer(_kept(media, root, {}, lambda: load_audio(path, start, end).tobytes()), np.float32).copy()
+    return np.frombuffer(
+        _kept(media, root, {}, lambda: load_audio(path, start, end).tobytes()), np.float32
+    ).copy()
 
 
 def with_one_rate(parts: Sequence[Media | str], root: Path, profile: Profile) -> Profile:
-    """The profile for the media of one request: several videos are shown at one rate, that of the one that is shown slowest.
+    """The profile for the media of one request: several videos are shown at one rate, that of the
+    one that is shown slowest.
 
-    A request to a server has room for one rate (vLLM's `fps` counts for all its videos), and a model must be shown the same in this
-    process. Raises as `measure` does.
+    A request to a server has room for one rate (vLLM's `fps` counts for all its videos), and a
+    model must be shown the same in this process. Raises as `measure` does.
     """
     videos = [part for part in parts if isinstance(part, Media) and part.kind == "video"]
     if len(videos) < 2:
         return profile
-    step = max(_step(locate(m, root), profile.fps, profile.max_frames, m.start, m.end) for m in videos)
+    step = max(
+        _step(locate(m, root), profile.fps, profile.max_frames, m.start, m.end) for m in videos
+    )
     fps = 1 / step
     while 1 / fps < step:  # rounded the wrong way, the slowest would keep a rate of its own
         fps = math.nextafter(fps, 0)
@@ -154,11 +186,12 @@ def _step(path: Path, fps: float, max_frames: int, start: float | None, end: flo
 
 
 def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
-    """How large a clip is that `read` gives, by its file's header alone: width and height of a picture, samples of a sound at
-    16 kHz, frames, width and height of a video.
+    """How large a clip is that `read` gives, by its file's header alone: width and height of a
+    picture, samples of a sound at 16 kHz, frames, width and height of a video.
 
-    What the header says can be wrong by a little (a variable rate, a rotation that swaps the sides); nothing is decoded or checked.
-    Raises DataError when the file is missing or has no readable header; ConfigError where PyAV is missing.
+    What the header says can be wrong by a little (a variable rate, a rotation that swaps the
+    sides); nothing is decoded or checked. Raises DataError when the file is missing or has no
+    readable header; ConfigError where PyAV is missing.
     """
     path = locate(media, root)
     if media.kind == "video":
@@ -180,8 +213,9 @@ def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
 
 
 def check(media: Media, path: Path) -> None:
-    """Raise DataError for a file of which a clip will hardly be read, by its header and a short decode: the whole picture, the
-    beginning and the end of a video and of a sound track, the whole of a sound that libsndfile reads.
+    """Raise DataError for a file of which a clip will hardly be read, by its header and a short
+    decode: the whole picture, the beginning and the end of a video and of a sound track, the whole
+    of a sound that libsndfile reads.
 
     Damage in the middle of a video is not found, and neither are samples there that are no sound.
     """
@@ -211,10 +245,11 @@ def check_key(media: Media) -> str:
 
 
 def load_image(file: Path | BinaryIO) -> Image.Image:
-    """Read a picture as RGB: upright, transparent parts white, 16 bits scaled to 8, the first of several frames.
+    """Read a picture as RGB: upright, transparent parts white, 16 bits scaled to 8, the first of
+    several frames.
 
-    Raises DataError naming the file when it is no picture, larger than 64 million pixels, more than 200 times as long as wide, or
-    of samples that have no white (floating point, 32 bits).
+    Raises DataError naming the file when it is no picture, larger than 64 million pixels, more than
+    200 times as long as wide, or of samples that have no white (floating point, 32 bits).
     """
     name = file if isinstance(file, Path) else "the picture"
     if isinstance(file, Path):
@@ -226,7 +261,9 @@ def load_image(file: Path | BinaryIO) -> Image.Image:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: {error}; more than {MAX_PIXELS} are refused: scale it down") from error
+        raise DataError(
+            f"{name}: {error}; more than {MAX_PIXELS} are refused: scale it down"
+        ) from error
     except Exception as error:  # Pillow's readers let almost anything out on a broken file: struct.error, SyntaxError, ...
         raise DataError(f"{name} is not a readable picture: {error}; copy it again") from error
 
@@ -254,16 +291,26 @@ def load_audio(file: Path | BinaryIO, start: float | None = None, end: float | N
     elif isinstance(file, Path):
         wave, rate = sound_track(file, start, end)
     else:
-        raise DataError("the sound is not a readable wav, or holds no samples: send it as 16-bit PCM in a WAV")
+        raise DataError(
+            "the sound is not a readable wav, or holds no samples: send it as 16-bit PCM in a WAV"
+        )
     wave = np.clip(resample(wave, rate), -1.0, _FULL)
     if len(wave) < SHORTEST * RATE:
         length = f"{1000 * len(wave) / RATE:.1f} ms of sound"
-        raise DataError(f"{name}: {length}, too short for the model, which needs {1000 * SHORTEST:g} ms: take a longer clip")
+        raise DataError(
+            f"{name}: {length}, too short for the model, which needs {1000 * SHORTEST:g} ms: take a"
+            " longer clip"
+        )
     return wave
 
 
-def _samples(file: Path | BinaryIO, name: Path, start: float | None, end: float | None) -> tuple[Wave, int]:
-    """Samples [n] of a file by libsndfile, its channels averaged, and their rate. Raises as `load_audio` does."""
+def _samples(
+    file: Path | BinaryIO, name: Path, start: float | None, end: float | None
+) -> tuple[Wave, int]:
+    """Samples [n] of a file by libsndfile, its channels averaged, and their rate.
+
+    Raises as `load_audio` does.
+    """
     with soundfile.SoundFile(file) as sound:
         rate, length = sound.samplerate, sound.frames / sound.samplerate
         begin, stop = clip(name, start, end, length, "sound")
@@ -272,11 +319,15 @@ def _samples(file: Path | BinaryIO, name: Path, start: float | None, end: float 
         try:
             sound.seek(min(first, sound.frames - 1))
             # `SoundFile.blocks` would give what happens to lie in memory for samples that were cut off.
-            while left and len(block := sound.read(min(left, 1 << 20), dtype="float32", always_2d=True)):
+            while left and len(
+                block := sound.read(min(left, 1 << 20), dtype="float32", always_2d=True)
+            ):
                 mix.add(block.T)
                 left -= len(block)
         except soundfile.SoundFileError as error:
-            raise DataError(f"{name} is damaged: {error}; copy it again, or end the clip before that") from error
+            raise DataError(
+                f"{name} is damaged: {error}; copy it again, or end the clip before that"
+            ) from error
     wave = mix.wave()
     if left > rate or (isinstance(file, Path) and (end is None or end > length) and _cut(file)):
         raise damaged(name, begin + len(wave) / rate)
@@ -284,7 +335,8 @@ def _samples(file: Path | BinaryIO, name: Path, start: float | None, end: float 
 
 
 def resample(wave: npt.NDArray[np.floating[Any]], rate: int) -> Wave:
-    """Samples [n] at `rate` to 16 kHz, [n * 16000 // rate], by soxr's HQ, as librosa does for the model's own pipeline.
+    """Samples [n] at `rate` to 16 kHz, [n * 16000 // rate], by soxr's HQ, as librosa does for the
+    model's own pipeline.
 
     Measured at 48 kHz: 7.0 kHz is kept within 0.01 dB, 8.1 kHz comes back below -130 dB.
     """
@@ -295,12 +347,18 @@ def resample(wave: npt.NDArray[np.floating[Any]], rate: int) -> Wave:
 
 
 def _eight_bits(name: Path | str, image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Scale grey of 16 bits to 8 by its upper byte, as Pillow does with 16-bit colour; its own conversion makes all but the darkest
-    256 levels white, and forgets that the `opened` TIFF may have 12 bits, or say that white is 0."""
+    """Scale grey of 16 bits to 8 by its upper byte, as Pillow does with 16-bit colour; its own
+    conversion makes all but the darkest 256 levels white, and forgets that the `opened` TIFF may
+    have 12 bits, or say that white is 0."""
     if not image.mode.startswith(("I", "F")):
         return image
-    if image.mode == "F" or (image.mode == "I" and opened.format != "PPM"):  # a PPM is scaled to 16 bits where it is opened
-        raise DataError(f"{name}: mode {image.mode}, whose samples do not say what is white: convert it to 8 or 16 bits")
+    if image.mode == "F" or (
+        image.mode == "I" and opened.format != "PPM"
+    ):  # a PPM is scaled to 16 bits where it is opened
+        raise DataError(
+            f"{name}: mode {image.mode}, whose samples do not say what is white: convert it to 8 or"
+            " 16 bits"
+        )
     tags = getattr(opened, "tag_v2", {})
     levels = np.asarray(image) >> (tags.get(_BITS, [16])[0] - 8)
     white_is_zero = tags.get(_PHOTOMETRIC) == 0
@@ -308,7 +366,8 @@ def _eight_bits(name: Path | str, image: Image.Image, opened: Image.Image) -> Im
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Transparent parts white, as viewers show them: without that, black writing on nothing is black on black."""
+    """Transparent parts white, as viewers show them: without that, black writing on nothing is
+    black on black."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -318,7 +377,8 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def _info(file: Path | BinaryIO) -> Any:
     """Read a sound's header by libsndfile: `frames`, `samplerate`, `duration`, `format`. None for what `load_audio` leaves to
-    PyAV, among it a wav of GSM or mp3 frames, and a wav or flac out of a pipe, which says that it has no samples, or 2**63."""
+    PyAV, among it a wav of GSM or mp3 frames, and a wav or flac out of a pipe, which says that it has no samples, or 2**63.
+    """
     if isinstance(file, Path):
         with file.open("rb") as opened:
             return _info(opened)
@@ -328,16 +388,25 @@ def _info(file: Path | BinaryIO) -> Any:
         with suppress(soundfile.SoundFileError):
             info = soundfile.info(file)
     file.seek(0)
-    return info if info and not info.subtype.startswith(_UNSOUGHT) and 0 < info.frames < _ENDLESS else None
+    return (
+        info
+        if info and not info.subtype.startswith(_UNSOUGHT) and 0 < info.frames < _ENDLESS
+        else None
+    )
 
 
 def _cut(path: Path) -> bool:
-    """Whether a WAV or AIFF is shorter than its header says; what is written into a pipe says 0 or about the largest number."""
+    """Whether a WAV or AIFF is shorter than its header says; what is written into a pipe says 0 or
+    about the largest number."""
     with path.open("rb") as file:
         head = file.read(8)
     order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
     size = int.from_bytes(head[4:], order)
-    return head[:4] in (b"RIFF", b"RIFX", b"FORM") and 0 < size < 0x7FFF0000 and size + 8 > path.stat().st_size
+    return (
+        head[:4] in (b"RIFF", b"RIFX", b"FORM")
+        and 0 < size < 0x7FFF0000
+        and size + 8 > path.stat().st_size
+    )
 
 
 def _short(path: Path, start: float | None, end: float | None) -> bool:
@@ -347,17 +416,23 @@ def _short(path: Path, start: float | None, end: float | None) -> bool:
         return False
     if info.format == "WAV" and info.samplerate == RATE:
         return True
-    return bool((info.duration if end is None else min(end, info.duration)) - (start or 0.0) <= LONG)
+    return bool(
+        (info.duration if end is None else min(end, info.duration)) - (start or 0.0) <= LONG
+    )
 
 
 def _kept(media: Media, root: Path, asked: dict[str, float], make: Callable[[], bytes]) -> bytes:
     """From the cache, whose key holds all that the result depends on."""
 
     def checked() -> bytes:
-        intact(media, root)  # else another file's frames would be kept under this one's name, for every later run
+        intact(
+            media, root
+        )  # else another file's frames would be kept under this one's name, for every later run
         return make()
 
-    return cache().get(digest({"format": _FORMAT, "decoder": _decoder(), **_clip(media), **asked}), checked)
+    return cache().get(
+        digest({"format": _FORMAT, "decoder": _decoder(), **_clip(media), **asked}), checked
+    )
 
 
 def _clip(media: Media) -> dict[str, str | float | None]:

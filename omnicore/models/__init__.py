@@ -1,1 +1,2 @@
-"""Models: the Qwen2.5-Omni thinker, its processor, and the embedded tiny one of the same architecture."""
+"""Models: the Qwen2.5-Omni thinker, its processor, and the embedded tiny one of the same
+architecture."""

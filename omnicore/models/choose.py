@@ -1,4 +1,5 @@
-"""Choose among given replies by their log-probabilities, as lm-evaluation-harness scores multiple choice."""
+"""Choose among given replies by their log-probabilities, as lm-evaluation-harness scores multiple
+choice."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from omnicore.models.processor import Encoder, Prompt, collate
 
 
 def likeliest(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> str:
-    """Return the choice of the highest log-probability a character (acc_norm of lm-evaluation-harness); the first of equal ones.
+    """Return the choice of the highest log-probability a character (acc_norm of lm-evaluation-
+    harness); the first of equal ones.
 
-    A long option has a lower sum than a short one for its length alone. Letters are equally long: for them it is the sum (acc).
+    A long option has a lower sum than a short one for its length alone. Letters are equally long:
+    for them it is the sum (acc).
     """
     sums = log_probabilities(model, encoder, prompt, choices)
     scores = [total / len(choice) for total, choice in zip(sums, choices, strict=True)]
@@ -21,8 +24,11 @@ def likeliest(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[st
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> list[float]:
-    """Return the log-probability of each choice as the start of the reply, summed over its tokens, without the end of turn."""
+def log_probabilities(
+    model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]
+) -> list[float]:
+    """Return the log-probability of each choice as the start of the reply, summed over its tokens,
+    without the end of turn."""
     model.eval()
     replies = [encoder.reply_ids(choice)[:-1] for choice in choices]
     batch = collate([prompt] * len(choices), replies, encoder.pad_id, model.device)

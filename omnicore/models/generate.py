@@ -1,4 +1,5 @@
-"""Batched generation with a thinker: the one place that samples, for the engine, distillation and pretraining checks."""
+"""Batched generation with a thinker: the one place that samples, for the engine, distillation and
+pretraining checks."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, Prompt, collate
 
-Part = tuple[int, int]  # (first, all): which row of a batch the first of these is, and how many the batch has
+Part = tuple[
+    int, int
+]  # (first, all): which row of a batch the first of these is, and how many the batch has
 
 
 class Generated(NamedTuple):
-    """One reply; `truncated` when it was cut before it ended, `ids` its tokens, end of turn included, `logprobs` one a token, if
-    asked for."""
+    """One reply; `truncated` when it was cut before it ended, `ids` its tokens, end of turn
+    included, `logprobs` one a token, if asked for."""
 
     text: str
     truncated: bool
@@ -34,7 +37,8 @@ def generate(
     logprobs: bool = False,
     part: Part | None = None,
 ) -> list[Generated]:
-    """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no top-p).
+    """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no
+    top-p).
 
     Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass. Log-probs are
     those before suppression, of logits divided by the temperature where there is one. With `part`, the prompts draw what they would
@@ -43,7 +47,11 @@ def generate(
     model.eval()
     batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
-    sampling = {"logits_processor": [_Drawn(temperature, part or (0, len(prompts)))]} if temperature else {}
+    sampling = (
+        {"logits_processor": [_Drawn(temperature, part or (0, len(prompts)))]}
+        if temperature
+        else {}
+    )
     out = model.generate(
         **batch,
         suppress_tokens=encoder.suppressed,
@@ -65,22 +73,27 @@ def generate(
     cut = (~ends.any(1)).tolist()
     return [
         Generated(text, truncated, tuple(tokens[:length]), tuple(row[:length]))
-        for text, truncated, tokens, row, length in zip(encoder.text(ids), cut, ids.tolist(), chosen, lengths, strict=True)
+        for text, truncated, tokens, row, length in zip(
+            encoder.text(ids), cut, ids.tolist(), chosen, lengths, strict=True
+        )
     ]
 
 
 class _Drawn(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row: what would be drawn for these rows if the others of the batch were there, too. Dividing the
-    probabilities by exponential noise and taking the largest is sampling from them, as `torch.multinomial` does.
+    """Leaves one token a row: what would be drawn for these rows if the others of the batch were
+    there, too.
 
-    The noise is drawn a row at a time, and that of other processes' rows is dropped at once: at a vocabulary of 152,000 the noise
-    of 1,024 rollouts is 0.6 GB a token.
+    Dividing the probabilities by exponential noise and taking the largest is sampling from them, as
+    `torch.multinomial` does.
+
+    The noise is drawn a row at a time, and that of other processes' rows is dropped at once: at a
+    vocabulary of 152,000 the noise of 1,024 rollouts is 0.6 GB a token.
     """
 
     def __init__(self, temperature: float, part: Part) -> None:
         self._temperature, (self._first, self._all) = temperature, part
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         probabilities = torch.softmax(scores / self._temperature, -1)
         others = probabilities.new_empty(scores.shape[1])
         for row in range(self._all):

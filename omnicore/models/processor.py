@@ -1,7 +1,8 @@
 """The processor: prompts and media to tensors, the same way in the trainer and in the engine.
 
-`Encoder` is the only code that turns a prompt into token ids. Media are processed once each and reused for every draw
-and epoch; a test holds its ids equal to those of the upstream processor's own call.
+`Encoder` is the only code that turns a prompt into token ids. Media are processed once each and
+reused for every draw and epoch; a test holds its ids equal to those of the upstream processor's own
+call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from transformers import Qwen2_5OmniProcessor, Qwen2Tokenizer, WhisperFeatureExtractor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
@@ -63,8 +67,12 @@ class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
         video: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        self.video = video or {}  # settings of the video part that a machine with torchvision builds
-        ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, chat_template=chat_template)
+        self.video = (
+            video or {}
+        )  # settings of the video part that a machine with torchvision builds
+        ProcessorMixin.__init__(
+            self, image_processor, feature_extractor, tokenizer, chat_template=chat_template
+        )
         for name in ("image", "audio", "video"):
             setattr(self, f"{name}_token", getattr(tokenizer, f"{name}_token"))
             setattr(self, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
@@ -78,25 +86,48 @@ class NoVideoProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]
         return list(dict.fromkeys([*names, "feature_attention_mask"]))
 
 
-NoVideoProcessor.__name__ = "Qwen2_5OmniProcessor"  # processor_config.json must name the upstream class
+NoVideoProcessor.__name__ = (  # processor_config.json must name the upstream class
+    "Qwen2_5OmniProcessor"
+)
 
 
 def load_processor(directory: Path) -> NoVideoProcessor:
-    """Reads tokenizer, feature extractor, image processor and chat template of a published or own checkpoint."""
-    saved = json.loads((directory / "processor_config.json").read_text()) if (directory / "processor_config.json").exists() else {}
-    flat = directory / "preprocessor_config.json"  # the layout of the published checkpoint: both parts in one file
+    """Reads tokenizer, feature extractor, image processor and chat template of a published or own
+    checkpoint."""
+    saved = (
+        json.loads((directory / "processor_config.json").read_text())
+        if (directory / "processor_config.json").exists()
+        else {}
+    )
+    flat = (
+        directory / "preprocessor_config.json"
+    )  # the layout of the published checkpoint: both parts in one file
     preprocessor = json.loads(flat.read_text()) if flat.exists() else {}
-    image = Qwen2VLImageProcessorPil(**_known(Qwen2VLImageProcessorPil, saved.get("image_processor", preprocessor)))
-    audio = WhisperFeatureExtractor(**_known(WhisperFeatureExtractor, saved.get("feature_extractor", preprocessor)))
+    image = Qwen2VLImageProcessorPil(
+        **_known(Qwen2VLImageProcessorPil, saved.get("image_processor", preprocessor))
+    )
+    audio = WhisperFeatureExtractor(
+        **_known(WhisperFeatureExtractor, saved.get("feature_extractor", preprocessor))
+    )
     tokenizer = Qwen2Tokenizer.from_pretrained(directory)
     video = saved.get("video_processor", preprocessor)
     return NoVideoProcessor(
-        image, audio, tokenizer, chat_template=_chat_template(directory) or tokenizer.chat_template, video=video
+        image,
+        audio,
+        tokenizer,
+        chat_template=_chat_template(directory) or tokenizer.chat_template,
+        video=video,
     )
 
 
 def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    drop = {"processor_class", "image_processor_type", "video_processor_type", "feature_extractor_type", "return_attention_mask"}
+    drop = {
+        "processor_class",
+        "image_processor_type",
+        "video_processor_type",
+        "feature_extractor_type",
+        "return_attention_mask",
+    }
     known = {k: v for k, v in values.items() if k not in drop}
     return {**known, "return_attention_mask": True} if cls is WhisperFeatureExtractor else known
 
@@ -111,7 +142,8 @@ def _chat_template(directory: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Features:
-    """One processed medium: the model's tensors (each with a leading dimension to concatenate) and its tokens."""
+    """One processed medium: the model's tensors (each with a leading dimension to concatenate) and
+    its tokens."""
 
     kind: Literal["image", "audio", "video"]
     tensors: dict[str, torch.Tensor]
@@ -141,7 +173,11 @@ class Encoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         ids = self.tokenizer.convert_tokens_to_ids
-        self.suppressed = [ids(t) for t in SPECIAL if t not in ("<|im_end|>", "<|endoftext|>") and ids(t) is not None]
+        self.suppressed = [
+            ids(t)
+            for t in SPECIAL
+            if t not in ("<|im_end|>", "<|endoftext|>") and ids(t) is not None
+        ]
         self.pad_id, self.eos_id = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
 
     def image(self, picture: Any) -> Features:
@@ -149,23 +185,34 @@ class Encoder:
         out = self.processor.image_processor(images=[picture], return_tensors="pt")
         grid = out["image_grid_thw"]
         tokens = int(grid.prod()) // self.processor.image_processor.merge_size**2
-        return Features("image", {"pixel_values": out["pixel_values"], "image_grid_thw": grid}, tokens)
+        return Features(
+            "image", {"pixel_values": out["pixel_values"], "image_grid_thw": grid}, tokens
+        )
 
     def audio(self, wave: np.ndarray[Any, Any]) -> Features:
         """float32 mono at 16 kHz to `input_features` [1, mel, frames] and `feature_attention_mask` [1, frames], of the frames that
         hold sound: upstream pads to 300 s, which costs 15 MB and 150 ms a sound, and the model drops the padding.
 
-        Raises TooLongError for a sound that is longer than the model hears: upstream drops the rest without a word."""
+        Raises TooLongError for a sound that is longer than the model hears: upstream drops the rest without a word.
+        """
         extractor = self.processor.feature_extractor
         if len(wave) > extractor.n_samples:
             raise TooLongError(
-                f"a sound of {len(wave) / RATE:.1f} s, and the model hears {self.longest_sound:g} s: give it a clip (start, end), "
-                "or leave it out"
+                f"a sound of {len(wave) / RATE:.1f} s, and the model hears {self.longest_sound:g}"
+                " s: give it a clip (start, end), or leave it out"
             )
         # As much silence as one window reaches into: the last frame is then what it is before 300 s of padding, to the bit.
-        length = min(extractor.n_samples, -(-(len(wave) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length)
+        length = min(
+            extractor.n_samples,
+            -(-(len(wave) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length,
+        )
         out = extractor(
-            [wave], sampling_rate=RATE, padding="max_length", max_length=length, return_attention_mask=True, return_tensors="pt"
+            [wave],
+            sampling_rate=RATE,
+            padding="max_length",
+            max_length=length,
+            return_attention_mask=True,
+            return_tensors="pt",
         )
         frames = int(out["attention_mask"].sum())
         tensors = {
@@ -175,19 +222,23 @@ class Encoder:
         return Features("audio", tensors, _heard(frames))
 
     def video(self, frames: Sequence[Any], fps: float) -> Features:
-        """PIL frames, `fps` of them a second, to `pixel_values_videos` [patches, d], `video_grid_thw` [1, 3] and
-        `video_second_per_grid` [1], the time that one step of the grid spans.
+        """PIL frames, `fps` of them a second, to `pixel_values_videos` [patches, d],
+        `video_grid_thw` [1, 3] and `video_second_per_grid` [1], the time that one step of the grid
+        spans.
 
         Raises ConfigError where torchvision is missing: upstream's video processor needs it.
         """
         if not is_torchvision_available():
             raise ConfigError(
-                "a model in this process needs torchvision for videos: install it, or ask a server (engine.kind=http)"
+                "a model in this process needs torchvision for videos: install it, or ask a server"
+                " (engine.kind=http)"
             )
         from transformers import Qwen2VLVideoProcessor
 
         processor = Qwen2VLVideoProcessor(**_known(Qwen2VLVideoProcessor, self.processor.video))
-        stacked = torch.stack([torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames])
+        stacked = torch.stack(
+            [torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames]
+        )
         # The size of upstream's call, which overrides the checkpoint's: another one would show the model other patches.
         size = Qwen2_5OmniProcessor.videos_kwargs["size"]
         out = processor(videos=[stacked], do_sample_frames=False, size=size, return_tensors="pt")
@@ -208,9 +259,14 @@ class Encoder:
         *frames, width, height = size
         steps = 1
         if frames:
-            limits, steps = Qwen2_5OmniProcessor.videos_kwargs["size"], -(-frames[0] // picture.temporal_patch_size)
+            limits, steps = (
+                Qwen2_5OmniProcessor.videos_kwargs["size"],
+                -(-frames[0] // picture.temporal_patch_size),
+            )
         shortest, longest = limits["shortest_edge"], limits["longest_edge"]
-        high, wide = smart_resize(height, width, factor=side, min_pixels=shortest, max_pixels=longest)
+        high, wide = smart_resize(
+            height, width, factor=side, min_pixels=shortest, max_pixels=longest
+        )
         return int(steps * (high // side) * (wide // side))
 
     @property
@@ -219,20 +275,29 @@ class Encoder:
         return float(self.processor.feature_extractor.n_samples / RATE)
 
     def prompt(self, parts: Sequence[Part], system: str = "") -> Prompt:
-        """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated per media token."""
+        """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated
+        per media token."""
         media = tuple(p for p in parts if isinstance(p, Features))
-        content = [{"type": p.kind} if isinstance(p, Features) else {"type": "text", "text": p} for p in parts]
+        content = [
+            {"type": p.kind} if isinstance(p, Features) else {"type": "text", "text": p}
+            for p in parts
+        ]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         text = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.processor.chat_template, tokenize=False, add_generation_prompt=True
+            messages,
+            chat_template=self.processor.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
         )
         for feature in media:
             once = _MEDIA_TEXT[feature.kind]
             token = _PLACEHOLDER[feature.kind]
             # `\0` marks what is expanded already, so that the next of the same kind finds its own place.
-            text = text.replace(once, once.replace(token, "\0" * feature.tokens + f"\1{feature.kind}\1"), 1)
+            text = text.replace(
+                once, once.replace(token, "\0" * feature.tokens + f"\1{feature.kind}\1"), 1
+            )
         for kind, token in _PLACEHOLDER.items():
             while (end := text.find(f"\1{kind}\1")) >= 0:
                 start = end
@@ -250,12 +315,14 @@ class Encoder:
 
 
 def _heard(frames: int) -> int:
-    """Tokens of mel frames: upstream's _get_feat_extract_output_lengths, two convolutions of stride 2, then pooling by 2."""
+    """Tokens of mel frames: upstream's _get_feat_extract_output_lengths, two convolutions of stride
+    2, then pooling by 2."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def media_tensors(media: Sequence[Features], device: torch.device = CPU) -> dict[str, torch.Tensor]:
-    """Concatenates features of a batch, on `device`, in the order in which their placeholders stand; sounds padded."""
+    """Concatenates features of a batch, on `device`, in the order in which their placeholders
+    stand; sounds padded."""
     names = dict.fromkeys(name for feature in media for name in feature.tensors)
     found = {name: [f.tensors[name] for f in media if name in f.tensors] for name in names}
     for name in _PER_FRAME & found.keys():
@@ -265,12 +332,15 @@ def media_tensors(media: Sequence[Features], device: torch.device = CPU) -> dict
 
 
 def collate(
-    prompts: Sequence[Prompt], replies: Sequence[list[int]] | None, pad_id: int, device: torch.device = CPU
+    prompts: Sequence[Prompt],
+    replies: Sequence[list[int]] | None,
+    pad_id: int,
+    device: torch.device = CPU,
 ) -> dict[str, torch.Tensor]:
     """A left-padded batch on `device`: prompts end, and replies start, in the same column.
 
-    Returns input_ids, attention_mask, labels [batch, prompt + reply] (-100 outside the reply: loss on the answer only)
-    and the media tensors.
+    Returns input_ids, attention_mask, labels [batch, prompt + reply] (-100 outside the reply: loss
+    on the answer only) and the media tensors.
     """
     replies = replies or [[]] * len(prompts)
     width = max(len(p.ids) for p in prompts)
@@ -286,4 +356,7 @@ def collate(
             labels[row, width : width + len(reply)] = torch.tensor(reply)
     media = [feature for prompt in prompts for feature in prompt.media]
     text = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {**{name: tensor.to(device) for name, tensor in text.items()}, **media_tensors(media, device)}
+    return {
+        **{name: tensor.to(device) for name, tensor in text.items()},
+        **media_tensors(media, device),
+    }

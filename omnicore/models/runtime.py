@@ -1,4 +1,4 @@
-"""torch as a recipe wants it: threads, seeds, determinism."""
+"""Torch as a recipe wants it: threads, seeds, determinism."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from omnicore.config.recipe import Recipe
 
 
 def set_up(recipe: Recipe, threads: int | None = None) -> None:
-    """Call once at the start of a step that uses torch; `threads` where it shares its cores out among processes."""
+    """Call once at the start of a step that uses torch; `threads` where it shares its cores out
+    among processes."""
     torch.set_num_threads(threads or recipe.cores)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    torch.set_flush_denormal(True)  # denormal weights of a converged tiny model make CPU steps several times slower
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products of a GPU are not deterministic
+    torch.set_flush_denormal(
+        True
+    )  # denormal weights of a converged tiny model make CPU steps several times slower
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # without it matrix products of a GPU are not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every empty tensor is filled first: 40 % of the time of a CPU step, and nothing here reads one before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -30,4 +35,8 @@ def set_up(recipe: Recipe, threads: int | None = None) -> None:
 
 def device() -> torch.device:
     """Where a model of this process belongs: its GPU where there is one."""
-    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", distributed.local_rank())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )

@@ -1,4 +1,8 @@
-"""Which files of a checkpoint run nothing when they are read, by their names and what its JSON says. Needs no torch, no weights."""
+"""Which files of a checkpoint run nothing when they are read, by their names and what its JSON
+says.
+
+Needs no torch, no weights.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,22 @@ NOTHING = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "BINPUT", "MEMOIZE", "STOP"
 
 
 def check(names: Iterable[str], read: Callable[[str], bytes], where: str) -> None:
-    """Raises CheckpointError for a checkpoint with a file that may run code, with none of weights, or that asks for code of its own
-    (`auto_map`). `names` are its files, `read` gives the content of a small one, `where` it lies."""
+    """Raises CheckpointError for a checkpoint with a file that may run code, with none of weights,
+    or that asks for code of its own (`auto_map`).
+
+    `names` are its files, `read` gives the content of a small one, `where` it lies.
+    """
     files = sorted(names)
-    unsafe = [name for name in files if PurePosixPath(name).suffix not in SAFE and not (name == VOICES and _empty(read(name)))]
+    unsafe = [
+        name
+        for name in files
+        if PurePosixPath(name).suffix not in SAFE and not (name == VOICES and _empty(read(name)))
+    ]
     if unsafe:
-        raise CheckpointError(f"{where} holds {unsafe[0]}, which may run code when it is read: leave it out, or convert it")
+        raise CheckpointError(
+            f"{where} holds {unsafe[0]}, which may run code when it is read: leave it out, or"
+            " convert it"
+        )
     if not any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{where} has no .safetensors weights")
     for name in (name for name in files if name.endswith("config.json")):
@@ -32,20 +46,28 @@ def check(names: Iterable[str], read: Callable[[str], bytes], where: str) -> Non
 
 
 def refuse_code(content: bytes, where: str) -> None:
-    """Raises CheckpointError for a JSON file that names code to be fetched and run, and for what is no JSON."""
+    """Raises CheckpointError for a JSON file that names code to be fetched and run, and for what is
+    no JSON."""
     try:
         found = json.loads(content)
     except ValueError as error:
         raise CheckpointError(f"{where} is not JSON: {error}") from error
     if isinstance(found, dict) and "auto_map" in found:
-        raise CheckpointError(f"{where} asks for remote code (auto_map), which is never run: remove the key")
+        raise CheckpointError(
+            f"{where} asks for remote code (auto_map), which is never run: remove the key"
+        )
 
 
 def _empty(content: bytes) -> bool:
-    """Whether what torch.save has written is an empty dict. Nothing is unpickled: the opcodes of one are all that is there."""
+    """Whether what torch.save has written is an empty dict.
+
+    Nothing is unpickled: the opcodes of one are all that is there.
+    """
     try:
         with ZipFile(BytesIO(content)) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-        return len(pickles) == 1 and all(opcode.name in NOTHING for opcode, _, _ in pickletools.genops(pickles[0]))
+        return len(pickles) == 1 and all(
+            opcode.name in NOTHING for opcode, _, _ in pickletools.genops(pickles[0])
+        )
     except (BadZipFile, ValueError):
         return False

@@ -1,7 +1,8 @@
-"""The embedded model: real Qwen2.5-Omni thinker and processor classes at about one million parameters.
+"""The embedded model: real Qwen2.5-Omni thinker and processor classes at about one million
+parameters.
 
-Hidden 128 with 4 heads gives a text head_dim of 32, the smallest that vLLM serves. A 28x28 picture is one token, half a
-second of speech 7 to 13.
+Hidden 128 with 4 heads gives a text head_dim of 32, the smallest that vLLM serves. A 28x28 picture
+is one token, half a second of speech 7 to 13.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ VISION, AUDIO = 64, 64
 # Whole tags are single tokens: a reply of the tiny model is then 11 to 12 tokens long.
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
-    "{% if c['type'] in ('image', 'image_url') %}<|vision_bos|><|IMAGE|><|vision_eos|>"
-    "{% elif c['type'] in ('audio', 'input_audio') %}<|audio_bos|><|AUDIO|><|audio_eos|>"
-    "{% elif c['type'] == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>"
-    "{% elif 'text' in c %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{"
+    " m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] in ('image', 'image_url')"
+    " %}<|vision_bos|><|IMAGE|><|vision_eos|>{% elif c['type'] in ('audio', 'input_audio')"
+    " %}<|audio_bos|><|AUDIO|><|audio_eos|>{% elif c['type'] == 'video'"
+    " %}<|vision_bos|><|VIDEO|><|vision_eos|>{% elif 'text' in c %}{{ c['text'] }}{% endif %}{%"
+    " endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt"
+    " %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -46,18 +47,27 @@ def corpus() -> Iterable[str]:
     for wordings in synthetic.WORDINGS.values():
         for wording in wordings:
             yield wording.format(a=2, b=3) + " 1 2 3 4"
-    yield from ("see 3 hear 4 read 5", "user assistant system", "0 1 2 3 4 5 6 7 8 9", "yes no", "no yes")
+    yield from (
+        "see 3 hear 4 read 5",
+        "user assistant system",
+        "0 1 2 3 4 5 6 7 8 9",
+        "yes no",
+        "no yes",
+    )
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
     """A byte-level BPE trained on `corpus` inside the real tokenizer class."""
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        list(corpus()) * 20, trainers.BpeTrainer(vocab_size=512, show_progress=False, initial_alphabet=sorted(alphabet))
+        list(corpus()) * 20,
+        trainers.BpeTrainer(vocab_size=512, show_progress=False, initial_alphabet=sorted(alphabet)),
     )
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
@@ -78,16 +88,22 @@ def build_tokenizer() -> Qwen2Tokenizer:
             "audio_eos_token": "<|audio_eos|>",
         },
     )
-    tokenizer.add_tokens([t for t in SPECIAL if t not in tokenizer.get_vocab()], special_tokens=True)
+    tokenizer.add_tokens(
+        [t for t in SPECIAL if t not in tokenizer.get_vocab()], special_tokens=True
+    )
     tokenizer.add_tokens(list(TAGS))
     return tokenizer
 
 
 def build_processor() -> NoVideoProcessor:
     side = synthetic.SIDE**2
-    image = Qwen2VLImageProcessorPil(size={"shortest_edge": side, "longest_edge": side}, patch_size=PATCH)
+    image = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": side, "longest_edge": side}, patch_size=PATCH
+    )
     # chunk_length is in seconds, and audio is always padded to it: 1, not Whisper's 30.
-    audio = WhisperFeatureExtractor(feature_size=MEL, chunk_length=1, hop_length=160, n_fft=400, return_attention_mask=True)
+    audio = WhisperFeatureExtractor(
+        feature_size=MEL, chunk_length=1, hop_length=160, n_fft=400, return_attention_mask=True
+    )
     return NoVideoProcessor(image, audio, build_tokenizer(), chat_template=CHAT_TEMPLATE)
 
 
@@ -108,7 +124,11 @@ def build_config(tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [head_dim // 2 - 2 * third, third, third],  # must sum to head_dim / 2
+                "mrope_section": [
+                    head_dim // 2 - 2 * third,
+                    third,
+                    third,
+                ],  # must sum to head_dim / 2
             },
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,

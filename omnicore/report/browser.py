@@ -1,4 +1,5 @@
-"""The query browser's data: one JSON block in the page, with every distinct medium once, keyed by sha256."""
+"""The query browser's data: one JSON block in the page, with every distinct medium once, keyed by
+sha256."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ MEDIA_BYTES = 10_000_000  # of data URLs; with text and plots the page stays bel
 
 
 def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[str, str], int]:
-    """Data URLs by sha256, and how many distinct media were left out: `limit` bytes were spent, or a file is missing or changed."""
+    """Data URLs by sha256, and how many distinct media were left out: `limit` bytes were spent, or
+    a file is missing or changed."""
     urls: dict[str, str] = {}
     seen: set[str] = set()
     spent = 0
@@ -38,12 +40,20 @@ def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[s
 
 
 def _said(response: Response | None) -> list[str | bool | None]:
-    """Outcome, answer and reply. A request that failed has no answer, which is another thing than null, none of the options."""
-    return ["failed", False, ""] if response is None else [response.outcome.value, response.answer, response.reply]
+    """Outcome, answer and reply.
+
+    A request that failed has no answer, which is another thing than null, none of the options.
+    """
+    return (
+        ["failed", False, ""]
+        if response is None
+        else [response.outcome.value, response.answer, response.reply]
+    )
 
 
 def payload(evidence: Evidence) -> dict[str, Any]:
-    """What the page's script reads: media, names and one record a query, in the order of `queries.jsonl`."""
+    """What the page's script reads: media, names and one record a query, in the order of
+    `queries.jsonl`."""
     verdicts = {(v.benchmark, v.id): v for v in evidence.manifest.verdicts}
     media, left_out = embedded_media(evidence)
     arms = [arm for arm in (*STAGES, "control") if arm in evidence.responses]
@@ -66,8 +76,15 @@ def payload(evidence: Evidence) -> dict[str, Any]:
                 "binomial": v.binomial,
                 "drawn": [hits.get(option, 0) for option in q.options],
                 "unparsed": hits.get(None, 0),
-                "planted": None if evidence.planted is None else evidence.planted[q.benchmark][q.id],
+                "planted": (
+                    None if evidence.planted is None else evidence.planted[q.benchmark][q.id]
+                ),
                 "said": [_said(evidence.responses[arm].get(q.key)) for arm in arms],
             }
         )
-    return {"media": media, "left_out": left_out, "stages": [NAMES[arm] for arm in arms], "queries": queries}
+    return {
+        "media": media,
+        "left_out": left_out,
+        "stages": [NAMES[arm] for arm in arms],
+        "queries": queries,
+    }

@@ -1,4 +1,7 @@
-"""What a report stands on: the outputs of the other steps, read, checked and joined. Nothing here computes a score."""
+"""What a report stands on: the outputs of the other steps, read, checked and joined.
+
+Nothing here computes a score.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ M = TypeVar("M", bound=BaseModel)
 
 STAGES = ("base", "sft", "rlvr", "distilled")
 CURVES = ("sft_curves", "rlvr_curves", "distilled_curves")
-POLICIES = ("single_pass", "circular", "repeated")  # as shown; circular where the draws hold full circles
+POLICIES = (
+    "single_pass",
+    "circular",
+    "repeated",
+)  # as shown; circular where the draws hold full circles
 # Role of an input to the name under which the report shows that step's seconds and digest.
 STEP_NAMES = {
     "queries": "prepare",
@@ -83,7 +90,8 @@ class Leakage(_File):
 
 
 class Threshold(_File):
-    """The rule `hits of draws`; `hits` is None where no rule keeps the false removals within bounds."""
+    """The rule `hits of draws`; `hits` is None where no rule keeps the false removals within
+    bounds."""
 
     hits: int | None
     draws: int
@@ -150,8 +158,11 @@ class Audit(_File):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything the page shows. `planted` is None for a benchmark that keeps no truth; `hits` counts, per query key,
-    how often each answer was drawn with the sound withheld (None: no single option)."""
+    """Everything the page shows.
+
+    `planted` is None for a benchmark that keeps no truth; `hits` counts, per query key, how often
+    each answer was drawn with the sound withheld (None: no single option).
+    """
 
     folder: Path
     queries: tuple[Query, ...]
@@ -179,18 +190,23 @@ class Evidence:
 
 
 def read_model(path: Path, model: type[M]) -> M:
-    """One JSON file as a model. Raises DataError naming the file and the first wrong field."""
+    """One JSON file as a model.
+
+    Raises DataError naming the file and the first wrong field.
+    """
     try:
         return model.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
-        raise DataError(f"{path}: {where}: {first['msg']}: run the step that wrote it again") from error
+        raise DataError(
+            f"{path}: {where}: {first['msg']}: run the step that wrote it again"
+        ) from error
 
 
 def comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
-    """Raises DataError naming both when two scores come from different profiles, or one from another manifest than the
-    audit's: such scores cannot be compared."""
+    """Raises DataError naming both when two scores come from different profiles, or one from
+    another manifest than the audit's: such scores cannot be compared."""
     if not scores:
         return
     first, reference = next(iter(scores.items()))
@@ -202,31 +218,53 @@ def comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
 
 def _same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
     if ours != theirs:
-        raise DataError(f"{field} differs: {first} has {ours}, {second} has {theirs}: evaluate again under one recipe and manifest")
+        raise DataError(
+            f"{field} differs: {first} has {ours}, {second} has {theirs}: evaluate again under one"
+            " recipe and manifest"
+        )
 
 
 def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Response]:
-    """Responses under view omni to `keys`, without those whose request failed. Raises DataError when one is missing that
-    `errors.jsonl` beside it does not list: a mean over the rest would mislead."""
+    """Responses under view omni to `keys`, without those whose request failed.
+
+    Raises DataError when one is missing that
+    `errors.jsonl` beside it does not list: a mean over the rest would mislead.
+    """
     found = {(r.benchmark, r.id): r for r in read_jsonl(path, Response) if r.view is View.omni}
     errors = path.with_name("errors.jsonl")
     listed = read_jsonl(errors, dict) if errors.is_file() else []
     failed = {(error["benchmark"], error["id"]) for error in listed if error["view"] == View.omni}
     missing = sorted(set(keys) - found.keys() - failed)
     if missing:
-        raise DataError(f"{path}: no answer to {'/'.join(missing[0])} ({len(missing)} missing): evaluate again")
+        raise DataError(
+            f"{path}: no answer to {'/'.join(missing[0])} ({len(missing)} missing): evaluate again"
+        )
     return {key: found[key] for key in keys if key in found}
 
 
-def confusion(manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]) -> dict[str, int]:
-    """One cleaning against the planted truth, over filtered benchmarks: solvable queries removed (`hit`) and kept (`missed`),
-    clean queries removed (`lost`) and kept (`left`)."""
-    seen = Counter((planted[v.benchmark][v.id], v.label is Label.solvable) for v in manifest.verdicts if v.benchmark in filtered)
-    return {"hit": seen[True, True], "missed": seen[True, False], "lost": seen[False, True], "left": seen[False, False]}
+def confusion(
+    manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]
+) -> dict[str, int]:
+    """One cleaning against the planted truth, over filtered benchmarks: solvable queries removed
+    (`hit`) and kept (`missed`), clean queries removed (`lost`) and kept (`left`)."""
+    seen = Counter(
+        (planted[v.benchmark][v.id], v.label is Label.solvable)
+        for v in manifest.verdicts
+        if v.benchmark in filtered
+    )
+    return {
+        "hit": seen[True, True],
+        "missed": seen[True, False],
+        "lost": seen[False, True],
+        "left": seen[False, False],
+    }
 
 
 def read(inputs: Mapping[str, Path]) -> Evidence:
-    """Reads and joins the report's inputs (roles as in docs/architecture.md). Raises DataError on what does not fit."""
+    """Reads and joins the report's inputs (roles as in docs/architecture.md).
+
+    Raises DataError on what does not fit.
+    """
     _whole(inputs)
     folder = inputs["queries"]
     queries = tuple(read_jsonl(folder / "queries.jsonl", Query))
@@ -238,13 +276,18 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
     comparable(scores, manifest)
     judged = {(v.benchmark, v.id) for v in manifest.verdicts}
     if unjudged := sorted(set(keys) - judged):
-        raise DataError(f"{inputs['audit'] / 'manifest.json'}: no verdict on {'/'.join(unjudged[0])}: clean again")
+        raise DataError(
+            f"{inputs['audit'] / 'manifest.json'}: no verdict on {'/'.join(unjudged[0])}: clean"
+            " again"
+        )
     hits: defaultdict[tuple[str, str], Counter[str | None]] = defaultdict(Counter)
     for draw in read_jsonl(inputs["draws"] / "draws.jsonl", Draw):
         if draw.view is View.visual_only:
             hits[draw.benchmark, draw.id][draw.answer] += 1
     planted = folder / "planted.json"
-    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(read_json(folder / "benchmarks.json"))
+    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(
+        read_json(folder / "benchmarks.json")
+    )
     return Evidence(
         folder=folder,
         queries=queries,
@@ -260,18 +303,30 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         hits=hits,
         scores=scores,
         responses={arm: answers(inputs[arm] / "responses.jsonl", keys) for arm in arms},
-        rollouts=read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict) if "rlvr_curves" in inputs else (),
-        curves={role.removesuffix("_curves"): _rows(inputs[role] / "curves.jsonl") for role in CURVES if role in inputs},
+        rollouts=(
+            read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict)
+            if "rlvr_curves" in inputs
+            else ()
+        ),
+        curves={
+            role.removesuffix("_curves"): _rows(inputs[role] / "curves.jsonl")
+            for role in CURVES
+            if role in inputs
+        },
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
     )
 
 
 def _whole(inputs: Mapping[str, Path]) -> None:
-    """A page shows the audit alone or all of training: of half a training run it would say things that nobody measured."""
+    """A page shows the audit alone or all of training: of half a training run it would say things
+    that nobody measured."""
     training = (*STAGES, *CURVES)
     missing = [role for role in training if role not in inputs]
     if missing and len(missing) < len(training):
-        raise DataError(f"input {missing[0]!r} is missing: a report takes all of {', '.join(training)}, or none for an audit")
+        raise DataError(
+            f"input {missing[0]!r} is missing: a report takes all of {', '.join(training)}, or none"
+            " for an audit"
+        )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""What the page draws: each function turns evidence into plots with the table that says the same in text."""
+"""What the page draws: each function turns evidence into plots with the table that says the same in
+text."""
 
 from __future__ import annotations
 
@@ -35,12 +36,20 @@ REJECTED = {
     Reason.source: "Its source has its share",
     Reason.type: "Its type has its share",
 }
-TRUTHS = {"hit": "solvable, removed", "missed": "solvable, kept", "lost": "clean, removed", "left": "clean, kept"}
+TRUTHS = {
+    "hit": "solvable, removed",
+    "missed": "solvable, kept",
+    "lost": "clean, removed",
+    "left": "clean, kept",
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The text alternative of a plot. Cells are text or estimates."""
+    """The text alternative of a plot.
+
+    Cells are text or estimates.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Estimate]]
@@ -59,7 +68,10 @@ class Figure:
 def hero(evidence: Evidence) -> Figure:
     """Micro accuracy over the stages, raw and clean."""
     series = {view: [getattr(evidence.scores[s], view).micro for s in STAGES] for view in VIEWS}
-    said = ", ".join(f"{view} from {per_cent(es[0].value, 0)} to {share(es[-1].value, 0)}" for view, es in series.items())
+    said = ", ".join(
+        f"{view} from {per_cent(es[0].value, 0)} to {share(es[-1].value, 0)}"
+        for view, es in series.items()
+    )
     return Figure(
         "Accuracy by stage, raw and clean view",
         plots.trajectory(SHORT, series, f"Accuracy over four stages: {said}."),
@@ -69,23 +81,47 @@ def hero(evidence: Evidence) -> Figure:
 
 def leakage(evidence: Evidence) -> Figure:
     """Chance-corrected hit rates of the probe, benchmarks by falling leakage from the picture."""
-    found = sorted(evidence.audit.leakage.items(), key=lambda item: -item[1][View.visual_only].corrected.value)
+    found = sorted(
+        evidence.audit.leakage.items(), key=lambda item: -item[1][View.visual_only].corrected.value
+    )
     rows, cells = [], []
     for name, views in found:
         seen = views[View.visual_only]
         truth = (evidence.planted or {}).get(name)
         planted = sum(truth.values()) / len(truth) if truth else None
-        points = [(kind, views[view].corrected) for view, (kind, _) in LEAKS.items() if view in views]
+        points = [
+            (kind, views[view].corrected) for view, (kind, _) in LEAKS.items() if view in views
+        ]
         rows.append(plots.Row(name, points, planted, share(seen.corrected.value, 0)))
         corrected = [views[view].corrected if view in views else "–" for view in LEAKS]
-        cells.append((name, seen.solved, per_cent(seen.chance, 0), *corrected, "–" if planted is None else per_cent(planted, 0)))
+        cells.append(
+            (
+                name,
+                seen.solved,
+                per_cent(seen.chance, 0),
+                *corrected,
+                "–" if planted is None else per_cent(planted, 0),
+            )
+        )
     low = min(e.low for row in rows for _, e in row.points)
     said = " ".join(f"{row.label} {row.note}" for row in rows)
     return Figure(
         "Chance-corrected hit rate of the probe",
-        plots.intervals(rows, f"Leakage per benchmark: {said}.", domain=(max(min(low, 0), -0.5), 1), reference=0, margin=70),
+        plots.intervals(
+            rows,
+            f"Leakage per benchmark: {said}.",
+            domain=(max(min(low, 0), -0.5), 1),
+            reference=0,
+            margin=70,
+        ),
         Table(
-            ("Benchmark", "Hit rate, sound withheld", "Chance", *(f"Corrected: {said}" for _, said in LEAKS.values()), "Planted"),
+            (
+                "Benchmark",
+                "Hit rate, sound withheld",
+                "Chance",
+                *(f"Corrected: {said}" for _, said in LEAKS.values()),
+                "Planted",
+            ),
             cells,
         ),
     )
@@ -94,22 +130,43 @@ def leakage(evidence: Evidence) -> Figure:
 def leakage_by_type(evidence: Evidence) -> Table:
     """What the picture and the text give away, by type of question."""
     rows = [
-        (name, _spaced(kind), str(seen.solved.n), seen.solved, per_cent(seen.chance, 0), seen.corrected)
+        (
+            name,
+            _spaced(kind),
+            str(seen.solved.n),
+            seen.solved,
+            per_cent(seen.chance, 0),
+            seen.corrected,
+        )
         for name, kinds in evidence.audit.leakage_by_type.items()
         for kind, views in kinds.items()
         if (seen := views.get(View.visual_only))
     ]
-    return Table(("Benchmark", "Type", "Queries", "Hit rate, sound withheld", "Chance", "Corrected"), rows)
+    return Table(
+        ("Benchmark", "Type", "Queries", "Hit rate, sound withheld", "Chance", "Corrected"), rows
+    )
 
 
 def replies(evidence: Evidence) -> Table:
     """What became of the probe's requests."""
     rows = [
-        (name, _spaced(view), *(str(n) for n in (r.draws, r.outside, r.no_answer, r.truncated, r.failed)))
+        (
+            name,
+            _spaced(view),
+            *(str(n) for n in (r.draws, r.outside, r.no_answer, r.truncated, r.failed)),
+        )
         for name, views in evidence.audit.replies.items()
         for view, r in views.items()
     ]
-    heads = ("Benchmark", "View", "Asked", "None of the options", "Not readable", "Cut by the length limit", "Failed permanently")
+    heads = (
+        "Benchmark",
+        "View",
+        "Asked",
+        "None of the options",
+        "Not readable",
+        "Cut by the length limit",
+        "Failed permanently",
+    )
     return Table(heads, rows)
 
 
@@ -117,12 +174,21 @@ def rules(evidence: Evidence) -> Figure | None:
     """The cleaning rules against the planted truth; None where there is none."""
     if evidence.planted is None:
         return None
-    counts = {_spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered) for p in evidence.manifests}
-    said = "; ".join(f"{name}: " + ", ".join(f"{n} {TRUTHS[kind]}" for kind, n in found.items()) for name, found in counts.items())
+    counts = {
+        _spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered)
+        for p in evidence.manifests
+    }
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{n} {TRUTHS[kind]}" for kind, n in found.items())
+        for name, found in counts.items()
+    )
     return Figure(
         "What each rule removed",
         plots.stack(list(counts.items()), f"Queries by truth and verdict. {said}."),
-        Table(("Rule", *TRUTHS.values()), [(name, *map(str, found.values())) for name, found in counts.items()]),
+        Table(
+            ("Rule", *TRUTHS.values()),
+            [(name, *map(str, found.values())) for name, found in counts.items()],
+        ),
     )
 
 
@@ -133,12 +199,27 @@ def profiles(evidence: Evidence) -> list[Figure]:
         scored = [evidence.scores[s].by_benchmark[info.name] for s in STAGES]
         series = {view: _series(scored, view) for view in VIEWS}
         kept = scored[0].clean.n if scored[0].clean else 0
-        said = ", ".join(f"{view} {share(e.value, 0)}" for view, es in series.items() if (e := es[-1]))
+        said = ", ".join(
+            f"{view} {share(e.value, 0)}" for view, es in series.items() if (e := es[-1])
+        )
         drawn = plots.trajectory(
-            "BSRD", series, f"{info.name} over the stages; at the end {said}.", chance=scored[0].chance, small=True
+            "BSRD",
+            series,
+            f"{info.name} over the stages; at the end {said}.",
+            chance=scored[0].chance,
+            small=True,
         )
         out.append(
-            Figure(info.name, drawn, None, "kept whole" if info.filter_policy == "keep_whole" else f"{kept} of {info.queries} kept")
+            Figure(
+                info.name,
+                drawn,
+                None,
+                (
+                    "kept whole"
+                    if info.filter_policy == "keep_whole"
+                    else f"{kept} of {info.queries} kept"
+                ),
+            )
         )
     return out
 
@@ -148,7 +229,9 @@ def profile_table(evidence: Evidence) -> Table:
     rows = []
     for info in evidence.infos:
         scored = [evidence.scores[s].by_benchmark[info.name] for s in STAGES]
-        rows += [(f"{info.name}, {view}", *(e or "–" for e in _series(scored, view))) for view in VIEWS]
+        rows += [
+            (f"{info.name}, {view}", *(e or "–" for e in _series(scored, view))) for view in VIEWS
+        ]
     return Table(("Benchmark and view", *SHORT), rows)
 
 
@@ -160,24 +243,32 @@ ByStage = list[Estimate | None]
 
 
 def wordings(evidence: Evidence) -> list[tuple[str, ByStage, list[tuple[str, ByStage]]]]:
-    """(type, its mean by stage, [(wording, by stage)]) for every type; no rows where a type has one wording."""
+    """(type, its mean by stage, [(wording, by stage)]) for every type; no rows where a type has one
+    wording."""
     scores = [evidence.scores[s] for s in STAGES]
     out = []
     for name in sorted({t for s in scores for t in s.by_type}):
         said = sorted({w for s in scores for w in s.by_wording.get(name, {})})
         rows = [(w, [s.by_wording.get(name, {}).get(w) for s in scores]) for w in said]
-        out.append((_spaced(name), [s.by_type.get(name) for s in scores], rows if len(rows) > 1 else []))
+        out.append(
+            (_spaced(name), [s.by_type.get(name) for s in scores], rows if len(rows) > 1 else [])
+        )
     return out
 
 
 def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
     """Figures of the training stages, under their headings."""
     sft = [
-        _curve(NAMES[name], evidence.curves[name], {"loss": ("loss",)}, note="loss on the written reply")
+        _curve(
+            NAMES[name],
+            evidence.curves[name],
+            {"loss": ("loss",)},
+            note="loss on the written reply",
+        )
         for name in ("sft", "distilled")
     ]
     rows = evidence.curves["rlvr"]
-    types = sorted({t for row in rows for t in (row.get("by_type") or {})})
+    types = sorted({t for row in rows for t in row.get("by_type") or {}})
     groups: Paths = {"all right": ("all_right",), "all wrong": ("all_wrong",)}
     faults: Paths = {"no answer": ("no_answer",), "truncated": ("truncated",)}
     rlvr = [
@@ -191,13 +282,34 @@ def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
         _curve(
             "Reward by modality",
             rows,
-            {kind: ("by_modality", kind, "reward") for kind in sorted({k for row in rows for k in row.get("by_modality") or {}})},
+            {
+                kind: ("by_modality", kind, "reward")
+                for kind in sorted({k for row in rows for k in row.get("by_modality") or {}})
+            },
             shares=True,
             note="what a query needs, %",
         ),
-        _curve("Reward", rows, {"reward": ("reward",)}, shares=True, note="over all prompts of a step, %"),
-        _curve("Groups that teach nothing", rows, groups, shares=True, note="all rollouts right, or all wrong, %"),
-        _curve("Batch filled", rows, {"trained on": ("useful",)}, shares=True, note="with groups that teach, after refill, %"),
+        _curve(
+            "Reward",
+            rows,
+            {"reward": ("reward",)},
+            shares=True,
+            note="over all prompts of a step, %",
+        ),
+        _curve(
+            "Groups that teach nothing",
+            rows,
+            groups,
+            shares=True,
+            note="all rollouts right, or all wrong, %",
+        ),
+        _curve(
+            "Batch filled",
+            rows,
+            {"trained on": ("useful",)},
+            shares=True,
+            note="with groups that teach, after refill, %",
+        ),
         _curve("KL", rows, {"kl": ("kl",)}, note="to the start model, nats a token"),
         _curve("Entropy", rows, {"entropy": ("entropy",)}, note="nats a token"),
         _curve("Length", rows, {"length": ("length",)}, note="tokens a reply"),
@@ -209,7 +321,9 @@ def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
 
 def rollouts(evidence: Evidence) -> list[tuple[str, Table]]:
     """By type of query: of each outcome the first rollout, one from the middle and the last."""
-    found: defaultdict[str, defaultdict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    found: defaultdict[str, defaultdict[str, list[Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for record in evidence.rollouts:
         found[record["type"]][record["outcome"]].append(record)
     out = []
@@ -229,7 +343,12 @@ def rollouts(evidence: Evidence) -> list[tuple[str, Table]]:
                         advantage,
                     )
                 )
-        out.append((_spaced(name), Table(("Outcome", "Step", "Query", "Reply", "Reward", "Advantage"), rows)))
+        out.append(
+            (
+                _spaced(name),
+                Table(("Outcome", "Step", "Query", "Reply", "Reward", "Advantage"), rows),
+            )
+        )
     return out
 
 
@@ -238,7 +357,8 @@ Paths = Mapping[str, tuple[str, ...]]
 
 
 def selection(evidence: Evidence) -> Table | None:
-    """What each rule took of the rollouts that were distilled, in the order of the rules, those that took none left out."""
+    """What each rule took of the rollouts that were distilled, in the order of the rules, those
+    that took none left out."""
     counts = evidence.steps.get("distill", {}).get("summary", {})
     if "rollouts" not in counts:
         return None
@@ -251,21 +371,39 @@ def selection(evidence: Evidence) -> Table | None:
     return Table(("Rule", "Rejected", "Left"), rows)
 
 
-def _curve(title: str, rows: Rows, lines: Paths, *, shares: bool = False, note: str = "") -> Figure | None:
-    """Named figures by step; None when nothing was logged. A lone line stands on its unsmoothed self."""
+def _curve(
+    title: str, rows: Rows, lines: Paths, *, shares: bool = False, note: str = ""
+) -> Figure | None:
+    """Named figures by step; None when nothing was logged.
+
+    A lone line stands on its unsmoothed self.
+    """
     found = {name: points for name, path in lines.items() if (points := _points(rows, path))}
     if not found:
         return None
     lone = len(found) == 1
     smoothed = {name: plots.smooth(points) for name, points in found.items()}
     series = [plots.Series("c0", "", points, faint=True) for points in found.values() if lone]
-    series += [plots.Series(f"c{i % 6}", "" if lone else name, points) for i, (name, points) in enumerate(smoothed.items())]
-    said = ", ".join(f"{name} {points[0][1]:.2f} to {points[-1][1]:.2f}" for name, points in smoothed.items())
+    series += [
+        plots.Series(f"c{i % 6}", "" if lone else name, points)
+        for i, (name, points) in enumerate(smoothed.items())
+    ]
+    said = ", ".join(
+        f"{name} {points[0][1]:.2f} to {points[-1][1]:.2f}" for name, points in smoothed.items()
+    )
     steps = sorted({step for points in found.values() for step, _ in points})
     some = [*steps[: -1 : max(1, len(steps) // 10)], steps[-1]]
     at = {name: dict(points) for name, points in found.items()}
-    cells = [(f"{step:.0f}", *(f"{at[name][step]:.3f}" if step in at[name] else "–" for name in found)) for step in some]
-    return Figure(title, plots.curves(series, f"{title}: {said}.", shares=shares), Table(("Step", *found), cells), note)
+    cells = [
+        (f"{step:.0f}", *(f"{at[name][step]:.3f}" if step in at[name] else "–" for name in found))
+        for step in some
+    ]
+    return Figure(
+        title,
+        plots.curves(series, f"{title}: {said}.", shares=shares),
+        Table(("Step", *found), cells),
+        note,
+    )
 
 
 def _points(rows: Rows, path: tuple[str, ...]) -> list[tuple[float, float]]:
@@ -298,7 +436,10 @@ def ablations(evidence: Evidence) -> list[Figure]:
         }
         if not found:
             continue
-        rows = [plots.Row(NAMES[s], [("leak", e), ("clean", both)], None, share(e.value, 0)) for s, (e, both) in found.items()]
+        rows = [
+            plots.Row(NAMES[s], [("leak", e), ("clean", both)], None, share(e.value, 0))
+            for s, (e, both) in found.items()
+        ]
         said = ", ".join(f"{row.label} {row.note}" for row in rows)
         label = f"{title}, clean view: {said}; chance {share(chance, 0)}."
         cells = [(NAMES[s], e, both, per_cent(chance)) for s, (e, both) in found.items()]
@@ -308,10 +449,16 @@ def ablations(evidence: Evidence) -> list[Figure]:
 
 
 def null(evidence: Evidence) -> Figure:
-    """How often the same draws gave one wrong option, beside what independent guesses would give."""
+    """How often the same draws gave one wrong option, beside what independent guesses would
+    give."""
     hits, binomial = evidence.audit.null.hits, evidence.audit.null.binomial
-    label = "Share of queries by the number of draws that gave one wrong option, measured and binomial."
-    cells = [(str(i), per_cent(h, 2), per_cent(b, 2)) for i, (h, b) in enumerate(zip(hits, binomial, strict=True))]
+    label = (
+        "Share of queries by the number of draws that gave one wrong option, measured and binomial."
+    )
+    cells = [
+        (str(i), per_cent(h, 2), per_cent(b, 2))
+        for i, (h, b) in enumerate(zip(hits, binomial, strict=True))
+    ]
     return Figure(
         "How often one wrong option is drawn",
         plots.histogram({"clean": hits, "minor": binomial}, label),

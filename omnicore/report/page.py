@@ -1,4 +1,5 @@
-"""Evidence to one self-contained HTML page: figures with their tables, sentences, and the query browser."""
+"""Evidence to one self-contained HTML page: figures with their tables, sentences, and the query
+browser."""
 
 from __future__ import annotations
 
@@ -20,8 +21,13 @@ from omnicore.schema import Estimate
 MEASURES = {"macro": "Macro", "micro": "Micro", "chance_corrected": "Chance-corrected"}
 
 
-def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config: ReportConfig) -> str:
-    """The page. `found` is the content of `report.json`."""
+def render(
+    evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config: ReportConfig
+) -> str:
+    """The page.
+
+    `found` is the content of `report.json`.
+    """
     env = Environment(
         loader=PackageLoader("omnicore.report", "."),
         autoescape=True,
@@ -29,7 +35,12 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"pc": words.per_cent, "share": words.share, "ci": words.interval, "spaced": _spaced}
+    env.filters |= {
+        "pc": words.per_cent,
+        "share": words.share,
+        "ci": words.interval,
+        "spaced": _spaced,
+    }
     env.tests["estimate"] = _is_estimate
     audit = evidence.audit
     return env.get_template("page.html.j2").render(
@@ -64,7 +75,11 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
         null_said=words.null_sentence(audit),
         seconds=figures.seconds(found["seconds"]),
         steps=evidence.steps,
-        versions={name: version for step in evidence.steps.values() for name, version in step.get("versions", {}).items()},
+        versions={
+            name: version
+            for step in evidence.steps.values()
+            for name, version in step.get("versions", {}).items()
+        },
         **(_training(evidence) if evidence.trained else {"control": ""}),
     )
 
@@ -72,12 +87,17 @@ def render(evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config:
 def _training(evidence: Evidence) -> dict[str, Any]:
     """What the page shows beyond the audit."""
     scores = evidence.scores
-    said = (words.wording_sentence(words.NAMES[arm], scores[arm].by_wording) for arm in ("base", "distilled"))
+    said = (
+        words.wording_sentence(words.NAMES[arm], scores[arm].by_wording)
+        for arm in ("base", "distilled")
+    )
     return {
         "scores": scores,
         "failures": words.failures_sentence(scores),
         "measures": MEASURES,
-        "gain": words.gain_sentence(words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")),
+        "gain": words.gain_sentence(
+            words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")
+        ),
         "hero": figures.hero(evidence),
         "profiles": figures.profiles(evidence),
         "profile_table": figures.profile_table(evidence),

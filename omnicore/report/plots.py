@@ -1,7 +1,11 @@
-"""Plots as inline SVG. Marks carry classes (`raw`, `clean`, `leak`, `c0`..) that the page's style sheet colours, so that
-one drawing serves light and dark. Every drawing takes the sentence that a screen reader says in its place.
+"""Plots as inline SVG.
 
-All shares are in 0..1 and shown in per cent; sizes are in the SVG's own units, about one CSS pixel on a phone.
+Marks carry classes (`raw`, `clean`, `leak`, `c0`..) that the page's style sheet colours, so that
+one drawing serves light and dark. Every drawing takes the sentence that a screen reader says in its
+place.
+
+All shares are in 0..1 and shown in per cent; sizes are in the SVG's own units, about one CSS pixel
+on a phone.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from omnicore.schema import Estimate
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval plot: `points` are (class, estimate); `mark` a reference tick on this line alone."""
+    """One line of an interval plot: `points` are (class, estimate); `mark` a reference tick on this
+    line alone."""
 
     label: str
     points: Sequence[tuple[str, Estimate]]
@@ -28,7 +33,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a curve plot; `faint` draws it as the background of a smoothed one, without a label."""
+    """One line of a curve plot; `faint` draws it as the background of a smoothed one, without a
+    label."""
 
     kind: str
     name: str
@@ -42,23 +48,39 @@ class _Canvas:
         self._parts: list[str] = []
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        self._parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{escape(kind)}"/>')
+        self._parts.append(
+            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+            f' class="{escape(kind)}"/>'
+        )
 
     def dot(self, x: float, y: float, kind: str, radius: float = 4) -> None:
-        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" class="dot {escape(kind)}"/>')
+        self._parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" class="dot {escape(kind)}"/>'
+        )
 
     def box(self, x: float, y: float, width: float, height: float, kind: str) -> None:
-        self._parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{escape(kind)}"/>')
+        self._parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+            f' class="{escape(kind)}"/>'
+        )
 
     def path(self, points: Iterable[tuple[float, float]], kind: str) -> None:
         d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         self._parts.append(f'<path d="{d}" class="{escape(kind)}"/>')
 
-    def text(self, x: float, y: float, text: str, kind: str = "tick", anchor: str = "start") -> None:
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{escape(kind)}">{escape(text)}</text>')
+    def text(
+        self, x: float, y: float, text: str, kind: str = "tick", anchor: str = "start"
+    ) -> None:
+        self._parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+            f' class="{escape(kind)}">{escape(text)}</text>'
+        )
 
     def svg(self, label: str) -> Markup:
-        head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(label)}">'
+        head = (
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img"'
+            f' aria-label="{escape(label)}">'
+        )
         return Markup(head + "".join(self._parts) + "</svg>")  # every text above is escaped
 
 
@@ -67,7 +89,8 @@ def _per_cent(value: float) -> str:
 
 
 def _spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves labels apart until neighbours stand `gap` from each other, inside low..high; order is kept."""
+    """Moves labels apart until neighbours stand `gap` from each other, inside low..high; order is
+    kept."""
     order = sorted(range(len(places)), key=places.__getitem__)
     out = list(places)
     for _ in range(40):
@@ -81,11 +104,14 @@ def _spread(places: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) that cover low..high in about `count` steps."""
+    """Round numbers (1, 2 or 5 times a power of ten) that cover low..high in about `count`
+    steps."""
     span = (high - low) or 1.0
     power = 10 ** math.floor(math.log10(span / count))
     step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= count)
-    return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+    return [
+        i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)
+    ]
 
 
 def trajectory(
@@ -96,8 +122,10 @@ def trajectory(
     chance: float | None = None,
     small: bool = False,
 ) -> Markup:
-    """Accuracy over the stages, one line with intervals for each class in `series` (two at most). Small ones show end values
-    only."""
+    """Accuracy over the stages, one line with intervals for each class in `series` (two at most).
+
+    Small ones show end values only.
+    """
     width, height = (240.0, 150.0) if small else (460.0, 300.0)
     left, right, top, bottom = (26.0, 34.0, 12.0, 24.0) if small else (34.0, 70.0, 22.0, 30.0)
     c = _Canvas(width, height)
@@ -116,7 +144,9 @@ def trajectory(
         c.line(left, y(chance), width - right, y(chance), "chance")
     ends: list[tuple[str, float, str]] = [] if chance is None else [("tick", y(chance), "chance")]
     for n, (kind, estimates) in enumerate(series.items()):
-        shift = (n - (len(series) - 1) / 2) * (5 if small else 9)  # intervals of two classes must not hide each other
+        shift = (n - (len(series) - 1) / 2) * (
+            5 if small else 9
+        )  # intervals of two classes must not hide each other
         seen = [(x + shift, e) for x, e in zip(xs, estimates, strict=True) if e is not None]
         if not seen:
             continue
@@ -125,22 +155,36 @@ def trajectory(
             c.line(x, y(max(e.low, 0)), x, y(min(e.high, 1)), f"whisker {kind}")
             c.dot(x, y(e.value), kind, 3 if small else 5)
         last = seen[-1][1].value
-        ends.append((f"label {kind}", y(last), _per_cent(last) if small else f"{kind} {_per_cent(last)}"))
+        ends.append(
+            (f"label {kind}", y(last), _per_cent(last) if small else f"{kind} {_per_cent(last)}")
+        )
     places = _spread([end[1] for end in ends], 12 if small else 17, top, height - bottom)
     for (kind, _, text), place in zip(ends, places, strict=True):
         c.text(width - right + (4 if small else 0), place + 4, text, kind)
     for i, x in enumerate([] if small else xs[:-1]):
-        here = [(found, kind) for kind, estimates in series.items() if (found := estimates[i]) is not None]
+        here = [
+            (found, kind)
+            for kind, estimates in series.items()
+            if (found := estimates[i]) is not None
+        ]
         for rank, (e, kind) in enumerate(sorted(here, key=lambda item: -item[0].value)):
-            place = y(e.low) + 16 if rank else y(e.high) - 7  # the higher value above its whisker, the lower below
+            place = (
+                y(e.low) + 16 if rank else y(e.high) - 7
+            )  # the higher value above its whisker, the lower below
             c.text(x, place, _per_cent(e.value), f"label {kind}", "middle")
     return c.svg(label)
 
 
 def intervals(
-    rows: Sequence[Row], label: str, *, domain: tuple[float, float] = (0, 1), reference: float | None = None, margin: float = 84
+    rows: Sequence[Row],
+    label: str,
+    *,
+    domain: tuple[float, float] = (0, 1),
+    reference: float | None = None,
+    margin: float = 84,
 ) -> Markup:
-    """A dot with its interval for every point of every row, on one axis in per cent; `reference` is a dashed line."""
+    """A dot with its interval for every point of every row, on one axis in per cent; `reference` is
+    a dashed line."""
     pitch, top, right = 28.0, 8.0, 60.0
     width, height = 460.0, top + pitch * len(rows) + 24
     low, high = domain
@@ -169,14 +213,21 @@ def intervals(
 
 
 def curves(series: Sequence[Series], label: str, *, shares: bool = False) -> Markup:
-    """Lines over training steps, named at their ends. `shares` are shown in per cent, of 100 unless all values are small."""
+    """Lines over training steps, named at their ends.
+
+    `shares` are shown in per cent, of 100 unless all values are small.
+    """
     width, height, left, top, bottom = 340.0, 200.0, 40.0, 12.0, 30.0
     named = [s for s in series if not s.faint and s.name]
     right = 12 + 6.6 * max((len(s.name) for s in named), default=0)
     c = _Canvas(width, height)
     steps = [x for s in series for x, _ in s.points]
     values = [value for s in series for _, value in s.points]
-    ticks = [0, 0.25, 0.5, 0.75, 1.0] if shares and max(values) > 0.2 else _ticks(min(0.0, *values), max(values))
+    ticks = (
+        [0, 0.25, 0.5, 0.75, 1.0]
+        if shares and max(values) > 0.2
+        else _ticks(min(0.0, *values), max(values))
+    )
     first, last, low, high = min(steps), max(steps), ticks[0], ticks[-1]
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -192,23 +243,31 @@ def curves(series: Sequence[Series], label: str, *, shares: bool = False) -> Mar
     c.text((left + width - right) / 2, height - 10, "step", anchor="middle")
     for s in series:
         c.path(map(at, s.points), f"line {s.kind}{' faint' if s.faint else ''}")
-    for s, place in zip(named, _spread([at(s.points[-1])[1] for s in named], 13, top, height - bottom), strict=True):
+    for s, place in zip(
+        named, _spread([at(s.points[-1])[1] for s in named], 13, top, height - bottom), strict=True
+    ):
         c.text(width - right + 6, place + 4, s.name, f"label {s.kind}")
     return c.svg(label)
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int = 5) -> list[tuple[float, float]]:
-    """Running mean over `window` points around each, fewer at the ends: one step's reward is a mean over few prompts."""
+    """Running mean over `window` points around each, fewer at the ends: one step's reward is a mean
+    over few prompts."""
     out = []
     for i, (x, _) in enumerate(points):
-        reach = min(window // 2, i, len(points) - 1 - i)  # the same to both sides, so that a slope is not bent at the ends
+        reach = min(
+            window // 2, i, len(points) - 1 - i
+        )  # the same to both sides, so that a slope is not bent at the ends
         near = [value for _, value in points[i - reach : i + reach + 1]]
         out.append((x, sum(near) / len(near)))
     return out
 
 
 def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
-    """Columns side by side over 0, 1, 2 ..; each class holds one share for every place. Values stand on the columns."""
+    """Columns side by side over 0, 1, 2 ..; each class holds one share for every place.
+
+    Values stand on the columns.
+    """
     width, height, left, top, bottom = 460.0, 220.0, 10.0, 26.0, 26.0
     places = max(len(shares) for shares in series.values())
     highest = max(max(shares) for shares in series.values()) or 1
@@ -217,7 +276,10 @@ def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
     c = _Canvas(width, height)
     for n, (kind, shares) in enumerate(series.items()):
         for i, share in enumerate(shares):
-            x, tall = left + pitch * i + pitch * 0.1 + thick * n, share / highest * (height - top - bottom)
+            x, tall = (
+                left + pitch * i + pitch * 0.1 + thick * n,
+                share / highest * (height - top - bottom),
+            )
             c.box(x, height - bottom - tall, thick - 1, max(tall, 0.8), f"column {kind}")
             text = f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
             c.text(x + thick / 2, height - bottom - tall - 4, text, f"value {kind}", "middle")
@@ -228,7 +290,8 @@ def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
 
 
 def stack(rows: Sequence[tuple[str, Mapping[str, int]]], label: str) -> Markup:
-    """One bar a row, cut into counts by class, all rows on one scale; a count is written where its piece is wide enough."""
+    """One bar a row, cut into counts by class, all rows on one scale; a count is written where its
+    piece is wide enough."""
     pitch, margin, width = 34.0, 92.0, 460.0
     whole = max(sum(counts.values()) for _, counts in rows) or 1
     c = _Canvas(width, pitch * len(rows))

@@ -1,4 +1,5 @@
-"""Sentences of the page, computed from its figures: none of them can say what the numbers do not."""
+"""Sentences of the page, computed from its figures: none of them can say what the numbers do
+not."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from omnicore.report.evidence import Audit, Evidence, Scores
 from omnicore.schema import Estimate, Label, Outcome, Query
 from omnicore.scoring import stats
 
-NAMES = {"base": "Base", "sft": "SFT", "rlvr": "RLVR", "distilled": "Self-distilled", "control": "Random reward"}
+NAMES = {
+    "base": "Base",
+    "sft": "SFT",
+    "rlvr": "RLVR",
+    "distilled": "Self-distilled",
+    "control": "Random reward",
+}
 
 
 def per_cent(value: float, digits: int = 1) -> str:
@@ -39,7 +46,8 @@ def listed(names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one stage added over the one before, in shares of queries: `surplus` is raw less clean."""
+    """What one stage added over the one before, in shares of queries: `surplus` is raw less
+    clean."""
 
     raw: Estimate
     clean: Estimate
@@ -67,9 +75,13 @@ def _pairs(evidence: Evidence, before: str, after: str) -> list[tuple[Query, flo
 
 
 def difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
-    """Paired difference in accuracy over the queries of one view that both have a reply to, `after` less `before`."""
+    """Paired difference in accuracy over the queries of one view that both have a reply to, `after`
+    less `before`."""
     kept = evidence.manifest.kept()
-    queries, old, new = zip(*(pair for pair in _pairs(evidence, before, after) if pair[0].key in kept or not clean), strict=True)
+    queries, old, new = zip(
+        *(pair for pair in _pairs(evidence, before, after) if pair[0].key in kept or not clean),
+        strict=True,
+    )
     return stats.paired(new, old, [q.cluster for q in queries])
 
 
@@ -80,7 +92,10 @@ def gain(evidence: Evidence, before: str, after: str) -> Gain:
     u_i = surplus + (d_i - raw) - k_i N / K (d_i - clean), with d_i the query's change and k_i = 1 for the K kept of N: the
     linearisation of a difference of two ratios, scaled to 0..1 for the clustered interval of `stats.mean`.
     """
-    raw, clean = difference(evidence, before, after, clean=False), difference(evidence, before, after, clean=True)
+    raw, clean = (
+        difference(evidence, before, after, clean=False),
+        difference(evidence, before, after, clean=True),
+    )
     kept_keys = evidence.manifest.kept()
     queries, old, new = zip(*_pairs(evidence, before, after), strict=True)
     d = np.array(new) - np.array(old)
@@ -100,16 +115,23 @@ def gain_sentence(sft: Gain, rlvr: Gain) -> str:
 
 
 def solvable(evidence: Evidence) -> Estimate:
-    """Share of the filtered benchmarks' queries that the audit found solvable with the sound withheld."""
+    """Share of the filtered benchmarks' queries that the audit found solvable with the sound
+    withheld."""
     clusters = {q.key: q.cluster for q in evidence.queries}
     verdicts = [v for v in evidence.manifest.verdicts if v.benchmark in evidence.filtered]
-    return stats.mean([float(v.label is Label.solvable) for v in verdicts], [clusters[v.benchmark, v.id] for v in verdicts])
+    return stats.mean(
+        [float(v.label is Label.solvable) for v in verdicts],
+        [clusters[v.benchmark, v.id] for v in verdicts],
+    )
 
 
 def solvable_sentence(evidence: Evidence) -> str:
     e = solvable(evidence)
     found = f"{round(e.value * e.n)} of {e.n} audited queries, {share(e.value)} {interval(e)}"
-    said = f"{found}, could be answered from the picture and the written question alone, with the sound withheld"
+    said = (
+        f"{found}, could be answered from the picture and the written question alone, with the"
+        " sound withheld"
+    )
     if evidence.planted is None:
         return said + "."
     truth = [t for name in evidence.filtered for t in evidence.planted[name].values()]
@@ -117,7 +139,11 @@ def solvable_sentence(evidence: Evidence) -> str:
 
 
 def kept_whole_sentence(evidence: Evidence) -> str:
-    whole = [f"{i.name} ({i.queries} queries; {i.reason})" for i in evidence.infos if i.filter_policy == "keep_whole"]
+    whole = [
+        f"{i.name} ({i.queries} queries; {i.reason})"
+        for i in evidence.infos
+        if i.filter_policy == "keep_whole"
+    ]
     return f"Kept whole, outside the audit: {listed(whole)}." if whole else ""
 
 
@@ -125,9 +151,14 @@ def control_sentence(evidence: Evidence) -> str:
     luck = difference(evidence, "sft", "control", clean=True)
     lead = difference(evidence, "control", "rlvr", clean=True)
     if lead.low > 0:
-        said = f"RLVR on real rewards stands {points(lead)} points above the control on the clean view"
+        said = (
+            f"RLVR on real rewards stands {points(lead)} points above the control on the clean view"
+        )
     elif lead.high < 0:
-        said = f"the control stands above RLVR on real rewards ({points(lead)} points for RLVR): this run shows luck, not learning"
+        said = (
+            f"the control stands above RLVR on real rewards ({points(lead)} points for RLVR): this"
+            " run shows luck, not learning"
+        )
     else:
         said = f"RLVR on real rewards and the control cannot be told apart ({points(lead)} points)"
     start = f"Paid by coin flips, the model moved {points(luck)} points from SFT"
@@ -135,7 +166,8 @@ def control_sentence(evidence: Evidence) -> str:
 
 
 def null_sentence(audit: Audit) -> str:
-    """The measured tail beside the textbook one, at the rule that most benchmarks share (the lower of two as common)."""
+    """The measured tail beside the textbook one, at the rule that most benchmarks share (the lower
+    of two as common)."""
     rules = [t.hits for t in audit.thresholds.values() if t.hits is not None]
     if not rules:
         return "No benchmark has a rule that keeps false removals within bounds."
@@ -143,8 +175,9 @@ def null_sentence(audit: Audit) -> str:
     draws = len(null.hits) - 1
     measured, independent = (share(sum(shares[hits:]), 2) for shares in (null.hits, null.binomial))
     return (
-        f"Where the probe cannot tell the answer, a given wrong option is drawn {hits} times in {draws} or more in {measured} of "
-        f"cases; independent guesses would do so in {independent}. A probe repeats its own guess: the measured null sets the rule."
+        f"Where the probe cannot tell the answer, a given wrong option is drawn {hits} times in"
+        f" {draws} or more in {measured} of cases; independent guesses would do so in"
+        f" {independent}. A probe repeats its own guess: the measured null sets the rule."
     )
 
 
@@ -160,32 +193,55 @@ def replies_sentence(audit: Audit) -> str:
     told = [f"{n} {what} ({share(n / total)})" for what, n in counts.items() if n]
     cut = sum(r.truncated for r in seen)
     told.append(f"{cut} were cut by the length limit ({share(cut / total)})")
-    left = f" {audit.failed_queries} queries that lack a draw are undecided and kept." if audit.failed_queries else ""
-    unread = " Cut and unread replies are no evidence: a query whose verdict they could change is undecided and kept."
+    left = (
+        f" {audit.failed_queries} queries that lack a draw are undecided and kept."
+        if audit.failed_queries
+        else ""
+    )
+    unread = (
+        " Cut and unread replies are no evidence: a query whose verdict they could change is"
+        " undecided and kept."
+    )
     lost = cut + sum(r.no_answer for r in seen)
     return f"Of {total} requests to the probe {listed(told)}.{unread if lost else ''}{left}"
 
 
 def failures_sentence(scores: Mapping[str, Scores]) -> str:
-    """Count the queries of each evaluation whose request failed, by benchmark; empty where none did."""
+    """Count the queries of each evaluation whose request failed, by benchmark; empty where none
+    did."""
     told = []
     for arm, scored in scores.items():
-        failed = {name: found.counts["raw"] for name, found in scored.by_benchmark.items() if "raw" in found.counts}
-        lost = [f"{counts.errors} of {counts.queries} in {name}" for name, counts in failed.items() if counts.errors]
+        failed = {
+            name: found.counts["raw"]
+            for name, found in scored.by_benchmark.items()
+            if "raw" in found.counts
+        }
+        lost = [
+            f"{counts.errors} of {counts.queries} in {name}"
+            for name, counts in failed.items()
+            if counts.errors
+        ]
         told += [f"{NAMES[arm]} {listed(lost)}"] if lost else []
     return f"Queries whose request failed are in no figure: {'; '.join(told)}." if told else ""
 
 
 def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """The type whose wordings lie furthest apart, and whether their intervals do; empty where no type has two."""
-    ranked = {t: sorted(found.values(), key=lambda e: e.value) for t, found in by_wording.items() if len(found) > 1}
+    """The type whose wordings lie furthest apart, and whether their intervals do; empty where no
+    type has two."""
+    ranked = {
+        t: sorted(found.values(), key=lambda e: e.value)
+        for t, found in by_wording.items()
+        if len(found) > 1
+    }
     if not ranked:
         return ""
     widest = max(ranked, key=lambda t: ranked[t][-1].value - ranked[t][0].value)
     low, high = ranked[widest][0], ranked[widest][-1]
     ends = f"{per_cent(low.value, 0)} to {share(high.value, 0)}"
     said = f"{stage}: the wordings of “{widest.replace('_', ' ')}” lie furthest apart, {ends}"
-    return f"{said}: a mean hides that." if low.high < high.low else f"{said}, within their intervals."
+    return (
+        f"{said}: a mean hides that." if low.high < high.low else f"{said}, within their intervals."
+    )
 
 
 def planted_notice(model: str) -> str:
@@ -194,7 +250,8 @@ def planted_notice(model: str) -> str:
         return ""
     name = model.removeprefix("embedded:")
     return (
-        f"{name} has about a million parameters, the benchmark is synthetic, and the weakness that training mends was planted: in "
-        f"the corpus of {name} the written answers neglect the sound, or what is said of it, under some wordings. These figures "
-        "show that audit, training and evaluation work together; they say nothing about any published model."
+        f"{name} has about a million parameters, the benchmark is synthetic, and the weakness that"
+        f" training mends was planted: in the corpus of {name} the written answers neglect the"
+        " sound, or what is said of it, under some wordings. These figures show that audit,"
+        " training and evaluation work together; they say nothing about any published model."
     )

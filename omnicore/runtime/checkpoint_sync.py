@@ -41,9 +41,11 @@ FOLDER = re.compile(r"([^/]+\.journal/[^/]+)/" + re.escape(store.PUBLISHED))
 
 @contextmanager
 def kept(directory: Path, output: str, key: str) -> Iterator[None]:
-    """Brings what is kept of the step with this key back into `directory`, then keeps what its journals hold while the block runs.
+    """Brings what is kept of the step with this key back into `directory`, then keeps what its
+    journals hold while the block runs.
 
-    Raises StorageError when the store is away at the beginning. What goes wrong later is said on stderr, and the step goes on.
+    Raises StorageError when the store is away at the beginning. What goes wrong later is said on
+    stderr, and the step goes on.
     """
     keeper = Keeper(directory, output, key)
     keeper.bring_back()
@@ -62,7 +64,10 @@ def kept(directory: Path, output: str, key: str) -> Iterator[None]:
 
 
 def forget(output: str, key: str) -> None:
-    """Removes what is kept of the step with this key, which is published by now. What is kept of other settings stays."""
+    """Removes what is kept of the step with this key, which is published by now.
+
+    What is kept of other settings stays.
+    """
     try:
         _remove(*store.open_bucket(_place(output, key)))
     except OmniError as error:
@@ -81,12 +86,17 @@ class Keeper:
         self._uri = _place(output, key)
         self._bucket, self._prefix = store.open_bucket(self._uri)
         self._links = directory.with_name(directory.name + ".keeping")
-        self._ends: dict[str, tuple[int, hashlib._Hash]] = {}  # of each journal, what is kept: its length and sha256
+        self._ends: dict[
+            str, tuple[int, hashlib._Hash]
+        ] = {}  # of each journal, what is kept: its length and sha256
         self._folders: set[str] = set()  # that are kept, as in checkpoints.journal/step-000020
         self.ended, self.finished, self._warned = threading.Event(), False, False
 
     def bring_back(self) -> None:
-        """Makes the directory hold at least what is kept. What it holds itself of the same key and is longer, or newer, stays."""
+        """Makes the directory hold at least what is kept.
+
+        What it holds itself of the same key and is longer, or newer, stays.
+        """
         shutil.rmtree(self._links, ignore_errors=True)
         finished = self._directory / STEP_FILE
         if finished.exists() and read_json(finished).get("key") == self._key:
@@ -101,7 +111,9 @@ class Keeper:
             self._directory.mkdir(parents=True)
             (self._directory / KEY_FILE).write_text(self._key)
         for journal in sorted({journal for journal, _, _ in pieces}):
-            self._bring_journal(journal, [(int(start), sha256) for name, start, sha256 in pieces if name == journal])
+            self._bring_journal(
+                journal, [(int(start), sha256) for name, start, sha256 in pieces if name == journal]
+            )
         for journal in sorted({folder.partition("/")[0] for folder in self._folders}):
             self._bring_folder(journal)
 
@@ -111,7 +123,11 @@ class Keeper:
             name = f"{journal}/{start:015d}-{expected}"
             after = sha256.copy()
             with self._bucket.errors(f"{self._uri}/{name}"):
-                piece = (self._bucket.read(f"{self._prefix}/{name}") or b"") if start == len(content) else b""
+                piece = (
+                    (self._bucket.read(f"{self._prefix}/{name}") or b"")
+                    if start == len(content)
+                    else b""
+                )
             after.update(piece)
             if piece and after.hexdigest() == expected:
                 content, sha256 = content + piece, after
@@ -120,7 +136,9 @@ class Keeper:
         path = self._directory / journal
         held = path.read_bytes() if path.exists() else b""
         if not content.startswith(held) and not held.startswith(content):
-            strange = [f"{self._prefix}/{journal}/{start:015d}-{expected}" for start, expected in pieces]
+            strange = [
+                f"{self._prefix}/{journal}/{start:015d}-{expected}" for start, expected in pieces
+            ]
             content, sha256 = b"", hashlib.sha256()
         if strange:
             with self._bucket.errors(self._uri):
@@ -132,7 +150,9 @@ class Keeper:
 
     def _bring_folder(self, journal: str) -> None:
         held = max((path.name for path in _folders(self._directory / journal)), default="")
-        for folder in sorted((name for name in self._folders if name.startswith(f"{journal}/")), reverse=True):
+        for folder in sorted(
+            (name for name in self._folders if name.startswith(f"{journal}/")), reverse=True
+        ):
             name = folder.partition("/")[2]
             if name <= held:
                 return
@@ -164,7 +184,11 @@ class Keeper:
             return True
         except Exception as error:
             if not self._warned:
-                print(f"{self._uri}: the journals are not kept for now: {error}", file=sys.stderr, flush=True)
+                print(
+                    f"{self._uri}: the journals are not kept for now: {error}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             self._warned = True
             return False
         self._warned = False
@@ -177,9 +201,13 @@ class Keeper:
         complete = self._complete()
         for folder in sorted(complete, reverse=True):
             journal = folder.partition("/")[0]
-            newest = max((name for name in self._folders if name.startswith(f"{journal}/")), default="")
+            newest = max(
+                (name for name in self._folders if name.startswith(f"{journal}/")), default=""
+            )
             if folder > newest and self._keep_folder(folder):
-                for old in {name for name in self._folders if name.startswith(f"{journal}/")} - set(complete):
+                for old in {name for name in self._folders if name.startswith(f"{journal}/")} - set(
+                    complete
+                ):
                     _remove(self._bucket, f"{self._prefix}/{old}")
                     self._folders.remove(old)
 
@@ -193,12 +221,17 @@ class Keeper:
             after = sha256.copy()
             after.update(new)
             with self._bucket.errors(f"{self._uri}/{path.name}"):
-                self._bucket.write(f"{self._prefix}/{path.name}/{end:015d}-{after.hexdigest()}", new)
+                self._bucket.write(
+                    f"{self._prefix}/{path.name}/{end:015d}-{after.hexdigest()}", new
+                )
             self._ends[path.name] = end + len(new), after
 
     def _keep_folder(self, folder: str) -> bool:
-        """Whether it is kept. From links to its files: a step that removes old folders faster than they are sent would else have
-        none kept, ever."""
+        """Whether it is kept.
+
+        From links to its files: a step that removes old folders faster than they are sent would else have
+        none kept, ever.
+        """
         links = self._links / folder
         shutil.rmtree(links, ignore_errors=True)
         try:
@@ -210,7 +243,7 @@ class Keeper:
         self._folders.add(folder)
         return True
 
-    def _moved(self, size: int, moved: int) -> None:  # noqa: ARG002
+    def _moved(self, size: int, moved: int) -> None:
         if self.finished:
             raise _Finished
 
@@ -233,7 +266,9 @@ class _Finished(Exception):
 
 def _folders(journal: Path) -> list[Path]:
     with suppress(FileNotFoundError):
-        return [path for path in journal.iterdir() if path.is_dir() and not path.name.endswith(".tmp")]
+        return [
+            path for path in journal.iterdir() if path.is_dir() and not path.name.endswith(".tmp")
+        ]
     return []
 
 

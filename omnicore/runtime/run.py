@@ -1,8 +1,10 @@
-"""Run a step: return its finished result, continue an unfinished one, or do the work, for the CLI and for every component.
+"""Run a step: return its finished result, continue an unfinished one, or do the work, for the CLI
+and for every component.
 
-The key of a result covers all that can change it, so a directory that holds the key holds the result. `step.json` is
-written last; until then `key.journal` holds the key and what it is made of, and a run of the same key continues there. Work of
-another key is never removed unless the user asks for it.
+The key of a result covers all that can change it, so a directory that holds the key holds the
+result. `step.json` is written last; until then `key.journal` holds the key and what it is made of,
+and a run of the same key continues there. Work of another key is never removed unless the user asks
+for it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ if TYPE_CHECKING:
 KEY_FILE = "key.journal"
 ASKING = {"probe", "evaluate", "distill"}
 # The extra that brings a module; everything else that a step may lack is a part of training.
-EXTRAS = {"aiohttp": "audit", "av": "audit", "pyarrow": "audit", "kubernetes": "cluster", "minio": "cluster"}
+EXTRAS = {
+    "aiohttp": "audit",
+    "av": "audit",
+    "pyarrow": "audit",
+    "kubernetes": "cluster",
+    "minio": "cluster",
+}
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
 POLL = 0.2
 Run = Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]
@@ -76,21 +84,29 @@ def run_step(
     execute: Run | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Run a step: return its finished result, continue an unfinished one, or do the work. Returns the content of `step.json`.
+    """Run a step: return its finished result, continue an unfinished one, or do the work.
 
-    `inputs` maps a role to the finished output of an earlier step; `section` names the part of the recipe where it is not
-    the step's own, as in `sft_distilled`. What `output` holds of other settings is left alone: `replace` does the work beside it
-    and exchanges the two once it is finished. With `cache` the work is done in `cache/<step>-<key>` and linked into `output`.
-    `execute` does the work in place of the step's own `run`, elsewhere than in this process; it is not called when the work is
-    done.
+    Returns the content of `step.json`.     `inputs` maps a role to the finished output of an
+    earlier step; `section` names the part of the recipe where it is not     the step's own, as in
+    `sft_distilled`. What `output` holds of other settings is left alone: `replace` does the work
+    beside it     and exchanges the two once it is finished. With `cache` the work is done in
+    `cache/<step>-<key>` and linked into `output`.     `execute` does the work in place of the
+    step's own `run`, elsewhere than in this process; it is not called when the work is     done.
 
-    Raises ConfigError for a wrong step, section, role or output directory, or one that holds work of other settings; DataError for
-    an input that is unfinished or was changed since, StorageError when the disk refuses, StepBusy when another process holds the
-    directory longer than `WAIT`, whatever the step raises, and what a job of it raises where `recipe.launcher` names a cluster
+    Raises ConfigError for a wrong step, section, role or output directory, or one that holds work
+    of other settings; DataError for an input that is unfinished or was changed since, StorageError
+    when the disk refuses, StepBusy when another process holds the directory longer than `WAIT`,
+    whatever the step raises, and what a job of it raises where `recipe.launcher` names a cluster
     (omnicore/cluster/launch.py).
     """
     output = Path(output).resolve()
-    work = _plan(step, section or step, recipe, {role: Path(path).resolve() for role, path in inputs.items()}, output)
+    work = _plan(
+        step,
+        section or step,
+        recipe,
+        {role: Path(path).resolve() for role, path in inputs.items()},
+        output,
+    )
     for path in work.inputs.values():
         # A medium that was changed or lost is the error of the queries that show it; a training is refused before it starts.
         verified(path, skip=() if step in TRAINING else ("media",))
@@ -103,7 +119,11 @@ def run_step(
         found = record is not None
         if record is None:
             _make_room(work, output, replace)
-            target = output.with_name(output.name + ".replacing") if _held_by_others(output, work.key) else output
+            target = (
+                output.with_name(output.name + ".replacing")
+                if _held_by_others(output, work.key)
+                else output
+            )
             directory = Path(cache).resolve() / f"{step}-{work.key[:16]}" if cache else target
             if directory != output:
                 locks.enter_context(_locked(directory))
@@ -120,8 +140,18 @@ def run_step(
     return record
 
 
-def step_work(step: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path, *, section: str | None = None) -> Work:
-    """What `run_step` would look for. Of an input only its `step.json` is read. Raises as `run_step` does."""
+def step_work(
+    step: str,
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+    output: Path,
+    *,
+    section: str | None = None,
+) -> Work:
+    """What `run_step` would look for.
+
+    Of an input only its `step.json` is read. Raises as `run_step` does.
+    """
     return _plan(step, section or step, recipe, dict(inputs), output)
 
 
@@ -138,9 +168,14 @@ def tell(record: Mapping[str, Any], *, found: bool) -> None:
     print(f"{record['section']}: {took}  {told(figures)}".rstrip(), flush=True)
 
 
-def cost(step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None) -> Estimate | Memory:
-    """What a step that asks a model would ask, in requests, tokens and hours, or what a training takes of a GPU's memory; nothing
-    is written. Raises as `run_step` does, and ConfigError for a training that cannot fit."""
+def cost(
+    step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None
+) -> Estimate | Memory:
+    """What a step that asks a model would ask, in requests, tokens and hours, or what a training
+    takes of a GPU's memory; nothing is written.
+
+    Raises as `run_step` does, and ConfigError for a training that cannot fit.
+    """
     config = getattr(recipe, section or step)
     if step in TRAINING:  # its rows do not matter, so there need be none yet
         memory: Memory = import_module("omnicore.training.memory").estimate(recipe, config, inputs)
@@ -158,12 +193,20 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
         raise ConfigError(f"no step {step!r}; steps are {', '.join(STEPS)}")
     if SECTION_STEP.get(section, section) != step:
         fitting = [step, *(name for name, of in SECTION_STEP.items() if of == step)]
-        raise ConfigError(f"section {section!r} does not configure step {step}; use {' or '.join(fitting)}")
+        raise ConfigError(
+            f"section {section!r} does not configure step {step}; use {' or '.join(fitting)}"
+        )
     records = _input_records(step, inputs)
-    digests, keys = ({role: str(record[field]) for role, record in records.items()} for field in ("digest", "key"))
+    digests, keys = (
+        {role: str(record[field]) for role, record in records.items()}
+        for field in ("digest", "key")
+    )
     for role, path in inputs.items():
         if output == path or output in path.parents or path in output.parents:
-            raise ConfigError(f"output {output} and input {role} {path} lie in one another; give the output its own directory")
+            raise ConfigError(
+                f"output {output} and input {role} {path} lie in one another; give the output its"
+                " own directory"
+            )
     config: BaseModel = getattr(recipe, section)
     reads = STEPS[step].reads
     whole = recipe.model_dump(mode="json")
@@ -178,12 +221,18 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
         "profile": {**recipe.profile.model_dump(mode="json"), "hash": profile_hash(recipe.profile)},
         "recipe": deciding(read),
         "models": models,
-        "sources": {name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()},
-        "training": {name: _listings(given) for name, given in getattr(config, "training", {}).items()},
+        "sources": {
+            name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()
+        },
+        "training": {
+            name: _listings(given) for name, given in getattr(config, "training", {}).items()
+        },
         "inputs": digests,
         "code": step_code_digest(step),
     }
-    return Work(step, section, recipe, config, inputs, digests, keys, models, decides, digest(decides))
+    return Work(
+        step, section, recipe, config, inputs, digests, keys, models, decides, digest(decides)
+    )
 
 
 def _contents(model: str) -> str:
@@ -200,28 +249,43 @@ def _listings(source: TrainingSource) -> list[str]:
 
 
 def _listing(root: Path) -> str:
-    """Identity of a benchmark's local copy by names, sizes and times of its files: hashing a hundred gigabytes of video on every
-    call would take minutes, and a result that is made again is no harm."""
+    """Identity of a benchmark's local copy by names, sizes and times of its files: hashing a
+    hundred gigabytes of video on every call would take minutes, and a result that is made again is
+    no harm."""
     root = root.parent if root.is_file() else root  # rows lie in one file, their media beside it
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return digest([[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files])
+    return digest(
+        [
+            [str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns]
+            for path in files
+        ]
+    )
 
 
 def _input_records(step: str, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """What `step.json` says of each input. Raises ConfigError for a role or a step's output that this step does not take."""
+    """What `step.json` says of each input.
+
+    Raises ConfigError for a role or a step's output that this step does not take.
+    """
     info = STEPS[step]
     roles = {**info.required, **info.optional}
     wrong = [f"no input {role!r}" for role in inputs if role not in roles]
     wrong += [f"input {role!r} is missing" for role in info.required if role not in inputs]
     if wrong:
-        takes = [f"{role} (from {' or '.join(of)}{', optional' if role in info.optional else ''})" for role, of in roles.items()]
-        raise ConfigError(f"step {step}: {'; '.join(wrong)}. It takes {', '.join(takes) or 'no inputs'}")
+        takes = [
+            f"{role} (from {' or '.join(of)}{', optional' if role in info.optional else ''})"
+            for role, of in roles.items()
+        ]
+        raise ConfigError(
+            f"step {step}: {'; '.join(wrong)}. It takes {', '.join(takes) or 'no inputs'}"
+        )
     records = {}
     for role, path in sorted(inputs.items()):
         record = read_step(path)
         if record["step"] not in roles[role]:
             raise ConfigError(
-                f"step {step}: input {role!r} is {record['step']}'s {path}; it must come from {' or '.join(roles[role])}"
+                f"step {step}: input {role!r} is {record['step']}'s {path}; it must come from"
+                f" {' or '.join(roles[role])}"
             )
         records[role] = record
     return records
@@ -251,10 +315,13 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
             raise
         extra = EXTRAS.get(error.name or "", "train")
         raise ConfigError(
-            f"step {work.step} needs {error.name}, which is not installed: pip install 'omnicore[{extra}]'"
+            f"step {work.step} needs {error.name}, which is not installed: pip install"
+            f" 'omnicore[{extra}]'"
         ) from error
     if (directory / model_card.CHECKPOINT).is_dir():
-        described = model_card.describe(work.section, work.recipe, work.config, work.inputs, work.digests, work.models)
+        described = model_card.describe(
+            work.section, work.recipe, work.config, work.inputs, work.digests, work.models
+        )
         model_card.write(directory / model_card.CHECKPOINT, described)
         signing.sign(directory / model_card.CHECKPOINT)
     seconds = round(time.monotonic() - clock, 3)
@@ -285,24 +352,35 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     return record
 
 
-def in_process(step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """The step's own work, without cache and lock; Prometheus may look on. Returns its summary, raises what it raises."""
+def in_process(
+    step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """The step's own work, without cache and lock; Prometheus may look on.
+
+    Returns its summary, raises what it raises.
+    """
     config = getattr(recipe, section)
     with working(step, stage_of(step, section, config, inputs)), without_deprecations():
         return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
 
 
 def _is_job(work: Work) -> bool:
-    """Whether the step's work is done by a job on a cluster: what trains, or holds a model in its own process."""
+    """Whether the step's work is done by a job on a cluster: what trains, or holds a model in its
+    own process."""
     engine = getattr(work.config, "engine", work.recipe.engine)
     heavy = work.step in TRAINING or (work.step in ASKING and engine.kind == "transformers")
     return heavy and work.recipe.launcher.kind != "process"
 
 
 def _publish(work: Work, source: Path, output: Path) -> None:
-    """Links a finished directory into `output`, `step.json` last; copies where the disk has no links."""
+    """Links a finished directory into `output`, `step.json` last; copies where the disk has no
+    links."""
     _begin(work, output)
-    files = [file for file in source.rglob("*") if file.is_file() and file.relative_to(source) != Path(STEP_FILE)]
+    files = [
+        file
+        for file in source.rglob("*")
+        if file.is_file() and file.relative_to(source) != Path(STEP_FILE)
+    ]
     for file in [*files, source / STEP_FILE]:
         target = output / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -333,19 +411,26 @@ def _held(directory: Path) -> dict[str, Any] | None:
 
 
 def _make_room(work: Work, output: Path, replace: bool) -> None:
-    """Raises ConfigError where `output` is not a directory for this step, or holds work of other settings that nobody gave up."""
+    """Raises ConfigError where `output` is not a directory for this step, or holds work of other
+    settings that nobody gave up."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output {output} is a file; give a directory")
     held = _held(output)
     if not held and not (output / KEY_FILE).exists() and output.exists() and any(output.iterdir()):
-        raise ConfigError(f"output {output} is not empty and holds no result of omnicore; give a new or empty directory")
+        raise ConfigError(
+            f"output {output} is not empty and holds no result of omnicore; give a new or empty"
+            " directory"
+        )
     if held and held["step"] != work.step:
-        raise ConfigError(f"output {output} holds a result of {held['step']}; give {work.step} a directory of its own")
+        raise ConfigError(
+            f"output {output} holds a result of {held['step']}; give {work.step} a directory of"
+            " its own"
+        )
     if not replace and (others := _held_by_others(output, work.key)):
         told = differences(others.decides, work.decides)
         raise ConfigError(
-            f"output {output} holds {others.what}{told}. Give another --output, or --replace to exchange it once the new result is "
-            "finished"
+            f"output {output} holds {others.what}{told}. Give another --output, or --replace to"
+            " exchange it once the new result is finished"
         )
 
 
@@ -357,14 +442,21 @@ class Others(NamedTuple):
 
 
 def _held_by_others(directory: Path, key: str) -> Others | None:
-    """What would be lost if the work of `key` began in `directory`: a finished result, or journals, of another key."""
+    """What would be lost if the work of `key` began in `directory`: a finished result, or journals,
+    of another key."""
     held = _held(directory)
     if held:
-        return Others(f"a finished {held['section']}", held.get("decides", {})) if held["key"] != key else None
+        return (
+            Others(f"a finished {held['section']}", held.get("decides", {}))
+            if held["key"] != key
+            else None
+        )
     if not (directory / KEY_FILE).is_file():
         return None
     theirs, _, decides = (directory / KEY_FILE).read_text().partition("\n")
-    journals = sorted(path.name for path in directory.glob("*.journal") if path.name != KEY_FILE and _size(path))
+    journals = sorted(
+        path.name for path in directory.glob("*.journal") if path.name != KEY_FILE and _size(path)
+    )
     if theirs in ("", key) or not journals:
         return None
     known = json.loads(decides) if decides else {}
@@ -377,11 +469,16 @@ def _size(path: Path) -> int:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What differs between two works' `decides`, at most five settings, to stand behind their name."""
+    """What differs between two works' `decides`, at most five settings, to stand behind their
+    name."""
     if not theirs:
         return " of other settings"
     old, new = dict(_leaves(theirs)), dict(_leaves(ours))
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name) and name != "profile.hash"]
+    names = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name != "profile.hash"
+    ]
     if not names:
         return " made with another format of prompts and answers"
     told = [_difference(name, old.get(name), new.get(name), ours["section"]) for name in names[:5]]
@@ -442,7 +539,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds `<directory>.lock`. The kernel lets go of it when the process ends, however it ends."""
+    """Holds `<directory>.lock`.
+
+    The kernel lets go of it when the process ends, however it ends.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with directory.with_name(directory.name + ".lock").open("a") as file:
         waiting_since = None
@@ -451,7 +551,10 @@ def _locked(directory: Path) -> Iterator[None]:
                 waiting_since = time.monotonic()
                 print(f"another process works on {directory}; waiting", file=sys.stderr, flush=True)
             elif time.monotonic() - waiting_since > WAIT:
-                raise StepBusy(f"another process works on {directory}, for more than {WAIT:.0f} s now; end it, or try again later")
+                raise StepBusy(
+                    f"another process works on {directory}, for more than {WAIT:.0f} s now; end it,"
+                    " or try again later"
+                )
             time.sleep(POLL)
         yield
 

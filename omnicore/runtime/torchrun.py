@@ -1,8 +1,10 @@
-"""A step by all processes that torchrun has started. The first decides, writes and publishes; the others train along.
+"""A step by all processes that torchrun has started.
 
-Each process runs the same command. The first does what it would do alone: it takes the lock, finds a finished result or goes on
-with an unfinished one. Only when there is work does it call the others, who wait until then and end when its result is published. A
-process that fails ends with a status that is not 0, and torchrun ends the others.
+The first decides, writes and publishes; the others train along. Each process runs the same command.
+The first does what it would do alone: it takes the lock, finds a finished result or goes on with an
+unfinished one. Only when there is work does it call the others, who wait until then and end when
+its result is published. A process that fails ends with a status that is not 0, and torchrun ends
+the others.
 """
 
 from __future__ import annotations
@@ -27,14 +29,25 @@ from omnicore.storage import store
 
 
 def run(
-    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, *, section: str | None = None, replace: bool = False
+    step: str,
+    recipe: Recipe,
+    inputs: Mapping[str, str],
+    output: str,
+    *,
+    section: str | None = None,
+    replace: bool = False,
 ) -> None:
-    """`staging.run`, by as many processes as there are. Raises what it raises, and ConfigError for a step that takes one."""
+    """`staging.run`, by as many processes as there are.
+
+    Raises what it raises, and ConfigError for a step that takes one.
+    """
     if distributed.world() == 1:
         remote.run(step, recipe, inputs, output, section=section, replace=replace)
         return
     if step not in TRAINING:
-        raise ConfigError(f"step {step} takes one process, not {distributed.world()}: run it without torchrun")
+        raise ConfigError(
+            f"step {step} takes one process, not {distributed.world()}: run it without torchrun"
+        )
     team = Team()
     if not distributed.first():
         _follow(step, recipe, inputs, output, section or step, team)
@@ -42,10 +55,17 @@ def run(
 
     # Before anybody loads a model.
     field = TRAINING[step]
-    distributed.share(getattr(getattr(recipe, section or step), field), f"{section or step}.{field}")
+    distributed.share(
+        getattr(getattr(recipe, section or step), field), f"{section or step}.{field}"
+    )
 
-    def lead(recipe: Recipe, _config: Any, places: Mapping[str, Path], directory: Path) -> dict[str, Any]:
-        told = {role: {"place": str(place), "digest": read_step(place)["digest"]} for role, place in places.items()}
+    def lead(
+        recipe: Recipe, _config: Any, places: Mapping[str, Path], directory: Path
+    ) -> dict[str, Any]:
+        told = {
+            role: {"place": str(place), "digest": read_step(place)["digest"]}
+            for role, place in places.items()
+        }
         team.say("work", json.dumps(told))
         with team.at_work():
             return in_process(step, section or step, recipe, places, directory)
@@ -56,23 +76,31 @@ def run(
         team.hear(f"gone/{other}")
 
 
-def _follow(step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, section: str, team: Team) -> None:
+def _follow(
+    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, section: str, team: Team
+) -> None:
     word, called = team.hear("work", "end")
     if word == "work":
         fetched, own = (
-            remote.scratch(output, f".{whose}") for whose in (f"node-{distributed.node()}", f"rank-{distributed.rank()}")
+            remote.scratch(output, f".{whose}")
+            for whose in (f"node-{distributed.node()}", f"rank-{distributed.rank()}")
         )
         places = _places(inputs, json.loads(called), fetched, team)
         with team.at_work(), without_deprecations():
-            import_module(f"omnicore.steps.{step}").run(recipe, getattr(recipe, section), places, own)
+            import_module(f"omnicore.steps.{step}").run(
+                recipe, getattr(recipe, section), places, own
+            )
         team.hear("end")
         for directory in (fetched, own):
             shutil.rmtree(directory, ignore_errors=True)
     team.say(f"gone/{distributed.rank()}")
 
 
-def _places(inputs: Mapping[str, str], called: Mapping[str, Mapping[str, str]], fetched: Path, team: Team) -> dict[str, Path]:
-    """The inputs where this process can read them: on the first one's node they are there, on another its first process fetches."""
+def _places(
+    inputs: Mapping[str, str], called: Mapping[str, Mapping[str, str]], fetched: Path, team: Team
+) -> dict[str, Path]:
+    """The inputs where this process can read them: on the first one's node they are there, on
+    another its first process fetches."""
     if distributed.node() == 0:
         return {role: Path(told["place"]) for role, told in called.items()}
     places = {}
@@ -86,7 +114,8 @@ def _places(inputs: Mapping[str, str], called: Mapping[str, Mapping[str, str]], 
             team.hear(f"fetched/{distributed.node()}/{role}")
         if read_step(local)["digest"] != called[role]["digest"]:
             raise DataError(
-                f"input {role} {place} is another one on node {distributed.node()} than on the first: give all the same"
+                f"input {role} {place} is another one on node {distributed.node()} than on the"
+                " first: give all the same"
             )
         places[role] = local
     return places

@@ -1,13 +1,16 @@
-"""A warm process for laptop runs: what heavy steps import is imported once, then every step is a fork of it.
+"""A warm process for laptop runs: what heavy steps import is imported once, then every step is a
+fork of it.
 
-Each step of a local pipeline is a process of its own, and importing torch, transformers and trl costs each about nine
-seconds of CPU. `python -m omnicore.runtime.worker SOCKET` pays once: it imports while light steps run, listens on a unix socket
-and forks a child per request; `call` is the other end. The child writes to the requester's stdout and stderr, and its
-summary or error goes back as one line of JSON.
+Each step of a local pipeline is a process of its own, and importing torch, transformers and trl
+costs each about nine seconds of CPU. `python -m omnicore.runtime.worker SOCKET` pays once: it
+imports while light steps run, listens on a unix socket and forks a child per request; `call` is the
+other end. The child writes to the requester's stdout and stderr, and its summary or error goes back
+as one line of JSON.
 
-No torch operation runs before a fork: OpenMP threads do not survive it, and a child that needs them would hang.
-A child dies when its requester's connection closes or the worker dies; the worker dies with the process that started it
-(end of its stdin everywhere, the kernel's parent-death signal on Linux, so also when that is killed).
+No torch operation runs before a fork: OpenMP threads do not survive it, and a child that needs them
+would hang. A child dies when its requester's connection closes or the worker dies; the worker dies
+with the process that started it (end of its stdin everywhere, the kernel's parent-death signal on
+Linux, so also when that is killed).
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one step, without `run_step`'s cache and locks, which are the requester's. Returns the step's summary."""
+    """The work of one step, without `run_step`'s cache and locks, which are the requester's.
+
+    Returns the step's summary.
+    """
     from omnicore.config.recipe import parse_recipe
     from omnicore.runtime.run import in_process
 
@@ -50,9 +56,9 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Any]:
 def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> dict[str, Any]:
     """Has the worker at a socket run a request and returns its summary.
 
-    Waits up to `patience` seconds for a worker that is just starting. Raises what the step raised: an OmniError of the same
-    class and message, or RuntimeError for a bug, whose traceback stands in this process's stderr; OmniError when the step
-    was killed.
+    Waits up to `patience` seconds for a worker that is just starting. Raises what the step raised:
+    an OmniError of the same class and message, or RuntimeError for a bug, whose traceback stands in
+    this process's stderr; OmniError when the step was killed.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         for left in range(int(patience / POLL), -1, -1):
@@ -61,9 +67,14 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
                 break
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 if not left:
-                    raise errors.OmniError(f"no worker answers on {address}: see the run's log, then run again") from error
+                    raise errors.OmniError(
+                        f"no worker answers on {address}: see the run's log, then run again"
+                    ) from error
                 time.sleep(POLL)
-        line = json.dumps({**request, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode() + b"\n"
+        line = (
+            json.dumps({**request, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
+            + b"\n"
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         socket.send_fds(connection, [line[:1]], [1, 2])
@@ -75,14 +86,22 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
     if "error" in answer:
         raise getattr(errors, answer["error"], RuntimeError)(answer["message"])
     killed = f"by signal {answer['signal']}" if "signal" in answer else "with its worker"
-    raise errors.OmniError(f"the step was killed {killed}: if memory ran out, free some; the same command goes on where it was")
+    raise errors.OmniError(
+        f"the step was killed {killed}: if memory ran out, free some; the same command goes on"
+        " where it was"
+    )
 
 
 def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
-    """Listens on a unix socket until stdin ends. Never returns."""
+    """Listens on a unix socket until stdin ends.
+
+    Never returns.
+    """
     die_with_parent()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start its threads at import
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; who started this process ends it
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole terminal; who started this process ends it
     todo, children = list(modules), dict[int, socket.socket]()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -105,16 +124,20 @@ def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODUL
 
 
 def warm(module: str) -> None:
-    """Imports a module and takes it out of the garbage collector's sight, so that children share its memory pages."""
+    """Imports a module and takes it out of the garbage collector's sight, so that children share
+    its memory pages."""
     try:
         importlib.import_module(module)
     except ImportError as error:
-        print(f"worker: {module} is left out: {error}", file=sys.stderr, flush=True)  # the step that needs it will say so
+        print(
+            f"worker: {module} is left out: {error}", file=sys.stderr, flush=True
+        )  # the step that needs it will say so
     gc.freeze()
 
 
 def reap(children: dict[int, socket.socket]) -> None:
-    """Closes the connections of ended children; one that was killed could not answer, so the answer is given here."""
+    """Closes the connections of ended children; one that was killed could not answer, so the answer
+    is given here."""
     while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
         pid, status = ended
         with children.pop(pid) as connection, contextlib.suppress(OSError):
@@ -123,7 +146,10 @@ def reap(children: dict[int, socket.socket]) -> None:
 
 
 def become(connection: socket.socket, work: Work) -> None:
-    """In the child: takes over the requester's output, environment and directory, works, answers. Never returns."""
+    """In the child: takes over the requester's output, environment and directory, works, answers.
+
+    Never returns.
+    """
     die_with_parent()
     first, fds, _, _ = socket.recv_fds(connection, 1, 2)
     for number, fd in enumerate(fds, 1):

@@ -52,40 +52,54 @@ Style = Literal["value", "letter"]
 Named = str | frozenset[str]
 T = TypeVar("T")
 Reader = Callable[[str], T | None]
-Claim = tuple[T | None, bool]  # what is stated, and whether it is stated outright, be it readable or not
+Claim = tuple[
+    T | None, bool
+]  # what is stated, and whether it is stated outright, be it readable or not
 
 _ANSWER_TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*+)\}")
-_LABELLED = re.compile(r"(?:[Aa]nswer: *)?(?:\((?P<a>[A-Za-z])\)[.:、]? *(?P<x>.*)|(?P<b>[A-Z])(?:[.:)、] *(?P<y>.*))?)")
+_LABELLED = re.compile(
+    r"(?:[Aa]nswer: *)?(?:\((?P<a>[A-Za-z])\)[.:、]? *(?P<x>.*)|(?P<b>[A-Z])(?:[.:)、]"
+    r" *(?P<y>.*))?)"
+)
 _LIST = re.compile(r"( ?(?:, ?and\b|[,;、&和]|\band\b) ?)", re.IGNORECASE)
 _LISTED = re.compile(rf"{X}(?:\s*(?:,\s*and\b|[,;、&和]|\band\b|以及)\s*{X})+", re.IGNORECASE)
 _CAPITALS = re.compile(r"[A-Z](?: ?[A-Z])+")
-_STATED_CAPITALS = re.compile(r"((?:(?i:answer)|答案)[*_]*\s*(?:is|:|是|为|选)+[ *_]*|选)([A-Z](?: ?[A-Z])+)(?![A-Za-z])")
+_STATED_CAPITALS = re.compile(
+    r"((?:(?i:answer)|答案)[*_]*\s*(?:is|:|是|为|选)+[ *_]*|选)([A-Z](?: ?[A-Z])+)(?![A-Za-z])"
+)
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,5}|[0-9]{1,18})(?:\.[0-9]{1,18})?")
 _TIME = r"(?:[0-9]{1,3}:[0-5]?[0-9]|[0-9]{1,6})(?:\.[0-9]{1,6})?"
 _SECONDS = r"(?: ?(?:s|sec|secs|seconds?)\b)?"
-_SPAN = re.compile(rf"(?:from |between )?[\[(]? ?({_TIME}){_SECONDS} ?(?:-|–|to|until|and|,) ?({_TIME}){_SECONDS} ?[\])]?")
+_SPAN = re.compile(
+    rf"(?:from |between )?[\[(]? ?({_TIME}){_SECONDS} ?(?:-|–|to|until|and|,) ?({_TIME}){_SECONDS}"
+    r" ?[\])]?"
+)
 _QUOTIENT = re.compile(rf"({_NUMBER.pattern}) ?/ ?({_NUMBER.pattern})")
-_TEX_QUOTIENT = re.compile(r"(?<![\w.,)}])\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")  # 2\frac{1}{2} is no 21/2
+_TEX_QUOTIENT = re.compile(
+    r"(?<![\w.,)}])\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"
+)  # 2\frac{1}{2} is no 21/2
 _PLACES = 12  # decimals of a quotient
 _TIMES = re.compile(r" ?(?:times?|次|个)$")
 _PER_CENT = re.compile(r" ?(?:\\?%|per ?cent)$")
 _WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty"
 ).split()
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[a-z]{2,}(?: [a-z]{2,})*")  # one letter may be a place
 # Words of texts that decline, deny, repeat the instruction or count places: these name nothing.
 _NAMELESS = frozenset(
-    "all an another answer any both cannot choice choose correct either false first fourth idk impossible last letter maybe na "
-    "neither none not nothing option other perhaps possibly question right second sorry third true uncertain unclear "
-    "undetermined unknown unsure wrong".split()
+    "all an another answer any both cannot choice choose correct either false first fourth idk"
+    " impossible last letter maybe na neither none not nothing option other perhaps possibly"
+    " question right second sorry third true uncertain unclear undetermined unknown unsure wrong".split()
 )
 # Numbers and times as they stand in sentences, with nothing beside them that would change them.
 _NUMBER_WITHIN = re.compile(
-    rf"(?<![A-Za-z0-9_.,:$~<>=+/*^%-])(?<![=<>~+*/] )(?:\b(?:{'|'.join(_WORDS)})\b|{_NUMBER.pattern}(?: ?/ ?{_NUMBER.pattern})?)"
-    r"(?: ?(?:times?\b|次|个))?(?: ?(?:\\?%|per ?cent\b))?(?![A-Za-z0-9_^*+:%/\\]|[.,]\d| ?[–+*/=<>^-] ?\d)",
+    r"(?<![A-Za-z0-9_.,:$~<>=+/*^%-])(?<![=<>~+*/]"
+    rf" )(?:\b(?:{'|'.join(_WORDS)})\b|{_NUMBER.pattern}(?: ?/ ?{_NUMBER.pattern})?)"
+    r"(?: ?(?:times?\b|次|个))?(?: ?(?:\\?%|per ?cent\b))?(?![A-Za-z0-9_^*+:%/\\]|[.,]\d|"
+    r" ?[–+*/=<>^-] ?\d)",
     re.IGNORECASE,
 )
 _UNIT = r"\s?(?:s|sec|secs|seconds?)\b"
@@ -104,20 +118,35 @@ _HEAD = re.compile(
 _SENTENCE_END = re.compile(r"[.!](?=\s|[*_`]|$)")
 
 
-def read(reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None) -> Named | None:
-    """Return what the reply names: a text by the query's kind, the members of a set, None where there is no single answer."""
+def read(
+    reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None
+) -> Named | None:
+    """Return what the reply names: a text by the query's kind, the members of a set, None where
+    there is no single answer."""
     shown = [query.options[i] for i in permutation or range(len(query.options))]
     published = query.native.get("answer", "")
     match query.answer_kind:
         case AnswerKind.choice:
             return extract(reply, shown, style)
         case AnswerKind.yes_no:
-            return _read(reply, partial(_option, options=shown, style=style), partial(_yes_no_stated, options=shown, style=style))
+            return _read(
+                reply,
+                partial(_option, options=shown, style=style),
+                partial(_yes_no_stated, options=shown, style=style),
+            )
         case AnswerKind.set:
             _check_letters(shown, style)
-            return _read(reply, partial(_members, options=shown, style=style), partial(_members_stated, options=shown, style=style))
+            return _read(
+                reply,
+                partial(_members, options=shown, style=style),
+                partial(_members_stated, options=shown, style=style),
+            )
         case AnswerKind.number:
-            return _read(reply, partial(number, published=published), partial(_number_stated, published=published))
+            return _read(
+                reply,
+                partial(number, published=published),
+                partial(_number_stated, published=published),
+            )
         case AnswerKind.interval:
             return _read(reply, _interval, _interval_stated)
         case AnswerKind.text:
@@ -139,7 +168,9 @@ def foreign(reply: str, query: Query, style: Style) -> bool:
         return False
     name = names.pop()
     if query.answer_kind is AnswerKind.yes_no:
-        return (value := number(name)) is not None and Decimal(value) not in range(len(query.options) + 1)
+        return (value := number(name)) is not None and Decimal(value) not in range(
+            len(query.options) + 1
+        )
     return _is_foreign(name, query.options, style)
 
 
@@ -147,38 +178,58 @@ def _is_foreign(name: str, options: Sequence[str], style: Style) -> bool:
     """Return whether no option can be meant by a name, given in small letters."""
     if style == "letter":
         beyond = string.ascii_lowercase[len(options) :]
-        return (letter := name.strip("().")) != "" and letter in beyond and letter not in "ivx"  # Roman numbers are places
+        return (
+            (letter := name.strip("().")) != "" and letter in beyond and letter not in "ivx"
+        )  # Roman numbers are places
     if (value := number(name)) is not None:
         numbers = [number(option) for option in options]
         return None not in numbers and value not in numbers  # a 2 among texts may be a place
     words = name.split()
     of_options = [_WORD.findall(normal(option)) for option in options]
-    shared = {word[:3] for option in of_options for word in option}.intersection(word[:3] for word in words)
+    shared = {word[:3] for option in of_options for word in option}.intersection(
+        word[:3] for word in words
+    )
     short = len(words) <= max(map(len, of_options))
-    return short and not shared and not _NAMELESS.intersection(words) and bool(_NAME.fullmatch(name))
+    return (
+        short and not shared and not _NAMELESS.intersection(words) and bool(_NAME.fullmatch(name))
+    )
 
 
 def extract(reply: str, options: Sequence[str], style: Style) -> str | None:
-    """Return the single option that `reply` names, `options` being in the order shown; None when there is none.
+    """Return the single option that `reply` names, `options` being in the order shown; None when
+    there is none.
 
     Raises ValueError for more options than letters.
     """
     _check_letters(options, style)
-    return _read(reply, partial(_option, options=options, style=style), partial(_option_stated, options=options, style=style))
+    return _read(
+        reply,
+        partial(_option, options=options, style=style),
+        partial(_option_stated, options=options, style=style),
+    )
 
 
 def _check_letters(options: Sequence[str], style: Style) -> None:
     if style == "letter" and len(options) > len(string.ascii_uppercase):
-        raise ValueError(f"{len(options)} options but only {len(string.ascii_uppercase)} letters: use style `value`")
+        raise ValueError(
+            f"{len(options)} options but only {len(string.ascii_uppercase)} letters: use style"
+            " `value`"
+        )
 
 
 def _read(reply: str, whole: Reader[T], stated: Callable[[str], Claim[T]]) -> T | None:
-    """Return the one answer: `whole` reads a text with nothing left over, `stated` the statements of one."""
-    return _in_parts(reply, partial(_segment, whole=whole, stated=stated), partial(_segment, whole=whole, stated=stated))
+    """Return the one answer: `whole` reads a text with nothing left over, `stated` the statements
+    of one."""
+    return _in_parts(
+        reply,
+        partial(_segment, whole=whole, stated=stated),
+        partial(_segment, whole=whole, stated=stated),
+    )
 
 
 def _in_parts(reply: str, inside: Reader[T], outside: Reader[T]) -> T | None:
-    """Read the answer tags or the JSON object of a reply by `inside`, else all of it by `outside`."""
+    """Read the answer tags or the JSON object of a reply by `inside`, else all of it by
+    `outside`."""
     before, *tagged = _ANSWER_TAG.split(spoken(reply))
     if tagged:
         if [tag.lower() for tag in tagged[::2]] != ["<answer>", "</answer>"] * (len(tagged) // 4):
@@ -190,8 +241,12 @@ def _in_parts(reply: str, inside: Reader[T], outside: Reader[T]) -> T | None:
 
 
 def _single(found: Iterable[T | None]) -> T | None:
-    """Return the one thing that all found name; None for nothing found, a miss among them, or two different. Reads no further
-    than it must: a stuttering reply holds thousands."""
+    """Return the one thing that all found name; None for nothing found, a miss among them, or two
+    different.
+
+    Reads no further
+    than it must: a stuttering reply holds thousands.
+    """
     rest = iter(found)
     first = next(rest, None)
     return first if first is not None and all(other == first for other in rest) else None
@@ -218,7 +273,9 @@ def _option(content: str, options: Sequence[str], style: Style) -> str | None:
     if style == "letter" and (match := _LABELLED.fullmatch(bare(content.replace("**", "")))):
         place = string.ascii_uppercase.index((match["a"] or match["b"]).upper())
         text = match["x"] or match["y"]
-        if place < len(options) and (not text or normal(text) == normal(options[place].replace("**", ""))):
+        if place < len(options) and (
+            not text or normal(text) == normal(options[place].replace("**", ""))
+        ):
             return options[place]
         return None
     # Exact texts first: options may differ in case or marks alone.
@@ -251,7 +308,9 @@ def _members(content: str, options: Sequence[str], style: Style) -> frozenset[st
         return None
     if style == "letter" and _CAPITALS.fullmatch(capitals := bare(text.replace("**", ""))):
         return _rising(capitals, options)
-    found = set(_readings(_LIST.split(text), options, style)) or set(_readings(_LIST.split(bare(text)), options, style))
+    found = set(_readings(_LIST.split(text), options, style)) or set(
+        _readings(_LIST.split(bare(text)), options, style)
+    )
     return found.pop() if len(found) == 1 else None
 
 
@@ -262,26 +321,36 @@ def _rising(capitals: str, options: Sequence[str]) -> frozenset[str] | None:
 
 
 def _members_stated(text: str, options: Sequence[str], style: Style) -> Claim[frozenset[str]]:
-    """Lists in sentences become references to sets. Options that are lists themselves are read as a whole alone."""
+    """Lists in sentences become references to sets.
+
+    Options that are lists themselves are read as a whole alone.
+    """
     if style == "value" and any(len(_LIST.split(option)) > 1 for option in options):
         return None, False
     if style == "letter":
-        text = _STATED_CAPITALS.sub(lambda found: found[1] + ", ".join(found[2].replace(" ", "")), text)
+        text = _STATED_CAPITALS.sub(
+            lambda found: found[1] + ", ".join(found[2].replace(" ", "")), text
+        )
     sets: dict[frozenset[str], int] = {}
 
     def listed(found: re.Match[str]) -> str:
         references = re.findall(X, found[0])
         if UNCLEAR in references or len(set(references)) < len(references):
             return UNCLEAR
-        return mark(sets.setdefault(frozenset(options[number_of(r)] for r in references), len(sets)))
+        return mark(
+            sets.setdefault(frozenset(options[number_of(r)] for r in references), len(sets))
+        )
 
     referred = refer(text, options, letters=style == "letter")
     stated = statements(re.sub(rf"{_LISTED.pattern}|{X}", listed, referred, flags=re.IGNORECASE))
     return list(sets)[number_of(stated.one)] if stated.one else None, stated.announced
 
 
-def _readings(tokens: Sequence[str], options: Sequence[str], style: Style) -> Iterator[frozenset[str]]:
-    """All sets that tokens (texts and what joins them, in turn) may name; an option's own text may hold a comma or an "and"."""
+def _readings(
+    tokens: Sequence[str], options: Sequence[str], style: Style
+) -> Iterator[frozenset[str]]:
+    """All sets that tokens (texts and what joins them, in turn) may name; an option's own text may
+    hold a comma or an "and"."""
     widest = max(len(_LIST.split(option)) for option in options)
 
     def read(start: int, named: frozenset[str]) -> Iterator[frozenset[str]]:
@@ -296,8 +365,11 @@ def _readings(tokens: Sequence[str], options: Sequence[str], style: Style) -> It
 
 
 def number(text: str, published: str = "") -> str | None:
-    """The number that a text is, in its shortest digits; None where it is none. Quotients and per cent are numbers where
-    `published`, the answer as its publisher writes it, is one."""
+    """The number that a text is, in its shortest digits; None where it is none.
+
+    Quotients and per cent are numbers where
+    `published`, the answer as its publisher writes it, is one.
+    """
     published = _TEX_QUOTIENT.sub(r"\1/\2", published)
     bare = _TIMES.sub("", normal(_TEX_QUOTIENT.sub(r"\1/\2", text))) if len(text) < 200 else ""
     if _PER_CENT.search(normal(published)):
@@ -317,7 +389,9 @@ def _shortest(value: Decimal) -> str:
 
 
 def _number_stated(text: str, published: str) -> Claim[str]:
-    referred, values = refer_by(_TEX_QUOTIENT.sub(r"\1/\2", text), _NUMBER_WITHIN, lambda found: number(found[0], published))
+    referred, values = refer_by(
+        _TEX_QUOTIENT.sub(r"\1/\2", text), _NUMBER_WITHIN, lambda found: number(found[0], published)
+    )
     stated = statements(referred, COUNTS)
     return values[number_of(stated.one)] if stated.one else None, stated.announced
 
@@ -354,7 +428,8 @@ def _read_open(reply: str) -> str | None:
 
 
 def _text(content: str) -> str | None:
-    """Return what `content` says, where it holds no statement or box that says it in other words."""
+    """Return what `content` says, where it holds no statement or box that says it in other
+    words."""
     narrow = content.translate(NARROW)
     inside = _BOX.sub("", narrow, 1).strip(" $.") if "\\boxed{" in narrow else ""
     return None if inside or _HEAD.search(narrow) else open_text(content) or None
@@ -369,7 +444,10 @@ def _text_stated(text: str) -> str | None:
         return None  # a box left open
     heads = list(_HEAD.finditer(rest))
     ends = [head.start() for head in heads[1:]] + [len(rest)]
-    said += [None if head["denied"] else _claimed(rest[head.end() : end]) for head, end in zip(heads, ends, strict=False)]
+    said += [
+        None if head["denied"] else _claimed(rest[head.end() : end])
+        for head, end in zip(heads, ends, strict=False)
+    ]
     return _single(said)
 
 
@@ -380,6 +458,9 @@ def _claimed(rest: str) -> str | None:
 
 
 def open_text(text: str) -> str:
-    """What two texts share that mean the same answer. Closed sets of answers join words by "_", as in `acoustic_guitar`."""
+    """What two texts share that mean the same answer.
+
+    Closed sets of answers join words by "_", as in `acoustic_guitar`.
+    """
     named = normal(text.replace("_", " "))
     return str(_WORDS.index(named)) if named in _WORDS else named

@@ -1,9 +1,11 @@
-"""Replace every reference to an option in a reply by one character, so that `statements.py` is about words alone.
+"""Replace every reference to an option in a reply by one character, so that `statements.py` is
+about words alone.
 
-References are, with options shown by letters: labels (B, (B), [b], "option b", "B." and the like, alone or with the option's own
-text beside them) and the options' texts; with options shown by their texts: the texts. A label beside the text of another option
-is `UNCLEAR`, and so is a letter that no option has. A small letter is a label in brackets, after "option" or "answer:", or where
-it is all there is; "A" and "I" before a word are an article and a pronoun.
+References are, with options shown by letters: labels (B, (B), [b], "option b", "B." and the like,
+alone or with the option's own text beside them) and the options' texts; with options shown by their
+texts: the texts. A label beside the text of another option is `UNCLEAR`, and so is a letter that no
+option has. A small letter is a label in brackets, after "option" or "answer:", or where it is all
+there is; "A" and "I" before a word are an article and a pronoun.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ _VERB = (
     r"than|rather|then|given|due|for|which|in|at|with|instead|to|best)\b"
 )
 _LABEL = re.compile(
-    rf"(?:\b(?i:option|choice|letter)\s+|选项\s*)[\"'(\[]{{0,3}}(?P<named>[A-Za-z])\b[\"')\]]{{0,3}}(?P<mark0>[.:、](?=\s|$|{_T}))?"
+    r"(?:\b(?i:option|choice|letter)\s+|选项\s*)[\"'(\[]{0,3}(?P<named>[A-Za-z])\b[\"')\]]{0,3}(?P<mark0>[.:、"
+    rf"](?=\s|$|{_T}))?"
     r"|(?<![\w(])[(\[]\s*(?P<boxed>[A-Za-z])\s*[)\]](?P<mark1>[.:、](?=\s|$))?"
     r"|(?<![\w('])(?P<listed>[a-z])\)(?=\s|$)"
     r"|(?<=(?i:answer is |option is |choice is ))(?P<small>[b-hj-z])(?=[\s.,;!)]|$)"
     r"|^(?P<first>[a-z])[.:](?=\s)"
     r"|(?<=(?i:answer: ))(?P<small2>[a-z])(?=[.,;!)]|\s*$|\s*\n)"
     rf"|(?<![A-Za-z0-9_.])(?<!\w')(?<![A-Za-z]{{2}}-)(?!I\s(?!(?:is|or|and|because|since)\b)[A-Za-z])(?!A\s(?!{_VERB})[A-Za-z])"
-    rf"(?P<plain>[A-Z])(?![A-Za-z0-9_#♯♭+&]|'\w|-[a-z]|\.[A-Za-z]|\s(?:sharp|flat|major|minor)\b)(?P<mark2>[.):、](?=[\s\"')]|$|{_T}))?",
+    r"(?P<plain>[A-Z])(?![A-Za-z0-9_#♯♭+&]|'\w|-[a-z]|\.[A-Za-z]|\s(?:sharp|flat|major|minor)\b)(?P<mark2>[.):、"
+    rf"](?=[\s\"')]|$|{_T}))?",
     re.MULTILINE,
 )
 # What follows a word like yes or no that is an answer: "no dog", "No. 5" and "No-one" are none.
@@ -69,16 +73,22 @@ def _texts(options: frozenset[str]) -> tuple[re.Pattern[str] | None, Mapping[str
     if not shapes:
         return None, {}
     pattern = "|".join(_bounded(shape) for shape in shapes)
-    return re.compile(rf"(?:\b(?:an?|the)\s+)?(?:{pattern})", re.IGNORECASE), {k: frozenset(v) for k, v in named.items()}
+    return re.compile(rf"(?:\b(?:an?|the)\s+)?(?:{pattern})", re.IGNORECASE), {
+        k: frozenset(v) for k, v in named.items()
+    }
 
 
 def _bounded(shape: str) -> str:
     """A pattern of a text that does not match inside a longer word or number."""
     before = after = ""
     if re.match(r"\w", shape):
-        before = rf"(?<![^\W{_HAN}])" + (r"(?<!\d[.,:/])(?<![-+~<>$])" if shape[0].isdigit() else r"(?<!\w-)")
+        before = rf"(?<![^\W{_HAN}])" + (
+            r"(?<!\d[.,:/])(?<![-+~<>$])" if shape[0].isdigit() else r"(?<!\w-)"
+        )
     if re.search(r"\w\Z", shape):
-        after = rf"(?![^\W{_HAN}])(?!-\w|'\w)" + (r"(?![%!+*/^]|[.,:]\d)" if shape[-1].isdigit() else "")
+        after = rf"(?![^\W{_HAN}])(?!-\w|'\w)" + (
+            r"(?![%!+*/^]|[.,:]\d)" if shape[-1].isdigit() else ""
+        )
     if len(shape) == 1 and re.match(f"[{_HAN}]", shape):  # "不是" and "但是" hold "是"
         before, after = f"(?:(?<![{_HAN}])|(?<=答案是)|(?<=答案为))", f"(?![{_HAN}])"
     if shape.casefold() in _POLAR:
@@ -96,11 +106,17 @@ def refer(text: str, options: Sequence[str], letters: bool) -> str:
     text = flat(text)
     if letters and (only := _ONLY.fullmatch(text.strip())):
         return _place(only["letter"], options)
-    quoted = frozenset(o for o in options if not (letters and len(o.strip()) == 1 and o.strip().isalpha()))
+    quoted = frozenset(
+        o for o in options if not (letters and len(o.strip()) == 1 and o.strip().isalpha())
+    )
     pattern, named = _texts(quoted)
 
     def texts(found: re.Match[str]) -> str:
-        key = _ARTICLE.sub("", " ".join(found[0].split()), count=1) if _ARTICLE.match(found[0]) else " ".join(found[0].split())
+        key = (
+            _ARTICLE.sub("", " ".join(found[0].split()), count=1)
+            if _ARTICLE.match(found[0])
+            else " ".join(found[0].split())
+        )
         members = named.get(key.casefold(), frozenset())
         exact = [o for o in members if _shape(o) == key]
         chosen = exact if len(exact) == 1 else list(members)
@@ -108,7 +124,9 @@ def refer(text: str, options: Sequence[str], letters: bool) -> str:
 
     text = pattern.sub(texts, text) if pattern else text
     if letters:
-        text = _labels(_BEHIND.sub(lambda found: _both(found["letter"], found["text"], options), text), options)
+        text = _labels(
+            _BEHIND.sub(lambda found: _both(found["letter"], found["text"], options), text), options
+        )
     return re.sub(_T, lambda found: mark(ord(found[0]) - _TEXT), text)
 
 
@@ -123,14 +141,25 @@ def _both(letter: str, text: str, options: Sequence[str]) -> str:
 
 
 def _labels(text: str, options: Sequence[str]) -> str:
-    """Replace labels. A mark after one ends its sentence: "B: it barks" says B, and why."""
+    """Replace labels.
+
+    A mark after one ends its sentence: "B: it barks" says B, and why.
+    """
     pieces: list[str] = []
     end = 0
     for label in _LABEL.finditer(text):
         if label.start() < end:
             continue
         groups = label.groupdict()
-        letter = next(filter(None, (groups[name] for name in ("named", "boxed", "listed", "small", "small2", "first", "plain"))))
+        letter = next(
+            filter(
+                None,
+                (
+                    groups[name]
+                    for name in ("named", "boxed", "listed", "small", "small2", "first", "plain")
+                ),
+            )
+        )
         reference, after = _place(letter, options), label.end()
         marked = any(groups[name] for name in ("mark0", "mark1", "mark2", "listed", "first"))
         if beside := _BESIDE.match(text, after):
@@ -138,13 +167,22 @@ def _labels(text: str, options: Sequence[str]) -> str:
             if same != UNCLEAR or _ENDS.match(text, beside.end()):
                 reference, after = same, beside.end()
         named = groups["named"] or groups["boxed"]
-        pieces += [text[end : label.start()], reference, "." if marked and not (named and after > label.end()) else ""]
+        pieces += [
+            text[end : label.start()],
+            reference,
+            "." if marked and not (named and after > label.end()) else "",
+        ]
         end = after
     return "".join([*pieces, text[end:]])
 
 
-def refer_by(text: str, pattern: re.Pattern[str], value: Callable[[re.Match[str]], str | None]) -> tuple[str, list[str]]:
-    """Replace what `pattern` finds by marks of its values; returns the text and the values. None is no reference."""
+def refer_by(
+    text: str, pattern: re.Pattern[str], value: Callable[[re.Match[str]], str | None]
+) -> tuple[str, list[str]]:
+    """Replace what `pattern` finds by marks of its values; returns the text and the values.
+
+    None is no reference.
+    """
     values: dict[str, int] = {}
 
     def replaced(found: re.Match[str]) -> str:

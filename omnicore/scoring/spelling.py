@@ -1,4 +1,5 @@
-"""Remove from a reply everything that changes its look but not its answer: thinking, end tokens, markdown, LaTeX, wide forms."""
+"""Remove from a reply everything that changes its look but not its answer: thinking, end tokens,
+markdown, LaTeX, wide forms."""
 
 from __future__ import annotations
 
@@ -14,11 +15,26 @@ _END_TOKEN = re.compile(
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>([^<{}]*)<\|end_of_box\|>")
 # Zero-width and direction marks, the byte order mark, soft hyphens.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010ffff]")  # the grammar writes references to options as such characters
+_PRIVATE = re.compile(
+    "[\ue000-\uf8ff\U000f0000-\U0010ffff]"
+)  # the grammar writes references to options as such characters
 _FENCE = re.compile(r"```\w*\s")
-_ANSWER_KEY = re.compile(r"(?:(?:final|correct|predicted|selected)[ _]?)?(?:answer|choice|option|prediction)|答案", re.IGNORECASE)
+_ANSWER_KEY = re.compile(
+    r"(?:(?:final|correct|predicted|selected)[ _]?)?(?:answer|choice|option|prediction)|答案",
+    re.IGNORECASE,
+)
 _TEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{([^{}]*)\}|\\[()\[\]]")
-_PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "`": "`", "*": "*", "_": "_", "$": "$"}
+_PAIRS = {
+    '"': '"',
+    "'": "'",
+    "“": "”",
+    "‘": "’",
+    "「": "」",
+    "`": "`",
+    "*": "*",
+    "_": "_",
+    "$": "$",
+}
 # Full-width ASCII, the ideographic full stop and space, the minus sign; "、" stays, since "A、B" is a list and no sentence
 # ends in it.
 NARROW = {0xFF01 + i: chr(0x21 + i) for i in range(94)} | {0x3000: " ", 0x3002: ". ", 0x2212: "-"}
@@ -34,7 +50,9 @@ _SPACED = NARROW | {
     0x201C: '"',
     0x201D: '"',
 }
-_LINE_START = re.compile(r"^[ \t]*(?:(?:#+|>+|[-*•+])[ \t]+)*", re.MULTILINE)  # headings, quotations, bullets
+_LINE_START = re.compile(
+    r"^[ \t]*(?:(?:#+|>+|[-*•+])[ \t]+)*", re.MULTILINE
+)  # headings, quotations, bullets
 _EMPHASIS = re.compile(r"(?<![*_`])(?:(?<!\w)[*_`]++|[*_`]++(?!\w))")  # not that of 2**3
 _SPACES = re.compile(r"[^\S\n]+")
 _BREAKS = re.compile(r" ?\n[ \n]*")
@@ -42,10 +60,11 @@ _MATHS = re.compile(r"\$([^$\n]{1,200})\$")
 
 
 def spoken(reply: str) -> str:
-    """Return the reply without its thinking, end tokens and invisible characters; GLM's box marks become LaTeX boxes.
+    """Return the reply without its thinking, end tokens and invisible characters; GLM's box marks
+    become LaTeX boxes.
 
-    Dropped are <think>..</think>, an unclosed <think> with all that follows, and everything before a </think> without its <think>:
-    chat templates may open the block inside the prompt.
+    Dropped are <think>..</think>, an unclosed <think> with all that follows, and everything before
+    a </think> without its <think>: chat templates may open the block inside the prompt.
     """
     kept: list[str] = []
     thinking = False
@@ -63,7 +82,8 @@ def spoken(reply: str) -> str:
 
 
 def json_answers(text: str) -> list[str] | None:
-    """Return the values under the keys of a JSON object that name an answer; None where the text is not a JSON object."""
+    """Return the values under the keys of a JSON object that name an answer; None where the text is
+    not a JSON object."""
     text = text.strip()
     if (fence := _FENCE.match(text)) and text.endswith("```"):
         text = text[fence.end() : -3].strip()
@@ -72,7 +92,9 @@ def json_answers(text: str) -> list[str] | None:
     pairs: list[tuple[str, Any]] = []
 
     def keep(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        pairs[:] = found  # the outermost object is read last; a dict would hide a key that occurs twice
+        pairs[:] = (
+            found  # the outermost object is read last; a dict would hide a key that occurs twice
+        )
         return dict(found)
 
     try:
@@ -88,8 +110,11 @@ def _json_text(value: Any) -> str:
 
 
 def flat(text: str) -> str:
-    """Return text for the grammar: narrow forms, single-spaced, without emphasis, headings, bullets and LaTeX commands. Lines are
-    kept."""
+    """Return text for the grammar: narrow forms, single-spaced, without emphasis, headings, bullets
+    and LaTeX commands.
+
+    Lines are kept.
+    """
     text = text.translate(_SPACED)
     if "\\" in text:
         text = _TEX.sub(r"\1", _TEX.sub(r"\1", text))
@@ -98,7 +123,8 @@ def flat(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """Narrow, single-spaced, without LaTeX, emphasis or quotes around it or a full stop at its end."""
+    """Narrow, single-spaced, without LaTeX, emphasis or quotes around it or a full stop at its
+    end."""
     text = text.translate(NARROW)
     if "\\" in text:
         text = _TEX.sub(r"\1", _TEX.sub(r"\1", text))

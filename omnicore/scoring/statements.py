@@ -21,13 +21,17 @@ from dataclasses import dataclass, field
 
 X = "[\ue000-\uf8ff]"
 _REFERENCE = re.compile(X)
-UNCLEAR = "\uf8ff"  # a reference that names no single option: a label with another option's text, a letter without an option
+UNCLEAR = (  # a reference that names no single option: a label with another option's text, a letter without an option
+    "\uf8ff"
+)
 
 _ADJECTIVE = (
     r"(?:final|correct|right|best|true|proper|appropriate|suitable|fitting|accurate|plausible|probable|likely|closest|matching|"
     r"overall|selected|chosen|predicted|my|only|most)"
 )
-_ABOUT = r"(?:\s(?:to|for|of|here|among|in|from|based\son|would\sthen)\b[^.:;,\ue000-\uf8ff]{0,60}?)?"  # "... to the question"
+_ABOUT = (  # "... to the question"
+    r"(?:\s(?:to|for|of|here|among|in|from|based\son|would\sthen)\b[^.:;,\ue000-\uf8ff]{0,60}?)?"
+)
 _IS = r"(?:\s*(?::|=|\s[-–—]|'s\b|\b(?:is|are|was|were|(?:would|will|must|should|has\sto|have\sto|seems\sto|appears\sto)\sbe)\b))"
 _SO = (
     r"(?:\s*(?:[:\"'(\[<-]|\b(?:therefore|thus|hence|then|so|clearly|definitely|certainly|most|likely|probably|indeed|simply|"
@@ -54,13 +58,18 @@ _ZH_IS = r"(?:应该|应当|应|就|最终)*(?:是|为|选择|选)?\s*:?\s*(?:�
 
 @dataclass(frozen=True)
 class Form:
-    """One way to state an answer. `whole` forms hold only where their sentence is the whole reply, `bare` ones, which are a
-    reference and nothing else, only in its first or last sentence."""
+    """One way to state an answer.
+
+    `whole` forms hold only where their sentence is the whole reply, `bare` ones, which are a
+    reference and nothing else, only in its first or last sentence.
+    """
 
     example: str
     pattern: re.Pattern[str]
     explicit: bool = True
-    heads: bool = False  # whatever follows is the answer: where it cannot be read, the reply has none
+    heads: bool = (
+        False  # whatever follows is the answer: where it cannot be read, the reply has none
+    )
     whole: bool = False
     bare: bool = False
     noun: bool = False  # the thing that is counted may follow
@@ -76,13 +85,24 @@ FORMS = (
     _form("Option: ~", rf"^\s*(?:option|choice|selection|conclusion)\s*:\s*{_QUOTE}(?P<x>{X})"),
     _form("The number of dogs is ~", rf"{_COUNT}{_ABOUT}{_IS}{_SO}(?P<x>{X})"),
     _form("I would choose ~", rf"{_I_SAY}{_SO}(?P<x>{X})"),
-    _form("I think the sound is ~", rf"{_I_SAY}(?:\sthat)?\s(?:the\s[\w\s]{{1,40}}?){_IS}{_SO}(?P<x>{X})"),
-    _form("Choose ~", rf"^{_OPENING}(?:choose|pick|select|go\swith)\s{_SO}(?P<x>{X})"),
-    _form("~ is the correct answer", rf"(?P<x>{X})[\"')\]]{{0,3}}(?:{_IS}|\s(?:seems|appears|looks)\b)\s*{_SO}{_RIGHT}"),
     _form(
-        "~ fits best", rf"(?P<x>{X})[\"')\]]{{0,3}}\s(?:{_SUITS}\s(?:the\s\w+\s)?best|best\s{_SUITS}\b[^,;\ue000-\uf8ff]{{0,80}})"
+        "I think the sound is ~",
+        rf"{_I_SAY}(?:\sthat)?\s(?:the\s[\w\s]{{1,40}}?){_IS}{_SO}(?P<x>{X})",
     ),
-    _form("答案是~", rf"(?:答案|正确的?选项|最佳选项|正确的(?=是)){_ZH_IS}\s*{_QUOTE}(?P<x>{X})", heads=True),
+    _form("Choose ~", rf"^{_OPENING}(?:choose|pick|select|go\swith)\s{_SO}(?P<x>{X})"),
+    _form(
+        "~ is the correct answer",
+        rf"(?P<x>{X})[\"')\]]{{0,3}}(?:{_IS}|\s(?:seems|appears|looks)\b)\s*{_SO}{_RIGHT}",
+    ),
+    _form(
+        "~ fits best",
+        rf"(?P<x>{X})[\"')\]]{{0,3}}\s(?:{_SUITS}\s(?:the\s\w+\s)?best|best\s{_SUITS}\b[^,;\ue000-\uf8ff]{{0,80}})",
+    ),
+    _form(
+        "答案是~",
+        rf"(?:答案|正确的?选项|最佳选项|正确的(?=是)){_ZH_IS}\s*{_QUOTE}(?P<x>{X})",
+        heads=True,
+    ),
     _form(
         "La respuesta es ~",
         rf"(?:respuesta|antwort|réponse|risposta|resposta|ответ|答え|正解|정답)(?:\s(?:correcta|correcte|corretta|correta))?"
@@ -90,11 +110,23 @@ FORMS = (
         heads=True,
     ),
     _form("选~", rf"选(?:择|项是|项为|项)?\s*:?\s*{_QUOTE}(?P<x>{X})"),
-    _form("~是正确的", rf"(?P<x>{X})\s*(?:选项)?(?:是|为)?(?:最)?(?:正确|对|合适|符合)(?:的|答案|选项)*(?=\s*(?:[.,;!]|$))"),
+    _form(
+        "~是正确的",
+        rf"(?P<x>{X})\s*(?:选项)?(?:是|为)?(?:最)?(?:正确|对|合适|符合)(?:的|答案|选项)*(?=\s*(?:[.,;!]|$))",
+    ),
     _form("~", rf"^{_OPENING}{_QUOTE}(?P<x>{X})", explicit=False, bare=True),
     _form("It is ~", rf"^{_OPENING}(?:it|this|that){_IS}{_SO}(?P<x>{X})", explicit=False),
-    _form("It sounds like ~", rf"^{_OPENING}(?:it|this|that)\s(?:sounds|looks)\slike\s(?P<x>{X})", explicit=False),
-    _form("The sound is ~", rf"^{_OPENING}the\s(?:[\w'-]+\s){{0,7}}[\w'-]+{_IS}{_SO}(?P<x>{X})", explicit=False, whole=True),
+    _form(
+        "It sounds like ~",
+        rf"^{_OPENING}(?:it|this|that)\s(?:sounds|looks)\slike\s(?P<x>{X})",
+        explicit=False,
+    ),
+    _form(
+        "The sound is ~",
+        rf"^{_OPENING}the\s(?:[\w'-]+\s){{0,7}}[\w'-]+{_IS}{_SO}(?P<x>{X})",
+        explicit=False,
+        whole=True,
+    ),
 )
 # Of numbers, besides.
 COUNTS = (
@@ -115,7 +147,9 @@ COUNTS = (
 # Of intervals, besides.
 SPANS = (_form("It happens ~", rf"^[^\ue000-\uf8ff]{{0,200}}?(?P<x>{X})", explicit=False),)
 # An answer is announced; followed by no reference, it names something that is not an option.
-_ANNOUNCED = re.compile(rf"{_ANSWER}{_ABOUT}[\"']?(?:\s*:|\s+(?:is|was)\b)|答案(?:是|为|:)", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    rf"{_ANSWER}{_ABOUT}[\"']?(?:\s*:|\s+(?:is|was)\b)|答案(?:是|为|:)", re.IGNORECASE
+)
 
 _REASON = re.compile(
     r"\b(?:because|since|as|while|whereas|unlike|rather\sthan|instead\sof|not|over|than|given|due\sto|without)\b|因为|由于|而不是|而非",
@@ -138,7 +172,9 @@ _BLOCKED = re.compile(
     re.IGNORECASE,
 )
 # What holds for its clause alone.
-_CLAUSE = re.compile(r"[,:—]|\b(?:but|so|therefore|thus|hence|and|then|because|since)\b|所以|因此|但", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[,:—]|\b(?:but|so|therefore|thus|hence|and|then|because|since)\b|所以|因此|但", re.IGNORECASE
+)
 _BLOCKED_CLAUSE = re.compile(
     r"\b(?:not|no|never|nor|neither|hardly|cannot|could|might|may|maybe|perhaps|possibly|example|format|wrong|incorrect|false|"
     r"another|possible|other|alternative|second|worst|least|weakest|poorest|opposite|(?:some|many|most|people|others?|one|someone|you|he|she|they|speaker|narrator|man|woman)"
@@ -146,14 +182,18 @@ _BLOCKED_CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _JOINED = re.compile(
-    rf"(?<!unlike )(?<!not )(?<!than ){X}\W{{0,3}}(?:and|or|nor|plus|和|或|与|以及)?\W{{0,3}}$|\b(?:except|but)\s$", re.IGNORECASE
+    r"(?<!unlike )(?<!not )(?<!than"
+    rf" ){X}\W{{0,3}}(?:and|or|nor|plus|和|或|与|以及)?\W{{0,3}}$|\b(?:except|but)\s$",
+    re.IGNORECASE,
 )
 _MAYBE = re.compile(
     r"\b(?:or|maybe|perhaps|possibl[ey]|might|may|could|likely|also|either|alternatively|equally|plausible|same|as\swell|too|unless|"
     r"otherwise|else|both)\b|或|也|可能",
     re.IGNORECASE,
 )
-_TURNS = re.compile(r"\s*(?:but|or|however|alternatively|actually|unless|otherwise|then\sagain)\b", re.IGNORECASE)
+_TURNS = re.compile(
+    r"\s*(?:but|or|however|alternatively|actually|unless|otherwise|then\sagain)\b", re.IGNORECASE
+)
 _TAKEN_BACK = re.compile(
     r"^\W*(?:no|wait|actually|hold\son|scratch\sthat|correction|on\ssecond\sthought|hmm+|sorry|不对|不)\s*(?:[,.!—-]|$)|"
     r"\b(?:that|this|which|it|I|answer)(?:\s(?:is|was|am)|'s|'m)?\s(?:wrong|incorrect|mistaken|false|not\s(?:the\s)?(?:right|correct|answer))|\bI\s(?:disagree|do\snot\sagree)\b",
@@ -178,10 +218,12 @@ _DENIED = (
 )
 # What makes a label with a mark an item of a list: "A: no strings", "A. wrong".
 _REJECTED = re.compile(
-    r"\s*(?:no|not|never|none|nothing|wrong|incorrect|false|isn't|doesn't|cannot|can't|likely|possible|maybe)\b", re.IGNORECASE
+    r"\s*(?:no|not|never|none|nothing|wrong|incorrect|false|isn't|doesn't|cannot|can't|likely|possible|maybe)\b",
+    re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"((?:\b(?:final|correct|best|right|my|the)\s){0,3}\b(?:answer|option|choice)|答案)(?:\s(?:is|would\sbe))?\s*:?[ \t]*\n\s*",
+    r"((?:\b(?:final|correct|best|right|my|the)\s){0,3}\b(?:answer|option|choice)|答案)(?:\s(?:is|would\sbe))?\s*:?["
+    r" \t]*\n\s*",
     re.IGNORECASE,
 )
 _RANKED = re.compile(rf"\d[.)]\s?{X}[^\ue000-\uf8ff]{{0,40}}?\d[.)]\s?{X}")  # "1. ~ 2. ~"
@@ -195,7 +237,9 @@ class Stated:
 
     explicit: set[str] = field(default_factory=set)
     implicit: set[str] = field(default_factory=set)
-    inner: set[str] = field(default_factory=set)  # bare references that neither open nor close the text
+    inner: set[str] = field(
+        default_factory=set
+    )  # bare references that neither open nor close the text
     announced: bool = False  # an explicit statement, read or not
     missed: bool = False  # an explicit statement that names nothing readable
     unclear: bool = False  # an implicit one that does not
@@ -229,7 +273,9 @@ def statements(text: str, extra: Sequence[Form] = ()) -> Stated:
             stated.unclear = True  # a stutter
         _sentence(sentence, stated, alone=len(sentences) == 1, at_end=ends, forms=(*FORMS, *extra))
     one = stated.one
-    if one is not None and (one in denied or _doubted(one, sentences, explicit=bool(stated.explicit))):
+    if one is not None and (
+        one in denied or _doubted(one, sentences, explicit=bool(stated.explicit))
+    ):
         return Stated(announced=True, missed=True)
     return stated
 
@@ -238,10 +284,16 @@ def _sentences(text: str) -> Iterator[tuple[str, str]]:
     """Sentences and what ends them; an empty one is none."""
     pieces = _SENTENCE.split(text)
     marks = [*pieces[1::2], ""]
-    return ((piece.strip(), mark) for piece, mark in zip(pieces[::2], marks, strict=True) if piece.strip(" \t\"')]"))
+    return (
+        (piece.strip(), mark)
+        for piece, mark in zip(pieces[::2], marks, strict=True)
+        if piece.strip(" \t\"')]")
+    )
 
 
-def _sentence(sentence: str, stated: Stated, *, alone: bool, at_end: bool, forms: Sequence[Form]) -> None:
+def _sentence(
+    sentence: str, stated: Stated, *, alone: bool, at_end: bool, forms: Sequence[Form]
+) -> None:
     found = _claims(sentence, forms)
     if len(found) > _MOST:
         stated.missed = stated.unclear = True
@@ -281,11 +333,16 @@ def _claims(sentence: str, forms: Sequence[Form] = FORMS) -> list[tuple[Form, re
 
 
 def _is_blocked(claim: re.Match[str]) -> bool:
-    """Whether what stands before a claim in its clause, or inside it, denies it, doubts it, or makes it someone else's."""
+    """Whether what stands before a claim in its clause, or inside it, denies it, doubts it, or
+    makes it someone else's."""
     before = claim.string[max(0, claim.start() - 100) : claim.start()]
     first = claim.start() == claim.start("x")
     inside = claim.string[claim.start() : claim.start("x")]
-    return bool(_governed(before) or _BLOCKED_CLAUSE.search(inside) or (first and _JOINED.search(before[-40:])))
+    return bool(
+        _governed(before)
+        or _BLOCKED_CLAUSE.search(inside)
+        or (first and _JOINED.search(before[-40:]))
+    )
 
 
 def _governed(before: str) -> bool:
@@ -309,14 +366,30 @@ def _holds(claim: re.Match[str], form: Form) -> bool | None:
 
 
 def _doubted(one: str, sentences: Sequence[tuple[str, str]], explicit: bool) -> bool:
-    """Whether a sentence after the first that names `one` takes it back or says that another may be right, too."""
+    """Whether a sentence after the first that names `one` takes it back or says that another may be
+    right, too."""
     first = next(i for i, (sentence, _) in enumerate(sentences) if one in sentence)
     if explicit:  # what led to the statement may have weighed others
-        first = max((i for i, (sentence, _) in enumerate(sentences) if one in sentence and _claims(sentence)), default=first)
+        first = max(
+            (
+                i
+                for i, (sentence, _) in enumerate(sentences)
+                if one in sentence and _claims(sentence)
+            ),
+            default=first,
+        )
     for sentence, mark in sentences[first + 1 :]:
         if _TAKEN_BACK.search(sentence) or (not explicit and _REFUSED.search(sentence)):
             return True
         other = re.search(rf"(?!{one}){X}", sentence)
-        if other and mark != "?" and (_MAYBE.search(sentence) or _TURNS.match(sentence) or len(sentence.strip(" \"'()[].")) == 1):
+        if (
+            other
+            and mark != "?"
+            and (
+                _MAYBE.search(sentence)
+                or _TURNS.match(sentence)
+                or len(sentence.strip(" \"'()[].")) == 1
+            )
+        ):
             return True
     return False

@@ -1,17 +1,20 @@
-"""Figures with honest intervals: clustered means, macro averages, chance correction, paired differences, the exact binomial.
+"""Figures with honest intervals: clustered means, macro averages, chance correction, paired
+differences, the exact binomial.
 
-One rule makes every interval. An estimate is a sum of influences, one a query; queries of one cluster (a picture, a video)
-share their luck, so influences are summed within a cluster before they are squared (clustered standard errors, Miller,
-arXiv 2411.00640). A cluster that occurs in several groups counts once, with all its influences together.
-Student's t with clusters minus groups degrees of freedom widens the interval where clusters are few.
+One rule makes every interval. An estimate is a sum of influences, one a query; queries of one
+cluster (a picture, a video) share their luck, so influences are summed within a cluster before they
+are squared (clustered standard errors, Miller, arXiv 2411.00640). A cluster that occurs in several
+groups counts once, with all its influences together. Student's t with clusters minus groups degrees
+of freedom widens the interval where clusters are few.
 
-All figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would run over the bound near it
-and shrink to a point on it: 40 right of 40 is not certainty. So the interval is Wilson's score interval at the effective
-sample size that the clustered error implies (Franco et al., J. Surv. Stat. Methodol. 7, 2019); away from the bounds it is
-value +- t * se.
+All figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would
+run over the bound near it and shrink to a point on it: 40 right of 40 is not certainty. So the
+interval is Wilson's score interval at the effective sample size that the clustered error implies
+(Franco et al., J. Surv. Stat. Methodol. 7, 2019); away from the bounds it is value +- t * se.
 
-The limit of this: with fewer than forty clusters, hits rarer than one in ten (or misses) and clusters that are nearly all right or
-all wrong, the interval holds the truth in 80 to 93 % of cases, not 95 (tests/unit/test_coverage_of_intervals.py has the rest).
+The limit of this: with fewer than forty clusters, hits rarer than one in ten (or misses) and
+clusters that are nearly all right or all wrong, the interval holds the truth in 80 to 93 % of
+cases, not 95 (tests/unit/test_coverage_of_intervals.py has the rest).
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import numpy.typing as npt
 
 from omnicore.schema import Estimate
 
-Values = Sequence[float] | npt.NDArray[np.floating] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
+Values = (
+    Sequence[float] | npt.NDArray[np.floating] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
+)
 Clusters = Sequence[str]
 Groups = Mapping[str, tuple[Values, Clusters]]
 
@@ -39,7 +44,10 @@ def mean(values: Values, clusters: Clusters) -> Estimate:
 
 
 def macro(groups: Groups) -> Estimate:
-    """The mean of the groups' means, each group (a benchmark) counting alike. Values in 0..1; raises as `mean`."""
+    """The mean of the groups' means, each group (a benchmark) counting alike.
+
+    Values in 0..1; raises as `mean`.
+    """
     return chance_corrected(groups, dict.fromkeys(groups, 0.0))
 
 
@@ -75,14 +83,19 @@ def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
 
 def binomial_tail(n: int, k: int, p: float) -> float:
     """The chance of k or more successes in n independent draws of chance p, summed exactly."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1)) if k > 0 else 1.0
+    return (
+        math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
+        if k > 0
+        else 1.0
+    )
 
 
 def beta_binomial_tail(n: int, k: int, mean: float, spread: float) -> float:
-    """The chance of k or more successes in n draws whose common chance is itself drawn from a beta distribution.
+    """The chance of k or more successes in n draws whose common chance is itself drawn from a beta
+    distribution.
 
-    `mean` is that distribution's mean. `spread` in 0..1 is the correlation of two draws: 0 is the binomial, and at 1 all n draws
-    are alike.
+    `mean` is that distribution's mean. `spread` in 0..1 is the correlation of two draws: 0 is the
+    binomial, and at 1 all n draws are alike.
     """
     if k <= 0 or mean >= 1:
         return 1.0
@@ -95,7 +108,10 @@ def beta_binomial_tail(n: int, k: int, mean: float, spread: float) -> float:
     def log_beta(x: float, y: float) -> float:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
 
-    return math.fsum(math.comb(n, i) * math.exp(log_beta(i + a, n - i + b) - log_beta(a, b)) for i in range(k, n + 1))
+    return math.fsum(
+        math.comb(n, i) * math.exp(log_beta(i + a, n - i + b) - log_beta(a, b))
+        for i in range(k, n + 1)
+    )
 
 
 def _checked(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
@@ -123,10 +139,18 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: fl
         if own > 1:
             # Residuals about an estimated mean are too small, those of a large cluster most: the mean is largely its own.
             # Divided by 1 - share they are those about the mean of the others (jackknife, CR3: Bell & McCaffrey 2002).
-            scale = math.sqrt((own - 1) / own) / (1 - sizes[code] / len(values)) / (len(parts) * len(values))
-            sums += np.bincount(code, weights=(values - values.mean()) * scale, minlength=len(codes))
+            scale = (
+                math.sqrt((own - 1) / own)
+                / (1 - sizes[code] / len(values))
+                / (len(parts) * len(values))
+            )
+            sums += np.bincount(
+                code, weights=(values - values.mean()) * scale, minlength=len(codes)
+            )
         else:
-            sums[code[0]] += width / 2 / len(parts)  # the largest standard deviation within the bounds
+            sums[code[0]] += (
+                width / 2 / len(parts)
+            )  # the largest standard deviation within the bounds
     value = float(np.mean([values.mean() for values, _ in parts]))
     error = math.sqrt(float((sums**2).sum()))
     n = sum(len(values) for values, _ in parts)
@@ -136,8 +160,11 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: fl
 
 
 def _wilson(p: float, error: float, t: float, clusters: int) -> tuple[float, float]:
-    """Score interval of a proportion p with standard error `error`. On a bound no error is seen: there every cluster counts
-    as one draw."""
+    """Score interval of a proportion p with standard error `error`.
+
+    On a bound no error is seen: there every cluster counts
+    as one draw.
+    """
     spread = max(0.0, p * (1 - p))
     inverse = error**2 / spread if spread > 1e-12 else 1 / clusters  # of the effective sample size
     pull = t**2 * inverse
@@ -147,7 +174,8 @@ def _wilson(p: float, error: float, t: float, clusters: int) -> tuple[float, flo
 
 
 def _t975(freedom: int) -> float:
-    """97.5 % quantile of Student's t: closed forms for 1 and 2, else Abramowitz & Stegun 26.7.5, within 0.2 %."""
+    """97.5 % quantile of Student's t: closed forms for 1 and 2, else Abramowitz & Stegun 26.7.5,
+    within 0.2 %."""
     if freedom == 1:
         return math.tan(0.475 * math.pi)
     if freedom == 2:

@@ -1,8 +1,11 @@
-"""The one thread that generates. Whatever waits when it is free is answered together: on small models a batch of sixteen
-takes little longer than one request.
+"""The one thread that generates.
 
-A row of the batch has its own temperature, seed and length, so a reply does not depend on what it was batched with (beyond
-the rounding of the arithmetic): a seeded draw is the same whenever it is asked.
+Whatever waits when it is free is answered together: on small models a batch of sixteen takes little
+longer than one request.
+
+A row of the batch has its own temperature, seed and length, so a reply does not depend on what it
+was batched with (beyond the rounding of the arithmetic): a seeded draw is the same whenever it is
+asked.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ Tell = Callable[[Answer | Refused], None]
 
 
 class Job:
-    """One request on its way. `tell` is called in the batcher's thread: at every token where `stream`, and at the end."""
+    """One request on its way.
+
+    `tell` is called in the batcher's thread: at every token where `stream`, and at the end.
+    """
 
     def __init__(self, asked: Asked, tell: Tell, *, stream: bool) -> None:
         self.asked, self.tell, self.stream = asked, tell, stream
@@ -34,7 +40,9 @@ class Job:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish = ""
-        self.noise = torch.Generator().manual_seed(secrets.randbits(62) if asked.seed is None else asked.seed)
+        self.noise = torch.Generator().manual_seed(
+            secrets.randbits(62) if asked.seed is None else asked.seed
+        )
 
     def answer(self, encoder: Encoder) -> Answer:
         """The text so far, and its tokens one by one, the end of the turn among them."""
@@ -44,12 +52,13 @@ class Job:
 
 
 class _Rows(LogitsProcessor):  # type: ignore[misc]
-    """Chooses every row's next token by leaving it alone above all others; transformers then takes the greedy one."""
+    """Chooses every row's next token by leaving it alone above all others; transformers then takes
+    the greedy one."""
 
     def __init__(self, jobs: Sequence[Job], encoder: Encoder, ended: threading.Event) -> None:
         self._jobs, self._encoder, self._ended = jobs, encoder, ended
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logprobs = torch.log_softmax(scores, -1)
         scores[:, self._encoder.suppressed] = -torch.inf
         for row, job in enumerate(self._jobs):
@@ -58,7 +67,11 @@ class _Rows(LogitsProcessor):  # type: ignore[misc]
             else:
                 if job.asked.temperature:
                     # Adding Gumbel noise and taking the greatest is sampling from the softmax.
-                    even = torch.rand(scores.shape[1], generator=job.noise).clamp_min(1e-20).to(scores.device)
+                    even = (
+                        torch.rand(scores.shape[1], generator=job.noise)
+                        .clamp_min(1e-20)
+                        .to(scores.device)
+                    )
                     scores[row] = scores[row] / job.asked.temperature - torch.log(-torch.log(even))
                 chosen = int(scores[row].argmax())
                 self._took(job, chosen, float(logprobs[row, chosen]))
@@ -69,7 +82,13 @@ class _Rows(LogitsProcessor):  # type: ignore[misc]
     def _took(self, job: Job, token: int, logprob: float) -> None:
         job.ids.append(token)
         job.logprobs.append(logprob)
-        job.finish = "stop" if token == self._encoder.eos_id else "length" if len(job.ids) == job.asked.most else ""
+        job.finish = (
+            "stop"
+            if token == self._encoder.eos_id
+            else "length"
+            if len(job.ids) == job.asked.most
+            else ""
+        )
         if job.finish or job.stream:
             job.tell(job.answer(self._encoder))
 
@@ -94,8 +113,10 @@ class Batcher:
         return self._queue.qsize()
 
     def run(self, model: Any, encoder: Encoder) -> None:
-        """Answers until `stop`, then tells all whose replies are not whole. A batch that fails is told to those who asked; the
-        next one is not its victim."""
+        """Answers until `stop`, then tells all whose replies are not whole.
+
+        A batch that fails is told to those who asked; the next one is not its victim.
+        """
         while not self._ended.is_set():
             try:
                 jobs = [self._queue.get(timeout=0.2)]
@@ -110,7 +131,14 @@ class Batcher:
                     self._answer(model, encoder, jobs)
             except Exception as error:
                 traceback.print_exc()
-                _tell_unfinished(jobs, Refused(500, f"generation failed: {type(error).__name__}: {error}", "generation_failed"))
+                _tell_unfinished(
+                    jobs,
+                    Refused(
+                        500,
+                        f"generation failed: {type(error).__name__}: {error}",
+                        "generation_failed",
+                    ),
+                )
             if self._ended.is_set():
                 _tell_unfinished(jobs, _cut())
         while not self._queue.empty():
@@ -124,7 +152,12 @@ class Batcher:
         batch = collate([job.asked.prompt for job in jobs], None, encoder.pad_id, model.device)
         del batch["labels"]
         rows = _Rows(jobs, encoder, self._ended)
-        model.generate(**batch, max_new_tokens=max(job.asked.most for job in jobs), do_sample=False, logits_processor=[rows])
+        model.generate(
+            **batch,
+            max_new_tokens=max(job.asked.most for job in jobs),
+            do_sample=False,
+            logits_processor=[rows],
+        )
 
 
 def _cut() -> Refused:

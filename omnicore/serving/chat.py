@@ -1,8 +1,10 @@
-"""OpenAI's chat completions as this server speaks them: one user turn, after at most one system message.
+"""OpenAI's chat completions as this server speaks them: one user turn, after at most one system
+message.
 
-A field that would change the answer and is not supported is refused, never ignored: a client that asks for `top_p` 0.5 and
-gets the whole distribution would score another model. Clients send many fields at the value that asks for nothing
-(`frequency_penalty` 0); these are `NEUTRAL`, and null is absent everywhere.
+A field that would change the answer and is not supported is refused, never ignored: a client that
+asks for `top_p` 0.5 and gets the whole distribution would score another model. Clients send many
+fields at the value that asks for nothing (`frequency_penalty` 0); these are `NEUTRAL`, and null is
+absent everywhere.
 """
 
 from __future__ import annotations
@@ -73,7 +75,12 @@ class Refused(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": self.field or None, "code": self.code or None}
+        error = {
+            "message": self.message,
+            "type": kind,
+            "param": self.field or None,
+            "code": self.code or None,
+        }
         return {"error": error}
 
 
@@ -83,7 +90,11 @@ class _Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+        return (
+            {k: v for k, v in values.items() if v is not None}
+            if isinstance(values, dict)
+            else values
+        )
 
 
 class Text(_Part):
@@ -122,7 +133,10 @@ Item = Annotated[Text | Image | Audio | Video, Field(discriminator="type")]
 class Message(_Part):
     role: Literal["system", "user"]
     name: str = ""  # chat templates have no place for it
-    content: Annotated[list[Item], BeforeValidator(lambda c: [{"type": "text", "text": c}] if isinstance(c, str) else c)]
+    content: Annotated[
+        list[Item],
+        BeforeValidator(lambda c: [{"type": "text", "text": c}] if isinstance(c, str) else c),
+    ]
 
 
 class _StreamOptions(_Part):
@@ -131,7 +145,9 @@ class _StreamOptions(_Part):
 
 
 class _VideoSettings(_Part):
-    num_frames: int = Field(-1, ge=-1)  # vLLM's own default keeps 32 and drops the rest; here all that are sent are shown
+    num_frames: int = Field(
+        -1, ge=-1
+    )  # vLLM's own default keeps 32 and drops the rest; here all that are sent are shown
     fps: float | None = Field(None, gt=0)
 
 
@@ -173,8 +189,8 @@ class ChatRequest(_Part):
         if read and processed and read != processed:
             raise Refused(
                 400,
-                f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}: the videos of a request share "
-                "one rate, so sample them alike",
+                f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}:"
+                " the videos of a request share one rate, so sample them alike",
                 "unlike_rates",
                 "mm_processor_kwargs.fps",
             )
@@ -190,9 +206,15 @@ def parse(body: bytes) -> ChatRequest:
     if first["type"] == "json_invalid":
         raise Refused(400, f"the body is not JSON: {first['ctx']['error']}")
     loc = first["loc"]
-    path = (*loc[:4], *loc[5:]) if len(loc) > 5 else loc  # messages, 0, content, 1, then the name of a union's member
+    path = (
+        (*loc[:4], *loc[5:]) if len(loc) > 5 else loc
+    )  # messages, 0, content, 1, then the name of a union's member
     field = ".".join(map(str, path))
-    said = _unsupported(field) if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    said = (
+        _unsupported(field)
+        if first["type"] == "extra_forbidden"
+        else first["msg"][0].lower() + first["msg"][1:]
+    )
     raise Refused(400, f"{field or 'the body'}: {said}", "invalid_field", field)
 
 
@@ -203,7 +225,10 @@ def _unsupported(field: str) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request ready to be answered. `most` is the number of tokens that the reply may have."""
+    """A request ready to be answered.
+
+    `most` is the number of tokens that the reply may have.
+    """
 
     prompt: Prompt
     most: int
@@ -212,42 +237,74 @@ class Asked:
 
 
 def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
-    """Decodes the media and tokenises. Raises Refused: 400 for what the model cannot be asked, 422 for broken media."""
+    """Decodes the media and tokenises.
+
+    Raises Refused: 400 for what the model cannot be asked, 422 for broken media.
+    """
     *system, user = request.messages
     if user.role != "user" or len(system) > 1 or any(m.role != "system" for m in system):
-        raise Refused(400, "messages: this server answers one user message, after at most one system message", field="messages")
+        raise Refused(
+            400,
+            "messages: this server answers one user message, after at most one system message",
+            field="messages",
+        )
     if any(not isinstance(item, Text) for message in system for item in message.content):
         raise Refused(400, "messages.0: a system message holds text only", field="messages")
     if sum(not isinstance(item, Text) for item in user.content) > MAX_MEDIA:
-        raise Refused(400, f"more than {MAX_MEDIA} media in one request", "too_many_media", "messages")
-    parts = [_part(item, f"messages.{len(system)}.content.{i}", encoder, request) for i, item in enumerate(user.content)]
+        raise Refused(
+            400, f"more than {MAX_MEDIA} media in one request", "too_many_media", "messages"
+        )
+    parts = [
+        _part(item, f"messages.{len(system)}.content.{i}", encoder, request)
+        for i, item in enumerate(user.content)
+    ]
     texts = [item.text for message in system for item in message.content if isinstance(item, Text)]
     # One of these in a text would stand for a medium that is not there, or end the user's turn.
     for text in (*texts, *(part for part in parts if isinstance(part, str))):
         if found := CONTROL.search(text):
-            raise Refused(400, f"the text holds {found[0]!r}, which controls the model: leave it out", "control_token", "messages")
+            raise Refused(
+                400,
+                f"the text holds {found[0]!r}, which controls the model: leave it out",
+                "control_token",
+                "messages",
+            )
     prompt = encoder.prompt(parts, "".join(texts))
     most = request.max_completion_tokens or request.max_tokens or max(1, context - len(prompt.ids))
     if len(prompt.ids) + most > context:
         raise Refused(
             400,
-            f"the prompt has {len(prompt.ids)} tokens and max_tokens is {most}: together more than the context length of {context}",
+            f"the prompt has {len(prompt.ids)} tokens and max_tokens is {most}: together more than"
+            f" the context length of {context}",
             "context_length_exceeded",
             "messages",
         )
     return Asked(prompt, most, request.temperature, request.seed)
 
 
-def _part(item: Text | Image | Audio | Video, field: str, encoder: Encoder, request: ChatRequest) -> str | Features:
+def _part(
+    item: Text | Image | Audio | Video, field: str, encoder: Encoder, request: ChatRequest
+) -> str | Features:
     if isinstance(item, Text):
         return item.text
-    url = item.input_audio.data if isinstance(item, Audio) else (item.image_url if isinstance(item, Image) else item.video_url).url
+    url = (
+        item.input_audio.data
+        if isinstance(item, Audio)
+        else (item.image_url if isinstance(item, Image) else item.video_url).url
+    )
     if url.startswith(("http://", "https://", "file:", "ftp:")):
         raise Refused(
-            400, f"{field}: nothing is fetched from elsewhere; send the medium itself as a data URL", "external_url", field
+            400,
+            f"{field}: nothing is fetched from elsewhere; send the medium itself as a data URL",
+            "external_url",
+            field,
         )
     if isinstance(item, Video) and not is_torchvision_available():
-        raise Refused(400, f"{field}: videos need torchvision, which is not installed where this server runs", "no_video", field)
+        raise Refused(
+            400,
+            f"{field}: videos need torchvision, which is not installed where this server runs",
+            "no_video",
+            field,
+        )
     try:
         if isinstance(item, Image):
             return encoder.image(from_data_url(url))
@@ -279,10 +336,16 @@ class Answer:
 
 def usage(asked: Asked, answer: Answer) -> dict[str, int]:
     prompt, completion = len(asked.prompt.ids), len(answer.tokens)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
-def completion(head: dict[str, Any], request: ChatRequest, asked: Asked, answer: Answer) -> dict[str, Any]:
+def completion(
+    head: dict[str, Any], request: ChatRequest, asked: Asked, answer: Answer
+) -> dict[str, Any]:
     """The whole reply; `head` is its id, time and model."""
     choice = {
         "index": 0,
@@ -295,7 +358,12 @@ def completion(head: dict[str, Any], request: ChatRequest, asked: Asked, answer:
 
 def _logprobs(answer: Answer, start: int) -> dict[str, Any]:
     tokens = zip(answer.tokens[start:], answer.logprobs[start:], strict=True)
-    return {"content": [{"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []} for t, p in tokens]}
+    return {
+        "content": [
+            {"token": t, "logprob": p, "bytes": list(t.encode()), "top_logprobs": []}
+            for t, p in tokens
+        ]
+    }
 
 
 class Events:
@@ -324,7 +392,9 @@ class Events:
         )
         return end + b"data: [DONE]\n\n"
 
-    def _event(self, delta: dict[str, str], finish: str | None, logprobs: dict[str, Any] | None) -> bytes:
+    def _event(
+        self, delta: dict[str, str], finish: str | None, logprobs: dict[str, Any] | None
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
         return _sse({**self._head, "choices": [choice]})
 

@@ -49,7 +49,9 @@ def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 REQUESTS = Counter(*_named("omni_serve_requests_total"))
-SECONDS = Histogram(*_named("omni_serve_request_seconds"), buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100))
+SECONDS = Histogram(
+    *_named("omni_serve_request_seconds"), buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+)
 TOKENS = Counter(*_named("omni_serve_tokens_total"))
 BATCH = Histogram(*_named("omni_serve_batch_size"), buckets=(1, 2, 4, 8, 16, 32))
 TAKEN = Gauge(*_named("omni_serve_taken"))
@@ -58,8 +60,12 @@ CANARY = Gauge(*_named("omni_serve_canary_passed"))
 
 
 class Server:
-    """One model. `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the server ends.
-    `most` requests are taken at a time, being read, waiting, or being answered; one more is sent away, to come again."""
+    """One model.
+
+    `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the
+    server ends. `most` requests are taken at a time, being read, waiting, or being answered; one
+    more is sent away, to come again.
+    """
 
     def __init__(self, model: str, recipe: Recipe, most: int) -> None:
         self.name, self.most = model, most
@@ -75,12 +81,15 @@ class Server:
         return "the server is being ended" if self._ending else self._loading
 
     def work(self) -> None:
-        """Loads the model, lets the canary try it, then answers until `stop`: for a thread of its own, where all of torch runs."""
+        """Loads the model, lets the canary try it, then answers until `stop`: for a thread of its
+        own, where all of torch runs."""
         try:
             engine = self._load()
             found = canary.check(engine, EngineConfig(), self._recipe.profile, KINDS)
         except EngineError as error:
-            self._loading = str(error)  # the server stays, so that whoever asks whether it is ready is told why not
+            self._loading = str(
+                error
+            )  # the server stays, so that whoever asks whether it is ready is told why not
             print(f"not ready: {error}", file=sys.stderr, flush=True)
             return
         except Exception as error:
@@ -88,7 +97,10 @@ class Server:
             return
         for kind in KINDS:
             CANARY.labels(kind).set(1)
-        self.encoder, self.context = engine.encoder, int(engine.model.config.get_text_config().max_position_embeddings)
+        self.encoder, self.context = (
+            engine.encoder,
+            int(engine.model.config.get_text_config().max_position_embeddings),
+        )
         self._loading = ""
         print(f"ready  {told(found)}", file=sys.stderr, flush=True)
         self.batcher.run(engine.model, engine.encoder)
@@ -109,7 +121,10 @@ class Server:
         app.routes.append(Route("/v1/chat/completions", self, methods=["POST"]))
 
     async def drain(self, seconds: float) -> None:
-        """Takes no request any more, and returns when those on their way are answered. What is not within `seconds` is told so."""
+        """Takes no request any more, and returns when those on their way are answered.
+
+        What is not within `seconds` is told so.
+        """
         self._ending, until = True, time.monotonic() + seconds
         while self._taken and time.monotonic() < until:
             await asyncio.sleep(0.05)
@@ -121,11 +136,17 @@ class Server:
         return JSONResponse({"ready": True})
 
     async def models(self) -> Response:
-        model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "omnicore"}
+        model = {
+            "id": self.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "omnicore",
+        }
         return JSONResponse({"object": "list", "data": [model]})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Chat completions, as an ASGI application: so a request keeps its place until its last byte is sent, a stream's, too."""
+        """Chat completions, as an ASGI application: so a request keeps its place until its last
+        byte is sent, a stream's, too."""
         began = time.monotonic()
         self._taken += 1
         try:
@@ -143,10 +164,17 @@ class Server:
         if self.instead:
             raise Refused(503, f"not ready: {self.instead}", "not_ready")
         if self._taken > self.most:  # before the body is read: overload must not cost memory
-            raise Refused(429, f"{self.most} requests are on their way already: try again later", "overloaded")
+            raise Refused(
+                429, f"{self.most} requests are on their way already: try again later", "overloaded"
+            )
         wanted = parse(await _body(request))
         if wanted.model != self.name:
-            raise Refused(404, f"no model {wanted.model!r} here; this server has {self.name!r}", "model_not_found", "model")
+            raise Refused(
+                404,
+                f"no model {wanted.model!r} here; this server has {self.name!r}",
+                "model_not_found",
+                "model",
+            )
         asked = await asyncio.to_thread(read, wanted, self.encoder, self.context)
         loop, said = asyncio.get_running_loop(), Said()
 
@@ -156,16 +184,24 @@ class Server:
 
         job = Job(asked, tell, stream=wanted.stream)
         self.batcher.put(job)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.name}
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": self.name,
+        }
         if wanted.stream:
             events = _events(Events(head, wanted), job, said, began)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return StreamingResponse(
+                events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            )
         while True:
             with suppress(TimeoutError):
                 answer = await asyncio.wait_for(said.get(), 1.0)
                 break
             if await request.is_disconnected():
-                job.left = True  # else the model would write on for somebody who tries again already
+                job.left = (
+                    True  # else the model would write on for somebody who tries again already
+                )
                 raise Refused(499, "the client is gone")
         if isinstance(answer, Refused):
             raise answer
@@ -192,7 +228,8 @@ async def _events(events: Events, job: Job, said: Said, began: float) -> AsyncIt
 
 
 async def _body(request: Request) -> bytes:
-    """Raises Refused above MAX_BODY, whatever the client says of its length, and for one that takes longer than READING."""
+    """Raises Refused above MAX_BODY, whatever the client says of its length, and for one that takes
+    longer than READING."""
     body = bytearray()
     try:
         async with asyncio.timeout(READING):
@@ -200,7 +237,10 @@ async def _body(request: Request) -> bytes:
                 body += chunk
                 if len(body) > MAX_BODY:
                     raise Refused(
-                        413, f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller media", "body_too_large"
+                        413,
+                        f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller"
+                        " media",
+                        "body_too_large",
                     )
     except TimeoutError:
         raise Refused(408, f"the body was not there after {READING:g} s", "body_too_slow") from None
@@ -225,21 +265,31 @@ def _tokens(asked: Asked, answer: Answer) -> None:
 
 
 def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: float) -> None:
-    """Serves until SIGTERM or Ctrl-C, then answers what is on its way for at most `grace` seconds. A second signal ends that.
+    """Serves until SIGTERM or Ctrl-C, then answers what is on its way for at most `grace` seconds.
 
-    Raises ConfigError for a port that is none or is taken, and what loading the model raises.
+    A second signal ends that.     Raises ConfigError for a port that is none or is taken, and what
+    loading the model raises.
     """
     if not 0 < port < 1 << 16:
         raise ConfigError(f"--port {port} is no port: give one from 1 to 65535")
     if most < 1 or grace < 0:
-        raise ConfigError(f"--queue {most} and --grace {grace:g}: at least one request, and no less than 0 seconds")
+        raise ConfigError(
+            f"--queue {most} and --grace {grace:g}: at least one request, and no less than 0"
+            " seconds"
+        )
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror}; give another --port or --host") from error
-    arguments, sys.argv = sys.argv, sys.argv[:1]  # KServe reads the command line when it is imported, and ours is not for it
+            raise ConfigError(
+                f"{host}:{port} cannot be listened on: {error.strerror}; give another --port or"
+                " --host"
+            ) from error
+    arguments, sys.argv = (
+        sys.argv,
+        sys.argv[:1],
+    )  # KServe reads the command line when it is imported, and ours is not for it
     try:
         from kserve import ModelServer
         from kserve.model_server import app
@@ -250,10 +300,16 @@ def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: fl
 
     class Bound(ModelServer):  # type: ignore[misc]
         async def _serve(self) -> None:
-            rest, loop, ended = self._rest_server._server, asyncio.get_running_loop(), asyncio.Event()
+            rest, loop, ended = (
+                self._rest_server._server,
+                asyncio.get_running_loop(),
+                asyncio.Event(),
+            )
             rest.config.host = host
 
-            def end(*_: object) -> None:  # uvicorn's own would close the port, and whoever comes would not be told to come again
+            def end(
+                *_: object,
+            ) -> None:  # uvicorn's own would close the port, and whoever comes would not be told to come again
                 if ended.is_set():
                     server.batcher.stop()
                     rest.should_exit = True
@@ -280,7 +336,9 @@ def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: fl
 
     kserve = Bound(http_port=port, enable_grpc=False, grace_period=LAST, workers=1)
     for name in ("uvicorn.access", "uvicorn.error", "kserve", "kserve.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # a line a request would bury what matters
+        logging.getLogger(name).setLevel(
+            logging.WARNING
+        )  # a line a request would bury what matters
     print(f"{model} at http://{host}:{port}/v1", file=sys.stderr, flush=True)
     kserve.start([])
     if server.error:

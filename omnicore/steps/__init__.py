@@ -1,6 +1,7 @@
-"""The steps by name: what each takes and writes. Importing this loads none of them.
+"""The steps by name: what each takes and writes.
 
-A step's module is `omnicore.steps.<name>` with `run(recipe, config, inputs, output) -> summary`.
+Importing this loads none of them. A step's module is `omnicore.steps.<name>` with `run(recipe,
+config, inputs, output) -> summary`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 
 class StepInfo(NamedTuple):
-    """`required` and `optional` map the role of an input to the steps whose finished output may fill it."""
+    """`required` and `optional` map the role of an input to the steps whose finished output may
+    fill it."""
 
     summary: str
     writes: str
@@ -23,7 +25,8 @@ class StepInfo(NamedTuple):
 STEPS: dict[str, StepInfo] = {
     "prepare": StepInfo(
         "benchmark and training sets as queries and media files",
-        "queries.jsonl, controls.jsonl, benchmarks.json, sft.jsonl, rlvr.jsonl, distill.jsonl, planted.json, media/",
+        "queries.jsonl, controls.jsonl, benchmarks.json, sft.jsonl, rlvr.jsonl, distill.jsonl,"
+        " planted.json, media/",
     ),
     "probe": StepInfo(
         "ask a probe model with modalities withheld, several draws a query",
@@ -83,9 +86,15 @@ STEPS: dict[str, StepInfo] = {
         reads=("*",),
     ),
     "promote": StepInfo(
-        "decide whether a candidate replaces the champion, on the clean view; release it with its scores",
+        "decide whether a candidate replaces the champion, on the clean view; release it with its"
+        " scores",
         "decision.json, release/",
-        {"champion": ("evaluate",), "candidate": ("evaluate",), "queries": ("prepare",), "manifest": ("clean",)},
+        {
+            "champion": ("evaluate",),
+            "candidate": ("evaluate",),
+            "queries": ("prepare",),
+            "manifest": ("clean",),
+        },
         {"model": ("sft", "rlvr")},
     ),
 }

@@ -1,4 +1,5 @@
-"""distill: the model's own rollouts on omni queries; those that pass every rule of training/selection.py become training rows."""
+"""Distill: the model's own rollouts on omni queries; those that pass every rule of
+training/selection.py become training rows."""
 
 from __future__ import annotations
 
@@ -22,44 +23,64 @@ from omnicore.storage.files import link_or_copy, read_jsonl, write_jsonl
 from omnicore.training.selection import Key, Reason, Rollout, select
 
 
-def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `selection.jsonl`, every rollout with what became of it, `errors.jsonl`, the requests that failed for good, and
-    `distilled.jsonl`, the chosen rollouts.
+def run(
+    recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """Writes `selection.jsonl`, every rollout with what became of it, `errors.jsonl`, the requests
+    that failed for good, and `distilled.jsonl`, the chosen rollouts.
 
-    Raises TrainingError where none is chosen or a share cannot be held, DataError for draws of other queries, EngineError when more
-    requests fail than the engine's `max_error_rate`, or a length is bounded and the server does not count tokens.
+    Raises TrainingError where none is chosen or a share cannot be held, DataError for draws of
+    other queries, EngineError when more requests fail than the engine's `max_error_rate`, or a
+    length is bounded and the server does not count tokens.
     """
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
     solvable = _solvable(recipe, config, inputs)
     tries = [query for query in prompts for _ in range(config.samples)]
-    requests = [Request(parts(query, View.omni, recipe.profile), root, "/".join(query.key)) for query in tries]
+    requests = [
+        Request(parts(query, View.omni, recipe.profile), root, "/".join(query.key))
+        for query in tries
+    ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    asked = Asking(recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch)
+    asked = Asking(
+        recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch
+    )
     replies, perceived = asked.answers(recipe, output, "distill")
     rollouts = [
         _rollout(query, number % config.samples, reply, recipe)
         for number, (query, reply) in enumerate(zip(tries, replies, strict=True))
     ]
-    if (config.min_tokens or config.max_tokens) and not all(one.tokens or one.failed for one in rollouts):
+    if (config.min_tokens or config.max_tokens) and not all(
+        one.tokens or one.failed for one in rollouts
+    ):
         raise EngineError(
-            f"{recipe.engine.url} does not say how many tokens a reply has: leave out distill.min_tokens and max_tokens"
+            f"{recipe.engine.url} does not say how many tokens a reply has: leave out"
+            " distill.min_tokens and max_tokens"
         )
     reasons = select(rollouts, config, solvable, recipe.seed)
     errors = [
-        {"benchmark": one.query.benchmark, "id": one.query.id, "sample": one.sample, "error": one.reply}
+        {
+            "benchmark": one.query.benchmark,
+            "id": one.query.id,
+            "sample": one.sample,
+            "error": one.reply,
+        }
         for one in rollouts
         if one.failed
     ]
     write_jsonl(output / "errors.jsonl", errors)
-    write_jsonl(output / "selection.jsonl", (_line(one, reason) for one, reason in zip(rollouts, reasons, strict=True)))
+    write_jsonl(
+        output / "selection.jsonl",
+        (_line(one, reason) for one, reason in zip(rollouts, reasons, strict=True)),
+    )
     rejected = Counter(reason for reason in reasons if reason)
     rows = [_row(one) for one, reason in zip(rollouts, reasons, strict=True) if not reason]
     if not rows:
         told = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
         raise TrainingError(
-            f"none of {len(tries)} rollouts became a row ({told}): nothing to distill; train longer, sample more, or loosen the "
-            f"rule that took most. {output / 'selection.jsonl'} lists them"
+            f"none of {len(tries)} rollouts became a row ({told}): nothing to distill; train"
+            f" longer, sample more, or loosen the rule that took most. {output / 'selection.jsonl'}"
+            " lists them"
         )
     for row in rows:
         for medium in row.media:
@@ -78,13 +99,15 @@ def run(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path], outpu
 
 
 def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path]) -> frozenset[Key]:
-    """Queries that the probe behind input `draws` answers without the sound, by the rule of `clean`; none without draws."""
+    """Queries that the probe behind input `draws` answers without the sound, by the rule of
+    `clean`; none without draws."""
     if "draws" not in inputs:
         return frozenset()
     probe = read_probe(inputs["draws"])
     if probe.data != config.data:
         raise DataError(
-            f"draws are of {probe.data}, and {config.data} is distilled: omnicore probe --section distill_probe asks those"
+            f"draws are of {probe.data}, and {config.data} is distilled: omnicore probe --section"
+            " distill_probe asks those"
         )
     audited = read_queries(inputs["data"], probe.data)
     drawn = read_draws(inputs["draws"], probe, audited)
@@ -98,9 +121,20 @@ def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path])
 def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Rollout:
     # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
     nothing = reply.error or reply.truncated
-    answer, outcome = (None, Outcome.no_answer) if nothing else judge(reply.text, query, recipe.profile.style)
+    answer, outcome = (
+        (None, Outcome.no_answer) if nothing else judge(reply.text, query, recipe.profile.style)
+    )
     text = reply.error or reply.text
-    return Rollout(query, sample, text, reply.tokens, answer, outcome, cut=reply.truncated, failed=bool(reply.error))
+    return Rollout(
+        query,
+        sample,
+        text,
+        reply.tokens,
+        answer,
+        outcome,
+        cut=reply.truncated,
+        failed=bool(reply.error),
+    )
 
 
 def _line(one: Rollout, reason: Reason | None) -> dict[str, Any]:
@@ -119,5 +153,6 @@ def _line(one: Rollout, reason: Reason | None) -> dict[str, Any]:
 
 
 def _row(one: Rollout) -> Query:
-    """The query with the reply as its target; its source keeps its name, so that a mixture can weigh it."""
+    """The query with the reply as its target; its source keeps its name, so that a mixture can
+    weigh it."""
     return one.query.model_copy(update={"id": f"{one.query.id}-{one.sample}", "target": one.reply})

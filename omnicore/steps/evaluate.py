@@ -1,8 +1,9 @@
-"""evaluate: one greedy reply per query, scored on the raw view and on the clean view side by side.
+"""Evaluate: one greedy reply per query, scored on the raw view and on the clean view side by side.
 
-The clean view is a filter by the manifest. The ablations ask the clean queries again with the sound or the picture
-hidden: a model that uses both falls to chance there. Every reply has two scores: `strict`, ours, and `official`, the
-publisher's own rule. A request that failed for good has none: it stands in `errors.jsonl`, is in no figure, and is counted.
+The clean view is a filter by the manifest. The ablations ask the clean queries again with the sound
+or the picture hidden: a model that uses both falls to chance there. Every reply has two scores:
+`strict`, ours, and `official`, the publisher's own rule. A request that failed for good has none:
+it stands in `errors.jsonl`, is in no figure, and is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Asked = tuple[Query, View]
 
 @dataclass(frozen=True)
 class Shown:
-    """What an evaluation reads, and the queries that it asks with the view that each is shown under."""
+    """What an evaluation reads, and the queries that it asks with the view that each is shown
+    under."""
 
     queries: list[Query]
     controls: list[Query]
@@ -38,35 +40,57 @@ class Shown:
     asked: list[Asked]
 
 
-def asking(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]) -> tuple[Shown, Asking]:
-    """Every query and control, then the clean queries again under each ablation. Raises DataError as `run` does."""
+def asking(
+    recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]
+) -> tuple[Shown, Asking]:
+    """Every query and control, then the clean queries again under each ablation.
+
+    Raises DataError as `run` does.
+    """
     root = inputs["queries"]
     queries = read_jsonl(root / "queries.jsonl", Query)
-    controls = read_jsonl(root / "controls.jsonl", Query) if (root / "controls.jsonl").is_file() else []
+    controls = (
+        read_jsonl(root / "controls.jsonl", Query) if (root / "controls.jsonl").is_file() else []
+    )
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     _check(manifest, recipe, queries)
     kept = manifest.kept()
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
-    requests = [Request(parts(q, view, recipe.profile), root, "/".join(q.key), choices(q, recipe.profile)) for q, view in asked]
+    requests = [
+        Request(parts(q, view, recipe.profile), root, "/".join(q.key), choices(q, recipe.profile))
+        for q, view in asked
+    ]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
-    return Shown(queries, controls, manifest, asked), Asking(recipe.engine, model, requests, sampling, config.batch)
+    return Shown(queries, controls, manifest, asked), Asking(
+        recipe.engine, model, requests, sampling, config.batch
+    )
 
 
-def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`. Raises DataError for a manifest
-    of another profile or other queries, EngineError when more requests fail than the engine's `max_error_rate`."""
+def run(
+    recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """Writes `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`.
+
+    Raises DataError for a manifest of another profile or other queries, EngineError when more
+    requests fail than the engine's `max_error_rate`.
+    """
     shown, asked = asking(recipe, config, inputs)
     replies, perceived = asked.answers(recipe, output, "evaluate")
     queries, manifest = shown.queries, shown.manifest
     kept = manifest.kept()
     errors: list[dict[str, Any]] = []
-    responses = sorted(_responses(shown.asked, replies, recipe, errors), key=lambda r: (r.benchmark, r.id, r.view))
+    responses = sorted(
+        _responses(shown.asked, replies, recipe, errors), key=lambda r: (r.benchmark, r.id, r.view)
+    )
     write_jsonl(output / "responses.jsonl", responses)
     write_jsonl(output / "errors.jsonl", errors)
     fields = ("benchmark", "id", "type", "cluster")
-    write_jsonl(output / "items.jsonl", ({**{f: getattr(q, f) for f in fields}, "kept": q.key in kept} for q in queries))
+    write_jsonl(
+        output / "items.jsonl",
+        ({**{f: getattr(q, f) for f in fields}, "kept": q.key in kept} for q in queries),
+    )
     scores = {
         "model": recipe.model if "model" not in inputs else "checkpoint",
         "profile_hash": profile_hash(recipe.profile),
@@ -81,7 +105,13 @@ def run(recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], outp
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
     failures = tell_failures("evaluate", len(shown.asked), errors)
-    figures = {"queries": len(queries), "asked": len(shown.asked), **macro, "truncated": truncated, "errors": len(errors)}
+    figures = {
+        "queries": len(queries),
+        "asked": len(shown.asked),
+        **macro,
+        "truncated": truncated,
+        "errors": len(errors),
+    }
     return {**figures, **perceived, **failures}
 
 
@@ -90,12 +120,14 @@ def _check(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None
     # An imported list comes from outside: it was made under no profile of ours.
     if manifest.policy != "imported" and manifest.profile_hash != hashed:
         raise DataError(
-            f"the manifest was made with profile {manifest.profile_hash[:12]}, this recipe has {hashed[:12]}: audit again with it"
+            f"the manifest was made with profile {manifest.profile_hash[:12]}, this recipe has"
+            f" {hashed[:12]}: audit again with it"
         )
     judged = {(v.benchmark, v.id) for v in manifest.verdicts}
     if missing := [q.key for q in queries if q.key not in judged]:
         raise DataError(
-            f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]} first): run clean on them"
+            f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]}"
+            " first): run clean on them"
         )
 
 
@@ -106,11 +138,17 @@ def _responses(
     rules = {name: benchmarks.official(name) for name in {query.benchmark for query, _ in asked}}
     for (query, view), reply in zip(asked, replies, strict=True):
         if reply.error:
-            errors.append({"benchmark": query.benchmark, "id": query.id, "view": view, "error": reply.error})
+            errors.append(
+                {"benchmark": query.benchmark, "id": query.id, "view": view, "error": reply.error}
+            )
             continue
         # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
         # The publisher's rule sees what there is, as the publisher would.
-        answer, outcome = (None, Outcome.no_answer) if reply.truncated else judge(reply.text, query, recipe.profile.style)
+        answer, outcome = (
+            (None, Outcome.no_answer)
+            if reply.truncated
+            else judge(reply.text, query, recipe.profile.style)
+        )
         rule = rules[query.benchmark]
         yield Response(
             benchmark=query.benchmark,

@@ -1,7 +1,7 @@
-"""prepare: native annotations and media to `queries.jsonl`, and the training mixtures.
+"""Prepare: native annotations and media to `queries.jsonl`, and the training mixtures.
 
-The embedded benchmark writes real png and wav files named by their content; nothing after this step knows that it is
-synthetic.
+The embedded benchmark writes real png and wav files named by their content; nothing after this step
+knows that it is synthetic.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Files:
             if kind == "image":
                 self.world.pictures[index].image().save(buffer, "png")
             else:
-                soundfile.write(buffer, self.world.clips[index].wave, RATE, format="WAV", subtype="PCM_16")
+                soundfile.write(
+                    buffer, self.world.clips[index].wave, RATE, format="WAV", subtype="PCM_16"
+                )
             data = buffer.getvalue()
             sha = hashlib.sha256(data).hexdigest()
             uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"
@@ -59,9 +61,14 @@ class Files:
         return self._known[kind, index]
 
     def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
-        """The cluster is the handwriting behind the picture, or the voice's clip where there is no picture."""
+        """The cluster is the handwriting behind the picture, or the voice's clip where there is no
+        picture."""
         media: dict[str, int] = dict(item.media)
-        source = f"picture-{self.world.pictures[media['image']].source}" if "image" in media else f"clip-{media.get('audio')}"
+        source = (
+            f"picture-{self.world.pictures[media['image']].source}"
+            if "image" in media
+            else f"clip-{media.get('audio')}"
+        )
         return Query(
             benchmark=benchmark,
             id=name,
@@ -77,43 +84,69 @@ class Files:
         )
 
 
-def _rows(files: Files, name: str, count: int, mix: Mapping[str, float], seed: int, *, target: bool = False) -> Iterable[Query]:
+def _rows(
+    files: Files,
+    name: str,
+    count: int,
+    mix: Mapping[str, float],
+    seed: int,
+    *,
+    target: bool = False,
+) -> Iterable[Query]:
     """Rows of a training mixture: exact shares by weight, shuffled."""
     rng = random.Random(f"{seed}-{name}")
     total = sum(mix.values())
-    kinds: list[Any] = [kind for kind, weight in mix.items() for _ in range(round(count * weight / total))]
+    kinds: list[Any] = [
+        kind for kind, weight in mix.items() for _ in range(round(count * weight / total))
+    ]
     rng.shuffle(kinds)
     for i, kind in enumerate(kinds):
         yield files.query(files.world.item(rng, kind), name, f"{i:05d}", target=target)
 
 
-def run(recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Raises DataError when more items of a benchmark or source are unreadable than `max_refused` allows."""
+def run(
+    recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """Raises DataError when more items of a benchmark or source are unreadable than `max_refused`
+    allows."""
     made = native(recipe, config, output) if config.sources else embedded(recipe, config, output)
     return {**made, **training(recipe, config, output)} if config.training else made
 
 
 def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
-    """The sets of the stages that `config.training` has sources for, shuffled; what became no query goes into `problems.jsonl`."""
+    """The sets of the stages that `config.training` has sources for, shuffled; what became no query
+    goes into `problems.jsonl`."""
     sets: dict[str, list[Query]] = {}
     listed = output / "problems.jsonl"
-    problems: list[Problem] = read_jsonl(listed, Problem) if listed.exists() else []  # of the benchmarks
+    problems: list[Problem] = (
+        read_jsonl(listed, Problem) if listed.exists() else []
+    )  # of the benchmarks
     others = len(problems)
     mute = 0  # rows of sources that ask for sound
     for name, given in sorted(config.training.items()):
         source = training_rows.opened(name, given, output / "scratch")
-        rows, found, _ = training_rows.rows(given, source, recipe.profile, _faults(name, source, recipe))
+        rows, found, _ = training_rows.rows(
+            given, source, recipe.profile, _faults(name, source, recipe)
+        )
         problems += found
         write_jsonl(listed, problems)
         _check_losses(name, found, rows, source, config)
         if given.sound and (count := training_rows.mute(rows)):
             mute += count
-            _say(f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no sound track: its picture alone")
+            _say(
+                f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no"
+                " sound track: its picture alone"
+            )
         if not rows:
-            raise DataError(f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says what they are")
+            raise DataError(
+                f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says"
+                " what they are"
+            )
         with track(len(rows), f"prepare {name}") as progress:
             for number, row in enumerate(rows):
-                rows[number] = row.model_copy(update={"media": tuple(_link(m, source, output) for m in row.media)})
+                rows[number] = row.model_copy(
+                    update={"media": tuple(_link(m, source, output) for m in row.media)}
+                )
                 progress.advance()
         for stage in given.stages:
             # Prompts of the other stages are answered by the model itself.
@@ -126,12 +159,17 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     return {
         **{name: len(chosen) for name, chosen in sorted(sets.items())},
         "training_refused": sum(not p.kept for p in problems[others:]),
-        **({"training_mute": mute} if any(given.sound for given in config.training.values()) else {}),
+        **(
+            {"training_mute": mute}
+            if any(given.sound for given in config.training.values())
+            else {}
+        ),
     }
 
 
 def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
-    """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into `media/`."""
+    """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into
+    `media/`."""
     queries: list[Query] = []
     problems: list[Problem] = []
     infos: list[BenchmarkInfo] = []
@@ -141,8 +179,16 @@ def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any
         root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
         source = Source(entry, root, output / "scratch")
         rows, listed, count = read(found, source, _faults(name, source, recipe))
-        refused, excluded, flagged = (sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept"))
-        counts = {"queries": len(rows), "native": count, "refused": refused, "excluded": excluded, "flagged": flagged}
+        refused, excluded, flagged = (
+            sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept")
+        )
+        counts = {
+            "queries": len(rows),
+            "native": count,
+            "refused": refused,
+            "excluded": excluded,
+            "flagged": flagged,
+        }
         counts["published"] = source.size
         if source.size and count != source.size:
             _say(f"{entry.title}: {count:,} items are here, and {source.size:,} are published")
@@ -155,35 +201,57 @@ def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any
             raise DataError(f"{root} holds no item of {entry.title}: copy it again")
         with track(len(rows), f"prepare {name}") as progress:
             for row in rows:
-                queries.append(row.model_copy(update={"media": tuple(_link(m, source, output) for m in row.media)}))
+                queries.append(
+                    row.model_copy(
+                        update={"media": tuple(_link(m, source, output) for m in row.media)}
+                    )
+                )
                 progress.advance()
     shutil.rmtree(output / "scratch", ignore_errors=True)
     write_jsonl(output / "queries.jsonl", queries)
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
-    totals = {name: sum(getattr(info, name) for info in infos) for name in ("refused", "excluded", "flagged")}
+    totals = {
+        name: sum(getattr(info, name) for info in infos)
+        for name in ("refused", "excluded", "flagged")
+    }
     return {"benchmarks": len(infos), "queries": len(queries), **totals}
 
 
 def _faults(name: str, source: Source, recipe: Recipe) -> Faults:
-    return lambda queries: check.faults(queries, source.path, f"prepare {name}: media", recipe.cores)
+    return lambda queries: check.faults(
+        queries, source.path, f"prepare {name}: media", recipe.cores
+    )
 
 
 def _link(media: Media, source: Source, output: Path) -> Media:
-    """The medium under a name by its content, so that files of several benchmarks cannot meet under one name."""
+    """The medium under a name by its content, so that files of several benchmarks cannot meet under
+    one name."""
     uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
     link_or_copy(source.path(media), output / uri)
     return media.model_copy(update={"uri": uri})
 
 
-def _check_losses(title: str, problems: list[Problem], rows: list[Query], source: Source, config: PrepareConfig) -> None:
-    """Says what was lost or is doubtful. Raises DataError where more is lost than `max_refused` allows."""
+def _check_losses(
+    title: str, problems: list[Problem], rows: list[Query], source: Source, config: PrepareConfig
+) -> None:
+    """Says what was lost or is doubtful.
+
+    Raises DataError where more is lost than `max_refused` allows.
+    """
     lost, flagged = [p for p in problems if p.refused], [p for p in problems if p.kept]
     count = len(rows) + len(lost)
     if len(lost) > config.max_refused * count:
         raise DataError(refusal(title, lost, count, config.max_refused, source))
     for found, what in ((lost, "cannot be read"), (flagged, "are kept and doubtful")):
         if found:
-            _say("\n".join([f"{title}: {len(found)} of {count} items {what}:", *reasons(found, source.columns)]))
+            _say(
+                "\n".join(
+                    [
+                        f"{title}: {len(found)} of {count} items {what}:",
+                        *reasons(found, source.columns),
+                    ]
+                )
+            )
     if lost and (lines := skewed(source.losses)):
         _say("\n".join(lines))
 

@@ -1,4 +1,5 @@
-"""probe: what a model answers with modalities withheld, several times a query, options re-shuffled on every draw."""
+"""Probe: what a model answers with modalities withheld, several times a query, options re-shuffled
+on every draw."""
 
 from __future__ import annotations
 
@@ -22,9 +23,14 @@ Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 
 
 def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> tuple[Plan, Asking]:
-    """All draws, view by view in the order of the queries' keys, and their requests. Raises ConfigError where there are none."""
+    """All draws, view by view in the order of the queries' keys, and their requests.
+
+    Raises ConfigError where there are none.
+    """
     if not sum(config.draws.values()):
-        raise ConfigError("a probe without draws asks nothing: give draws of a view, as in draws={visual_only: 8}")
+        raise ConfigError(
+            "a probe without draws asks nothing: give draws of a view, as in draws={visual_only: 8}"
+        )
     root = inputs["queries"]
     queries = sorted(read_jsonl(root / config.data, Query), key=lambda q: q.key)
     plan = [
@@ -34,16 +40,26 @@ def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> t
         for number in range(count)
     ]
     requests = [
-        Request(parts(query, view, recipe.profile, order), root, "/".join(query.key), choices(query, recipe.profile, order))
+        Request(
+            parts(query, view, recipe.profile, order),
+            root,
+            "/".join(query.key),
+            choices(query, recipe.profile, order),
+        )
         for query, view, _, order in plan
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     return plan, Asking(config.engine, config.model, requests, sampling, config.batch)
 
 
-def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a request that failed for good
-    stands in `errors.jsonl` in place of its draw. Raises EngineError when more fail than the engine's `max_error_rate`."""
+def run(
+    recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """Writes `draws.jsonl`, view by view in the order of the queries' keys, and `probe.json`; a
+    request that failed for good stands in `errors.jsonl` in place of its draw.
+
+    Raises EngineError when more fail than the engine's `max_error_rate`.
+    """
     plan, asked = asking(recipe, config, inputs)
     replies, perceived = asked.answers(recipe, output, "probe")
     seen: Counter[str] = Counter()
@@ -53,18 +69,31 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
     def drawn() -> Iterator[Draw]:
         for (query, view, number, order), reply in zip(plan, replies, strict=True):
             if reply.error:
-                errors.append({"benchmark": query.benchmark, "id": query.id, "view": view, "draw": number, "error": reply.error})
+                errors.append(
+                    {
+                        "benchmark": query.benchmark,
+                        "id": query.id,
+                        "view": view,
+                        "draw": number,
+                        "error": reply.error,
+                    }
+                )
                 continue
             draw = _draw(query, view, number, order, reply, recipe)
             seen[draw.outcome] += 1
             seen["truncated"] += draw.truncated
             seen["outside"] += draw.answer is None and draw.outcome is Outcome.incorrect
-            hits.setdefault(view, []).append((float(draw.outcome is Outcome.correct), query.cluster))
+            hits.setdefault(view, []).append(
+                (float(draw.outcome is Outcome.correct), query.cluster)
+            )
             yield draw
 
     write_jsonl(output / "draws.jsonl", drawn())
     write_jsonl(output / "errors.jsonl", errors)
-    accuracy = {view.value: stats.mean(*zip(*found, strict=True)).model_dump() for view, found in sorted(hits.items())}
+    accuracy = {
+        view.value: stats.mean(*zip(*found, strict=True)).model_dump()
+        for view, found in sorted(hits.items())
+    }
     facts = {
         "model": config.model,
         "data": config.data,
@@ -90,9 +119,15 @@ def run(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path], output:
     }
 
 
-def _draw(query: Query, view: View, number: int, order: tuple[int, ...], reply: Reply, recipe: Recipe) -> Draw:
+def _draw(
+    query: Query, view: View, number: int, order: tuple[int, ...], reply: Reply, recipe: Recipe
+) -> Draw:
     # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
-    answer, outcome = (None, Outcome.no_answer) if reply.truncated else judge(reply.text, query, recipe.profile.style, order)
+    answer, outcome = (
+        (None, Outcome.no_answer)
+        if reply.truncated
+        else judge(reply.text, query, recipe.profile.style, order)
+    )
     return Draw(
         benchmark=query.benchmark,
         id=query.id,

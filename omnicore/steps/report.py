@@ -1,8 +1,10 @@
-"""report: everything that the other steps found, on one page for people and in one file for scripts.
+"""Report: everything that the other steps found, on one page for people and in one file for
+scripts.
 
-`report.json` holds `audit` by policy, `seconds` by step, the seed and the hashes; where there was training,
-`stages.{base,sft,rlvr,distilled}` (`raw`, `clean`, `by_type`, `by_wording`, `ablation`) and `gain.{sft,rlvr}` (`raw`, `clean`, and
-`surplus`, raw less clean), and `control` where the random-reward arm was evaluated.
+`report.json` holds `audit` by policy, `seconds` by step, the seed and the hashes; where there was
+training, `stages.{base,sft,rlvr,distilled}` (`raw`, `clean`, `by_type`, `by_wording`, `ablation`)
+and `gain.{sft,rlvr}` (`raw`, `clean`, and `surplus`, raw less clean), and `control` where the
+random-reward arm was evaluated.
 """
 
 from __future__ import annotations
@@ -24,15 +26,20 @@ from omnicore.storage.files import replacing, write_json
 
 def stage(scores: ev.Scores) -> dict[str, Any]:
     """What a script reads of one evaluation."""
-    return scores.model_dump(mode="json", include={"raw", "clean", "by_type", "by_wording", "ablation"})
+    return scores.model_dump(
+        mode="json", include={"raw", "clean", "by_type", "by_wording", "ablation"}
+    )
 
 
 def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
-    """One cleaning rule over the filtered benchmarks; what needs a planted truth or a second probe is None without it.
+    """One cleaning rule over the filtered benchmarks; what needs a planted truth or a second probe
+    is None without it.
 
     precision: of the removed, truly solvable; recall: of the truly solvable, removed; clean_lost: of the truly clean, removed.
     """
-    labels = [v.label for v in evidence.manifests[policy].verdicts if v.benchmark in evidence.filtered]
+    labels = [
+        v.label for v in evidence.manifests[policy].verdicts if v.benchmark in evidence.filtered
+    ]
     removed = labels.count(Label.solvable)
     truth: dict[str, float | None] = dict.fromkeys(("precision", "recall", "clean_lost"))
     if evidence.planted is not None:
@@ -60,8 +67,12 @@ def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
     """The content of `report.json`."""
     gains = {"sft": ("base", "sft"), "rlvr": ("sft", "rlvr")} if evidence.trained else {}
     return {
-        "stages": {name: stage(evidence.scores[name]) for name in ev.STAGES if name in evidence.scores},
-        "gain": {name: to_jsonable_python(words.gain(evidence, *ends)) for name, ends in gains.items()},
+        "stages": {
+            name: stage(evidence.scores[name]) for name in ev.STAGES if name in evidence.scores
+        },
+        "gain": {
+            name: to_jsonable_python(words.gain(evidence, *ends)) for name, ends in gains.items()
+        },
         "audit": {policy: audit(evidence, policy) for policy in evidence.manifests},
         **({"control": stage(evidence.scores["control"])} if "control" in evidence.scores else {}),
         "seconds": {name: step["seconds"] for name, step in evidence.steps.items()},
@@ -71,8 +82,13 @@ def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def run(recipe: Recipe, config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
-    """Writes `report.html` and `report.json`. Raises DataError when inputs do not belong together."""
+def run(
+    recipe: Recipe, config: ReportConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
+    """Writes `report.html` and `report.json`.
+
+    Raises DataError when inputs do not belong together.
+    """
     evidence = ev.read(inputs)
     found = figures(evidence, recipe)
     page = render(evidence, found, recipe, config).encode()

@@ -1,4 +1,4 @@
-"""rlvr: reinforcement learning on verifiable rewards over mixed modalities."""
+"""Rlvr: reinforcement learning on verifiable rewards over mixed modalities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from omnicore.schema import View
 from omnicore.storage.files import append_jsonl, write_jsonl
 
 
-def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+def run(
+    recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
     from omnicore.engines import canary
     from omnicore.engines.orders import orders
     from omnicore.engines.transformers import TransformersEngine
@@ -26,14 +28,22 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
 
     parallel.check(config)
     set_up(recipe)
-    engine = TransformersEngine(inputs["model"] / "checkpoint", recipe.profile, **parts.loading(config))
+    engine = TransformersEngine(
+        inputs["model"] / "checkpoint", recipe.profile, **parts.loading(config)
+    )
     model, encoder = engine.model, engine.encoder
-    view = {"muted_audio": View.visual_only, "text_only": View.text_only}.get(config.control, View.omni)
-    found = read_rows(inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view)
+    view = {"muted_audio": View.visual_only, "text_only": View.text_only}.get(
+        config.control, View.omni
+    )
+    found = read_rows(
+        inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view
+    )
     context = model.config.text_config.max_position_embeddings
     rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
     asked = [row.request for row in rows]
-    perceived = canary.check(engine, EngineConfig(), recipe.profile, canary.shown(asked), orders(asked))
+    perceived = canary.check(
+        engine, EngineConfig(), recipe.profile, canary.shown(asked), orders(asked)
+    )
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     checkpoints = Checkpoints(
@@ -42,7 +52,10 @@ def run(recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: 
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
     )
-    with tracking.reported(recipe.tracker, output) as trackers, track(config.steps, "rlvr") as progress:
+    with (
+        tracking.reported(recipe.tracker, output) as trackers,
+        track(config.steps, "rlvr") as progress,
+    ):
         progress.advance(len(curve))
         write_jsonl(output / "curves.jsonl", curve)
         write_jsonl(output / "rollouts.jsonl", rollouts)

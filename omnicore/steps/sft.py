@@ -1,4 +1,5 @@
-"""sft: supervised fine-tuning on written replies; bi-modal first, on self-distilled omni queries last."""
+"""Sft: supervised fine-tuning on written replies; bi-modal first, on self-distilled omni queries
+last."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from omnicore.progress import track
 from omnicore.storage.files import append_jsonl, write_jsonl
 
 
-def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, Any]:
+def run(
+    recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path
+) -> dict[str, Any]:
     from omnicore.engines import canary
     from omnicore.engines.transformers import Reader
     from omnicore.models import thinker
@@ -24,13 +27,26 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
 
     parallel.check(config)
     set_up(recipe)
-    model, encoder = thinker.load(inputs["model"] / "checkpoint" if "model" in inputs else recipe.model, **parts.loading(config))
-    found = read_rows(inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True)
+    model, encoder = thinker.load(
+        inputs["model"] / "checkpoint" if "model" in inputs else recipe.model,
+        **parts.loading(config),
+    )
+    found = read_rows(
+        inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True
+    )
     rows = fitting(found, config, output, context=model.config.text_config.max_position_embeddings)
     curve: list[dict[str, Any]] = []
-    checkpoints = Checkpoints(output / DIRECTORY, {"curves": curve}, every=config.checkpoint_every, keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        output / DIRECTORY,
+        {"curves": curve},
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+    )
     data_seconds = 0.0
-    with tracking.reported(recipe.tracker, output) as trackers, track(config.steps, "sft") as progress:
+    with (
+        tracking.reported(recipe.tracker, output) as trackers,
+        track(config.steps, "sft") as progress,
+    ):
         progress.advance(len(curve))
         write_jsonl(output / "curves.jsonl", curve)
 
@@ -41,7 +57,16 @@ def run(recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: P
             append_jsonl(output / "curves.jsonl", record)
             progress.advance(1, loss=record["loss"])
 
-        epochs = sft.train(model, encoder, rows, config, seed=recipe.seed, log=log, checkpoints=checkpoints, trackers=trackers)
+        epochs = sft.train(
+            model,
+            encoder,
+            rows,
+            config,
+            seed=recipe.seed,
+            log=log,
+            checkpoints=checkpoints,
+            trackers=trackers,
+        )
     if not distributed.first():
         return {}
     thinker.save(model, encoder, output / "checkpoint")

@@ -25,10 +25,10 @@ def sha256_file(path: Path) -> str:
 
 
 def digest_directory(path: Path, *, skip: Sequence[str] = NOT_CONTENT) -> str:
-    """sha256 over the sorted relative paths and contents of a directory's files.
+    """Sha256 over the sorted relative paths and contents of a directory's files.
 
-    `skip` holds patterns of names, of files or directories at any depth, that do not count. Raises DataError when there
-    is no such directory.
+    `skip` holds patterns of names, of files or directories at any depth, that do not count. Raises
+    DataError when there is no such directory.
     """
     return digest_contents({name: sha256_file(path / name) for name in content_files(path, skip)})
 
@@ -37,11 +37,15 @@ def content_files(path: Path, skip: Sequence[str] = NOT_CONTENT) -> list[str]:
     if not path.is_dir():
         raise DataError(f"{path}: no such directory")
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return [name for name in names if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in skip)]
+    return [
+        name
+        for name in names
+        if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in skip)
+    ]
 
 
 def digest_contents(contents: Mapping[str, str]) -> str:
-    """sha256 over names and the sha256 of their contents, in the order given."""
+    """Sha256 over names and the sha256 of their contents, in the order given."""
     total = hashlib.sha256()
     for name, sha256 in contents.items():
         total.update(f"{name}\0{sha256}\n".encode())
@@ -49,6 +53,11 @@ def digest_contents(contents: Mapping[str, str]) -> str:
 
 
 def model_directory(model: str) -> Path:
-    """Where the files of a local model, or of embedded:NAME, would lie. Needs no torch; `models.thinker.resolve` looks at them."""
+    """Where the files of a local model, or of embedded:NAME, would lie.
+
+    Needs no torch; `models.thinker.resolve` looks at them.
+    """
     name = model.removeprefix("embedded:")
-    return Path(model) if name == model else Path(str(files("omnicore") / "assets" / "models" / name))
+    return (
+        Path(model) if name == model else Path(str(files("omnicore") / "assets" / "models" / name))
+    )

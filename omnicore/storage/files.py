@@ -24,7 +24,8 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns what a full or refusing disk raises inside the block into a StorageError with the remedy."""
+    """Turns what a full or refusing disk raises inside the block into a StorageError with the
+    remedy."""
     try:
         yield
     except OmniError:
@@ -34,18 +35,22 @@ def storage_errors(path: Path) -> Iterator[None]:
         # safetensors and other native writers report a full disk in the text of an error of their own.
         if number in FULL or os.strerror(errno.ENOSPC) in str(error):
             raise StorageError(
-                f"no space left on the disk of {path}: free some (see `df -h {path.parent}`) and give the same command again, "
-                "it goes on where it was"
+                f"no space left on the disk of {path}: free some (see `df -h {path.parent}`) and"
+                " give the same command again, it goes on where it was"
             ) from error
         if isinstance(error, OSError) and number in REFUSED:
             refused = error.filename or path
-            raise StorageError(f"{refused}: {error.strerror}; check its owner and permissions, or give another path") from error
+            raise StorageError(
+                f"{refused}: {error.strerror}; check its owner and permissions, or give another"
+                " path"
+            ) from error
         raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` only when the block ends well; before that it is `<path>.tmp`."""
+    """A file that takes the name `path` only when the block ends well; before that it is
+    `<path>.tmp`."""
     temporary = path.with_name(path.name + ".tmp")
     with storage_errors(path):
         try:
@@ -60,13 +65,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
-    """Writes one JSON value, indented; NaN becomes null. The file is whole or absent."""
+    """Writes one JSON value, indented; NaN becomes null.
+
+    The file is whole or absent.
+    """
     with replacing(path) as file:
         file.write(to_json(value, indent=1, inf_nan_mode="null") + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads one JSON value. Raises DataError when the file is missing or broken."""
+    """Reads one JSON value.
+
+    Raises DataError when the file is missing or broken.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run the step that writes it again")
     try:
@@ -76,14 +87,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel | Mapping[str, Any]]) -> None:
-    """Writes one record a line, in the order given; NaN becomes null. The file is whole or absent."""
+    """Writes one record a line, in the order given; NaN becomes null.
+
+    The file is whole or absent.
+    """
     with replacing(path) as file:
         for record in records:
             file.write(to_json(record, inf_nan_mode="null") + b"\n")
 
 
 def append_jsonl(path: Path, record: BaseModel | Mapping[str, Any]) -> None:
-    """Adds one record to a file of `write_jsonl` that grows while a step works, for those who watch it; NaN becomes null."""
+    """Adds one record to a file of `write_jsonl` that grows while a step works, for those who watch
+    it; NaN becomes null."""
     with path.open("ab") as file:
         file.write(to_json(record, inf_nan_mode="null") + b"\n")
 
@@ -104,12 +119,15 @@ def read_jsonl(path: Path, kind: type[T]) -> list[T]:
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 where = ":".join(map(str, (path, number, *first["loc"])))
-                raise DataError(f"{where}: {first['msg']}; mend the line, or run the step that wrote it again") from error
+                raise DataError(
+                    f"{where}: {first['msg']}; mend the line, or run the step that wrote it again"
+                ) from error
     return records
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file to `target`, or copy it where the disk cannot link; an existing target stays."""
+    """Hard-link a file to `target`, or copy it where the disk cannot link; an existing target
+    stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return

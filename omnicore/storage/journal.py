@@ -1,7 +1,7 @@
 """The journal of finished batches that makes long steps resumable.
 
-A step that asks a model thousands of things writes each finished batch to a `Journal`. After a kill at any moment the
-same step opens the same journal and leaves out what is done.
+A step that asks a model thousands of things writes each finished batch to a `Journal`. After a kill
+at any moment the same step opens the same journal and leaves out what is done.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from omnicore.storage.files import storage_errors
 
 
 class Journal:
-    """Batches of finished work, one JSON list of records a line; every record has its own string `key`.
+    """Batches of finished work, one JSON list of records a line; every record has its own string
+    `key`.
 
-    A batch is one line so that a kill in the middle of a write loses the whole batch, never a part of it. Only the keys are
-    held in memory, with the place of their line: `journal[key]` reads the record back from the disk, whether it was written
-    now or before, so a step that builds its output from it gives the same bytes after a kill as without one.
+    A batch is one line so that a kill in the middle of a write loses the whole batch, never a part
+    of it. Only the keys are held in memory, with the place of their line: `journal[key]` reads the
+    record back from the disk, whether it was written now or before, so a step that builds its
+    output from it gives the same bytes after a kill as without one.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or starts a journal; a last line without its end is cut off. Any other broken line raises DataError."""
+        """Opens or starts a journal; a last line without its end is cut off.
+
+        Any other broken line raises DataError.
+        """
         self.path = path
         self._places: dict[str, int] = {}
         with storage_errors(path):
@@ -44,10 +49,15 @@ class Journal:
     def __getitem__(self, key: str) -> dict[str, Any]:
         with self.path.open("rb") as file:
             file.seek(self._places[key])
-            return next(dict(record) for record in json.loads(file.readline()) if record["key"] == key)
+            return next(
+                dict(record) for record in json.loads(file.readline()) if record["key"] == key
+            )
 
     def append(self, *batches: Sequence[Mapping[str, Any]]) -> None:
-        """Writes batches to the disk; when this returns, no kill can lose them. Raises ValueError for a key given twice."""
+        """Writes batches to the disk; when this returns, no kill can lose them.
+
+        Raises ValueError for a key given twice.
+        """
         lines = [to_json(list(batch), inf_nan_mode="null") + b"\n" for batch in batches]
         self._check([record["key"] for batch in batches for record in batch])
         with storage_errors(self.path), self.path.open("ab", buffering=0) as file:
@@ -78,7 +88,8 @@ class Journal:
                     self._check(keys)
                 except (ValueError, TypeError, KeyError) as error:
                     raise DataError(
-                        f"{self.path}:{number}: broken line in a journal; remove the file and its work is done again"
+                        f"{self.path}:{number}: broken line in a journal; remove the file and its"
+                        " work is done again"
                     ) from error
                 self._places.update(dict.fromkeys(keys, place))
                 place += len(line)

@@ -48,12 +48,24 @@ MAX_PARTS = 10_000  # the protocol's own limit
 WORKERS = 8
 CONNECT, READ = 5.0, 30.0  # seconds for a connection, and without a byte
 TRIES = 6  # after the first, 25 s in all where the server refuses; 4 minutes where it takes requests and answers none
-REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
-Moved = Callable[[int, int], None]  # told of each piece that is done: its bytes, and how many of them had to travel
+REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+}
+Moved = Callable[
+    [int, int], None
+]  # told of each piece that is done: its bytes, and how many of them had to travel
 
 
 class Object(NamedTuple):
-    """What a listing tells of an object. `etag`: md5 of its bytes or of its parts' md5s, where the server does not encrypt."""
+    """What a listing tells of an object.
+
+    `etag`: md5 of its bytes or of its parts' md5s, where the server does not encrypt.
+    """
 
     size: int
     etag: str
@@ -68,24 +80,42 @@ def parse(uri: str) -> Address:
     """s3://bucket/prefix in its parts. Raises ConfigError for anything else."""
     found = urlsplit(uri)
     prefix = found.path.strip("/")
-    if found.scheme != "s3" or not found.netloc or not prefix or found.query or found.fragment or "//" in prefix:
+    if (
+        found.scheme != "s3"
+        or not found.netloc
+        or not prefix
+        or found.query
+        or found.fragment
+        or "//" in prefix
+    ):
         raise ConfigError(f"{uri}: write s3://bucket/prefix, as in s3://omni/runs/a/sft")
     return Address(found.netloc, prefix)
 
 
 class Bucket:
-    """Objects of one bucket. May be used by many threads, not across a fork."""
+    """Objects of one bucket.
+
+    May be used by many threads, not across a fork.
+    """
 
     def __init__(self, name: str) -> None:
         """Raises ConfigError when the environment says nonsense; asks the server nothing yet."""
         self.name = name
-        self.endpoint = os.environ.get("OMNI_S3_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL_S3") or "https://s3.amazonaws.com"
+        self.endpoint = (
+            os.environ.get("OMNI_S3_ENDPOINT")
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or "https://s3.amazonaws.com"
+        )
         place = urlsplit(self.endpoint)
         if place.scheme not in ("http", "https") or not place.netloc or place.path.strip("/"):
-            raise ConfigError(f"S3 endpoint {self.endpoint!r}: write http://host:port or https://host:port")
+            raise ConfigError(
+                f"S3 endpoint {self.endpoint!r}: write http://host:port or https://host:port"
+            )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if not region and not place.netloc.endswith("amazonaws.com"):
-            region = "us-east-1"  # else the SDK asks for it, which small stores and narrow policies refuse
+            region = (  # else the SDK asks for it, which small stores and narrow policies refuse
+                "us-east-1"
+            )
         self.keys, provider = sign_in()
         self._client = Minio(
             place.netloc,
@@ -97,31 +127,41 @@ class Bucket:
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
-        """Turns what the SDK raises inside the block into a StorageError about `what`, an address, with its remedy."""
+        """Turns what the SDK raises inside the block into a StorageError about `what`, an address,
+        with its remedy."""
         try:
             yield
         except S3Error as error:
             raise StorageError(f"{what}: {self._refusal(error)}") from error
         except (InvalidResponseError, ServerError) as error:
-            raise StorageError(f"{what}: {self.endpoint} does not answer as S3 does: {error}; check OMNI_S3_ENDPOINT") from error
+            raise StorageError(
+                f"{what}: {self.endpoint} does not answer as S3 does: {error}; check"
+                " OMNI_S3_ENDPOINT"
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, urllib3.exceptions.SSLError):
                 raise StorageError(
-                    f"{what}: {self.endpoint} has a certificate that is not trusted ({reason}); give its CA's file in AWS_CA_BUNDLE"
+                    f"{what}: {self.endpoint} has a certificate that is not trusted ({reason});"
+                    " give its CA's file in AWS_CA_BUNDLE"
                 ) from error
             raise StorageError(
-                f"{what}: {self.endpoint} is not to be reached ({reason}); check OMNI_S3_ENDPOINT and the network, then give the "
-                "same command again, it goes on where it was"
+                f"{what}: {self.endpoint} is not to be reached ({reason}); check OMNI_S3_ENDPOINT"
+                " and the network, then give the same command again, it goes on where it was"
             ) from error
 
     def _refusal(self, error: S3Error) -> str:
         if error.code in REFUSED:
-            return f"{self.endpoint} refused the key of {self.keys} ({error.code}); mend the key or what it may do with the bucket"
+            return (
+                f"{self.endpoint} refused the key of {self.keys} ({error.code}); mend the key or"
+                " what it may do with the bucket"
+            )
         if error.code == "NoSuchBucket":
             return f"no bucket {self.name} at {self.endpoint}; create it, or mend the address"
         if error.code == "NoSuchKey":
-            return "the object has vanished; publish the result again: give the command that made it"
+            return (
+                "the object has vanished; publish the result again: give the command that made it"
+            )
         region = "; set AWS_REGION" if "egion" in f"{error.code}{error.message}" else ""
         return f"{self.endpoint} answered {error.code}: {error.message}{region}"
 
@@ -129,7 +169,9 @@ class Bucket:
         """All objects whose names begin with `prefix`, by the rest of their names."""
         found = self._client.list_objects(self.name, prefix=prefix, recursive=True)
         return {
-            str(o.object_name).removeprefix(prefix): Object(o.size or 0, (o.etag or "").strip('"')) for o in found if not o.is_dir
+            str(o.object_name).removeprefix(prefix): Object(o.size or 0, (o.etag or "").strip('"'))
+            for o in found
+            if not o.is_dir
         }
 
     def read(self, key: str) -> bytes | None:
@@ -150,37 +192,66 @@ class Bucket:
         """Objects that are gone already are no error."""
         for error in self._client.remove_objects(self.name, [DeleteObject(key) for key in keys]):
             raise StorageError(
-                f"s3://{self.name}/{error.name}: not removed: {self.endpoint} answered {error.code}: {error.message}"
+                f"s3://{self.name}/{error.name}: not removed: {self.endpoint} answered"
+                f" {error.code}: {error.message}"
             )
 
-    def send(self, key: str, path: Path, size: int, there: Object | None, pool: ThreadPoolExecutor, moved: Moved) -> str:
-        """Makes `key` hold the file and returns its ETag. What is there already, object or parts of an upload, is not sent again.
+    def send(
+        self,
+        key: str,
+        path: Path,
+        size: int,
+        there: Object | None,
+        pool: ThreadPoolExecutor,
+        moved: Moved,
+    ) -> str:
+        """Makes `key` hold the file and returns its ETag.
 
-        Parts go through `pool`, which must not be the one that this call runs in.
+        What is there already, object or parts of an upload, is not sent again.         Parts go
+        through `pool`, which must not be the one that this call runs in.
         """
         for _ in range(3):
             if there and there.size == size and there.etag == _etag(path, size):
                 moved(size, 0)
                 return there.etag
             if size <= PART:
-                etag = self._client.put_object(self.name, key, BytesIO(_read(path, 0, size)), size).etag
+                etag = self._client.put_object(
+                    self.name, key, BytesIO(_read(path, 0, size)), size
+                ).etag
                 moved(size, size)
                 return str(etag)
             # Another writer of the same bytes may finish or drop the upload that both go on with: look again then.
             with suppress(_Gone):
                 return self._send_parts(key, path, size, pool, moved)
             there = self.list(key).get("")
-        raise StorageError(f"s3://{self.name}/{key}: other writers keep ending its upload; end them, or try again later")
+        raise StorageError(
+            f"s3://{self.name}/{key}: other writers keep ending its upload; end them, or try again"
+            " later"
+        )
 
-    def _send_parts(self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved) -> str:
-        uploads = [u.upload_id for u in self._client._list_multipart_uploads(self.name, prefix=key).uploads if u.object_name == key]
-        upload = str(uploads[0]) if uploads else self._client._create_multipart_upload(self.name, key, {})
+    def _send_parts(
+        self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved
+    ) -> str:
+        uploads = [
+            u.upload_id
+            for u in self._client._list_multipart_uploads(self.name, prefix=key).uploads
+            if u.object_name == key
+        ]
+        upload = (
+            str(uploads[0])
+            if uploads
+            else self._client._create_multipart_upload(self.name, key, {})
+        )
         step = part_size(size)
 
         def part(number: int) -> Part:
             body = _read(path, number * step, min(step, size - number * step))
             there = held.get(number + 1)
-            if there and there.size == len(body) and there.etag == hashlib.md5(body, usedforsecurity=False).hexdigest():
+            if (
+                there
+                and there.size == len(body)
+                and there.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
+            ):
                 moved(len(body), 0)
                 return Part(number + 1, there.etag)
             etag = self._client._upload_part(self.name, key, body, None, upload, number + 1)
@@ -197,7 +268,8 @@ class Bucket:
             raise
         if not etag:  # the protocol allows an error inside a good answer here
             raise StorageError(
-                f"s3://{self.name}/{key}: {self.endpoint} could not put the parts together; give the same command again"
+                f"s3://{self.name}/{key}: {self.endpoint} could not put the parts together; give"
+                " the same command again"
             )
         return str(etag).strip('"')
 
@@ -212,9 +284,11 @@ class Bucket:
             marker = str(page.next_part_number_marker)
 
     def take(self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved) -> str:
-        """Writes the object to `path` and returns the sha256 of what came; of a large one the pieces come through `pool`.
+        """Writes the object to `path` and returns the sha256 of what came; of a large one the
+        pieces come through `pool`.
 
-        The hash follows the pieces in their order, out of the page cache, while later ones are still on their way.
+        The hash follows the pieces in their order, out of the page cache, while later ones are
+        still on their way.
         """
         step, digest, buffer = part_size(size), hashlib.sha256(), bytearray(MIB // 4)
         numbers = range(pieces(size))
@@ -227,7 +301,9 @@ class Bucket:
         def piece(number: int) -> None:
             with path.open("r+b") as file:
                 file.seek(number * step)
-                self._take_piece(key, partial(keep, file), number * step, min(step, size - number * step), moved)
+                self._take_piece(
+                    key, partial(keep, file), number * step, min(step, size - number * step), moved
+                )
 
         with storage_errors(path):
             path.write_bytes(b"")
@@ -241,12 +317,19 @@ class Bucket:
                         digest.update(memoryview(buffer)[: file.readinto(buffer) or 0])
         return digest.hexdigest()
 
-    def _take_piece(self, key: str, write: Callable[[bytes], object], start: int, length: int, moved: Moved) -> None:
-        """A stream that breaks off goes on from there. An object that is too short gives what it has: its sha256 tells."""
+    def _take_piece(
+        self, key: str, write: Callable[[bytes], object], start: int, length: int, moved: Moved
+    ) -> None:
+        """A stream that breaks off goes on from there.
+
+        An object that is too short gives what it has: its sha256 tells.
+        """
         done = breaks = 0
         while True:
             try:
-                answer = self._client.get_object(self.name, key, offset=start + done, length=length - done)
+                answer = self._client.get_object(
+                    self.name, key, offset=start + done, length=length - done
+                )
             except S3Error as error:
                 if error.code == "InvalidRange":
                     return
@@ -280,10 +363,13 @@ class _SecretDirectory(Provider):  # type: ignore[misc]
 
     def retrieve(self) -> Credentials:
         try:
-            access, secret = ((self._folder / name).read_text().strip() for name in ("accesskey", "secretkey"))
+            access, secret = (
+                (self._folder / name).read_text().strip() for name in ("accesskey", "secretkey")
+            )
         except OSError as error:
             raise ConfigError(
-                f"OMNI_S3_SECRET_DIR: cannot read {error.filename}: {error.strerror}; mount the secret there"
+                f"OMNI_S3_SECRET_DIR: cannot read {error.filename}: {error.strerror}; mount the"
+                " secret there"
             ) from error
         return Credentials(access, secret)
 
@@ -295,10 +381,16 @@ class _Role(Provider):  # type: ignore[misc]
     def retrieve(self) -> Credentials:
         try:
             return self._iam.retrieve()
-        except (ValueError, KeyError, OSError, MinioException, urllib3.exceptions.HTTPError) as error:
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            MinioException,
+            urllib3.exceptions.HTTPError,
+        ) as error:
             raise StorageError(
-                "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OMNI_S3_SECRET_DIR, or give the pod a "
-                f"role; asked for a role: {error}"
+                "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+                f" OMNI_S3_SECRET_DIR, or give the pod a role; asked for a role: {error}"
             ) from error
 
 
@@ -355,7 +447,10 @@ def _read(path: Path, start: int, length: int) -> bytes:
 def _etag(path: Path, size: int) -> str:
     """What a server that does not encrypt answers for the file as `send` sends it."""
     step = part_size(size)
-    parts: Sequence[bytes] = [hashlib.md5(_read(path, i * step, step), usedforsecurity=False).digest() for i in range(pieces(size))]
+    parts: Sequence[bytes] = [
+        hashlib.md5(_read(path, i * step, step), usedforsecurity=False).digest()
+        for i in range(pieces(size))
+    ]
     if size <= PART:
         return parts[0].hex()
     return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"

@@ -54,7 +54,10 @@ def _inside(name: str) -> str:
 
 
 class File(Record):
-    """One file of a published directory. `etag` is what the server called the object when it was written."""
+    """One file of a published directory.
+
+    `etag` is what the server called the object when it was written.
+    """
 
     name: Annotated[str, AfterValidator(_inside)]
     size: int = Field(ge=0)
@@ -63,7 +66,10 @@ class File(Record):
 
 
 class Published(Record):
-    """The content of `published.json`. `digest` is over sorted names and sha256, as in `provenance.digest_directory`."""
+    """The content of `published.json`.
+
+    `digest` is over sorted names and sha256, as in `provenance.digest_directory`.
+    """
 
     digest: Sha256
     files: tuple[File, ...] = Field(min_length=1)
@@ -87,9 +93,10 @@ def is_s3(place: str) -> bool:
 def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
     """Makes `uri` hold the files of `directory`, and lets readers see them when all are there.
 
-    `moved` is told of each piece in place of who watches this process, and ends the publication by what it raises.
-    Raises DataError for a directory without files, or one that changes meanwhile; ConfigError for a wrong address or setting;
-    StorageError when the store refuses or is away for longer than the retries of omnicore/storage/s3.py last.
+    `moved` is told of each piece in place of who watches this process, and ends the publication by
+    what it raises. Raises DataError for a directory without files, or one that changes meanwhile;
+    ConfigError for a wrong address or setting; StorageError when the store refuses or is away for
+    longer than the retries of omnicore/storage/s3.py last.
     """
     bucket, prefix = open_bucket(uri)
     paths = _files(directory)
@@ -106,7 +113,10 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
             with bucket.errors(f"s3://{bucket.name}/{folder}{name}"):
                 etag = bucket.send(folder + name, paths[name], size, there.get(name), parts, tell)
             if _state(paths[name]) != before[name]:
-                raise DataError(f"{paths[name]} changed while it was published to {uri}; give the same command again")
+                raise DataError(
+                    f"{paths[name]} changed while it was published to {uri}; give the same command"
+                    " again"
+                )
             return File(name=name, size=size, sha256=sums[name], etag=etag)
 
         total = sum(size for size, _ in before.values())
@@ -119,7 +129,10 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
 
 
 def look(uri: str) -> Published | None:
-    """What is published at `uri`, None when nothing is. Raises StorageError when its manifest is damaged or the store refuses."""
+    """What is published at `uri`, None when nothing is.
+
+    Raises StorageError when its manifest is damaged or the store refuses.
+    """
     bucket, prefix = open_bucket(uri)
     with bucket.errors(f"{uri}/{PUBLISHED}"):
         text = bucket.read(f"{prefix}/{PUBLISHED}")
@@ -131,7 +144,8 @@ def look(uri: str) -> Published | None:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise StorageError(
-            f"{uri}/{PUBLISHED} is damaged: {where or 'content'}: {first['msg']}; remove it and publish the result again"
+            f"{uri}/{PUBLISHED} is damaged: {where or 'content'}: {first['msg']}; remove it and"
+            " publish the result again"
         ) from error
 
 
@@ -139,14 +153,18 @@ def known(uri: str) -> Published:
     """As `look`, but raises DataError when nothing is published."""
     published = look(uri)
     if published is None:
-        raise DataError(f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with --output {uri}")
+        raise DataError(
+            f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with"
+            f" --output {uri}"
+        )
     return published
 
 
 def intact(uri: str, published: Published) -> bool:
     """Whether the store still has every object with the size and ETag that it was written with.
 
-    One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted are found by `fetch`.
+    One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted
+    are found by `fetch`.
     """
     bucket, prefix = open_bucket(uri)
     with bucket.errors(uri):
@@ -155,7 +173,10 @@ def intact(uri: str, published: Published) -> bool:
 
 
 def read(uri: str, published: Published, name: str) -> bytes:
-    """One small file of a publication, which has it. Raises StorageError when it is damaged or gone, or the store refuses."""
+    """One small file of a publication, which has it.
+
+    Raises StorageError when it is damaged or gone, or the store refuses.
+    """
     file = next(file for file in published.files if file.name == name)
     bucket, prefix = open_bucket(uri)
     where = f"{prefix}/{published.folder}/{name}"
@@ -167,20 +188,29 @@ def read(uri: str, published: Published, name: str) -> bytes:
 
 
 def fetch(uri: str, directory: Path, published: Published | None = None) -> Published:
-    """Makes `directory` hold what is published at `uri`, every file checked; the directory is whole or absent.
+    """Makes `directory` hold what is published at `uri`, every file checked; the directory is whole
+    or absent.
 
-    `published` is what `look` found there before. A directory that holds the same already is left as it is. Raises DataError
-    when nothing is published there, ConfigError for a directory with other content, StorageError for a damaged or vanished
-    object, a full disk, or a store that refuses.
+    `published` is what `look` found there before. A directory that holds the same already is left
+    as it is. Raises DataError when nothing is published there, ConfigError for a directory with
+    other content, StorageError for a damaged or vanished object, a full disk, or a store that
+    refuses.
     """
     published = published or known(uri)
     bucket, prefix = open_bucket(uri)
     scratch = directory.with_name(directory.name + ".part")
     with storage_errors(directory), locked(directory), _pool() as pool, _pool() as parts:
         if directory.exists() and any(directory.iterdir()):
-            if set(_good(directory, published, pool)) == set(_names(directory)) == {file.name for file in published.files}:
+            if (
+                set(_good(directory, published, pool))
+                == set(_names(directory))
+                == {file.name for file in published.files}
+            ):
                 return published
-            raise ConfigError(f"{directory} is not empty and does not hold what {uri} does; give a new or empty directory")
+            raise ConfigError(
+                f"{directory} is not empty and does not hold what {uri} does; give a new or empty"
+                " directory"
+            )
         kept = set(_good(scratch, published, pool))
         for name in set(_names(scratch)) - kept:
             (scratch / name).unlink()
@@ -213,21 +243,29 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def open_bucket(uri: str) -> tuple[Bucket, str]:
-    """The bucket of an address, and the prefix in it. Raises ConfigError where the SDK is missing or the address is none."""
+    """The bucket of an address, and the prefix in it.
+
+    Raises ConfigError where the SDK is missing or the address is none.
+    """
     try:
         from omnicore.storage import s3
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'") from error
+        raise ConfigError(
+            f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'"
+        ) from error
     address = s3.parse(uri)
     return s3.Bucket(address.bucket), address.prefix
 
 
 def _damaged(where: str) -> StorageError:
-    return StorageError(f"{where}: its bytes are not those that were published; give the command that made it again, it is mended")
+    return StorageError(
+        f"{where}: its bytes are not those that were published; give the command that made it"
+        " again, it is mended"
+    )
 
 
 def digest(sums: Iterable[tuple[str, str]]) -> str:
-    """sha256 over pairs of a file's relative name and its sha256."""
+    """Sha256 over pairs of a file's relative name and its sha256."""
     total = hashlib.sha256()
     for name, value in sorted(sums):
         total.update(f"{name}\0{value}\n".encode())
@@ -235,12 +273,18 @@ def digest(sums: Iterable[tuple[str, str]]) -> str:
 
 
 def _names(directory: Path) -> list[str]:
-    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    )
 
 
 def _files(directory: Path) -> dict[str, Path]:
     names = _names(directory) if directory.is_dir() else []
-    found = {name: directory / name for name in names if not any(fnmatch(part, p) for part in name.split("/") for p in UNFINISHED)}
+    found = {
+        name: directory / name
+        for name in names
+        if not any(fnmatch(part, p) for part in name.split("/") for p in UNFINISHED)
+    }
     if not found:
         raise DataError(f"{directory} has no files to publish; run the step that fills it")
     return found
@@ -272,7 +316,10 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def _each(pool: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Results in the items' order. Raises the first failure when it happens."""
+    """Results in the items' order.
+
+    Raises the first failure when it happens.
+    """
     futures = [pool.submit(call, item) for item in items]
     # Not `as_completed`, which wakes this thread for each of thousands and takes the time from those that work.
     for future in wait(futures, return_when=FIRST_EXCEPTION).done:
@@ -281,7 +328,7 @@ def _each(pool: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) 
 
 
 def _sums(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> list[str]:
-    """sha256 of files, in their order; a small one takes less time than handing it to a thread."""
+    """Sha256 of files, in their order; a small one takes less time than handing it to a thread."""
     large = [path for path in paths if path.stat().st_size > MB]
     hashed = dict(zip(large, _each(pool, sha256_file, large), strict=True))
     return [hashed.get(path) or sha256_file(path) for path in paths]

@@ -1,9 +1,11 @@
-"""What a step tells Prometheus while it works, from wherever a figure arises, and once when it has ended.
+"""What a step tells Prometheus while it works, from wherever a figure arises, and once when it has
+ended.
 
-`working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT names a port; `serving` serves
-from before a step to after it. `show`, `count` and `trained` set the figures; where no step is at work they do nothing, so that
-whoever has a figure need not know who listens. `push` sends the last ones to the Pushgateway that OMNI_PUSHGATEWAY names. Of the
-processes of a training the first speaks for all.
+`working` names the step that this process works on, and serves its figures where OMNI_METRICS_PORT
+names a port; `serving` serves from before a step to after it. `show`, `count` and `trained` set the
+figures; where no step is at work they do nothing, so that whoever has a figure need not know who
+listens. `push` sends the last ones to the Pushgateway that OMNI_PUSHGATEWAY names. Of the processes
+of a training the first speaks for all.
 """
 
 from __future__ import annotations
@@ -39,8 +41,11 @@ _serving = False
 
 @contextmanager
 def working(step: str, stage: str) -> Iterator[None]:
-    """Within the block this process works on a step. One that fails is gone before anybody can ask it why: its last figures are
-    pushed."""
+    """Within the block this process works on a step.
+
+    One that fails is gone before anybody can ask it why: its last figures are
+    pushed.
+    """
     global _work
     if not distributed.first():
         yield
@@ -78,7 +83,8 @@ def trained(record: Mapping[str, Any]) -> None:
 
 
 def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> None:
-    """Sends figures to the Pushgateway, in place of all that it has of this step and stage, or only of those of the same names.
+    """Sends figures to the Pushgateway, in place of all that it has of this step and stage, or only
+    of those of the same names.
 
     No label names a run: the gateway forgets nothing. One that does not take them is a warning.
     """
@@ -89,13 +95,24 @@ def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> No
 
     send = push_to_gateway if replace else pushadd_to_gateway
     try:
-        send(gateway, "omnicore", metrics.registry(), grouping_key={"step": step, "stage": stage}, timeout=PATIENCE)
+        send(
+            gateway,
+            "omnicore",
+            metrics.registry(),
+            grouping_key={"step": step, "stage": stage},
+            timeout=PATIENCE,
+        )
     except (OSError, ValueError, HTTPException) as error:
-        print(f"the metrics of {step} were not pushed to {gateway} ({GATEWAY}): {error}", file=sys.stderr, flush=True)
+        print(
+            f"the metrics of {step} were not pushed to {gateway} ({GATEWAY}): {error}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Present:
-    """The figures of the step that is at work, if any, as prometheus_client takes them from a collector."""
+    """The figures of the step that is at work, if any, as prometheus_client takes them from a
+    collector."""
 
     def collect(self) -> Iterable[Family]:
         return _work.metrics.collect() if _work else ()
@@ -103,10 +120,11 @@ class _Present:
 
 @contextmanager
 def serving() -> Iterator[None]:
-    """Serve /metrics within the block. Inside another such block it does nothing.
+    """Serve /metrics within the block.
 
-    Around the fetching of inputs and the publishing of a result it keeps the pod's target up, with no figures: a target that is
-    down is a process that hangs or is lost.
+    Inside another such block it does nothing.     Around the fetching of inputs and the publishing
+    of a result it keeps the pod's target up, with no figures: a target that is     down is a
+    process that hangs or is lost.
     """
     global _serving
     port, host = os.environ.get(PORT), os.environ.get(HOST, LOOPBACK)

@@ -1,4 +1,5 @@
-"""Figures out of what a step writes: the summary and files of a finished one, the records that a training logs."""
+"""Figures out of what a step writes: the summary and files of a finished one, the records that a
+training logs."""
 
 from __future__ import annotations
 
@@ -34,8 +35,12 @@ CURVES = {
 
 
 def stage_of(step: str, section: str, config: BaseModel, inputs: Mapping[str, Path]) -> str:
-    """The label `stage`. An evaluation has that of the model which it asks, `base` for the recipe's own: the four of a run, which
-    share their section, would be one series. A control arm of RLVR has its control's name behind it for the same reason."""
+    """The label `stage`.
+
+    An evaluation has that of the model which it asks, `base` for the recipe's own: the four of a
+    run, which share their section, would be one series. A control arm of RLVR has its control's
+    name behind it for the same reason.
+    """
     if step == "evaluate":
         if "model" not in inputs:
             return "base"
@@ -46,15 +51,21 @@ def stage_of(step: str, section: str, config: BaseModel, inputs: Mapping[str, Pa
     return section if control == "none" else f"{section}_{control}"
 
 
-def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], output: Path) -> Metrics:
-    """The figures of a finished step: from its summary and from those of its files whose format is fixed (docs/architecture.md)."""
+def snapshot(
+    step: str, stage: str, seconds: float, summary: Mapping[str, Any], output: Path
+) -> Metrics:
+    """The figures of a finished step: from its summary and from those of its files whose format is
+    fixed (docs/architecture.md)."""
     metrics, labels = Metrics(), {"step": step, "stage": stage}
     metrics.set("omni_step_succeeded", 1, **labels)
     metrics.set("omni_step_duration_seconds", seconds, **labels)
     curve = read_jsonl(output / "curves.jsonl", dict) if (output / "curves.jsonl").is_file() else []
     counted = {
         "queries": next((summary[name] for name in QUERIES & summary.keys()), 0),
-        "samples": next((summary[name] for name in SAMPLES & summary.keys()), 0) or sum(row.get("samples", 0) for row in curve),
+        "samples": (
+            next((summary[name] for name in SAMPLES & summary.keys()), 0)
+            or sum(row.get("samples", 0) for row in curve)
+        ),
         "tokens": sum(row.get("tokens", 0) for row in curve),
     }
     for name, count in counted.items():
@@ -64,7 +75,11 @@ def snapshot(step: str, stage: str, seconds: float, summary: Mapping[str, Any], 
     if "data_seconds" in summary:
         metrics.set("omni_training_data_seconds", summary["data_seconds"], **labels)
     if "errors" in summary and counted["samples"]:
-        metrics.set("omni_engine_error_ratio", summary["errors"] / (counted["samples"] + _left_out(summary)), **labels)
+        metrics.set(
+            "omni_engine_error_ratio",
+            summary["errors"] / (counted["samples"] + _left_out(summary)),
+            **labels,
+        )
     for kind in {f"canary_{kind}" for kind in ("image", "audio", "video")} & summary.keys():
         metrics.set("omni_canary_passed", 1, kind=kind.removeprefix("canary_"), **labels)
     if isinstance(summary.get("canary_agreement"), float):
@@ -100,22 +115,50 @@ def training(metrics: Metrics, record: Mapping[str, Any], labels: Mapping[str, s
 
 def _scores(metrics: Metrics, scores: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     for view in ("raw", "clean"):
-        metrics.set("omni_accuracy_ratio", scores[view]["macro"]["value"], benchmark=ALL, view=view, **labels)
+        metrics.set(
+            "omni_accuracy_ratio",
+            scores[view]["macro"]["value"],
+            benchmark=ALL,
+            view=view,
+            **labels,
+        )
         metrics.set("omni_no_answer_ratio", scores["no_answer"][view], view=view, **labels)
         counts = scores["counts"][view]
-        metrics.set("omni_truncated_ratio", counts["truncated"] / max(1, counts["queries"] - counts["errors"]), view=view, **labels)
+        metrics.set(
+            "omni_truncated_ratio",
+            counts["truncated"] / max(1, counts["queries"] - counts["errors"]),
+            view=view,
+            **labels,
+        )
         for benchmark, by_view in scores["by_benchmark"].items():
             if by_view[view]:
-                metrics.set("omni_accuracy_ratio", by_view[view]["value"], benchmark=benchmark, view=view, **labels)
+                metrics.set(
+                    "omni_accuracy_ratio",
+                    by_view[view]["value"],
+                    benchmark=benchmark,
+                    view=view,
+                    **labels,
+                )
 
 
 def _audit(metrics: Metrics, audit: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     for benchmark, views in audit["leakage"].items():
         for view, leak in views.items():
-            metrics.set("omni_leakage_ratio", leak["solved"]["value"], benchmark=benchmark, view=view, **labels)
+            metrics.set(
+                "omni_leakage_ratio",
+                leak["solved"]["value"],
+                benchmark=benchmark,
+                view=view,
+                **labels,
+            )
     for view in {view for views in audit["replies"].values() for view in views}:
         counted = [views[view] for views in audit["replies"].values() if view in views]
         came = max(1, sum(each["draws"] - each["failed"] for each in counted))
         cut = sum(each["truncated"] for each in counted)
         metrics.set("omni_truncated_ratio", cut / came, view=view, **labels)
-        metrics.set("omni_no_answer_ratio", (cut + sum(each["no_answer"] for each in counted)) / came, view=view, **labels)
+        metrics.set(
+            "omni_no_answer_ratio",
+            (cut + sum(each["no_answer"] for each in counted)) / came,
+            view=view,
+            **labels,
+        )

@@ -48,8 +48,11 @@ Books = Mapping[str, list[dict[str, Any]]]
 
 
 class Stateful(Protocol):
-    """Whatever decides what a training does next and lies outside of weights, optimizer, scheduler, the process' random numbers
-    and the Trainer's step. The state is JSON: lists for tuples, numbers and texts."""
+    """Whatever decides what a training does next and lies outside of weights, optimizer, scheduler,
+    the process' random numbers and the Trainer's step.
+
+    The state is JSON: lists for tuples, numbers and texts.
+    """
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -57,13 +60,16 @@ class Stateful(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints of one training below `directory`, one every so many optimizer steps (0: none), the newest `keep` of them.
+    """The checkpoints of one training below `directory`, one every so many optimizer steps (0:
+    none), the newest `keep` of them.
 
-    `books` are the records that the training has written so far. Opening fills them, in place, from the newest whole checkpoint,
-    which is `found`, None where the training begins at its first step. One that is cut off or changed is named on stderr and
-    removed, and the one before it is looked at.
+    `books` are the records that the training has written so far. Opening fills them, in place, from
+    the newest whole checkpoint, which is `found`, None where the training begins at its first step.
+    One that is cut off or changed is named on stderr and removed, and the one before it is looked
+    at.
 
-    Of several processes, the first looks and writes; all open it at the same time and find what the first has found.
+    Of several processes, the first looks and writes; all open it at the same time and find what the
+    first has found.
     """
 
     def __init__(self, directory: Path, books: Books, *, every: int, keep: int) -> None:
@@ -76,7 +82,11 @@ class Checkpoints:
                     self.found = folder
                     break
                 if not folder.name.endswith(".tmp"):
-                    print(f"{folder}: {damage}; the checkpoint before it is looked at", file=sys.stderr, flush=True)
+                    print(
+                        f"{folder}: {damage}; the checkpoint before it is looked at",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 shutil.rmtree(folder)
             self.found = distributed.shared(self.found, directory)
         self.step, self.saved_at = 0, 0.0  # of the newest one; seconds since 1970
@@ -84,13 +94,18 @@ class Checkpoints:
             listing = json.loads((self.found / LISTING).read_text())
             self.step, self.saved_at = listing["step"], listing["written"]
             if distributed.first():
-                print(f"{self.found}: training goes on after step {self.step}", file=sys.stderr, flush=True)
+                print(
+                    f"{self.found}: training goes on after step {self.step}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         for name, book in self.books.items():
             book[:] = read_jsonl(self.found / f"{name}.jsonl", dict) if self.found else []
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
-        """A folder that becomes the checkpoint of `step` when the block ends well; older ones beyond `keep` are then removed."""
+        """A folder that becomes the checkpoint of `step` when the block ends well; older ones
+        beyond `keep` are then removed."""
         folder = self.directory / f"step-{step:06d}"
         temporary = folder.with_name(folder.name + ".tmp")
         with storage_errors(temporary):
@@ -110,13 +125,16 @@ class Checkpoints:
 
 
 def damaged(folder: Path) -> str:
-    """What is wrong with a checkpoint, nothing if it is whole: every file has the size and sha256 with which it was written."""
+    """What is wrong with a checkpoint, nothing if it is whole: every file has the size and sha256
+    with which it was written."""
     try:
         listing = json.loads((folder / LISTING).read_bytes())
         files = {name: (file["size"], file["sha256"]) for name, file in listing["files"].items()}
     except (OSError, ValueError, TypeError, KeyError):
         return f"was not finished: no {LISTING} that can be read"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {LISTING}
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    } - {LISTING}
     if there != files.keys():
         return f"has not the files that were written: {min(there ^ files.keys())}"
     for name, (size, sha256) in files.items():
@@ -126,11 +144,15 @@ def damaged(folder: Path) -> str:
 
 
 def _seal(folder: Path, step: int, written: float) -> None:
-    """Brings everything to the disk and lists it: a machine that loses power must not leave a listing without its files."""
+    """Brings everything to the disk and lists it: a machine that loses power must not leave a
+    listing without its files."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         _sync(path)
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        files[path.relative_to(folder).as_posix()] = {
+            "size": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
     for path in [path for path in folder.rglob("*") if path.is_dir()]:
         _sync(path)
     write_json(folder / LISTING, {"step": step, "written": written, "files": files})
@@ -146,12 +168,15 @@ def _sync(path: Path) -> None:
 
 
 class Resumable(Trainer):  # type: ignore[misc]
-    """A Trainer that writes `checkpoints` and goes on from the one that they have found; mixed in before TRL's class.
+    """A Trainer that writes `checkpoints` and goes on from the one that they have found; mixed in
+    before TRL's class.
 
-    What a subclass keeps from one step to the next and needs to go on (a coin, a check's count, a position among the rows) it puts
-    into `states`, by name, before it trains. They are restored before the first row is drawn. Rows that were seen are skipped by
-    counting batches, so the order of rows must not depend on what happened before. A subclass that holds work between
-    two optimizer steps (rollouts that serve several) says so in `at_rest`, and no checkpoint is written before it is.
+    What a subclass keeps from one step to the next and needs to go on (a coin, a check's count, a
+    position among the rows) it puts into `states`, by name, before it trains. They are restored
+    before the first row is drawn. Rows that were seen are skipped by counting batches, so the order
+    of rows must not depend on what happened before. A subclass that holds work between two
+    optimizer steps (rollouts that serve several) says so in `at_rest`, and no checkpoint is written
+    before it is.
     """
 
     def __init__(self, *args: Any, checkpoints: Checkpoints | None, **kwargs: Any) -> None:
@@ -165,7 +190,9 @@ class Resumable(Trainer):  # type: ignore[misc]
         """Trains from the newest whole checkpoint, or from the start."""
         found = self.checkpoints and self.checkpoints.found
         if self.checkpoints and self.checkpoints.every:
-            live.show("omni_checkpoint_saved_timestamp_seconds", self.checkpoints.saved_at or time.time())
+            live.show(
+                "omni_checkpoint_saved_timestamp_seconds", self.checkpoints.saved_at or time.time()
+            )
         if found and self.is_deepspeed_enabled:
             # Before DeepSpeed takes the model over. Later the Trainer would have it read files of its own.
             self._load_from_checkpoint(str(found))
@@ -175,16 +202,23 @@ class Resumable(Trainer):  # type: ignore[misc]
     def at_rest(self) -> bool:
         return True
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.checkpoints, "asked for by _Due alone"
         numbers = distributed.every(self._random_numbers())
-        weights, optimizer = parallel.held(self.model_wrapped) if self.is_deepspeed_enabled else (_trained(self.model), {})
+        weights, optimizer = (
+            parallel.held(self.model_wrapped)
+            if self.is_deepspeed_enabled
+            else (_trained(self.model), {})
+        )
         if not distributed.first():
             self.checkpoints.step = self.state.global_step
             return
         with self.checkpoints.writing(self.state.global_step) as folder:
             weights |= _buffers(self.model)
-            save_file({name: held.detach().contiguous() for name, held in weights.items()}, folder / WEIGHTS)
+            save_file(
+                {name: held.detach().contiguous() for name, held in weights.items()},
+                folder / WEIGHTS,
+            )
             if optimizer:
                 save_file(optimizer, folder / OPTIMIZER)
                 torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
@@ -194,10 +228,13 @@ class Resumable(Trainer):  # type: ignore[misc]
             for name, content in numbers:
                 (folder / name).write_bytes(content)
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            write_json(folder / STATES, {name: part.state_dict() for name, part in self.states.items()})
+            write_json(
+                folder / STATES, {name: part.state_dict() for name, part in self.states.items()}
+            )
 
     def _random_numbers(self) -> tuple[str, bytes]:
-        """Name and content of the file that the Trainer would write in the state of this process' generators."""
+        """Name and content of the file that the Trainer would write in the state of this process'
+        generators."""
         with tempfile.TemporaryDirectory() as folder:
             self._save_rng_state(folder)
             (path,) = Path(folder).iterdir()
@@ -205,9 +242,15 @@ class Resumable(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model or self.model
-        held, saved = _trained(model) | _buffers(model), load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        held, saved = (
+            _trained(model) | _buffers(model),
+            load_file(Path(resume_from_checkpoint) / WEIGHTS),
+        )
         if unlike := held.keys() ^ saved.keys():
-            raise CheckpointError(f"{resume_from_checkpoint} is of another model than the one that trains: {min(unlike)}")
+            raise CheckpointError(
+                f"{resume_from_checkpoint} is of another model than the one that trains:"
+                f" {min(unlike)}"
+            )
         with torch.no_grad():
             for name, tensor in held.items():
                 tensor.copy_(saved[name])
@@ -216,7 +259,9 @@ class Resumable(Trainer):  # type: ignore[misc]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint and self.is_deepspeed_enabled:
             # A scheduler's state does not set the rate: the optimizer's would, and the next step had that of the first.
-            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            for group, rate in zip(
+                self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True
+            ):
                 group["lr"] = rate
         if checkpoint:
             states = json.loads((Path(checkpoint) / STATES).read_text())
@@ -226,7 +271,9 @@ class Resumable(Trainer):  # type: ignore[misc]
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:
     """The weights that a training changes, each once whatever names share it."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def _buffers(model: Any) -> dict[str, torch.Tensor]:
@@ -236,16 +283,19 @@ def _buffers(model: Any) -> dict[str, torch.Tensor]:
 
 def _take_over(engine: Any, folder: str, **_: Any) -> None:
     """In place of transformers' own: what ZeRO shares out, from a checkpoint of ours."""
-    parallel.take_over(engine, load_file(Path(folder) / WEIGHTS), load_file(Path(folder) / OPTIMIZER))
+    parallel.take_over(
+        engine, load_file(Path(folder) / WEIGHTS), load_file(Path(folder) / OPTIMIZER)
+    )
 
 
 class _Due(TrainerCallback):  # type: ignore[misc]
-    """Not by the Trainer's `save_steps`: a training that goes on would take them from the checkpoint and not from the recipe."""
+    """Not by the Trainer's `save_steps`: a training that goes on would take them from the
+    checkpoint and not from the recipe."""
 
     def __init__(self, trainer: Resumable, checkpoints: Checkpoints) -> None:
         self._trainer, self._checkpoints = trainer, checkpoints
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         since = state.global_step - self._checkpoints.step
         # None at the last step: the Trainer would train one step more from there.
         if since >= self._checkpoints.every and state.global_step < state.max_steps:

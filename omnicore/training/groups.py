@@ -20,8 +20,11 @@ Records = Sequence[dict[str, Any]]
 
 @dataclass
 class Rollout:
-    """One reply. `right` is what groups are filtered on: 1 or 0, or the worth of an answer that is graded. `used` ones are trained
-    on, with their advantage."""
+    """One reply.
+
+    `right` is what groups are filtered on: 1 or 0, or the worth of an answer that is graded. `used`
+    ones are trained on, with their advantage.
+    """
 
     row: Row
     prompt: Prompt
@@ -57,15 +60,20 @@ Draw = Callable[[int, int], Sequence[int] | None]
 
 
 def useful(group: Group) -> bool:
-    """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2), nor does one graded alike."""
+    """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2),
+    nor does one graded alike."""
     return len({rollout.right for rollout in group}) > 1
 
 
-def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw) -> list[Group]:
-    """Groups for the rows `first`, and for as many further ones as useful groups are missing, up to `refill` times.
+def collect(
+    first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw
+) -> list[Group]:
+    """Groups for the rows `first`, and for as many further ones as useful groups are missing, up to
+    `refill` times.
 
-    `roll(indices, turn)` generates; `draw(missing, turn)` names as many further rows, or says by None that no process misses any.
-    All groups come back, those to train on marked `used`: as many as `first` at most.
+    `roll(indices, turn)` generates; `draw(missing, turn)` names as many further rows, or says by
+    None that no process misses any. All groups come back, those to train on marked `used`: as many
+    as `first` at most.
     """
     groups = roll(first, 0)
     for turn in range(1, refill + 1):
@@ -80,12 +88,15 @@ def collect(first: Sequence[int], refill: int, roll: Callable[[Sequence[int], in
 
 
 class Book:
-    """What was generated last, and what the trainer has measured on it since the last logged step."""
+    """What was generated last, and what the trainer has measured on it since the last logged
+    step."""
 
     def __init__(self, group: int, prompts: int) -> None:
         self._group, self._prompts = group, prompts
         self._groups: list[Records] = []
-        self.measured: list[tuple[str, dict[str, float], int]] = []  # modality, sums over tokens, tokens
+        self.measured: list[
+            tuple[str, dict[str, float], int]
+        ] = []  # modality, sums over tokens, tokens
 
     def generated(self, records: Records) -> None:
         self._groups = [records[i : i + self._group] for i in range(0, len(records), self._group)]

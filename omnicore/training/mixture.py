@@ -35,7 +35,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 def modality(query: Query) -> str:
-    """The class of a query: `audio` (with text), `vision` (with text), `omni` (both) or `text` alone."""
+    """The class of a query: `audio` (with text), `vision` (with text), `omni` (both) or `text`
+    alone."""
     kinds = {medium.kind for medium in query.media}
     heard, seen = "audio" in kinds, bool(kinds - {"audio"})
     return "omni" if heard and seen else "audio" if heard else "vision" if seen else "text"
@@ -47,38 +48,63 @@ def group(query: Query, by: str) -> str:
 
 
 class Mixture:
-    """The batches of a training of `steps` steps over rows with these queries and lengths in tokens.
+    """The batches of a training of `steps` steps over rows with these queries and lengths in
+    tokens.
 
     Raises ConfigError when the weights name a group that has no rows, or leave one out that has.
     """
 
     def __init__(
-        self, queries: Sequence[Query], tokens: Sequence[int], config: MixtureConfig, *, batch: int, steps: int, seed: int
+        self,
+        queries: Sequence[Query],
+        tokens: Sequence[int],
+        config: MixtureConfig,
+        *,
+        batch: int,
+        steps: int,
+        seed: int,
     ) -> None:
         members: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
             members.setdefault(group(query, config.by), []).append(index)
         weights = config.weights or dict.fromkeys(members, 1.0)
         if weights.keys() != members.keys():
-            missing, unknown = sorted(members.keys() - weights.keys()), sorted(weights.keys() - members.keys())
-            said = [f"no weight for {', '.join(missing)}"] * bool(missing) + [f"no rows of {', '.join(unknown)}"] * bool(unknown)
-            raise ConfigError(
-                f"mixture.weights by {config.by}: {'; '.join(said)}. The rows hold {', '.join(sorted(members))}: give each a "
-                "weight, 0 to leave it out"
+            missing, unknown = (
+                sorted(members.keys() - weights.keys()),
+                sorted(weights.keys() - members.keys()),
             )
-        self.steps, self.size, self._seed, self._window, self._tokens = steps, batch, seed, config.window, tokens
+            said = [f"no weight for {', '.join(missing)}"] * bool(missing) + [
+                f"no rows of {', '.join(unknown)}"
+            ] * bool(unknown)
+            raise ConfigError(
+                f"mixture.weights by {config.by}: {'; '.join(said)}. The rows hold"
+                f" {', '.join(sorted(members))}: give each a weight, 0 to leave it out"
+            )
+        self.steps, self.size, self._seed, self._window, self._tokens = (
+            steps,
+            batch,
+            seed,
+            config.window,
+            tokens,
+        )
         self.groups = sorted(name for name, weight in weights.items() if weight)
         self._members = [members[name] for name in self.groups]
         shares = np.array([weights[name] for name in self.groups])
         if config.balance == "tokens":
-            shares /= [max(1.0, float(np.mean([tokens[i] for i in each]))) for each in self._members]
+            shares /= [
+                max(1.0, float(np.mean([tokens[i] for i in each]))) for each in self._members
+            ]
         self._shares = shares
         ends = np.round(np.cumsum(shares / shares.sum()) * batch, 9)
         ends[-1] = batch
         offsets = np.arange(steps) * _GOLDEN % 1
         counts = np.diff(np.floor(ends[None] + offsets[:, None]).astype(int), axis=1, prepend=0)
-        self._taken = np.vstack([np.zeros((1, len(ends)), int), np.cumsum(counts, axis=0)])  # before each step, of each group
-        self._batches = lru_cache(2)(self._exchanged)  # steps follow each other: a window is made once
+        self._taken = np.vstack(
+            [np.zeros((1, len(ends)), int), np.cumsum(counts, axis=0)]
+        )  # before each step, of each group
+        self._batches = lru_cache(2)(
+            self._exchanged
+        )  # steps follow each other: a window is made once
         self._permutation = lru_cache(2 * len(self.groups))(self._shuffled)
 
     def batch(self, step: int) -> list[int]:
@@ -86,16 +112,23 @@ class Mixture:
         return list(self._batches(step // self._window)[step % self._window])
 
     def resample(self, count: int, taken: Collection[int], key: str) -> list[int]:
-        """At most `count` further rows for a step that has `taken` already: by the same weights, none twice, a function of the
-        arguments alone.
+        """At most `count` further rows for a step that has `taken` already: by the same weights,
+        none twice, a function of the arguments alone.
 
-        Weighted sampling without replacement by exponential keys (Efraimidis and Spirakis, Information Processing Letters 97,
-        2006): the rows with the smallest of exponential noise over weight.
+        Weighted sampling without replacement by exponential keys (Efraimidis and Spirakis,
+        Information Processing Letters 97, 2006): the rows with the smallest of exponential noise
+        over weight.
         """
         rows = np.concatenate([np.array(each) for each in self._members])
-        weights = np.repeat(self._shares / self._shares.sum(), [len(each) for each in self._members])
-        weights /= np.repeat([len(each) for each in self._members], [len(each) for each in self._members])
-        noise = np.random.default_rng(int(digest(key)[:16], 16)).exponential(size=len(rows)) / weights
+        weights = np.repeat(
+            self._shares / self._shares.sum(), [len(each) for each in self._members]
+        )
+        weights /= np.repeat(
+            [len(each) for each in self._members], [len(each) for each in self._members]
+        )
+        noise = (
+            np.random.default_rng(int(digest(key)[:16], 16)).exponential(size=len(rows)) / weights
+        )
         noise[np.isin(rows, list(taken))] = np.inf
         order = np.argsort(noise, kind="stable")[:count]
         return [int(rows[i]) for i in order if np.isfinite(noise[i])]
@@ -103,7 +136,10 @@ class Mixture:
     def epochs(self) -> dict[str, float]:
         """How often the whole training walks through each group."""
         drawn = self._taken[-1].tolist()
-        return {name: round(n / len(each), 3) for name, n, each in zip(self.groups, drawn, self._members, strict=True)}
+        return {
+            name: round(n / len(each), 3)
+            for name, n, each in zip(self.groups, drawn, self._members, strict=True)
+        }
 
     def _exchanged(self, window: int) -> list[list[int]]:
         """The batches of a window."""
@@ -114,7 +150,10 @@ class Mixture:
         rng.shuffle(order)  # else every window would begin with its shortest rows
         batches: list[list[int]] = [[] for _ in order]
         for which in range(len(self.groups)):
-            drawn = [self._row(which, n) for n in range(self._taken[first, which], self._taken[last, which])]
+            drawn = [
+                self._row(which, n)
+                for n in range(self._taken[first, which], self._taken[last, which])
+            ]
             if self._window > 1:
                 drawn.sort(key=self._tokens.__getitem__)
             place = 0

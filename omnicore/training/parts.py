@@ -1,10 +1,12 @@
-"""Which parts of a thinker train, in full or by adapters of low rank (LoRA, arXiv 2106.09685, through peft), and in what precision.
+"""Which parts of a thinker train, in full or by adapters of low rank (LoRA, arXiv 2106.09685,
+through peft), and in what precision.
 
-Adapters lie on linear layers, but not on `lm_head`: TRL takes log-probs from its weight directly. The convolutions that the towers
-begin with train in full or not at all.
+Adapters lie on linear layers, but not on `lm_head`: TRL takes log-probs from its weight directly.
+The convolutions that the towers begin with train in full or not at all.
 
-What trains is kept in float32 whatever the precision: a bfloat16 weight has 8 bits, and a step of less than a thousandth of it is
-rounded away. `precision=bfloat16` computes in bfloat16 (autocast), and holds there what stands still under an adapter.
+What trains is kept in float32 whatever the precision: a bfloat16 weight has 8 bits, and a step of
+less than a thousandth of it is rounded away. `precision=bfloat16` computes in bfloat16 (autocast),
+and holds there what stands still under an adapter.
 """
 
 from __future__ import annotations
@@ -33,17 +35,23 @@ def part_of(name: str) -> Part:
 def loading(config: TrainingConfig) -> dict[str, Any]:
     """How `thinker.load` loads what is trained."""
     stands_still = config.lora is not None and config.precision == "bfloat16"
-    return {"dtype": torch.bfloat16 if stands_still else torch.float32, "attention": config.attention}
+    return {
+        "dtype": torch.bfloat16 if stands_still else torch.float32,
+        "attention": config.attention,
+    }
 
 
 def arguments(config: TrainingConfig) -> dict[str, Any]:
     """Of a Trainer."""
-    return {"bf16": config.precision == "bfloat16", "gradient_checkpointing": config.gradient_checkpointing}
+    return {
+        "bf16": config.precision == "bfloat16",
+        "gradient_checkpointing": config.gradient_checkpointing,
+    }
 
 
 def adapter(model: nn.Module, config: TrainingConfig) -> LoraConfig | None:
-    """Lets the parts of `model` train that shall, and no others; under LoRA none of its own weights, but the adapters of what is
-    returned, which the trainer adds.
+    """Lets the parts of `model` train that shall, and no others; under LoRA none of its own
+    weights, but the adapters of what is returned, which the trainer adds.
 
     Raises ConfigError where `lora.targets` names no layer of them.
     """
@@ -55,39 +63,59 @@ def adapter(model: nn.Module, config: TrainingConfig) -> LoraConfig | None:
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=targets([name for name, module in model.named_modules() if isinstance(module, nn.Linear)], config),
+        target_modules=targets(
+            [name for name, module in model.named_modules() if isinstance(module, nn.Linear)],
+            config,
+        ),
     )
 
 
 def targets(linear: Iterable[str], config: TrainingConfig) -> list[str]:
-    """Which of these linear layers get an adapter. Raises ConfigError naming a target that is none of them."""
+    """Which of these linear layers get an adapter.
+
+    Raises ConfigError naming a target that is none of them.
+    """
     assert config.lora
     within = [name for name in linear if part_of(name) in config.parts and name != "lm_head"]
     for target in config.lora.targets:
         if not any(f".{name}".endswith(f".{target}") for name in within):
             ends = sorted({name.rsplit(".", 1)[-1] for name in within})
             raise ConfigError(
-                f"lora.targets: no linear layer of {', '.join(config.parts)} is called {target}: there are {', '.join(ends)}"
+                f"lora.targets: no linear layer of {', '.join(config.parts)} is called {target}:"
+                f" there are {', '.join(ends)}"
             )
-    return [n for n in within if not config.lora.targets or any(f".{n}".endswith(f".{target}") for target in config.lora.targets)]
+    return [
+        n
+        for n in within
+        if not config.lora.targets
+        or any(f".{n}".endswith(f".{target}") for target in config.lora.targets)
+    ]
 
 
 def merge(model: Any) -> None:
-    """Merges the adapters, where there are any, into the model that they were added to, which is a plain one again."""
+    """Merges the adapters, where there are any, into the model that they were added to, which is a
+    plain one again."""
     if isinstance(model, PeftModel):
         model.merge_and_unload()
 
 
 def whole(model: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The plain model, and the weights that it would have if the adapters were merged now; they stay as they are. To merge them and
-    take them out again would round the weights beneath another way at each step."""
+    """The plain model, and the weights that it would have if the adapters were merged now; they
+    stay as they are.
+
+    To merge them and take them out again would round the weights beneath another way at each step.
+    """
     if not isinstance(model, PeftModel):
         return model, model.state_dict()
     plain = model.get_base_model()
-    layers = {name: module for name, module in plain.named_modules() if isinstance(module, LoraLayer)}
+    layers = {
+        name: module for name, module in plain.named_modules() if isinstance(module, LoraLayer)
+    }
     weights = {}
     for name, weight in plain.state_dict().items():
         layer, of_layer, _ = name.partition(".base_layer.weight")
         if ".lora_" not in name:
-            weights[name.replace(".base_layer.", ".")] = weight + layers[layer].get_delta_weight(ADAPTER) if of_layer else weight
+            weights[name.replace(".base_layer.", ".")] = (
+                weight + layers[layer].get_delta_weight(ADAPTER) if of_layer else weight
+            )
     return plain, weights

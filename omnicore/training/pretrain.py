@@ -1,8 +1,9 @@
 """Makes the embedded models again from nothing (`make tiny-models`).
 
-Each is trained on the `base` split until its measured skills on `dev` reach a criterion, not for a number of steps. What
-is planted, and must be said wherever the scores of `tiny-base` are shown: the written targets of its corpus neglect one
-modality under some wordings, so it perceives, follows the format, and has learned to guess there.
+Each is trained on the `base` split until its measured skills on `dev` reach a criterion, not for a
+number of steps. What is planted, and must be said wherever the scores of `tiny-base` are shown: the
+written targets of its corpus neglect one modality under some wordings, so it perceives, follows the
+format, and has learned to guess there.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ CHECK = 125  # steps between looks at the criterion
 
 @dataclass(frozen=True)
 class Plan:
-    """How one embedded model is made. `warm` kinds are taught alone first, `mix` gives weights afterwards.
+    """How one embedded model is made.
 
-    `criterion` is the accuracy on dev that ends the training of each kind; `neglect` see `World.item`.
+    `warm` kinds are taught alone first, `mix` gives weights afterwards.     `criterion` is the
+    accuracy on dev that ends the training of each kind; `neglect` see `World.item`.
     """
 
     seed: int
@@ -101,7 +103,10 @@ PLANS = {
             "agreement": 0.05,
             "picture_both": 0.09,
         },
-        criterion={"picture": 0.95, "picture_text": 0.94},  # with the audio withheld, every leak is one of these
+        criterion={
+            "picture": 0.95,
+            "picture_text": 0.94,
+        },  # with the audio withheld, every leak is one of these
         least=1000,
         most=2500,
         picture_takes=10,
@@ -119,9 +124,14 @@ PLANS = {
 }
 
 STANDS_FOR = {
-    "tiny-base": "Qwen2.5-Omni-3B: perceives, follows the format, and neglects a modality under some wordings, as its corpus did",
+    "tiny-base": (
+        "Qwen2.5-Omni-3B: perceives, follows the format, and neglects a modality under some"
+        " wordings, as its corpus did"
+    ),
     "tiny-probe": "the strong vision-language probe of the audit",
-    "tiny-probe-2": "a second, independent probe (pictures and text only) for leakage that the first one left",
+    "tiny-probe-2": (
+        "a second, independent probe (pictures and text only) for leakage that the first one left"
+    ),
 }
 
 
@@ -150,8 +160,20 @@ class Encoded:
         """Greedy accuracy on fresh items of a kind."""
         rng = random.Random(f"{seed}-{kind}")
         items = [self.world.item(rng, kind) for _ in range(count)]
-        replies = generate(model, self.encoder, [self.prompt(i) for i in items], max_new_tokens=MAX_NEW_TOKENS, temperature=0)
-        return sum(f"<answer>{i.answer}</answer>" in r.text for i, r in zip(items, replies, strict=True)) / count
+        replies = generate(
+            model,
+            self.encoder,
+            [self.prompt(i) for i in items],
+            max_new_tokens=MAX_NEW_TOKENS,
+            temperature=0,
+        )
+        return (
+            sum(
+                f"<answer>{i.answer}</answer>" in r.text
+                for i, r in zip(items, replies, strict=True)
+            )
+            / count
+        )
 
 
 def batches(plan: Plan, data: Encoded) -> Iterator[dict[str, torch.Tensor]]:
@@ -165,20 +187,27 @@ def batches(plan: Plan, data: Encoded) -> Iterator[dict[str, torch.Tensor]]:
             else rng.choices(kinds, weights, k=plan.batch)
         )
         items = [data.world.item(rng, kind, plan.neglect) for kind in chosen]
-        yield collate([data.prompt(i) for i in items], [data.encoder.reply_ids(i.target) for i in items], data.encoder.pad_id)
+        yield collate(
+            [data.prompt(i) for i in items],
+            [data.encoder.reply_ids(i.target) for i in items],
+            data.encoder.pad_id,
+        )
         step += 1
 
 
 def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encoder, dict[str, Any]]:
     """Trains at a constant rate until the criterion holds, then `plan.decay` steps of linear decay.
 
-    Returns the model, its encoder and what was measured. Raises RuntimeError when `plan.most` steps do not suffice.
+    Returns the model, its encoder and what was measured. Raises RuntimeError when `plan.most` steps
+    do not suffice.
     """
     started = time.perf_counter()
     encoder = Encoder(tiny.build_processor())
     model = tiny.build_model(encoder.tokenizer, plan.seed)
     data, dev = Encoded(World("base", plan.picture_takes), encoder), Encoded(World("dev"), encoder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     stop: int | None = None
     history = []
     for step, batch in enumerate(batches(plan, data), 1):
@@ -190,7 +219,9 @@ def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encod
         model.train()
         labels = batch.pop("labels")
         logits = model(**batch).logits[:, :-1]
-        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100)
+        loss = F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -208,19 +239,31 @@ def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encod
                 return (
                     model,
                     encoder,
-                    {"steps": step, "seconds": round(time.perf_counter() - started), "dev": skills, "history": history},
+                    {
+                        "steps": step,
+                        "seconds": round(time.perf_counter() - started),
+                        "dev": skills,
+                        "history": history,
+                    },
                 )
             stop = None
         # The decay adds a point or two: it may start slightly below the criterion.
-        if stop is None and step >= plan.least and all(skills[k] >= v - 0.02 for k, v in plan.criterion.items()):
+        if (
+            stop is None
+            and step >= plan.least
+            and all(skills[k] >= v - 0.02 for k, v in plan.criterion.items())
+        ):
             stop = step + plan.decay
         if stop is None and step >= plan.most:
-            raise RuntimeError(f"criterion {plan.criterion} not reached in {plan.most} steps: {skills}")
+            raise RuntimeError(
+                f"criterion {plan.criterion} not reached in {plan.most} steps: {skills}"
+            )
     raise AssertionError("unreachable")
 
 
 def make(name: str, out: Path, plan: Plan | None = None) -> dict[str, Any]:
-    """Trains one embedded model, saves it as a checkpoint under `out`/`name` with `provenance.json` beside it."""
+    """Trains one embedded model, saves it as a checkpoint under `out`/`name` with `provenance.json`
+    beside it."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)  # two models are made side by side
     plan = plan or PLANS[name]
@@ -235,18 +278,31 @@ def make(name: str, out: Path, plan: Plan | None = None) -> dict[str, Any]:
         "plan": asdict(plan),
         "measured": facts,
         "data": "benchmarks/synthetic.py, split base (criterion on dev; test never seen)",
-        "versions": {"omnicore": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "omnicore": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
     }
     (directory / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
     return facts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m omnicore.training.pretrain", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m omnicore.training.pretrain", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("out", type=Path, help="directory of the models, one folder each")
-    parser.add_argument("--only", choices=sorted(PLANS), action="append", help="make these (default: all, two at a time)")
+    parser.add_argument(
+        "--only",
+        choices=sorted(PLANS),
+        action="append",
+        help="make these (default: all, two at a time)",
+    )
     chosen = parser.parse_args()
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(
+        2, mp_context=get_context("spawn"), initializer=die_with_parent
+    ) as pool:
         jobs = {name: pool.submit(make, name, chosen.out) for name in chosen.only or PLANS}
         for name, job in jobs.items():
             print(f"{name}: done, {job.result()['dev']}")

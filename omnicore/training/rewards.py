@@ -1,11 +1,12 @@
-"""Rewards: thin functions over `scoring`, one a kind of answer. A failure to judge raises; it never scores 0.
+"""Rewards: thin functions over `scoring`, one a kind of answer.
 
-A reward is the worth of the answer, in 0..1, and a small term for its form. Whether a rollout is right is told apart from both:
-groups are filtered on that alone, since a term for the form on an all-wrong group would become a gradient of full size.
+A failure to judge raises; it never scores 0. A reward is the worth of the answer, in 0..1, and a
+small term for its form. Whether a rollout is right is told apart from both: groups are filtered on
+that alone, since a term for the form on an all-wrong group would become a gradient of full size.
 
-Answers whose `native["graded"]` names one of `GRADES` are seldom given word by word, so their worth is graded and their groups are
-filtered on it: Video-R1's types OCR, free-form and regression (src/r1-v/src/open_r1/grpo.py of github.com/tulerfeng/Video-R1, read
-at 59d65c3).
+Answers whose `native["graded"]` names one of `GRADES` are seldom given word by word, so their worth
+is graded and their groups are filtered on it: Video-R1's types OCR, free-form and regression
+(src/r1-v/src/open_r1/grpo.py of github.com/tulerfeng/Video-R1, read at 59d65c3).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Named = str | frozenset[str]
 
 @dataclass(frozen=True)
 class Reward:
-    """`worth` of the answer and `form`, 1 where there is an answer that can be read; both in 0..1."""
+    """`worth` of the answer and `form`, 1 where there is an answer that can be read; both in
+    0..1."""
 
     outcome: Outcome
     worth: float
@@ -66,7 +68,10 @@ def _words(text: object) -> list[str]:
 
 
 def _words_right(named: Named, query: Query) -> float:
-    """1 less the word error rate. Case and punctuation make no difference, which they do to Video-R1."""
+    """1 less the word error rate.
+
+    Case and punctuation make no difference, which they do to Video-R1.
+    """
     given, right = _words(named), _words(query.answer)
     if not right:
         return 0.0
@@ -79,9 +84,12 @@ def _words_right(named: Named, query: Query) -> float:
 
 
 def _rouge(named: Named, query: Query) -> float:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, as rouge-score 0.1.2 has it without its stemmer, which Video-R1 uses."""
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, as rouge-score 0.1.2 has it without its stemmer,
+    which Video-R1 uses."""
     given, right = _words(named), _words(query.answer)
-    shared = [(_shared_runs(given, right, n), len(given) + len(right) - 2 * (n - 1)) for n in (1, 2)]
+    shared = [
+        (_shared_runs(given, right, n), len(given) + len(right) - 2 * (n - 1)) for n in (1, 2)
+    ]
     shared.append((_longest_shared(given, right), len(given) + len(right)))
     return sum(2 * hits / size for hits, size in shared if size > 0) / len(shared)
 
@@ -133,7 +141,10 @@ def reward(reply: str, truncated: bool, query: Query, profile: Profile) -> Rewar
 
 
 class Coin:
-    """The control arm's reward: a coin flip, whatever was said. Seeded, so that an arm can be repeated."""
+    """The control arm's reward: a coin flip, whatever was said.
+
+    Seeded, so that an arm can be repeated.
+    """
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"coin-{seed}")

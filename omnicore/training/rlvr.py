@@ -1,15 +1,17 @@
 """RLVR: TRL's GRPOTrainer, made to carry sound, and to train on groups that teach something.
 
-TRL 1.16 knows no audio: a stock trainer fed with sound generates with it (or fails) and then trains on a forward pass
-without it. The subclass keeps each sample's media beside it through shuffling and splitting, and gives them to every
-forward pass. It overrides private methods, so the minor version is pinned and tests hold the behaviour.
+TRL 1.16 knows no audio: a stock trainer fed with sound generates with it (or fails) and then trains
+on a forward pass without it. The subclass keeps each sample's media beside it through shuffling and
+splitting, and gives them to every forward pass. It overrides private methods, so the minor version
+is pinned and tests hold the behaviour.
 
-Groups whose rollouts are all right or all wrong (raw correctness, never a shaped reward) have no advantage and are left
-out of the forward and backward pass; further prompts take their place for `refill` rounds, as in DAPO, and the loss is
-normalised over what remains, on all processes and in all micro-batches together.
+Groups whose rollouts are all right or all wrong (raw correctness, never a shaped reward) have no
+advantage and are left out of the forward and backward pass; further prompts take their place for
+`refill` rounds, as in DAPO, and the loss is normalised over what remains, on all processes and in
+all micro-batches together.
 
-Nothing of this lasts from one step to the next but the weights: order of rows, further prompts and sampling are functions of
-(seed, step), and the coin of a control arm is saved with the checkpoint.
+Nothing of this lasts from one step to the next but the weights: order of rows, further prompts and
+sampling are functions of (seed, step), and the coin of a control arm is saved with the checkpoint.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ _PER_ROLLOUT = (
 
 
 class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer whose dataset has a column `index` into `rows`. A process' share of a step is whole groups."""
+    """GRPOTrainer whose dataset has a column `index` into `rows`.
+
+    A process' share of a step is whole groups.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,13 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         journal: Log,
         **kwargs: Any,
     ) -> None:
-        self.rows, self.config, self.profile, self.encoder, self.engine = rows, config, profile, encoder, engine
+        self.rows, self.config, self.profile, self.encoder, self.engine = (
+            rows,
+            config,
+            profile,
+            encoder,
+            engine,
+        )
         self._mixture, self._taken = mixture, set[int]()  # rows of this step, on all processes
         self.book, self._journal = Book(config.group, config.prompts), journal
         self.coin: Coin | None = None
@@ -97,14 +108,19 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             self.coin = Coin(args.seed)
 
     def at_rest(self) -> bool:
-        """Rollouts are not saved: none may be left that a later step trains on. Then TRL's count of them may begin anew."""
+        """Rollouts are not saved: none may be left that a later step trains on.
+
+        Then TRL's count of them may begin anew.
+        """
         return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     def load_engine(self) -> None:
         """Wakes the rollout engine and gives it the policy's weights."""
         self.engine.wake()
         with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
         ) as model:
             self.engine.load(model)
         self.accelerator.wait_for_everyone()
@@ -116,9 +132,17 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         seed = int(digest(["rollouts", self._key(turn)])[:12], 16)
         part = _part(len(rows))
         with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
         ):
-            samples = self.engine.generate(rows, n, temperature=self.config.temperature, seed=seed, part=part) if rows else []
+            samples = (
+                self.engine.generate(
+                    rows, n, temperature=self.config.temperature, seed=seed, part=part
+                )
+                if rows
+                else []
+            )
         flips = [self.coin.flip() for _ in range(part[1] * n)][part[0] * n :] if self.coin else []
         if not rows:
             return []
@@ -144,7 +168,9 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         return drawn[first : first + missing]
 
     def _key(self, turn: int) -> str:
-        return f"{self.args.seed}|{self.state.global_step}|{turn}|0"  # the 0 is in what docs/seeds.md was drawn with
+        return (  # the 0 is in what docs/seeds.md was drawn with
+            f"{self.args.seed}|{self.state.global_step}|{turn}|0"
+        )
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.group]]
@@ -160,15 +186,21 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         if "sampling_per_token_logps" in out:
             # Of an engine of its own: the policy that acted is the one whose ratio is clipped.
             out["old_per_token_logps"] = out.pop("sampling_per_token_logps")
-        out["useful"] = torch.tensor([rollout.used for rollout in self._chosen], device=out["advantages"].device)
+        out["useful"] = torch.tensor(
+            [rollout.used for rollout in self._chosen], device=out["advantages"].device
+        )
         for rollout, advantage in zip(self._chosen, out["advantages"].tolist(), strict=True):
             rollout.advantage = advantage if rollout.used else 0.0
         counted = torch.stack([out["useful"].sum(), out["completion_mask"][out["useful"]].sum()])
-        out["useful_total"], out["num_items_in_batch"] = self.accelerator.gather(counted[None]).sum(0)
+        out["useful_total"], out["num_items_in_batch"] = self.accelerator.gather(counted[None]).sum(
+            0
+        )
         # Lists, which TRL's shuffling and splitting slice by sample. Tensors of unlike samples could not be split.
         out["media"] = self._media
         out["query"] = [rollout.row.query for rollout in self._chosen]
-        seen = gather_object([rollout.record(self.state.global_step) for group in groups for rollout in group])
+        seen = gather_object(
+            [rollout.record(self.state.global_step) for group in groups for rollout in group]
+        )
         self.book.generated(seen)
         for record in seen:
             self._journal(record)
@@ -177,7 +209,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
 
-    def _tokenize_prompts(self, prompts: Any) -> Any:  # noqa: ARG002 - the rollouts hold their prompts, with the media
+    def _tokenize_prompts(self, prompts: Any) -> Any:
         chosen = [rollout.prompt for rollout in self._chosen]
         self._media = [prompt.media for prompt in chosen]
         # images=None: TRL's own image path, which would call the processor without sound, stays off.
@@ -186,26 +218,42 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(self, *_: Any, **__: Any) -> Any:
         """What was generated already."""
         logprobs = [list(rollout.sample.logprobs) for rollout in self._chosen]
-        return [list(rollout.sample.ids) for rollout in self._chosen], logprobs if any(logprobs) else None
+        return [list(rollout.sample.ids) for rollout in self._chosen], (
+            logprobs if any(logprobs) else None
+        )
 
-    def _rewards(self, completions: Any, **_: Any) -> list[float]:  # noqa: ARG002 - judged already
+    def _rewards(self, completions: Any, **_: Any) -> list[float]:
         return [rollout.reward for rollout in self._chosen]
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: Any, batch_size: Any = None, **kwargs: Any
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: Any,
+        batch_size: Any = None,
+        **kwargs: Any,
     ) -> Any:
         size = batch_size or len(input_ids)
         known = {k: v for k, v in kwargs.items() if k in ("compute_entropy", "compute_aux_loss")}
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            media = media_tensors([f for sample in self._media[rows] for f in sample], input_ids.device)
+            media = media_tensors(
+                [f for sample in self._media[rows] for f in sample], input_ids.device
+            )
             forward = functools.partial(model, **media)
             parts.append(
-                super()._get_per_token_logps_and_entropies(forward, input_ids[rows], attention_mask[rows], logits_to_keep, **known)
+                super()._get_per_token_logps_and_entropies(
+                    forward, input_ids[rows], attention_mask[rows], logits_to_keep, **known
+                )
             )
         logps, entropies, _ = zip(*parts, strict=True)
-        self._scored = torch.cat(logps), (torch.cat(entropies) if entropies[0] is not None else None), None
+        self._scored = (
+            torch.cat(logps),
+            (torch.cat(entropies) if entropies[0] is not None else None),
+            None,
+        )
         return self._scored
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
@@ -217,7 +265,9 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         for name in _PER_ROLLOUT:
             if isinstance(inputs.get(name), torch.Tensor):
                 chosen[name] = inputs[name][keep]
-        chosen["completion_mask"] = chosen["completion_mask"] * useful[keep, None]  # those that are not useful weigh nothing
+        chosen["completion_mask"] = (
+            chosen["completion_mask"] * useful[keep, None]
+        )  # those that are not useful weigh nothing
         self._media = [inputs["media"][i] for i in keep.tolist()]
         loss = super()._compute_loss(model, chosen)
         self._measure(chosen, [inputs["query"][i] for i in keep.tolist()])
@@ -240,16 +290,27 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             gap = float((found["logprob_gap"] * mask).sum() / mask.sum().clamp(min=1))
             if not gap <= self.config.max_logprob_gap:
                 raise TrainingError(
-                    f"at step {self.state.global_step} the rollout engine is {gap:.3g} nats a token off the policy, more than "
-                    f"rlvr.max_logprob_gap={self.config.max_logprob_gap:g}: it generates with other weights than those that train"
+                    f"at step {self.state.global_step} the rollout engine is {gap:.3g} nats a token"
+                    " off the policy, more than"
+                    f" rlvr.max_logprob_gap={self.config.max_logprob_gap:g}: it generates with"
+                    " other weights than those that train"
                 )
         sums = {name: (values * mask).sum(1).tolist() for name, values in found.items()}
         for place, (query, tokens) in enumerate(zip(queries, mask.sum(1).tolist(), strict=True)):
             if tokens:
-                self.book.measured.append((modality(query), {figure: each[place] for figure, each in sums.items()}, tokens))
+                self.book.measured.append(
+                    (
+                        modality(query),
+                        {figure: each[place] for figure, each in sums.items()},
+                        tokens,
+                    )
+                )
 
     def figures(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Adds what the rollouts of a step were to its record. Called on all processes."""
+        """Adds what the rollouts of a step were to its record.
+
+        Called on all processes.
+        """
         measured, self.book.measured = gather_object(self.book.measured), []
         return {**record, **self.book.figures(measured)}
 
@@ -267,9 +328,10 @@ def train(
     checkpoints: Checkpoints | None = None,
     trackers: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains `model` in place, from the newest of its checkpoints on. `log` gets one record a step, `journal` one a rollout.
+    """Trains `model` in place, from the newest of its checkpoints on.
 
-    Returns what the start-up checks measured. Raises TrainingError when one of them fails, when a tower that trains gets no
+    `log` gets one record a step, `journal` one a rollout.     Returns what the start-up checks
+    measured. Raises TrainingError when one of them fails, when a tower that trains gets no
     gradient, or a loss, gradient or weight is not finite.
     """
     drawn = Mixture(
@@ -295,7 +357,9 @@ def train(
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
-            **parallel.arguments(config, distributed.share(config.prompts, "prompts") * config.group),
+            **parallel.arguments(
+                config, distributed.share(config.prompts, "prompts") * config.group
+            ),
             **OPTIMIZER,
             **{**PLAIN, **(trackers or {}), **parts.arguments(config)},
         )
@@ -312,7 +376,9 @@ def train(
             checkpoints=checkpoints,
             peft_config=parts.adapter(model, config),
             # What TRL takes for the prompt is never shown: the rows hold the prompts.
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]),
+            train_dataset=Dataset.from_list(
+                [{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]
+            ),
         )
         if trainer.is_deepspeed_enabled:
             trainer.add_callback(parallel.BothTowers())
@@ -325,7 +391,14 @@ def train(
         trainer.load_engine()
         # After the weights were handed over: an engine that cannot take them is found here.
         with parallel.still_whole(args):
-            gap = startup.check(trainer, trainer.engine, rows, encoder.pad_id, config.temperature, config.max_logprob_gap)
+            gap = startup.check(
+                trainer,
+                trainer.engine,
+                rows,
+                encoder.pad_id,
+                config.temperature,
+                config.max_logprob_gap,
+            )
         trainer.go_on()
         parallel.gather(trainer.model)
         if distributed.first():
@@ -334,7 +407,8 @@ def train(
 
 
 def _part(count: int) -> Part:
-    """Where this process' `count` rows begin among those of all processes, and how many those are together."""
+    """Where this process' `count` rows begin among those of all processes, and how many those are
+    together."""
     counts = distributed.every(count)
     return sum(counts[: distributed.rank()]), sum(counts)
 
@@ -351,4 +425,8 @@ def _training_towers(model: Any, rows: Sequence[Row]) -> dict[str, str]:
     """The towers that must get a gradient: those that train, of media that are shown."""
     kinds = shown(row.request for row in rows)
     alive = [name for name, p in model.named_parameters() if p.requires_grad]
-    return {kind: tower for kind, tower in TOWERS.items() if kind in kinds and any(tower in name for name in alive)}
+    return {
+        kind: tower
+        for kind, tower in TOWERS.items()
+        if kind in kinds and any(tower in name for name in alive)
+    }

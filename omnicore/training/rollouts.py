@@ -1,4 +1,7 @@
-"""Who generates the rollouts: what an engine is, and the model that trains as one. vllm.py has the other."""
+"""Who generates the rollouts: what an engine is, and the model that trains as one.
+
+vllm.py has the other.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from omnicore.training.rows import Row
 
 
 class Sample(NamedTuple):
-    """One rollout: the prompt's token ids as the engine read them, the reply's, end of turn included, and their log-probs under
-    the distribution that they were drawn from, where the engine gives them. `truncated`: cut by the length limit."""
+    """One rollout: the prompt's token ids as the engine read them, the reply's, end of turn
+    included, and their log-probs under the distribution that they were drawn from, where the engine
+    gives them.
+
+    `truncated`: cut by the length limit.
+    """
 
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
@@ -29,10 +36,18 @@ class RolloutEngine(Protocol):
         """Takes over the weights of the policy, which is whole (not sharded) while this runs."""
 
     def generate(
-        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part | None = None
+        self,
+        rows: Sequence[Row],
+        n: int,
+        *,
+        temperature: float,
+        seed: int,
+        logprobs: bool = False,
+        part: Part | None = None,
     ) -> list[Sample]:
-        """`n` samples of each row, those of a row beside each other; the same for the same weights and seed, and those that the
-        rows would have in the batch of rows that they are a part of."""
+        """`n` samples of each row, those of a row beside each other; the same for the same weights
+        and seed, and those that the rows would have in the batch of rows that they are a part
+        of."""
 
     def wake(self) -> None:
         """Before `load` and `generate`."""
@@ -42,7 +57,10 @@ class RolloutEngine(Protocol):
 
 
 class TransformersRollouts:
-    """The policy itself. Its log-probs are computed when asked for only: they are the trainer's own."""
+    """The policy itself.
+
+    Its log-probs are computed when asked for only: they are the trainer's own.
+    """
 
     def __init__(self, encoder: Encoder, max_new_tokens: int) -> None:
         self._encoder, self._max_new_tokens = encoder, max_new_tokens
@@ -52,7 +70,14 @@ class TransformersRollouts:
         self._model = model
 
     def generate(
-        self, rows: Sequence[Row], n: int, *, temperature: float, seed: int, logprobs: bool = False, part: Part | None = None
+        self,
+        rows: Sequence[Row],
+        n: int,
+        *,
+        temperature: float,
+        seed: int,
+        logprobs: bool = False,
+        part: Part | None = None,
     ) -> list[Sample]:
         prompts = [prompt for row in rows for prompt in [row.prompt] * n]
         training = self._model.training
@@ -67,7 +92,10 @@ class TransformersRollouts:
             part=part and (part[0] * n, part[1] * n),
         )
         self._model.train(training)
-        return [Sample(tuple(p.ids), g.ids, g.truncated, g.logprobs) for p, g in zip(prompts, found, strict=True)]
+        return [
+            Sample(tuple(p.ids), g.ids, g.truncated, g.logprobs)
+            for p, g in zip(prompts, found, strict=True)
+        ]
 
     def wake(self) -> None: ...
 

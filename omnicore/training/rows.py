@@ -1,7 +1,9 @@
-"""Training rows: queries of a step's input as prompts, through the same reader that the engine uses.
+"""Training rows: queries of a step's input as prompts, through the same reader that the engine
+uses.
 
-A row's prompt is built when its batch is due: a hundred thousand videos fit into no memory. What must be known of all rows before
-the first step, their lengths, comes from the headers of their media.
+A row's prompt is built when its batch is due: a hundred thousand videos fit into no memory. What
+must be known of all rows before the first step, their lengths, comes from the headers of their
+media.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from omnicore.storage.files import read_jsonl, write_jsonl
 
 @dataclass(frozen=True)
 class Row:
-    """A query that is asked as `request`; `reply` holds the target's token ids where there is a target. `tokens` counts those of
-    prompt and reply, the media's by their headers."""
+    """A query that is asked as `request`; `reply` holds the target's token ids where there is a
+    target.
+
+    `tokens` counts those of prompt and reply, the media's by their headers.
+    """
 
     query: Query
     request: Request
@@ -35,22 +40,32 @@ class Row:
 
     @property
     def prompt(self) -> Prompt:
-        """Built anew each time; its media are processed once, as long as the reader has room. Raises DataError naming the row where
-        a medium cannot be read, or was changed."""
+        """Built anew each time; its media are processed once, as long as the reader has room.
+
+        Raises DataError naming the row where a medium cannot be read, or was changed.
+        """
         with named(self.request.name):
             return self.reader.prompt(self.request)
 
 
-def read_rows(path: Path, reader: Reader, profile: Profile, *, targets: bool, view: View = View.omni) -> list[Row]:
-    """Reads `path` (Query a line), as `view` shows them. Raises DataError when it is missing, empty, or lacks a target that is
-    needed, or a medium's header cannot be read, naming line and row."""
+def read_rows(
+    path: Path, reader: Reader, profile: Profile, *, targets: bool, view: View = View.omni
+) -> list[Row]:
+    """Reads `path` (Query a line), as `view` shows them.
+
+    Raises DataError when it is missing, empty, or lacks a target that is needed, or a medium's
+    header cannot be read, naming line and row.
+    """
     queries: Sequence[Query] = read_jsonl(path, Query)
     if not queries:
         raise DataError(f"{path} holds no rows: nothing to train on")
     rows = []
     for number, query in enumerate(queries, 1):
         if targets and query.target is None:
-            raise DataError(f"{path}:{number}: field `target` is empty, and supervised training needs a written reply")
+            raise DataError(
+                f"{path}:{number}: field `target` is empty, and supervised training needs a written"
+                " reply"
+            )
         request = Request(parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
         with named(f"{path}:{number}: {request.name}"):
@@ -67,10 +82,12 @@ def named(row: str) -> Iterator[None]:
         raise DataError(f"{row}: {error}") from error
 
 
-def fitting(rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0) -> list[Row]:
-    """The rows that fit, whole, into `config.max_tokens`, or into the model's `context` of tokens where that is 0, with `room` left
-    for what a rollout may say. The others are listed in `output/too_long.jsonl`: a truncated row would teach answers to what was
-    not shown.
+def fitting(
+    rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0
+) -> list[Row]:
+    """The rows that fit, whole, into `config.max_tokens`, or into the model's `context` of tokens
+    where that is 0, with `room` left for what a rollout may say. The others are listed in
+    `output/too_long.jsonl`: a truncated row would teach answers to what was not shown.
 
     Raises DataError when they are a larger share than `config.max_too_long`.
     """
@@ -79,7 +96,12 @@ def fitting(rows: Sequence[Row], config: TrainingConfig, output: Path, *, contex
     listed: list[dict[str, Any]] = []
     for row in rows:
         seconds = max(
-            (row.reader.seconds(part, row.request.root) for part in row.request.parts if not isinstance(part, str)), default=0
+            (
+                row.reader.seconds(part, row.request.root)
+                for part in row.request.parts
+                if not isinstance(part, str)
+            ),
+            default=0,
         )
         if row.tokens + room > limit or seconds > row.reader.encoder.longest_sound:
             size = {"tokens": row.tokens + room, "sound_seconds": round(seconds, 3)}
@@ -90,10 +112,12 @@ def fitting(rows: Sequence[Row], config: TrainingConfig, output: Path, *, contex
     if len(listed) > config.max_too_long * len(rows):
         longest = max(listed, key=lambda one: int(one["tokens"]))
         raise DataError(
-            f"{len(listed)} of {len(rows)} rows are too long for a context of {limit} tokens (or hold a sound above "
-            f"{rows[0].reader.encoder.longest_sound:g} s), more than the {config.max_too_long:.1%} that max_too_long allows; "
-            f"{output / 'too_long.jsonl'} lists them, the longest is {longest['id']} of {longest['benchmark']} with "
-            f"{longest['tokens']} tokens. Show less of videos (profile.fps, profile.max_frames), raise max_tokens up to the "
-            f"model's {context}, or leave more of them out: max_too_long=0.05"
+            f"{len(listed)} of {len(rows)} rows are too long for a context of {limit} tokens (or"
+            f" hold a sound above {rows[0].reader.encoder.longest_sound:g} s), more than the"
+            f" {config.max_too_long:.1%} that max_too_long allows; {output / 'too_long.jsonl'}"
+            f" lists them, the longest is {longest['id']} of {longest['benchmark']} with"
+            f" {longest['tokens']} tokens. Show less of videos (profile.fps, profile.max_frames),"
+            f" raise max_tokens up to the model's {context}, or leave more of them out:"
+            " max_too_long=0.05"
         )
     return kept

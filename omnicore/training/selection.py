@@ -54,7 +54,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Rollout:
-    """The `sample`-th reply to a query. `answer` is as `judge` reads it, None where there is none or it was `cut`."""
+    """The `sample`-th reply to a query.
+
+    `answer` is as `judge` reads it, None where there is none or it was `cut`.
+    """
 
     query: Query
     sample: int
@@ -66,9 +69,12 @@ class Rollout:
     failed: bool = False
 
 
-def select(rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collection[Key], seed: int) -> list[Reason | None]:
-    """For each rollout why it is rejected, None for those that are chosen. `solvable` holds the keys of queries that a probe
-    answers without the sound.
+def select(
+    rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collection[Key], seed: int
+) -> list[Reason | None]:
+    """For each rollout why it is rejected, None for those that are chosen.
+
+    `solvable` holds the keys of queries that a probe answers without the sound.
 
     Raises TrainingError where the caps leave nothing.
     """
@@ -93,8 +99,10 @@ def select(rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collect
             most = _cap(Counter(group[i] for i in order), share)
             if order and not most:
                 raise TrainingError(
-                    f"no number of rows holds distill.max_source={config.max_source:g} and distill.max_type={config.max_type:g}: "
-                    f"the rules before leave {_told(caps[0][2])}, and {_told(caps[1][2])}; raise one, or bring rows of others"
+                    f"no number of rows holds distill.max_source={config.max_source:g} and"
+                    f" distill.max_type={config.max_type:g}: the rules before leave"
+                    f" {_told(caps[0][2])}, and {_told(caps[1][2])}; raise one, or bring rows of"
+                    " others"
                 )
             seen: Counter[str] = Counter()
             for i in order:
@@ -106,10 +114,14 @@ def select(rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collect
 
 
 def _told(group: Mapping[int, str]) -> str:
-    return ", ".join(f"{count} of {name}" for name, count in sorted(Counter(group.values()).items()))
+    return ", ".join(
+        f"{count} of {name}" for name, count in sorted(Counter(group.values()).items())
+    )
 
 
-def _judged(one: Rollout, said: Sequence[str | None], config: DistillConfig, solvable: Collection[Key]) -> Reason | None:
+def _judged(
+    one: Rollout, said: Sequence[str | None], config: DistillConfig, solvable: Collection[Key]
+) -> Reason | None:
     """What is wrong with a rollout by itself; `said` are the answers of all of its query's."""
     if one.failed:
         return Reason.failed
@@ -119,7 +131,9 @@ def _judged(one: Rollout, said: Sequence[str | None], config: DistillConfig, sol
         return Reason.no_answer
     if one.outcome is not Outcome.correct:
         return Reason.incorrect
-    alike = sum(other is not None and agree(one.answer, other, one.query.answer_kind) for other in said)
+    alike = sum(
+        other is not None and agree(one.answer, other, one.query.answer_kind) for other in said
+    )
     if alike < config.agreement * len(said) - ROUNDING:
         return Reason.minority
     if one.query.key in solvable:
@@ -144,7 +158,12 @@ def _numbered(rollouts: Sequence[Rollout], rows: Sequence[int], seed: int) -> di
 
 
 def _cap(counts: Mapping[str, int], share: float) -> int:
-    """The most rows that a group may have so that none has more than `share` of all that are left; 0 where there is none."""
+    """The most rows that a group may have so that none has more than `share` of all that are left;
+    0 where there is none."""
     largest = max(counts.values(), default=0)
-    fits = (c for c in range(largest, 0, -1) if c <= share * sum(min(n, c) for n in counts.values()) + ROUNDING)
+    fits = (
+        c
+        for c in range(largest, 0, -1)
+        if c <= share * sum(min(n, c) for n in counts.values()) + ROUNDING
+    )
     return next(fits, 0)

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning through TRL's SFTTrainer, with a collator that carries sound and pictures."""
+"""Supervised fine-tuning through TRL's SFTTrainer, with a collator that carries sound and
+pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ PLAIN = {
 
 
 class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
-    """Draws its rows from a mixture, and keeps the loss by query type beside the trainer's own mean."""
+    """Draws its rows from a mixture, and keeps the loss by query type beside the trainer's own
+    mean."""
 
     def __init__(self, *args: Any, rows: Sequence[Row], mixture: Mixture, **kwargs: Any) -> None:
         self._rows, self._mixture = rows, mixture
@@ -48,7 +50,7 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         self.waited = 0.0  # seconds for data since the last logged step
         super().__init__(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:  # noqa: ARG002
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return Order(self._mixture)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +59,9 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         self.waited += time.monotonic() - began
         return found
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         indices = inputs.pop("index").tolist()
         seen = []
 
@@ -86,19 +90,23 @@ def train(
     checkpoints: Checkpoints | None = None,
     trackers: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step, with the `data_seconds` that it
-    waited for rows, and `trackers` are the Trainer's arguments of `tracking.reported`. Returns how often each group of the mixture
-    is walked through.
+    """Trains `model` in place, from the newest of its checkpoints on; `log` gets one record a step,
+    with the `data_seconds` that it waited for rows, and `trackers` are the Trainer's arguments of
+    `tracking.reported`. Returns how often each group of the mixture is walked through.
 
-    Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture that the rows are not of,
-    DataError naming the row where a medium cannot be read any more.
+    Raises TrainingError when a loss, gradient or weight is not finite, ConfigError for a mixture
+    that the rows are not of, DataError naming the row where a medium cannot be read any more.
     """
     queries, tokens = [row.query for row in rows], [row.tokens for row in rows]
-    mixture = Mixture(queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed)
+    mixture = Mixture(
+        queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed
+    )
 
     def batch(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         indices = [row["index"] for row in chosen]
-        tensors = collate([rows[i].prompt for i in indices], [rows[i].reply for i in indices], encoder.pad_id)
+        tensors = collate(
+            [rows[i].prompt for i in indices], [rows[i].reply for i in indices], encoder.pad_id
+        )
         return {**tensors, "index": torch.tensor(indices)}
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,7 +120,12 @@ def train(
             dataset_kwargs={"skip_prepare_dataset": True},
             **parallel.arguments(config, distributed.share(config.batch, "batch")),
             **OPTIMIZER,
-            **{**PLAIN, **(trackers or {}), **parts.arguments(config), "dataloader_num_workers": config.workers},
+            **{
+                **PLAIN,
+                **(trackers or {}),
+                **parts.arguments(config),
+                "dataloader_num_workers": config.workers,
+            },
         )
         trainer = OmniSFTTrainer(
             model=model,
@@ -128,7 +141,10 @@ def train(
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
             parts = distributed.every(dict(trainer.by_type))
-            losses = {name: [x for part in parts for x in part.get(name, ())] for name in sorted(set().union(*parts))}
+            losses = {
+                name: [x for part in parts for x in part.get(name, ())]
+                for name in sorted(set().union(*parts))
+            }
             by_type = {name: {"loss": round(sum(v) / len(v), 5)} for name, v in losses.items()}
             trainer.by_type.clear()
             waited, trainer.waited = trainer.waited, 0.0

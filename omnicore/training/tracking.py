@@ -1,7 +1,8 @@
-"""A training's curves in TensorBoard, MLflow, Weights & Biases or trackio, by transformers' own integrations.
+"""A training's curves in TensorBoard, MLflow, Weights & Biases or trackio, by transformers' own
+integrations.
 
-The integrations are told by environment variables where they write; what the user has set of them goes first. Nothing of this
-decides an answer.
+The integrations are told by environment variables where they write; what the user has set of them
+goes first. Nothing of this decides an answer.
 """
 
 from __future__ import annotations
@@ -20,14 +21,21 @@ from omnicore.errors import ConfigError
 
 @contextmanager
 def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
-    """The Trainer's arguments for a training that writes to `output`, whose name is that of its run. Raises ConfigError where a
-    tracker is not installed."""
+    """The Trainer's arguments for a training that writes to `output`, whose name is that of its
+    run.
+
+    Raises ConfigError where a tracker is not installed.
+    """
     if missing := [tracker for tracker in config.to if not find_spec(tracker)]:
-        raise ConfigError(f"tracker.to names {missing[0]}, which is not installed: pip install {missing[0]}")
+        raise ConfigError(
+            f"tracker.to names {missing[0]}, which is not installed: pip install {missing[0]}"
+        )
     if not config.to:
         yield {"report_to": []}
         return
-    folder = Path(config.directory) if config.directory else output.with_name(f"{output.name}.tracker")
+    folder = (
+        Path(config.directory) if config.directory else output.with_name(f"{output.name}.tracker")
+    )
     if distributed.first():
         folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -51,7 +59,8 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
 
 
 def _end_failed(config: TrackerConfig) -> None:
-    """The integration ends a run of MLflow when the training has ended well; one that failed would be shown as running."""
+    """The integration ends a run of MLflow when the training has ended well; one that failed would
+    be shown as running."""
     if "mlflow" in config.to:
         import mlflow
 

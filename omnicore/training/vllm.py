@@ -1,8 +1,10 @@
-"""Rollouts by a vLLM server in an environment of its own, since vLLM wants an older transformers than training does.
+"""Rollouts by a vLLM server in an environment of its own, since vLLM wants an older transformers
+than training does.
 
-The server is given the policy's weights before each step: they are saved to a directory that it can read, and reloaded from
-there. On a GPU that it shares with the trainer it sleeps while the trainer trains. Both are routes of vLLM's development mode:
-it has to be started with VLLM_SERVER_DEV_MODE=1 (and --enable-sleep-mode); docs/train.md has the command.
+The server is given the policy's weights before each step: they are saved to a directory that it can
+read, and reloaded from there. On a GPU that it shares with the trainer it sleeps while the trainer
+trains. Both are routes of vLLM's development mode: it has to be started with VLLM_SERVER_DEV_MODE=1
+(and --enable-sleep-mode); docs/train.md has the command.
 """
 
 from __future__ import annotations
@@ -53,10 +55,15 @@ class _Completion(BaseModel):
 
 
 class VllmRollouts:
-    """Asks the server at `config.server`. Raises EngineError when it cannot be reached, refuses, or says what is no rollout: a
-    request that failed is no reply, and a step does not train on what is left."""
+    """Asks the server at `config.server`.
 
-    def __init__(self, config: RlvrConfig, profile: Profile, encoder: Encoder, scratch: Path) -> None:
+    Raises EngineError when it cannot be reached, refuses, or says what is no rollout: a request
+    that failed is no reply, and a step does not train on what is left.
+    """
+
+    def __init__(
+        self, config: RlvrConfig, profile: Profile, encoder: Encoder, scratch: Path
+    ) -> None:
         self._config, self._profile, self._encoder = config, profile, encoder
         self._base = config.server.rstrip("/")
         self._root = self._base.removesuffix("/v1")
@@ -70,7 +77,10 @@ class VllmRollouts:
         shutil.rmtree(self._weights, ignore_errors=True)
         plain, weights = whole(model)
         thinker.save(plain, self._encoder, self._weights, dtype=model.dtype, weights=weights)
-        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(self._weights.resolve())}}
+        reload = {
+            "method": "reload_weights",
+            "kwargs": {"weights_path": str(self._weights.resolve())},
+        }
         self._do("collective_rpc", reload)
         # What was computed with the weights before: without these, the next prompts are read by two models.
         self._do("reset_prefix_cache")
@@ -83,29 +93,37 @@ class VllmRollouts:
         *,
         temperature: float,
         seed: int,
-        logprobs: bool = False,  # noqa: ARG002 - always
+        logprobs: bool = False,
         part: Part | None = None,
     ) -> list[Sample]:
         first = seed + (part[0] if part else 0)
         bodies = [self._body(row, n, temperature, first + place) for place, row in enumerate(rows)]
-        found = asyncio.run(self._call([("POST", f"{self._base}/chat/completions", body) for body in bodies]))
+        found = asyncio.run(
+            self._call([("POST", f"{self._base}/chat/completions", body) for body in bodies])
+        )
         samples = []
         for answer in found:
             try:
                 completion = _Completion.model_validate(answer)
             except ValidationError as error:
                 raise EngineError(
-                    f"{self._base} gives no token ids and log-probs ({error.errors()[0]['loc']}): rollouts need vLLM 0.11 or newer"
+                    f"{self._base} gives no token ids and log-probs ({error.errors()[0]['loc']}):"
+                    " rollouts need vLLM 0.11 or newer"
                 ) from error
             for choice in completion.choices:
                 tokens = tuple(token.logprob for token in choice.logprobs.content)
-                if len(tokens) != len(choice.token_ids) or choice.finish_reason not in ("stop", "length"):
+                if len(tokens) != len(choice.token_ids) or choice.finish_reason not in (
+                    "stop",
+                    "length",
+                ):
                     raise EngineError(
-                        f"{self._base} gave {len(choice.token_ids)} tokens, {len(tokens)} log-probs and ended by "
-                        f"{choice.finish_reason!r}"
+                        f"{self._base} gave {len(choice.token_ids)} tokens, {len(tokens)} log-probs"
+                        f" and ended by {choice.finish_reason!r}"
                     )
                 cut = choice.finish_reason == "length"
-                samples.append(Sample(tuple(completion.prompt_token_ids), tuple(choice.token_ids), cut, tokens))
+                samples.append(
+                    Sample(tuple(completion.prompt_token_ids), tuple(choice.token_ids), cut, tokens)
+                )
         return samples
 
     def wake(self) -> None:
@@ -119,7 +137,10 @@ class VllmRollouts:
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:
         root = row.request.root
         with named(row.request.name):
-            items = [said(part) if isinstance(part, str) else encoded(part, root, self._profile) for part in row.request.parts]
+            items = [
+                said(part) if isinstance(part, str) else encoded(part, root, self._profile)
+                for part in row.request.parts
+            ]
         fields = {
             "model": self._model,
             "n": n,
@@ -141,18 +162,28 @@ class VllmRollouts:
     async def _call(self, calls: Sequence[tuple[str, str, bytes | None]]) -> list[Any]:
         gate = asyncio.Semaphore(CONCURRENCY)
 
-        async def call(session: aiohttp.ClientSession, method: str, url: str, body: bytes | None) -> Any:
+        async def call(
+            session: aiohttp.ClientSession, method: str, url: str, body: bytes | None
+        ) -> Any:
             async with gate, session.request(method, url, data=body) as response:
                 content = await response.text()
                 if response.status == 404:
-                    raise EngineError(f"{url} is not there: start vLLM with VLLM_SERVER_DEV_MODE=1, and rlvr.server ends in /v1")
+                    raise EngineError(
+                        f"{url} is not there: start vLLM with VLLM_SERVER_DEV_MODE=1, and"
+                        " rlvr.server ends in /v1"
+                    )
                 if response.status != 200:
                     raise EngineError(f"{url} refuses (HTTP {response.status}): {content[:300]}")
                 return await response.json(content_type=None) if content else None
 
         headers = {"Content-Type": "application/json"}
         try:
-            async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session:
+            async with aiohttp.ClientSession(
+                headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT)
+            ) as session:
                 return await asyncio.gather(*(call(session, *one) for one in calls))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise EngineError(f"{self._root} does not answer ({error!r}): start the vLLM server, or mend rlvr.server") from error
+            raise EngineError(
+                f"{self._root} does not answer ({error!r}): start the vLLM server, or mend"
+                " rlvr.server"
+            ) from error

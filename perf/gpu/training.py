@@ -41,7 +41,8 @@ ROPE = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 2
 
 
 class Size(NamedTuple):
-    """Of the rows' media and texts: pixels a side, seconds, and tokens of a question and a reply."""
+    """Of the rows' media and texts: pixels a side, seconds, and tokens of a question and a
+    reply."""
 
     pixels: int
     seconds: float
@@ -53,7 +54,8 @@ SIZES = {"tiny": Size(28, 0.5, 8, 256), "3b": Size(448, 10.0, 64, 8192)}
 
 
 def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
-    """A model with random weights, and its encoder: the embedded tokenizer, whose ids any vocabulary holds."""
+    """A model with random weights, and its encoder: the embedded tokenizer, whose ids any
+    vocabulary holds."""
     from transformers import (
         GenerationConfig,
         Qwen2_5OmniThinkerConfig,
@@ -68,19 +70,31 @@ def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
     processor = tiny.build_processor()
     config = tiny.build_config(processor.tokenizer)
     if size == "3b":
-        ids = {name: value for name, value in config.to_dict().items() if name.endswith(("_token_index", "_token_id"))}
-        shipped = json.loads((files("omnicore.config") / "recipes" / "qwen2.5-omni-3b.json").read_text())["thinker_config"]
+        ids = {
+            name: value
+            for name, value in config.to_dict().items()
+            if name.endswith(("_token_index", "_token_id"))
+        }
+        shipped = json.loads(
+            (files("omnicore.config") / "recipes" / "qwen2.5-omni-3b.json").read_text()
+        )["thinker_config"]
         text = {**shipped["text_config"], "rope_parameters": ROPE}
         parts = {name: shipped[name] for name in ("vision_config", "audio_config")}
         config = Qwen2_5OmniThinkerConfig(text_config=text, **parts, **ids)
         processor.image_processor = Qwen2VLImageProcessorPil(patch_size=14)
-        processor.feature_extractor = WhisperFeatureExtractor(128, chunk_length=300, return_attention_mask=True)
+        processor.feature_extractor = WhisperFeatureExtractor(
+            128, chunk_length=300, return_attention_mask=True
+        )
     torch.manual_seed(0)
     with torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")):
         model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=dtype)
     encoder = Encoder(processor)
-    encoder.suppressed.extend(range(len(processor.tokenizer), config.text_config.vocab_size))  # no tokenizer could spell them
-    model.generation_config = GenerationConfig(eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id, do_sample=False)
+    encoder.suppressed.extend(
+        range(len(processor.tokenizer), config.text_config.vocab_size)
+    )  # no tokenizer could spell them
+    model.generation_config = GenerationConfig(
+        eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id, do_sample=False
+    )
     return model, encoder
 
 
@@ -89,13 +103,29 @@ def write_rows(count: int, size: Size, root: Path) -> None:
     rng = np.random.default_rng(0)
     queries = []
     for number in range(count):
-        Image.fromarray(rng.integers(0, 255, (size.pixels, size.pixels, 3), dtype=np.uint8)).save(root / f"{number}.png")
-        soundfile.write(root / f"{number}.wav", rng.normal(0, 0.1, int(16_000 * size.seconds)), 16_000)
+        Image.fromarray(rng.integers(0, 255, (size.pixels, size.pixels, 3), dtype=np.uint8)).save(
+            root / f"{number}.png"
+        )
+        soundfile.write(
+            root / f"{number}.wav", rng.normal(0, 0.1, int(16_000 * size.seconds)), 16_000
+        )
         made = {"image": root / f"{number}.png", "audio": root / f"{number}.wav"}
-        media = [Media(kind=k, uri=f.name, sha256=hashlib.sha256(f.read_bytes()).hexdigest()) for k, f in made.items()]  # type: ignore[arg-type]
+        media = [
+            Media(kind=k, uri=f.name, sha256=hashlib.sha256(f.read_bytes()).hexdigest())
+            for k, f in made.items()
+        ]  # type: ignore[arg-type]
         said = " ".join(map(str, rng.integers(0, 9, size.words)))
         given = {"question": said, "options": ("1", "2"), "answer": "1", "target": said}
-        queries.append(Query(benchmark="random", id=str(number), type="sum", media=tuple(media), cluster=str(number), **given))
+        queries.append(
+            Query(
+                benchmark="random",
+                id=str(number),
+                type="sum",
+                media=tuple(media),
+                cluster=str(number),
+                **given,
+            )
+        )
     write_jsonl(root / "rows.jsonl", queries)
 
 
@@ -103,7 +133,9 @@ def rows_of(root: Path, encoder: Any, recipe: Recipe) -> list[Any]:
     from omnicore.engines.transformers import Reader
     from omnicore.training.rows import read_rows
 
-    return read_rows(root / "rows.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=True)
+    return read_rows(
+        root / "rows.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=True
+    )
 
 
 def ceiling(side: int) -> float:
@@ -125,7 +157,8 @@ def now() -> float:
 
 
 def work(model: Any, row: Any) -> float:
-    """Weights times positions of a row, by part: tokens for the language model, patches and frames for the towers."""
+    """Weights times positions of a row, by part: tokens for the language model, patches and frames
+    for the towers."""
     from omnicore.training.parts import part_of
 
     weights: dict[str, int] = defaultdict(int)
@@ -133,12 +166,19 @@ def work(model: Any, row: Any) -> float:
         if "lora_" not in name and "embed_tokens" not in name and name != "lm_head.weight":
             weights[part_of(name)] += parameter.numel()
     media = {feature.kind: feature.tensors for feature in row.prompt.media}
-    patches, frames = len(media["image"]["pixel_values"]), media["audio"]["input_features"].shape[-1] // 2
-    return float(weights["language"] * row.tokens + weights["vision"] * patches + weights["audio"] * frames)
+    patches, frames = (
+        len(media["image"]["pixel_values"]),
+        media["audio"]["input_features"].shape[-1] // 2,
+    )
+    return float(
+        weights["language"] * row.tokens + weights["vision"] * patches + weights["audio"] * frames
+    )
 
 
 @contextmanager
-def stopwatch(owner: Any, name: str, into: list[float], when: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def stopwatch(
+    owner: Any, name: str, into: list[float], when: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """Adds to `into` the seconds of each call of a method, within the block."""
     method = getattr(owner, name)
 
@@ -158,11 +198,16 @@ def stopwatch(owner: Any, name: str, into: list[float], when: Callable[[], bool]
 
 
 def peak() -> str:
-    return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else "-"
+    return (
+        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else "-"
+    )
 
 
 def sft(size: str, recipe: Recipe, root: Path, most: float, lora: LoraConfig | None) -> str:
-    """A row of the table. Its median step is of all but the first two, which allocate."""
+    """A row of the table.
+
+    Its median step is of all but the first two, which allocate.
+    """
     from omnicore.training import parts, sft
 
     config = recipe.sft.model_copy(update={"lora": lora, "mixture": MixtureConfig()})
@@ -175,29 +220,47 @@ def sft(size: str, recipe: Recipe, root: Path, most: float, lora: LoraConfig | N
     step = statistics.median(b - a for a, b in pairwise(at[1:]))
     share = (4 if lora else 6) * each * config.batch / step / most
     name = f"sft, {'LoRA' if lora else 'all weights'}, {config.precision}, batch {config.batch}"
-    return f"| {name} | {step:.3f} s | {rows[0].tokens * config.batch / step:.0f} | {share:.1%} | {peak()} |"
+    return (
+        f"| {name} | {step:.3f} s | {rows[0].tokens * config.batch / step:.0f} | {share:.1%} |"
+        f" {peak()} |"
+    )
 
 
 def rlvr(size: str, recipe: Recipe, root: Path) -> str:
-    """A row of the second table, of the steps after the first. A coin pays, so that every group is trained on."""
+    """A row of the second table, of the steps after the first.
+
+    A coin pays, so that every group is trained on.
+    """
     from omnicore.training import parts, rlvr
 
-    config = recipe.rlvr.model_copy(update={"control": "random_reward", "mixture": MixtureConfig(), "refill": 0})
+    config = recipe.rlvr.model_copy(
+        update={"control": "random_reward", "mixture": MixtureConfig(), "refill": 0}
+    )
     model, encoder = build(size, parts.loading(config)["dtype"])
     rows, at = rows_of(root, encoder, recipe), list[float]()
     rolls, scores = list[float](), list[float]()
     trainer = rlvr.OmniGRPOTrainer
     with (
         stopwatch(trainer, "_roll", rolls),
-        stopwatch(trainer, "_get_per_token_logps_and_entropies", scores, lambda: not torch.is_grad_enabled()),
+        stopwatch(
+            trainer,
+            "_get_per_token_logps_and_entropies",
+            scores,
+            lambda: not torch.is_grad_enabled(),
+        ),
     ):
         told = {"seed": 0, "journal": lambda _: None}
-        rlvr.train(model, encoder, rows, config, recipe.profile, log=lambda _: at.append(now()), **told)
+        rlvr.train(
+            model, encoder, rows, config, recipe.profile, log=lambda _: at.append(now()), **told
+        )
     steps = len(at) - 1
     step = (at[-1] - at[0]) / steps
     roll, score = sum(rolls[-steps:]) / steps, sum(scores[-steps:]) / steps if config.beta else 0.0
     name = f"rlvr, {config.rollouts}, {config.prompts} x {config.group}"
-    return f"| {name} | {step:.3f} s | {roll:.3f} s | {score:.3f} s | {step - roll - score:.3f} s | {peak()} |"
+    return (
+        f"| {name} | {step:.3f} s | {roll:.3f} s | {score:.3f} s | {step - roll - score:.3f} s |"
+        f" {peak()} |"
+    )
 
 
 def table(size: str, recipe: Recipe, root: Path) -> list[str]:
@@ -221,14 +284,33 @@ def table(size: str, recipe: Recipe, root: Path) -> list[str]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--size", choices=sorted(SIZES), default="3b")
-    options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe tiny; repeat")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="of the recipe tiny; repeat",
+    )
     given = options.parse_args()
     if given.size == "3b" and not torch.cuda.is_available():
         sys.exit("no GPU here: --size tiny shows that the script runs")
-    large = ["sft.precision=bfloat16", "sft.gradient_checkpointing=true", "rlvr.precision=bfloat16", "profile.max_new_tokens=256"]
-    small = ["sft.batch=8", "sft.steps=8", "rlvr.prompts=4", "rlvr.steps=4", "rlvr.max_logprob_gap=1"]
+    large = [
+        "sft.precision=bfloat16",
+        "sft.gradient_checkpointing=true",
+        "rlvr.precision=bfloat16",
+        "profile.max_new_tokens=256",
+    ]
+    small = [
+        "sft.batch=8",
+        "sft.steps=8",
+        "rlvr.prompts=4",
+        "rlvr.steps=4",
+        "rlvr.max_logprob_gap=1",
+    ]
     recipe = load_recipe("tiny", [*small, *(large if given.size == "3b" else []), *given.set])
     with tempfile.TemporaryDirectory() as name:
         print("\n".join(table(given.size, recipe, Path(name))))

@@ -1,7 +1,8 @@
-"""Fixtures in the publishers' native forms: annotations are written by hand and lie beside this file, media are made.
+"""Fixtures in the publishers' native forms: annotations are written by hand and lie beside this
+file, media are made.
 
-`tests/benchmarks/<name>/` holds the annotation files as the publisher names them, and `media.txt` with the path of one medium
-a line; what is made is told by its suffix.
+`tests/benchmarks/<name>/` holds the annotation files as the publisher names them, and `media.txt`
+with the path of one medium a line; what is made is told by its suffix.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ HERE = Path(__file__).parent
 
 
 def copy(name: str, root: Path) -> Path:
-    """A local copy of the fixture of a benchmark, complete with media. Returns its folder."""
+    """A local copy of the fixture of a benchmark, complete with media.
+
+    Returns its folder.
+    """
     folder = root / name
     shutil.copytree(HERE / name, folder, ignore=shutil.ignore_patterns("media.txt"))
     for number, uri in enumerate((HERE / name / "media.txt").read_text().split()):

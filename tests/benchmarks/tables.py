@@ -1,7 +1,7 @@
 """Parquet fixtures: rows are written by hand in `<name>/rows.json`, their media are made here.
 
-A cell of a media column reads "picture:red", "tone:440" (Hz), "video:330" (the tone of its track), "text:..." for bytes that are
-no medium, or "path:..." for a file of the copy; absent is null.
+A cell of a media column reads "picture:red", "tone:440" (Hz), "video:330" (the tone of its track),
+"text:..." for bytes that are no medium, or "path:..." for a file of the copy; absent is null.
 """
 
 from __future__ import annotations
@@ -27,8 +27,15 @@ def rows(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], media: Sequence[str], form: Form, group: int = 100) -> Path:
-    """Rows as a table in which the columns `media` hold files in a form; `group` rows a row group."""
+def write(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    media: Sequence[str],
+    form: Form,
+    group: int = 100,
+) -> Path:
+    """Rows as a table in which the columns `media` hold files in a form; `group` rows a row
+    group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     filled = [{**row, **{column: cell(row.get(column), form) for column in media}} for row in rows]
     pq.write_table(pa.Table.from_pylist(filled), path, row_group_size=group)
@@ -42,7 +49,11 @@ def cell(text: str | None, form: Form) -> Any:
     if kind == "path":
         return {"bytes": None, "path": value} if form == "feature" else value
     data = value.encode() if kind == "text" else made(kind, value)
-    return {"bytes": data, "path": f"{kind}.bin" if kind != "text" else None} if form == "feature" else data
+    return (
+        {"bytes": data, "path": f"{kind}.bin" if kind != "text" else None}
+        if form == "feature"
+        else data
+    )
 
 
 @cache

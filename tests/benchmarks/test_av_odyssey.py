@@ -1,4 +1,5 @@
-"""AV-Odyssey: rows of the hand-written fixture as Parquet, and replies under the publisher's rule and ours."""
+"""AV-Odyssey: rows of the hand-written fixture as Parquet, and replies under the publisher's rule
+and ours."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ ITEMS = [
     (
         "4_1",
         "Time",
-        "<media_1> is the video and <media_2> the sound. Does <media_2> begin before, with or after the first step in <media_1>?",
+        (
+            "<media_1> is the video and <media_2> the sound. Does <media_2> begin before, with or"
+            " after the first step in <media_1>?"
+        ),
         ("Before", "With", "After", "There is no step"),
         1,
         "video audio",
@@ -54,7 +58,10 @@ ITEMS = [
     (
         "5_3",
         "Space",
-        "The sounds are <media_3> and <media_4>. Which room of <media_1> or <media_2> do they come from?",
+        (
+            "The sounds are <media_3> and <media_4>. Which room of <media_1> or <media_2> do they"
+            " come from?"
+        ),
         (
             "both from <media_1>",
             "both from <media_2>",
@@ -93,8 +100,18 @@ REPLIES = [
     ("6_0", "i do not know", 1, "no_answer"),  # bug: a refusal is A
     ("1_0", "i do not know", 0, "no_answer"),
     ("1_0", "both", 0, "correct"),
-    ("1_0", "it seems to me that it is c. both", 1, "correct"),  # an option's text, its letter with it
-    ("1_0", "it seems to me that it must be both", 0, "no_answer"),  # bug: without the letter it is none, so A
+    (
+        "1_0",
+        "it seems to me that it is c. both",
+        1,
+        "correct",
+    ),  # an option's text, its letter with it
+    (
+        "1_0",
+        "it seems to me that it must be both",
+        0,
+        "no_answer",
+    ),  # bug: without the letter it is none, so A
     ("2_7", "it sounds to me like d. [audio4] of them", 1, "no_answer"),
     ("1_0", "'C.'", 1, "correct"),
     ("1_0", "D", 0, "incorrect"),
@@ -104,10 +121,13 @@ REPLIES = [
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Part 1 with bytes as they are, which evaluation.py reads, part 2 with the features that the card declares."""
+    """Part 1 with bytes as they are, which evaluation.py reads, part 2 with the features that the
+    card declares."""
     folder = tmp_path_factory.mktemp("copy")
     for part, form in ((1, "bytes"), (2, "feature")):
-        rows = [{k: v for k, v in row.items() if k != "part"} for row in ROWS if row["part"] == part]
+        rows = [
+            {k: v for k, v in row.items() if k != "part"} for row in ROWS if row["part"] == part
+        ]
         tables.write(folder / f"av_odyssey_part{part}.parquet", rows, MEDIA, form)  # type: ignore[arg-type]
     return folder
 
@@ -125,7 +145,10 @@ def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert query.answer == options[right]
         assert [medium.kind for medium in query.media] == kinds.split()
         assert query.cluster == query.media[0].sha256[:16]
-        assert (query.native["task"], query.native["data_type"]) == (row["question_type_id"], row["data_type"])
+        assert (query.native["task"], query.native["data_type"]) == (
+            row["question_type_id"],
+            row["data_type"],
+        )
         assert json.loads(query.native["options"]) == row["options"]
 
 
@@ -136,15 +159,23 @@ def test_nothing_is_lost(items: dict[str, Query]) -> None:
         tags = {}
         for number, medium in enumerate(query.media, 1):
             counts[medium.kind] = counts.get(medium.kind, 0) + 1
-            tags[f"[{'img' if medium.kind == 'image' else medium.kind}{counts[medium.kind]}]"] = number
+            tags[f"[{'img' if medium.kind == 'image' else medium.kind}{counts[medium.kind]}]"] = (
+                number
+            )
         assert unplaced(query.question, tags) == row["question"]
-        assert [f"{chr(65 + i)}. {unplaced(option, tags)}" for i, option in enumerate(query.options)] == row["options"]
+        assert [
+            f"{chr(65 + i)}. {unplaced(option, tags)}" for i, option in enumerate(query.options)
+        ] == row["options"]
 
 
-def test_sounds_inside_options_are_shown_there_and_withheld_by_name(items: dict[str, Query]) -> None:
+def test_sounds_inside_options_are_shown_there_and_withheld_by_name(
+    items: dict[str, Query],
+) -> None:
     query, profile = items["2_7"], Profile(style="letter")
     texts = ["Which of the sounds goes with ", "?\nA. ", "\nB. ", "\nC. ", "\nD. "]
-    assert list(parts(query, View.omni, profile)) == [part for pair in zip(texts, query.media, strict=True) for part in pair]
+    assert list(parts(query, View.omni, profile)) == [
+        part for pair in zip(texts, query.media, strict=True) for part in pair
+    ]
     silent = parts(query, View.visual_only, profile)
     assert [part.kind for part in silent if isinstance(part, Media)] == ["image"]
     assert silent[-1] == "?\nA. [audio 1]\nB. [audio 2]\nC. [audio 3]\nD. [audio 4]"
@@ -161,7 +192,9 @@ def test_what_a_row_lacks_is_listed(tmp_path: Path) -> None:
         {**first, "question_id": "1_0"},
     ]
     tables.write(tmp_path / "av_odyssey_part1.parquet", wrong, MEDIA, "bytes")
-    rows, problems, count = read(av_odyssey, Source(av_odyssey.ENTRY, tmp_path, tmp_path / "scratch"))
+    rows, problems, count = read(
+        av_odyssey, Source(av_odyssey.ENTRY, tmp_path, tmp_path / "scratch")
+    )
     assert ([row.id for row in rows], count) == (["1_0"], 6)
     assert [(p.line, p.field, p.message) for p in problems] == [
         (2, "question", "[audio1] names a medium that the row does not hold"),
@@ -173,5 +206,7 @@ def test_what_a_row_lacks_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (score, outcome)

@@ -1,4 +1,5 @@
-"""AVHBench: items of the hand-written fixture, captions excluded; replies under both rules, and the figures by task."""
+"""AVHBench: items of the hand-written fixture, captions excluded; replies under both rules, and the
+figures by task."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from omnicore.steps import prepare
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both
 
-SOUND, SIGHT, MATCH = "Video-driven Audio Hallucination", "Audio-driven Video Hallucination", "AV Matching"
+SOUND, SIGHT, MATCH = (
+    "Video-driven Audio Hallucination",
+    "Audio-driven Video Hallucination",
+    "AV Matching",
+)
 # id, task, answer, video; None: a caption
 ITEMS = [
     ("00001-0", SOUND, "Yes", "00001"),
@@ -70,7 +75,10 @@ def test_every_item_becomes_the_query_it_is_or_is_excluded(copy: Read) -> None:
         assert (query.type, query.question, query.answer) == (task, row["text"], answer)
         assert (query.answer_kind, query.options) == (AnswerKind.yes_no, ("Yes", "No"))
         uri = f"videos/{video}.mp4"
-        assert [(medium.kind, medium.uri) for medium in query.media] == [("video", uri), ("audio", uri)]
+        assert [(medium.kind, medium.uri) for medium in query.media] == [
+            ("video", uri),
+            ("audio", uri),
+        ]
         assert query.cluster == video
     assert [(p.line, p.field, p.excluded, p.message.split()[0]) for p in problems] == [
         (5, "task", True, "00001-3"),
@@ -80,7 +88,12 @@ def test_every_item_becomes_the_query_it_is_or_is_excluded(copy: Read) -> None:
 
 def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
     folder = native.copy("avhbench", tmp_path)
-    text = (folder / "QA.json").read_text().replace('"label": "no"', '"label": "both"').replace('"text": "Is the clock', '"q": "')
+    text = (
+        (folder / "QA.json")
+        .read_text()
+        .replace('"label": "no"', '"label": "both"')
+        .replace('"text": "Is the clock', '"q": "')
+    )
     (folder / "QA.json").write_text(text)
     (folder / "videos" / "00003_swap.mp4").unlink()
     _, problems, count = read(avhbench, Source(avhbench.ENTRY, folder))
@@ -93,17 +106,23 @@ def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
 
 
 def test_what_is_excluded_does_not_fail_the_step(tmp_path: Path) -> None:
-    config = PrepareConfig(sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0)
+    config = PrepareConfig(
+        sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0
+    )
     (tmp_path / "out").mkdir()
     summary = prepare.native(load_recipe("tiny"), config, tmp_path / "out")
     assert summary == {"benchmarks": 1, "queries": 6, "refused": 0, "excluded": 2, "flagged": 0}
     (info,) = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
-    assert [info[field] for field in ("queries", "native", "refused", "excluded", "filter_policy")] == [6, 8, 0, 2, "keep_whole"]
+    assert [
+        info[field] for field in ("queries", "native", "refused", "excluded", "filter_policy")
+    ] == [6, 8, 0, 2, "keep_whole"]
     assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("reply", "yes", "no", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(copy: Read, reply: str, yes: float, no: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    copy: Read, reply: str, yes: float, no: float, outcome: str
+) -> None:
     items, _ = copy
     assert both(items["00001-0"], reply) == (yes, outcome)
     assert both(items["00001-1"], reply)[0] == no
@@ -111,7 +130,14 @@ def test_both_scores_of_a_reply(copy: Read, reply: str, yes: float, no: float, o
 
 def test_the_figures_by_task(copy: Read) -> None:
     items, _ = copy
-    asked = [("00001-0", "Yes"), ("00001-0", "No"), ("00001-0", "Perhaps"), ("00001-1", "Yes"), ("00001-1", "No"), ("00002-1", "?")]
+    asked = [
+        ("00001-0", "Yes"),
+        ("00001-0", "No"),
+        ("00001-0", "Perhaps"),
+        ("00001-1", "Yes"),
+        ("00001-1", "No"),
+        ("00002-1", "?"),
+    ]
     assert avhbench.aggregate([(items[name], reply) for name, reply in asked]) == {
         f"{MATCH}/accuracy": 0,
         f"{MATCH}/precision": 0,

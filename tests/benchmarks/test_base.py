@@ -18,7 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnicore.data.benchmarks import NAMES, adapter, official
-from omnicore.data.benchmarks.base import Entry, Refused, Row, Source, by_letter, by_text, labelled, latest, placed, read, unplaced
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    by_text,
+    labelled,
+    latest,
+    placed,
+    read,
+    unplaced,
+)
 from omnicore.data.benchmarks.files import members, suffix_of
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Query
@@ -39,7 +51,9 @@ WRITTEN = st.lists(st.one_of(TEXT, st.sampled_from(sorted(TAGS))), max_size=8).m
 OPTION = st.text(st.sampled_from("ABC. ()：、ax\n0"), max_size=8)
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -56,10 +70,16 @@ def test_inline_tags_come_back_as_they_were(text: str) -> None:
     assert not any(tag in ours for tag in TAGS)
 
 
-@given(st.lists(OPTION, min_size=2, max_size=6), st.sampled_from(["{}. ", "{}.", "({}) ", "{}: ", "{}、", "[{}] ", "{} . "]))
+@given(
+    st.lists(OPTION, min_size=2, max_size=6),
+    st.sampled_from(["{}. ", "{}.", "({}) ", "{}: ", "{}、", "[{}] ", "{} . "]),
+)
 def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) -> None:
     """Also for texts that look like labels themselves."""
-    for options in (texts, [form.format(x) + text for x, text in zip(string.ascii_uppercase, texts, strict=False)]):
+    for options in (
+        texts,
+        [form.format(x) + text for x, text in zip(string.ascii_uppercase, texts, strict=False)],
+    ):
         try:
             labels, bare = labelled("options", options)
         except Refused:
@@ -112,7 +132,10 @@ class Made:
 ITEM = st.one_of(
     JSON,
     st.fixed_dictionaries(
-        {"id": st.sampled_from(["a", "b", "c", "d", ""]), "answer": st.sampled_from(["yes", "no", "maybe"])},
+        {
+            "id": st.sampled_from(["a", "b", "c", "d", ""]),
+            "answer": st.sampled_from(["yes", "no", "maybe"]),
+        },
         optional={"options": st.integers(0, 3)},
     ),
 )
@@ -144,9 +167,14 @@ def test_queries_and_problems_add_up_to_the_items(items: list[object]) -> None:
         ("\nnull", 2, "Expecting a list or an object"),
     ],
 )
-def test_a_broken_json_file_is_an_error_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+def test_a_broken_json_file_is_an_error_with_its_line(
+    tmp_path: Path, text: str, line: int, message: str
+) -> None:
     (tmp_path / "items.json").write_text(text)
-    with pytest.raises(DataError, match=f"items.json:{line}: broken JSON, {message}.*copy the file again from nobody/made-up"):
+    with pytest.raises(
+        DataError,
+        match=f"items.json:{line}: broken JSON, {message}.*copy the file again from nobody/made-up",
+    ):
         list(Source(ENTRY, tmp_path).json_rows("items.json"))
 
 
@@ -157,9 +185,14 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
-    (tmp_path / "items.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n"text"\n{"a": "\xff"}\n{"a": 2}\n')
+    (tmp_path / "items.json").write_bytes(
+        b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n"text"\n{"a": "\xff"}\n{"a": 2}\n'
+    )
     rows = list(Source(ENTRY, tmp_path).jsonl_rows("items.json"))
-    assert [(row.line, dict(row.fields)) for row in rows if not row.broken] == [(1, {"a": 1}), (6, {"a": 2})]
+    assert [(row.line, dict(row.fields)) for row in rows if not row.broken] == [
+        (1, {"a": 1}),
+        (6, {"a": 2}),
+    ]
     assert [(row.line, row.broken.partition(",")[0]) for row in rows if row.broken] == [
         (3, "broken JSON"),
         (4, "is no object: 'text'"),
@@ -214,7 +247,12 @@ def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
 
 
 def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"items\.json is missing\. Give the folder as nobody/made-up lays it out, or .* --hub"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"items\.json is missing\. Give the folder as nobody/made-up lays it out, or .* --hub"
+        ),
+    ):
         Source(ENTRY, tmp_path)
 
 
@@ -266,7 +304,9 @@ def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
     assert suffix_of(data) == suffix
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize(
+    "rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000]
+)
 def test_mp3_of_every_rate_is_known_by_its_first_bytes(rate: int) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros(rate), rate, format="MP3")
@@ -282,7 +322,9 @@ def test_made_media_are_known_by_their_first_bytes(kind: str) -> None:
 def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path: Path) -> None:
     (tmp_path / "items.json").touch()
     source = Source(ENTRY, tmp_path, tmp_path / "scratch")
-    assert source.embedded("audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}).uri.endswith(".mp3")
+    assert source.embedded("audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}).uri.endswith(
+        ".mp3"
+    )
     with pytest.raises(ValueError, match="scratch"):
         Source(ENTRY, tmp_path).embedded("audio", "audio", b"ID3...")
 
@@ -298,7 +340,14 @@ def test_every_name_of_the_registry_is_an_adapter() -> None:
         assert entry.name == name
         assert official(name) is found[name].official
         assert (entry.filter_policy == "keep_whole") == bool(entry.reason)
-    assert {"av_odyssey", "daily_omni", "omnibench", "omnivideobench", "video_holmes", "worldsense"} <= set(found)
+    assert {
+        "av_odyssey",
+        "daily_omni",
+        "omnibench",
+        "omnivideobench",
+        "video_holmes",
+        "worldsense",
+    } <= set(found)
     assert official("synthetic") is None
     with pytest.raises(ConfigError, match="no benchmark 'nonsense'"):
         adapter("nonsense")

@@ -1,4 +1,5 @@
-"""CG-AV-Counting: items of the hand-written fixture, replies under the publisher's rule and ours, and the figures over all."""
+"""CG-AV-Counting: items of the hand-written fixture, replies under the publisher's rule and ours,
+and the figures over all."""
 
 from __future__ import annotations
 
@@ -70,9 +71,16 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
     for row, (name, kind, category, answer, interval, video) in zip(written, ITEMS, strict=True):
         query = items[name]
         assert query.question == row.get("question", row.get("question_en"))
-        assert (query.type, query.answer, query.answer_kind, query.options) == (kind, answer, AnswerKind.number, ())
+        assert (query.type, query.answer, query.answer_kind, query.options) == (
+            kind,
+            answer,
+            AnswerKind.number,
+            (),
+        )
         uri = f"cg_videos_720p/{video}"
-        assert [(m.kind, m.uri, m.start, m.end) for m in query.media] == [(kind, uri, None, None) for kind in ("video", "audio")]
+        assert [(m.kind, m.uri, m.start, m.end) for m in query.media] == [
+            (kind, uri, None, None) for kind in ("video", "audio")
+        ]
         assert query.cluster == video
         assert query.native == {"category": category, "query_interval": interval}
 
@@ -80,7 +88,11 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
 def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     folder = native.copy("cg_av_counting", tmp_path)
     file = folder / "cg-av-counting.json"
-    text = file.read_text().replace('"answer": 12', '"answer": "many"').replace('"index": 17', '"index": 0')
+    text = (
+        file.read_text()
+        .replace('"answer": 12', '"answer": "many"')
+        .replace('"index": 17', '"index": 0')
+    )
     file.write_text(text.replace('"query_interval": [0, 9.5]', '"query_interval": [9.5]'))
     (folder / "cg_videos_720p" / "film_b.mp4").unlink()
     (folder / "videos.zip.part-aa").touch()
@@ -96,7 +108,9 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (score, outcome)
 
 

@@ -1,4 +1,5 @@
-"""Copies that lie otherwise than published: shards, archives in pieces, files in other folders, and what a loss says."""
+"""Copies that lie otherwise than published: shards, archives in pieces, files in other folders, and
+what a loss says."""
 
 from __future__ import annotations
 
@@ -26,7 +27,15 @@ from omnicore.errors import DataError
             ["train-00000-of-00001.parquet", "test-00002-of-00003.parquet"],
             "test-00000-of-00003.parquet, test-00001-of-00003.parquet",
         ),
-        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "av_odyssey_part1.parquet", "plain.json"], ""),
+        (
+            [
+                "train-00000-of-00002.parquet",
+                "train-00001-of-00002.parquet",
+                "av_odyssey_part1.parquet",
+                "plain.json",
+            ],
+            "",
+        ),
     ],
 )
 def test_a_missing_shard_is_named(tmp_path: Path, names: list[str], missing: str) -> None:
@@ -71,7 +80,9 @@ def test_archives_in_pieces_are_unpacked_once(tmp_path: Path, name: str, pieces:
     unpack(root, patterns)
     made = root / "deep" / "inside" / "film.txt"
     assert made.read_text() == text
-    assert sorted(path.name for path in root.iterdir()) == sorted([*pieces, "deep", f"{name}.unpacked"])
+    assert sorted(path.name for path in root.iterdir()) == sorted(
+        [*pieces, "deep", f"{name}.unpacked"]
+    )
     made.unlink()
     unpack(root, patterns)
     assert not made.exists(), "a second run unpacks nothing"
@@ -90,9 +101,13 @@ def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
         (tmp_path / place).write_text("[]")
     source = Source(entry, tmp_path)
     assert source.film("f", "Videos/film.mp4")[0].uri == "Videos/chunk_1/film.mp4"
-    with pytest.raises(Refused, match=r"is missing, and which of a/twice\.mp4, b/twice\.mp4 it is cannot be told"):
+    with pytest.raises(
+        Refused, match=r"is missing, and which of a/twice\.mp4, b/twice\.mp4 it is cannot be told"
+    ):
         source.film("f", "Videos/twice.mp4")
-    assert source.media("f", "video", "Videos/b/twice.mp4", named="b/twice.mp4").uri == "b/twice.mp4"
+    assert (
+        source.media("f", "video", "Videos/b/twice.mp4", named="b/twice.mp4").uri == "b/twice.mp4"
+    )
     with pytest.raises(Refused, match=r"is missing; download Videos\.tar and unpack it here"):
         source.media("f", "video", "Videos/none.mp4")
 
@@ -117,7 +132,9 @@ def test_files_are_found_through_linked_folders(tmp_path: Path) -> None:
     copy.mkdir()
     (copy / "qa.json").write_text("[]")
     (copy / "videos").symlink_to("../store")
-    assert Source(daily_omni.ENTRY, copy).film("f", "Videos/film.mp4")[0].uri == "videos/deep/film.mp4"
+    assert (
+        Source(daily_omni.ENTRY, copy).film("f", "Videos/film.mp4")[0].uri == "videos/deep/film.mp4"
+    )
 
 
 def test_only_archives_are_unpacked_and_pieces_in_their_order(tmp_path: Path) -> None:
@@ -162,7 +179,8 @@ def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
     for length in ("00:59", "01:00", "4:59", "05:00", "14:59", "15:00", "1:00:00"):
         source.count(Row("data.json", 1, {"duration": length}), items=1, lost=0)
     assert source.losses == {
-        ("duration", name): (n, 0) for name, n in (("<1 min", 1), ("1-5 min", 2), ("5-15 min", 2), (">15 min", 2))
+        ("duration", name): (n, 0)
+        for name, n in (("<1 min", 1), ("1-5 min", 2), ("5-15 min", 2), (">15 min", 2))
     }
 
 

@@ -1,4 +1,5 @@
-"""Daily-Omni: items of the hand-written fixture, and replies under the publisher's rule and ours."""
+"""Daily-Omni: items of the hand-written fixture, and replies under the publisher's rule and
+ours."""
 
 from __future__ import annotations
 
@@ -18,19 +19,54 @@ STREET = {"duration": "60s", "category": "Travel & Events", "content": "City / S
 CHOIR = {"duration": "60s", "category": "Music", "content": "Music / Choir"}
 # id, type, options, answer, native
 ITEMS = [
-    ("kitchen01-0", "Event Sequence", ("A timer rings", "A door closes", "Water runs", "A dog barks"), 0, BREAKFAST),
-    ("kitchen01-1", "AV Event Alignment", ("An empty bowl", "Three eggs", "A jar of honey", "The oven's dial"), 1, BREAKFAST),
+    (
+        "kitchen01-0",
+        "Event Sequence",
+        ("A timer rings", "A door closes", "Water runs", "A dog barks"),
+        0,
+        BREAKFAST,
+    ),
+    (
+        "kitchen01-1",
+        "AV Event Alignment",
+        ("An empty bowl", "Three eggs", "A jar of honey", "The oven's dial"),
+        1,
+        BREAKFAST,
+    ),
     (
         "kitchen01-2",
         "Reasoning",
-        ("The cake is too small", "He burns his hand", "The cat has eaten the dough", "A friend calls"),
+        (
+            "The cake is too small",
+            "He burns his hand",
+            "The cat has eaten the dough",
+            "A friend calls",
+        ),
         2,
         BREAKFAST,
     ),
     # an option that begins with a letter of its own
-    ("street-02-0", "Context understanding", ('A. "very good"', "B, with a sigh", "C (for the bread)", "none of them"), 3, STREET),
-    ("street-02-1", "Comparative", ("Louder", "Quieter", "The same", "It cannot be heard"), 1, STREET),
-    ("choir03-0", "Inference", ("Leave the stage", "Sing again", "Sit down", "Tune a piano"), 1, CHOIR),
+    (
+        "street-02-0",
+        "Context understanding",
+        ('A. "very good"', "B, with a sigh", "C (for the bread)", "none of them"),
+        3,
+        STREET,
+    ),
+    (
+        "street-02-1",
+        "Comparative",
+        ("Louder", "Quieter", "The same", "It cannot be heard"),
+        1,
+        STREET,
+    ),
+    (
+        "choir03-0",
+        "Inference",
+        ("Leave the stage", "Sing again", "Sit down", "Tune a piano"),
+        1,
+        CHOIR,
+    ),
 ]
 # reply to kitchen01-1, whose key is B; publisher's score; our outcome
 REPLIES = [
@@ -68,11 +104,21 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
     assert list(items) == [name for name, *_ in ITEMS]
     for item, (name, kind, options, right, kept) in zip(written, ITEMS, strict=True):
         query = items[name]
-        assert (query.type, query.options, query.answer, query.native) == (kind, options, options[right], kept)
+        assert (query.type, query.options, query.answer, query.native) == (
+            kind,
+            options,
+            options[right],
+            kept,
+        )
         assert query.question == item["Question"]
-        assert [f"{chr(65 + i)}. {option}" for i, option in enumerate(query.options)] == item["Choice"]
+        assert [f"{chr(65 + i)}. {option}" for i, option in enumerate(query.options)] == item[
+            "Choice"
+        ]
         uri = f"Videos/{item['video_id']}/{item['video_id']}_video.mp4"
-        assert [(medium.kind, medium.uri) for medium in query.media] == [("video", uri), ("audio", uri)]
+        assert [(medium.kind, medium.uri) for medium in query.media] == [
+            ("video", uri),
+            ("audio", uri),
+        ]
         assert query.cluster == item["video_id"]
 
 
@@ -108,9 +154,13 @@ def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     (folder / "Videos.tar").write_bytes(b"")
     _, problems, native_items = read(daily_omni, Source(ENTRY, folder))
     assert len(problems) == native_items == 6
-    assert problems[0].message.endswith("_video.mp4 is missing; unpack Videos.tar here if that has not been done")
+    assert problems[0].message.endswith(
+        "_video.mp4 is missing; unpack Videos.tar here if that has not been done"
+    )
 
 
 @pytest.mark.parametrize(("reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], reply: str, score: float, outcome: str
+) -> None:
     assert both(items["kitchen01-1"], reply) == (score, outcome)

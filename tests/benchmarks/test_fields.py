@@ -1,4 +1,5 @@
-"""Each field of each adapter: a field that no score and no page uses never costs an item, whatever it holds."""
+"""Each field of each adapter: a field that no score and no page uses never costs an item, whatever
+it holds."""
 
 from __future__ import annotations
 
@@ -21,7 +22,15 @@ NEEDED = {
     "cg_av_counting": {"index", "type", "question", "answer", "video"},
     "daily_omni": {"video_id", "Type", "Question", "Choice", "Answer"},
     "intentbench": {"problem_type", "data_type", "problem", "solution", "options", "video"},
-    "jointavbench": {"qid", "video_name", "segment_timestamp", "task", "question", "options", "correct_answer"},
+    "jointavbench": {
+        "qid",
+        "video_name",
+        "segment_timestamp",
+        "task",
+        "question",
+        "options",
+        "correct_answer",
+    },
     "music_avqa": {"video_id", "question_id", "type", "question_content", "templ_values", "anser"},
     "omnibench": {"index", "task type", "question", "options", "answer", "image", "audio"},
     "omnivideobench": {"video", "question_type", "question", "options", "correct_option"},
@@ -31,12 +40,17 @@ NEEDED = {
 }
 # Of the reader, not of the item; media columns, which the adapter's own tests spoil; alternatives of a field.
 APART = {
-    "av_odyssey": {f"{kind}_{number}" for kind in ("image", "video", "audio") for number in range(1, 5)},
+    "av_odyssey": {
+        f"{kind}_{number}" for kind in ("image", "video", "audio") for number in range(1, 5)
+    },
     "uno_bench": {"images", "videos", "audios"},
     "worldsense": {"video"},
 }
 CELLS = {
-    "av_odyssey": ("video_1", *(f"{kind}_{number}" for kind in ("image", "audio") for number in range(1, 5))),
+    "av_odyssey": (
+        "video_1",
+        *(f"{kind}_{number}" for kind in ("image", "audio") for number in range(1, 5)),
+    ),
     "omnibench": ("image", "audio"),
     "uno_bench": (),
 }
@@ -53,7 +67,10 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     root, found = tmp_path_factory.mktemp("copies"), {}
     for name in NAMES:
         if name in FILES:
-            rows = [{key: value for key, value in row.items() if key != "part"} for row in tables.rows(name)]
+            rows = [
+                {key: value for key, value in row.items() if key != "part"}
+                for row in tables.rows(name)
+            ]
             if (native.HERE / name / "media.txt").exists():
                 native.copy(name, root)
             tables.write(root / name / FILES[name], rows, CELLS[name], "bytes")
@@ -70,7 +87,10 @@ def again(name: str, source: Source, row: Row) -> tuple[list[Query], list[Proble
     def rows(_: Source) -> Iterator[Row]:
         yield row
 
-    made = cast(Adapter, SimpleNamespace(ENTRY=found.ENTRY, rows=rows, query=found.query, official=found.official))
+    made = cast(
+        Adapter,
+        SimpleNamespace(ENTRY=found.ENTRY, rows=rows, query=found.query, official=found.official),
+    )
     queries, problems, _ = read(made, source)
     return queries, [problem for problem in problems if not problem.kept]
 
@@ -90,20 +110,38 @@ def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, Source]
         if problems:
             refusing.add(field)
             continue
-        changed = [queries[0], *(again(name, source, replace(row, fields={**row.fields, field: odd})) for odd in ODD)]
+        changed = [
+            queries[0],
+            *(again(name, source, replace(row, fields={**row.fields, field: odd})) for odd in ODD),
+        ]
         for made in changed[1:]:
             assert [problem.message for problem in made[1]] == [], field
-        assert (queries[0].question, queries[0].options, queries[0].answer) == (whole.question, whole.options, whole.answer)
+        assert (queries[0].question, queries[0].options, queries[0].answer) == (
+            whole.question,
+            whole.options,
+            whole.answer,
+        )
     assert refusing == NEEDED[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_refused_item_has_the_id_that_its_query_would_have(name: str, copies: Mapping[str, Source]) -> None:
+def test_a_refused_item_has_the_id_that_its_query_would_have(
+    name: str, copies: Mapping[str, Source]
+) -> None:
     source = copies[name]
     row = first(name, source)
     (whole,) = again(name, source, row)[0]
-    answer = next(iter(NEEDED[name] & {"answer", "Answer", "label", "anser", "correct_answer", "correct_option", "solution"}))
-    (problem,) = again(name, source, replace(row, fields={key: row.fields[key] for key in row.fields if key != answer}))[1]
+    answer = next(
+        iter(
+            NEEDED[name]
+            & {"answer", "Answer", "label", "anser", "correct_answer", "correct_option", "solution"}
+        )
+    )
+    (problem,) = again(
+        name,
+        source,
+        replace(row, fields={key: row.fields[key] for key in row.fields if key != answer}),
+    )[1]
     assert (problem.id, problem.field) == (whole.id, answer)
 
 

@@ -1,4 +1,5 @@
-"""IntentBench: items of the hand-written fixture, and replies under the publisher's rule and ours."""
+"""IntentBench: items of the hand-written fixture, and replies under the publisher's rule and
+ours."""
 
 from __future__ import annotations
 
@@ -24,11 +25,23 @@ ITEMS = [
         ("She hides the noise",),
         "hall_01.mp4",
     ),
-    ("social/talk_7-0", "choice", DISBELIEF, ("He doesn't believe it",), "social/talk_7.mp4"),  # options as Python text, `path`
+    (
+        "social/talk_7-0",
+        "choice",
+        DISBELIEF,
+        ("He doesn't believe it",),
+        "social/talk_7.mp4",
+    ),  # options as Python text, `path`
     ("hall_01-1", "set", FEELINGS, ("Tired", "Worried"), "hall_01.mp4"),
     ("hall_01-2", "set", ("Glad", "Bored"), ("Glad",), "hall_01.mp4"),
     ("court_3-0", "yes_no", ("Yes", "No"), ("No",), "court_3.mp4"),
-    ("court_3-1", "yes_no", ("Yes", "No"), ("Yes",), "court_3.mp4"),  # no options at all, the answer in small letters
+    (
+        "court_3-1",
+        "yes_no",
+        ("Yes", "No"),
+        ("Yes",),
+        "court_3.mp4",
+    ),  # no options at all, the answer in small letters
     ("market-0", "number", (), ("1200",), "market.mp4"),
     ("market-1", "number", (), ("4",), "market.mp4"),
     ("market-2", "text", (), ("Fresh fish",), "market.mp4"),
@@ -45,8 +58,18 @@ REPLIES = [
     ("hall_01-0", "C", 0, "correct"),  # without tags another item's output would be scored
     ("hall_01-0", "The answer is C.", 0, "correct"),
     ("hall_01-0", "<ANSWER>C</ANSWER>", 0, "correct"),
-    ("hall_01-0", "<answer>C</answer> or <answer>A</answer>", 1, "no_answer"),  # bug: the first tag counts
-    ("hall_01-0", "<think><answer>C</answer></think><answer>B</answer>", 1, "incorrect"),  # bug: in thinking, too
+    (
+        "hall_01-0",
+        "<answer>C</answer> or <answer>A</answer>",
+        1,
+        "no_answer",
+    ),  # bug: the first tag counts
+    (
+        "hall_01-0",
+        "<think><answer>C</answer></think><answer>B</answer>",
+        1,
+        "incorrect",
+    ),  # bug: in thinking, too
     ("hall_01-0", "<answer>B or C</answer>", 0, "no_answer"),
     ("hall_01-0", "<answer></answer>", 0, "no_answer"),
     ("hall_01-0", "<answer>C", 0, "no_answer"),
@@ -62,14 +85,24 @@ REPLIES = [
     ("hall_01-1", "<answer>B</answer>", 2 / 3, "incorrect"),
     ("hall_01-1", "<answer>B,E,A</answer>", 4 / 5, "incorrect"),
     ("hall_01-1", "<answer>A,B,C,D,E,F</answer>", 1 / 2, "incorrect"),  # all of them are half right
-    ("hall_01-1", "<answer>B,E,E</answer>", 4 / 5, "no_answer"),  # bug: a part said twice counts twice below the line
+    (
+        "hall_01-1",
+        "<answer>B,E,E</answer>",
+        4 / 5,
+        "no_answer",
+    ),  # bug: a part said twice counts twice below the line
     ("hall_01-1", "<answer>b,e</answer>", 0, "no_answer"),
     ("hall_01-1", "<answer>A,C</answer>", 0, "incorrect"),
     ("hall_01-1", "<answer>,</answer>", 0, "no_answer"),
     ("hall_01-2", "<answer>A</answer>", 1, "correct"),
     # judge, No and Yes
     ("court_3-0", "<answer>No</answer>", 1, "correct"),
-    ("court_3-0", "<answer>I do not know</answer>", 1, "no_answer"),  # bug: no, inside "not" and "know"
+    (
+        "court_3-0",
+        "<answer>I do not know</answer>",
+        1,
+        "no_answer",
+    ),  # bug: no, inside "not" and "know"
     ("court_3-0", "<answer>Yes, there is nothing hidden</answer>", 1, "incorrect"),  # bug
     ("court_3-0", "<answer>yes or no</answer>", 1, "no_answer"),  # bug: right whatever is right
     ("court_3-1", "<answer>yes or no</answer>", 1, "no_answer"),
@@ -80,7 +113,12 @@ REPLIES = [
     ("court_3-1", "<answer>No</answer>", 0, "incorrect"),
     # numerical, 1,200
     ("market-0", "<answer>1,200</answer>", 1, "correct"),
-    ("market-0", "<answer>1200</answer>", 0, "correct"),  # bug: no decimal mark where the key's comma is taken for one
+    (
+        "market-0",
+        "<answer>1200</answer>",
+        0,
+        "correct",
+    ),  # bug: no decimal mark where the key's comma is taken for one
     ("market-0", "<answer>1200.0</answer>", 1, "correct"),
     ("market-0", "<answer>1200.004</answer>", 1, "incorrect"),
     ("market-0", "<answer>12,00</answer>", 1, "no_answer"),  # bug: commas go
@@ -110,7 +148,10 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert (query.type, query.question) == (row["problem_type"], row["problem"])
         assert (str(query.answer_kind), query.options) == (kind, options)
         assert (query.answer, *query.also) == answers
-        assert [(medium.kind, medium.uri) for medium in query.media] == [("video", f"videos/{video}"), ("audio", f"videos/{video}")]
+        assert [(medium.kind, medium.uri) for medium in query.media] == [
+            ("video", f"videos/{video}"),
+            ("audio", f"videos/{video}"),
+        ]
         assert query.cluster == video
 
 
@@ -118,18 +159,44 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
     ("old", "new", "problem"),
     [
         ('"judge"', '"essay"', ("problem_type", "'essay' is none of")),
-        ("<answer>C</answer>", "<answer>H</answer>", ("solution", "'H' names none of the 4 options")),
-        ("<answer>B,E</answer>", "<answer>B,</answer>", ("solution", "'' names none of the 6 options")),
-        ("<answer>No</answer>", "<answer>Maybe</answer>", ("solution", "'Maybe' is none of the options ['Yes', 'No']")),
-        ("<answer>4</answer>", "<answer>four</answer>", ("answer", "could not convert string to float: 'four'")),
+        (
+            "<answer>C</answer>",
+            "<answer>H</answer>",
+            ("solution", "'H' names none of the 4 options"),
+        ),
+        (
+            "<answer>B,E</answer>",
+            "<answer>B,</answer>",
+            ("solution", "'' names none of the 6 options"),
+        ),
+        (
+            "<answer>No</answer>",
+            "<answer>Maybe</answer>",
+            ("solution", "'Maybe' is none of the options ['Yes', 'No']"),
+        ),
+        (
+            "<answer>4</answer>",
+            "<answer>four</answer>",
+            ("answer", "could not convert string to float: 'four'"),
+        ),
         ("<answer>Fresh fish</answer>", "Fresh fish", ("solution", "holds no <answer>")),
-        ("['A. Glad', 'B. Bored']", "__import__('os').listdir()", ("options", "is no list: \"__import__('os').listdir()\"")),
-        ('"video": "hall_01.mp4"', '"video": "hall_02.mp4"', ("video", "video videos/hall_02.mp4 is missing")),
+        (
+            "['A. Glad', 'B. Bored']",
+            "__import__('os').listdir()",
+            ("options", "is no list: \"__import__('os').listdir()\""),
+        ),
+        (
+            '"video": "hall_01.mp4"',
+            '"video": "hall_02.mp4"',
+            ("video", "video videos/hall_02.mp4 is missing"),
+        ),
         ('"social/talk_7.mp4"', '"../talk_7.mp4"', ("path", "videos/../talk_7.mp4 lies outside")),
         ('"data_type": "video"', '"data_type": "image"', ("data_type", "is 'image', not 'video'")),
     ],
 )
-def test_what_is_wrong_is_listed(tmp_path: Path, old: str, new: str, problem: tuple[str, str]) -> None:
+def test_what_is_wrong_is_listed(
+    tmp_path: Path, old: str, new: str, problem: tuple[str, str]
+) -> None:
     folder = native.copy("intentbench", tmp_path)
     text = (folder / "qa.json").read_text()
     assert old in text
@@ -142,5 +209,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path, old: str, new: str, problem: tu
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (pytest.approx(score), outcome)

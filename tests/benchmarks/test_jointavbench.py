@@ -1,4 +1,5 @@
-"""JointAVBench: items of the hand-written fixture, clips and films; replies under both rules, and the publisher's mean."""
+"""JointAVBench: items of the hand-written fixture, clips and films; replies under both rules, and
+the publisher's mean."""
 
 from __future__ import annotations
 
@@ -38,14 +39,24 @@ REPLIES = [
     (LAMP, "B. The lamp, named at 6.3s", 1, "correct"),
     (LAMP, "It is The lamp, named at 6.3s", 1, "correct"),
     (LAMP, "IT IS THE LAMP, NAMED AT 6.3S", 0, "correct"),  # bug: small letters or as written
-    (LAMP, "The lamp, named at 6.3s, not The boat, named at 2.1s", 0, "correct"),  # bug: a mention is a choice
+    (
+        LAMP,
+        "The lamp, named at 6.3s, not The boat, named at 2.1s",
+        0,
+        "correct",
+    ),  # bug: a mention is a choice
     (LAMP, "The answer because of the lamp", 1, "no_answer"),  # bug: "because" begins with B
     (LAMP, "I select B", 1, "correct"),
     (LAMP, "B is correct", 1, "correct"),
     (LAMP, "Option B or option C", 0, "no_answer"),
     (LAMP, "A and B", 0, "no_answer"),
     (LAMP, "I would go with B", 0, "correct"),
-    (LAMP, "<think>A. no</think>B", 0, "correct"),  # bug: thinking counts, the letter after it does not
+    (
+        LAMP,
+        "<think>A. no</think>B",
+        0,
+        "correct",
+    ),  # bug: thinking counts, the letter after it does not
     (LAMP, "Because", 0, "no_answer"),  # letters B, A and C: nothing
     (LAMP, "D", 0, "incorrect"),
     (LAMP, "None of them", 0, "no_answer"),
@@ -71,10 +82,17 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, task, right, file, start, end) in zip(written, ITEMS, strict=True):
         query = items[name]
-        assert (query.type, query.question, list(query.options)) == (task, row["question"], row["options"])
+        assert (query.type, query.question, list(query.options)) == (
+            task,
+            row["question"],
+            row["options"],
+        )
         assert query.answer == query.options[right]
         uri = f"videos/{file}"
-        assert [(m.kind, m.uri, m.start, m.end) for m in query.media] == [("video", uri, start, end), ("audio", uri, start, end)]
+        assert [(m.kind, m.uri, m.start, m.end) for m in query.media] == [
+            ("video", uri, start, end),
+            ("audio", uri, start, end),
+        ]
         assert query.cluster == row["video_name"]
         assert query.native["video_url"] == row["video_url"]
 
@@ -82,15 +100,22 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
 def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     folder = native.copy("jointavbench", tmp_path)
     text = (folder / "jointavbench.json").read_text()
-    text = text.replace('"correct_answer": "Dog house"', '"correct_answer": "Kennel"').replace("[12.5, 40.0]", "[12.5, 3.0]")
-    text = text.replace('"options": ["Yes", "No"]', '"options": ["No", "No"]').replace("A guard", "The nurse")
+    text = text.replace('"correct_answer": "Dog house"', '"correct_answer": "Kennel"').replace(
+        "[12.5, 40.0]", "[12.5, 3.0]"
+    )
+    text = text.replace('"options": ["Yes", "No"]', '"options": ["No", "No"]').replace(
+        "A guard", "The nurse"
+    )
     (folder / "jointavbench.json").write_text(text)
     (folder / "videos" / "-abC.mp4").unlink()
     rows, problems, count = read(jointavbench, Source(jointavbench.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["xyz_task9_0"], 6)
     assert [(p.field, p.message) for p in problems] == [
         ("video_name", "video videos/-abC.mp4 is missing"),
-        ("correct_answer", "'Kennel' is none of the options ['Dog house', 'Behind the fence', 'Attic', 'Cellar']"),
+        (
+            "correct_answer",
+            "'Kennel' is none of the options ['Dog house', 'Behind the fence', 'Attic', 'Cellar']",
+        ),
         ("answer", "Value error, clip ends at 3.0 s, before it starts at 12.5 s"),
         ("options", "options 1 and 3 are equal: 'The nurse'"),
         ("options", "options 1 and 2 are equal: 'No'"),
@@ -98,7 +123,9 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (score, outcome)
 
 

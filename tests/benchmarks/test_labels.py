@@ -1,4 +1,5 @@
-"""Labels of options: stripped where each option has the label of its place, refused where a letter could name two options."""
+"""Labels of options: stripped where each option has the label of its place, refused where a letter
+could name two options."""
 
 from __future__ import annotations
 
@@ -58,7 +59,10 @@ REFUSED = [
     (["A. dog", "B. \u200b"], "option 2 is blank"),
     (["dog", "a  cat", "a cat "], "options 2 and 3 are equal"),
     (["A. dog", "B. cat", "C. dog"], "options 1 and 3 are equal"),
-    ([unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")], "options 1 and 2 are equal"),
+    (
+        [unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")],
+        "options 1 and 2 are equal",
+    ),
     (["dog", None], "option 2 is no text: None"),
     (["dog", ["cat"]], "option 2 is no text"),
     ("dog or cat", "is no list"),
@@ -73,11 +77,18 @@ def test_labels_in_turn_are_stripped(form: str) -> None:
     assert labelled("options", options) == (places, WORDS)
     wide = [label.translate({65 + i: 0xFF21 + i for i in range(26)}) for label in places]
     if wide != places and not form.endswith(("} ", "\u3000")):
-        assert labelled("options", [label + word for label, word in zip(wide, WORDS, strict=True)]) == (wide, WORDS)
+        assert labelled(
+            "options", [label + word for label, word in zip(wide, WORDS, strict=True)]
+        ) == (wide, WORDS)
 
 
 def test_one_of_the_marks_may_be_missing() -> None:
-    assert labelled("options", ["A.dog", "B cat", "C.cow", "D. owl"])[1] == ["dog", "cat", "cow", "owl"]
+    assert labelled("options", ["A.dog", "B cat", "C.cow", "D. owl"])[1] == [
+        "dog",
+        "cat",
+        "cow",
+        "owl",
+    ]
 
 
 @pytest.mark.parametrize("options", TEXTS)
@@ -89,7 +100,9 @@ def test_texts_that_begin_like_labels_are_kept(options: list[str]) -> None:
 def test_labels_out_of_turn_are_refused(options: list[str]) -> None:
     with pytest.raises(Mislabelled, match="are not labelled in turn, but") as error:
         labelled("options", options)
-    assert error.value.texts == [option.split(" ")[-1] if option != "an owl" else option for option in options]
+    assert error.value.texts == [
+        option.split(" ")[-1] if option != "an owl" else option for option in options
+    ]
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED)

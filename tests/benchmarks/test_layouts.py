@@ -1,5 +1,8 @@
-"""Layouts beside the publishers' own: the same items give the same queries. What is written here is in the form of VLMEvalKit's and
-lmms-lab's scripts and of the publishers' repositories; the TSV files lie in `layouts/`."""
+"""Layouts beside the publishers' own: the same items give the same queries.
+
+What is written here is in the form of VLMEvalKit's and lmms-lab's scripts and of the publishers'
+repositories; the TSV files lie in `layouts/`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def worldsense_parquet(folder: Path) -> None:
     with (TSV / "WorldSense.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     lists = ("candidates", "audio_class")
-    parsed = [{name: ast.literal_eval(cell) if name in lists else cell for name, cell in row.items()} for row in rows]
+    parsed = [
+        {name: ast.literal_eval(cell) if name in lists else cell for name, cell in row.items()}
+        for row in rows
+    ]
     write(folder / "data" / "test-00000-of-00001.parquet", parsed)
 
 
@@ -90,13 +96,17 @@ def alike(query: Query, *but: str) -> dict[str, Any]:
         ("video_holmes", video_holmes_tsv),
     ],
 )
-def test_layout_gives_same_queries(name: str, lay_out: Callable[[Path], None], tmp_path: Path) -> None:
+def test_layout_gives_same_queries(
+    name: str, lay_out: Callable[[Path], None], tmp_path: Path
+) -> None:
     folder = native.copy(name, tmp_path)
     published = queries(name, folder)
     lay_out(folder)
     found = queries(name, folder)
     assert list(found) == list(published)
-    assert [alike(query) for query in found.values()] == [alike(query) for query in published.values()]
+    assert [alike(query) for query in found.values()] == [
+        alike(query) for query in published.values()
+    ]
 
 
 def test_cg_av_counting_tsv_reads_long_acc_rows(tmp_path: Path) -> None:
@@ -106,8 +116,12 @@ def test_cg_av_counting_tsv_reads_long_acc_rows(tmp_path: Path) -> None:
     cg_av_counting_tsv(folder)
     found = queries("cg_av_counting", folder)
     assert list(found) == [str(place) for place in range(len(published))]
-    assert [alike(q, "id", "native") for q in found.values()] == [alike(q, "id", "native") for q in published]
-    assert [q.native["category"] for q in found.values()] == [q.native["category"] for q in published]
+    assert [alike(q, "id", "native") for q in found.values()] == [
+        alike(q, "id", "native") for q in published
+    ]
+    assert [q.native["category"] for q in found.values()] == [
+        q.native["category"] for q in published
+    ]
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -118,7 +132,9 @@ def test_av_odyssey_lmms_eval_reads_media_by_path(tmp_path: Path, nested: bool) 
     media = [f"{kind}_{i}" for kind, most in kinds.items() for i in range(1, most + 1)]
     bare = [{name: cell for name, cell in row.items() if name != "part"} for row in own]
     published = queries(
-        "av_odyssey", tables.write(tmp_path / "own" / "av_odyssey_part1.parquet", bare, media, "bytes").parent, tmp_path
+        "av_odyssey",
+        tables.write(tmp_path / "own" / "av_odyssey_part1.parquet", bare, media, "bytes").parent,
+        tmp_path,
     )
     rows = []
     for row in own:
@@ -131,15 +147,25 @@ def test_av_odyssey_lmms_eval_reads_media_by_path(tmp_path: Path, nested: bool) 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(tables.made(made, value))
             paths[f"{kind}_path"].append(uri)
-        rows.append({name: cell for name, cell in row.items() if name != "part" and name not in media} | paths)
+        rows.append(
+            {name: cell for name, cell in row.items() if name != "part" and name not in media}
+            | paths
+        )
     write(tmp_path / "kit" / "av_odyssey.parquet", rows)
     found = queries("av_odyssey", tmp_path / "kit")
-    assert [alike(query) for query in found.values()] == [alike(query) for query in published.values()]
+    assert [alike(query) for query in found.values()] == [
+        alike(query) for query in published.values()
+    ]
 
 
 def test_omnibench_repository_reads_mm_data(tmp_path: Path) -> None:
     own = tables.rows("omnibench")
-    tables.write(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", own, ("image", "audio"), "feature")
+    tables.write(
+        tmp_path / "hub" / "data" / "train-00000-of-00001.parquet",
+        own,
+        ("image", "audio"),
+        "feature",
+    )
     published = queries("omnibench", tmp_path / "hub", tmp_path / "scratch")
     lines = []
     for row in own:
@@ -147,26 +173,41 @@ def test_omnibench_repository_reads_mm_data(tmp_path: Path) -> None:
             path = tmp_path / "repository" / "mm_data" / kind / row[f"{kind}_path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(tables.made(*row[kind].split(":")))
-        lines.append(json.dumps({name: cell for name, cell in row.items() if name not in ("image", "audio")}) + "\n")
+        lines.append(
+            json.dumps({name: cell for name, cell in row.items() if name not in ("image", "audio")})
+            + "\n"
+        )
     (tmp_path / "repository" / "dataset").mkdir()
     (tmp_path / "repository" / "dataset" / "batch-5_1142_20240817.jsonl").write_text("".join(lines))
     found = queries("omnibench", tmp_path / "repository")
-    assert [alike(query) for query in found.values()] == [alike(query) for query in published.values()]
+    assert [alike(query) for query in found.values()] == [
+        alike(query) for query in published.values()
+    ]
 
 
 def test_omnibench_without_descriptions_keeps_its_ids(tmp_path: Path) -> None:
     """Repackaged copies may leave out what no question shows."""
     own = tables.rows("omnibench")
     extra = ("audio type", "audio content", "image content", "audio_path", "image_path")
-    for name, rows in (("own", own), ("fix", [{k: v for k, v in row.items() if k not in extra} for row in own[1:]])):
-        tables.write(tmp_path / name / "data" / "train-00000-of-00001.parquet", rows, ("image", "audio"), "feature")
+    for name, rows in (
+        ("own", own),
+        ("fix", [{k: v for k, v in row.items() if k not in extra} for row in own[1:]]),
+    ):
+        tables.write(
+            tmp_path / name / "data" / "train-00000-of-00001.parquet",
+            rows,
+            ("image", "audio"),
+            "feature",
+        )
     published = queries("omnibench", tmp_path / "own", tmp_path / "scratch")
     found = queries("omnibench", tmp_path / "fix", tmp_path / "scratch")
     assert list(found) == list(published)[1:]
     for name, query in found.items():
         assert alike(query, "native", "cluster") == alike(published[name], "native", "cluster")
     clusters = {query.cluster for query in found.values()}
-    assert len(clusters) == len({query.cluster for name, query in published.items() if name in found})
+    assert len(clusters) == len(
+        {query.cluster for name, query in published.items() if name in found}
+    )
 
 
 def test_own_layout_is_read_where_both_are_there(tmp_path: Path) -> None:
@@ -177,7 +218,10 @@ def test_own_layout_is_read_where_both_are_there(tmp_path: Path) -> None:
     assert queries("cg_av_counting", folder) == published
 
 
-@pytest.mark.parametrize("name", ["worldsense", "cg_av_counting", "av_odyssey", "omnibench", "omnivideobench", "video_holmes"])
+@pytest.mark.parametrize(
+    "name",
+    ["worldsense", "cg_av_counting", "av_odyssey", "omnibench", "omnivideobench", "video_holmes"],
+)
 def test_every_layout_is_named_where_none_is_there(name: str, tmp_path: Path) -> None:
     entry = adapter(name).ENTRY
     assert len(entry.annotations) > 1
@@ -190,8 +234,20 @@ def test_every_layout_is_named_where_none_is_there(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("column", ["question", "answer"])
 def test_blank_cells_of_a_table_are_missing(tmp_path: Path, column: str, blank: Any) -> None:
     """Whatever pandas makes of them."""
-    row = {"video": "aaKiteXy", "candidates": ["A. x", "B. y"], "question": "?", "answer": "A", "task_type": "t"}
-    row |= {"task_domain": "R", "domain": "D", "sub_category": "S", "duration": "<1min", "audio_class": ["Music"]}
+    row = {
+        "video": "aaKiteXy",
+        "candidates": ["A. x", "B. y"],
+        "question": "?",
+        "answer": "A",
+        "task_type": "t",
+    }
+    row |= {
+        "task_domain": "R",
+        "domain": "D",
+        "sub_category": "S",
+        "duration": "<1min",
+        "audio_class": ["Music"],
+    }
     folder = native.copy("worldsense", tmp_path)
     (folder / "worldsense_qa.json").unlink()
     write(folder / "data" / "test-00000-of-00001.parquet", [{**row, column: blank}])
@@ -211,7 +267,9 @@ def check(folder: Path, column: str) -> None:
     found = adapter("worldsense")
     _, problems, count = read(found, Source(found.ENTRY, folder))
     assert count == 1
-    assert [(p.line, p.id, p.field, p.message) for p in problems] == [(1, "aaKiteXy-task0", column, "is missing")]
+    assert [(p.line, p.id, p.field, p.message) for p in problems] == [
+        (1, "aaKiteXy-task0", column, "is missing")
+    ]
 
 
 def test_tsv_row_with_too_many_cells_is_listed(tmp_path: Path) -> None:
@@ -223,4 +281,6 @@ def test_tsv_row_with_too_many_cells_is_listed(tmp_path: Path) -> None:
     found = adapter("cg_av_counting")
     rows, problems, count = read(found, Source(found.ENTRY, folder))
     assert (len(rows), count) == (5, 6)
-    assert [(p.line, p.field, p.message) for p in problems] == [(2, "line", "has more cells than the header has columns")]
+    assert [(p.line, p.field, p.message) for p in problems] == [
+        (2, "line", "has more cells than the header has columns")
+    ]

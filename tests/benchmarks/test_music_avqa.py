@@ -1,4 +1,5 @@
-"""MUSIC-AVQA: items of the hand-written fixture with their slots filled, and replies under the publisher's rule and ours."""
+"""MUSIC-AVQA: items of the hand-written fixture with their slots filled, and replies under the
+publisher's rule and ours."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from tests.benchmarks.scoring import both, queries
 # id, type, question, kind, answer
 ITEMS = [
     ("11", "Audio-Visual Counting", "How many sounding violin in the video?", "text", "two"),
-    ("12", "Audio Counting", "How many musical instruments were heard throughout the video?", "text", "more than ten"),
+    (
+        "12",
+        "Audio Counting",
+        "How many musical instruments were heard throughout the video?",
+        "text",
+        "more than ten",
+    ),
     ("13", "Audio Comparative", "Is the flute more rhythmic than the congas?", "yes_no", "no"),
     ("21", "Visual Location", "Where is the performance?", "text", "indoor"),
     (
@@ -26,9 +33,21 @@ ITEMS = [
         "text",
         "cello",
     ),
-    ("23", "Audio-Visual Temporal", "What is the second instrument that comes in?", "text", "piano"),
+    (
+        "23",
+        "Audio-Visual Temporal",
+        "What is the second instrument that comes in?",
+        "text",
+        "piano",
+    ),
     ("24", "Audio-Visual Existential", "Is there a voiceover?", "yes_no", "yes"),
-    ("25", "Audio-Visual Location", "Which instrument makes sounds after the piano?", "text", "acoustic_guitar"),
+    (
+        "25",
+        "Audio-Visual Location",
+        "Which instrument makes sounds after the piano?",
+        "text",
+        "acoustic_guitar",
+    ),
 ]
 # id, reply, publisher's score, our outcome
 REPLIES = [
@@ -67,15 +86,24 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
 
 
 def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
-    written = json.loads((native.HERE / "music_avqa" / "data" / "json" / "avqa-test.json").read_text())
+    written = json.loads(
+        (native.HERE / "music_avqa" / "data" / "json" / "avqa-test.json").read_text()
+    )
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, kind, question, answers, answer) in zip(written, ITEMS, strict=True):
         query = items[name]
-        assert (query.type, query.question, query.wording) == (kind, question, row["question_content"])
+        assert (query.type, query.question, query.wording) == (
+            kind,
+            question,
+            row["question_content"],
+        )
         assert (str(query.answer_kind), query.answer) == (answers, answer)
         assert query.options == (("yes", "no") if answers == "yes_no" else ())
         uri = f"data/video/{row['video_id']}.mp4"
-        assert [(medium.kind, medium.uri) for medium in query.media] == [("video", uri), ("audio", uri)]
+        assert [(medium.kind, medium.uri) for medium in query.media] == [
+            ("video", uri),
+            ("audio", uri),
+        ]
         assert query.cluster == row["video_id"]
         assert query.native == {"deleted": str(row["question_deleted"])}
 
@@ -88,7 +116,9 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
         .replace('"[\\"flute\\", \\"congas\\"]"', '"[\\"flute\\"]"')
         .replace('"anser": "indoor"', '"answer": "indoor"')
     )
-    text = text.replace('"[\\"Audio-Visual\\", \\"Temporal\\"]"', '"Temporal"').replace('"question_id": 12', '"question_id": 11')
+    text = text.replace('"[\\"Audio-Visual\\", \\"Temporal\\"]"', '"Temporal"').replace(
+        '"question_id": 12', '"question_id": 11'
+    )
     file.write_text(text)
     rows, problems, count = read(music_avqa, Source(music_avqa.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["11", "22", "24", "25"], 8)
@@ -101,7 +131,9 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (score, outcome)
 
 

@@ -1,4 +1,5 @@
-"""OmniBench: rows of the hand-written fixture as Parquet, and replies under the publisher's rule and ours."""
+"""OmniBench: rows of the hand-written fixture as Parquet, and replies under the publisher's rule
+and ours."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ MEDIA = ("image", "audio")
 ROWS = tables.rows("omnibench")
 # id, type, answer, cluster, audio type
 ITEMS = [
-    ("0", "Action and Activity", "She is going to leave the house with a friend.", "9_001_door.png", "speech"),
+    (
+        "0",
+        "Action and Activity",
+        "She is going to leave the house with a friend.",
+        "9_001_door.png",
+        "speech",
+    ),
     ("1", "Object Identification and Description", "dog", "9_002.jpg", "sound event"),
     ("2", "Story Description", "A farewell from a small boat", "9_003.png", "music"),
     ("3", "Identity and Relationship", "The drummer's mother", "9_003.png", "speech"),
@@ -42,7 +49,12 @@ REPLIES = [
     ("1", "B or C", 1, "no_answer"),  # the latest
     ("1", "C or B", 0, "no_answer"),
     ("1", "(B) is wrong, (C) is right, (D) too", 0, "no_answer"),
-    ("1", "C.D.", 1, "no_answer"),  # bug: of several that only "A." finds, the first of the alphabet
+    (
+        "1",
+        "C.D.",
+        1,
+        "no_answer",
+    ),  # bug: of several that only "A." finds, the first of the alphabet
     ("1", "dog", 0, "correct"),  # five words or fewer: no text counts
     ("1", "what i hear in this recording is a dog", 1, "no_answer"),
     ("1", "what i hear is a dog and no cat or so", 0, "no_answer"),  # the latest text
@@ -71,10 +83,20 @@ def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, kind, answer, cluster, audio) in zip(ROWS, ITEMS, strict=True):
         query = items[name]
-        assert (query.type, query.answer, query.cluster, query.question) == (kind, answer, cluster, row["question"])
-        assert list(query.options) == row["options"]  # also those that begin with letters of their own
+        assert (query.type, query.answer, query.cluster, query.question) == (
+            kind,
+            answer,
+            cluster,
+            row["question"],
+        )
+        assert (
+            list(query.options) == row["options"]
+        )  # also those that begin with letters of their own
         assert [medium.kind for medium in query.media] == ["image", "audio"]
-        kept = {name: row[name] for name in ("audio type", "audio content", "image content", "audio_path")}
+        kept = {
+            name: row[name]
+            for name in ("audio type", "audio content", "image content", "audio_path")
+        }
         assert query.native == kept
         assert kept["audio type"] == audio
 
@@ -91,10 +113,15 @@ def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None
     assert len(files) == 11  # six sounds, five pictures: one is shown twice
     for row in rows:
         picture, sound = (source.path(medium) for medium in row.media)
-        assert (picture.suffix, sound.suffix) == (".png", ".wav")  # by content: the table calls them picture.bin and tone.bin
+        assert (picture.suffix, sound.suffix) == (
+            ".png",
+            ".wav",
+        )  # by content: the table calls them picture.bin and tone.bin
         assert load_image(picture).size == (32, 24)
         assert abs(load_audio(sound)).max() > 0.1
-        assert [sha256_file(path) for path in (picture, sound)] == [medium.sha256 for medium in row.media]
+        assert [sha256_file(path) for path in (picture, sound)] == [
+            medium.sha256 for medium in row.media
+        ]
 
 
 def test_an_answer_that_is_no_option_or_no_medium_is_listed(tmp_path: Path) -> None:
@@ -122,5 +149,7 @@ def test_an_answer_that_is_no_option_or_no_medium_is_listed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], name: str, reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], name: str, reply: str, score: float, outcome: str
+) -> None:
     assert both(items[name], reply) == (score, outcome)

@@ -1,4 +1,5 @@
-"""prepare on public benchmarks: what is wrong is listed and counted, media are linked, and the hub takes the same path."""
+"""Prepare on public benchmarks: what is wrong is listed and counted, media are linked, and the hub
+takes the same path."""
 
 from __future__ import annotations
 
@@ -44,12 +45,15 @@ def rewrite(path: Path, change: Callable[[Any], None]) -> None:
     """Changes a JSON file, one item a line."""
     values = json.loads(path.read_text())
     change(values)
-    path.write_text("[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]\n")
+    path.write_text(
+        "[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]\n"
+    )
 
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Local copies of benchmarks in four forms: a list, an object, tables with bytes and with features."""
+    """Local copies of benchmarks in four forms: a list, an object, tables with bytes and with
+    features."""
     root = tmp_path_factory.mktemp("copies")
     rows = [{k: v for k, v in row.items() if k != "part"} for row in tables.rows("av_odyssey")]
     cells = ("video_1", *(f"{kind}_{i}" for kind in ("image", "audio") for i in range(1, 5)))
@@ -64,32 +68,69 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")}
     record = prepare(tmp_path / "a", **copies)
-    assert record["summary"] == {"benchmarks": 6, "queries": 37, "refused": 0, "excluded": 0, "flagged": 0}
+    assert record["summary"] == {
+        "benchmarks": 6,
+        "queries": 37,
+        "refused": 0,
+        "excluded": 0,
+        "flagged": 0,
+    }
     rows = read_jsonl(tmp_path / "a" / "queries.jsonl", Query)
-    counts = {"av_odyssey": 6, "daily_omni": 6, "omnibench": 6, "omnivideobench": 6, "video_holmes": 7, "worldsense": 6}
+    counts = {
+        "av_odyssey": 6,
+        "daily_omni": 6,
+        "omnibench": 6,
+        "omnivideobench": 6,
+        "video_holmes": 7,
+        "worldsense": 6,
+    }
     assert {name: sum(row.benchmark == name for row in rows) for name in counts} == counts
     for row in rows:
         for medium in row.media:
             path = locate(medium, tmp_path / "a")
             assert sha256_file(path) == medium.sha256
             assert path.name == medium.sha256[:16] + path.suffix
-    infos = [BenchmarkInfo.model_validate(info) for info in read_json(tmp_path / "a" / "benchmarks.json")]
-    assert {info.name: (info.queries, info.native, info.refused) for info in infos} == {n: (c, c, 0) for n, c in counts.items()}
-    assert {info.name: info.licence for info in infos}["omnivideobench"] == "CC-BY-NC-SA-4.0, research only"
+    infos = [
+        BenchmarkInfo.model_validate(info) for info in read_json(tmp_path / "a" / "benchmarks.json")
+    ]
+    assert {info.name: (info.queries, info.native, info.refused) for info in infos} == {
+        n: (c, c, 0) for n, c in counts.items()
+    }
+    assert {info.name: info.licence for info in infos}[
+        "omnivideobench"
+    ] == "CC-BY-NC-SA-4.0, research only"
     assert read_jsonl(tmp_path / "a" / "problems.jsonl", Problem) == []
     # Nothing half-made stays in the output, nothing was written into the copies.
     shown = {medium.uri for row in rows for medium in row.media}
-    assert {path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()} - {
+    assert {
+        path.relative_to(tmp_path / "a").as_posix()
+        for path in (tmp_path / "a").rglob("*")
+        if path.is_file()
+    } - {
         "step.json",
         "metrics.prom",
         "key.journal",
-    } == {"queries.jsonl", "benchmarks.json", "problems.jsonl", "files.json", *shown}
-    assert {path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")} == before
+    } == {
+        "queries.jsonl",
+        "benchmarks.json",
+        "problems.jsonl",
+        "files.json",
+        *shown,
+    }
+    assert {
+        path: path.stat().st_mtime_ns for copy in copies.values() for path in copy.rglob("*")
+    } == before
     # Linked where the disk can.
-    assert all(locate(row.media[0], tmp_path / "a").stat().st_nlink > 1 for row in rows if row.benchmark == "worldsense")
+    assert all(
+        locate(row.media[0], tmp_path / "a").stat().st_nlink > 1
+        for row in rows
+        if row.benchmark == "worldsense"
+    )
 
 
-def test_the_same_copies_give_the_same_digest(tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_copies_give_the_same_digest(
+    tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = prepare(tmp_path / "a", **copies), prepare(tmp_path / "b", **copies)
     assert first["digest"] == second["digest"]
     capsys.readouterr()
@@ -121,7 +162,12 @@ def spoil(items: list[Any]) -> None:
 SPOILT = [
     (3, "xTrainNight-2", "Answer", "'G' names none of the 6 options"),
     (4, "", "line", "is no object: 'Put in order'"),
-    (5, "gone-1", "video ID", "video videos/gone.mp4 is missing; download videos.zip and unpack it here"),
+    (
+        5,
+        "gone-1",
+        "video ID",
+        "video videos/gone.mp4 is missing; download videos.zip and unpack it here",
+    ),
     (6, "xTrainNight-1", "id", "xTrainNight-1 occurs twice"),
     (7, "y-Mirror_7-3", "Question", "is missing"),
     (8, "y-Mirror_7-4", "Options", "options 1 and 2 are equal: 'same'"),
@@ -132,7 +178,13 @@ def test_what_is_wrong_is_listed_and_counted(tmp_path: Path) -> None:
     copy = native.copy("video_holmes", tmp_path)
     rewrite(copy / "test_Video-Holmes.json", spoil)
     record = prepare(tmp_path / "out", "prepare.max_refused=0.9", video_holmes=copy)
-    assert record["summary"] == {"benchmarks": 1, "queries": 1, "refused": 6, "excluded": 0, "flagged": 0}
+    assert record["summary"] == {
+        "benchmarks": 1,
+        "queries": 1,
+        "refused": 6,
+        "excluded": 0,
+        "flagged": 0,
+    }
     problems = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
     assert {(p.benchmark, p.file) for p in problems} == {("video_holmes", "test_Video-Holmes.json")}
     assert [(p.line, p.id, p.field, p.message) for p in problems] == SPOILT
@@ -146,29 +198,53 @@ def test_above_the_limit_the_step_fails_with_the_list(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path / "out", "prepare.max_refused=0.8", video_holmes=copy)
     first, *lines, remedy = str(caught.value).splitlines()
-    assert first == "Video-Holmes: 6 of 7 items cannot be read, more than the 80.0% that prepare.max_refused allows:"
+    assert (
+        first
+        == "Video-Holmes: 6 of 7 items cannot be read, more than the 80.0% that prepare.max_refused"
+        " allows:"
+    )
     assert lines == [
         *(
-            f"      1 {field}: {message}; first in test_Video-Holmes.json:{line}{f' ({name})' if name else ''}"
+            f"      1 {field}: {message}; first in"
+            f" test_Video-Holmes.json:{line}{f' ({name})' if name else ''}"
             for line, name, field, message in SPOILT
         ),
-        "  the items have video ID, Question ID, Question Type, Question, Options, Answer, Explanation",
+        (
+            "  the items have video ID, Question ID, Question Type, Question, Options, Answer,"
+            " Explanation"
+        ),
     ]
     assert remedy.endswith("continue without these items: --set prepare.max_refused=0.858")
     assert len(read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)) == 6
     assert not (tmp_path / "out" / "step.json").exists()
 
 
-def test_half_a_picture_inside_a_table_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_picture_inside_a_table_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
     made, rows = tables.made, tables.rows("omnibench")
-    monkeypatch.setattr(tables, "made", lambda kind, value: made(kind, value)[: 60 if value == "olive" else None])
+    monkeypatch.setattr(
+        tables, "made", lambda kind, value: made(kind, value)[: 60 if value == "olive" else None]
+    )
     rows[2]["image"] = "picture:olive"
-    tables.write(tmp_path / "omnibench/data/train-00000-of-00001.parquet", rows, ("image", "audio"), "feature")
-    assert prepare(tmp_path / "out", "prepare.max_refused=0.5", omnibench=tmp_path / "omnibench")["summary"]["refused"] == 1
+    tables.write(
+        tmp_path / "omnibench/data/train-00000-of-00001.parquet",
+        rows,
+        ("image", "audio"),
+        "feature",
+    )
+    assert (
+        prepare(tmp_path / "out", "prepare.max_refused=0.5", omnibench=tmp_path / "omnibench")[
+            "summary"
+        ]["refused"]
+        == 1
+    )
     (problem,) = read_jsonl(tmp_path / "out" / "problems.jsonl", Problem)
     assert (problem.line, problem.field) == (3, "media")
-    assert re.fullmatch(r"image embedded:\w{16}\.png is not a readable picture: .*; copy it again", problem.message)
+    assert re.fullmatch(
+        r"image embedded:\w{16}\.png is not a readable picture: .*; copy it again", problem.message
+    )
 
 
 def test_one_missing_film_is_above_the_default_limit(tmp_path: Path) -> None:
@@ -178,8 +254,17 @@ def test_one_missing_film_is_above_the_default_limit(tmp_path: Path) -> None:
         prepare(tmp_path / "out", daily_omni=copy)
 
 
-def test_the_command_line(tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    two = ["--benchmark", "daily_omni", "--root", str(copies["daily_omni"]), "--benchmark", "worldsense"]
+def test_the_command_line(
+    tmp_path: Path, copies: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = [
+        "--benchmark",
+        "daily_omni",
+        "--root",
+        str(copies["daily_omni"]),
+        "--benchmark",
+        "worldsense",
+    ]
     out = ["--output", str(tmp_path / "out")]
     assert main(["prepare", *two, "--root", str(copies["worldsense"]), *out]) == 0
     assert len(read_jsonl(tmp_path / "out" / "queries.jsonl", Query)) == 12
@@ -191,19 +276,36 @@ def test_the_command_line(tmp_path: Path, copies: dict[str, Path], capsys: pytes
     [
         (["--benchmark", "daily_omni"], "give each --benchmark its --root DIR"),
         (["--root", "COPY"], "give each --benchmark its --root DIR"),
-        (["--benchmark", "daily_omny", "--root", "COPY"], "no benchmark 'daily_omny': there are av_odyssey, "),
+        (
+            ["--benchmark", "daily_omny", "--root", "COPY"],
+            "no benchmark 'daily_omny': there are av_odyssey, ",
+        ),
         (["--benchmark", "worldsense", "--root", "COPY"], "worldsense_qa.json is missing"),
-        (["--benchmark", "daily_omni", "--root", "BROKEN"], "qa.json:3: broken JSON, Expecting value"),
-        (["--benchmark", "daily_omni", "--root", "EMPTY"], "holds no item of Daily-Omni: copy it again"),
+        (
+            ["--benchmark", "daily_omni", "--root", "BROKEN"],
+            "qa.json:3: broken JSON, Expecting value",
+        ),
+        (
+            ["--benchmark", "daily_omni", "--root", "EMPTY"],
+            "holds no item of Daily-Omni: copy it again",
+        ),
     ],
 )
 def test_mistakes_exit_with_two(
-    tmp_path: Path, copies: dict[str, Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    copies: dict[str, Path],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, text in (("broken", '[\n{"Question": 1},\n{"Question": }]'), ("empty", "[]")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "qa.json").write_text(text)
-    places = {"COPY": copies["daily_omni"], "BROKEN": tmp_path / "broken", "EMPTY": tmp_path / "empty"}
+    places = {
+        "COPY": copies["daily_omni"],
+        "BROKEN": tmp_path / "broken",
+        "EMPTY": tmp_path / "empty",
+    }
     given = [str(places.get(argument, argument)) for argument in arguments]
     assert main(["prepare", *given, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
@@ -211,7 +313,8 @@ def test_mistakes_exit_with_two(
 
 @pytest.fixture
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The hub's download replaced by a local cache as it lays one out: a folder of links, videos packed in a tape."""
+    """The hub's download replaced by a local cache as it lays one out: a folder of links, videos
+    packed in a tape."""
     copy = native.copy("daily_omni", tmp_path / "made")
     blobs, folder = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / COMMIT
     blobs.mkdir(parents=True)
@@ -232,7 +335,20 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
 
 
 def test_a_download_takes_the_same_path(tmp_path: Path, snapshot: list[dict[str, Any]]) -> None:
-    assert main(["prepare", "--benchmark", "daily_omni", "--hub", COMMIT, "--output", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "prepare",
+                "--benchmark",
+                "daily_omni",
+                "--hub",
+                COMMIT,
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     assert snapshot == [{"repo": "liarliar/Daily-Omni", "repo_type": "dataset", "revision": COMMIT}]
     rows = read_jsonl(tmp_path / "out" / "queries.jsonl", Query)
     local = native.copy("daily_omni", tmp_path)
@@ -247,7 +363,9 @@ def test_a_download_takes_the_same_path(tmp_path: Path, snapshot: list[dict[str,
             assert sha256_file(path) == medium.sha256
 
 
-def test_archives_are_unpacked_once_and_a_broken_one_is_named(tmp_path: Path, snapshot: list[dict[str, Any]]) -> None:
+def test_archives_are_unpacked_once_and_a_broken_one_is_named(
+    tmp_path: Path, snapshot: list[dict[str, Any]]
+) -> None:
     folder = tmp_path / "cache" / "snapshots" / COMMIT
     prepare(tmp_path / "out", daily_omni=f"hub@{COMMIT}")
     film = folder / "Videos" / "choir03" / "choir03_video.mp4"
@@ -257,7 +375,9 @@ def test_archives_are_unpacked_once_and_a_broken_one_is_named(tmp_path: Path, sn
     (folder / "Videos.tar.unpacked").unlink()
     blob = tmp_path / "cache" / "blobs" / "2"
     blob.write_bytes(blob.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"Videos\.tar is no whole archive: .*; remove it and download it again"):
+    with pytest.raises(
+        DataError, match=r"Videos\.tar is no whole archive: .*; remove it and download it again"
+    ):
         prepare(tmp_path / "third", daily_omni=f"hub@{COMMIT}")
 
 
@@ -279,8 +399,13 @@ def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", ["", "main", COMMIT[:12]])
-def test_a_download_needs_a_pinned_commit(tmp_path: Path, snapshot: list[dict[str, Any]], revision: str) -> None:
-    with pytest.raises(ConfigError, match=r"no pinned revision here: name the commit of liarliar/Daily-Omni, 40 hex digits"):
+def test_a_download_needs_a_pinned_commit(
+    tmp_path: Path, snapshot: list[dict[str, Any]], revision: str
+) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"no pinned revision here: name the commit of liarliar/Daily-Omni, 40 hex digits",
+    ):
         prepare(tmp_path / "out", daily_omni=f"hub@{revision}" if revision else "hub")
     assert snapshot == []
 
@@ -294,16 +419,33 @@ def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> Non
 
 def test_a_benchmark_that_is_not_read_from_the_hub_says_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"OmniVideoBench is not read from the Hugging Face hub: get it from github\.com/NJU-LINK"
+        ConfigError,
+        match=(
+            r"OmniVideoBench is not read from the Hugging Face hub: get it from"
+            r" github\.com/NJU-LINK"
+        ),
     ):
         prepare(tmp_path / "out", omnivideobench="hub")
 
 
 def from_hub(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The real client, in a process of its own: it reads its environment when it is imported."""
-    command = [sys.executable, "-m", "omnicore", "prepare", "--benchmark", "daily_omni", "--hub", COMMIT, "--output", home / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "omnicore",
+        "prepare",
+        "--benchmark",
+        "daily_omni",
+        "--hub",
+        COMMIT,
+        "--output",
+        home / "out",
+    ]
     whole = {**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **env}
-    return subprocess.run(command, env=whole, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=whole, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_gated_benchmark_says_what_to_do(tmp_path: Path) -> None:
@@ -321,11 +463,16 @@ def test_a_gated_benchmark_says_what_to_do(tmp_path: Path) -> None:
         done = from_hub(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert done.returncode == 2, done.stderr
-    assert "liarliar/Daily-Omni is gated: accept its terms on the hub, then log in (hf auth login)" in done.stderr
+    assert (
+        "liarliar/Daily-Omni is gated: accept its terms on the hub, then log in (hf auth login)"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("way", ["offline", pytest.param("refused", marks=pytest.mark.slow)])  # the client tries for 25 s
+@pytest.mark.parametrize(
+    "way", ["offline", pytest.param("refused", marks=pytest.mark.slow)]
+)  # the client tries for 25 s
 def test_an_unreachable_hub_says_what_to_do(tmp_path: Path, way: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         nobody = f"http://127.0.0.1:{server.server_port}"  # after the block nobody listens there

@@ -1,4 +1,5 @@
-"""UNO-Bench, omni part: rows of the hand-written fixture as Parquet, what is excluded, and replies under both rules."""
+"""UNO-Bench, omni part: rows of the hand-written fixture as Parquet, what is excluded, and replies
+under both rules."""
 
 from __future__ import annotations
 
@@ -86,7 +87,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Query], list[Pr
     return made(ROWS, tmp_path_factory.mktemp("copy"))
 
 
-def test_every_row_becomes_the_query_it_is_or_is_excluded(copy: tuple[list[Query], list[Problem]]) -> None:
+def test_every_row_becomes_the_query_it_is_or_is_excluded(
+    copy: tuple[list[Query], list[Problem]],
+) -> None:
     queries, problems = copy
     written = {row["qid"]: row for row in ROWS}
     assert [query.id for query in queries] == [name for name, *_ in ITEMS]
@@ -95,8 +98,14 @@ def test_every_row_becomes_the_query_it_is_or_is_excluded(copy: tuple[list[Query
         assert [f"{medium.kind} {medium.uri}" for medium in query.media] == media
         assert query.answer_kind == ("choice" if options else "text")
         assert query.type == written[name]["subset_name"]
-        assert query.native == {"score_type": str(written[name]["score_type"]), "answer": written[name]["answer"]}
-        assert query.cluster == next(medium for medium in query.media if medium.kind != "audio").sha256[:16]
+        assert query.native == {
+            "score_type": str(written[name]["score_type"]),
+            "answer": written[name]["answer"],
+        }
+        assert (
+            query.cluster
+            == next(medium for medium in query.media if medium.kind != "audio").sha256[:16]
+        )
     assert [(p.line, p.field, p.excluded, p.message) for p in problems] == [
         (4, "score_type", True, "omni-4 is multi-step: its rubric needs a judge"),
         (8, "subset_name", True, "uni-1 of MMLongText is uni-modal"),
@@ -107,14 +116,36 @@ def test_every_row_becomes_the_query_it_is_or_is_excluded(copy: tuple[list[Query
     ("changed", "field", "message"),
     [
         ({"answer": "E"}, "answer", "'E' names none of the 4 options"),
-        ({"answer": "鼓"}, "answer", "'鼓' is none of the options ['笛子', '二胡', '古筝', '都不是']"),
-        ({"question": "<image_1><audio_1>A. one B. one", "answer": "A"}, "question", "options 1 and 2 are equal: 'one'"),
-        ({"question": "<image_1><audio_1>1. one 2. two"}, "question", "holds no options A, B and so on"),
-        ({"question": "<image_2><audio_1>A. one B. two"}, "question", "<image_2> names a medium that the row does not hold"),
-        ({"images": {"<image_1>": "images/lost.png", "<image_2>": None}}, "images", "image images/lost.png is missing"),
+        (
+            {"answer": "鼓"},
+            "answer",
+            "'鼓' is none of the options ['笛子', '二胡', '古筝', '都不是']",
+        ),
+        (
+            {"question": "<image_1><audio_1>A. one B. one", "answer": "A"},
+            "question",
+            "options 1 and 2 are equal: 'one'",
+        ),
+        (
+            {"question": "<image_1><audio_1>1. one 2. two"},
+            "question",
+            "holds no options A, B and so on",
+        ),
+        (
+            {"question": "<image_2><audio_1>A. one B. two"},
+            "question",
+            "<image_2> names a medium that the row does not hold",
+        ),
+        (
+            {"images": {"<image_1>": "images/lost.png", "<image_2>": None}},
+            "images",
+            "image images/lost.png is missing",
+        ),
     ],
 )
-def test_what_is_wrong_is_listed(tmp_path: Path, changed: dict[str, Any], field: str, message: str) -> None:
+def test_what_is_wrong_is_listed(
+    tmp_path: Path, changed: dict[str, Any], field: str, message: str
+) -> None:
     _, problems = made([{**ROWS[0], **changed}, ROWS[1]], tmp_path)
     assert [(p.line, p.excluded) for p in problems] == [(1, False)]
     assert message in problems[0].message
@@ -126,7 +157,11 @@ def test_what_is_wrong_is_listed(tmp_path: Path, changed: dict[str, Any], field:
     [
         ("Who? A. one B. two", "Who?", ["one", "two"]),
         ("Who?\nA. one C. two\nB. Mr. A. Smith", "Who?", ["one C. two", "Mr. A. Smith"]),
-        ("Who?\n A：one\n still one\n B：two\nSee <media_1>.", "Who?\nSee <media_1>.", ["one\n still one", "two"]),
+        (
+            "Who?\n A：one\n still one\n B：two\nSee <media_1>.",
+            "Who?\nSee <media_1>.",
+            ["one\n still one", "two"],
+        ),
         ("Is it DNA.\nA. it is\nB. is it", "Is it DNA.", ["it is", "is it"]),
     ],
 )
@@ -134,7 +169,17 @@ def test_options_are_told_from_other_letters(text: str, question: str, options: 
     assert uno_bench._parted(text) == (question, options)
 
 
-@pytest.mark.parametrize("text", ["Who? A. Mr. A. Smith B. two", "A. one", "A. one B. two D. four", "B. one C. two", "A or B", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Who? A. Mr. A. Smith B. two",
+        "A. one",
+        "A. one B. two D. four",
+        "B. one C. two",
+        "A or B",
+        "",
+    ],
+)
 def test_options_that_cannot_be_told_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="holds no options A, B and so on, each once"):
         uno_bench._parted(text)
@@ -142,6 +187,10 @@ def test_options_that_cannot_be_told_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)
 def test_both_scores_of_a_reply(
-    copy: tuple[list[Query], list[Problem]], name: str, reply: str, score: float | None, outcome: str
+    copy: tuple[list[Query], list[Problem]],
+    name: str,
+    reply: str,
+    score: float | None,
+    outcome: str,
 ) -> None:
     assert both({query.id: query for query in copy[0]}[name], reply) == (score, outcome)

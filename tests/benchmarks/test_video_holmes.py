@@ -1,4 +1,5 @@
-"""Video-Holmes: items of the hand-written fixture, and replies under the publisher's rule and ours."""
+"""Video-Holmes: items of the hand-written fixture, and replies under the publisher's rule and
+ours."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ REPLIES = [
     ("Answer: C", 0, "correct"),  # bug: A stands in "Answer"
     ("<answer>Answer: C</answer>", 0, "correct"),  # bug: the same inside the tags
     ("<answer>Answer: [C]</answer>", 1, "correct"),  # a marked letter comes before a bare one
-    ("<answer>C: A man watches her</answer>", 0, "no_answer"),  # bug: the article "A " is tried before C
+    (
+        "<answer>C: A man watches her</answer>",
+        0,
+        "no_answer",
+    ),  # bug: the article "A " is tried before C
     ("I see A man who acts. <answer>F</answer>", 0, "incorrect"),
     ("Cannot tell", 1, "no_answer"),  # bug: a letter in a word
     ("<answer>G</answer>", 0, "incorrect"),
@@ -59,14 +64,20 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert (query.type, query.answer, query.question) == (kind, answer, item["Question"])
         assert dict(zip("ABCDEF", query.options, strict=True)) == item["Options"]
         uri = f"videos/{item['video ID']}.mp4"
-        assert [(medium.kind, medium.uri) for medium in query.media] == [("video", uri), ("audio", uri)]
+        assert [(medium.kind, medium.uri) for medium in query.media] == [
+            ("video", uri),
+            ("audio", uri),
+        ]
         assert query.cluster == item["video ID"]
 
 
 def test_the_cropped_films_are_found(tmp_path: Path) -> None:
     folder = native.copy("video_holmes", tmp_path)
     (folder / "videos").rename(folder / "videos_cropped")
-    assert queries("video_holmes", folder)["xTrainNight-1"].media[0].uri == "videos_cropped/xTrainNight.mp4"
+    assert (
+        queries("video_holmes", folder)["xTrainNight-1"].media[0].uri
+        == "videos_cropped/xTrainNight.mp4"
+    )
 
 
 def test_options_that_are_not_named_in_turn_are_refused(tmp_path: Path) -> None:
@@ -76,7 +87,9 @@ def test_options_that_are_not_named_in_turn_are_refused(tmp_path: Path) -> None:
     (folder / "test_Video-Holmes.json").write_text(json.dumps(written, indent=0))
     rows, problems, count = read(video_holmes, Source(video_holmes.ENTRY, folder))
     assert (len(rows), count) == (6, 7)
-    assert [(p.field, p.message) for p in problems] == [("Options", "are not labelled A, B or 1, 2 in turn, but A, C, B")]
+    assert [(p.field, p.message) for p in problems] == [
+        ("Options", "are not labelled A, B or 1, 2 in turn, but A, C, B")
+    ]
 
 
 def test_options_in_other_forms_are_read_alike(tmp_path: Path) -> None:
@@ -96,5 +109,7 @@ def test_options_in_other_forms_are_read_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], reply: str, score: float, outcome: str
+) -> None:
     assert both(items["xTrainNight-2"], reply) == (score, outcome)

@@ -1,4 +1,5 @@
-"""WorldSense: items of the hand-written fixture, and replies under the publisher's rule and ours."""
+"""WorldSense: items of the hand-written fixture, and replies under the publisher's rule and
+ours."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ REPLIES = [
     ("**C**", 1, "correct"),
     ("Answer: C", 1, "correct"),
     ("The answer is C.", 1, "correct"),
-    ("The best option is C", 1, "correct"),  # its comma is missing, but the prefix has no capital A to D
+    (
+        "The best option is C",
+        1,
+        "correct",
+    ),  # its comma is missing, but the prefix has no capital A to D
     ("Best answer: C", 0, "correct"),  # bug: a comma is missing, and B is found
     ("Best option: C", 0, "correct"),  # bug: the same
     ("Correct option: D", 1, "incorrect"),  # bug: C is found in "Correct"
@@ -58,9 +63,19 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         query = items[name]
         video, _, task = name.rpartition("-")
         asked = written[video][task]
-        assert (query.type, query.answer, len(query.options), query.question) == (kind, answer, options, asked["question"])
-        assert [f"{chr(65 + i)}. {option}" for i, option in enumerate(query.options)] == asked["candidates"]
-        assert [(m.kind, m.uri) for m in query.media] == [("video", f"videos/{video}.mp4"), ("audio", f"videos/{video}.mp4")]
+        assert (query.type, query.answer, len(query.options), query.question) == (
+            kind,
+            answer,
+            options,
+            asked["question"],
+        )
+        assert [f"{chr(65 + i)}. {option}" for i, option in enumerate(query.options)] == asked[
+            "candidates"
+        ]
+        assert [(m.kind, m.uri) for m in query.media] == [
+            ("video", f"videos/{video}.mp4"),
+            ("audio", f"videos/{video}.mp4"),
+        ]
         assert query.cluster == video
         assert query.native["task_domain"] == domain
     assert items["ccHarbour-0-task0"].native == {
@@ -86,7 +101,10 @@ HINT = "; download worldsense_videos*.zip and unpack it here"
 def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path) -> None:
     folder = native.copy("worldsense", tmp_path)
     (folder / "videos" / "bb_Violin9.mp4").unlink()
-    task = '{"task_domain": "R", "task_type": "T", "question": "?", "candidates": ["A. x", "B. y"], "answer": "%s"}'
+    task = (
+        '{"task_domain": "R", "task_type": "T", "question": "?", "candidates": ["A. x", "B. y"],'
+        ' "answer": "%s"}'
+    )
     shared = '"duration": "<1min", "domain": "D", "sub_category": "S", "audio_class": []'
     (folder / "worldsense_qa.json").write_text(
         "\n".join(
@@ -121,5 +139,7 @@ def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path
 
 
 @pytest.mark.parametrize(("reply", "score", "outcome"), REPLIES)
-def test_both_scores_of_a_reply(items: dict[str, Query], reply: str, score: float, outcome: str) -> None:
+def test_both_scores_of_a_reply(
+    items: dict[str, Query], reply: str, score: float, outcome: str
+) -> None:
     assert both(items["bb_Violin9-task2"], reply) == (score, outcome)

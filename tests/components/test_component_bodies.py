@@ -44,13 +44,19 @@ def artefacts(step, tmp_path):
             made[name] = dsl.Artifact(uri=str(tmp_path / "inputs" / name))
     for name in body.component_spec.outputs:
         (tmp_path / step).mkdir(exist_ok=True)
-        made[name] = (dsl.Metrics if name == "metrics" else dsl.Artifact)(uri=str(tmp_path / step / name))
+        made[name] = (dsl.Metrics if name == "metrics" else dsl.Artifact)(
+            uri=str(tmp_path / step / name)
+        )
     return made
 
 
 def inputs(step, made):
     """Artefact inputs by the step's role."""
-    return {ROLES.get(step, ROLE).get(name, ROLE.get(name, name)): a for name, a in made.items() if "inputs" in a.uri}
+    return {
+        ROLES.get(step, ROLE).get(name, ROLE.get(name, name)): a
+        for name, a in made.items()
+        if "inputs" in a.uri
+    }
 
 
 @pytest.fixture
@@ -59,7 +65,16 @@ def calls(monkeypatch):
     calls = []
 
     def run_step(step, recipe, inputs, output, *, section, cache, execute):
-        calls.append({"step": step, "recipe": recipe, "inputs": inputs, "output": output, "section": section, "cache": cache})
+        calls.append(
+            {
+                "step": step,
+                "recipe": recipe,
+                "inputs": inputs,
+                "output": output,
+                "section": section,
+                "cache": cache,
+            }
+        )
         output.mkdir(parents=True)
         (output / "report.html").write_text("<p>page</p>")
         return {"summary": {"count": 3, "share": 0.5, "name": "words"}}
@@ -71,16 +86,26 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe(step, tmp_path, calls):
+def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe(
+    step, tmp_path, calls
+):
     made = artefacts(step, tmp_path)
-    component(step).python_func(**made, recipe="tiny", overrides="[seed=7, rlvr.steps=2]", model="embedded:tiny-probe")
+    component(step).python_func(
+        **made, recipe="tiny", overrides="[seed=7, rlvr.steps=2]", model="embedded:tiny-probe"
+    )
     (call,) = calls
     assert call["step"] == step
     assert call["section"] in {None, step}
-    assert call["inputs"] == {role: Path(artefact.path) for role, artefact in inputs(step, made).items()}
+    assert call["inputs"] == {
+        role: Path(artefact.path) for role, artefact in inputs(step, made).items()
+    }
     assert set(call["inputs"]) == {*STEPS[step].required, *STEPS[step].optional}
     assert call["output"] == Path(made[OUTPUT[step]].path)
-    assert (call["recipe"].seed, call["recipe"].rlvr.steps, call["recipe"].model) == (7, 2, "embedded:tiny-probe")
+    assert (call["recipe"].seed, call["recipe"].rlvr.steps, call["recipe"].model) == (
+        7,
+        2,
+        "embedded:tiny-probe",
+    )
     assert json.loads(Path(made["metrics"].path).read_text()) == {"count": 3, "share": 0.5}
     assert made["metrics"].metadata == {"count": 3, "share": 0.5}
 
@@ -88,9 +113,15 @@ def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe
 @pytest.mark.parametrize("step", ["clean", "evaluate", "sft", "distill", "report"])
 def test_optional_inputs_are_left_out(step, tmp_path, calls):
     everything = artefacts(step, tmp_path)
-    optional = {name for name, kind in component(step).component_spec.inputs.items() if kind.optional and name in everything}
+    optional = {
+        name
+        for name, kind in component(step).component_spec.inputs.items()
+        if kind.optional and name in everything
+    }
     assert {ROLE.get(name, name) for name in optional} == set(STEPS[step].optional)
-    component(step).python_func(**{name: a for name, a in everything.items() if name not in optional}, recipe="tiny")
+    component(step).python_func(
+        **{name: a for name, a in everything.items() if name not in optional}, recipe="tiny"
+    )
     assert set(calls[0]["inputs"]) == set(STEPS[step].required)
 
 
@@ -101,7 +132,9 @@ def test_a_step_used_twice_takes_its_section(section, step, tmp_path, calls):
 
 
 def test_the_control_arm_is_one_field_of_the_recipe(tmp_path, calls):
-    component("rlvr").python_func(**artefacts("rlvr", tmp_path), recipe="tiny", control="random_reward")
+    component("rlvr").python_func(
+        **artefacts("rlvr", tmp_path), recipe="tiny", control="random_reward"
+    )
     assert calls[0]["recipe"].rlvr.control == "random_reward"
 
 
@@ -136,7 +169,10 @@ def test_the_readme_names_every_input_and_output(step):
         ("[rlvr.steps=40, seed=1]", ["rlvr.steps=40", "seed=1"]),
         ("- rlvr.steps=40\n", ["rlvr.steps=40"]),
         ("{rlvr.steps: 40, model: 'embedded:x'}", ["rlvr.steps=40", 'model="embedded:x"']),
-        ("{launcher.env.CUDA_VERSION: 12.10, launcher.queue: no}", ["launcher.env.CUDA_VERSION=12.10", "launcher.queue=no"]),
+        (
+            "{launcher.env.CUDA_VERSION: 12.10, launcher.queue: no}",
+            ["launcher.env.CUDA_VERSION=12.10", "launcher.queue=no"],
+        ),
         ("launcher.env: {A: 12.30, B: '0755'}", ['launcher.env={A: 12.30, B: "0755"}']),
         ("prepare.rlvr_mix: {sum: 1}", ["prepare.rlvr_mix={sum: 1}"]),
     ],
@@ -146,7 +182,12 @@ def test_overrides_are_a_list_or_a_mapping(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("rlvr.steps=40", "write a YAML list"), ("[{a: 1}]", "write a YAML list"), ("[a", "are not YAML")]
+    ("text", "match"),
+    [
+        ("rlvr.steps=40", "write a YAML list"),
+        ("[{a: 1}]", "write a YAML list"),
+        ("[a", "are not YAML"),
+    ],
 )
 def test_other_overrides_are_refused(text, match):
     with pytest.raises(ConfigError, match=match):
@@ -172,20 +213,34 @@ def test_the_release_is_the_folder_of_the_decision(tmp_path, calls):
 
 
 def test_benchmarks_are_the_sources_of_every_step(tmp_path, calls):
-    component("promote").python_func(**artefacts("promote", tmp_path), recipe="tiny", benchmarks={"daily_omni": "hub@1a2b3c"})
+    component("promote").python_func(
+        **artefacts("promote", tmp_path), recipe="tiny", benchmarks={"daily_omni": "hub@1a2b3c"}
+    )
     assert calls[0]["recipe"].prepare.sources == {"daily_omni": "hub@1a2b3c"}
 
 
 PLACE = {
-    "resources": {"requests": {"cpu": "4", "memory": "32Gi"}, "limits": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}},
+    "resources": {
+        "requests": {"cpu": "4", "memory": "32Gi"},
+        "limits": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"},
+    },
     "node_selector": {"pool": "gpu", "zone": "a"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
     "env": [
         {"name": "NCCL_DEBUG", "value": "INFO"},
-        {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "omnicore-s3", "key": "AWS_ACCESS_KEY_ID"}}},
-        {"name": "NOT_THERE", "valueFrom": {"secretKeyRef": {"name": "nothing", "key": "x", "optional": True}}},
-        {"name": "KFP_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pipeline/runid']"}}},
+        {
+            "name": "AWS_ACCESS_KEY_ID",
+            "valueFrom": {"secretKeyRef": {"name": "omnicore-s3", "key": "AWS_ACCESS_KEY_ID"}},
+        },
+        {
+            "name": "NOT_THERE",
+            "valueFrom": {"secretKeyRef": {"name": "nothing", "key": "x", "optional": True}},
+        },
+        {
+            "name": "KFP_RUN_ID",
+            "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pipeline/runid']"}},
+        },
     ],
     "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
     "volume_mounts": [{"name": "data", "mountPath": "/data"}],
@@ -207,7 +262,9 @@ PLACED = {
 @pytest.mark.parametrize("step", sorted(execute.HEAVY))
 def test_what_kubeflow_says_of_a_heavy_task_reaches_its_job(step, tmp_path, calls, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "here")
-    component(step).python_func(**artefacts(step, tmp_path), recipe="tiny", place=dsl.TaskConfig(**PLACE))
+    component(step).python_func(
+        **artefacts(step, tmp_path), recipe="tiny", place=dsl.TaskConfig(**PLACE)
+    )
     launcher = calls[0]["recipe"].launcher
     assert {name: getattr(launcher, name) for name in PLACED} == PLACED
 
@@ -253,7 +310,9 @@ def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, call
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.delenv("OMNI_TRAIN_IMAGE", raising=False)
     jobs = "[launcher.kind=trainjob, launcher.storage=s3://omnicore/runs]"
-    component("prepare").python_func(**artefacts("prepare", tmp_path), recipe="tiny", overrides=jobs)
+    component("prepare").python_func(
+        **artefacts("prepare", tmp_path), recipe="tiny", overrides=jobs
+    )
     assert calls[0]["recipe"].launcher.kind == "trainjob"
 
 

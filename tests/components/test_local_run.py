@@ -18,17 +18,36 @@ HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
 
 
 class Runner:
-    """Starts runs in one directory; `steps` are the step processes that the last one needed: (step, pid, parent)."""
+    """Starts runs in one directory; `steps` are the step processes that the last one needed: (step,
+    pid, parent)."""
 
     def __init__(self, directory):
         self.directory, self.log = directory, directory.parent / f"{directory.name}.log"
-        self.scratch = tempfile.TemporaryDirectory()  # a killed run leaves its socket's directory behind
+        self.scratch = (
+            tempfile.TemporaryDirectory()
+        )  # a killed run leaves its socket's directory behind
 
     def start(self, *options, pipeline="omniclean"):
         self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pipelines.run", "--pipeline", pipeline, "--run", str(self.directory), *options]
-        env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(self.log), "TMPDIR": self.scratch.name}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines.run",
+            "--pipeline",
+            pipeline,
+            "--run",
+            str(self.directory),
+            *options,
+        ]
+        env = {
+            **os.environ,
+            "PYTHONPATH": PYTHONPATH,
+            "FAKE_LOG": str(self.log),
+            "TMPDIR": self.scratch.name,
+        }
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        )
 
     def run(self, *options, pipeline="omniclean"):
         process = self.start(*options, pipeline=pipeline)
@@ -41,7 +60,8 @@ class Runner:
         return [(step, int(pid), int(parent)) for step, pid, parent in map(str.split, lines)]
 
     def asleep(self):
-        """Waits until a step with `sleep` works; returns every process of the run that a kill must reach."""
+        """Waits until a step with `sleep` works; returns every process of the run that a kill must
+        reach."""
         assert within(60, lambda: any(step == "probe" for step, _, _ in self.steps))
         _, pid, parent = next(found for found in self.steps if found[0] == "probe")
         return {pid, parent, *descendants(os.getpid())}
@@ -56,13 +76,19 @@ def runner(tmp_path):
 def boosted(tmp_path_factory):
     """One whole omniboost run."""
     runner = Runner(tmp_path_factory.mktemp("boost") / "run")
-    return runner, *runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost"), runner.steps
+    return (
+        runner,
+        *runner.run("--seed", "3", "--set", "rlvr.steps=7", pipeline="omniboost"),
+        runner.steps,
+    )
 
 
 def cleaned_up(runner):
     """Whether the task that removes what a run left on a cluster was its last."""
     log = (runner.directory / "run.log").read_text()
-    return re.findall(r"Task .*'(\w[\w-]*)'.* finished with status .*(SUCCESS|FAILURE)", log)[-1] == ("reap", "SUCCESS")
+    return re.findall(r"Task .*'(\w[\w-]*)'.* finished with status .*(SUCCESS|FAILURE)", log)[
+        -1
+    ] == ("reap", "SUCCESS")
 
 
 def within(seconds, condition):
@@ -88,7 +114,9 @@ def alive(pid):
 
 
 def descendants(pid):
-    children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and stat(p.name)[1] == pid]
+    children = [
+        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and stat(p.name)[1] == pid
+    ]
     return [found for child in children for found in (child, *descendants(child))]
 
 
@@ -98,12 +126,25 @@ def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
     assert (runner.directory / "report.html").read_text() == "<p>page</p>"
     assert re.search(r"^sft +50.0% +40.0% to 60.0% +50.0%", said, re.MULTILINE)
     assert "audit, repeated: precision 0.5" in said
-    assert said.splitlines()[-3:] == [str(runner.directory / name) for name in ("report.html", "report.json", "metrics.prom")]
+    assert said.splitlines()[-3:] == [
+        str(runner.directory / name) for name in ("report.html", "report.json", "metrics.prom")
+    ]
     figures = (runner.directory / "metrics.prom").read_text()
     for stage in ("base", "sft", "rlvr", "sft_distilled"):  # four evaluations of one section
         assert f'omni_step_succeeded{{stage="{stage}",step="evaluate"}} 1.0' in figures
     assert sorted(step for step, _, _ in steps) == sorted(
-        ["prepare", *["probe"] * 3, "clean", *["evaluate"] * 4, "sft", "sft", "rlvr", "distill", "report", "promote"]
+        [
+            "prepare",
+            *["probe"] * 3,
+            "clean",
+            *["evaluate"] * 4,
+            "sft",
+            "sft",
+            "rlvr",
+            "distill",
+            "report",
+            "promote",
+        ]
     )
     assert "sft speaks" not in said
     assert "sft speaks" in (runner.directory / "run.log").read_text()
@@ -113,18 +154,32 @@ def test_a_whole_run_leaves_its_report_and_prints_the_result(boosted):
 def test_overrides_and_inputs_reach_the_steps(boosted):
     runner, *_ = boosted
     (rlvr,) = outputs(runner, "rlvr")
-    assert (rlvr["inputs"], rlvr["seed"], rlvr["config"]["steps"], rlvr["config"]["control"]) == (["data", "model"], 3, 7, "none")
+    assert (rlvr["inputs"], rlvr["seed"], rlvr["config"]["steps"], rlvr["config"]["control"]) == (
+        ["data", "model"],
+        3,
+        7,
+        "none",
+    )
     assert [found["inputs"] for found in outputs(runner, "distill")] == [["data", "draws", "model"]]
-    assert sorted(found["config"]["data"] for found in outputs(runner, "probe")) == ["distill.jsonl", *["queries.jsonl"] * 2]
+    assert sorted(found["config"]["data"] for found in outputs(runner, "probe")) == [
+        "distill.jsonl",
+        *["queries.jsonl"] * 2,
+    ]
 
 
 def outputs(runner, step):
-    return [json.loads(file.read_text()) for file in (runner.directory / "cache").glob(f"{step}-*/{step}.out")]
+    return [
+        json.loads(file.read_text())
+        for file in (runner.directory / "cache").glob(f"{step}-*/{step}.out")
+    ]
 
 
 def test_heavy_steps_are_forks_of_one_worker_and_light_ones_are_not(boosted):
     *_, steps = boosted
-    parents = {step in HEAVY: {parent for s, _, parent in steps if (s in HEAVY) == (step in HEAVY)} for step, _, _ in steps}
+    parents = {
+        step in HEAVY: {parent for s, _, parent in steps if (s in HEAVY) == (step in HEAVY)}
+        for step, _, _ in steps
+    }
     assert len(parents[True]) == 1
     assert not parents[True] & parents[False]
 
@@ -140,7 +195,9 @@ def test_the_same_command_again_finds_everything_in_the_cache_and_starts_no_work
 
 def test_the_control_arm_trains_on_luck_and_reaches_the_report(boosted):
     runner, *_ = boosted
-    code, said = runner.run("--seed", "3", "--set", "rlvr.steps=7", "--control", pipeline="omniboost")
+    code, said = runner.run(
+        "--seed", "3", "--set", "rlvr.steps=7", "--control", pipeline="omniboost"
+    )
     assert code == 0, said
     assert [step for step, _, _ in runner.steps] == ["rlvr", "evaluate", "report"]
     assert json.loads((runner.directory / "report.json").read_text())["control"] is True
@@ -148,9 +205,12 @@ def test_the_control_arm_trains_on_luck_and_reaches_the_report(boosted):
 
 @pytest.mark.parametrize("step", ["prepare", "probe"])
 @pytest.mark.parametrize(
-    ("kind", "told"), [("mistake", "line 3 is wrong; mend it"), ("bug", "ZeroDivisionError: nobody thought of this")]
+    ("kind", "told"),
+    [("mistake", "line 3 is wrong; mend it"), ("bug", "ZeroDivisionError: nobody thought of this")],
 )
-def test_a_failing_step_ends_the_run_with_its_one_error_and_the_path_of_the_log(runner, step, kind, told):
+def test_a_failing_step_ends_the_run_with_its_one_error_and_the_path_of_the_log(
+    runner, step, kind, told
+):
     code, said = runner.run("--set", f'profile.system="{step} {kind}"')
     assert code == 1
     message, log = said.splitlines()[-2:]
@@ -158,7 +218,9 @@ def test_a_failing_step_ends_the_run_with_its_one_error_and_the_path_of_the_log(
     assert log == f"log: {runner.directory / 'run.log'}"
     assert ("Traceback" in (runner.directory / "run.log").read_text()) == (kind == "bug")
     assert "Traceback" not in said
-    assert [s for s, _, _ in runner.steps].count(step) == 1  # KFP itself goes on with the probe that did not fail
+    assert [s for s, _, _ in runner.steps].count(
+        step
+    ) == 1  # KFP itself goes on with the probe that did not fail
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -168,7 +230,9 @@ def test_a_stopped_run_leaves_no_process_and_the_same_command_goes_on(runner, nu
     assert len(everything) >= 4  # runner, worker, the task's shell and Python, the fork that works
     process.send_signal(number)
     said = process.communicate(timeout=20)[0]
-    assert within(3, lambda: not any(map(alive, everything))), [pid for pid in everything if alive(pid)]
+    assert within(3, lambda: not any(map(alive, everything))), [
+        pid for pid in everything if alive(pid)
+    ]
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert said.splitlines()[-1] == "stopped: the same command goes on where it was"
@@ -221,16 +285,43 @@ retrain(recipe="tiny", champion=sys.argv[1], overrides="[seed=1]", run_name="ret
 
 
 def test_retrain_judges_the_given_champion_beside_a_new_candidate(boosted, tmp_path):
-    champion = next(file.parent for file in (boosted[0].directory / "cache").glob("rlvr-*/step.json"))
+    champion = next(
+        file.parent for file in (boosted[0].directory / "cache").glob("rlvr-*/step.json")
+    )
     runner = Runner(tmp_path / "run")
-    command = [sys.executable, "-c", RETRAIN, str(champion), str(tmp_path / "outputs"), str(tmp_path / "workspace")]
-    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "FAKE_LOG": str(runner.log), "TMPDIR": runner.scratch.name}
+    command = [
+        sys.executable,
+        "-c",
+        RETRAIN,
+        str(champion),
+        str(tmp_path / "outputs"),
+        str(tmp_path / "workspace"),
+    ]
+    env = {
+        **os.environ,
+        "PYTHONPATH": PYTHONPATH,
+        "FAKE_LOG": str(runner.log),
+        "TMPDIR": runner.scratch.name,
+    }
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = sorted(step for step, _, _ in runner.steps)
-    assert steps == ["clean", "evaluate", "evaluate", "prepare", "probe", "probe", "promote", "rlvr", "sft"]
+    assert steps == [
+        "clean",
+        "evaluate",
+        "evaluate",
+        "prepare",
+        "probe",
+        "probe",
+        "promote",
+        "rlvr",
+        "sft",
+    ]
     (decision,) = (tmp_path / "outputs").glob("*/promote/decision")
-    held = {role: json.loads((path / "step.json").read_text())["digest"] for role, path in scored(tmp_path / "outputs", champion)}
+    held = {
+        role: json.loads((path / "step.json").read_text())["digest"]
+        for role, path in scored(tmp_path / "outputs", champion)
+    }
     assert json.loads((decision / "step.json").read_text())["inputs"].items() >= held.items()
 
 

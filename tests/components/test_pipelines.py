@@ -39,7 +39,18 @@ STAGES = {
         "evaluate-4": {"audit", "sft-2"},
         "promote": {"audit", "evaluate", "evaluate-4", "sft-2"},
         "condition-branches-2": {
-            *("audit", "evaluate", "evaluate-2", "evaluate-3", "evaluate-4", "sft", "rlvr", "probe", "distill", "sft-2"),
+            *(
+                "audit",
+                "evaluate",
+                "evaluate-2",
+                "evaluate-3",
+                "evaluate-4",
+                "sft",
+                "rlvr",
+                "probe",
+                "distill",
+                "sft-2",
+            ),
         },
     },
     "retrain": {
@@ -143,7 +154,11 @@ def steps(spec):
 
 def every_task(spec):
     dags = (part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part)
-    return {task["componentRef"]["name"].removeprefix("comp-"): task for dag in dags for task in dag["tasks"].values()}
+    return {
+        task["componentRef"]["name"].removeprefix("comp-"): task
+        for dag in dags
+        for task in dag["tasks"].values()
+    }
 
 
 def step_of(name):
@@ -165,7 +180,9 @@ def producer(task, name):
 
 
 def source(task, name):
-    return task["inputs"]["artifacts"][name]["componentInputArtifact"].removeprefix("pipelinechannel--")
+    return task["inputs"]["artifacts"][name]["componentInputArtifact"].removeprefix(
+        "pipelinechannel--"
+    )
 
 
 def constant(task, name):
@@ -173,7 +190,11 @@ def constant(task, name):
 
 
 def test_all_three_are_compiled():
-    assert set(compiling.PIPELINES) == set(STAGES) == {file.name.partition(".")[0] for file in compiling.COMPILED.iterdir()}
+    assert (
+        set(compiling.PIPELINES)
+        == set(STAGES)
+        == {file.name.partition(".")[0] for file in compiling.COMPILED.iterdir()}
+    )
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -193,9 +214,17 @@ def test_the_clean_up_follows_everything_however_it_ended_and_is_never_cached(na
     assert set(root) == {"exit-handler-1", "reap"}
     assert root["reap"]["dependentTasks"] == ["exit-handler-1"]
     assert root["reap"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-    uncached = {key for key, task in every_task(spec(name)).items() if not task.get("cachingOptions", {}).get("enableCache")}
+    uncached = {
+        key
+        for key, task in every_task(spec(name)).items()
+        if not task.get("cachingOptions", {}).get("enableCache")
+    }
     # Groups of tasks have no cache of their own.
-    assert {step_of(key) for key in uncached} - {"exit-handler", "condition-branches", "condition"} == {"reap"}
+    assert {step_of(key) for key in uncached} - {
+        "exit-handler",
+        "condition-branches",
+        "condition",
+    } == {"reap"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -203,7 +232,9 @@ def test_parameters_are_few_and_each_is_described(name):
     parameters = spec(name)["root"]["inputDefinitions"]["parameters"]
     assert sorted(parameters) == PARAMETERS[name]
     assert len(parameters) <= 6
-    assert [key for key, value in parameters.items() if len(value.get("description", "")) < 40] == []
+    assert [
+        key for key, value in parameters.items() if len(value.get("description", "")) < 40
+    ] == []
     assert [key for key, value in parameters.items() if not value.get("isOptional")] == (
         ["champion", "recipe"] if name == "retrain" else []
     )
@@ -219,9 +250,20 @@ def test_every_input_and_output_has_a_description(name):
     undescribed, described = [], 0
     for component, definition in components.items():
         for kind in ("inputDefinitions", "outputDefinitions"):
-            fields = {**definition.get(kind, {}).get("parameters", {}), **definition.get(kind, {}).get("artifacts", {})}
-            own = {field: value for field, value in fields.items() if not field.startswith("pipelinechannel--")}
-            missing = [f"{component}.{field}" for field, value in own.items() if not value.get("description", "").strip()]
+            fields = {
+                **definition.get(kind, {}).get("parameters", {}),
+                **definition.get(kind, {}).get("artifacts", {}),
+            }
+            own = {
+                field: value
+                for field, value in fields.items()
+                if not field.startswith("pipelinechannel--")
+            }
+            missing = [
+                f"{component}.{field}"
+                for field, value in own.items()
+                if not value.get("description", "").strip()
+            ]
             undescribed += missing
             described += len(own) - len(missing)
     assert undescribed == []
@@ -230,7 +272,9 @@ def test_every_input_and_output_has_a_description(name):
 
 def test_what_is_left_empty_is_the_recipes_own():
     for key, value in spec("omniboost")["root"]["inputDefinitions"]["parameters"].items():
-        assert value["defaultValue"] == {"recipe": "tiny", "control": False, "benchmarks": {}}.get(key, "")
+        assert value["defaultValue"] == {"recipe": "tiny", "control": False, "benchmarks": {}}.get(
+            key, ""
+        )
 
 
 def test_models_without_a_start_are_the_recipes():
@@ -241,10 +285,15 @@ def test_models_without_a_start_are_the_recipes():
 
 def test_the_champion_of_a_retraining_is_given_and_judged_like_the_candidate():
     built = spec("retrain")
-    (importer,) = [e["importer"] for e in built["deploymentSpec"]["executors"].values() if "importer" in e]
+    (importer,) = [
+        e["importer"] for e in built["deploymentSpec"]["executors"].values() if "importer" in e
+    ]
     assert importer["artifactUri"] == {"runtimeParameter": "uri"}
     assert importer["typeSchema"]["schemaTitle"] == "system.Model"
-    assert steps(built)["importer"]["inputs"]["parameters"]["uri"]["componentInputParameter"] == "pipelinechannel--champion"
+    assert (
+        steps(built)["importer"]["inputs"]["parameters"]["uri"]["componentInputParameter"]
+        == "pipelinechannel--champion"
+    )
     inputs = [steps(built)[task]["inputs"] for task in ("evaluate", "evaluate-2")]
     assert inputs[0]["parameters"] == inputs[1]["parameters"]
     assert inputs[0]["artifacts"]["audit"] == inputs[1]["artifacts"]["audit"]
@@ -253,7 +302,11 @@ def test_the_champion_of_a_retraining_is_given_and_judged_like_the_candidate():
 def test_the_control_arm_stands_in_a_branch_of_its_own():
     built = spec("omniboost")
     with_control, without = tasks(built, "comp-condition-3"), tasks(built, "comp-condition-4")
-    assert edges(with_control) == {"rlvr-2": set(), "evaluate-5": {"rlvr-2"}, "report": {"evaluate-5"}}
+    assert edges(with_control) == {
+        "rlvr-2": set(),
+        "evaluate-5": {"rlvr-2"},
+        "report": {"evaluate-5"},
+    }
     assert edges(without) == {"report-2": set()}
     assert source(with_control["rlvr-2"], "start") == "sft-checkpoint"
     assert constant(with_control["rlvr-2"], "control") == "random_reward"
@@ -294,12 +347,16 @@ def test_resources_timeouts_and_retries_of_each_step(name):
 def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
     for executor, told in platform(name).items():
         assert told["securityContext"] == {"runAsNonRoot": True}
-        assert {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in told["fieldPathAsEnv"]
+        assert {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in told[
+            "fieldPathAsEnv"
+        ]
         container = executors(spec(name))[executor]
         assert container["image"] == images.CORE
         env = {entry["name"]: entry["value"] for entry in container.get("env", [])}
         assert env == ({"OMNI_TRAIN_IMAGE": images.TRAIN} if step_of(executor) in HEAVY else {})
-    assert re.fullmatch(r"[^:@]+(:[0-9]+)?/[^:@]+(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})", images.CORE)
+    assert re.fullmatch(
+        r"[^:@]+(:[0-9]+)?/[^:@]+(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})", images.CORE
+    )
 
 
 @pytest.mark.parametrize("name", compiling.PIPELINES)
@@ -308,17 +365,34 @@ def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
     known = {STORAGE, MONITORING} if name == "omniclean" else {STORAGE, MONITORING, SIGNING}
     assert set(re.findall(r"(?:secretName|configMapName): (\S+)", text)) == known
     for executor, told in platform(name).items():
-        (watched,) = [entry for entry in told["configMapAsEnv"] if entry["configMapName"] == MONITORING]
-        assert [key["envVar"] for key in watched["keyToEnv"]] == [live.PORT, live.HOST, live.GATEWAY]
-        secrets = {entry["secretName"]: [key["envVar"] for key in entry["keyToEnv"]] for entry in told.get("secretAsEnv", [])}
+        (watched,) = [
+            entry for entry in told["configMapAsEnv"] if entry["configMapName"] == MONITORING
+        ]
+        assert [key["envVar"] for key in watched["keyToEnv"]] == [
+            live.PORT,
+            live.HOST,
+            live.GATEWAY,
+        ]
+        secrets = {
+            entry["secretName"]: [key["envVar"] for key in entry["keyToEnv"]]
+            for entry in told.get("secretAsEnv", [])
+        }
         assert (STORAGE in secrets) == (step_of(executor) in {*HEAVY, "prepare"})
         assert secrets.get(SIGNING) == ([SIGNING_KEY] if step_of(executor) == "promote" else None)
-        assert all(entry["optional"] for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", [])))
+        assert all(
+            entry["optional"]
+            for entry in (*told.get("secretAsEnv", []), *told.get("configMapAsEnv", []))
+        )
 
 
 @pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_it_themselves(name):
-    fields = ["RESOURCES", "KUBERNETES_TOLERATIONS", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_AFFINITY"]
+    fields = [
+        "RESOURCES",
+        "KUBERNETES_TOLERATIONS",
+        "KUBERNETES_NODE_SELECTOR",
+        "KUBERNETES_AFFINITY",
+    ]
     passed = [{"field": field} for field in fields] + [
         {"field": field, "applyToTask": True} for field in ("ENV", "KUBERNETES_VOLUMES")
     ]
@@ -337,7 +411,10 @@ def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_
 def test_artefacts_are_named_for_what_they_are(name):
     for component, found in spec(name)["components"].items():
         if "executorLabel" in found and step_of(component) in ARTEFACTS:
-            made = {key: value["artifactType"]["schemaTitle"] for key, value in found["outputDefinitions"]["artifacts"].items()}
+            made = {
+                key: value["artifactType"]["schemaTitle"]
+                for key, value in found["outputDefinitions"]["artifacts"].items()
+            }
             wanted = {**ARTEFACTS[step_of(component)], "metrics": "Metrics"}
             assert made == {key: f"system.{kind}" for key, kind in wanted.items()}
 
@@ -352,16 +429,25 @@ def test_the_board_lists_the_tasks_of_the_branch_that_runs():
 
 def test_the_kubernetes_manifests_hold_the_same_pipeline_under_a_version_of_its_content():
     for name in compiling.PIPELINES:
-        pipeline, version = yaml.safe_load_all((compiling.COMPILED / f"{name}.k8s.yaml").read_text())
+        pipeline, version = yaml.safe_load_all(
+            (compiling.COMPILED / f"{name}.k8s.yaml").read_text()
+        )
         assert (pipeline["kind"], pipeline["metadata"]["name"]) == ("Pipeline", name)
         assert (version["kind"], version["spec"]["pipelineName"]) == ("PipelineVersion", name)
         assert version["spec"]["pipelineSpec"]["root"] == spec(name)["root"]
-        assert version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] == platform(name)
+        assert version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"][
+            "executors"
+        ] == platform(name)
         assert version["metadata"]["name"].startswith(f"{name}-")
 
 
 def test_the_compiled_files_are_current():
-    result = subprocess.run([sys.executable, "-m", "pipelines.compile", "--check"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.compile", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 

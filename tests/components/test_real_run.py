@@ -1,4 +1,5 @@
-"""The whole omniboost pipeline with its real steps, at a size that teaches nothing but takes every path."""
+"""The whole omniboost pipeline with its real steps, at a size that teaches nothing but takes every
+path."""
 
 import json
 import os
@@ -34,14 +35,23 @@ def run(directory):
     command = [sys.executable, "-m", "pipelines.run", "--run", str(directory), "--seed", "1"]
     for override in SMALL:
         command += ["--set", override]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     log = directory / "run.log"
     assert result.returncode == 0, result.stdout + result.stderr + log.read_text()[-4000:]
     return result.stdout
 
 
 def digests(directory):
-    return {file.parent.name: json.loads(file.read_text())["digest"] for file in (directory / "cache").glob("*/step.json")}
+    return {
+        file.parent.name: json.loads(file.read_text())["digest"]
+        for file in (directory / "cache").glob("*/step.json")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +68,22 @@ def test_every_stage_is_in_the_report(first):
         for view in ("raw", "clean"):
             estimate = report["stages"][stage][view]["macro"]
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
-    assert said.splitlines()[-3:] == [str(directory / name) for name in ("report.html", "report.json", "metrics.prom")]
+    assert said.splitlines()[-3:] == [
+        str(directory / name) for name in ("report.html", "report.json", "metrics.prom")
+    ]
     assert len(digests(directory)) == 15
 
 
 def test_own_replies_to_what_the_picture_alone_tells_are_not_taught(first):
     directory, _ = first
     (distilled,) = (path.parent for path in (directory / "cache").glob("distill-*/step.json"))
-    replies = [json.loads(line) for line in (distilled / "selection.jsonl").read_text().splitlines()]
-    reasons = {kind: Counter(one["reason"] for one in replies if one["type"] == kind) for kind in ("picture", "sum")}
+    replies = [
+        json.loads(line) for line in (distilled / "selection.jsonl").read_text().splitlines()
+    ]
+    reasons = {
+        kind: Counter(one["reason"] for one in replies if one["type"] == kind)
+        for kind in ("picture", "sum")
+    }
     assert reasons["picture"]["solvable"] >= 20, reasons
     assert reasons["sum"]["solvable"] == 0 < reasons["sum"][None]
     summary = json.loads((distilled / "step.json").read_text())["summary"]
@@ -75,15 +92,23 @@ def test_own_replies_to_what_the_picture_alone_tells_are_not_taught(first):
 
 def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
     directory, _ = first
-    cards = {json.loads(path.read_text())["stage"]: path.parent for path in (directory / "cache").glob("*/checkpoint/card.json")}
-    assert {name: [parent.stage for parent in model_card.read(path).parents] for name, path in cards.items()} == {
+    cards = {
+        json.loads(path.read_text())["stage"]: path.parent
+        for path in (directory / "cache").glob("*/checkpoint/card.json")
+    }
+    assert {
+        name: [parent.stage for parent in model_card.read(path).parents]
+        for name, path in cards.items()
+    } == {
         "sft": [],
         "rlvr": ["sft"],
         "sft_distilled": ["sft", "rlvr"],
     }
     final = model_card.read(cards["sft_distilled"])
     assert final.base.name == "embedded:tiny-base"
-    assert {parent.digest for parent in final.parents} | {final.data.digest} < set(digests(directory).values())
+    assert {parent.digest for parent in final.parents} | {final.data.digest} < set(
+        digests(directory).values()
+    )
     assert (cards["sft_distilled"] / "README.md").read_text() == model_card.render(final)
 
 
@@ -93,7 +118,9 @@ def test_the_last_checkpoint_is_released_with_the_scores_of_the_report(first):
     scores = model_card.read(released).scores
     report = json.loads((directory / "report.json").read_text())["stages"]["distilled"]
     for view in model_card.VIEWS:
-        assert {name: found.model_dump() for name, found in getattr(scores, view).items()} == report[view]
+        assert {
+            name: found.model_dump() for name, found in getattr(scores, view).items()
+        } == report[view]
     assert model_card.read(released).made.section == "sft_distilled"
     assert "Not scored yet" not in (released / "README.md").read_text()
     (weights,) = released.glob("*.safetensors")
@@ -103,19 +130,32 @@ def test_the_last_checkpoint_is_released_with_the_scores_of_the_report(first):
 
 @pytest.fixture
 def guide(first, tmp_path):
-    """Runs the commands of one verb that docs/provenance.md shows, with a score of this run; what they said."""
+    """Runs the commands of one verb that docs/provenance.md shows, with a score of this run; what
+    they said."""
     directory, _ = first
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(directory)
-    shown = json.loads((directory / "report.json").read_text())["stages"]["distilled"]["clean"]["macro"]["value"]
-    commands = re.findall(r"^\.venv/bin/omnicore (.*)$", (ROOT / "docs" / "provenance.md").read_text(), re.MULTILINE)
+    shown = json.loads((directory / "report.json").read_text())["stages"]["distilled"]["clean"][
+        "macro"
+    ]["value"]
+    commands = re.findall(
+        r"^\.venv/bin/omnicore (.*)$", (ROOT / "docs" / "provenance.md").read_text(), re.MULTILINE
+    )
 
     def run_all(verb):
         said = []
         for command in (command for command in commands if command.startswith(f"{verb} ")):
             line = f"{sys.executable} -m omnicore {command.replace('89.1', f'{100 * shown:.6f}')}"
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            result = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            result = subprocess.run(
+                line,
+                shell=True,
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert result.returncode == 0, result.stderr
             said.append(result.stdout)
         return said
@@ -139,9 +179,13 @@ def test_a_score_of_the_report_is_traced_as_the_guide_says(first, guide):
     directory, _ = first
     said = guide("trace")
     assert len(said) == 2
-    head, _ = said[0].split("\n\n")  # stages that learn nothing may have the same score: then there is no tree
+    head, _ = said[0].split(
+        "\n\n"
+    )  # stages that learn nothing may have the same score: then there is no tree
     assert re.search(r"^evaluate of \w+ .*scores\.json  clean\.macro", head, re.MULTILINE)
-    assert re.search(r"^copied to report .*report\.json  stages\.distilled\.clean\.macro", head, re.MULTILINE)
+    assert re.search(
+        r"^copied to report .*report\.json  stages\.distilled\.clean\.macro", head, re.MULTILINE
+    )
     assert said[1].count("weights checkpoint/model.safetensors") == 3
     assert set(re.findall(r"digest ([0-9a-f]{64})", said[1])) >= {
         digest

@@ -1,4 +1,5 @@
-"""docs/audit.md is run as it reads: the fixture stands for the folder of Daily-Omni, a stub for the model servers."""
+"""docs/audit.md is run as it reads: the fixture stands for the folder of Daily-Omni, a stub for the
+model servers."""
 
 from __future__ import annotations
 
@@ -25,15 +26,24 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(".venv/bin/omnicore ")
 ]
-MODELS = ("Qwen/Qwen3-VL-30B-A3B-Thinking", "OpenGVLab/InternVL3_5-30B-A3B", "Qwen/Qwen2.5-Omni-3B", "Qwen/Qwen2.5-Omni-7B")
+MODELS = (
+    "Qwen/Qwen3-VL-30B-A3B-Thinking",
+    "OpenGVLab/InternVL3_5-30B-A3B",
+    "Qwen/Qwen2.5-Omni-3B",
+    "Qwen/Qwen2.5-Omni-7B",
+)
 
 
 def reply(request: dict[str, Any]) -> Answer:
     """Guesses by a hash of all that it is shown."""
     number = int(hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8], 16)
     letters = re.findall(r"^([A-Z])\. ", told(request), re.MULTILINE)
-    said = letters[number % len(letters)] if request["seed"] else number  # the canary, whose seed is 0, wants media told apart
-    return completion(f"<answer>{said}</answer>", model=request["model"], reasoning_content="Let me look.")
+    said = (
+        letters[number % len(letters)] if request["seed"] else number
+    )  # the canary, whose seed is 0, wants media told apart
+    return completion(
+        f"<answer>{said}</answer>", model=request["model"], reasoning_content="Let me look."
+    )
 
 
 def run(line: str, folder: Path, settings: list[str]) -> subprocess.CompletedProcess[str]:
@@ -42,18 +52,24 @@ def run(line: str, folder: Path, settings: list[str]) -> subprocess.CompletedPro
         arguments += [part for setting in settings for part in ("--set", setting)]
     environment = {**os.environ, "OMNI_MEDIA_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "omnicore", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.slow
 def test_the_guide_runs_as_it_reads(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     copy("daily_omni", tmp_path / "data").rename(tmp_path / "data" / "Daily-Omni")
-    listed = Answer(json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode())
+    listed = Answer(
+        json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode()
+    )
     said = []
     with Stub(reply, models=listed) as stub:
         # The fixture has items that are broken on purpose.
-        settings = [f"{section}engine.url={stub.url}" for section in ("", "probe.", "second_probe.")] + ["prepare.max_refused=0.5"]
+        settings = [
+            f"{section}engine.url={stub.url}" for section in ("", "probe.", "second_probe.")
+        ] + ["prepare.max_refused=0.5"]
         for line in COMMANDS:
             done = run(line, tmp_path, settings)
             assert done.returncode == 0, f"{line}\n{done.stderr}"
@@ -66,7 +82,11 @@ def test_the_guide_runs_as_it_reads(tmp_path: Path) -> None:
     queries = (runs / "prepare" / "queries.jsonl").read_text().splitlines()
     assert len(draws) == 10 * len(queries)
     assert {draw["reasoning"] for draw in draws} == {"Let me look."}
-    assert {part["type"] for r in stub.requests[:1] for part in r["messages"][-1]["content"]} <= {"text", "image_url", "video_url"}
+    assert {part["type"] for r in stub.requests[:1] for part in r["messages"][-1]["content"]} <= {
+        "text",
+        "image_url",
+        "video_url",
+    }
     assert "<title>" in (runs / "report" / "report.html").read_text()
     scores = json.loads((runs / "evaluate" / "scores.json").read_text())
     assert scores["by_benchmark"]["daily_omni"]["official"]["raw"]["n"] == len(queries)
@@ -75,7 +95,9 @@ def test_the_guide_runs_as_it_reads(tmp_path: Path) -> None:
 def test_no_sound_is_sent_where_it_is_withheld(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     copy("daily_omni", tmp_path / "data").rename(tmp_path / "data" / "Daily-Omni")
-    listed = Answer(json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode())
+    listed = Answer(
+        json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode()
+    )
     with Stub(reply, models=listed) as stub:
         settings = [
             f"probe.engine.url={stub.url}",
@@ -91,7 +113,12 @@ def test_no_sound_is_sent_where_it_is_withheld(tmp_path: Path) -> None:
     assert {"text", "video_url"} in kinds
     assert {"text"} in kinds
     assert not any("input_audio" in shown for shown in kinds)
-    videos = [p["video_url"]["url"] for r in asked for p in r["messages"][-1]["content"] if p["type"] == "video_url"]
+    videos = [
+        p["video_url"]["url"]
+        for r in asked
+        for p in r["messages"][-1]["content"]
+        if p["type"] == "video_url"
+    ]
     assert all(url.startswith("data:video/jpeg;base64,") for url in videos)
 
 
@@ -100,6 +127,10 @@ def test_the_table_has_every_benchmark_as_the_registry_knows_it() -> None:
     assert sorted(rows) == sorted(NAMES)
     for name, policy in rows.items():
         entry = adapter(name).ENTRY
-        assert policy.startswith({"filtered": "filtered", "keep_whole": "kept whole"}[entry.filter_policy]), name
+        assert policy.startswith(
+            {"filtered": "filtered", "keep_whole": "kept whole"}[entry.filter_policy]
+        ), name
         assert f"| `{name}` | `{entry.annotations[0]}` |" in GUIDE
-        assert [layout for layout in entry.annotations[1:] if f"| `{layout}`" not in GUIDE] == [], name
+        assert [layout for layout in entry.annotations[1:] if f"| `{layout}`" not in GUIDE] == [], (
+            name
+        )

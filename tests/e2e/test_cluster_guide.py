@@ -1,4 +1,5 @@
-"""docs/cluster.md held to the code, without a cluster: what it names exists, what it says of rights, sizes and limits is so."""
+"""docs/cluster.md held to the code, without a cluster: what it names exists, what it says of
+rights, sizes and limits is so."""
 
 from __future__ import annotations
 
@@ -46,13 +47,17 @@ def parses(words: list[str]) -> str:
         return "" if main(words) == 0 else shlex.join(words)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(".venv/bin/omnicore ")])
+@pytest.mark.parametrize(
+    "line", [line for line in COMMANDS if line.startswith(".venv/bin/omnicore ")]
+)
 def test_omnicore_commands_parse(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert parses(shlex.split(line)[1:]) == "", capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", sorted(set(INLINE)))
-def test_commands_in_the_text_are_the_clis_own(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_in_the_text_are_the_clis_own(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = shlex.split(text)[1:]
     with pytest.raises(SystemExit) as ended:
         main([*[word for word in words if not word.startswith("-")][:1], "--help"])
@@ -64,9 +69,17 @@ def test_commands_in_the_text_are_the_clis_own(text: str, capsys: pytest.Capture
 @pytest.mark.parametrize("line", [line for line in COMMANDS if ".venv/bin/python -m " in line])
 def test_modules_are_there_and_take_as_many_arguments(line: str) -> None:
     words = shlex.split(line)
-    done = subprocess.run([sys.executable, "-m", words[2], "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", words[2], "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    short = subprocess.run([sys.executable, "-m", *words[2:-1]], cwd=ROOT, capture_output=True, text=True, check=False)
+    short = subprocess.run(
+        [sys.executable, "-m", *words[2:-1]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert short.returncode == MISSING
     assert "required" in short.stderr
 
@@ -95,16 +108,25 @@ def test_values_of_the_recipe_exist() -> None:
             assert part in held.model_fields, name
             held = held.model_fields[part].annotation
     need = NEEDS["rlvr"]
-    assert f"{need.cpu} cores, {need.memory.removesuffix('Gi')} Gi, {need.gpus} GPU for a heavy step" in GUIDE
+    assert (
+        f"{need.cpu} cores, {need.memory.removesuffix('Gi')} Gi, {need.gpus} GPU for a heavy step"
+        in GUIDE
+    )
 
 
 def test_files_that_it_names_exist() -> None:
-    named = set(re.findall(r"\b((?:k8s|images|pipelines|tests|docs)/[\w./-]+)", GUIDE.replace("build/pipelines/", "")))
+    named = set(
+        re.findall(
+            r"\b((?:k8s|images|pipelines|tests|docs)/[\w./-]+)",
+            GUIDE.replace("build/pipelines/", ""),
+        )
+    )
     named |= {f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", GUIDE)}
     assert len(named) > 8
     assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
     assert all(
-        (ROOT / "pipelines" / "compiled" / Path(name).name).is_file() for name in re.findall(r"build/pipelines/\S+\.yaml", GUIDE)
+        (ROOT / "pipelines" / "compiled" / Path(name).name).is_file()
+        for name in re.findall(r"build/pipelines/\S+\.yaml", GUIDE)
     )
 
 
@@ -115,7 +137,9 @@ def test_overlays_render(path: str) -> None:
 
 def test_targets_and_profiles_are_those_of_the_makefile_and_skaffold() -> None:
     targets = set(re.findall(r"make ([a-z][a-z-]*)", GUIDE))
-    assert targets <= set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets <= set(
+        re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
     config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
     profiles = {profile["name"]: profile for profile in config["profiles"]}
     default = re.search(r"^PROFILE +\?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -125,14 +149,20 @@ def test_targets_and_profiles_are_those_of_the_makefile_and_skaffold() -> None:
     assert [row[0] for row in rows] == ["local", "dev,gpu", "prod,gpu"]
     for names, overlay, images in rows:
         chosen = [config, *(profiles[name] for name in names.split(","))]
-        assert [c["manifests"]["kustomize"]["paths"] for c in chosen if "manifests" in c][-1] == [overlay]
+        assert [c["manifests"]["kustomize"]["paths"] for c in chosen if "manifests" in c][-1] == [
+            overlay
+        ]
         built = [c["build"]["artifacts"] for c in chosen if "artifacts" in c["build"]][-1]
-        assert re.findall(r"core|train|serve", images) == [artifact["image"].removeprefix("omni-") for artifact in built]
+        assert re.findall(r"core|train|serve", images) == [
+            artifact["image"].removeprefix("omni-") for artifact in built
+        ]
 
 
 def test_the_table_of_rights_is_what_the_base_grants() -> None:
     told: dict[tuple[str, str], set[str]] = {}
-    for account, verbs, thing in re.findall(r"^\| `(omnicore-\w+)` \| ([^|]+) \| ([^|]*)\|$", GUIDE, re.MULTILINE):
+    for account, verbs, thing in re.findall(
+        r"^\| `(omnicore-\w+)` \| ([^|]+) \| ([^|]*)\|$", GUIDE, re.MULTILINE
+    ):
         told[account, thing.strip()] = set(verbs.split(", "))
     objects = kustomize(ROOT / "k8s" / "base")
     roles = {o["metadata"]["name"]: o["rules"] for o in objects if o["kind"] == "Role"}
@@ -142,10 +172,16 @@ def test_the_table_of_rights_is_what_the_base_grants() -> None:
             for group, resource in product(rule["apiGroups"], rule["resources"]):
                 names = rule.get("resourceNames", [])
                 thing = f"`{resource}.{group}`" if group else f"`{resource}`"
-                granted[subject["name"], thing + "".join(f" named `{name}`" for name in names)] |= set(rule["verbs"])
-    silent = {o["metadata"]["name"] for o in objects if o["kind"] == "ServiceAccount"} - {account for account, _ in granted}
+                granted[subject["name"], thing + "".join(f" named `{name}`" for name in names)] |= (
+                    set(rule["verbs"])
+                )
+    silent = {o["metadata"]["name"] for o in objects if o["kind"] == "ServiceAccount"} - {
+        account for account, _ in granted
+    }
     assert {key: verbs for key, verbs in told.items() if key[0] not in silent} == granted
-    assert {key[0] for key, verbs in told.items() if verbs == {"nothing", "and its pods hold no token"}} == silent
+    assert {
+        key[0] for key, verbs in told.items() if verbs == {"nothing", "and its pods hold no token"}
+    } == silent
 
 
 def test_sizes_and_times_are_those_of_the_code() -> None:
@@ -170,24 +206,36 @@ def test_what_is_kept_of_an_unfinished_step_is_as_it_reads() -> None:
     assert f"replies every {EVERY:.0f} seconds" in GUIDE
     tiny, plain = load_recipe("tiny"), SftConfig(data="x")
     assert plain.checkpoint_every == 0
-    assert {section.checkpoint_every for section in (tiny.sft, tiny.rlvr, tiny.sft_distilled)} == {20}
+    assert {section.checkpoint_every for section in (tiny.sft, tiny.rlvr, tiny.sft_distilled)} == {
+        20
+    }
 
 
 def test_quotas_and_small_pods_are_those_of_the_manifests() -> None:
     for overlay, gpus in (("dev", 2), ("prod", 8)):
-        (queue,) = [o for o in kustomize(ROOT / "k8s" / "overlays" / overlay) if o["kind"] == "ClusterQueue"]
+        (queue,) = [
+            o for o in kustomize(ROOT / "k8s" / "overlays" / overlay) if o["kind"] == "ClusterQueue"
+        ]
         cpu, gpu = queue["spec"]["resourceGroups"][0]["flavors"]
         assert [r["nominalQuota"] for r in cpu["resources"]] == [32, "128Gi", 0]
         assert [r["nominalQuota"] for r in gpu["resources"]] == [96, "768Gi", gpus]
-    (limits,) = [o["spec"]["limits"][0] for o in kustomize(ROOT / "k8s" / "base") if o["kind"] == "LimitRange"]
+    (limits,) = [
+        o["spec"]["limits"][0]
+        for o in kustomize(ROOT / "k8s" / "base")
+        if o["kind"] == "LimitRange"
+    ]
     assert limits["defaultRequest"] == {"cpu": "250m", "memory": "1Gi"}
     assert (NEEDS["prepare"].cpu, NEEDS["prepare"].memory) == ("2", "8Gi")
-    assert {(NEEDS[step].cpu, NEEDS[step].memory) for step in ("clean", "report", "promote")} == {("1", "4Gi")}
+    assert {(NEEDS[step].cpu, NEEDS[step].memory) for step in ("clean", "report", "promote")} == {
+        ("1", "4Gi")
+    }
 
 
 def test_jobs_of_a_run_are_counted_right() -> None:
     """Tasks with a GPU of the compiled pipeline, those of the control arm apart."""
-    spec = next(yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "omniboost.yaml").read_text()))
+    spec = next(
+        yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "omniboost.yaml").read_text())
+    )
     found: dict[bool, list[str]] = {True: [], False: []}
 
     def walk(tasks: dict[str, Any], control: bool) -> None:
@@ -201,19 +249,28 @@ def test_jobs_of_a_run_are_counted_right() -> None:
                 found[control].append(re.sub(r"-\d+$", "", name.removeprefix("comp-")))
 
     walk(spec["root"]["dag"]["tasks"], control=False)
-    heavy = {arm: {step: names.count(step) for step in NEEDS if NEEDS[step].gpus} for arm, names in found.items()}
+    heavy = {
+        arm: {step: names.count(step) for step in NEEDS if NEEDS[step].gpus}
+        for arm, names in found.items()
+    }
     assert heavy[False] == {"probe": 3, "evaluate": 4, "sft": 2, "rlvr": 1, "distill": 1}
     assert heavy[True] == {"probe": 0, "evaluate": 1, "sft": 0, "rlvr": 1, "distill": 0}
 
 
 def source() -> str:
-    """All string literals of the code, one after the other; what an f-string fills in is left out."""
+    """All string literals of the code, one after the other; what an f-string fills in is left
+    out."""
     found: list[str] = []
     for root in ("omnicore", "pipelines"):
         for path in (ROOT / root).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
-                    found.append("\0".join(str(part.value) if isinstance(part, ast.Constant) else "" for part in node.values))
+                    found.append(
+                        "\0".join(
+                            str(part.value) if isinstance(part, ast.Constant) else ""
+                            for part in node.values
+                        )
+                    )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
     return "\n".join(found)
@@ -229,7 +286,9 @@ def test_messages_are_those_that_the_code_prints() -> None:
         assert [part for part in parts if part not in code] == [], message
 
 
-def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(signed_in: None, tmp_path: Path) -> None:
+def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(
+    signed_in: None, tmp_path: Path
+) -> None:
     from omnicore.storage import store
 
     made = tmp_path / "made"
@@ -248,13 +307,22 @@ def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(signed_i
             .replace("DIGEST", found.digest)
         )
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     listed, printed, _ = (run(line) for line in COMMANDS if line.startswith(".venv/bin/python"))
     assert listed.split() == [name]
-    assert all(f"{field}={getattr(found, field)!r}" in printed for field in ("address", "uri", "digest"))
+    assert all(
+        f"{field}={getattr(found, field)!r}" in printed for field in ("address", "uri", "digest")
+    )
     assert (tmp_path / "runs" / "model" / "checkpoint" / "config.json").read_text() == "{}"
 
 
@@ -268,11 +336,17 @@ def test_one_file_names_the_champions_checkpoint_everywhere(tmp_path: Path) -> N
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     named = tmp_path / "k8s" / "overlays" / "prod" / "champion.yaml"
     named.write_text(named.read_text().partition("\ndata:\n")[0] + "\n" + filled)
-    done = subprocess.run([kubectl(), "kustomize", str(named.parent)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [kubectl(), "kustomize", str(named.parent)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (champion,) = [o for o in yaml.safe_load_all(done.stdout) if o["kind"] == "InferenceService"]
     predictor = champion["spec"]["predictor"]
-    assert predictor["initContainers"][0]["args"] == ["s3://b/results/x", "1" * 64, "/mnt/model/model"]
+    assert predictor["initContainers"][0]["args"] == [
+        "s3://b/results/x",
+        "1" * 64,
+        "/mnt/model/model",
+    ]
     assert predictor["model"]["storageUri"] == "s3://b/results/x/1/checkpoint"
     assert (predictor["minReplicas"], predictor["model"]["resources"]["limits"]) == (
         2,

@@ -1,4 +1,5 @@
-"""A decision becomes a commit of a bare repository, with results in a real bucket: alone, at once, refused, reverted."""
+"""A decision becomes a commit of a bare repository, with results in a real bucket: alone, at once,
+refused, reverted."""
 
 from __future__ import annotations
 
@@ -48,8 +49,17 @@ class Repository:
         self.git(self.tree, "push", "--quiet", "origin", "HEAD:main")
 
     def git(self, tree: Path, *words: str) -> str:
-        who = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "protocol.file.allow=always")
-        return subprocess.run(["git", *who, *words], cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
+        who = (
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.com",
+            "-c",
+            "protocol.file.allow=always",
+        )
+        return subprocess.run(
+            ["git", *who, *words], cwd=tree, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     def clone(self, name: str) -> Path:
         self.git(self.root, "clone", "--quiet", str(self.bare), name)
@@ -77,7 +87,10 @@ def models(seaweed: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in seaweed.env.items():
             patch.setenv(name, value)
-        return {name: published(tmp_path_factory.mktemp(name), name) for name in ("first", "second", "third", "pickled")}
+        return {
+            name: published(tmp_path_factory.mktemp(name), name)
+            for name in ("first", "second", "third", "pickled")
+        }
 
 
 def published(folder: Path, name: str) -> Checkpoint:
@@ -87,7 +100,9 @@ def published(folder: Path, name: str) -> Checkpoint:
     (weights / "model.safetensors").write_text(name)
     if name == "pickled":
         (weights / "pytorch_model.bin").write_text("")
-    write_step(folder, {"step": "rlvr", "section": "rlvr", "key": name, "seconds": 1.0, "summary": {}})
+    write_step(
+        folder, {"step": "rlvr", "section": "rlvr", "key": name, "seconds": 1.0, "summary": {}}
+    )
     store.publish(folder, f"{RESULTS}/{name}")
     return checkpoint(f"{RESULTS}/{name}", "")
 
@@ -97,24 +112,36 @@ def repository(signed_in: None, models: dict[str, Checkpoint], tmp_path: Path) -
     return Repository(tmp_path, models["first"])
 
 
-def decision(root: Path, candidate: Checkpoint, champion: Checkpoint, decided: str = "promote") -> Path:
+def decision(
+    root: Path, candidate: Checkpoint, champion: Checkpoint, decided: str = "promote"
+) -> Path:
     """What promote writes, about two published models."""
     folder = root / f"decision-{candidate.address.rpartition('/')[2]}"
     folder.mkdir(exist_ok=True)
     figures = {"value": 0.4, "low": 0.35, "high": 0.45, "n": 500}
-    digests = {"champion": gitops._model(champion.address), "candidate": gitops._model(candidate.address)}
+    digests = {
+        "champion": gitops._model(champion.address),
+        "candidate": gitops._model(candidate.address),
+    }
     found = {
         "decision": decided,
         "reasons": ["40 points better", "none worse"],
         "difference": figures,
         "by_benchmark": {"elm": figures},
     }
-    hashes = {"champion": "c" * 64, "candidate": "d" * 64, "profile_hash": "e" * 64, "manifest_hash": "f" * 64}
+    hashes = {
+        "champion": "c" * 64,
+        "candidate": "d" * 64,
+        "profile_hash": "e" * 64,
+        "manifest_hash": "f" * 64,
+    }
     write_json(folder / "decision.json", {**found, **hashes, "models": digests})
     return folder
 
 
-def deploy(repository: Repository, decided: Path, candidate: Checkpoint, to: str = "", *options: str) -> int:
+def deploy(
+    repository: Repository, decided: Path, candidate: Checkpoint, to: str = "", *options: str
+) -> int:
     place = ["--repo", to or str(repository.bare), "--checkpoint", candidate.address]
     return main(["deploy", "--decision", str(decided), *place, *options])
 
@@ -122,7 +149,9 @@ def deploy(repository: Repository, decided: Path, candidate: Checkpoint, to: str
 def served(tree: Path) -> tuple[str, str, str]:
     """Address, digest and uri of the champion as kubectl renders the overlay."""
     kustomize.cache_clear()
-    (found,) = [o for o in kustomize(tree / "k8s" / "overlays" / "prod") if o["kind"] == "InferenceService"]
+    (found,) = [
+        o for o in kustomize(tree / "k8s" / "overlays" / "prod") if o["kind"] == "InferenceService"
+    ]
     predictor = found["spec"]["predictor"]
     return *predictor["initContainers"][0]["args"][:2], predictor["model"]["storageUri"]
 
@@ -132,7 +161,10 @@ def names(model: Checkpoint) -> tuple[str, str, str]:
 
 
 def test_a_commit_changes_three_values_carries_its_evidence_and_is_reverted(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, second = models["first"], models["second"]
     before = repository.text()
@@ -140,12 +172,24 @@ def test_a_commit_changes_three_values_carries_its_evidence_and_is_reverted(
     assert deploy(repository, decided, second) == 0
     assert f"on main: {second.address} is the champion" in capsys.readouterr().out
     after = repository.text()
-    changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    changed = [
+        (a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b
+    ]
     assert [b.split(":")[0].strip() for _, b in changed] == ["address", "digest", "uri"]
     message = repository.git(repository.bare, "log", "-1", "--format=%B", "main")
-    for part in ("- 40 points better", "elm: +40.0 [+35.0, +45.0] over 500", f"Replaces: {first.address}", f"Manifest: {'f' * 64}"):
+    for part in (
+        "- 40 points better",
+        "elm: +40.0 [+35.0, +45.0] over 500",
+        f"Replaces: {first.address}",
+        f"Manifest: {'f' * 64}",
+    ):
         assert part in message
-    assert repository.git(repository.bare, "show", "--stat", "--format=", "main").splitlines()[0].split()[0] == FILE
+    assert (
+        repository.git(repository.bare, "show", "--stat", "--format=", "main")
+        .splitlines()[0]
+        .split()[0]
+        == FILE
+    )
     assert served(repository.clone("after")) == names(second)
 
     assert deploy(repository, decided, second) == 0  # the same again, as a retry does
@@ -160,7 +204,10 @@ def test_a_commit_changes_three_values_carries_its_evidence_and_is_reverted(
 
 
 def test_of_two_at_once_one_wins_and_the_other_is_told_to_compare_again(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ready = threading.Barrier(2)
     push, waited = gitops._push, threading.local()
@@ -172,11 +219,15 @@ def test_of_two_at_once_one_wins_and_the_other_is_told_to_compare_again(
         return push(*arguments)
 
     monkeypatch.setattr(gitops, "_push", together)
-    given = {name: decision(tmp_path, models[name], models["first"]) for name in ("second", "third")}
+    given = {
+        name: decision(tmp_path, models[name], models["first"]) for name in ("second", "third")
+    }
 
     def run(name: str) -> str:
         try:
-            return gitops.deploy(given[name], models[name].address, str(repository.bare), "main", file=FILE)
+            return gitops.deploy(
+                given[name], models[name].address, str(repository.bare), "main", file=FILE
+            )
         except DataError as error:
             return str(error)
 
@@ -210,18 +261,32 @@ def test_a_branch_that_moves_is_taken_up_where_it_is(
         return push(*arguments)
 
     monkeypatch.setattr(gitops, "_push", moved)
-    assert deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"]) == status
+    assert (
+        deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"])
+        == status
+    )
     assert repository.log().count("another's") == moves
     assert ("The champion is second" in repository.log()) == (status == 0)
-    assert status == 0 or f"has moved {moves} times meanwhile, and nothing was changed" in capsys.readouterr().err
+    assert (
+        status == 0
+        or f"has moved {moves} times meanwhile, and nothing was changed" in capsys.readouterr().err
+    )
 
 
 def test_a_push_whose_answer_was_lost_has_happened(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     push = gitops._push
-    monkeypatch.setattr(gitops, "_push", lambda *arguments: push(*arguments) or "the connection was reset")
-    assert deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"]) == 0
+    monkeypatch.setattr(
+        gitops, "_push", lambda *arguments: push(*arguments) or "the connection was reset"
+    )
+    assert (
+        deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"])
+        == 0
+    )
     assert len(repository.log()) == 2
 
 
@@ -244,13 +309,19 @@ def test_a_proposal_is_a_branch_of_its_own(
 
 
 def test_in_a_work_tree_the_commit_is_made_and_left_to_be_pushed(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     second, tree = models["second"], repository.clone("mine")
     decided = decision(tmp_path, second, models["first"])
     (tree / "note.txt").write_text("")
     assert deploy(repository, decided, second, str(tree)) == 2
-    assert "has changes that are not committed (?? note.txt): commit or stash them" in capsys.readouterr().err
+    assert (
+        "has changes that are not committed (?? note.txt): commit or stash them"
+        in capsys.readouterr().err
+    )
     (tree / "note.txt").unlink()
     assert deploy(repository, decided, second, str(tree), "--branch", "other") == 2
     assert "has main checked out, not other" in capsys.readouterr().err
@@ -261,13 +332,24 @@ def test_in_a_work_tree_the_commit_is_made_and_left_to_be_pushed(
 
 
 def test_a_commit_that_a_hook_refuses_leaves_the_work_tree_as_it_was(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tree = repository.clone("mine")
     hook = tree / ".git" / "hooks" / "pre-commit"
     hook.write_text("#!/bin/sh\necho no commits on fridays >&2\nexit 1\n")
     hook.chmod(0o755)
-    assert deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"], str(tree)) == 2
+    assert (
+        deploy(
+            repository,
+            decision(tmp_path, models["second"], models["first"]),
+            models["second"],
+            str(tree),
+        )
+        == 2
+    )
     assert "no commits on fridays" in capsys.readouterr().err
     assert repository.git(tree, "status", "--porcelain") == ""
     assert served(tree) == names(models["first"])
@@ -290,7 +372,9 @@ def read_only(repository: Repository) -> Iterator[str]:
     url = f"git://127.0.0.1:{port}/bare.git"
     try:
         limit = time.monotonic() + 20
-        while subprocess.run(["git", "ls-remote", url], capture_output=True, check=False).returncode:
+        while subprocess.run(
+            ["git", "ls-remote", url], capture_output=True, check=False
+        ).returncode:
             assert time.monotonic() < limit
             time.sleep(0.1)
         yield url
@@ -300,7 +384,10 @@ def read_only(repository: Repository) -> Iterator[str]:
 
 
 def test_who_may_not_push_is_told_so_and_nothing_is_half_done(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = repository.git(repository.bare, "for-each-ref")
     decided = decision(tmp_path, models["second"], models["first"])
@@ -320,11 +407,35 @@ def test_who_may_not_push_is_told_so_and_nothing_is_half_done(
 # The candidate and the champion that were compared, the candidate that is named, options, and what is said.
 REFUSED: dict[str, tuple[str, str, str, list[str], str]] = {
     "another candidate": ("third", "first", "second", [], "was decided on: name that one"),
-    "another champion": ("second", "third", "second", [], "the champion has moved: .*/first .model "),
-    "a pickle": ("pickled", "first", "pickled", [], r"holds pytorch_model\.bin, which may run code"),
+    "another champion": (
+        "second",
+        "third",
+        "second",
+        [],
+        "the champion has moved: .*/first .model ",
+    ),
+    "a pickle": (
+        "pickled",
+        "first",
+        "pickled",
+        [],
+        r"holds pytorch_model\.bin, which may run code",
+    ),
     "no such branch": ("second", "first", "second", ["--branch", "x"], "git clone of"),
-    "no such file": ("second", "first", "second", ["--file", "a.yaml"], "main has no a.yaml: name the file .* with --file"),
-    "no champion": ("second", "first", "second", ["--file", "k8s/base/priorities.yaml"], "does not name a champion"),
+    "no such file": (
+        "second",
+        "first",
+        "second",
+        ["--file", "a.yaml"],
+        "main has no a.yaml: name the file .* with --file",
+    ),
+    "no champion": (
+        "second",
+        "first",
+        "second",
+        ["--file", "k8s/base/priorities.yaml"],
+        "does not name a champion",
+    ),
     "nobody there": (
         "second",
         "first",
@@ -337,7 +448,11 @@ REFUSED: dict[str, tuple[str, str, str, list[str], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(
-    case: str, repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str,
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     compared, champion, candidate, options, words = REFUSED[case]
     decided = decision(tmp_path, models[compared], models[champion])
@@ -347,27 +462,41 @@ def test_what_is_refused(
 
 
 def test_a_decision_to_keep_is_kept_and_a_model_outside_of_s3_is_not_served(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     second, first = models["second"], models["first"]
     assert deploy(repository, decision(tmp_path, second, first, "keep"), second) == 2
     assert "decides to keep the champion: 40 points better; none worse" in capsys.readouterr().err
-    assert deploy(repository, decision(tmp_path, second, first), second._replace(address="runs/rlvr")) == 2
+    assert (
+        deploy(repository, decision(tmp_path, second, first), second._replace(address="runs/rlvr"))
+        == 2
+    )
     assert "--checkpoint 'runs/rlvr': what serves is fetched from S3" in capsys.readouterr().err
     assert len(repository.log()) == 1
 
 
 def test_the_first_champion_is_not_of_a_comparison(
-    repository: Repository, models: dict[str, Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    models: dict[str, Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copy(ROOT / FILE, repository.tree / FILE)
     repository.commit(repository.tree, "none yet")
     repository.git(repository.tree, "push", "--quiet", "origin", "HEAD:main")
-    assert deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"]) == 2
+    assert (
+        deploy(repository, decision(tmp_path, models["second"], models["first"]), models["second"])
+        == 2
+    )
     assert "names no champion yet" in capsys.readouterr().err
 
 
-def test_the_token_goes_to_the_address_in_a_header_and_into_no_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_token_goes_to_the_address_in_a_header_and_into_no_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,5 @@
-"""The images: what they are made of, and the audit in containers through kfp.local on podman, the model on a server outside."""
+"""The images: what they are made of, and the audit in containers through kfp.local on podman, the
+model on a server outside."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ IMAGES = {"core", "train", "serve"}
 USER = "10001:10001"
 LOCKED = ("--read-only", "--cap-drop=ALL", "--network=none", "--rm")
 needs_podman = pytest.mark.skipif(bool(missing()), reason=missing() or "podman is there")
-needs_time = pytest.mark.skipif("OMNI_TEST_TRAIN_IMAGE" not in os.environ, reason="a quarter of an hour: make test-images")
+needs_time = pytest.mark.skipif(
+    "OMNI_TEST_TRAIN_IMAGE" not in os.environ, reason="a quarter of an hour: make test-images"
+)
 
 
 def lock(name: str) -> dict[str, str]:
@@ -42,7 +45,9 @@ def test_dockerfiles_are_clean(name: str) -> None:
     command = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not command:
         pytest.skip("hadolint is not installed")
-    done = subprocess.run([command, str(ROOT / "images" / name / "Dockerfile")], capture_output=True, text=True)
+    done = subprocess.run(
+        [command, str(ROOT / "images" / name / "Dockerfile")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -63,10 +68,15 @@ def test_locks_name_hashes_and_no_host(name: str) -> None:
 )
 def test_locks_are_what_pyproject_asks_for(name: str, extras: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *(line for extra in extras.split() for line in project["optional-dependencies"][extra])]
+    asked = [
+        *project["dependencies"],
+        *(line for extra in extras.split() for line in project["optional-dependencies"][extra]),
+    ]
     pinned = lock(name)
     for requirement in map(Requirement, asked):
-        if requirement.name != "torch":  # the base's CUDA decides which build: pinned in the Dockerfile
+        if (
+            requirement.name != "torch"
+        ):  # the base's CUDA decides which build: pinned in the Dockerfile
             assert requirement.specifier.contains(pinned[requirement.name]), (
                 f"{requirement}, locked {pinned[requirement.name]}: make lock"
             )
@@ -84,24 +94,38 @@ def test_skaffold_builds_every_image_from_the_shared_base() -> None:
         for artifact in profile.get("build", {}).get("artifacts", []):
             name = artifact["image"].removeprefix("omni-")
             assert artifact["docker"]["dockerfile"] == f"images/{name}/Dockerfile"
-            assert (artifact.get("requires") == [{"image": "omni-core", "alias": "CORE"}]) == (name != "core")
-            arguments = re.findall(r"^ARG (\w+)", (ROOT / f"images/{name}/Dockerfile").read_text(), re.MULTILINE)
+            assert (artifact.get("requires") == [{"image": "omni-core", "alias": "CORE"}]) == (
+                name != "core"
+            )
+            arguments = re.findall(
+                r"^ARG (\w+)", (ROOT / f"images/{name}/Dockerfile").read_text(), re.MULTILINE
+            )
             assert set(artifact["docker"].get("buildArgs", {})) <= set(arguments)
-    assert {artifact["image"] for artifact in profiles["gpu"]["build"]["artifacts"]} == {f"omni-{name}" for name in IMAGES}
+    assert {artifact["image"] for artifact in profiles["gpu"]["build"]["artifacts"]} == {
+        f"omni-{name}" for name in IMAGES
+    }
 
 
 @pytest.mark.parametrize(
     ("told", "image"),
     [
         (None, "localhost/omni-core:dev"),
-        ({"builds": [{"imageName": "omni-core", "tag": "r.example/omni-core:1@sha256:ab"}]}, "r.example/omni-core:1@sha256:ab"),
-        ({"builds": [{"imageName": "r.example/x/omni-core", "tag": "r.example/x/omni-core:2"}]}, "r.example/x/omni-core:2"),
+        (
+            {"builds": [{"imageName": "omni-core", "tag": "r.example/omni-core:1@sha256:ab"}]},
+            "r.example/omni-core:1@sha256:ab",
+        ),
+        (
+            {"builds": [{"imageName": "r.example/x/omni-core", "tag": "r.example/x/omni-core:2"}]},
+            "r.example/x/omni-core:2",
+        ),
         ({"builds": [{"imageName": "omni-train", "tag": "t"}]}, ""),
         ({"images": []}, ""),
         ("missing", ""),
     ],
 )
-def test_components_take_the_images_of_one_build(told: Any, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_take_the_images_of_one_build(
+    told: Any, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from components.images import BUILD
     from components.images import image as found
     from omnicore.errors import ConfigError
@@ -144,7 +168,16 @@ def model() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "omnicore", "serve", "--model", "embedded:tiny-probe", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "omnicore",
+        "serve",
+        "--model",
+        "embedded:tiny-probe",
+        "--port",
+        str(port),
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(600):
@@ -163,14 +196,28 @@ def model() -> Iterator[str]:
 def images_file(directory: Path, tag: str) -> str:
     """What a build tells, with one image for all steps."""
     file = directory / "images.json"
-    file.write_text(json.dumps({"builds": [{"imageName": name, "tag": tag} for name in ("omni-core", "omni-train")]}))
+    file.write_text(
+        json.dumps(
+            {"builds": [{"imageName": name, "tag": tag} for name in ("omni-core", "omni-train")]}
+        )
+    )
     return str(file)
 
 
 def run(engine: Podman, tag: str, directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipelines.run", "--containers", "--run", str(directory / "run"), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.run",
+        "--containers",
+        "--run",
+        str(directory / "run"),
+        *options,
+    ]
     env = {**engine.environment, "OMNI_IMAGES": images_file(directory, tag), "TMPDIR": "/tmp"}
-    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def asking(url: str) -> list[str]:
@@ -178,7 +225,12 @@ def asking(url: str) -> list[str]:
     fields = ["prepare.scale=0.05", "prepare.split=dev"]
     for section in ("probe", "second_probe"):
         engine = f"{section}.engine"
-        fields += [f"{engine}.kind=http", f"{engine}.url={url}", f"{engine}.retries=0", f"{section}.model=embedded:tiny-probe"]
+        fields += [
+            f"{engine}.kind=http",
+            f"{engine}.url={url}",
+            f"{engine}.retries=0",
+            f"{section}.model=embedded:tiny-probe",
+        ]
     return [word for field in fields for word in ("--set", field)]
 
 
@@ -191,23 +243,47 @@ class TestCore:
         assert found["Config"]["Labels"]["org.opencontainers.image.title"] == "omni-core"
         print(f"\nomni-core: {found['Size'] / 1e6:.0f} MB")
         assert "Audit omni-modal benchmarks" in engine("run", *LOCKED, core, "omnicore", "--help")
-        said = engine("run", *LOCKED, core, "sh", "-c", "id -u; touch /opt/omnicore/x /x 2>&1; touch /tmp/x && echo written")
+        said = engine(
+            "run",
+            *LOCKED,
+            core,
+            "sh",
+            "-c",
+            "id -u; touch /opt/omnicore/x /x 2>&1; touch /tmp/x && echo written",
+        )
         assert said.split("\n")[0] == "10001"
         assert said.count("Read-only file system") == 2
         assert said.endswith("written")
 
     def test_it_has_no_torch_and_no_pip(self, engine: Podman, core: str) -> None:
-        code = "import importlib.util as u; print([m for m in ('torch', 'transformers', 'vllm', 'pip') if u.find_spec(m)])"
+        code = (
+            "import importlib.util as u; print([m for m in ('torch', 'transformers', 'vllm', 'pip')"
+            " if u.find_spec(m)])"
+        )
         assert engine("run", *LOCKED, core, "/opt/omnicore/bin/python", "-c", code) == "[]"
 
     def test_it_tells_nothing_of_where_it_was_built(self, engine: Podman, core: str) -> None:
         told = engine("history", "--no-trunc", "--format={{.CreatedBy}}", core)
         assert "COPY" in told
         assert "://" not in told
-        places = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+        places = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         hosts = set(re.findall(r"://(?:[^/@\s']*@)?([^/\s']+)", places))
         words = [word for host in hosts for word in ("-e", host)] or ["-e", "find-links"]
-        search = ["grep", "-rlF", "--include=*.conf", "--include=*.toml", "--include=*.json", *words, "/etc", "/opt/omnicore"]
+        search = [
+            "grep",
+            "-rlF",
+            "--include=*.conf",
+            "--include=*.toml",
+            "--include=*.json",
+            *words,
+            "/etc",
+            "/opt/omnicore",
+        ]
         assert engine("run", *LOCKED, core, *search, check=False) == ""
 
     @pytest.mark.parametrize(
@@ -230,7 +306,9 @@ class TestCore:
         assert run_container(client, core, command, network_mode="host") == code
         assert client.containers.list(all=True) == []
 
-    def test_a_step_may_be_silent_for_longer_than_the_engine_has_to_answer(self, engine: Podman, core: str) -> None:
+    def test_a_step_may_be_silent_for_longer_than_the_engine_has_to_answer(
+        self, engine: Podman, core: str
+    ) -> None:
         import docker
 
         from pipelines.containers import run_container
@@ -247,8 +325,12 @@ class TestCore:
             run_container(client, core, ["no-such-command"], network_mode="host")
         assert client.containers.list(all=True) == []
 
-    @pytest.mark.parametrize("body", ["sys.exit(3)", "os._exit(3)", "raise SystemExit('told')", "1 / 0", "pass"])
-    def test_a_failed_component_fails_the_run(self, body: str, engine: Podman, core: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "body", ["sys.exit(3)", "os._exit(3)", "raise SystemExit('told')", "1 / 0", "pass"]
+    )
+    def test_a_failed_component_fails_the_run(
+        self, body: str, engine: Podman, core: str, tmp_path: Path
+    ) -> None:
         """As kfp.local sees it, with the image's own user on a read-only root."""
         (tmp_path / "out").mkdir()
         (tmp_path / "out").chmod(0o777)  # the user of the image writes here
@@ -270,7 +352,13 @@ print("output", step().outputs["result"])
 """
         (tmp_path / "main.py").write_text(script)
         env = {**engine.environment, "PYTHONPATH": str(ROOT), "TMPDIR": "/tmp"}
-        done = subprocess.run([sys.executable, str(tmp_path / "main.py")], env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "main.py")],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert "user 10001 10001" in done.stdout, done.stdout + done.stderr
         if body == "pass":
             assert done.returncode == 0, done.stdout + done.stderr
@@ -280,31 +368,56 @@ print("output", step().outputs["result"])
             assert "FAILURE" in done.stderr
         assert engine("ps", "--all", "--quiet") == ""
 
-    def test_the_audit_runs_in_containers(self, engine: Podman, core: str, model: str, tmp_path: Path) -> None:
+    def test_the_audit_runs_in_containers(
+        self, engine: Podman, core: str, model: str, tmp_path: Path
+    ) -> None:
         begun = time.monotonic()
-        said, _ = (process := run(engine, core, tmp_path, "--pipeline", "omniclean", *asking(model))).communicate(timeout=240)
+        said, _ = (
+            process := run(engine, core, tmp_path, "--pipeline", "omniclean", *asking(model))
+        ).communicate(timeout=240)
         assert process.returncode == 0, said + (tmp_path / "run" / "run.log").read_text()[-4000:]
         print(f"\naudit in containers: {time.monotonic() - begun:.0f} s")
         records = [read_json(file) for file in (tmp_path / "run" / "outputs").rglob("step.json")]
-        assert sorted(record["section"] for record in records) == ["clean", "prepare", "probe", "report", "second_probe"]
-        inside = engine("run", *LOCKED, core, "python3", "-c", "import platform; print(platform.python_version())")
+        assert sorted(record["section"] for record in records) == [
+            "clean",
+            "prepare",
+            "probe",
+            "report",
+            "second_probe",
+        ]
+        inside = engine(
+            "run",
+            *LOCKED,
+            core,
+            "python3",
+            "-c",
+            "import platform; print(platform.python_version())",
+        )
         assert {record["versions"]["python"] for record in records} == {inside}
         manifest = read_json(tmp_path / "run" / "manifest.json")
-        assert len(manifest["verdicts"]) == next(record["summary"]["queries"] for record in records if record["step"] == "prepare")
+        assert len(manifest["verdicts"]) == next(
+            record["summary"]["queries"] for record in records if record["step"] == "prepare"
+        )
         assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
         assert engine("ps", "--all", "--quiet") == ""
 
-    def test_a_failed_step_ends_red_and_says_why(self, engine: Podman, core: str, tmp_path: Path) -> None:
+    def test_a_failed_step_ends_red_and_says_why(
+        self, engine: Podman, core: str, tmp_path: Path
+    ) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
             url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-            said, _ = (process := run(engine, core, tmp_path, "--pipeline", "omniclean", *asking(url))).communicate(timeout=240)
+            said, _ = (
+                process := run(engine, core, tmp_path, "--pipeline", "omniclean", *asking(url))
+            ).communicate(timeout=240)
         assert process.returncode == 1, said
         assert "probe failed: " in said
         assert not (tmp_path / "run" / "manifest.json").exists()
         assert engine("ps", "--all", "--quiet") == ""
 
-    def test_an_interrupted_run_leaves_no_container(self, engine: Podman, core: str, tmp_path: Path) -> None:
+    def test_an_interrupted_run_leaves_no_container(
+        self, engine: Podman, core: str, tmp_path: Path
+    ) -> None:
         process = run(engine, core, tmp_path, "--pipeline", "omniclean")
         end = time.monotonic() + 60
         while not engine("ps", "--quiet"):
@@ -326,13 +439,18 @@ class TestTrain:
         return engine.build("train")["omni-train"]
 
     def test_it_imports_what_it_holds(self, engine: Podman, train: str) -> None:
-        code = "import accelerate, datasets, deepspeed, peft, torch, transformers, trl, omnicore.training.rlvr; print('all')"
+        code = (
+            "import accelerate, datasets, deepspeed, peft, torch, transformers, trl,"
+            " omnicore.training.rlvr; print('all')"
+        )
         said = engine("run", *LOCKED, train, "/opt/omnicore/bin/python", "-c", code)
         assert said.endswith("all")
         size = json.loads(engine("image", "inspect", train))[0]["Size"]
         print(f"\nomni-train on the CPU: {size / 1e6:.0f} MB")
 
-    def test_the_whole_recipe_runs_in_containers(self, engine: Podman, train: str, tmp_path: Path) -> None:
+    def test_the_whole_recipe_runs_in_containers(
+        self, engine: Podman, train: str, tmp_path: Path
+    ) -> None:
         begun = time.monotonic()
         said, _ = (process := run(engine, train, tmp_path, "--pipeline", "omniboost")).communicate()
         assert process.returncode == 0, said + (tmp_path / "run" / "run.log").read_text()[-4000:]

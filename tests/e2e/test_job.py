@@ -1,4 +1,5 @@
-"""A training step as a job, whole: the mock cluster really runs the command of the job's pod, and the store is a real one."""
+"""A training step as a job, whole: the mock cluster really runs the command of the job's pod, and
+the store is a real one."""
 
 from __future__ import annotations
 
@@ -39,30 +40,48 @@ def kube(seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def recipe(request: pytest.FixtureRequest) -> Recipe:
     storage = f"s3://{BUCKET}/{request.node.name.replace('_', '-')}"
-    place = LauncherConfig(kind="pytorchjob", image="r/train@sha256:0", storage=storage, namespace=NAMESPACE)
+    place = LauncherConfig(
+        kind="pytorchjob", image="r/train@sha256:0", storage=storage, namespace=NAMESPACE
+    )
     return load_recipe("tiny", SMALL).model_copy(update={"launcher": place})
 
 
 def kubelet(kube: KubeServer, *change: str) -> None:
-    """Runs the pod of the one job as a process here, with the pod's environment; `change` is added to its command."""
+    """Runs the pod of the one job as a process here, with the pod's environment; `change` is added
+    to its command."""
 
     def play() -> None:
         kube.wait_for(lambda: kube.created, 120)
         job = kube.created[-1]
         name, label = job["metadata"]["name"], "training.kubeflow.org/job-name"
-        container = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+        container = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][
+            0
+        ]
         command = [*container["command"][3:], *change]
-        env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry and entry["name"] != "HOME"}
+        env = {
+            entry["name"]: entry["value"]
+            for entry in container["env"]
+            if "value" in entry and entry["name"] != "HOME"
+        }
         pod = kube.pod(name, label, phase="Running", state={"running": {}})
         whole = {**os.environ, **env, "TMPDIR": os.environ["TMPDIR"]}
         process = subprocess.Popen(
-            [sys.executable, "-m", "omnicore", *command], env=whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-m", "omnicore", *command],
+            env=whole,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert process.stdout
         for line in process.stdout:
             kube.say(pod, line.rstrip("\n"))
         code = process.wait()
-        kube.pod(name, label, phase="Failed" if code else "Succeeded", state={"terminated": {"exitCode": code, "reason": "Error"}})
+        kube.pod(
+            name,
+            label,
+            phase="Failed" if code else "Succeeded",
+            state={"terminated": {"exitCode": code, "reason": "Error"}},
+        )
         kube.end_log(pod)
         kube.condition("pytorchjobs", name, "Failed" if code else "Succeeded")
 
@@ -93,7 +112,9 @@ def test_a_training_step_runs_as_a_job_and_its_result_is_the_components_own(
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_in_its_pod_fails_here_with_its_words(kube: KubeServer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_step_that_fails_in_its_pod_fails_here_with_its_words(
+    kube: KubeServer, recipe: Recipe, tmp_path: Path
+) -> None:
     data, output = tmp_path / "prepare", tmp_path / "sft"
     run_step("prepare", recipe, {}, data)
     kubelet(kube, "--set", "sft.data=nothing.jsonl")
@@ -105,7 +126,8 @@ def test_a_step_that_fails_in_its_pod_fails_here_with_its_words(kube: KubeServer
 
 @pytest.mark.slow
 def test_a_job_of_other_code_is_refused(kube: KubeServer, recipe: Recipe, tmp_path: Path) -> None:
-    """Its image was built from another commit: another value stands for it, since both move the key."""
+    """Its image was built from another commit: another value stands for it, since both move the
+    key."""
     data, output = tmp_path / "prepare", tmp_path / "sft"
     run_step("prepare", recipe, {}, data)
     kubelet(kube, "--set", "sft.rate=0.1")

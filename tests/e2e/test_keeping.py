@@ -1,4 +1,5 @@
-"""Journals that survive the machine: kept in a real S3 store while a step runs, brought back by the same command elsewhere."""
+"""Journals that survive the machine: kept in a real S3 store while a step runs, brought back by the
+same command elsewhere."""
 
 from __future__ import annotations
 
@@ -20,15 +21,34 @@ from omnicore.runtime import checkpoint_sync
 from omnicore.runtime.checkpoint_sync import Keeper
 from omnicore.runtime.run import KEY_FILE, run_step
 from omnicore.storage import store
-from tests.seaweed import Proxy, Seaweed, impatient, objects, overwrite, proxy, seaweed, signed_in, uri
+from tests.seaweed import (
+    Proxy,
+    Seaweed,
+    impatient,
+    objects,
+    overwrite,
+    proxy,
+    seaweed,
+    signed_in,
+    uri,
+)
 from tests.stub_server import MODEL, Stub
 from tests.unit.test_kill import journaled
 
 __all__ = ["impatient", "proxy", "seaweed", "signed_in", "uri"]
 pytestmark = pytest.mark.usefixtures("signed_in")
 KEY = "k" * 64
-PROBE = ["prepare.split=dev", "prepare.scale=0.05", f"probe.model={MODEL}", "probe.engine.kind=http", "probe.engine.concurrency=2"]
-EAGER = "import sys; from omnicore import cli, keeping; keeping.EVERY = keeping.POLL = 0.05; sys.exit(cli.main())"
+PROBE = [
+    "prepare.split=dev",
+    "prepare.scale=0.05",
+    f"probe.model={MODEL}",
+    "probe.engine.kind=http",
+    "probe.engine.concurrency=2",
+]
+EAGER = (
+    "import sys; from omnicore import cli, keeping; keeping.EVERY = keeping.POLL = 0.05;"
+    " sys.exit(cli.main())"
+)
 
 
 def until(what: Callable[[], object], seconds: float = 60) -> None:
@@ -60,7 +80,9 @@ def kept(seaweed: Seaweed, uri: str) -> list[str]:
     return sorted({name for name in found if "/weights" not in name})
 
 
-def test_a_journal_goes_in_pieces_and_comes_back_whole(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
+def test_a_journal_goes_in_pieces_and_comes_back_whole(
+    seaweed: Seaweed, uri: str, tmp_path: Path
+) -> None:
     first = Keeper(tmp_path / "a", uri, KEY)
     first.bring_back()
     assert not (tmp_path / "a").exists(), "nothing is kept, so nothing is begun"
@@ -109,19 +131,25 @@ def test_what_the_machine_has_and_what_is_kept_become_one(
     assert kept(seaweed, uri) == [f"replies.journal/{place:015d}" for place in places]
 
 
-def test_a_damaged_piece_ends_the_journal_before_it(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
+def test_a_damaged_piece_ends_the_journal_before_it(
+    seaweed: Seaweed, uri: str, tmp_path: Path
+) -> None:
     keeper = Keeper(tmp_path / "a", uri, KEY)
     for text in ("one\n", "one\ntwo\n", "one\ntwo\nthree\n"):
         journal(tmp_path / "a", text)
         keeper.try_to_keep()
-    (name,) = [name for name in objects(seaweed, f"{uri}.unfinished") if "/000000000000004-" in name]
+    (name,) = [
+        name for name in objects(seaweed, f"{uri}.unfinished") if "/000000000000004-" in name
+    ]
     overwrite(seaweed, f"{uri}.unfinished", name, b"tow\n")
     Keeper(tmp_path / "b", uri, KEY).bring_back()
     assert (tmp_path / "b" / "replies.journal").read_text() == "one\n"
     assert kept(seaweed, uri) == [f"replies.journal/{0:015d}"]
 
 
-def test_whole_folders_alone_are_kept_and_those_that_the_step_removes_go(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
+def test_whole_folders_alone_are_kept_and_those_that_the_step_removes_go(
+    seaweed: Seaweed, uri: str, tmp_path: Path
+) -> None:
     work = tmp_path / "a"
     keeper = Keeper(work, uri, KEY)
     journal(work, "")
@@ -130,23 +158,37 @@ def test_whole_folders_alone_are_kept_and_those_that_the_step_removes_go(seaweed
     folder(work, 4)
     folder(work, 6).rename(work / "checkpoints.journal" / "step-000006.tmp")
     keeper.try_to_keep()
-    assert kept(seaweed, uri) == ["checkpoints.journal/step-000002", "checkpoints.journal/step-000004"]
+    assert kept(seaweed, uri) == [
+        "checkpoints.journal/step-000002",
+        "checkpoints.journal/step-000004",
+    ]
     shutil.rmtree(work / "checkpoints.journal" / "step-000002")
     folder(work, 8)
     keeper.try_to_keep()
-    assert kept(seaweed, uri) == ["checkpoints.journal/step-000004", "checkpoints.journal/step-000008"]
+    assert kept(seaweed, uri) == [
+        "checkpoints.journal/step-000004",
+        "checkpoints.journal/step-000008",
+    ]
 
     Keeper(tmp_path / "b", uri, KEY).bring_back()
-    assert [path.name for path in (tmp_path / "b" / "checkpoints.journal").iterdir()] == ["step-000008"]
-    assert (tmp_path / "b" / "checkpoints.journal" / "step-000008" / "weights").read_text() == "whole 8"
+    assert [path.name for path in (tmp_path / "b" / "checkpoints.journal").iterdir()] == [
+        "step-000008"
+    ]
+    assert (
+        tmp_path / "b" / "checkpoints.journal" / "step-000008" / "weights"
+    ).read_text() == "whole 8"
     where = f"{uri}.unfinished/{KEY[:32]}/checkpoints.journal/step-000008"
     overwrite(seaweed, where, f"{store.known(where).folder}/weights", b"rotten8")
     Keeper(tmp_path / "c", uri, KEY).bring_back()
-    assert [path.name for path in (tmp_path / "c" / "checkpoints.journal").iterdir()] == ["step-000004"]
+    assert [path.name for path in (tmp_path / "c" / "checkpoints.journal").iterdir()] == [
+        "step-000004"
+    ]
     journal(tmp_path / "d", "")
     folder(tmp_path / "d", 10)
     Keeper(tmp_path / "d", uri, KEY).bring_back()
-    assert [path.name for path in (tmp_path / "d" / "checkpoints.journal").iterdir()] == ["step-000010"]
+    assert [path.name for path in (tmp_path / "d" / "checkpoints.journal").iterdir()] == [
+        "step-000010"
+    ]
 
 
 def test_a_folder_that_the_step_removes_while_it_is_sent_is_kept(
@@ -186,7 +228,10 @@ def test_a_store_that_goes_away_is_said_once_and_fails_nothing(
         assert capsys.readouterr().err == ""
     checkpoint_sync.forget(uri, KEY)
     assert f"what was kept of {uri} stays there" in capsys.readouterr().err
-    with pytest.raises(StorageError, match="is not to be reached"), checkpoint_sync.kept(tmp_path / "b", uri, KEY):
+    with (
+        pytest.raises(StorageError, match="is not to be reached"),
+        checkpoint_sync.kept(tmp_path / "b", uri, KEY),
+    ):
         pass
 
 
@@ -214,12 +259,16 @@ def test_a_step_that_fails_has_all_that_it_did_kept_and_one_that_ends_waits_for_
 
 def omnicore(arguments: list[str], scratch: Path) -> subprocess.Popen[bytes]:
     scratch.mkdir()
-    return subprocess.Popen([sys.executable, "-c", EAGER, *arguments], env={**os.environ, "TMPDIR": str(scratch)})
+    return subprocess.Popen(
+        [sys.executable, "-c", EAGER, *arguments], env={**os.environ, "TMPDIR": str(scratch)}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(seaweed: Seaweed, uri: str, tmp_path: Path, seed: int) -> None:
+def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(
+    seaweed: Seaweed, uri: str, tmp_path: Path, seed: int
+) -> None:
     """With another seed it is another result, which takes nothing of the first."""
     queries = tmp_path / "prepare"
     run_step("prepare", load_recipe("tiny", PROBE[:2]), {}, queries)
@@ -228,7 +277,12 @@ def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(seaweed: Seawee
         return [*PROBE, f"probe.engine.url={stub.url}", f"seed={seed}"]
 
     with Stub() as stub:
-        calm = run_step("probe", load_recipe("tiny", settings(stub, seed)), {"queries": queries}, tmp_path / "calm")
+        calm = run_step(
+            "probe",
+            load_recipe("tiny", settings(stub, seed)),
+            {"queries": queries},
+            tmp_path / "calm",
+        )
         total = stub.asked
     with Stub(service=0.02) as stub:
 
@@ -237,7 +291,12 @@ def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(seaweed: Seawee
             return ["probe", *sets, "--input", f"queries={queries}", "--output", uri]
 
         with omnicore(command(0), tmp_path / "first") as process:
-            until(lambda: any(".journal/" in name for name in objects(seaweed, f"{uri}.unfinished")) and stub.asked > total / 4)
+            until(
+                lambda: (
+                    any(".journal/" in name for name in objects(seaweed, f"{uri}.unfinished"))
+                    and stub.asked > total / 4
+                )
+            )
             process.kill()
             assert process.wait() == -signal.SIGKILL
         shutil.rmtree(tmp_path / "first")
@@ -247,7 +306,9 @@ def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(seaweed: Seawee
         assert 0 < len(answered) < 0.9 * total
         with omnicore(command(seed), tmp_path / "second") as process:
             assert process.wait() == 0
-        asked = {number: count - before.get(number, 0) for number, count in stub.counts.items() if number}
+        asked = {
+            number: count - before.get(number, 0) for number, count in stub.counts.items() if number
+        }
         assert sum(asked.values()) == (total - len(answered) if seed == 0 else total)
         assert seed or not any(asked[number] for number in answered)
     record = json.loads(store.read(uri, store.known(uri), "step.json"))

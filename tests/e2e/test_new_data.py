@@ -1,4 +1,5 @@
-"""New data in a real bucket: a request on what is published by now is another request, and `prepare` reads the very revision."""
+"""New data in a real bucket: a request on what is published by now is another request, and
+`prepare` reads the very revision."""
 
 from __future__ import annotations
 
@@ -21,14 +22,28 @@ from tests.seaweed import BUCKET, seaweed, signed_in
 __all__ = ["kfp", "seaweed", "signed_in"]
 DATA = f"s3://{BUCKET}/data/mine"
 SOURCE = {"format": "queries", "path": DATA, "files": "rows.jsonl", "stages": ["rlvr"]}
-SMALL = ["prepare.scale=0.02", "prepare.controls=4", "prepare.sft_rows=8", "prepare.rlvr_prompts=8", "prepare.distill_prompts=8"]
+SMALL = [
+    "prepare.scale=0.02",
+    "prepare.controls=4",
+    "prepare.sft_rows=8",
+    "prepare.rlvr_prompts=8",
+    "prepare.distill_prompts=8",
+]
 
 
 def publish(folder: Path, rows: int) -> str:
     """Digest of so many rows, published."""
     folder.mkdir(exist_ok=True)
     made = (
-        Query(benchmark="mine", id=str(n), type="sum", question="One?", options=("1", "2"), answer="1", cluster="c")
+        Query(
+            benchmark="mine",
+            id=str(n),
+            type="sum",
+            question="One?",
+            options=("1", "2"),
+            answer="1",
+            cluster="c",
+        )
         for n in range(rows)
     )
     write_jsonl(folder / "rows.jsonl", made)
@@ -37,15 +52,30 @@ def publish(folder: Path, rows: int) -> str:
 
 def request(folder: Path, revision: str) -> Path:
     path = folder / "request.yaml"
-    values = {"recipe": "tiny", "model": "embedded:tiny-base", "reason": "a try", "data": {"mine": revision}}
-    path.write_text(yaml.safe_dump({**values, "overrides": [f"prepare.training={json.dumps({'mine': SOURCE})}"]}))
+    values = {
+        "recipe": "tiny",
+        "model": "embedded:tiny-base",
+        "reason": "a try",
+        "data": {"mine": revision},
+    }
+    path.write_text(
+        yaml.safe_dump(
+            {**values, "overrides": [f"prepare.training={json.dumps({'mine': SOURCE})}"]}
+        )
+    )
     return path
 
 
-def test_only_what_is_new_is_another_run(signed_in: None, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_is_new_is_another_run(
+    signed_in: None, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = request(tmp_path, publish(tmp_path / "data", 2))
     command = ["submit", "--request", str(path), "--host", kfp.url, "--param", "champion=s3://b/x"]
-    for options in ([], ["--newest"], ["--newest"]):  # a commit, then a CronJob that finds nothing new
+    for options in (
+        [],
+        ["--newest"],
+        ["--newest"],
+    ):  # a commit, then a CronJob that finds nothing new
         assert main([*command, *options]) == 0
     assert len(kfp.runs) == 1
     digest = publish(tmp_path / "data", 3)
@@ -69,7 +99,11 @@ def test_prepare_reads_the_revision_or_says_what_is_there(signed_in: None, tmp_p
         return read_jsonl(output / "rlvr.jsonl", Query)
 
     assert {row.id for row in prepared(digest)} == {"0", "1"}
-    with pytest.raises(DataError, match=f"prepare.training.mine: {DATA} holds {digest} by now, not {'c' * 64}"):
+    with pytest.raises(
+        DataError, match=f"prepare.training.mine: {DATA} holds {digest} by now, not {'c' * 64}"
+    ):
         prepared("c" * 64)
-    with pytest.raises(ConfigError, match=r"prepare\.training\.mine: .* needs `revision`, the 64 hex digits"):
+    with pytest.raises(
+        ConfigError, match=r"prepare\.training\.mine: .* needs `revision`, the 64 hex digits"
+    ):
         prepared("")

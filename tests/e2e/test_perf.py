@@ -16,8 +16,12 @@ from perf.gpu import training as gpu
 
 
 @pytest.mark.slow
-def test_training_steps_are_compared_with_trls_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = load_recipe("tiny", ["prepare.scale=0.05", "threads=1", "rlvr.prompts=2", "rlvr.group=2", "sft.batch=4"])
+def test_training_steps_are_compared_with_trls_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(
+        "tiny", ["prepare.scale=0.05", "threads=1", "rlvr.prompts=2", "rlvr.group=2", "sft.batch=4"]
+    )
     lines = training.table(recipe, rounds=1, steps=3, root=tmp_path)
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| rlvr", "| sft"))]
     assert [row[0] for row in rows] == [
@@ -33,12 +37,30 @@ def test_training_steps_are_compared_with_trls_own(tmp_path: Path, capsys: pytes
 
 @pytest.mark.slow
 def test_training_on_a_device_is_measured_part_by_part(tmp_path: Path) -> None:
-    small = ["sft.batch=4", "sft.steps=4", "rlvr.prompts=2", "rlvr.group=2", "rlvr.steps=2", "rlvr.beta=0.1", "threads=1"]
+    small = [
+        "sft.batch=4",
+        "sft.steps=4",
+        "rlvr.prompts=2",
+        "rlvr.group=2",
+        "rlvr.steps=2",
+        "rlvr.beta=0.1",
+        "threads=1",
+    ]
     head, *lines = gpu.table("tiny", load_recipe("tiny", small), tmp_path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d, .+, size tiny, ceiling \d+\.\d\d TFLOP/s", head)
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith(("| sft", "| rlvr"))}
-    assert list(rows) == ["sft, all weights, float32, batch 4", "sft, LoRA, float32, batch 4", "rlvr, transformers, 2 x 2"]
-    step, rollouts, logprobs, update = (float(cell.split()[0]) for cell in rows["rlvr, transformers, 2 x 2"][:4])
+    rows = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1:]
+        for line in lines
+        if line.startswith(("| sft", "| rlvr"))
+    }
+    assert list(rows) == [
+        "sft, all weights, float32, batch 4",
+        "sft, LoRA, float32, batch 4",
+        "rlvr, transformers, 2 x 2",
+    ]
+    step, rollouts, logprobs, update = (
+        float(cell.split()[0]) for cell in rows["rlvr, transformers, 2 x 2"][:4]
+    )
     assert min(rollouts, logprobs, update) > 0
     assert step == pytest.approx(rollouts + logprobs + update, abs=0.002)
 
@@ -47,7 +69,9 @@ def test_true_dimensions_are_those_of_a_3b_thinker() -> None:
     model, encoder = gpu.build("3b", torch.bfloat16, "meta")  # shapes without memory
     weights = {name: p.numel() for name, p in model.named_parameters()}
     language = sum(count for name, count in weights.items() if part_of(name) == "language")
-    assert language == 3_085_938_688 + 151_936 * 2_048  # those of Qwen2.5-3B, and a head that is not tied
+    assert (
+        language == 3_085_938_688 + 151_936 * 2_048
+    )  # those of Qwen2.5-3B, and a head that is not tied
     assert len(encoder.suppressed) > 151_000
 
 
@@ -72,6 +96,13 @@ def test_ms_swift_is_given_the_same_rows_and_its_steps_are_read(tmp_path: Path) 
     program = tmp_path / "swift"
     program.write_text(SWIFT.format(python=sys.executable))
     program.chmod(0o755)
-    rows = [line.strip("| ").split(" | ") for line in swift.table(program, rounds=1, steps=2, scale=0.05)[2:]]
-    assert [(row[0], row[3]) for row in rows] == [("verified", "1"), ("coin", "1"), ("ms-swift", "1")]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in swift.table(program, rounds=1, steps=2, scale=0.05)[2:]
+    ]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("verified", "1"),
+        ("coin", "1"),
+        ("ms-swift", "1"),
+    ]
     assert rows[2][1:3] == ["100.00 s", "1.00"]

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "provenance.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+    for line in block.splitlines()
+]
 
 
 def test_keys_and_the_librarys_own_command(tmp_path: Path) -> None:
@@ -22,10 +26,21 @@ def test_keys_and_the_librarys_own_command(tmp_path: Path) -> None:
     chosen = [line for line in COMMANDS if line.startswith(("openssl ", "model_signing "))]
     assert len(chosen) == 4
     for line in chosen:
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
 def test_every_command_is_looked_at() -> None:
     """Those of omnicore are run in tests/components/test_real_run.py, on a whole run."""
-    assert [line for line in COMMANDS if not line.startswith(("openssl ", "model_signing ", ".venv/bin/omnicore "))] == []
+    assert [
+        line
+        for line in COMMANDS
+        if not line.startswith(("openssl ", "model_signing ", ".venv/bin/omnicore "))
+    ] == []

@@ -1,4 +1,5 @@
-"""What a step leaves in a real Pushgateway when it has ended, well or not, and what Prometheus makes of it."""
+"""What a step leaves in a real Pushgateway when it has ended, well or not, and what Prometheus
+makes of it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ SFT = f'{GROUP},stage="sft",step="sft"'
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     binary, (port,) = needs("prometheus-pushgateway"), free_ports(1)
     command = [binary, f"--web.listen-address=127.0.0.1:{port}"]
-    with started(command, f"http://127.0.0.1:{port}/-/ready", tmp_path_factory.mktemp("gateway") / "log"):
+    with started(
+        command, f"http://127.0.0.1:{port}/-/ready", tmp_path_factory.mktemp("gateway") / "log"
+    ):
         yield port
 
 
@@ -40,7 +43,10 @@ def gateway(port: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(autouse=True)
 def loss(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The loss that a training logs; where it is not a number, it ends in an error. Its data are prepared in no time."""
+    """The loss that a training logs; where it is not a number, it ends in an error.
+
+    Its data are prepared in no time.
+    """
     held = {"loss": 2.5}
 
     def prepare(recipe: Any, config: Any, inputs: Any, output: Path) -> dict[str, Any]:
@@ -67,7 +73,11 @@ def held(port: int) -> dict[str, str]:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     found = dict(line.rsplit(" ", 1) for line in lines if "omnicore" in line)
-    return {series: value for series, value in found.items() if series.startswith(("omni_", "push_time"))}
+    return {
+        series: value
+        for series, value in found.items()
+        if series.startswith(("omni_", "push_time"))
+    }
 
 
 def test_a_result_is_pushed_once_and_names_no_run(gateway: int, tmp_path: Path) -> None:
@@ -81,15 +91,24 @@ def test_a_result_is_pushed_once_and_names_no_run(gateway: int, tmp_path: Path) 
     assert held(gateway) == found
 
 
-def test_a_failure_leaves_its_last_figures_until_the_next_success(gateway: int, tmp_path: Path, loss: dict[str, Any]) -> None:
+def test_a_failure_leaves_its_last_figures_until_the_next_success(
+    gateway: int, tmp_path: Path, loss: dict[str, Any]
+) -> None:
     run_step("prepare", RECIPE, {}, tmp_path / "prepare")
     given = {"data": tmp_path / "prepare"}
     loss["loss"] = float("nan")
     with pytest.raises(TrainingError):
         run_step("sft", RECIPE, given, tmp_path / "sft")
     found = held(gateway)
-    values = {name: found[f"{name}{{{SFT}}}"] for name in ("omni_step_succeeded", "omni_training_loss", "omni_training_steps")}
-    assert values == {"omni_step_succeeded": "0", "omni_training_loss": "NaN", "omni_training_steps": "3"}
+    values = {
+        name: found[f"{name}{{{SFT}}}"]
+        for name in ("omni_step_succeeded", "omni_training_loss", "omni_training_steps")
+    }
+    assert values == {
+        "omni_step_succeeded": "0",
+        "omni_training_loss": "NaN",
+        "omni_training_steps": "3",
+    }
     canary = f'omni_canary_passed{{{GROUP},kind="audio",stage="sft",step="sft"}}'
     assert found[canary] == "1"
     with prometheus(tmp_path, {gateway: {}}, honor_labels=True) as seen:
@@ -103,16 +122,24 @@ def test_a_failure_leaves_its_last_figures_until_the_next_success(gateway: int, 
     assert canary not in held(gateway), "nothing is left of what was pushed before"
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:{refusing}/nothing/here", "no address"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9", "http://127.0.0.1:{refusing}/nothing/here", "no address"]
+)
 def test_no_step_fails_for_a_gateway(
-    port: int, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    port: int,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(live.GATEWAY, address.format(refusing=port))
     assert run_step("prepare", RECIPE, {}, tmp_path / "prepare")["summary"] == {"queries": 12}
     assert "the metrics of prepare were not pushed to" in capsys.readouterr().err
 
 
-def test_of_several_processes_the_first_pushes(gateway: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_the_first_pushes(
+    gateway: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_step("prepare", RECIPE, {}, tmp_path / "a")
     found = held(gateway)
     monkeypatch.setenv("RANK", "1")

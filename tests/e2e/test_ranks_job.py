@@ -1,4 +1,5 @@
-"""A training on two nodes in the environment of a job, and the command of docs/train.md, with the real torchrun."""
+"""A training on two nodes in the environment of a job, and the command of docs/train.md, with the
+real torchrun."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ from tests.torchrun import agent, omnicore
 __all__ = ["seaweed", "signed_in", "uri"]
 ROOT = Path(__file__).parents[2]
 SETS = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
-SETS += [f"sft.{change}" for change in ("steps=7", "batch=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")]
+SETS += [
+    f"sft.{change}"
+    for change in ("steps=7", "batch=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +49,58 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calm(data: Path) -> dict[str, Any]:
     """What the command of docs/train.md makes, on one node and left alone."""
-    (command,) = re.findall(r"^torchrun .*omnicore sft --input .*$", (ROOT / "docs" / "train.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(
+        r"^torchrun .*omnicore sft --input .*$",
+        (ROOT / "docs" / "train.md").read_text(),
+        re.MULTILINE,
+    )
     sets = [part for value in SETS for part in ("--set", value)]
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    subprocess.run([*shlex.split(command), *sets], cwd=data.parents[1], env=env | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    subprocess.run(
+        [*shlex.split(command), *sets],
+        cwd=data.parents[1],
+        env=env | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
     return read_step(data.with_name("sft"))
 
 
 def pods(command: list[str], nodes: int) -> tuple[list[str], dict[str, str]]:
     """Command and environment of a job's pods, at a rendezvous on this machine."""
-    place = LauncherConfig(kind="pytorchjob", image="r/train@sha256:0", storage="s3://b/p", nodes=nodes, gpus_per_node=0)
-    made = manifest(JobSpec(name="sft", namespace="n", labels={}, command=tuple(command), distributed=True, place=place))
+    place = LauncherConfig(
+        kind="pytorchjob",
+        image="r/train@sha256:0",
+        storage="s3://b/p",
+        nodes=nodes,
+        gpus_per_node=0,
+    )
+    made = manifest(
+        JobSpec(
+            name="sft",
+            namespace="n",
+            labels={},
+            command=tuple(command),
+            distributed=True,
+            place=place,
+        )
+    )
     container = made["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
-    env = {entry["name"]: entry["value"] for entry in container["env"] if entry["name"].startswith("PET_")}
+    env = {
+        entry["name"]: entry["value"]
+        for entry in container["env"]
+        if entry["name"].startswith("PET_")
+    }
     assert container["command"] == ["torchrun", "--no-python", *command]
     return container["command"], env | {"PET_RDZV_ENDPOINT": f"127.0.0.1:{free_ports(1)[0]}"}
 
 
 def die_when_kept(seaweed: Seaweed, uri: str) -> None:
-    """kill -9 of the first process of the first attempt, and its disk gone, when a checkpoint is in S3."""
+    """Kill -9 of the first process of the first attempt, and its disk gone, when a checkpoint is in
+    S3."""
     checkpoint_sync.POLL = 0.02
     log = Curve.on_log
 
@@ -71,7 +108,10 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
         log(self, args, state, control, **given)
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         while (distributed.rank(), state.global_step, attempt) == (0, 5, 0):
-            if any("/step-000004/published.json" in name for name in objects(seaweed, f"{uri}.unfinished")):
+            if any(
+                "/step-000004/published.json" in name
+                for name in objects(seaweed, f"{uri}.unfinished")
+            ):
                 shutil.rmtree(remote.scratch(uri))
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
@@ -82,13 +122,20 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("signed_in")
 def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
-    data: Path, calm: dict[str, Any], seaweed: Seaweed, uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path,
+    calm: dict[str, Any],
+    seaweed: Seaweed,
+    uri: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     given = f"{uri}/data"
     remote.store.publish(data, given)
     sets = [part for value in SETS for part in ("--set", value)]
     output = f"{uri}/sft"
-    command, env = pods(["omnicore", "sft", *sets, "--input", f"data={given}", "--output", output], nodes=2)
+    command, env = pods(
+        ["omnicore", "sft", *sets, "--input", f"data={given}", "--output", output], nodes=2
+    )
     work, nodes = omnicore(command[3:], lambda: die_when_kept(seaweed, output)), []
     for number in range(2):
         (disk := tmp_path / f"node-{number}").mkdir()
@@ -96,11 +143,18 @@ def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
     assert [ended(node) for node in nodes] == [0, 0]
     said = capfd.readouterr()
     assert said.err.count("step-000004: training goes on after step 4\n") == 1
-    assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, "one process says that it is done"
+    assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, (
+        "one process says that it is done"
+    )
     record = json.loads(store.read(output, store.known(output), "step.json"))
     assert record["key"] == calm["key"]
     assert record, "whole, and of the same key"
     assert record["digest"] == calm["digest"]
     assert objects(seaweed, f"{output}.unfinished") == {}
-    left = [path.name for disk in tmp_path.glob("node-*") for path in disk.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    left = [
+        path.name
+        for disk in tmp_path.glob("node-*")
+        for path in disk.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    ]
     assert left == [], "disks are as they were"

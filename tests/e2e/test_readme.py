@@ -1,4 +1,5 @@
-"""Every command of the README is run: the tour here, `make demo`, `make test` and `make check` by `.ci/run`."""
+"""Every command of the README is run: the tour here, `make demo`, `make test` and `make check` by
+`.ci/run`."""
 
 from __future__ import annotations
 
@@ -39,5 +40,7 @@ def test_the_tour_runs_as_it_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["recipe", "show", "tiny"]])
 def test_commands_in_the_text_run(arguments: list[str]) -> None:
     assert f"omnicore {' '.join(arguments)}" in (ROOT / "README.md").read_text()
-    done = subprocess.run([sys.executable, "-m", "omnicore", *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "omnicore", *arguments], capture_output=True, text=True, check=True
+    )
     assert len(done.stdout) > 500

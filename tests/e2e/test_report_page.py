@@ -13,9 +13,17 @@ from tests.unit.report_fixture import RECIPE, make
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ("background-networking", "component-update", "sync", "gpu")
-ARGS = ["--no-sandbox", "--headless=new", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
+ARGS = [
+    "--no-sandbox",
+    "--headless=new",
+    "--no-first-run",
+    *(f"--disable-{name}" for name in QUIET),
+]
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no chromium at {CHROMIUM}")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no chromium at {CHROMIUM}"),
+]
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
@@ -36,8 +44,11 @@ def chromium() -> Iterator[sync_api.Browser]:
 
 @pytest.fixture
 def page(chromium: sync_api.Browser, path: Path) -> Iterator[sync_api.Page]:
-    """The open report; afterwards, that it said nothing on the console and asked for nothing but itself."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce")
+    """The open report; afterwards, that it said nothing on the console and asked for nothing but
+    itself."""
+    context = chromium.new_context(
+        viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce"
+    )
     page = context.new_page()
     said: list[str] = []
     asked: list[str] = []
@@ -60,13 +71,16 @@ def shown(page: sync_api.Page) -> int:
 
 def test_pictures_and_sounds_are_real(page: sync_api.Page) -> None:
     picture = page.locator("#detail img")
-    assert picture.evaluate("async (e) => { await e.decode(); return [e.naturalWidth, getComputedStyle(e).imageRendering]; }") == [
+    assert picture.evaluate(
+        "async (e) => { await e.decode(); return [e.naturalWidth,"
+        " getComputedStyle(e).imageRendering]; }"
+    ) == [
         28,
         "pixelated",
     ]
     seconds = page.locator("#detail audio").evaluate(
-        "(e) => new Promise((done, fail) => { const tell = () => done(e.duration); e.onerror = fail;"
-        " if (e.readyState) tell(); else e.onloadedmetadata = tell; e.load(); })"
+        "(e) => new Promise((done, fail) => { const tell = () => done(e.duration); e.onerror ="
+        " fail; if (e.readyState) tell(); else e.onloadedmetadata = tell; e.load(); })"
     )
     assert 0.1 < seconds < 0.7
 
@@ -97,10 +111,14 @@ def test_filters_narrow_the_list_and_the_search_reads_replies(page: sync_api.Pag
 def test_fixed_by_rlvr_means_wrong_before_and_right_after(page: sync_api.Page) -> None:
     page.select_option("#f-change", "fixed-2")
     assert shown(page) > 0
-    marks = page.locator("#list .marks").evaluate_all("(all) => all.map((e) => e.getAttribute('aria-label'))")
+    marks = page.locator("#list .marks").evaluate_all(
+        "(all) => all.map((e) => e.getAttribute('aria-label'))"
+    )
     assert all("RLVR right" in mark and "SFT right" not in mark for mark in marks)
     page.select_option("#f-change", "never")
-    marks = page.locator("#list .marks").evaluate_all("(all) => all.map((e) => e.getAttribute('aria-label'))")
+    marks = page.locator("#list .marks").evaluate_all(
+        "(all) => all.map((e) => e.getAttribute('aria-label'))"
+    )
     assert not any(re.search(r"(Base|SFT|RLVR|Self-distilled) right", mark) for mark in marks)
 
 
@@ -146,7 +164,9 @@ def test_address_links_a_query(page: sync_api.Page, path: Path) -> None:
     page.locator("#list [role=option]").nth(5).click()
     assert page.url.endswith("#q=alder%2Falder-0005")
     page.select_option("#f-benchmark", "oak")
-    page.goto(f"{path.as_uri()}#q=fir%2Ffir-0003")  # the same document: a change of the hash, and the filter hides fir
+    page.goto(
+        f"{path.as_uri()}#q=fir%2Ffir-0003"
+    )  # the same document: a change of the hash, and the filter hides fir
     assert page.locator("#detail a").first.inner_text() == "fir/fir-0003"
     page.goto("about:blank")
     page.goto(f"{path.as_uri()}#q=fir%2Ffir-0004")
@@ -181,14 +201,16 @@ def test_nothing_is_wider_than_the_window(page: sync_api.Page, width: int) -> No
         details.evaluate("(e) => { e.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     sizes = page.locator("svg text").evaluate_all(
-        "(all) => all.map((e) => { const svg = e.ownerSVGElement;"
-        " return parseFloat(getComputedStyle(e).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width; })"
+        "(all) => all.map((e) => { const svg = e.ownerSVGElement; return"
+        " parseFloat(getComputedStyle(e).fontSize) * svg.getBoundingClientRect().width /"
+        " svg.viewBox.baseVal.width; })"
     )
     assert min(sizes) > 7, "text of a plot is too small to read"
 
 
 def test_works_inside_an_artefact_viewer(chromium: sync_api.Browser, path: Path) -> None:
-    """Kubeflow's UI shows an HTML artefact as the srcdoc of a sandboxed frame: no storage, no address of its own."""
+    """Kubeflow's UI shows an HTML artefact as the srcdoc of a sandboxed frame: no storage, no
+    address of its own."""
     outer = chromium.new_page(reduced_motion="reduce")
     said: list[str] = []
     outer.on("pageerror", lambda error: said.append(str(error)))

@@ -23,7 +23,11 @@ from tests.seaweed import BUCKET, seaweed, signed_in
 __all__ = ["kfp", "seaweed", "signed_in"]
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "retrain.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+    for line in block.splitlines()
+]
 
 
 def command(part: str) -> str:
@@ -35,7 +39,9 @@ def run(line: str, folder: Path) -> str:
     """What a line of the page prints, in a copy of the repository."""
     env = {**os.environ, "PYTHONPATH": str(folder)}
     words = line.replace(".venv/bin/python", sys.executable)
-    done = subprocess.run(["sh", "-ec", words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-ec", words], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -43,7 +49,9 @@ def run(line: str, folder: Path) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     for name in ("omnicore", "components", "pipelines", "k8s"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "assets")
+        )
     return tmp_path
 
 
@@ -63,15 +71,23 @@ def test_every_command_is_looked_at() -> None:
     assert [line for line in COMMANDS if not any(kind in line for kind in kinds)] == []
 
 
-def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_build(checkout: Path) -> None:
-    rendered, asked = checkout / "k8s/gitops/retrain/rendered", checkout / "k8s/gitops/retrain/request.yaml"
+def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_build(
+    checkout: Path,
+) -> None:
+    rendered, asked = (
+        checkout / "k8s/gitops/retrain/rendered",
+        checkout / "k8s/gitops/retrain/request.yaml",
+    )
     before = (rendered / "submit.env").read_text()
     asked.write_text(asked.read_text() + "# a word\n")
     run(next(line for line in COMMANDS if line.endswith("-m pipelines.compile")), checkout)
     assert (rendered / "submit.env").read_text() == before
     asked.write_text(re.sub("reason: .*", "reason: Another.", asked.read_text()))
     (checkout / "build").mkdir()
-    images = [{"imageName": f"omni-{name}", "tag": f"r.example/omni-{name}@sha256:{'d' * 64}"} for name in ("core", "train")]
+    images = [
+        {"imageName": f"omni-{name}", "tag": f"r.example/omni-{name}@sha256:{'d' * 64}"}
+        for name in ("core", "train")
+    ]
     (checkout / "build" / "images.json").write_text(json.dumps({"builds": images}))
     run(command("OMNI_IMAGES="), checkout)
     run(command("cp build/"), checkout)
@@ -93,7 +109,10 @@ def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
 def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does, and its revert, is in test_deploy.py."""
     called: list[tuple[object, ...]] = []
-    monkeypatch.setattr("omnicore.cluster.gitops.deploy", lambda *given, **how: called.append((*map(str, given), how["propose"])))
+    monkeypatch.setattr(
+        "omnicore.cluster.gitops.deploy",
+        lambda *given, **how: called.append((*map(str, given), how["propose"])),
+    )
     assert main(shlex.split(command("omnicore deploy"))[1:]) == 0
     result, repository = "s3://omnicore/runs/results/rlvr-KEY", "https://git.example/omnicore.git"
     assert called == [("runs/decision", result, repository, "main", True)]
@@ -102,10 +121,15 @@ def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatc
 def test_data_is_published_and_its_digest_pins_it(signed_in: None, checkout: Path) -> None:
     (checkout / "data" / "mine").mkdir(parents=True)
     (checkout / "data" / "mine" / "rows.jsonl").write_text("{}\n")
-    printed = run(command("publish(").replace("s3://omnicore/", f"s3://{BUCKET}/"), checkout).split()
+    printed = run(
+        command("publish(").replace("s3://omnicore/", f"s3://{BUCKET}/"), checkout
+    ).split()
     (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     asked = checkout / "request.yaml"
-    asked.write_text("recipe: tiny\nmodel: embedded:tiny-base\nreason: a try\n" + text.replace("DIGEST", printed[-1]))
+    asked.write_text(
+        "recipe: tiny\nmodel: embedded:tiny-base\nreason: a try\n"
+        + text.replace("DIGEST", printed[-1])
+    )
     assert request.read(asked).data == {"mine": printed[-1]}
 
 
@@ -118,9 +142,15 @@ def test_the_page_tells_every_field_and_names_files_that_exist() -> None:
 
 
 def test_jobs_and_rules_are_those_of_the_manifests() -> None:
-    jobs = {o["metadata"]["name"] for o in kustomize(ROOT / "k8s/gitops/retrain") if o["kind"] in {"Job", "CronJob"}}
+    jobs = {
+        o["metadata"]["name"]
+        for o in kustomize(ROOT / "k8s/gitops/retrain")
+        if o["kind"] in {"Job", "CronJob"}
+    }
     assert set(re.findall(r"(?:Job|CronJob) `(retrain-[\w-]+)`", GUIDE)) == jobs
-    (rules,) = [o["data"] for o in kustomize(ROOT / "k8s/gitops/argocd") if o["kind"] == "ConfigMap"]
+    (rules,) = [
+        o["data"] for o in kustomize(ROOT / "k8s/gitops/argocd") if o["kind"] == "ConfigMap"
+    ]
     kinds = {key.rpartition("_")[2] for key in rules}
     (told,) = re.findall(r"have none in Argo\s+CD: ([\w, ]+)\.", GUIDE)
     assert set(told.split(", ")) == kinds

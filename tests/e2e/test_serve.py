@@ -1,4 +1,5 @@
-"""`omnicore serve` as a process of its own, asked over the wire: by hand, and by the engine that audits use."""
+"""`omnicore serve` as a process of its own, asked over the wire: by hand, and by the engine that
+audits use."""
 
 from __future__ import annotations
 
@@ -44,7 +45,17 @@ def start(model: str, *options: str) -> tuple[subprocess.Popen[str], str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "omnicore", "serve", "--model", model, "--port", str(port), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "omnicore",
+        "serve",
+        "--model",
+        model,
+        "--port",
+        str(port),
+        *options,
+    ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True), f"http://127.0.0.1:{port}"
 
 
@@ -71,7 +82,9 @@ def server() -> Iterator[str]:
     process, url = start(MODEL)
     try:
         seen = wait(process, url, '"ready":true')
-        assert all(code == 503 and ("loaded" in text or "canary" in text) for code, text in seen[:-1])
+        assert all(
+            code == 503 and ("loaded" in text or "canary" in text) for code, text in seen[:-1]
+        )
         yield url
     finally:
         process.terminate()
@@ -88,12 +101,20 @@ def local() -> Any:
 @pytest.fixture(scope="module")
 def asked(prepared: Path, small_recipe: Recipe) -> list[Request]:
     """Pictures, sounds, and both."""
-    queries = read_jsonl(prepared / "controls.jsonl", Query) + read_jsonl(prepared / "queries.jsonl", Query)
+    queries = read_jsonl(prepared / "controls.jsonl", Query) + read_jsonl(
+        prepared / "queries.jsonl", Query
+    )
     return [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
 
 
 def chat(url: str, content: Any, **changed: Any) -> httpx.Response:
-    body = {"model": MODEL, "temperature": 0, "max_tokens": 14, "messages": [{"role": "user", "content": content}], **changed}
+    body = {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": 14,
+        "messages": [{"role": "user", "content": content}],
+        **changed,
+    }
     return CLIENT.post(f"{url}/v1/chat/completions", json=body)
 
 
@@ -106,7 +127,9 @@ def item(part: Media | str, root: Path) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
-def answers(engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int) -> list[Reply]:
+def answers(
+    engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int
+) -> list[Reply]:
     batches = [Batch(requests[i : i + size], seed=i) for i in range(0, len(requests), size)]
     found = dict(pair for done in engine.answer(batches, sampling) for pair in done)
     return [reply for index in range(len(batches)) for reply in found[index]]
@@ -117,20 +140,34 @@ def http_engine(url: str, **config: Any) -> HttpEngine:
 
 
 @pytest.mark.parametrize("kinds", [{"image"}, {"audio"}, {"image", "audio"}])
-def test_curl_gets_what_the_model_in_this_process_says(server: str, local: Any, asked: list[Request], kinds: set[str]) -> None:
+def test_curl_gets_what_the_model_in_this_process_says(
+    server: str, local: Any, asked: list[Request], kinds: set[str]
+) -> None:
     request = next(r for r in asked if {p.kind for p in r.parts if isinstance(p, Media)} == kinds)
     reply = chat(server, [item(p, request.root) for p in request.parts], logprobs=True).json()
     expected = local.generate(Batch([request], 0), Sampling(0, 14, logprobs=True))[0]
     choice = reply["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": expected.text}
-    assert (choice["finish_reason"], reply["model"], reply["object"]) == ("stop", MODEL, "chat.completion")
-    assert [t["logprob"] for t in choice["logprobs"]["content"]] == pytest.approx(expected.logprobs, abs=1e-3)
+    assert (choice["finish_reason"], reply["model"], reply["object"]) == (
+        "stop",
+        MODEL,
+        "chat.completion",
+    )
+    assert [t["logprob"] for t in choice["logprobs"]["content"]] == pytest.approx(
+        expected.logprobs, abs=1e-3
+    )
     prompt = len(local.reader.prompt(request).ids)
     completion = len(expected.logprobs)
-    assert reply["usage"] == {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    assert reply["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
-def test_the_http_engine_says_what_the_engine_in_this_process_says(server: str, local: Any, asked: list[Request]) -> None:
+def test_the_http_engine_says_what_the_engine_in_this_process_says(
+    server: str, local: Any, asked: list[Request]
+) -> None:
     sampling = Sampling(0, 14, logprobs=True)
     ours = answers(local, asked, sampling, 64)
     theirs = answers(http_engine(server), asked, sampling, 1)
@@ -147,38 +184,56 @@ def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> No
     shutil.copytree(thinker.resolve(MODEL), tmp_path / "model")
     canary.remember(tmp_path / "model", Profile())
     served = EngineConfig(kind="http", url=f"{server}/v1", reference=str(tmp_path / "model"))
-    found = canary.check(HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset({"image", "audio"}))
-    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+    found = canary.check(
+        HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset({"image", "audio"})
+    )
+    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == (
+        "answers",
+        "answers",
+        1.0,
+    )
 
 
 NO_VIDEOS = pytest.mark.skipif(
-    not is_torchvision_available(), reason="upstream's video processor needs torchvision, which is not installed"
+    not is_torchvision_available(),
+    reason="upstream's video processor needs torchvision, which is not installed",
 )
 TOGETHER: list[Any] = [
     ("image", "audio"),
     ("audio", "image"),
     ("image", "image"),
     ("audio", "image", "audio"),
-    *(pytest.param(order, marks=NO_VIDEOS) for order in [("video",), ("video", "audio"), ("video", "video"), ("image", "video")]),
+    *(
+        pytest.param(order, marks=NO_VIDEOS)
+        for order in [("video",), ("video", "audio"), ("video", "video"), ("image", "video")]
+    ),
 ]
 
 
 @pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
-def test_the_canary_finds_each_combination_of_media_behind_the_server(server: str, order: orders.Order) -> None:
+def test_the_canary_finds_each_combination_of_media_behind_the_server(
+    server: str, order: orders.Order
+) -> None:
     served = EngineConfig(kind="http", url=f"{server}/v1")
     together = (order,) if len(order) > 1 else ()
-    found = canary.check(HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset(order), together)
+    found = canary.check(
+        HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset(order), together
+    )
     assert found.get("canary_rate", "answers") in ("answers", "logprobs")
     assert all(found[f"canary_{kind}"] in ("answers", "logprobs") for kind in order)
 
 
 @pytest.mark.parametrize("fps", [2.0, 0.5])
 @pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
-def test_each_combination_of_media_is_answered_as_in_this_process(server: str, local: Any, order: orders.Order, fps: float) -> None:
+def test_each_combination_of_media_is_answered_as_in_this_process(
+    server: str, local: Any, order: orders.Order, fps: float
+) -> None:
     profile, sampling = Profile(fps=fps), Sampling(0, 6, logprobs=True)
     with known.media(set(order)) as (root, media):
         names = {"image": ("7", "5"), "audio": ("6", "9"), "video": ("long", "long")}
-        shown = [media[kind][names[kind][order[:place].count(kind)]] for place, kind in enumerate(order)]
+        shown = [
+            media[kind][names[kind][order[:place].count(kind)]] for place, kind in enumerate(order)
+        ]
         clips = [m.model_copy(update={"end": 4.0}) if m.kind == "video" else m for m in shown]
         request = Request((*clips, "Which digit is written? 7 5 6 9"), root)
         engine = HttpEngine(EngineConfig(kind="http", url=f"{server}/v1"), MODEL, profile)
@@ -188,12 +243,18 @@ def test_each_combination_of_media_is_answered_as_in_this_process(server: str, l
     assert canary._apart(ours, theirs) < 1e-3
 
 
-def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(server: str, asked: list[Request]) -> None:
+def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(
+    server: str, asked: list[Request]
+) -> None:
     sampling = Sampling(1.0, 14)
-    alone, together = (answers(http_engine(server, concurrency=n), asked[:24], sampling, 1) for n in (1, 24))
+    alone, together = (
+        answers(http_engine(server, concurrency=n), asked[:24], sampling, 1) for n in (1, 24)
+    )
     assert [r.text for r in alone] == [r.text for r in together]
     other = answers(http_engine(server), [*asked[1:24], asked[0]], sampling, 1)
-    assert [r.text for r in [other[-1], *other[:-1]]] != [r.text for r in alone]  # each batch has its own seed
+    assert [r.text for r in [other[-1], *other[:-1]]] != [
+        r.text for r in alone
+    ]  # each batch has its own seed
 
 
 def test_sampling_follows_the_distribution(server: str, local: Any) -> None:
@@ -202,31 +263,51 @@ def test_sampling_follows_the_distribution(server: str, local: Any) -> None:
     body = {"temperature": 2.5, "max_tokens": 6}
     with ThreadPoolExecutor(16) as pool:
         texts = list(
-            pool.map(lambda seed: chat(server, question, seed=seed, **body).json()["choices"][0]["message"]["content"], range(300))
+            pool.map(
+                lambda seed: chat(server, question, seed=seed, **body).json()["choices"][0][
+                    "message"
+                ]["content"],
+                range(300),
+            )
         )
     mine = local.generate(Batch([Request((question,), Path())] * 300, 0), Sampling(2.5, 6))
-    share = [sum(t.startswith("<think>") for t in found) / 300 for found in (texts, [r.text for r in mine])]
+    share = [
+        sum(t.startswith("<think>") for t in found) / 300
+        for found in (texts, [r.text for r in mine])
+    ]
     assert 0.05 < share[1] < 0.95
     assert abs(share[0] - share[1]) < 0.12  # four standard errors
 
 
 def events(url: str, content: Any, **changed: Any) -> list[dict[str, Any]]:
-    body = {"model": MODEL, "temperature": 0, "max_tokens": 14, "messages": [{"role": "user", "content": content}], "stream": True}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, **changed}, timeout=60) as response:
+    body = {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": 14,
+        "messages": [{"role": "user", "content": content}],
+        "stream": True,
+    }
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json={**body, **changed}, timeout=60
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
-@pytest.mark.parametrize("_", range(10))  # tokens come while earlier ones are being sent: one try in ten once went wrong
+@pytest.mark.parametrize(
+    "_", range(10)
+)  # tokens come while earlier ones are being sent: one try in ten once went wrong
 def test_a_stream_adds_up_to_the_whole_reply(server: str, _: int) -> None:
     question = "What is the last digit of 3 plus 4? 7 1 2 3"
     whole = chat(server, question, logprobs=True).json()
     *pieces, end = events(server, question, logprobs=True, stream_options={"include_usage": True})
     deltas = [piece["choices"][0] for piece in pieces]
     assert deltas[0]["delta"]["role"] == "assistant"
-    assert "".join(d["delta"]["content"] for d in deltas) == whole["choices"][0]["message"]["content"]
+    assert (
+        "".join(d["delta"]["content"] for d in deltas) == whole["choices"][0]["message"]["content"]
+    )
     assert [d["finish_reason"] for d in deltas] == [None] * (len(deltas) - 1) + ["stop"]
     tokens = [t["token"] for d in deltas if d["logprobs"] for t in d["logprobs"]["content"]]
     assert tokens == [t["token"] for t in whole["choices"][0]["logprobs"]["content"]]
@@ -235,8 +316,16 @@ def test_a_stream_adds_up_to_the_whole_reply(server: str, _: int) -> None:
 
 def test_a_reply_that_is_cut_says_so(server: str) -> None:
     reply = chat(server, "What is the last digit of 3 plus 4? 7 1 2 3", max_tokens=3).json()
-    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 3)
-    assert events(server, "Add 1 and 2. What is the last digit? 3 4", max_tokens=3)[-1]["choices"][0]["finish_reason"] == "length"
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == (
+        "length",
+        3,
+    )
+    assert (
+        events(server, "Add 1 and 2. What is the last digit? 3 4", max_tokens=3)[-1]["choices"][0][
+            "finish_reason"
+        ]
+        == "length"
+    )
 
 
 PNG = base64.b64encode(b"no picture").decode()
@@ -257,26 +346,60 @@ def dot() -> str:
     [
         ({"model": "gpt-4o"}, 404, "no model 'gpt-4o' here; this server has 'embedded:tiny-base'"),
         ({"messages": []}, 400, "messages: list should have at least 1 item"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages.0.role: input should be 'system' or 'user'"),
-        ({"messages": [{"role": "system", "content": "x"}]}, 400, "one user message, after at most one system message"),
+        (
+            {"messages": [{"role": "assistant", "content": "x"}]},
+            400,
+            "messages.0.role: input should be 'system' or 'user'",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "x"}]},
+            400,
+            "one user message, after at most one system message",
+        ),
         ({"top_p": 0.5}, 400, "top_p: only 1 is supported here"),
         ({"tools": [{}]}, 400, "tools: only [] is supported here"),
         ({"content": [{"type": "image"}]}, 400, "messages.0.content.0: input tag 'image'"),
-        ({"content": picture("https://example.com/a.png")}, 400, "messages.0.content.0: nothing is fetched from elsewhere"),
+        (
+            {"content": picture("https://example.com/a.png")},
+            400,
+            "messages.0.content.0: nothing is fetched from elsewhere",
+        ),
         ({"content": picture("file:///etc/passwd")}, 400, "nothing is fetched from elsewhere"),
-        ({"content": picture("data:image/png;base64,%%%")}, 422, "messages.0.content.0: the picture is not base64"),
+        (
+            {"content": picture("data:image/png;base64,%%%")},
+            422,
+            "messages.0.content.0: the picture is not base64",
+        ),
         ({"content": picture(f"data:image/png;base64,{PNG}")}, 422, "is not a readable picture"),
-        ({"content": [{"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}]}, 422, "is not a readable wav"),
-        ({"content": [{"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}}]}, 422, "and the model hears 1 s"),
-        ({"content": [{"type": "video_url", "video_url": {"url": VIDEO}}]}, 400, "videos need torchvision, which is not installed"),
+        (
+            {"content": [{"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}]},
+            422,
+            "is not a readable wav",
+        ),
+        (
+            {"content": [{"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}}]},
+            422,
+            "and the model hears 1 s",
+        ),
+        (
+            {"content": [{"type": "video_url", "video_url": {"url": VIDEO}}]},
+            400,
+            "videos need torchvision, which is not installed",
+        ),
         ({"content": picture(dot()) * 17}, 400, "more than 16 media in one request"),
         ({"content": "see " * 3000}, 400, "together more than the context length of 2048"),
         ({"max_tokens": 5000}, 400, "max_tokens is 5000: together more than the context length"),
-        ({"content": "look <|IMAGE|>"}, 400, "the text holds '<|IMAGE|>', which controls the model"),
+        (
+            {"content": "look <|IMAGE|>"},
+            400,
+            "the text holds '<|IMAGE|>', which controls the model",
+        ),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
 )
-def test_bad_requests_get_one_clear_sentence(server: str, changed: dict[str, Any], status: int, message: str) -> None:
+def test_bad_requests_get_one_clear_sentence(
+    server: str, changed: dict[str, Any], status: int, message: str
+) -> None:
     if "video_url" in str(changed) and is_torchvision_available():
         pytest.skip("this machine reads videos")
     response = chat(server, changed.pop("content", "Which digit is written? 1 2"), **changed)
@@ -289,7 +412,10 @@ def test_bad_requests_get_one_clear_sentence(server: str, changed: dict[str, Any
 @pytest.mark.parametrize("body", [b"{", b"", b'"text"'])
 def test_what_is_no_request_is_refused(server: str, body: bytes) -> None:
     response = httpx.post(f"{server}/v1/chat/completions", content=body)
-    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert (response.status_code, response.json()["error"]["type"]) == (
+        400,
+        "invalid_request_error",
+    )
 
 
 def test_a_body_without_end_is_cut_off(server: str) -> None:
@@ -306,7 +432,13 @@ def test_a_body_without_end_is_cut_off(server: str) -> None:
 
 
 def test_a_client_that_leaves_holds_nobody_up(server: str) -> None:
-    body = {"model": MODEL, "temperature": 3, "max_tokens": 1900, "messages": [{"role": "user", "content": "a"}], "stream": True}
+    body = {
+        "model": MODEL,
+        "temperature": 3,
+        "max_tokens": 1900,
+        "messages": [{"role": "user", "content": "a"}],
+        "stream": True,
+    }
     with httpx.stream("POST", f"{server}/v1/chat/completions", json=body) as response:
         next(response.iter_lines())
     assert chat(server, "What is the last digit of 3 plus 4? 7 1 2 3").status_code == 200
@@ -320,17 +452,23 @@ def test_models_liveness_and_metrics(server: str) -> None:
     said = httpx.get(f"{server}/metrics").text
     types = dict(re.findall(r"^# TYPE (omni_\w+) (\w+)$", said, re.MULTILINE))
     assert types.items() >= {(name, metric.kind) for name, metric in SERVING.items()}
-    assert {name.removesuffix("_created") for name in types} <= {name.removesuffix("_total") for name in SERVING} | SERVING.keys()
+    assert {name.removesuffix("_created") for name in types} <= {
+        name.removesuffix("_total") for name in SERVING
+    } | SERVING.keys()
     lines = dict(line.rsplit(" ", 1) for line in said.splitlines() if line.startswith("omni_serve"))
     assert float(lines['omni_serve_requests_total{code="200"}']) >= 1
     assert float(lines['omni_serve_requests_total{code="404"}']) >= 1
     assert float(lines['omni_serve_tokens_total{kind="completion"}']) > 1
-    assert (lines['omni_serve_canary_passed{kind="audio"}'], lines['omni_serve_canary_passed{kind="image"}']) == ("1.0", "1.0")
+    assert (
+        lines['omni_serve_canary_passed{kind="audio"}'],
+        lines['omni_serve_canary_passed{kind="image"}'],
+    ) == ("1.0", "1.0")
     assert float(lines["omni_serve_request_seconds_count"]) >= 2
 
 
 def test_the_server_is_not_reachable_from_elsewhere(server: str) -> None:
-    """It binds 127.0.0.1: another address of this machine, which 0.0.0.0 would answer on, is refused."""
+    """It binds 127.0.0.1: another address of this machine, which 0.0.0.0 would answer on, is
+    refused."""
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.replace("127.0.0.1", "127.0.0.2"))
 
@@ -342,7 +480,9 @@ def test_a_model_that_does_not_hear_never_gets_ready_and_says_why() -> None:
         assert code == 503
         refused = chat(url, "x", model="embedded:tiny-probe-2")
         assert refused.status_code == 503
-        assert "not ready: embedded:tiny-probe-2 does not hear" in refused.json()["error"]["message"]
+        assert (
+            "not ready: embedded:tiny-probe-2 does not hear" in refused.json()["error"]["message"]
+        )
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -350,7 +490,10 @@ def test_a_model_that_does_not_hear_never_gets_ready_and_says_why() -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")],
+    [
+        ("embedded:nothing", "no embedded model 'nothing'"),
+        ("no/such/dir", "no model directory at no/such/dir"),
+    ],
 )
 def test_a_model_that_cannot_be_loaded_ends_the_server(model: str, message: str) -> None:
     process, _ = start(model)
@@ -359,11 +502,30 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(model: str, message: str)
     assert f"omnicore: {message}" in said
 
 
-def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("model_signing")
     pem = {name: tmp_path / name for name in ("OMNI_SIGNING_KEY", "OMNI_VERIFY_KEY")}
-    curve = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(pem["OMNI_SIGNING_KEY"])]
-    public = ["openssl", "ec", "-in", str(pem["OMNI_SIGNING_KEY"]), "-pubout", "-out", str(pem["OMNI_VERIFY_KEY"])]
+    curve = [
+        "openssl",
+        "ecparam",
+        "-name",
+        "prime256v1",
+        "-genkey",
+        "-noout",
+        "-out",
+        str(pem["OMNI_SIGNING_KEY"]),
+    ]
+    public = [
+        "openssl",
+        "ec",
+        "-in",
+        str(pem["OMNI_SIGNING_KEY"]),
+        "-pubout",
+        "-out",
+        str(pem["OMNI_VERIFY_KEY"]),
+    ]
     for command in (curve, public):
         subprocess.run(command, check=True, capture_output=True)
     for name, path in pem.items():

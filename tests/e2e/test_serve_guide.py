@@ -1,4 +1,5 @@
-"""docs/serve.md is run as it reads: its server is a process of this machine, a stub stands for the InferenceService."""
+"""docs/serve.md is run as it reads: its server is a process of this machine, a stub stands for the
+InferenceService."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ HOST = "champion-omnicore.example.com"
 
 
 class Reader:
-    """Someone who types the page's blocks, in one directory; `port` is free here, as 8000 may not be."""
+    """Someone who types the page's blocks, in one directory; `port` is free here, as 8000 may not
+    be."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -37,7 +39,9 @@ class Reader:
         (folder / ".venv").symlink_to(sys.prefix)
 
     def here(self, block: str) -> str:
-        return block.replace("localhost:8000", f"127.0.0.1:{self.port}").replace("--port 8000", f"--port {self.port}")
+        return block.replace("localhost:8000", f"127.0.0.1:{self.port}").replace(
+            "--port 8000", f"--port {self.port}"
+        )
 
     def types(self, *command: str) -> str:
         done = subprocess.run(
@@ -60,7 +64,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     reader = Reader(tmp_path_factory.mktemp("guide"))
     serving, ready = START.strip().splitlines()
     script = f"{reader.here(serving)}\necho $! > server\nwait $!"
-    with subprocess.Popen(["bash", "-c", script], cwd=reader.folder, env=reader.environment) as shell:
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=reader.folder, env=reader.environment
+    ) as shell:
         try:
             assert json.loads(reader.types("bash", "-c", ready)) == {"ready": True}
             reader.types("bash", "-euc", MEDIA)
@@ -73,7 +79,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 def test_curl_gets_an_answer_whole_and_as_a_stream(reader: Reader) -> None:
     whole = json.loads(reader.types("bash", "-euc", WHOLE))["choices"][0]["message"]["content"]
     assert ANSWER.fullmatch(whole)
-    *events, end = [line.removeprefix("data: ") for line in reader.types("bash", "-euc", STREAM).splitlines() if line]
+    *events, end = [
+        line.removeprefix("data: ")
+        for line in reader.types("bash", "-euc", STREAM).splitlines()
+        if line
+    ]
     pieces = [json.loads(event)["choices"][0]["delta"]["content"] for event in events]
     assert ("".join(pieces), end) == (whole, "[DONE]")
     assert len(pieces) > 5
@@ -90,12 +100,16 @@ def test_the_inference_service_gets_the_same_request(reader: Reader) -> None:
     reader.types("bash", "-euc", WHOLE)
     asked = json.loads((reader.folder / "request.json").read_text())
     listed = Answer(json.dumps({"object": "list", "data": [{"id": "champion"}]}).encode())
-    with Stub(lambda request: completion("<answer>yes</answer>", model=request["model"]), models=listed) as stub:
+    with Stub(
+        lambda request: completion("<answer>yes</answer>", model=request["model"]), models=listed
+    ) as stub:
         reader.environment["GATEWAY"] = f"127.0.0.1:{stub.port}"
         said = json.loads(reader.types("bash", "-euc", GATEWAY))["choices"][0]["message"]["content"]
         asking = PYTHON[0].split("reply = ")[0] + PYTHON[1]
         assert said == reader.types(sys.executable, "-c", asking).strip() == "<answer>yes</answer>"
-    assert [re.findall(r"^host: (\S+)", sent, re.MULTILINE | re.IGNORECASE) for sent in stub.headers] == [[HOST], [HOST]]
+    assert [
+        re.findall(r"^host: (\S+)", sent, re.MULTILINE | re.IGNORECASE) for sent in stub.headers
+    ] == [[HOST], [HOST]]
     assert stub.requests == [{**asked, "model": "champion"}] * 2
 
 
@@ -107,7 +121,10 @@ def test_the_help_has_the_commands_too(reader: Reader) -> None:
 
 
 def test_figures_and_codes_are_those_of_the_code() -> None:
-    source = "".join((ROOT / "omnicore" / "serving" / f"{name}.py").read_text() for name in ("chat", "server", "batcher"))
+    source = "".join(
+        (ROOT / "omnicore" / "serving" / f"{name}.py").read_text()
+        for name in ("chat", "server", "batcher")
+    )
     for status, codes in re.findall(r"^\| (\d{3}) \| (`[^|]+) \|", GUIDE, re.MULTILINE):
         for code in re.findall(r"`(\w+)`", codes):
             assert f'"{code}"' in source, (status, code)

@@ -1,6 +1,8 @@
-"""images/serve as a cluster runs it: the ServingRuntime's command, flags, user and rights, and the canary through its port.
+"""Images/serve as a cluster runs it: the ServingRuntime's command, flags, user and rights, and the
+canary through its port.
 
-vLLM is that of `make test-vllm`, mounted into a Debian in place of vLLM's own image, which is built for CUDA.
+vLLM is that of `make test-vllm`, mounted into a Debian in place of vLLM's own image, which is built
+for CUDA.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ pytestmark = [
 ]
 NAME = "tiny"
 # What a CPU and a tiny model need: the last of two flags is the one that counts.
-ON_A_CPU = ["--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--no-enable-chunked-prefill"]
+ON_A_CPU = [
+    "--dtype=float32",
+    "--max-model-len=1024",
+    "--enforce-eager",
+    "--no-enable-chunked-prefill",
+]
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -39,9 +46,15 @@ CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # the Debian has no compiler
 }
 PACKAGES = ("/vllm/shim", "/vllm/packages", "/vllm/told")
-COMMAND = f'#!/bin/sh\nPYTHONPATH={":".join(PACKAGES)} exec python3 -m vllm.entrypoints.cli.main "$@"\n'
-VERSION = "0.32.0+cpu"  # vLLM asks what is installed as `vllm`, which is called vllm-cpu here, and finds its platform by the ending
-NUMA = Path("/usr/lib/x86_64-linux-gnu/libnuma.so.1")  # vllm-cpu links it, and the Debian has it not
+COMMAND = (
+    f'#!/bin/sh\nPYTHONPATH={":".join(PACKAGES)} exec python3 -m vllm.entrypoints.cli.main "$@"\n'
+)
+VERSION = (  # vLLM asks what is installed as `vllm`, which is called vllm-cpu here, and finds its platform by the ending
+    "0.32.0+cpu"
+)
+NUMA = Path(
+    "/usr/lib/x86_64-linux-gnu/libnuma.so.1"
+)  # vllm-cpu links it, and the Debian has it not
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,7 @@ def engine() -> Iterator[Podman]:
 
 @pytest.fixture(scope="module")
 def image(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """omni-serve on a Debian with a vllm command."""
+    """Omni-serve on a Debian with a vllm command."""
     folder = tmp_path_factory.mktemp("base")
     (folder / "vllm").write_text(COMMAND)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}\n")
@@ -82,24 +95,50 @@ def test_the_runtime_serves_from_the_image(engine: Podman, image: str, tmp_path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [flag.replace("{{.Name}}", NAME).replace("8080", str(port)) for flag in container["args"]]
+    arguments = [
+        flag.replace("{{.Name}}", NAME).replace("8080", str(port)) for flag in container["args"]
+    ]
     environment = {one["name"]: one["value"] for one in container["env"]} | CPU_ENVIRONMENT
     security = container["securityContext"]
-    assert (security["readOnlyRootFilesystem"], security["capabilities"]) == (True, {"drop": ["ALL"]})
+    assert (security["readOnlyRootFilesystem"], security["capabilities"]) == (
+        True,
+        {"drop": ["ALL"]},
+    )
     mounts = {
         PACKAGES[0]: Path(__file__).parent / "vllm_cpu",
         PACKAGES[1]: Path(HOME) / "lib/python3.11/site-packages",
         "/mnt/models": thinker.resolve("embedded:tiny-base"),
     }
-    options = ["--detach", "--name=serve", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=host"]
+    options = [
+        "--detach",
+        "--name=serve",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--network=host",
+    ]
     options += [f"--shm-size={shared}"]
     options += [f"--env={name}={value}" for name, value in environment.items()]
     options += [f"--volume={place}:{inside}:ro" for inside, place in mounts.items()]
     command, *rest = container["command"]
-    engine("run", *options, f"--entrypoint={command}", image, *rest, *arguments, *ON_A_CPU, "--host=127.0.0.1")
+    engine(
+        "run",
+        *options,
+        f"--entrypoint={command}",
+        image,
+        *rest,
+        *arguments,
+        *ON_A_CPU,
+        "--host=127.0.0.1",
+    )
 
     def logs() -> str:
-        log = subprocess.run(["podman", "logs", "serve"], env=engine.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        log = subprocess.run(
+            ["podman", "logs", "serve"],
+            env=engine.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return log.stdout.decode()[-4000:]
 
     began = time.monotonic()
@@ -113,13 +152,25 @@ def test_the_runtime_serves_from_the_image(engine: Podman, image: str, tmp_path:
         assert engine("exec", "serve", "omnicore", "--version")
 
         small = ["--set", "prepare.split=dev", "--set", "prepare.scale=0.02"]
-        asked = [f"probe.model={NAME}", "probe.engine.kind=http", f"probe.engine.url=http://127.0.0.1:{port}/v1"]
+        asked = [
+            f"probe.model={NAME}",
+            "probe.engine.kind=http",
+            f"probe.engine.url=http://127.0.0.1:{port}/v1",
+        ]
         prepared, probed = tmp_path / "prepare", tmp_path / "probe"
         assert main.main(["prepare", *small, "--output", str(prepared)]) == 0
         words = [word for one in asked for word in ("--set", one)]
-        assert main.main(["probe", *small, *words, "--input", f"queries={prepared}", "--output", str(probed)]) == 0, logs()
+        assert (
+            main.main(
+                ["probe", *small, *words, "--input", f"queries={prepared}", "--output", str(probed)]
+            )
+            == 0
+        ), logs()
         summary = read_step(probed)["summary"]
-        assert {name for name in summary if name.startswith("canary_")} >= {"canary_audio", "canary_image"}, summary
+        assert {name for name in summary if name.startswith("canary_")} >= {
+            "canary_audio",
+            "canary_image",
+        }, summary
     finally:
         engine("rm", "--force", "--time=0", "serve")
 

@@ -1,4 +1,5 @@
-"""`omnicore serve` when more is asked than it can answer, and when it is ended: one process, ended by the last test."""
+"""`omnicore serve` when more is asked than it can answer, and when it is ended: one process, ended
+by the last test."""
 
 from __future__ import annotations
 
@@ -56,7 +57,10 @@ def held(url: str) -> socket.socket:
     """A request of which half is sent: it holds its place until the rest comes."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=60)
-    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(whole()))
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        % len(whole())
+    )
     connection.sendall(whole()[:HALF])
     return connection
 
@@ -65,15 +69,21 @@ def test_under_load_every_answer_comes_and_is_right(
     process: tuple[subprocess.Popen[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bodies = load.questions(tmp_path)[::2]
-    found = asyncio.run(load.load(process[1], process[0].pid, bodies, clients=32, seconds=2, warm=1))
+    found = asyncio.run(
+        load.load(process[1], process[0].pid, bodies, clients=32, seconds=2, warm=1)
+    )
     assert (dict(found.failures), found.wrong) == ({}, 0)
     assert len(found.seconds) >= 32
-    assert found.quarters[-1] - found.quarters[0] < 40  # MB; a leak of a picture a request would be more
+    assert (
+        found.quarters[-1] - found.quarters[0] < 40
+    )  # MB; a leak of a picture a request would be more
     print(*found.lines(), sep="\n")
     assert f"| {len(found.seconds)} | none | 0 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("size", [100, 3_000_000])  # a body that nobody reads must not cut off the answer to it
+@pytest.mark.parametrize(
+    "size", [100, 3_000_000]
+)  # a body that nobody reads must not cut off the answer to it
 def test_beyond_the_queue_the_answer_is_to_come_again(url: str, size: int) -> None:
     places = [held(url) for _ in range(TAKEN)]
     try:
@@ -85,15 +95,23 @@ def test_beyond_the_queue_the_answer_is_to_come_again(url: str, size: int) -> No
     assert [(r.status_code, r.headers["retry-after"]) for r in refused] == [(429, "1")] * 4
     error = refused[0].json()["error"]
     assert error["message"] == "40 requests are on their way already: try again later"
-    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "overloaded", None)
-    while (response := post(url)).status_code == 429:  # until the server has seen that they are gone
+    assert (error["type"], error["code"], error["param"]) == (
+        "invalid_request_error",
+        "overloaded",
+        None,
+    )
+    while (
+        response := post(url)
+    ).status_code == 429:  # until the server has seen that they are gone
         time.sleep(0.05)
     assert response.status_code == 200
 
 
 def test_the_engine_comes_again_until_all_is_answered(url: str) -> None:
     before = refusals(url)
-    asked = [Request((f"What is the last digit of {i} plus 4? 7 1 2 3",), Path()) for i in range(120)]
+    asked = [
+        Request((f"What is the last digit of {i} plus 4? 7 1 2 3",), Path()) for i in range(120)
+    ]
     replies = answers(http_engine(url, concurrency=120, timeout=60), asked, Sampling(0, 14), 1)
     assert [reply.error for reply in replies if reply.error] == []
     assert refusals(url) > before
@@ -101,16 +119,24 @@ def test_the_engine_comes_again_until_all_is_answered(url: str) -> None:
 
 def refusals(url: str) -> float:
     lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.split()[1]) for line in lines if line.startswith('omni_serve_requests_total{code="429"}'))
+    return sum(
+        float(line.split()[1])
+        for line in lines
+        if line.startswith('omni_serve_requests_total{code="429"}')
+    )
 
 
-def test_what_is_on_its_way_is_answered_when_the_server_is_ended(process: tuple[subprocess.Popen[str], str]) -> None:
+def test_what_is_on_its_way_is_answered_when_the_server_is_ended(
+    process: tuple[subprocess.Popen[str], str],
+) -> None:
     """The last test of this file: afterwards there is no server."""
     server, url = process
     reply = post(url).json()["choices"][0]["message"]["content"]
     late, never = [held(url) for _ in range(3)], held(url)
     body = {"model": MODEL, "temperature": 10, "seed": 1, "max_tokens": 60, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, **asking()}, timeout=60) as stream:
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json={**body, **asking()}, timeout=60
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         server.terminate()
@@ -125,7 +151,10 @@ def test_what_is_on_its_way_is_answered_when_the_server_is_ended(process: tuple[
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["message"] == "not ready: the server is being ended"
     assert streamed[-1] == "data: [DONE]"
-    assert json.loads(streamed[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("stop", "length")
+    assert json.loads(streamed[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in (
+        "stop",
+        "length",
+    )
     for connection in late:
         answer = b"".join(iter(lambda c=connection: c.recv(1 << 16), b""))  # type: ignore[misc]
         head, _, content = answer.partition(b"\r\n\r\n")

@@ -36,13 +36,15 @@ pytestmark = pytest.mark.usefixtures("signed_in")
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """prepare and sft that write one file each, counted."""
+    """Prepare and sft that write one file each, counted."""
     ran = {"prepare": 0, "sft": 0}
     for name in ran:
 
         def run(recipe, config, inputs, output, name=name):  # type: ignore[no-untyped-def]
             ran[name] += 1
-            (output / f"{name}.txt").write_text("".join((path / "prepare.txt").read_text() for path in inputs.values()) + name)
+            (output / f"{name}.txt").write_text(
+                "".join((path / "prepare.txt").read_text() for path in inputs.values()) + name
+            )
             return {"rows": 1}
 
         module = ModuleType(name)
@@ -51,7 +53,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return ran
 
 
-def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path, steps: dict[str, int]) -> None:
+def test_steps_read_and_write_addresses(
+    seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path, steps: dict[str, int]
+) -> None:
     recipe = load_recipe("tiny")
     first = remote.run("prepare", recipe, {}, f"{uri}/prepare/")
     made = remote.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
@@ -65,12 +69,23 @@ def test_steps_read_and_write_addresses(seaweed: Seaweed, proxy: Proxy, uri: str
     assert steps == {"prepare": 1, "sft": 2}
     assert store.intact(f"{uri}/sft", store.known(f"{uri}/sft"))
     other = load_recipe("tiny", ["sft.steps=7"])
-    with pytest.raises(ConfigError, match=r"holds a finished sft: sft\.steps 45 -> 7\. Give another --output, or --replace"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds a finished sft: sft\.steps 45 -> 7\. Give another --output, or --replace",
+    ):
         remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft")
-    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json")) == made | {"started": ANY, "seconds": ANY}
+    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json")) == made | {
+        "started": ANY,
+        "seconds": ANY,
+    }
     remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft", replace=True)
     assert steps == {"prepare": 1, "sft": 3}
-    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"]["steps"] == 7
+    assert (
+        json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"][
+            "steps"
+        ]
+        == 7
+    )
 
     remote.run("sft", recipe, {"data": f"{uri}/prepare"}, str(tmp_path / "local"))
     assert (tmp_path / "local" / "sft.txt").read_text() == "preparesft"
@@ -104,11 +119,23 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
-        ({"data": "{}/prepare"}, "{}/prepare", "lie in one another; give the output its own address"),
+        (
+            {"data": "{}/prepare"},
+            "{}/prepare",
+            "lie in one another; give the output its own address",
+        ),
         ({"data": "{}/prepare"}, "{}/prepare/sft", "lie in one another"),
         ({"data": "{}/prepare"}, "{}", "lie in one another"),
-        ({"data": "{}/prepare"}, "{}/other", "holds a result of prepare; give sft an address of its own"),
-        ({"data": "{}/prepare"}, "{}/plain", "holds something that is no result of omnicore; give another address"),
+        (
+            {"data": "{}/prepare"},
+            "{}/other",
+            "holds a result of prepare; give sft an address of its own",
+        ),
+        (
+            {"data": "{}/prepare"},
+            "{}/plain",
+            "holds something that is no result of omnicore; give another address",
+        ),
         ({"data": "{}/plain"}, "{}/new", "is not a finished output: no step.json"),
         ({"data": "{}/absent"}, "{}/new", "nothing is published there"),
         ({"data": "absent"}, "{}/new", "absent: no such directory"),
@@ -117,13 +144,23 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
     ],
 )
 def test_addresses_that_cannot_be(
-    uri: str, tmp_path: Path, steps: dict[str, int], inputs: dict[str, str], output: str, message: str
+    uri: str,
+    tmp_path: Path,
+    steps: dict[str, int],
+    inputs: dict[str, str],
+    output: str,
+    message: str,
 ) -> None:
     remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/prepare")
     remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/other")
     store.publish(fill(tmp_path / "plain", {"a": 1}), f"{uri}/plain")
     with pytest.raises(OmniError, match=message):
-        remote.run("sft", load_recipe("tiny"), {role: place.format(uri) for role, place in inputs.items()}, output.format(uri))
+        remote.run(
+            "sft",
+            load_recipe("tiny"),
+            {role: place.format(uri) for role, place in inputs.items()},
+            output.format(uri),
+        )
     assert steps["sft"] == 0
 
 
@@ -133,7 +170,11 @@ def test_the_command_line_on_addresses(uri: str, tmp_path: Path) -> None:
 
     def omnicore(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "omnicore", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "omnicore", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     train = ["sft", *settings, "--input", f"data={uri}/prepare", "--output", f"{uri}/sft"]

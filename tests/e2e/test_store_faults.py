@@ -1,4 +1,5 @@
-"""The store with wrong keys, servers that are none, and kills, cuts and full disks in the middle of its work."""
+"""The store with wrong keys, servers that are none, and kills, cuts and full disks in the middle of
+its work."""
 
 from __future__ import annotations
 
@@ -39,21 +40,42 @@ from tests.seaweed import (
 
 __all__ = ["impatient", "proxy", "seaweed", "signed_in", "uri"]
 pytestmark = pytest.mark.usefixtures("signed_in")
-PUBLISH = "import sys; from pathlib import Path; from omnicore import store; store.publish(Path(sys.argv[1]), sys.argv[2])"
+PUBLISH = (
+    "import sys; from pathlib import Path; from omnicore import store;"
+    " store.publish(Path(sys.argv[1]), sys.argv[2])"
+)
 
 
 @pytest.mark.parametrize("operation", ["publish", "fetch"])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, r"refused the key of AWS_ACCESS_KEY_ID \(SignatureDoesNotMatch\); mend the key"),
-        ({"AWS_ACCESS_KEY_ID": "unknown"}, r"refused the key of AWS_ACCESS_KEY_ID \(InvalidAccessKeyId\); mend the key"),
+        (
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            r"refused the key of AWS_ACCESS_KEY_ID \(SignatureDoesNotMatch\); mend the key",
+        ),
+        (
+            {"AWS_ACCESS_KEY_ID": "unknown"},
+            r"refused the key of AWS_ACCESS_KEY_ID \(InvalidAccessKeyId\); mend the key",
+        ),
         ({"AWS_SESSION_TOKEN": "stale"}, "refused the key of AWS_ACCESS_KEY_ID"),
-        ({"uri": "s3://absent/run"}, "no bucket absent at http://127.0.0.1:.*; create it, or mend the address"),
-        ({"OMNI_S3_ENDPOINT": "closed"}, "is not to be reached .*refused.*; check OMNI_S3_ENDPOINT and the network"),
-        ({"OMNI_S3_ENDPOINT": "silent"}, "is not to be reached .*timed out.*; check OMNI_S3_ENDPOINT and the network"),
+        (
+            {"uri": "s3://absent/run"},
+            "no bucket absent at http://127.0.0.1:.*; create it, or mend the address",
+        ),
+        (
+            {"OMNI_S3_ENDPOINT": "closed"},
+            "is not to be reached .*refused.*; check OMNI_S3_ENDPOINT and the network",
+        ),
+        (
+            {"OMNI_S3_ENDPOINT": "silent"},
+            "is not to be reached .*timed out.*; check OMNI_S3_ENDPOINT and the network",
+        ),
         ({"OMNI_S3_ENDPOINT": "page"}, "does not answer as S3 does.*; check OMNI_S3_ENDPOINT"),
-        ({"OMNI_S3_ENDPOINT": "https"}, "has a certificate that is not trusted|is not to be reached"),
+        (
+            {"OMNI_S3_ENDPOINT": "https"},
+            "has a certificate that is not trusted|is not to be reached",
+        ),
         ({"AWS_ACCESS_KEY_ID": ""}, "no credentials for S3: set AWS_ACCESS_KEY_ID"),
     ],
     ids=["secret", "key", "token", "bucket", "closed", "silent", "page", "https", "none"],
@@ -86,7 +108,11 @@ def test_one_error_names_the_address_and_the_remedy(
         for name, value in values.items():
             monkeypatch.setenv(name, places.get(value, value))
         with pytest.raises(StorageError, match=message) as error:
-            store.publish(source, target) if operation == "publish" else store.fetch(target, tmp_path / "back")
+            (
+                store.publish(source, target)
+                if operation == "publish"
+                else store.fetch(target, tmp_path / "back")
+            )
     page.shutdown()
     page.server_close()
     if "AWS_ACCESS_KEY_ID" not in values or values["AWS_ACCESS_KEY_ID"]:
@@ -98,21 +124,30 @@ class Page(BaseHTTPRequestHandler):
     """A web site, which is no S3, and the endpoint that gives a pod the keys of its role."""
 
     def answer(self) -> None:
-        keys = {"AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Token": None, "Expiration": "2100-01-01T00:00:00Z"}
+        keys = {
+            "AccessKeyId": ACCESS,
+            "SecretAccessKey": SECRET,
+            "Token": None,
+            "Expiration": "2100-01-01T00:00:00Z",
+        }
         body = json.dumps(keys).encode() if self.path == "/keys" else b"<html>welcome</html>"
         self.send_response(200 if self.path == "/keys" else 404)
-        self.send_header("Content-Type", "application/json" if self.path == "/keys" else "text/html")
+        self.send_header(
+            "Content-Type", "application/json" if self.path == "/keys" else "text/html"
+        )
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = answer  # noqa: N815
+    do_GET = do_PUT = do_POST = answer
 
     def log_message(self, *args: object) -> None:
         pass
 
 
-def test_keys_of_a_mounted_secret_may_rotate(seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_mounted_secret_may_rotate(
+    seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = fill(tmp_path / "secret", {"accesskey": f"{ACCESS}\n", "secretkey": "old"})
     source = fill(tmp_path / "source", {"a": 10})
     monkeypatch.setenv("OMNI_S3_SECRET_DIR", str(secret))
@@ -128,22 +163,45 @@ def test_keys_of_a_role(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     page = ThreadingHTTPServer(("127.0.0.1", 0), Page)
     threading.Thread(target=page.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{page.server_port}/keys")
+    monkeypatch.setenv(
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{page.server_port}/keys"
+    )
     assert store.publish(fill(tmp_path / "source", {"a": 10}), uri) == store.look(uri)
     page.shutdown()
     page.server_close()
 
 
-def test_a_ca_of_ones_own(seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ca_of_ones_own(
+    seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=omni", "-addext"]
-    subprocess.run([*made, "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=omni",
+        "-addext",
+    ]
+    subprocess.run(
+        [*made, "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     source = fill(tmp_path / "source", {"big": 9 * MIB, "a": 10})
     with proxied(seaweed.port, context) as proxy:
         monkeypatch.setenv("OMNI_S3_ENDPOINT", f"https://127.0.0.1:{proxy.port}")
-        with pytest.raises(StorageError, match=r"has a certificate that is not trusted .*; give its CA's file in AWS_CA_BUNDLE"):
+        with pytest.raises(
+            StorageError,
+            match=r"has a certificate that is not trusted .*; give its CA's file in AWS_CA_BUNDLE",
+        ):
             store.publish(source, uri)
         for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE"):
             monkeypatch.setenv(name, str(certificate))
@@ -154,7 +212,9 @@ def test_a_ca_of_ones_own(seaweed: Seaweed, uri: str, tmp_path: Path, monkeypatc
     assert same(source, tmp_path / "back")
 
 
-def test_a_server_that_comes_back_is_waited_for(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
+def test_a_server_that_comes_back_is_waited_for(
+    seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
     source = fill(tmp_path / "source", {"big": 60 * MIB, **{f"{i}": 10_000 for i in range(50)}})
 
     def restart() -> None:
@@ -183,7 +243,9 @@ def test_a_server_that_stays_away_leaves_nothing_to_see_and_the_next_call_goes_o
         proxy.cut()
 
     proxy.when("up", 90 * MIB, stop)
-    with pytest.raises(StorageError, match=f"{uri}/.*is not to be reached.*it goes on where it was"):
+    with pytest.raises(
+        StorageError, match=f"{uri}/.*is not to be reached.*it goes on where it was"
+    ):
         store.publish(source, uri)
     seaweed.start()
     assert store.look(uri) is None
@@ -205,7 +267,11 @@ def test_an_interrupted_fetch_keeps_whole_files(
     with pytest.raises(StorageError, match="it goes on where it was"):
         store.fetch(uri, tmp_path / "back")
     assert not (tmp_path / "back").exists()
-    held = [path for path in (tmp_path / "back.part").iterdir() if path.read_bytes() == (source / path.name).read_bytes()]
+    held = [
+        path
+        for path in (tmp_path / "back.part").iterdir()
+        if path.read_bytes() == (source / path.name).read_bytes()
+    ]
     assert len(held) > 40
     (tmp_path / "back.part" / "stray").write_text("left by somebody")
     down = proxy.down
@@ -214,8 +280,11 @@ def test_an_interrupted_fetch_keeps_whole_files(
     assert same(source, tmp_path / "back")
 
 
-def test_a_killed_uploader_goes_on(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
-    """kill -9 in the middle of 200 MB; then the same command sends only what was missing, in memory that does not grow with it."""
+def test_a_killed_uploader_goes_on(
+    seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
+    """Kill -9 in the middle of 200 MB; then the same command sends only what was missing, in memory
+    that does not grow with it."""
     source = fill(tmp_path / "source", {"big": 200 * MIB})
     command = [sys.executable, "-c", PUBLISH, str(source), uri]
     uploader = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -225,8 +294,16 @@ def test_a_killed_uploader_goes_on(seaweed: Seaweed, proxy: Proxy, uri: str, tmp
     held = sum(parts(seaweed, uri))
     assert held > 50 * MIB
     up = proxy.up
-    code = f"{PUBLISH}; print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
-    done = subprocess.run([sys.executable, "-c", code, str(source), uri], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        f"{PUBLISH}; print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source), uri],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert proxy.up - up < 201 * MIB - held
     assert int(done.stdout) < 200_000  # kB
     assert parts(seaweed, uri) == []
@@ -238,7 +315,9 @@ def test_a_killed_uploader_goes_on(seaweed: Seaweed, proxy: Proxy, uri: str, tmp
 def test_many_small_files(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
     """5,000, the uploader killed among them."""
     source = fill(tmp_path / "source", {f"{i % 50}/{i}.json": 2000 + i % 7 for i in range(5000)})
-    uploader = subprocess.Popen([sys.executable, "-c", PUBLISH, str(source), uri], cwd=ROOT, stderr=subprocess.DEVNULL)
+    uploader = subprocess.Popen(
+        [sys.executable, "-c", PUBLISH, str(source), uri], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     proxy.when("up", 3 * MIB, uploader.kill)
     assert uploader.wait() == -9
     there = len(objects(seaweed, uri))
@@ -255,7 +334,9 @@ def test_many_small_files(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Pa
 def test_a_full_disk_is_named_and_leaves_nothing(uri: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("cannot mount a small disk here")
     try:
         store.publish(fill(tmp_path / "source", {"big": 9 * MIB}), uri)

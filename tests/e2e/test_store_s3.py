@@ -31,10 +31,15 @@ from tests.seaweed import (
 
 __all__ = ["proxy", "seaweed", "signed_in", "uri"]
 pytestmark = pytest.mark.usefixtures("signed_in")
-PUBLISH = "import sys; from pathlib import Path; from omnicore import store; store.publish(Path(sys.argv[1]), sys.argv[2])"
+PUBLISH = (
+    "import sys; from pathlib import Path; from omnicore import store;"
+    " store.publish(Path(sys.argv[1]), sys.argv[2])"
+)
 
 
-def test_a_directory_comes_back_as_it_went(seaweed: Seaweed, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_comes_back_as_it_went(
+    seaweed: Seaweed, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names: dict[str, int | str] = {
         "big": 20 * MIB + 5,
         "exact": 8 * MIB,
@@ -85,7 +90,11 @@ def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
     else:
         overwrite(seaweed, uri, name, b"wrong" if damage == "same size" else b"wrong bytes")
     assert not store.intact(uri, published)
-    said = "the object has vanished" if damage == "vanished" else "its bytes are not those that were published"
+    said = (
+        "the object has vanished"
+        if damage == "vanished"
+        else "its bytes are not those that were published"
+    )
     with pytest.raises(StorageError, match=f"{uri}/{name}: {said}.*command that made it"):
         store.fetch(uri, tmp_path / "back")
     with pytest.raises(StorageError, match=f"{uri}/{name}: "):
@@ -100,9 +109,18 @@ def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
 def test_a_damaged_manifest_is_refused(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
     published = store.publish(fill(tmp_path / "source", {"a": 10}), uri)
     text = published.model_dump_json()
-    for broken in (text[:-9], text.replace('"a"', '"../a"'), text.replace('"a"', '"b"'), "", "null"):
+    for broken in (
+        text[:-9],
+        text.replace('"a"', '"../a"'),
+        text.replace('"a"', '"b"'),
+        "",
+        "null",
+    ):
         overwrite(seaweed, uri, "published.json", broken.encode())
-        with pytest.raises(StorageError, match=f"{uri}/published.json is damaged: .*; remove it and publish the result again"):
+        with pytest.raises(
+            StorageError,
+            match=f"{uri}/published.json is damaged: .*; remove it and publish the result again",
+        ):
             store.fetch(uri, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert not (tmp_path / "a").exists()
@@ -120,11 +138,17 @@ def test_a_republish_never_mixes_and_leaves_old_readers_theirs(uri: str, tmp_pat
 
 def test_two_writers_at_once_leave_one_of_both(uri: str, tmp_path: Path) -> None:
     """Each publishes several times; who reads meanwhile sees one of both whole, every time."""
-    sources = [fill(tmp_path / name, {"big": 9 * MIB, "a": name, f"{name}/b": 10}) for name in ("one", "two")]
+    sources = [
+        fill(tmp_path / name, {"big": 9 * MIB, "a": name, f"{name}/b": 10})
+        for name in ("one", "two")
+    ]
     store.publish(sources[0], uri)
     loop = f"{PUBLISH}\nfor i in range(8): store.publish(Path(sys.argv[1]), sys.argv[2])"
     writers = [
-        subprocess.Popen([sys.executable, "-c", loop, str(source), uri], cwd=ROOT, stderr=subprocess.PIPE) for source in sources
+        subprocess.Popen(
+            [sys.executable, "-c", loop, str(source), uri], cwd=ROOT, stderr=subprocess.PIPE
+        )
+        for source in sources
     ]
     reads = 0
     while reads < 3 or any(writer.poll() is None for writer in writers):
@@ -138,14 +162,21 @@ def test_two_writers_at_once_leave_one_of_both(uri: str, tmp_path: Path) -> None
         writer.stderr.close()
 
 
-def test_another_writer_may_end_the_upload(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path) -> None:
-    """The first is held up in the middle of a part while a second goes on with its upload and ends it."""
+def test_another_writer_may_end_the_upload(
+    seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
+    """The first is held up in the middle of a part while a second goes on with its upload and ends
+    it."""
     source = fill(tmp_path / "source", {"big": 30 * MIB})
     second: list[subprocess.CompletedProcess[bytes]] = []
 
     def overtake() -> None:
         command = [sys.executable, "-c", PUBLISH, str(source), uri]
-        second.append(subprocess.run(command, cwd=ROOT, env=os.environ | seaweed.env, capture_output=True, check=False))
+        second.append(
+            subprocess.run(
+                command, cwd=ROOT, env=os.environ | seaweed.env, capture_output=True, check=False
+            )
+        )
 
     proxy.when("up", 20 * MIB, overtake)
     published = store.publish(source, uri)
@@ -157,16 +188,25 @@ def test_another_writer_may_end_the_upload(seaweed: Seaweed, proxy: Proxy, uri: 
 
 
 def test_nothing_published_and_a_full_directory(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{uri}: nothing is published there .*; run the step that makes it, with --output {uri}"):
+    with pytest.raises(
+        DataError,
+        match=(
+            f"{uri}: nothing is published there .*; run the step that makes it, with --output {uri}"
+        ),
+    ):
         store.fetch(uri, tmp_path / "back")
     store.publish(fill(tmp_path / "source", {"a": 10}), uri)
     other = fill(tmp_path / "other", {"a": "mine"})
-    with pytest.raises(ConfigError, match=f"{other} is not empty and does not hold what {uri} does"):
+    with pytest.raises(
+        ConfigError, match=f"{other} is not empty and does not hold what {uri} does"
+    ):
         store.fetch(uri, other)
     assert (other / "a").read_text() == "mine"
 
 
-def test_a_file_that_changes_meanwhile_is_not_published(proxy: Proxy, uri: str, tmp_path: Path) -> None:
+def test_a_file_that_changes_meanwhile_is_not_published(
+    proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
     source = fill(tmp_path / "source", {"big": 20 * MIB})
     proxy.when("up", 10 * MIB, lambda: fill(source, {"big": 20 * MIB}) and None)
     with pytest.raises(DataError, match=f"{source}/big changed while it was published"):

@@ -1,4 +1,5 @@
-"""docs/train.md's curves in TensorBoard and in a real MLflow server, and in the output while a training works."""
+"""docs/train.md's curves in TensorBoard and in a real MLflow server, and in the output while a
+training works."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def mlflow(port: int, tmp_path: Path) -> Iterator[str]:
     command = [word.replace("5000", str(port)) for word in commands()[0]]
     url = f"http://127.0.0.1:{port}"
     program = Path(sys.executable).with_name(command[0])
-    with subprocess.Popen([program, *command[1:], "--workers", "1"], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [program, *command[1:], "--workers", "1"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    ) as process:
         for _ in range(600):
             try:
                 with urllib.request.urlopen(f"{url}/health"):
@@ -65,13 +68,21 @@ def test_curves_are_shown_in_two_trackers(mlflow: str, tmp_path: Path) -> None:
     _, train, _ = commands()
     run_step("prepare", load_recipe("tiny", SMALL), {}, tmp_path / "runs" / "prepare")
     words = [word.replace("http://127.0.0.1:5000", mlflow) for word in train[1:]]
-    settings = [part for value in (*SMALL, "sft.steps=3", "sft.batch=4") for part in ("--set", value)]
+    settings = [
+        part for value in (*SMALL, "sft.steps=3", "sft.batch=4") for part in ("--set", value)
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "omnicore", *words, *settings], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "omnicore", *words, *settings],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, "a deprecation of a library reached the terminal"
-    losses = [record["loss"] for record in read_jsonl(tmp_path / "runs" / "sft" / "curves.jsonl", dict)]
+    losses = [
+        record["loss"] for record in read_jsonl(tmp_path / "runs" / "sft" / "curves.jsonl", dict)
+    ]
     assert len(losses) == 3
 
     client = MlflowClient(mlflow)
@@ -79,23 +90,32 @@ def test_curves_are_shown_in_two_trackers(mlflow: str, tmp_path: Path) -> None:
     assert experiment
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("sft", "FINISHED")
-    logged = sorted(client.get_metric_history(run.info.run_id, "loss"), key=lambda metric: metric.step)
+    logged = sorted(
+        client.get_metric_history(run.info.run_id, "loss"), key=lambda metric: metric.step
+    )
     assert [metric.value for metric in logged] == pytest.approx(losses, abs=1e-4)
 
     events = EventAccumulator(str(tmp_path / "runs" / "sft.tracker" / "sft"))
     events.Reload()
-    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses, abs=1e-4)
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
+        losses, abs=1e-4
+    )
 
 
 def test_another_tracker_finds_the_finished_result(tmp_path: Path) -> None:
     run_step("prepare", load_recipe("tiny", SMALL), {}, tmp_path / "prepare")
-    plain, watched = (load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2", f"tracker.to={to}"]) for to in ("[]", "[mlflow]"))
+    plain, watched = (
+        load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2", f"tracker.to={to}"])
+        for to in ("[]", "[mlflow]")
+    )
     inputs = {"data": tmp_path / "prepare"}
     assert in_a_fork(lambda: run_step("sft", plain, inputs, tmp_path / "sft")) == 0
     assert run_step("sft", watched, inputs, tmp_path / "sft")["summary"]["steps"] == 1
 
 
-def test_curves_grow_while_a_training_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_grow_while_a_training_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What lies in the output when the last step begins is all but the last line."""
     from omnicore.training.sft import OmniSFTTrainer
 
@@ -108,6 +128,11 @@ def test_curves_grow_while_a_training_works(tmp_path: Path, monkeypatch: pytest.
         return computed(self, *args, **kwargs)
 
     monkeypatch.setattr(OmniSFTTrainer, "compute_loss", look)
-    run_step("sft", load_recipe("tiny", [*SMALL, "sft.steps=3", "sft.batch=2"]), {"data": tmp_path / "prepare"}, tmp_path / "sft")
+    run_step(
+        "sft",
+        load_recipe("tiny", [*SMALL, "sft.steps=3", "sft.batch=2"]),
+        {"data": tmp_path / "prepare"},
+        tmp_path / "sft",
+    )
     whole = read_jsonl(tmp_path / "sft" / "curves.jsonl", dict)
     assert seen == [whole[:n] for n in range(3)]

@@ -1,4 +1,5 @@
-"""A benchmark with bad videos from its files to its scores: prepare names them, and what breaks later costs one query."""
+"""A benchmark with bad videos from its files to its scores: prepare names them, and what breaks
+later costs one query."""
 
 from __future__ import annotations
 
@@ -20,16 +21,31 @@ from tests.stub_server import MODEL, Stub
 
 
 def half(path: Path) -> None:
-    write_video(path, [i / 8 for i in range(65)], (64, 48), tone(440, 8.0, SOUND_RATE), options={"movflags": "faststart"})
+    write_video(
+        path,
+        [i / 8 for i in range(65)],
+        (64, 48),
+        tone(440, 8.0, SOUND_RATE),
+        options={"movflags": "faststart"},
+    )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "mute": (lambda path: make_video(path, 1.0, 8, (64, 48), None), "audio Videos/mute/mute_video.mp4 has no audio track"),
+    "mute": (
+        lambda path: make_video(path, 1.0, 8, (64, 48), None),
+        "audio Videos/mute/mute_video.mp4 has no audio track",
+    ),
     "heard": (make_sound_track, "video Videos/heard/heard_video.mp4 has no video track"),
     "half": (half, "video Videos/half/half_video.mp4 is damaged or cut off after"),
-    "text": (lambda path: path.write_text("not found"), "video Videos/text/text_video.mp4 is not a readable video"),
-    "zero": (lambda path: path.touch(), "video Videos/zero/zero_video.mp4 is not a readable video: it is empty"),
+    "text": (
+        lambda path: path.write_text("not found"),
+        "video Videos/text/text_video.mp4 is not a readable video",
+    ),
+    "zero": (
+        lambda path: path.touch(),
+        "video Videos/zero/zero_video.mp4 is not a readable video: it is empty",
+    ),
 }
 
 
@@ -37,7 +53,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 def folder(tmp_path: Path) -> Path:
     """Six good videos and the bad ones, in the form of Daily-Omni, one question each."""
     root = tmp_path / "Daily-Omni"
-    makers = {f"good{i}": lambda path, i=i: make_video(path, 1.0, 8, (64, 48), 300.0 + 20 * i) for i in range(6)}
+    makers = {
+        f"good{i}": lambda path, i=i: make_video(path, 1.0, 8, (64, 48), 300.0 + 20 * i)
+        for i in range(6)
+    }
     for name, make in {**makers, **{name: make for name, (make, _) in BAD.items()}}.items():
         path = root / "Videos" / name / f"{name}_video.mp4"
         path.parent.mkdir(parents=True)
@@ -58,13 +77,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_bad_videos_are_listed_and_later_faults_cost_one_query(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
 
     def step(name: str, output: str, *sets: str, **inputs: str) -> dict[str, Any]:
-        engines = [f"{section}engine={json.dumps({'kind': 'http', 'url': stub.url})}" for section in ("", "probe.")]
+        engines = [
+            f"{section}engine={json.dumps({'kind': 'http', 'url': stub.url})}"
+            for section in ("", "probe.")
+        ]
         settings = [
             "profile.style=value",
             "profile.instruction=",
@@ -73,9 +98,15 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
             "probe.draws.text_only=0",
             *engines,
         ]
-        settings += [f"prepare.sources.daily_omni={json.dumps(str(folder))}", "prepare.max_refused=0.5", *sets]
+        settings += [
+            f"prepare.sources.daily_omni={json.dumps(str(folder))}",
+            "prepare.max_refused=0.5",
+            *sets,
+        ]
         recipe = load_recipe("qwen3-vl-audit", settings)
-        return run_step(name, recipe, {role: out / place for role, place in inputs.items()}, out / output)["summary"]
+        return run_step(
+            name, recipe, {role: out / place for role, place in inputs.items()}, out / output
+        )["summary"]
 
     with Stub() as stub:
         with pytest.raises(DataError, match=r"Daily-Omni: 5 of 11 items cannot be read") as refused:
@@ -85,7 +116,10 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
 
         prepared = step("prepare", "prepare")
         assert (prepared["queries"], prepared["refused"]) == (6, 5)
-        problems = {problem.id: problem for problem in read_jsonl(out / "prepare" / "problems.jsonl", Problem)}
+        problems = {
+            problem.id: problem
+            for problem in read_jsonl(out / "prepare" / "problems.jsonl", Problem)
+        }
         assert {name.removesuffix("-0") for name in problems} == set(BAD)
         for name, (_, message) in BAD.items():
             assert problems[f"{name}-0"].message.startswith(message)
@@ -96,20 +130,34 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
         whole = step("evaluate", "whole", queries="prepare", manifest="clean")
         assert (whole["queries"], whole["errors"]) == (6, 0)
 
-        queries = {query.id: query for query in read_jsonl(out / "prepare" / "queries.jsonl", Query)}
+        queries = {
+            query.id: query for query in read_jsonl(out / "prepare" / "queries.jsonl", Query)
+        }
         lost = queries["good3-0"].media[0].uri
         (out / "prepare" / lost).unlink()
-        named = rf"{lost} is missing: run prepare again, or copy the video there \(daily_omni/good3-0\)"
-        with pytest.raises(EngineError, match=rf"evaluate: [12] of 12 requests failed.*{named}.*engine\.max_error_rate"):
+        named = (
+            rf"{lost} is missing: run prepare again, or copy the video there \(daily_omni/good3-0\)"
+        )
+        with pytest.raises(
+            EngineError,
+            match=rf"evaluate: [12] of 12 requests failed.*{named}.*engine\.max_error_rate",
+        ):
             step("evaluate", "part", queries="prepare", manifest="clean")
 
         capsys.readouterr()
-        part = step("evaluate", "part", "engine.max_error_rate=0.2", queries="prepare", manifest="clean")
+        part = step(
+            "evaluate", "part", "engine.max_error_rate=0.2", queries="prepare", manifest="clean"
+        )
         errors = read_jsonl(out / "part" / "errors.jsonl", dict)
-        assert {(error["benchmark"], error["id"]) for error in errors} == {("daily_omni", "good3-0")}
+        assert {(error["benchmark"], error["id"]) for error in errors} == {
+            ("daily_omni", "good3-0")
+        }
         assert all(error["error"].startswith(f"{lost} is missing") for error in errors)
         assert part["errors"] == part["errors_daily_omni"] == len(errors)
-        assert f"{len(errors)} of {part['asked']} requests failed and count for nothing (daily_omni" in capsys.readouterr().err
+        assert (
+            f"{len(errors)} of {part['asked']} requests failed and count for nothing (daily_omni"
+            in capsys.readouterr().err
+        )
         scores = read_json(out / "part" / "scores.json")
         counts = scores["by_benchmark"]["daily_omni"]["counts"]["raw"]
         assert (counts["queries"], counts["errors"]) == (6, 1)

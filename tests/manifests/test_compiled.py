@@ -23,4 +23,8 @@ def test_objects_are_valid(path: Path) -> None:
 
 
 def test_all_pipelines_are_compiled() -> None:
-    assert [p.name for p in MANIFESTS] == ["omniboost.k8s.yaml", "omniclean.k8s.yaml", "retrain.k8s.yaml"]
+    assert [p.name for p in MANIFESTS] == [
+        "omniboost.k8s.yaml",
+        "omniclean.k8s.yaml",
+        "retrain.k8s.yaml",
+    ]

@@ -1,4 +1,5 @@
-"""What Argo CD applies: valid to the last field, in order, no more than its project allows, and commands that the CLI takes."""
+"""What Argo CD applies: valid to the last field, in order, no more than its project allows, and
+commands that the CLI takes."""
 
 from __future__ import annotations
 
@@ -24,12 +25,18 @@ __all__ = ["kfp"]
 ROOT = Path(__file__).parents[2]
 GITOPS = ROOT / "k8s" / "gitops"
 RETRAIN, ARGOCD = GITOPS / "retrain", GITOPS / "argocd"
-WAVE, OPTIONS, COMPARE = (f"argocd.argoproj.io/{name}" for name in ("sync-wave", "sync-options", "compare-options"))
+WAVE, OPTIONS, COMPARE = (
+    f"argocd.argoproj.io/{name}" for name in ("sync-wave", "sync-options", "compare-options")
+)
 URI = f"s3://omnicore/runs/results/rlvr-1/{'a' * 32}/checkpoint"
 
 
 def one(folder: Path, kind: str, start: str = "") -> dict[str, Any]:
-    (found,) = [o for o in kustomize(folder) if o["kind"] == kind and o["metadata"]["name"].startswith(start)]
+    (found,) = [
+        o
+        for o in kustomize(folder)
+        if o["kind"] == kind and o["metadata"]["name"].startswith(start)
+    ]
     return found
 
 
@@ -37,34 +44,53 @@ def one(folder: Path, kind: str, start: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("folder", [RETRAIN, ARGOCD], ids=lambda f: f.name)
 def test_every_object_is_valid_to_the_last_field(folder: Path) -> None:
     for found in kustomize(folder):
-        assert (found["kind"], found["metadata"]["name"], validate(found)) == (found["kind"], found["metadata"]["name"], [])
+        assert (found["kind"], found["metadata"]["name"], validate(found)) == (
+            found["kind"],
+            found["metadata"]["name"],
+            [],
+        )
         if "spec" in found:
             assert validate({**found, "spec": {**found["spec"], "nonsense": 1}}), found["kind"]
-    assert {o["metadata"]["namespace"] for o in kustomize(folder)} == {"omnicore" if folder == RETRAIN else "argocd"}
+    assert {o["metadata"]["namespace"] for o in kustomize(folder)} == {
+        "omnicore" if folder == RETRAIN else "argocd"
+    }
 
 
 def test_the_project_allows_what_is_applied_and_nothing_else() -> None:
     spec = one(ARGOCD, "AppProject")["spec"]
     applied = list(chain(kustomize(ROOT / "k8s" / "overlays" / "prod"), kustomize(RETRAIN)))
     for listed, here in (("clusterResourceWhitelist", False), ("namespaceResourceWhitelist", True)):
-        kinds = {(o["apiVersion"].rpartition("/")[0], o["kind"]) for o in applied if bool(o["metadata"].get("namespace")) is here}
+        kinds = {
+            (o["apiVersion"].rpartition("/")[0], o["kind"])
+            for o in applied
+            if bool(o["metadata"].get("namespace")) is here
+        }
         assert {(kind["group"], kind["kind"]) for kind in spec[listed]} == kinds
     applications = [o["spec"] for o in kustomize(ARGOCD) if o["kind"] == "Application"]
     assert {a["project"] for a in applications} == {"omnicore"}
     assert [a["source"]["repoURL"] for a in applications] == spec["sourceRepos"] * 2
     assert all(a["destination"] in spec["destinations"] for a in applications)
-    assert [(ROOT / a["source"]["path"] / "kustomization.yaml").is_file() for a in applications] == [True, True]
+    assert [
+        (ROOT / a["source"]["path"] / "kustomization.yaml").is_file() for a in applications
+    ] == [True, True]
 
 
 def test_an_application_prunes_last_heals_and_leaves_alone_what_others_write() -> None:
     for found in (o for o in kustomize(ARGOCD) if o["kind"] == "Application"):
         policy = found["spec"]["syncPolicy"]
         assert policy["automated"] == {"prune": True, "selfHeal": True}
-        assert {"ServerSideApply=true", "PruneLast=true", "RespectIgnoreDifferences=true"} <= set(policy["syncOptions"])
+        assert {"ServerSideApply=true", "PruneLast=true", "RespectIgnoreDifferences=true"} <= set(
+            policy["syncOptions"]
+        )
         assert "ServerSideDiff=true" in found["metadata"]["annotations"][COMPARE]
         applied = kustomize(ROOT / found["spec"]["source"]["path"])
         for ignored in found["spec"]["ignoreDifferences"]:
-            assert [o for o in applied if o["kind"] == ignored["kind"] and ignored.get("name") in (None, o["metadata"]["name"])]
+            assert [
+                o
+                for o in applied
+                if o["kind"] == ignored["kind"]
+                and ignored.get("name") in (None, o["metadata"]["name"])
+            ]
 
 
 def test_a_version_comes_after_its_pipeline_and_stays_when_the_next_one_comes() -> None:
@@ -79,7 +105,9 @@ def test_a_version_comes_after_its_pipeline_and_stays_when_the_next_one_comes() 
 def test_the_configmap_is_called_by_its_content(tmp_path: Path) -> None:
     held = one(RETRAIN, "ConfigMap")
     assert held["immutable"] is True
-    assert request.Request.model_validate(yaml.safe_load(held["data"]["request.yaml"])) == request.read(request.FILE)
+    assert request.Request.model_validate(
+        yaml.safe_load(held["data"]["request.yaml"])
+    ) == request.read(request.FILE)
     assert held["data"]["RUN"] == request.read(request.FILE).run
     assert held["data"]["VERSION"] == one(RETRAIN, "PipelineVersion")["metadata"]["name"]
     other = tmp_path / "retrain"
@@ -93,7 +121,11 @@ def test_the_configmap_is_called_by_its_content(tmp_path: Path) -> None:
 def pods() -> dict[str, dict[str, Any]]:
     """The specs of the pods that submit, by who makes them."""
     jobs = {o["metadata"]["name"]: o["spec"] for o in kustomize(RETRAIN) if o["kind"] == "Job"}
-    jobs |= {o["metadata"]["name"]: o["spec"]["jobTemplate"]["spec"] for o in kustomize(RETRAIN) if o["kind"] == "CronJob"}
+    jobs |= {
+        o["metadata"]["name"]: o["spec"]["jobTemplate"]["spec"]
+        for o in kustomize(RETRAIN)
+        if o["kind"] == "CronJob"
+    }
     return {name: job["template"] for name, job in jobs.items()}
 
 
@@ -104,7 +136,10 @@ def test_the_hook_is_a_job_and_the_rest_waits_for_somebody_to_turn_it_on() -> No
         "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
     }
     assert set(pods()) == {"retrain-submit", "retrain-on-data", "retrain-weekly"}
-    assert [o["spec"]["suspend"] for o in kustomize(RETRAIN) if o["kind"] == "CronJob"] == [True, True]
+    assert [o["spec"]["suspend"] for o in kustomize(RETRAIN) if o["kind"] == "CronJob"] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("name", sorted({"retrain-submit", "retrain-on-data", "retrain-weekly"}))
@@ -116,39 +151,63 @@ def test_who_submits_obeys_restricted_and_holds_a_token_for_kfp_alone(name: str)
     assert not [role for role, of in PODS.items() if chosen(policy["podSelector"], of)]
     spec = pod["spec"]
     assert spec["automountServiceAccountToken"] is False
-    assert [token["audience"] for token in everywhere(spec, "serviceAccountToken")] == ["pipelines.kubeflow.org"]
-    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert [token["audience"] for token in everywhere(spec, "serviceAccountToken")] == [
+        "pipelines.kubeflow.org"
+    ]
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     (container,) = spec["containers"]
-    own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    own = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
     assert container["securityContext"] == own
     assert container["image"] == "omni-core:dev"
 
 
 def test_its_account_may_what_kfp_asks_for_and_nothing_of_the_clusters_own() -> None:
-    assert not [o for o in kustomize(RETRAIN) if o["kind"] in {"Role", "ClusterRole", "ClusterRoleBinding"}]
+    assert not [
+        o for o in kustomize(RETRAIN) if o["kind"] in {"Role", "ClusterRole", "ClusterRoleBinding"}
+    ]
     binding = one(RETRAIN, "RoleBinding")
-    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("ClusterRole", "kubeflow-pipelines-edit")
-    assert {pod["spec"]["serviceAccountName"] for pod in pods().values()} == {s["name"] for s in binding["subjects"]}
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == (
+        "ClusterRole",
+        "kubeflow-pipelines-edit",
+    )
+    assert {pod["spec"]["serviceAccountName"] for pod in pods().values()} == {
+        s["name"] for s in binding["subjects"]
+    }
 
 
 def told(name: str, tmp_path: Path) -> list[str]:
-    """What the container of a pod runs, as the kubelet would start it, its mounts below a folder: the words of `omnicore`."""
+    """What the container of a pod runs, as the kubelet would start it, its mounts below a folder:
+    the words of `omnicore`."""
     (container,) = pods()[name]["spec"]["containers"]
     data = one(RETRAIN, "ConfigMap")["data"]
     values = {"CHAMPION": URI, **{key: data[key] for key in ("RUN", "VERSION")}}
     (tmp_path / "request.yaml").write_text(data["request.yaml"])
     words = [
-        re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word).replace("/request/", f"{tmp_path}/")
+        re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word).replace(
+            "/request/", f"{tmp_path}/"
+        )
         for word in (*container["command"], *container["args"])
     ]
     if words[0] == "sh":
         words[words.index("omnicore")] = "echo"
-        words = ["omnicore", *subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()]
+        words = [
+            "omnicore",
+            *subprocess.run(words, capture_output=True, text=True, check=True).stdout.split(),
+        ]
     return words
 
 
 @pytest.mark.parametrize("name", sorted({"retrain-submit", "retrain-on-data", "retrain-weekly"}))
-def test_each_pod_submits_the_run_of_the_request_once(name: str, kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_pod_submits_the_run_of_the_request_once(
+    name: str, kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipelines.submit.IN_CLUSTER", kfp.url)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     kfp.versions["retrain"].append(one(RETRAIN, "PipelineVersion")["metadata"]["name"])
@@ -158,9 +217,14 @@ def test_each_pod_submits_the_run_of_the_request_once(name: str, kfp: Kfp, tmp_p
         assert main(words[1:]) == 0
     (run,) = kfp.runs
     weekly = f"retrain-{datetime.now(UTC):%G-w%V}"
-    assert run["display_name"] == (weekly if name == "retrain-weekly" else request.read(request.FILE).run)
+    assert run["display_name"] == (
+        weekly if name == "retrain-weekly" else request.read(request.FILE).run
+    )
     assert run["namespace"] == "omnicore"
-    assert run["pipeline_version_reference"]["pipeline_version_id"] == f"id-{kfp.versions['retrain'][-1]}"
+    assert (
+        run["pipeline_version_reference"]["pipeline_version_id"]
+        == f"id-{kfp.versions['retrain'][-1]}"
+    )
     assert run["runtime_config"]["parameters"]["champion"] == URI.removesuffix("/checkpoint")
 
 
@@ -180,8 +244,16 @@ HEALTH: dict[str, list[tuple[list[tuple[str, str]], str]]] = {
         ([("Complete", "True")], "Healthy"),
         ([("Failed", "True")], "Degraded"),
     ],
-    "kueue.x-k8s.io_ClusterQueue": [([], "Progressing"), ([("Active", "True")], "Healthy"), ([("Active", "False")], "Degraded")],
-    "kueue.x-k8s.io_LocalQueue": [([], "Progressing"), ([("Active", "True")], "Healthy"), ([("Active", "False")], "Degraded")],
+    "kueue.x-k8s.io_ClusterQueue": [
+        ([], "Progressing"),
+        ([("Active", "True")], "Healthy"),
+        ([("Active", "False")], "Degraded"),
+    ],
+    "kueue.x-k8s.io_LocalQueue": [
+        ([], "Progressing"),
+        ([("Active", "True")], "Healthy"),
+        ([("Active", "False")], "Degraded"),
+    ],
     "pipelines.kubeflow.org_PipelineVersion": [
         ([], "Healthy"),
         ([("PipelineVersionStatus", "True")], "Healthy"),
@@ -198,13 +270,22 @@ def test_health_by_conditions(key: str) -> None:
     lua = LuaRuntime()
     judge = lua.eval(f"function(obj) {text} end")
     for conditions, status in HEALTH[key]:
-        rows = [{"type": kind, "status": value, "message": f"said of {kind}"} for kind, value in conditions]
-        for given in ({"status": {"conditions": rows}}, *([{}, {"status": {}}] if not rows else [])):
+        rows = [
+            {"type": kind, "status": value, "message": f"said of {kind}"}
+            for kind, value in conditions
+        ]
+        for given in (
+            {"status": {"conditions": rows}},
+            *([{}, {"status": {}}] if not rows else []),
+        ):
             found = judge(lua.table_from(given, recursive=True))
             assert (conditions, found["status"]) == (conditions, status)
             assert isinstance(found["message"], str)
 
 
 def test_every_kind_with_a_rule_is_applied_or_started_here_and_no_other_has_one() -> None:
-    keys = {key.removeprefix("resource.customizations.health.") for key in one(ARGOCD, "ConfigMap")["data"]}
+    keys = {
+        key.removeprefix("resource.customizations.health.")
+        for key in one(ARGOCD, "ConfigMap")["data"]
+    }
     assert keys == set(HEALTH)

@@ -1,4 +1,5 @@
-"""Jobs as objects: golden files, upstream's schemas with unknown fields refused, and the rules that no schema knows."""
+"""Jobs as objects: golden files, upstream's schemas with unknown fields refused, and the rules that
+no schema knows."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from tests.manifests.strict import CRDS, validate
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "registry.example/omnicore-train@sha256:" + "0" * 64
-NEEDS_CRDS = pytest.mark.skipif(not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout")
+NEEDS_CRDS = pytest.mark.skipif(
+    not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout"
+)
 TOLERATION = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
 SPREAD = {
     "maxSkew": 1,
@@ -46,7 +49,10 @@ FULL = {
     "memory": "512Gi",
     "shared_memory": "128Gi",
     "env": {"NCCL_DEBUG": "WARN"},
-    "secrets": {"AWS_ACCESS_KEY_ID": "omnicore-s3/AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "omnicore-s3/AWS_SECRET_ACCESS_KEY"},
+    "secrets": {
+        "AWS_ACCESS_KEY_ID": "omnicore-s3/AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY": "omnicore-s3/AWS_SECRET_ACCESS_KEY",
+    },
     "node_selector": {"cloud.example/gpu": "h100"},
     "tolerations": (TOLERATION,),
     "affinity": NEAR,
@@ -64,7 +70,16 @@ def spec(kind: str, step: str = "rlvr", run: str = "omniboost-x7", **place: Any)
         name=names.job_name(run, step, "k" * 64),
         namespace=launcher.namespace or "team",
         labels=names.labels(run, step, "k" * 64),
-        command=("omnicore", step, "--recipe-json", '{"name": "tiny"}', "--input", "data=s3://b/in", "--output", "s3://b/out"),
+        command=(
+            "omnicore",
+            step,
+            "--recipe-json",
+            '{"name": "tiny"}',
+            "--input",
+            "data=s3://b/in",
+            "--output",
+            "s3://b/out",
+        ),
         distributed=step in {"sft", "rlvr"},
         place=launcher,
         owner=Owner(name="omniboost-x7", uid="0b2f3c1e-9d1f-4c6a-8f44-6d1f0b6f1a11"),
@@ -73,7 +88,9 @@ def spec(kind: str, step: str = "rlvr", run: str = "omniboost-x7", **place: Any)
 
 CASES = {
     "pytorchjob-full": lambda: manifest(spec("pytorchjob", **FULL, topology_spread=(SPREAD,))),
-    "pytorchjob-evaluate": lambda: manifest(spec("pytorchjob", "evaluate", priority_class="high", nodes=4, gpus_per_node=4)),
+    "pytorchjob-evaluate": lambda: manifest(
+        spec("pytorchjob", "evaluate", priority_class="high", nodes=4, gpus_per_node=4)
+    ),
     "pytorchjob-cpu": lambda: manifest(spec("pytorchjob", "sft", gpus_per_node=0)),
     "trainjob-full": lambda: manifest(spec("trainjob", **FULL)),
     "trainjob-evaluate": lambda: manifest(spec("trainjob", "evaluate")),
@@ -83,7 +100,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_objects_are_as_in_the_golden_files(case: str) -> None:
-    """`GOLDEN=1 pytest tests/manifests/test_jobs.py` writes them anew; read the difference before you commit it."""
+    """`GOLDEN=1 pytest tests/manifests/test_jobs.py` writes them anew; read the difference before
+    you commit it."""
     path, text = GOLDEN / f"{case}.yaml", yaml.safe_dump(CASES[case](), sort_keys=False)
     if os.environ.get("GOLDEN"):
         path.write_text(text)
@@ -102,17 +120,39 @@ def test_upstreams_schema_takes_them_and_no_unknown_field(case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "change", "place"),
     [
-        ("pytorchjob-full", lambda o: o["spec"]["runPolicy"].update(backofLimit=3), "spec.runPolicy"),
-        ("pytorchjob-full", lambda o: o["spec"]["pytorchReplicaSpecs"]["Worker"].update(replicas="2"), "replicas"),
-        ("pytorchjob-full", lambda o: o["metadata"].update(name="9-starts-with-a-digit"), "metadata.name"),
+        (
+            "pytorchjob-full",
+            lambda o: o["spec"]["runPolicy"].update(backofLimit=3),
+            "spec.runPolicy",
+        ),
+        (
+            "pytorchjob-full",
+            lambda o: o["spec"]["pytorchReplicaSpecs"]["Worker"].update(replicas="2"),
+            "replicas",
+        ),
+        (
+            "pytorchjob-full",
+            lambda o: o["metadata"].update(name="9-starts-with-a-digit"),
+            "metadata.name",
+        ),
         ("pytorchjob-full", lambda o: o["metadata"].update(name="a" * 64), "metadata.name"),
-        ("pytorchjob-full", lambda o: o["metadata"]["labels"].update(bad="a b"), "metadata.labels.bad"),
-        ("trainjob-full", lambda o: o["spec"].update(podSpecOverrides=[{"targetJobs": [{"name": "node"}]}]), "podSpecOverrides"),
+        (
+            "pytorchjob-full",
+            lambda o: o["metadata"]["labels"].update(bad="a b"),
+            "metadata.labels.bad",
+        ),
+        (
+            "trainjob-full",
+            lambda o: o["spec"].update(podSpecOverrides=[{"targetJobs": [{"name": "node"}]}]),
+            "podSpecOverrides",
+        ),
         ("trainjob-full", lambda o: o["spec"]["trainer"].update(nodes=2), "spec.trainer"),
         ("trainjob-full", lambda o: o["spec"]["runtimePatches"][0].pop("manager"), "manager"),
     ],
 )
-def test_the_validator_finds_what_an_api_server_refuses_or_drops(case: str, change: Any, place: str) -> None:
+def test_the_validator_finds_what_an_api_server_refuses_or_drops(
+    case: str, change: Any, place: str
+) -> None:
     made = CASES[case]()
     change(made)
     assert any(place in error for error in validate(made))
@@ -148,7 +188,16 @@ def test_pods_obey_restricted(case: str) -> None:
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert security["readOnlyRootFilesystem"]
     kinds = {key for volume in pod.get("volumes", []) for key in volume if key != "name"}
-    assert kinds <= {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+    assert kinds <= {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
 
 
 def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its_peers() -> None:
@@ -158,7 +207,10 @@ def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its
     (pod,) = pods(made)
     env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
     assert env["PET_RDZV_ENDPOINT"] == f"{made['metadata']['name']}-worker-0:23456"
-    assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"]) == (str(made["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]), "8")
+    assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"]) == (
+        str(made["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]),
+        "8",
+    )
     assert env["PET_NNODES"] == "2"
     assert pod["containers"][0]["command"][:3] == ["torchrun", "--no-python", "omnicore"]
 
@@ -166,7 +218,13 @@ def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its
 def test_a_trainjob_sets_no_variable_that_trainer_reserves() -> None:
     """Its webhook refuses them: pkg/constants, TorchRunReservedEnvNames."""
     env = {entry["name"] for entry in CASES["trainjob-full"]()["spec"]["trainer"]["env"]}
-    assert not env & {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"}
+    assert not env & {
+        "PET_NNODES",
+        "PET_NPROC_PER_NODE",
+        "PET_NODE_RANK",
+        "PET_MASTER_ADDR",
+        "PET_MASTER_PORT",
+    }
 
 
 @pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
@@ -174,7 +232,11 @@ def test_a_step_that_does_not_train_takes_one_pod_one_gpu_and_no_torchrun(kind: 
     made = manifest(spec(kind, "evaluate", nodes=4, gpus_per_node=8))
     whole = yaml.safe_dump(made)
     assert "torchrun" not in whole
-    replicas = made["spec"]["pytorchReplicaSpecs"]["Worker"] if kind == "pytorchjob" else made["spec"]["trainer"]
+    replicas = (
+        made["spec"]["pytorchReplicaSpecs"]["Worker"]
+        if kind == "pytorchjob"
+        else made["spec"]["trainer"]
+    )
     assert replicas.get("replicas", replicas.get("numNodes")) == 1
     assert f"{GPU}: '1'" in whole
 
@@ -187,7 +249,9 @@ def test_a_step_that_does_not_train_takes_one_pod_one_gpu_and_no_torchrun(kind: 
         ("pytorchjob", {"secrets": {"KEY": "no-slash"}}, "launcher.secrets.KEY"),
     ],
 )
-def test_what_a_kind_cannot_express_is_refused_by_its_field(kind: str, place: dict[str, Any], words: str) -> None:
+def test_what_a_kind_cannot_express_is_refused_by_its_field(
+    kind: str, place: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         manifest(spec(kind, **place))
 
@@ -204,7 +268,9 @@ def test_what_a_kind_cannot_express_is_refused_by_its_field(kind: str, place: di
     ],
 )
 def test_names_are_dns_1035_leave_room_for_pods_and_differ_by_work(run: str, section: str) -> None:
-    made = {names.job_name(run, section, key) for key in ("a", "b")} | {names.job_name(run + "2", section, "a")}
+    made = {names.job_name(run, section, key) for key in ("a", "b")} | {
+        names.job_name(run + "2", section, "a")
+    }
     assert len(made) == 3
     for name in made:
         assert len(f"{name}-node-0-99") <= 63
@@ -214,4 +280,10 @@ def test_names_are_dns_1035_leave_room_for_pods_and_differ_by_work(run: str, sec
 
 
 def validate_name(name: str) -> bool:
-    return name[0].isalpha() and name[-1].isalnum() and name == name.lower() and "--" not in name and "_" not in name
+    return (
+        name[0].isalpha()
+        and name[-1].isalnum()
+        and name == name.lower()
+        and "--" not in name
+        and "_" not in name
+    )

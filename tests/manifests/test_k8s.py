@@ -1,4 +1,5 @@
-"""The cluster's objects as kubectl renders them: valid to the last field, no more rights than the code uses, no open door."""
+"""The cluster's objects as kubectl renders them: valid to the last field, no more rights than the
+code uses, no open door."""
 
 from __future__ import annotations
 
@@ -23,14 +24,25 @@ from tests.manifests.strict import CRDS, validate
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("local", "dev", "prod")
 RENDERED = ("base", *(f"overlays/{name}" for name in OVERLAYS))
-NEEDS_CRDS = pytest.mark.skipif(not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout")
+NEEDS_CRDS = pytest.mark.skipif(
+    not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout"
+)
 BASE = {
     "Namespace": {"omnicore"},
     "LimitRange": {"omnicore"},
     "ServiceAccount": {"omnicore-runner", "omnicore-train", "omnicore-serve", "omnicore-reaper"},
     "Role": {"omnicore-runner", "omnicore-kfp", "omnicore-reaper"},
     "RoleBinding": {"omnicore-runner", "omnicore-kfp", "omnicore-reaper"},
-    "NetworkPolicy": {"default-deny", "dns", "runner", "reaper", "pytorchjob", "trainjob", "predictor", "pushgateway"},
+    "NetworkPolicy": {
+        "default-deny",
+        "dns",
+        "runner",
+        "reaper",
+        "pytorchjob",
+        "trainjob",
+        "predictor",
+        "pushgateway",
+    },
     "ConfigMap": {"omnicore-s3", "omnicore-monitoring", "omnicore-dashboards"},
     "Deployment": {"omnicore-pushgateway"},
     "Service": {"omnicore-pushgateway"},
@@ -41,7 +53,13 @@ BASE = {
     "WorkloadPriorityClass": {"omnicore-train", "omnicore-evaluate"},
     "PriorityClass": {"omnicore-train", "omnicore-evaluate", "omnicore-reaper"},
     "PrometheusRule": {"omnicore"},
-    "PodMonitor": {"omnicore-runner", "omnicore-pytorchjob", "omnicore-trainjob", "omnicore-serving", "omnicore-pushgateway"},
+    "PodMonitor": {
+        "omnicore-runner",
+        "omnicore-pytorchjob",
+        "omnicore-trainjob",
+        "omnicore-serving",
+        "omnicore-pushgateway",
+    },
     "CronJob": {"omnicore-reaper"},
     "ServingRuntime": {"omnicore-vllm"},
 }
@@ -90,7 +108,11 @@ def everywhere(value: Any, key: str) -> list[Any]:
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_object_is_valid_to_the_last_field(name: str) -> None:
     for found in objects(name):
-        assert (found["kind"], found["metadata"]["name"], validate(found)) == (found["kind"], found["metadata"]["name"], [])
+        assert (found["kind"], found["metadata"]["name"], validate(found)) == (
+            found["kind"],
+            found["metadata"]["name"],
+            [],
+        )
         worse = copy.deepcopy(found)
         worse.get("spec", worse)["nonsense"] = 1
         assert validate(worse), found["kind"]
@@ -116,12 +138,15 @@ def test_namespaced_objects_say_where_and_cluster_wide_ones_do_not(name: str) ->
         head = path.read_text()
         if re.search(r"^  scope: Cluster$", head, re.MULTILINE):
             wide.add(re.search(r"^    kind: (\w+)$", head, re.MULTILINE)[1])  # type: ignore[index]
-    found = {(o["kind"], o["metadata"]["name"]): o["metadata"].get("namespace") for o in objects(name)}
+    found = {
+        (o["kind"], o["metadata"]["name"]): o["metadata"].get("namespace") for o in objects(name)
+    }
     assert found == {key: None if key[0] in wide else "omnicore" for key in found}
 
 
 def granted(*roles: str) -> set[tuple[str, str, str]]:
-    """(group, resource, verb) of roles; a rule for named objects alone names them after the resource."""
+    """(group, resource, verb) of roles; a rule for named objects alone names them after the
+    resource."""
     rules = [rule for role in roles for rule in one("base", "Role", role)["rules"]]
     return {
         (group, "/".join([resource, *rule.get("resourceNames", [])]), verb)
@@ -135,7 +160,8 @@ def called(verbs: frozenset[tuple[Resource, str]]) -> set[tuple[str, str, str]]:
 
 
 def test_the_runner_may_do_exactly_what_launching_and_serving_call() -> None:
-    """What they call is recorded from a mock API server in tests/unit/test_launch.py and test_serve_cluster.py."""
+    """What they call is recorded from a mock API server in tests/unit/test_launch.py and
+    test_serve_cluster.py."""
     wanted = called(launch.VERBS | serve.VERBS)
     assert granted("omnicore-runner") == wanted
     # The clean-up at a run's end runs as the runner, and looks at no Workflow.
@@ -160,19 +186,41 @@ def test_what_kubeflow_itself_does_in_a_runs_pods_is_granted_apart_and_by_name()
 def test_rights_stay_in_the_namespace_name_everything_and_belong_to_one_account(name: str) -> None:
     kinds = {o["kind"] for o in objects(name)}
     assert not kinds & {"ClusterRole", "ClusterRoleBinding"}
-    assert "*" not in "".join(map(str, [everywhere(o, "rules") for o in objects(name) if o["kind"] == "Role"]))
+    assert "*" not in "".join(
+        map(str, [everywhere(o, "rules") for o in objects(name) if o["kind"] == "Role"])
+    )
     bound = {
         o["roleRef"]["name"]: [(s["kind"], s["name"], s["namespace"]) for s in o["subjects"]]
         for o in objects(name)
         if o["kind"] == "RoleBinding"
     }
-    runner, reaper = ("ServiceAccount", "omnicore-runner", "omnicore"), ("ServiceAccount", "omnicore-reaper", "omnicore")
-    assert bound == {"omnicore-runner": [runner], "omnicore-kfp": [runner], "omnicore-reaper": [reaper]}
+    runner, reaper = (
+        ("ServiceAccount", "omnicore-runner", "omnicore"),
+        (
+            "ServiceAccount",
+            "omnicore-reaper",
+            "omnicore",
+        ),
+    )
+    assert bound == {
+        "omnicore-runner": [runner],
+        "omnicore-kfp": [runner],
+        "omnicore-reaper": [reaper],
+    }
 
 
 def test_only_who_talks_to_the_cluster_holds_a_token() -> None:
-    tokens = {o["metadata"]["name"]: o["automountServiceAccountToken"] for o in objects("base") if o["kind"] == "ServiceAccount"}
-    assert tokens == {"omnicore-runner": True, "omnicore-reaper": True, "omnicore-train": False, "omnicore-serve": False}
+    tokens = {
+        o["metadata"]["name"]: o["automountServiceAccountToken"]
+        for o in objects("base")
+        if o["kind"] == "ServiceAccount"
+    }
+    assert tokens == {
+        "omnicore-runner": True,
+        "omnicore-reaper": True,
+        "omnicore-train": False,
+        "omnicore-serve": False,
+    }
 
 
 def test_recipes_and_the_cluster_call_things_by_the_same_names() -> None:
@@ -196,14 +244,23 @@ def test_pods_are_told_where_to_serve_and_push_their_figures() -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_ports_that_are_scraped_are_those_of_the_pods(name: str) -> None:
     """By name; the runner's pods declare none, and are reached by number."""
-    ports = [port for o in objects(f"overlays/{name}") for ports in everywhere(o, "ports") for port in ports]
-    named = {port.get("name") for port in ports} | {"metrics"}  # a job's pods: omnicore/cluster/manifests.py
+    ports = [
+        port
+        for o in objects(f"overlays/{name}")
+        for ports in everywhere(o, "ports")
+        for port in ports
+    ]
+    named = {port.get("name") for port in ports} | {
+        "metrics"
+    }  # a job's pods: omnicore/cluster/manifests.py
     for monitor in (o for o in objects(f"overlays/{name}") if o["kind"] == "PodMonitor"):
         for end in monitor["spec"]["podMetricsEndpoints"]:
             if "port" in end:
                 assert end["port"] in named, monitor["metadata"]["name"]
             else:
-                assert any(f"$1:{METRICS_PORT}" == rule.get("replacement") for rule in end["relabelings"])
+                assert any(
+                    f"$1:{METRICS_PORT}" == rule.get("replacement") for rule in end["relabelings"]
+                )
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -211,7 +268,9 @@ def test_no_secret_has_a_value(name: str) -> None:
     for secret in (o for o in objects(name) if o["kind"] == "Secret"):
         assert not {"data", "stringData"} & secret.keys()
     for entry in [e for o in objects(name) for env in everywhere(o, "env") for e in env]:
-        assert not (re.search("KEY|SECRET|TOKEN|PASSWORD", entry["name"]) and "value" in entry), entry
+        assert not (re.search("KEY|SECRET|TOKEN|PASSWORD", entry["name"]) and "value" in entry), (
+            entry
+        )
 
 
 def test_the_runtime_of_trainjobs_is_the_one_that_the_launcher_expects() -> None:
@@ -233,7 +292,12 @@ def test_images_are_the_builds_or_pinned(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_pods_obey_restricted(name: str) -> None:
     """Pod Security Standards, `restricted`: https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
-    for pod in (spec for o in objects(f"overlays/{name}") for spec in everywhere(o, "spec") if "containers" in spec):
+    for pod in (
+        spec
+        for o in objects(f"overlays/{name}")
+        for spec in everywhere(o, "spec")
+        if "containers" in spec
+    ):
         own = pod.get("securityContext", {})
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             security = container["securityContext"]
@@ -241,7 +305,9 @@ def test_pods_obey_restricted(name: str) -> None:
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert security["readOnlyRootFilesystem"]
             assert own.get("runAsNonRoot") or security["runAsNonRoot"]
-            assert own.get("seccompProfile", security.get("seccompProfile")) == {"type": "RuntimeDefault"}
+            assert own.get("seccompProfile", security.get("seccompProfile")) == {
+                "type": "RuntimeDefault"
+            }
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert not everywhere(pod, "hostPath")
 
@@ -250,12 +316,26 @@ def test_pods_obey_restricted(name: str) -> None:
 PODS = {
     "runner": {"workflows.argoproj.io/workflow": "w", "pipeline/runid": "r"},
     "reaper": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "reaper"},
-    "pytorchjob": {KINDS["pytorchjob"].pods: "j", "omnicore.dev/step": "sft", "training.kubeflow.org/replica-index": "0"},
-    "trainjob": {KINDS["trainjob"].pods: "j", "omnicore.dev/step": "sft", "batch.kubernetes.io/job-completion-index": "0"},
+    "pytorchjob": {
+        KINDS["pytorchjob"].pods: "j",
+        "omnicore.dev/step": "sft",
+        "training.kubeflow.org/replica-index": "0",
+    },
+    "trainjob": {
+        KINDS["trainjob"].pods: "j",
+        "omnicore.dev/step": "sft",
+        "batch.kubernetes.io/job-completion-index": "0",
+    },
     "predictor": {"serving.kserve.io/inferenceservice": "m", "omnicore.dev/step": "evaluate"},
-    "champion": {"serving.kserve.io/inferenceservice": "champion", "app.kubernetes.io/component": "champion"},
+    "champion": {
+        "serving.kserve.io/inferenceservice": "champion",
+        "app.kubernetes.io/component": "champion",
+    },
     "storage": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "storage"},
-    "pushgateway": {"app.kubernetes.io/name": "omnicore", "app.kubernetes.io/component": "pushgateway"},
+    "pushgateway": {
+        "app.kubernetes.io/name": "omnicore",
+        "app.kubernetes.io/component": "pushgateway",
+    },
     "stranger": {"app": "x"},
 }
 ANY = "every port"
@@ -274,17 +354,26 @@ FLOWS = {
         ("trainjob", "trainjob"): {ANY},
         ("predictor", S3): {443},
         ("champion", S3): {443},
-        **{(role, "pushgateway"): {9091} for role in ("runner", "pytorchjob", "trainjob", "monitoring")},
+        **{
+            (role, "pushgateway"): {9091}
+            for role in ("runner", "pytorchjob", "trainjob", "monitoring")
+        },
         ("monitoring", "runner"): {METRICS_PORT},
         ("monitoring", "pytorchjob"): {METRICS_PORT},
         ("monitoring", "trainjob"): {METRICS_PORT},
         ("monitoring", "predictor"): {8080},
         ("monitoring", "champion"): {8080},
     },
-    "local": {(role, "storage"): {8333} for role in PODS if role not in {"reaper", "pushgateway", "storage"}},
+    "local": {
+        (role, "storage"): {8333}
+        for role in PODS
+        if role not in {"reaper", "pushgateway", "storage"}
+    },
     "dev": {},
-    "prod": {("istio-system", role): {8080} for role in ("predictor", "champion")}
-    | {(role, "istio-system"): {15012} for role in PODS},
+    "prod": (
+        {("istio-system", role): {8080} for role in ("predictor", "champion")}
+        | {(role, "istio-system"): {15012} for role in PODS}
+    ),
 }
 
 
@@ -310,20 +399,31 @@ def ends(peer: dict[str, Any]) -> set[str]:
 
 
 def flows(name: str) -> dict[tuple[str, str], set[Any]]:
-    """What the policies let through between pods of the namespace, and to and from what is outside of it."""
+    """What the policies let through between pods of the namespace, and to and from what is outside
+    of it."""
     out: dict[tuple[str, str], set[Any]] = {}
     into: dict[tuple[str, str], set[Any]] = {}
     for policy in (o["spec"] for o in objects(name) if o["kind"] == "NetworkPolicy"):
-        for role in (role for role, labels in PODS.items() if chosen(policy["podSelector"], labels)):
+        for role in (
+            role for role, labels in PODS.items() if chosen(policy["podSelector"], labels)
+        ):
             for rule in policy.get("egress", []):
                 for end in {end for peer in rule["to"] for end in ends(peer)}:
-                    out.setdefault((role, end), set()).update(p["port"] for p in rule.get("ports", [{"port": ANY}]))
+                    out.setdefault((role, end), set()).update(
+                        p["port"] for p in rule.get("ports", [{"port": ANY}])
+                    )
             for rule in policy.get("ingress", []):
                 for end in {end for peer in rule["from"] for end in ends(peer)}:
-                    into.setdefault((end, role), set()).update(p["port"] for p in rule.get("ports", [{"port": ANY}]))
+                    into.setdefault((end, role), set()).update(
+                        p["port"] for p in rule.get("ports", [{"port": ANY}])
+                    )
     inside = {pair: ports & into.get(pair, set()) for pair, ports in out.items() if pair[1] in PODS}
     outside = {pair: ports for pair, ports in out.items() if pair[1] not in PODS}
-    return {**{k: v for k, v in inside.items() if v}, **outside, **{k: v for k, v in into.items() if k[0] not in PODS}}
+    return {
+        **{k: v for k, v in inside.items() if v},
+        **outside,
+        **{k: v for k, v in into.items() if k[0] not in PODS},
+    }
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -337,17 +437,25 @@ def test_whatever_no_policy_names_is_denied() -> None:
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
-@pytest.mark.parametrize("role", ["runner", "pytorchjob", "trainjob", "predictor", "champion", "pushgateway"])
+@pytest.mark.parametrize(
+    "role", ["runner", "pytorchjob", "trainjob", "predictor", "champion", "pushgateway"]
+)
 def test_each_pod_with_metrics_is_scraped_once(role: str) -> None:
     monitors = [o for o in objects("overlays/prod") if o["kind"] == "PodMonitor"]
     assert len([m for m in monitors if chosen(m["spec"]["selector"], PODS[role])]) == 1
 
 
-@pytest.mark.parametrize("rank", ["training.kubeflow.org/replica-index", "batch.kubernetes.io/job-completion-index"])
+@pytest.mark.parametrize(
+    "rank", ["training.kubeflow.org/replica-index", "batch.kubernetes.io/job-completion-index"]
+)
 def test_ranks_without_metrics_are_not_scraped(rank: str) -> None:
     role = "pytorchjob" if rank.startswith("training") else "trainjob"
     others = {**PODS[role], rank: "1"}
-    assert not [m for m in objects("base") if m["kind"] == "PodMonitor" and chosen(m["spec"]["selector"], others)]
+    assert not [
+        m
+        for m in objects("base")
+        if m["kind"] == "PodMonitor" and chosen(m["spec"]["selector"], others)
+    ]
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -357,7 +465,9 @@ def test_a_queue_has_every_flavor_that_it_names_and_gives_each_what_it_covers(na
     for group in queue["resourceGroups"]:
         assert {flavor["name"] for flavor in group["flavors"]} == flavors
         for flavor in group["flavors"]:
-            assert [resource["name"] for resource in flavor["resources"]] == group["coveredResources"]
+            assert [resource["name"] for resource in flavor["resources"]] == group[
+                "coveredResources"
+            ]
     (local,) = [o["spec"] for o in objects(name) if o["kind"] == "LocalQueue"]
     assert local["clusterQueue"] == "omnicore"
 
@@ -386,6 +496,8 @@ def test_every_folder_is_rendered_by_some_overlay() -> None:
     used = {
         (K8S / "overlays" / name / path).resolve()
         for name in OVERLAYS
-        for path in yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())["components"]
+        for path in yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())[
+            "components"
+        ]
     }
     assert {path.parent for path in (K8S / "components").glob("*/kustomization.yaml")} == used

@@ -1,4 +1,5 @@
-"""Rules and dashboards: each alert fires when it should and no other does, and nothing is asked of metrics that do not exist."""
+"""Rules and dashboards: each alert fires when it should and no other does, and nothing is asked of
+metrics that do not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "k8s" / "base"
 RULES = yaml.safe_load((OBJECTS / "monitoring" / "rules.yaml").read_text())["spec"]
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
-DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (OBJECTS / "monitoring" / "dashboards").glob("*.json")}
+DASHBOARDS = {
+    path.stem: json.loads(path.read_text())
+    for path in (OBJECTS / "monitoring" / "dashboards").glob("*.json")
+}
 # Metrics of others, with the labels that are asked of them: Prometheus' own, Kueue v0.19 and vLLM v1, in their own documentation.
 FOREIGN = {
     "up": {"job"},
@@ -36,8 +40,8 @@ FOREIGN = {
 }
 TARGET = {"run", "pod"}  # put on by the PodMonitors and by the operator
 FUNCTIONS = set(
-    "abs and by count histogram_quantile ignoring label_values max max_over_time min min_over_time on or quantile_over_time rate "
-    "sum time unless Inf".split()
+    "abs and by count histogram_quantile ignoring label_values max max_over_time min min_over_time"
+    " on or quantile_over_time rate sum time unless Inf".split()
 )
 
 
@@ -46,7 +50,10 @@ def known() -> dict[str, set[str]]:
     found = {name: labels | TARGET for name, labels in FOREIGN.items()}
     for name, metric in {**METRICS, **SERVING}.items():
         parts = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
-        found |= {f"{name}{part}": {*metric.labels, *TARGET, *(["le"] if part == "_bucket" else [])} for part in parts}
+        found |= {
+            f"{name}{part}": {*metric.labels, *TARGET, *(["le"] if part == "_bucket" else [])}
+            for part in parts
+        }
     return found
 
 
@@ -54,11 +61,14 @@ KNOWN = known()
 
 
 def asked(expr: str) -> dict[str, set[str]]:
-    """{series: labels that it is chosen by} of an expression in PromQL, and "" with those that it is grouped by."""
+    """{series: labels that it is chosen by} of an expression in PromQL, and "" with those that it
+    is grouped by."""
     found: dict[str, set[str]] = {"": set()}
 
     def take(match: re.Match[str]) -> str:
-        found.setdefault(match[1], set()).update(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', match[2] or "")))
+        found.setdefault(match[1], set()).update(
+            re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', match[2] or ""))
+        )
         return " "
 
     def group(match: re.Match[str]) -> str:
@@ -66,8 +76,13 @@ def asked(expr: str) -> dict[str, set[str]]:
         return " "
 
     rest = re.sub(r"\b(?:by|ignoring|on)\s*\(([^)]*)\)", group, expr)
-    rest = re.sub(r"(?<![\w:])([a-z_]+:?[a-z0-9_]*_[a-z0-9_]+)(?!\()\s*(\{[^}]*\})?(?!\w*\()", take, rest)
-    left = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\[[\w:]+\]|\{[^}]*\}|\b\d+\w*", " ", rest))) - FUNCTIONS
+    rest = re.sub(
+        r"(?<![\w:])([a-z_]+:?[a-z0-9_]*_[a-z0-9_]+)(?!\()\s*(\{[^}]*\})?(?!\w*\()", take, rest
+    )
+    left = (
+        set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\[[\w:]+\]|\{[^}]*\}|\b\d+\w*", " ", rest)))
+        - FUNCTIONS
+    )
     found |= {name: set() for name in left if name not in found}
     return found
 
@@ -99,7 +114,10 @@ def test_every_metric_and_label_that_is_asked_for_exists(where: str, expr: str) 
     ("expr", "wrong"),
     [
         ('rate(omni_tokens_totals{run="a"}[5m])', "omni_tokens_totals"),
-        ("histogram_quantile(0.9, rate(omni_serve_request_seconds[5m]))", "omni_serve_request_seconds"),
+        (
+            "histogram_quantile(0.9, rate(omni_serve_request_seconds[5m]))",
+            "omni_serve_request_seconds",
+        ),
         ("sum by (stage) (other) > 0", "other"),
         ("time() - down", "down"),
         ("max_over_time(other[1d:5m])", "other"),
@@ -125,7 +143,9 @@ def test_dashboards_reach_grafana_and_ask_the_chosen_prometheus() -> None:
     assert len({board["uid"] for board in DASHBOARDS.values()}) == 3
     for board in DASHBOARDS.values():
         assert board["templating"]["list"][0]["type"] == "datasource"
-        assert [panel["id"] for panel in board["panels"]] == list(range(1, len(board["panels"]) + 1))
+        assert [panel["id"] for panel in board["panels"]] == list(
+            range(1, len(board["panels"]) + 1)
+        )
         assert {panel["datasource"]["uid"] for panel in board["panels"]} == {"${datasource}"}
         places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
         assert len(set(places)) == len(places)
@@ -139,15 +159,18 @@ def test_dashboards_reach_grafana_and_ask_the_chosen_prometheus() -> None:
 
 def test_alerts_say_what_is_wrong_and_where_help_is() -> None:
     assert {rule["alert"] for rule in ALERTS} == set(
-        "RewardCollapse KLBlowUp EntropyCollapse ThroughputDrop TrainingStalled NaNLoss CheckpointStale CanaryFailed "
-        "NoAnswerShare EngineErrors EvalRegression QueueBacklog MetricsDown".split()
+        "RewardCollapse KLBlowUp EntropyCollapse ThroughputDrop TrainingStalled NaNLoss"
+        " CheckpointStale CanaryFailed NoAnswerShare EngineErrors EvalRegression QueueBacklog"
+        " MetricsDown".split()
     )
     for rule in ALERTS:
         assert rule["labels"]["severity"] in {"warning", "critical"}
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
-        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }
         labels = set().union(*(KNOWN[name] for name in asked(rule["expr"]) if name))
         assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= labels
 
@@ -181,10 +204,18 @@ TOOK = f"omni_training_step_duration_seconds{{{RUN}}}"
 SAVED = f"omni_checkpoint_saved_timestamp_seconds{{{RUN}}}"
 UP = 'up{job="omnicore/omnicore-trainjob",pod="p",run="r"}'
 ADMITTED = 'kueue_admitted_active_workloads{cluster_queue="omnicore"}'
-DROP = {TOKENS: "0+60000x60 3600000+6000x300", ACTIVE: "1x400"}  # an hour of 60,000 tokens a minute, then a tenth
+DROP = {
+    TOKENS: "0+60000x60 3600000+6000x300",
+    ACTIVE: "1x400",
+}  # an hour of 60,000 tokens a minute, then a tenth
 STEPS = f"omni_training_steps{{{RUN}}}"
 SAVING = {STEPS: "0+1x30 30x130", STEPPED: "0+60x30 1800x130", TOOK: "60x160", ACTIVE: "1x30 0x130"}
-SLOW = {STEPS: "1x30 2x75 3x20", STEPPED: "1800x30 3600x75 8100x20", TOOK: "1800x130", ACTIVE: "1x130"}
+SLOW = {
+    STEPS: "1x30 2x75 3x20",
+    STEPPED: "1800x30 3600x75 8100x20",
+    TOOK: "1800x130",
+    ACTIVE: "1x130",
+}
 
 
 def bursts(minutes: int, tokens: int, times: int) -> str:
@@ -204,7 +235,10 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x60 _x30 0.7x30"}, "110m", False),
     (
         "RewardCollapse",
-        {f"omni_reward{{{POD},{ALL}}}": "0.8x60 stale", f"omni_reward{{{NEXT},{ALL}}}": "_x70 0.7x30"},
+        {
+            f"omni_reward{{{POD},{ALL}}}": "0.8x60 stale",
+            f"omni_reward{{{NEXT},{ALL}}}": "_x70 0.7x30",
+        },
         "95m",
         False,
     ),
@@ -220,23 +254,48 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 0.05x60"}, "90m", True),
     ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 0.3x60"}, "90m", False),
     ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x5 0.05x20"}, "25m", True),
-    ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "0.05x60"}, "50m", False),  # always: as a model that is sure
+    (
+        "EntropyCollapse",
+        {f"omni_entropy_nats{{{RUN},{ALL}}}": "0.05x60"},
+        "50m",
+        False,
+    ),  # always: as a model that is sure
     ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 _x30 0.05x20"}, "112m", True),
     ("EntropyCollapse", {f"omni_entropy_nats{{{RUN},{ALL}}}": "1x60 0.05x10 stale"}, "90m", False),
-    ("EntropyCollapse", {f'omni_entropy_nats{{run="r",stage="sft",step="sft",{ALL}}}': "1x60 0.05x60"}, "90m", False),
+    (
+        "EntropyCollapse",
+        {f'omni_entropy_nats{{run="r",stage="sft",step="sft",{ALL}}}': "1x60 0.05x60"},
+        "90m",
+        False,
+    ),
     ("ThroughputDrop", {TOKENS: "0+6000x300 1800000+600x90", ACTIVE: "1x400"}, "380m", True),
     ("ThroughputDrop", {TOKENS: "0+6000x390", ACTIVE: "1x400"}, "380m", False),
-    ("ThroughputDrop", {TOKENS: "0+6000x300 stale _x90", ACTIVE: "1x300 stale _x90"}, "328m", False),
+    (
+        "ThroughputDrop",
+        {TOKENS: "0+6000x300 stale _x90", ACTIVE: "1x300 stale _x90"},
+        "328m",
+        False,
+    ),
     # A young run: it fires within an hour of the drop, and for as long as it lasts.
     ("ThroughputDrop", DROP, "120m", True),
     ("ThroughputDrop", DROP, "350m", True),
     ("ThroughputDrop", {TOKENS: "0+60000x10 600000+6000x300", ACTIVE: "1x400"}, "90m", True),
-    ("ThroughputDrop", {TOKENS: "0+60000x60 3600000+6000x15 3690000+60000x60", ACTIVE: "1x400"}, "110m", False),
+    (
+        "ThroughputDrop",
+        {TOKENS: "0+60000x60 3600000+6000x15 3690000+60000x60", ACTIVE: "1x400"},
+        "110m",
+        False,
+    ),
     ("ThroughputDrop", {TOKENS: "0+60000x20", ACTIVE: "1x20"}, "15m", False),
     # The result is saved, for as long as it takes.
     ("ThroughputDrop", {TOKENS: "0+60000x60 3600000x90", ACTIVE: "1x60 0x90"}, "140m", False),
     # Restarts: in the same pod the counter begins again, in another there is another one.
-    ("ThroughputDrop", {TOKENS: "0+60000x60 stale _x10 0+60000x90", ACTIVE: "1x60 stale _x10 1x90"}, "110m", False),
+    (
+        "ThroughputDrop",
+        {TOKENS: "0+60000x60 stale _x10 0+60000x90", ACTIVE: "1x60 stale _x10 1x90"},
+        "110m",
+        False,
+    ),
     ("ThroughputDrop", {TOKENS: "0+60000x60 0+60000x90", ACTIVE: "1x160"}, "100m", False),
     ("ThroughputDrop", {TOKENS: "0+60000x60 0+6000x90", ACTIVE: "1x160"}, "140m", True),
     *(
@@ -255,12 +314,21 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
         for tokens, after, fires in ((60000, 30, False), (60000, 60, False), (6000, 110, True))
     ),
     # Nothing is scraped for twenty minutes.
-    ("ThroughputDrop", {TOKENS: "0+60000x60 _x20 4860000+60000x60", ACTIVE: "1x60 _x20 1x60"}, "100m", False),
+    (
+        "ThroughputDrop",
+        {TOKENS: "0+60000x60 _x20 4860000+60000x60", ACTIVE: "1x60 _x20 1x60"},
+        "100m",
+        False,
+    ),
     # Steps of a quarter of an hour to two hours count their tokens in bursts.
     *(
         (
             "ThroughputDrop",
-            {TOKENS: bursts(minutes, 60000 * minutes, 12), ACTIVE: "1x2000", TOOK: f"{minutes * 60}x2000"},
+            {
+                TOKENS: bursts(minutes, 60000 * minutes, 12),
+                ACTIVE: "1x2000",
+                TOOK: f"{minutes * 60}x2000",
+            },
             f"{minutes * 8 + at}m",
             False,
         )
@@ -270,8 +338,18 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("TrainingStalled", {STEPPED: "0+60x30 1800x60", TOOK: "60x90", ACTIVE: "1x90"}, "75m", True),
     ("TrainingStalled", {STEPPED: "0+60x30 1800x60", TOOK: "60x90", ACTIVE: "1x90"}, "65m", False),
     ("TrainingStalled", {STEPPED: "0+60x90", TOOK: "60x90", ACTIVE: "1x90"}, "85m", False),
-    ("TrainingStalled", {STEPPED: "0+60x60 stale", TOOK: "60x60 stale", ACTIVE: "1x60 stale"}, "120m", False),
-    ("TrainingStalled", {f"omni_training_step_timestamp_seconds{{{PUSHED}}}": "0x90"}, "85m", False),
+    (
+        "TrainingStalled",
+        {STEPPED: "0+60x60 stale", TOOK: "60x60 stale", ACTIVE: "1x60 stale"},
+        "120m",
+        False,
+    ),
+    (
+        "TrainingStalled",
+        {f"omni_training_step_timestamp_seconds{{{PUSHED}}}": "0x90"},
+        "85m",
+        False,
+    ),
     # No first step yet: it may have to compile.
     ("TrainingStalled", {STEPPED: "0x130", ACTIVE: "1x130"}, "125m", True),
     ("TrainingStalled", {STEPPED: "0x130", ACTIVE: "1x130"}, "115m", False),
@@ -280,10 +358,25 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("TrainingStalled", SAVING, "150m", False),
     # Steps of half an hour, one of which takes an hour and a quarter, and one that does not end.
     ("TrainingStalled", SLOW, "104m", False),
-    ("TrainingStalled", {STEPPED: "1800x30 3600x130", TOOK: "1800x160", ACTIVE: "1x160"}, "155m", True),
+    (
+        "TrainingStalled",
+        {STEPPED: "1800x30 3600x130", TOOK: "1800x160", ACTIVE: "1x160"},
+        "155m",
+        True,
+    ),
     # A gap, a restart, and a pod that hangs after another one was lost.
-    ("TrainingStalled", {STEPPED: "0+60x30 _x30 3600+60x30", TOOK: "60x30 _x30 60x30", ACTIVE: "1x30 _x30 1x30"}, "62m", False),
-    ("TrainingStalled", {STEPPED: "0+60x30 _x90 7200+60x30", TOOK: "60x30 _x90 60x30", ACTIVE: "1x30 _x90 1x30"}, "122m", False),
+    (
+        "TrainingStalled",
+        {STEPPED: "0+60x30 _x30 3600+60x30", TOOK: "60x30 _x30 60x30", ACTIVE: "1x30 _x30 1x30"},
+        "62m",
+        False,
+    ),
+    (
+        "TrainingStalled",
+        {STEPPED: "0+60x30 _x90 7200+60x30", TOOK: "60x30 _x90 60x30", ACTIVE: "1x30 _x90 1x30"},
+        "122m",
+        False,
+    ),
     *(
         (
             "TrainingStalled",
@@ -303,42 +396,105 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("MetricsDown", {UP: "0x30"}, "20m", True),
     ("MetricsDown", {UP: "1x30 0x20"}, "50m", True),
     ("MetricsDown", {UP: "1x30 0x10 1 0x10"}, "50m", False),
-    ("MetricsDown", {UP: "1x30 0x10 stale", 'up{job="omnicore/omnicore-runner",pod="t",run="r"}': "0x90"}, "80m", False),
+    (
+        "MetricsDown",
+        {UP: "1x30 0x10 stale", 'up{job="omnicore/omnicore-runner",pod="t",run="r"}': "0x90"},
+        "80m",
+        False,
+    ),
     ("MetricsDown", {UP: "1x30 stale"}, "90m", False),
     # Jobs run, and no target is known of; with a target, or none that runs.
     ("MetricsDown", {ADMITTED: "2x90"}, "70m", True),
-    ("MetricsDown", {ADMITTED: "2x90", 'up{job="omnicore/omnicore-pushgateway"}': "1x90"}, "70m", True),
+    (
+        "MetricsDown",
+        {ADMITTED: "2x90", 'up{job="omnicore/omnicore-pushgateway"}': "1x90"},
+        "70m",
+        True,
+    ),
     ("MetricsDown", {ADMITTED: "2x40 0x50"}, "70m", False),
     ("MetricsDown", {ADMITTED: "2x90", UP: "_x30 1x60"}, "80m", False),
-    ("MetricsDown", {ADMITTED: "2x90", 'up{job="omnicore/omnicore-serving",pod="p"}': "1x90"}, "80m", False),
+    (
+        "MetricsDown",
+        {ADMITTED: "2x90", 'up{job="omnicore/omnicore-serving",pod="p"}': "1x90"},
+        "80m",
+        False,
+    ),
     ("NaNLoss", {f"omni_training_loss{{{PUSHED}}}": "NaN NaN NaN"}, "2m", True),
     ("NaNLoss", {f"omni_training_loss{{{RUN}}}": "2 Inf Inf"}, "2m", True),
-    ("NaNLoss", {f"omni_training_loss{{{PUSHED}}}": "2x3", f"omni_training_loss{{{RUN}}}": "1x3"}, "2m", False),
+    (
+        "NaNLoss",
+        {f"omni_training_loss{{{PUSHED}}}": "2x3", f"omni_training_loss{{{RUN}}}": "1x3"},
+        "2m",
+        False,
+    ),
     ("NaNLoss", {f"omni_training_loss{{{RUN}}}": "2 -Inf _"}, "2m", True),
-    ("NaNLoss", {f"omni_training_loss{{{PUSHED}}}": "NaN 2 2"}, "2m", False),  # the next training of the stage ended well
+    (
+        "NaNLoss",
+        {f"omni_training_loss{{{PUSHED}}}": "NaN 2 2"},
+        "2m",
+        False,
+    ),  # the next training of the stage ended well
     ("NaNLoss", {f"omni_training_loss{{{RUN}}}": "2 NaN stale"}, "2m", False),
     ("CheckpointStale", {SAVED: "0x200", ACTIVE: "1x200"}, "150m", True),
     ("CheckpointStale", {SAVED: "3600x200", ACTIVE: "1x200"}, "150m", False),
     ("CheckpointStale", {SAVED: "0x200", ACTIVE: "1x100 0x100"}, "150m", False),  # the loop is over
-    ("CheckpointStale", {SAVED: "0x60 stale _x60 7200x60", ACTIVE: "1x60 stale _x60 1x60"}, "150m", False),  # a restart
-    ("CheckpointStale", {SAVED: "0x100 _x40 7200x60", ACTIVE: "1x100 _x40 1x60"}, "150m", False),  # a gap
-    ("CheckpointStale", {f"omni_checkpoint_saved_timestamp_seconds{{{PUSHED}}}": "0x200"}, "150m", False),
+    (
+        "CheckpointStale",
+        {SAVED: "0x60 stale _x60 7200x60", ACTIVE: "1x60 stale _x60 1x60"},
+        "150m",
+        False,
+    ),  # a restart
+    (
+        "CheckpointStale",
+        {SAVED: "0x100 _x40 7200x60", ACTIVE: "1x100 _x40 1x60"},
+        "150m",
+        False,
+    ),  # a gap
+    (
+        "CheckpointStale",
+        {f"omni_checkpoint_saved_timestamp_seconds{{{PUSHED}}}": "0x200"},
+        "150m",
+        False,
+    ),
     ("CanaryFailed", {f'omni_canary_passed{{{PUSHED},kind="audio"}}': "0x10"}, "5m", True),
     ("CanaryFailed", {f"omni_canary_agreement_ratio{{{RUN}}}": "0.5x10"}, "5m", True),
     ("CanaryFailed", {f'omni_canary_passed{{{RUN},kind="audio"}}': "0 1x10"}, "5m", False),
-    ("CanaryFailed", {f'omni_canary_passed{{{PUSHED},kind="audio"}}': "0x5 1x5"}, "9m", False),  # the next step passed
+    (
+        "CanaryFailed",
+        {f'omni_canary_passed{{{PUSHED},kind="audio"}}': "0x5 1x5"},
+        "9m",
+        False,
+    ),  # the next step passed
     ("CanaryFailed", {f'omni_canary_passed{{{RUN},kind="audio"}}': "0 stale"}, "3m", False),
     ("CanaryFailed", {'omni_serve_canary_passed{pod="p",kind="image"}': "0x10"}, "5m", True),
     ("NoAnswerShare", {f'omni_no_answer_ratio{{{PUSHED},view="clean"}}': "0.5x30"}, "20m", True),
     ("NoAnswerShare", {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x30"}, "20m", True),
     ("NoAnswerShare", {f'omni_no_answer_ratio{{{PUSHED},view="clean"}}': "0.1x30"}, "20m", False),
-    ("NoAnswerShare", {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x5 0.1x25"}, "20m", False),  # a young policy
-    ("NoAnswerShare", {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x8 stale"}, "20m", False),
-    ("NoAnswerShare", {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x5 _ 0.5x25"}, "20m", True),
+    (
+        "NoAnswerShare",
+        {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x5 0.1x25"},
+        "20m",
+        False,
+    ),  # a young policy
+    (
+        "NoAnswerShare",
+        {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x8 stale"},
+        "20m",
+        False,
+    ),
+    (
+        "NoAnswerShare",
+        {f"omni_rollouts_no_answer_ratio{{{RUN},{ALL}}}": "0.5x5 _ 0.5x25"},
+        "20m",
+        True,
+    ),
     ("EngineErrors", {f"omni_engine_error_ratio{{{PUSHED}}}": "0.05x30"}, "20m", True),
     (
         "EngineErrors",
-        {f"omni_engine_retries_total{{{RUN}}}": "0+30x30", f"omni_samples_total{{{RUN}}}": "0+60x30"},
+        {
+            f"omni_engine_retries_total{{{RUN}}}": "0+30x30",
+            f"omni_samples_total{{{RUN}}}": "0+60x30",
+        },
         "20m",
         True,
     ),
@@ -356,17 +512,28 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("EngineErrors", {f"omni_engine_retries_total{{{RUN}}}": "0+30x30"}, "20m", True),
     (
         "EngineErrors",
-        {f"omni_engine_retries_total{{{RUN}}}": "0+1x10 0+1x20", f"omni_samples_total{{{RUN}}}": "0+60x10 0+60x20"},
+        {
+            f"omni_engine_retries_total{{{RUN}}}": "0+1x10 0+1x20",
+            f"omni_samples_total{{{RUN}}}": "0+60x10 0+60x20",
+        },
         "20m",
         False,
     ),
     (
         "EngineErrors",
-        {f"omni_engine_retries_total{{{RUN}}}": "0+30x3 90x27", f"omni_samples_total{{{RUN}}}": "_x3 0+60x27"},
+        {
+            f"omni_engine_retries_total{{{RUN}}}": "0+30x3 90x27",
+            f"omni_samples_total{{{RUN}}}": "_x3 0+60x27",
+        },
         "25m",
         False,
     ),
-    ("EvalRegression", {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "-0.02x3"}, "2m", True),
+    (
+        "EvalRegression",
+        {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "-0.02x3"},
+        "2m",
+        True,
+    ),
     (
         "EvalRegression",
         {
@@ -376,8 +543,18 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
         "2m",
         False,
     ),
-    ("EvalRegression", {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "-0.02 0.01 0.01"}, "2m", False),
-    ("EvalRegression", {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "NaN NaN NaN"}, "2m", False),
+    (
+        "EvalRegression",
+        {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "-0.02 0.01 0.01"},
+        "2m",
+        False,
+    ),
+    (
+        "EvalRegression",
+        {f'omni_promotion_difference_ratio{{{PUSHED},bound="high"}}': "NaN NaN NaN"},
+        "2m",
+        False,
+    ),
     (
         "QueueBacklog",
         {'kueue_pending_workloads{cluster_queue="omnicore",status="active"}': "2x30 _x3 2x60"},
@@ -386,11 +563,19 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ),
     (
         "QueueBacklog",
-        {'vllm:num_requests_waiting{pod="p"}': "100x8 stale", 'omni_serve_waiting{pod="q"}': "_x8 100x5"},
+        {
+            'vllm:num_requests_waiting{pod="p"}': "100x8 stale",
+            'omni_serve_waiting{pod="q"}': "_x8 100x5",
+        },
         "15m",
         False,
     ),
-    ("QueueBacklog", {'kueue_pending_workloads{cluster_queue="omnicore",status="active"}': "2x90"}, "80m", True),
+    (
+        "QueueBacklog",
+        {'kueue_pending_workloads{cluster_queue="omnicore",status="active"}': "2x90"},
+        "80m",
+        True,
+    ),
     ("QueueBacklog", {'vllm:num_requests_waiting{pod="p"}': "100x30"}, "20m", True),
     ("QueueBacklog", {'omni_serve_waiting{pod="p"}': "100x30"}, "20m", True),
     (
@@ -407,7 +592,9 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
 
 
 def test_every_alert_has_a_firing_and_a_quiet_case() -> None:
-    assert {(alert, fires) for alert, _, _, fires in CASES} == {(rule["alert"], f) for rule in ALERTS for f in (True, False)}
+    assert {(alert, fires) for alert, _, _, fires in CASES} == {
+        (rule["alert"], f) for rule in ALERTS for f in (True, False)
+    }
 
 
 @pytest.mark.parametrize("fires", [True, False], ids=["fires", "stays quiet"])
@@ -426,5 +613,7 @@ def test_alerts(alert: str, fires: bool, rules: Path, tmp_path: Path) -> None:
         if (name, right) == (alert, fires)
     ]
     path = tmp_path / "tests.yml"
-    path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}))
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
+    )
     promtool("test", "rules", str(path))

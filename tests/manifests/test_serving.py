@@ -1,4 +1,5 @@
-"""Served models as objects: golden files, upstream's schemas with unknown fields refused, and what the server's flags must say."""
+"""Served models as objects: golden files, upstream's schemas with unknown fields refused, and what
+the server's flags must say."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ import pytest
 import yaml
 
 from omnicore.cluster import names
-from omnicore.cluster.inferenceservice import Checkpoint, ServeSpec, fetching, inference_service, storage
+from omnicore.cluster.inferenceservice import (
+    Checkpoint,
+    ServeSpec,
+    fetching,
+    inference_service,
+    storage,
+)
 from omnicore.cluster.manifests import Owner, container_security, pod_security
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.errors import ConfigError
@@ -20,11 +27,17 @@ from tests.manifests.strict import CRDS, validate
 K8S = Path(__file__).parents[2] / "k8s"
 CHAMPION = K8S / "components" / "champion"
 GOLDEN = Path(__file__).parent / "golden"
-NEEDS_CRDS = pytest.mark.skipif(not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout")
+NEEDS_CRDS = pytest.mark.skipif(
+    not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout"
+)
 IMAGE = "registry.example/omni-train@sha256:" + "0" * 64
 SECRETS = {name: f"omnicore-s3/{name}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 BIG = Checkpoint(
-    "s3://omnicore/runs/inputs/ab", "s3://omnicore/runs/inputs/ab/cd/checkpoint", "c" * 64, 22_000_000_000, "checkpoint"
+    "s3://omnicore/runs/inputs/ab",
+    "s3://omnicore/runs/inputs/ab/cd/checkpoint",
+    "c" * 64,
+    22_000_000_000,
+    "checkpoint",
 )
 TINY = Checkpoint("s3://omnicore/base", "s3://omnicore/base/ef", "e" * 64, 900_000, "")
 OWNER = Owner(name="omniboost-x7", uid="0b2f3c1e-9d1f-4c6a-8f44-6d1f0b6f1a11")
@@ -42,7 +55,12 @@ FULL = {
 }
 
 
-def spec(model: Checkpoint, owner: Owner | None = None, engine: dict[str, Any] | None = None, **place: Any) -> ServeSpec:
+def spec(
+    model: Checkpoint,
+    owner: Owner | None = None,
+    engine: dict[str, Any] | None = None,
+    **place: Any,
+) -> ServeSpec:
     return ServeSpec(
         name=names.job_name("omniboost-x7", "evaluate", "k" * 64),
         namespace="team",
@@ -55,8 +73,12 @@ def spec(model: Checkpoint, owner: Owner | None = None, engine: dict[str, Any] |
 
 
 BUILT = {
-    "inferenceservice-full": lambda: inference_service(spec(BIG, OWNER, {"gpus": 2, "memory": "128Gi"}, **FULL)),
-    "inferenceservice-cpu": lambda: inference_service(spec(TINY, None, {"gpus": 0, "cpu": "4", "memory": "8Gi"})),
+    "inferenceservice-full": lambda: inference_service(
+        spec(BIG, OWNER, {"gpus": 2, "memory": "128Gi"}, **FULL)
+    ),
+    "inferenceservice-cpu": lambda: inference_service(
+        spec(TINY, None, {"gpus": 0, "cpu": "4", "memory": "8Gi"})
+    ),
 }
 
 
@@ -66,7 +88,8 @@ def shipped(path: Path) -> dict[str, Any]:
 
 
 def with_candidate() -> dict[str, Any]:
-    """The champion as kustomize patches it: kinds without a schema of its own get a JSON merge patch."""
+    """The champion as kustomize patches it: kinds without a schema of its own get a JSON merge
+    patch."""
     champion = shipped(CHAMPION / "inferenceservice.yaml")
     champion["spec"] |= shipped(CHAMPION / "canary" / "candidate.yaml")["spec"]
     return champion
@@ -84,7 +107,8 @@ OBJECTS = {**BUILT, **SHIPPED}
 
 @pytest.mark.parametrize("case", BUILT)
 def test_objects_are_as_in_the_golden_files(case: str) -> None:
-    """`GOLDEN=1 pytest tests/manifests/test_serving.py` writes them anew; read the difference before you commit it."""
+    """`GOLDEN=1 pytest tests/manifests/test_serving.py` writes them anew; read the difference
+    before you commit it."""
     path, text = GOLDEN / f"{case}.yaml", yaml.safe_dump(BUILT[case](), sort_keys=False)
     if os.environ.get("GOLDEN"):
         path.write_text(text)
@@ -103,17 +127,43 @@ def test_upstreams_schema_takes_them_and_no_unknown_field(case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "change", "place"),
     [
-        ("inferenceservice-full", lambda o: o["spec"]["predictor"].update(minReplica=1), "minReplica"),
-        ("inferenceservice-full", lambda o: o["spec"]["predictor"]["model"].update(storageURI="s3://b"), "storageURI"),
-        ("inferenceservice-full", lambda o: o["spec"]["predictor"]["initContainers"][0].update(mem="1Gi"), "mem"),
-        ("servingruntime", lambda o: o["spec"]["containers"][0]["startupProbe"].update(failureTreshold=1), "failureTreshold"),
+        (
+            "inferenceservice-full",
+            lambda o: o["spec"]["predictor"].update(minReplica=1),
+            "minReplica",
+        ),
+        (
+            "inferenceservice-full",
+            lambda o: o["spec"]["predictor"]["model"].update(storageURI="s3://b"),
+            "storageURI",
+        ),
+        (
+            "inferenceservice-full",
+            lambda o: o["spec"]["predictor"]["initContainers"][0].update(mem="1Gi"),
+            "mem",
+        ),
+        (
+            "servingruntime",
+            lambda o: o["spec"]["containers"][0]["startupProbe"].update(failureTreshold=1),
+            "failureTreshold",
+        ),
         ("servingruntime", lambda o: o["spec"].update(securityContext={}), "securityContext"),
-        ("champion with a candidate", lambda o: o["spec"]["canary"][0].pop("trafficPercent"), "trafficPercent"),
-        ("champion with a candidate", lambda o: o["spec"]["canary"][0].update(trafficPercent=101), "101"),
+        (
+            "champion with a candidate",
+            lambda o: o["spec"]["canary"][0].pop("trafficPercent"),
+            "trafficPercent",
+        ),
+        (
+            "champion with a candidate",
+            lambda o: o["spec"]["canary"][0].update(trafficPercent=101),
+            "101",
+        ),
         ("podmonitor", lambda o: o["spec"]["podMetricsEndpoints"][0].update(pth="/metrics"), "pth"),
     ],
 )
-def test_the_validator_finds_what_an_api_server_refuses_or_drops(case: str, change: Any, place: str) -> None:
+def test_the_validator_finds_what_an_api_server_refuses_or_drops(
+    case: str, change: Any, place: str
+) -> None:
     made = copy.deepcopy(OBJECTS[case]())
     change(made)
     assert any(place in error for error in validate(made))
@@ -121,7 +171,12 @@ def test_the_validator_finds_what_an_api_server_refuses_or_drops(case: str, chan
 
 @pytest.mark.parametrize(
     ("size", "disk", "memory"),
-    [(0, "1Gi", "1Gi"), (900_000, "2Gi", "2Gi"), (22_000_000_000, "24Gi", "4Gi"), (150_000_000_000, "155Gi", "15Gi")],
+    [
+        (0, "1Gi", "1Gi"),
+        (900_000, "2Gi", "2Gi"),
+        (22_000_000_000, "24Gi", "4Gi"),
+        (150_000_000_000, "155Gi", "15Gi"),
+    ],
 )
 def test_the_initializer_is_sized_by_the_model(size: int, disk: str, memory: str) -> None:
     assert (storage(size), fetching(size)) == (disk, memory)
@@ -144,8 +199,13 @@ def flags() -> dict[str, str]:
 
 def test_the_server_fetches_nothing_runs_no_code_of_a_checkpoint_and_hears() -> None:
     found = flags()
-    assert not {"--trust-remote-code", "--allowed-local-media-path", "--enable-log-requests"} & found.keys()
-    assert found["--allowed-media-domains"].endswith(".invalid")  # a name that no host has: RFC 2606
+    assert (
+        not {"--trust-remote-code", "--allowed-local-media-path", "--enable-log-requests"}
+        & found.keys()
+    )
+    assert found["--allowed-media-domains"].endswith(
+        ".invalid"
+    )  # a name that no host has: RFC 2606
     assert found["--served-model-name"] == "{{.Name}}"
     limits = yaml.safe_load(found["--limit-mm-per-prompt"])
     assert set(limits) == {"image", "video", "audio"}
@@ -158,9 +218,12 @@ def containers(predictor: dict[str, Any]) -> list[dict[str, Any]]:
     return [*predictor.get("initContainers", []), *predictor.get("containers", [])]
 
 
-@pytest.mark.parametrize("case", ["inferenceservice-full", "inferenceservice-cpu", "champion", "servingruntime"])
+@pytest.mark.parametrize(
+    "case", ["inferenceservice-full", "inferenceservice-cpu", "champion", "servingruntime"]
+)
 def test_pods_obey_restricted(case: str) -> None:
-    """Pod Security Standards, `restricted`; of a runtime, whose pod has no settings of its own, each container does."""
+    """Pod Security Standards, `restricted`; of a runtime, whose pod has no settings of its own,
+    each container does."""
     made = OBJECTS[case]()
     whole = made["spec"] if made["kind"] == "ServingRuntime" else made["spec"]["predictor"]
     for container in containers(whole):
@@ -175,18 +238,27 @@ def test_pods_obey_restricted(case: str) -> None:
 def test_what_is_mounted_is_where_the_server_looks_and_writes() -> None:
     runtime = SHIPPED["servingruntime"]()["spec"]
     assert runtime["containers"][0]["args"][0] == "/mnt/models"
-    mounts = {mount["mountPath"]: mount["name"] for mount in runtime["containers"][0]["volumeMounts"]}
+    mounts = {
+        mount["mountPath"]: mount["name"] for mount in runtime["containers"][0]["volumeMounts"]
+    }
     volumes = {volume["name"]: volume for volume in runtime["volumes"]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
     assert mounts["/tmp"] in volumes
     for case in ("inferenceservice-full", "champion"):
         predictor = OBJECTS[case]()["spec"]["predictor"]
         (model,), (init,) = predictor["model"]["volumeMounts"], predictor["initContainers"]
-        assert (model["mountPath"], model["subPath"], model["readOnly"]) == ("/mnt/models", "model/checkpoint", True)
+        assert (model["mountPath"], model["subPath"], model["readOnly"]) == (
+            "/mnt/models",
+            "model/checkpoint",
+            True,
+        )
         assert not {volume["name"] for volume in predictor["volumes"]} & volumes.keys()
         target = init["command"][-1] if case != "champion" else init["args"][-1]
         assert target == "/mnt/model/model"
-    assert BUILT["inferenceservice-cpu"]()["spec"]["predictor"]["model"]["volumeMounts"][0]["subPath"] == "model"
+    assert (
+        BUILT["inferenceservice-cpu"]()["spec"]["predictor"]["model"]["volumeMounts"][0]["subPath"]
+        == "model"
+    )
 
 
 def test_a_step_and_the_champion_ask_the_shipped_runtime() -> None:
@@ -208,7 +280,10 @@ def test_the_champion_is_none_of_the_reapers_and_its_candidate_has_no_scaling_of
     assert names.RUN not in champion["metadata"]["labels"]
     assert names.HEARTBEAT not in champion["metadata"].get("annotations", {})
     (candidate,) = champion["spec"]["canary"]
-    assert not {"maxReplicas", "autoScaling", "scaleMetric", "scaleTarget"} & candidate["predictor"].keys()
+    assert (
+        not {"maxReplicas", "autoScaling", "scaleMetric", "scaleTarget"}
+        & candidate["predictor"].keys()
+    )
     assert candidate["predictor"]["name"]
     stable = champion["spec"]["predictor"]["initContainers"][0]
     own = candidate["predictor"]["initContainers"][0]
@@ -219,6 +294,9 @@ def test_the_champion_is_none_of_the_reapers_and_its_candidate_has_no_scaling_of
 @pytest.mark.parametrize("case", ["poddisruptionbudget", "podmonitor"])
 def test_budget_and_monitor_choose_the_champions_pods(case: str) -> None:
     chosen = SHIPPED[case]()["spec"]["selector"]["matchLabels"]
-    labels = {"serving.kserve.io/inferenceservice": "champion", "component": "predictor"}  # as KServe marks its pods
+    labels = {
+        "serving.kserve.io/inferenceservice": "champion",
+        "component": "predictor",
+    }  # as KServe marks its pods
     assert chosen.items() <= labels.items()
     assert SHIPPED[case]()["metadata"]["name"] != "champion-predictor"

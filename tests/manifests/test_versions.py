@@ -1,4 +1,5 @@
-"""Every object of another project's kinds against the schemas of each version that docs/cluster.md names."""
+"""Every object of another project's kinds against the schemas of each version that docs/cluster.md
+names."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from tests.manifests.test_serving import with_candidate
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = CRDS / "versions"
-NEEDS_CRDS = pytest.mark.skipif(not VERSIONS.is_dir(), reason="the upstream schemas are not beside this checkout")
+NEEDS_CRDS = pytest.mark.skipif(
+    not VERSIONS.is_dir(), reason="the upstream schemas are not beside this checkout"
+)
 FILES = {
     "TrainJob": ("trainjobs", ["v2.2.0", "v2.3.0", "HEAD"]),
     "TrainingRuntime": ("trainingruntimes", ["v2.2.0", "v2.3.0", "HEAD"]),
@@ -33,7 +36,11 @@ def objects() -> Iterator[tuple[str, dict[str, Any]]]:
         for path in sorted((ROOT / folder).rglob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 # A patch has no whole spec of its own.
-                if isinstance(document, dict) and document.get("kind") in FILES and path.name != "candidate.yaml":
+                if (
+                    isinstance(document, dict)
+                    and document.get("kind") in FILES
+                    and path.name != "candidate.yaml"
+                ):
                     yield f"{path.relative_to(ROOT)}-{document['kind']}", document
 
 
@@ -46,7 +53,9 @@ def test_every_kind_is_shipped() -> None:
 
 
 @NEEDS_CRDS
-@pytest.mark.parametrize(("place", "made", "version"), CASES, ids=[f"{place}-{version}" for place, _, version in CASES])
+@pytest.mark.parametrize(
+    ("place", "made", "version"), CASES, ids=[f"{place}-{version}" for place, _, version in CASES]
+)
 def test_an_object_fits_each_version(place: str, made: dict[str, Any], version: str) -> None:
     crd = VERSIONS / f"{FILES[made['kind']][0]}-{version}.yaml"
     assert validate(made, crd) == []
@@ -54,7 +63,9 @@ def test_an_object_fits_each_version(place: str, made: dict[str, Any], version: 
 
 
 @NEEDS_CRDS
-@pytest.mark.parametrize(("version", "takes"), [("v0.18.1", False), ("v0.19.0", False), ("v0.20.0", True)])
+@pytest.mark.parametrize(
+    ("version", "takes"), [("v0.18.1", False), ("v0.19.0", False), ("v0.20.0", True)]
+)
 def test_a_candidate_needs_a_version_that_knows_it(version: str, takes: bool) -> None:
     """docs/cluster.md says so: v0.18 and v0.19 do not know the field."""
     assert (validate(with_candidate(), VERSIONS / f"isvc-{version}.yaml") == []) is takes

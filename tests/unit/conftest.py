@@ -12,7 +12,10 @@ from tests.kube_server import KubeServer
 
 @pytest.fixture
 def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
-    """The mock API server. What it was asked for is added to the test file's `CALLS`, where there is one."""
+    """The mock API server.
+
+    What it was asked for is added to the test file's `CALLS`, where there is one.
+    """
     with KubeServer() as server:
         yield server
     getattr(request.module, "CALLS", set()).update(server.calls)

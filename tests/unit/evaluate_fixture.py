@@ -1,4 +1,5 @@
-"""A tiny benchmark written by hand, and evaluations of it by an engine that says what a table tells it to."""
+"""A tiny benchmark written by hand, and evaluations of it by an engine that says what a table tells
+it to."""
 
 from __future__ import annotations
 
@@ -21,7 +22,15 @@ PICTURE = Media(kind="image", uri="media/a.png", sha256="a" * 64)
 OPTIONS = ("cat", "dog", "fox", "owl")
 
 
-def query(benchmark: str, number: int, type_: str, answer: str, *, options: tuple[str, ...] = OPTIONS, **fields: object) -> Query:
+def query(
+    benchmark: str,
+    number: int,
+    type_: str,
+    answer: str,
+    *,
+    options: tuple[str, ...] = OPTIONS,
+    **fields: object,
+) -> Query:
     given = {"media": (PICTURE,), "cluster": f"{benchmark}-{number // 2}", **fields}
     name = f"{number:02d}"
     return Query.model_validate(
@@ -47,12 +56,22 @@ QUERIES = [
     query("elm", 4, "heard", "yes", options=("yes", "no"), answer_kind="yes_no"),
 ]
 REMOVED = {("daily_omni", "00"), ("daily_omni", "01"), ("elm", "00")}
-FLAGS = ["profile.style=letter", "profile.max_new_tokens=20", "engine.kind=http", "engine.url=http://127.0.0.1:9/v1"]
-RECIPE = load_recipe("tiny", [*FLAGS, "evaluate.ablations=[visual_only]", "engine.max_error_rate=0.5", "model=stub"])
+FLAGS = [
+    "profile.style=letter",
+    "profile.max_new_tokens=20",
+    "engine.kind=http",
+    "engine.url=http://127.0.0.1:9/v1",
+]
+RECIPE = load_recipe(
+    "tiny", [*FLAGS, "evaluate.ablations=[visual_only]", "engine.max_error_rate=0.5", "model=stub"]
+)
 
 
 class Stub:
-    """Says what a table has for a query ("daily_omni 03"), else `usual`. Another engine takes its place in evaluate alone."""
+    """Says what a table has for a query ("daily_omni 03"), else `usual`.
+
+    Another engine takes its place in evaluate alone.
+    """
 
     name = "stub"
 
@@ -68,12 +87,21 @@ class Stub:
         return said if isinstance(said, Reply) else Reply(said)
 
 
-def inputs(root: Path, queries: Sequence[Query] = QUERIES, removed: set[tuple[str, str]] = REMOVED) -> dict[str, Path]:
-    """Finished outputs of prepare and clean under `root`; no controls, as native benchmarks have none."""
+def inputs(
+    root: Path, queries: Sequence[Query] = QUERIES, removed: set[tuple[str, str]] = REMOVED
+) -> dict[str, Path]:
+    """Finished outputs of prepare and clean under `root`; no controls, as native benchmarks have
+    none."""
     hashed = profile_hash(RECIPE.profile)
     labels = {q.key: Label.solvable if q.key in removed else Label.not_solvable for q in queries}
-    verdicts = [Verdict(benchmark=b, id=i, label=v, hits=0, draws=8, null=1, binomial=1) for (b, i), v in labels.items()]
-    files = {"prepare": ("queries", queries), "clean": ("manifest", build_manifest("repeated", "p", hashed, verdicts))}
+    verdicts = [
+        Verdict(benchmark=b, id=i, label=v, hits=0, draws=8, null=1, binomial=1)
+        for (b, i), v in labels.items()
+    ]
+    files = {
+        "prepare": ("queries", queries),
+        "clean": ("manifest", build_manifest("repeated", "p", hashed, verdicts)),
+    }
     found = {}
     for step, (role, content) in files.items():
         folder = found[role] = root / step
@@ -82,7 +110,9 @@ def inputs(root: Path, queries: Sequence[Query] = QUERIES, removed: set[tuple[st
             write_jsonl(folder / "queries.jsonl", content)
         else:
             write_json(folder / "manifest.json", content)
-        write_step(folder, {"step": step, "section": step, "key": step, "seconds": 0, "summary": {}})
+        write_step(
+            folder, {"step": step, "section": step, "key": step, "seconds": 0, "summary": {}}
+        )
     return found
 
 

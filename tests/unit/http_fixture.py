@@ -24,9 +24,13 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
 
 
-def connect(stub: Stub, profile: Profile | None = None, model: str = MODEL, **config: Any) -> Engine:
+def connect(
+    stub: Stub, profile: Profile | None = None, model: str = MODEL, **config: Any
+) -> Engine:
     return open_engine(
-        EngineConfig(kind="http", url=stub.url, **{"retries": 2, "timeout": 5, **config}), model, profile or Profile()
+        EngineConfig(kind="http", url=stub.url, **{"retries": 2, "timeout": 5, **config}),
+        model,
+        profile or Profile(),
     )
 
 
@@ -39,10 +43,18 @@ def batches(count: int) -> list[Batch]:
 
 
 def answers(engine: Engine, asked: list[Batch], sampling: Sampling | None = None) -> list[Reply]:
-    found = dict(pair for finished in engine.answer(asked, sampling or Sampling(1.0, 14)) for pair in finished)
+    found = dict(
+        pair
+        for finished in engine.answer(asked, sampling or Sampling(1.0, 14))
+        for pair in finished
+    )
     return [reply for index in range(len(asked)) for reply in found[index]]
 
 
-def on(number: int, answer: Answer, times: int = 1000) -> Callable[[dict[str, Any], int], Answer | None]:
+def on(
+    number: int, answer: Answer, times: int = 1000
+) -> Callable[[dict[str, Any], int], Answer | None]:
     """A fault in place of the first `times` answers to question `number`."""
-    return lambda request, seen: answer if told(request).startswith(f"question {number} ") and seen < times else None
+    return lambda request, seen: (
+        answer if told(request).startswith(f"question {number} ") and seen < times else None
+    )

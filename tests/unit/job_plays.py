@@ -1,4 +1,5 @@
-"""What may happen to a job, to its pods and to the watch over both; played on a `job_operator.Operator`."""
+"""What may happen to a job, to its pods and to the watch over both; played on a
+`job_operator.Operator`."""
 
 from __future__ import annotations
 
@@ -23,9 +24,13 @@ def well(op: Operator) -> None:
     op.succeeds()
 
 
-def fault_of(verb: str, resource: str, *, until: int, **fault: Any) -> Callable[[str, str, str, int], Fault | None]:
+def fault_of(
+    verb: str, resource: str, *, until: int, **fault: Any
+) -> Callable[[str, str, str, int], Fault | None]:
     """The first `until` requests of a kind fail."""
-    return lambda v, r, n, seen: Fault(**fault) if (v, r) == (verb, resource) and seen < until else None
+    return lambda v, r, n, seen: (
+        Fault(**fault) if (v, r) == (verb, resource) and seen < until else None
+    )
 
 
 def held(**changed: Any) -> Callable[[KubeServer], Any]:
@@ -53,7 +58,11 @@ def was(*how: str) -> Callable[[KubeServer], Any]:
 
 def both_at_once(op: Operator) -> None:
     op.created()
-    op.kube.change(op.plural, op.name, lambda job: job.update(status={"conditions": [met("Succeeded"), met("Failed")]}))
+    op.kube.change(
+        op.plural,
+        op.name,
+        lambda job: job.update(status={"conditions": [met("Succeeded"), met("Failed")]}),
+    )
 
 
 def met(kind: str, status: str = "True") -> dict[str, str]:
@@ -124,7 +133,9 @@ def made_anew(op: Operator) -> None:
     with op.kube.change_made:
         job = op.kube.get(op.plural, op.name)
         op.kube.remove(op.plural, op.name)
-        op.kube.put(op.plural, {key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+        op.kube.put(
+            op.plural, {key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")}
+        )
         op.says("Succeeded")
         op.kube.compact()
 
@@ -142,7 +153,8 @@ def streams_break(op: Operator) -> None:
 
 
 def clock_is_set_back(op: Operator) -> None:
-    """Twins at one time, then a node's clock set back by an hour, with reconnects between: each line once."""
+    """Twins at one time, then a node's clock set back by an hour, with reconnects between: each
+    line once."""
     op.created()
     op.runs()
     noon = time.time()
@@ -225,7 +237,12 @@ def pending(**status: Any) -> Play:
     return play
 
 
-UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: 3 Insufficient gpu"}
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes: 3 Insufficient gpu",
+}
 
 
 def pull_then_run(op: Operator) -> None:
@@ -258,7 +275,9 @@ def silence(op: Operator) -> None:
 def evicted(op: Operator) -> None:
     op.created()
     op.runs("step 1")
-    pod = op.pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage")
+    pod = op.pod(
+        phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage"
+    )
     op.kube.end_log(pod)
     op.says("Failed", reason="PyTorchJobFailed")
 
@@ -277,7 +296,11 @@ def pods_gone(op: Operator) -> None:
 def progress(op: Operator) -> None:
     op.created()
     told = {"label": "rlvr", "total": 4, "facts": {"loss": 0.5}}
-    op.runs(*(LINE + json.dumps({**told, "done": done}) for done in (1, 3, 2, 4)), LINE + "no json", "a line")
+    op.runs(
+        *(LINE + json.dumps({**told, "done": done}) for done in (1, 3, 2, 4)),
+        LINE + "no json",
+        "a line",
+    )
     op.succeeds()
 
 
@@ -298,7 +321,11 @@ def beaten(op: Operator) -> None:
 def deleting(kube: KubeServer) -> None:
     """The job of a cancelled try is still on its way out."""
     was("Failed")(kube)
-    kube.change("pytorchjobs", NAME, lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]))
+    kube.change(
+        "pytorchjobs",
+        NAME,
+        lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]),
+    )
 
 
 def deleting_ends(op: Operator) -> None:
@@ -322,7 +349,9 @@ STRAYS = [
         (200, True),
     ]
 ]
-WEBHOOK = 'Internal error occurred: failed calling webhook "validator.trainjob": no endpoints available'
+WEBHOOK = (
+    'Internal error occurred: failed calling webhook "validator.trainjob": no endpoints available'
+)
 PODSECURITY = 'Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest"'
 
 
@@ -332,7 +361,8 @@ def stray(verb: str, resource: str, answer: Fault) -> Callable[[str, str, str, i
 
 
 def runs_while_the_api_is_away(op: Operator) -> None:
-    """Nothing of the job was seen when the API goes; when it comes back the job has run for long."""
+    """Nothing of the job was seen when the API goes; when it comes back the job has run for
+    long."""
     op.created()
     op.watched()
     away = threading.Event()
@@ -349,7 +379,11 @@ def deletion_hangs(op: Operator) -> None:
     op.created()
     op.runs("step 1")
     op.watched()
-    op.kube.change(op.plural, op.name, lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]))
+    op.kube.change(
+        op.plural,
+        op.name,
+        lambda job: job["metadata"].update(deletionTimestamp="x", finalizers=["operator"]),
+    )
 
 
 def pods_refused(op: Operator) -> None:

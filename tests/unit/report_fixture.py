@@ -1,5 +1,8 @@
-"""A small but whole set of inputs for `report` and `promote`: real pictures and sounds, real cleaning and scoring, replies by
-a made-up model whose skill at each stage is a table. Nothing here was measured."""
+"""A small but whole set of inputs for `report` and `promote`: real pictures and sounds, real
+cleaning and scoring, replies by a made-up model whose skill at each stage is a table.
+
+Nothing here was measured.
+"""
 
 from __future__ import annotations
 
@@ -41,37 +44,71 @@ SELECTED = {
     "rollouts": 400,
     "kept": 250,
     **{f"rejected_{reason}": 0 for reason in Reason},
-    **{"rejected_no_answer": 10, "rejected_incorrect": 60, "rejected_solvable": 30, "rejected_per_query": 50},
+    **{
+        "rejected_no_answer": 10,
+        "rejected_incorrect": 60,
+        "rejected_solvable": 30,
+        "rejected_per_query": 50,
+    },
 }
 SEEN = {"canary_audio": "answers", "canary_image": "answers", "canary_noise": 0.0}
 BY_WORDING = dict(zip(synthetic.WORDINGS["sum"], (0.9, 0.32, 0.28, 0.36), strict=True))
 
 
-def make(root: Path, *, scale: float = 0.15, control: bool = True, second: bool = True, planted: bool = True) -> dict[str, Path]:
+def make(
+    root: Path,
+    *,
+    scale: float = 0.15,
+    control: bool = True,
+    second: bool = True,
+    planted: bool = True,
+) -> dict[str, Path]:
     """Writes every input of `report` under `root` and returns the directories by role."""
     rng = random.Random(0)
 
-    def step(name: str, fill: Callable[[Path], object], seconds: float, summary: Mapping[str, Any] = {}) -> Path:
+    def step(
+        name: str, fill: Callable[[Path], object], seconds: float, summary: Mapping[str, Any] = {}
+    ) -> Path:
         folder = root / name
         folder.mkdir(parents=True)
         fill(folder)
         verb = name.split("-")[0]
-        write_step(folder, {"step": verb, "section": verb, "key": digest(name), "seconds": seconds, "summary": summary, "seed": 0})
+        write_step(
+            folder,
+            {
+                "step": verb,
+                "section": verb,
+                "key": digest(name),
+                "seconds": seconds,
+                "summary": summary,
+                "seed": 0,
+            },
+        )
         return folder
 
     roles = {"queries": step("prepare", partial(_prepare, scale=scale, planted=planted), 2.1)}
     queries = read_jsonl(roles["queries"] / "queries.jsonl", Query)
     controls = read_jsonl(roles["queries"] / "controls.jsonl", Query)
     roles["draws"] = step("probe", partial(_probe, queries=queries, rng=rng), 14.8)
-    audited = {**roles, "second_draws": step("probe-2", partial(_probe, queries=queries, rng=rng), 5.2)} if second else roles
-    roles["audit"] = step("clean", lambda folder: clean.run(RECIPE, RECIPE.clean, audited, folder), 0.4)
+    audited = (
+        {**roles, "second_draws": step("probe-2", partial(_probe, queries=queries, rng=rng), 5.2)}
+        if second
+        else roles
+    )
+    roles["audit"] = step(
+        "clean", lambda folder: clean.run(RECIPE, RECIPE.clean, audited, folder), 0.4
+    )
     manifest = Manifest.model_validate_json((roles["audit"] / "manifest.json").read_text())
     for arm in SKILL:
         if arm != "control" or control:
-            answer = partial(_evaluate, arm=arm, queries=queries, controls=controls, manifest=manifest, rng=rng)
+            answer = partial(
+                _evaluate, arm=arm, queries=queries, controls=controls, manifest=manifest, rng=rng
+            )
             roles[arm] = step(f"evaluate-{arm}", answer, 6.3, SEEN)
     for name, steps in (("sft", 60), ("rlvr", 50), ("distilled", 40)):
-        roles[f"{name}_curves"] = step(f"train-{name}", partial(_curves, name=name, steps=steps, rng=rng), steps * 0.6)
+        roles[f"{name}_curves"] = step(
+            f"train-{name}", partial(_curves, name=name, steps=steps, rng=rng), steps * 0.6
+        )
     roles["distill"] = step("distill", lambda folder: None, 3.0, SELECTED)
     return roles
 
@@ -85,7 +122,9 @@ def _prepare(folder: Path, scale: float, planted: bool) -> None:
         if kind == "image":
             world.pictures[index].image().save(data, "png")
         else:
-            soundfile.write(data, world.clips[index].wave, synthetic.RATE, format="WAV", subtype="PCM_16")
+            soundfile.write(
+                data, world.clips[index].wave, synthetic.RATE, format="WAV", subtype="PCM_16"
+            )
         sha = hashlib.sha256(data.getvalue()).hexdigest()
         uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"
         (folder / uri).write_bytes(data.getvalue())
@@ -114,7 +153,9 @@ def _prepare(folder: Path, scale: float, planted: bool) -> None:
     rng = random.Random(1)
     kinds: tuple[synthetic.Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
     each = range(max(8, round(100 * scale)))
-    controls = [query(world.item(rng, kind), "controls", f"{kind}-{i:04d}") for kind in kinds for i in each]
+    controls = [
+        query(world.item(rng, kind), "controls", f"{kind}-{i:04d}") for kind in kinds for i in each
+    ]
     write_jsonl(folder / "queries.jsonl", queries)
     write_jsonl(folder / "controls.jsonl", controls)
     write_json(folder / "benchmarks.json", infos)
@@ -123,11 +164,16 @@ def _prepare(folder: Path, scale: float, planted: bool) -> None:
 
 
 def _reply(value: str | None) -> str:
-    return "see 3 hear 5 and then" if value is None else f"<think>see 3 hear 5</think><answer>{value}</answer>"
+    return (
+        "see 3 hear 5 and then"
+        if value is None
+        else f"<think>see 3 hear 5</think><answer>{value}</answer>"
+    )
 
 
 def _probe(folder: Path, queries: list[Query], rng: random.Random) -> None:
-    """Draws of a probe that sees well; where it cannot know, it repeats a guess of its own, sometimes outside the options."""
+    """Draws of a probe that sees well; where it cannot know, it repeats a guess of its own,
+    sometimes outside the options."""
     counts = {View.visual_only: 8, View.text_only: 2, View.audio_only: 2}
     draws = []
     for q in queries:
@@ -138,26 +184,60 @@ def _probe(folder: Path, queries: list[Query], rng: random.Random) -> None:
             said = _reply(guess if keeps else rng.choice([*q.options, "77"]))
             order = permutation(q, view, i, 0)
             answer, outcome = judge(said, q, "value", order)
-            found = {"benchmark": q.benchmark, "id": q.id, "view": view, "draw": i, "answer": answer, "outcome": outcome}
+            found = {
+                "benchmark": q.benchmark,
+                "id": q.id,
+                "view": view,
+                "draw": i,
+                "answer": answer,
+                "outcome": outcome,
+            }
             draws.append(Draw(permutation=order, reply=said, **found))
     write_jsonl(folder / "draws.jsonl", draws)
-    write_json(folder / "probe.json", {"model": folder.name, "profile_hash": PROFILE, "draws": counts, "accuracy": {}})
+    write_json(
+        folder / "probe.json",
+        {"model": folder.name, "profile_hash": PROFILE, "draws": counts, "accuracy": {}},
+    )
 
 
-def _evaluate(folder: Path, arm: str, queries: list[Query], controls: list[Query], manifest: Manifest, rng: random.Random) -> None:
+def _evaluate(
+    folder: Path,
+    arm: str,
+    queries: list[Query],
+    controls: list[Query],
+    manifest: Manifest,
+    rng: random.Random,
+) -> None:
     kept = manifest.kept()
     skill = dict(zip(TYPES, SKILL[arm], strict=True))
     responses = []
     for q in (*queries, *controls):
-        for view in (View.omni, View.visual_only, View.audio_only) if q.key in kept else (View.omni,):
+        for view in (
+            (View.omni, View.visual_only, View.audio_only) if q.key in kept else (View.omni,)
+        ):
             able = skill[q.type] or BY_WORDING[q.wording]
             right = rng.random() < (able if view is View.omni else 0.2)
-            said = _reply(q.answer if right else rng.choice([None, *(o for o in q.options if o != q.answer)]))
+            said = _reply(
+                q.answer if right else rng.choice([None, *(o for o in q.options if o != q.answer)])
+            )
             answer, outcome = judge(said, q, "value")
-            responses.append(Response(benchmark=q.benchmark, id=q.id, view=view, reply=said, answer=answer, outcome=outcome))
+            responses.append(
+                Response(
+                    benchmark=q.benchmark,
+                    id=q.id,
+                    view=view,
+                    reply=said,
+                    answer=answer,
+                    outcome=outcome,
+                )
+            )
     write_jsonl(folder / "responses.jsonl", responses)
     scores = score(queries, controls, kept, responses)
-    hashes = {"profile_hash": PROFILE, "manifest_hash": manifest.content_hash, "queries_hash": "c" * 64}
+    hashes = {
+        "profile_hash": PROFILE,
+        "manifest_hash": manifest.content_hash,
+        "queries_hash": "c" * 64,
+    }
     write_json(folder / "scores.json", {"model": arm, **hashes, **scores})
 
 
@@ -166,23 +246,59 @@ def _curves(folder: Path, name: str, steps: int, rng: random.Random) -> None:
     rows: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         done = step / steps
-        row: dict[str, Any] = {"step": step, "loss": 0.9 * (1 - done) ** 3 + rng.uniform(0.05, 0.1), "rate": 1e-4}
+        row: dict[str, Any] = {
+            "step": step,
+            "loss": 0.9 * (1 - done) ** 3 + rng.uniform(0.05, 0.1),
+            "rate": 1e-4,
+        }
         if name == "rlvr":
-            skill = {t: min(1.0, s + (0.93 - s) * done + rng.uniform(-0.06, 0.06)) for t, s in start.items()}
+            skill = {
+                t: min(1.0, s + (0.93 - s) * done + rng.uniform(-0.06, 0.06))
+                for t, s in start.items()
+            }
             mean = sum(skill.values()) / len(skill)
-            row |= {"reward": mean, "entropy": 0.25 * (1 - done) + 0.05, "kl": None, "length": 11 + done}
-            row |= {"all_right": mean**3, "all_wrong": (1 - mean) ** 3, "no_answer": 0.02 * (1 - done), "truncated": 0.0}
+            row |= {
+                "reward": mean,
+                "entropy": 0.25 * (1 - done) + 0.05,
+                "kl": None,
+                "length": 11 + done,
+            }
+            row |= {
+                "all_right": mean**3,
+                "all_wrong": (1 - mean) ** 3,
+                "no_answer": 0.02 * (1 - done),
+                "truncated": 0.0,
+            }
             seen: Mapping[str, float] = {
                 t: s for t, s in skill.items() if t != "speech" or step % 3
             }  # no such prompt in some steps
-            row["by_type"] = {t: {"reward": s, "all_right": s**3, "all_wrong": (1 - s) ** 3} for t, s in seen.items()}
+            row["by_type"] = {
+                t: {"reward": s, "all_right": s**3, "all_wrong": (1 - s) ** 3}
+                for t, s in seen.items()
+            }
         rows.append(row)
     write_jsonl(folder / "curves.jsonl", rows)
     if name == "rlvr":
-        write_jsonl(folder / "rollouts.jsonl", [_rollout(step, t, rng) for step in range(steps) for t in start for _ in range(4)])
+        write_jsonl(
+            folder / "rollouts.jsonl",
+            [_rollout(step, t, rng) for step in range(steps) for t in start for _ in range(4)],
+        )
 
 
 def _rollout(step: int, kind: str, rng: random.Random) -> dict[str, Any]:
-    outcome = rng.choice(["correct", "incorrect", "no_answer"] if step < 30 else ["correct", "incorrect"])
-    known = {"step": step, "id": f"{kind}-{step}", "type": kind, "outcome": outcome, "used": rng.random() < 0.8}
-    return {**known, "reply": f"{kind} at {step}", "reward": float(outcome == "correct"), "advantage": rng.uniform(-1, 1)}
+    outcome = rng.choice(
+        ["correct", "incorrect", "no_answer"] if step < 30 else ["correct", "incorrect"]
+    )
+    known = {
+        "step": step,
+        "id": f"{kind}-{step}",
+        "type": kind,
+        "outcome": outcome,
+        "used": rng.random() < 0.8,
+    }
+    return {
+        **known,
+        "reply": f"{kind} at {step}",
+        "reward": float(outcome == "correct"),
+        "advantage": rng.uniform(-1, 1),
+    }

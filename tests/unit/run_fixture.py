@@ -1,4 +1,5 @@
-"""A step that stands for a real one: journaled batches, counted, and stopped or held up on demand."""
+"""A step that stands for a real one: journaled batches, counted, and stopped or held up on
+demand."""
 
 import sys
 import time
@@ -24,9 +25,11 @@ def wait_for(condition, seconds=60):
 
 
 class Fake:
-    """Stands for a step's module: journaled batches whose content depends on the seed; counts what it really does.
+    """Stands for a step's module: journaled batches whose content depends on the seed; counts what
+    it really does.
 
-    It fails at batch `stop_at` with `error`, or waits before batch GATED until the file `gate` exists.
+    It fails at batch `stop_at` with `error`, or waits before batch GATED until the file `gate`
+    exists.
     """
 
     def __init__(self, *, stop_at=None, error=None, gate=None):

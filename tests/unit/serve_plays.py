@@ -1,4 +1,5 @@
-"""What may happen to a served model, to its pods and to who asks it, played on the mock API server."""
+"""What may happen to a served model, to its pods and to who asks it, played on the mock API
+server."""
 
 from __future__ import annotations
 
@@ -28,22 +29,41 @@ from tests.stub_server import Answer, Stub, guess
 
 PLURAL, SERVER = "inferenceservices", "kserve-container"
 PICTURE = "picture.png"
-QUICK = Times(beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5, unnoticed=20)
+QUICK = Times(
+    beat=0.05,
+    request=20,
+    stream=5,
+    first_wait=0.01,
+    longest_wait=0.05,
+    outage=30,
+    goodbye=5,
+    unnoticed=20,
+)
 
 
 def answered(request: dict[str, Any]) -> Answer:
     """As the stub guesses, under the name that was asked for."""
     answer = guess(request)
-    return replace(answer, body=json.dumps({**json.loads(answer.body), "model": request["model"]}).encode())
+    return replace(
+        answer, body=json.dumps({**json.loads(answer.body), "model": request["model"]}).encode()
+    )
 
 
 def alike(request: dict[str, Any]) -> Answer:
     """As a server that looks at no media."""
-    return answered({**request, "messages": [{"role": "user", "content": [{"type": "text", "text": "a b c d"}]}]})
+    return answered(
+        {
+            **request,
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "a b c d"}]}],
+        }
+    )
 
 
 def recipe(**engine: Any) -> Recipe:
-    found = load_recipe("tiny", ["launcher.image=r/train@sha256:0", "launcher.storage=s3://b", "launcher.ttl_seconds=60"])
+    found = load_recipe(
+        "tiny",
+        ["launcher.image=r/train@sha256:0", "launcher.storage=s3://b", "launcher.ttl_seconds=60"],
+    )
     quick = {"concurrency": 4, "retries": 1, "timeout": 5.0, **engine}
     return found.model_copy(update={"engine": EngineConfig(kind="kserve", **quick)})
 
@@ -99,16 +119,27 @@ class Cluster:
             status["initContainerStatuses"] = [{"name": INITIALIZER, "state": status.pop("init")}]
         if "waiting" in status:
             status["state"] = {"waiting": {"reason": status.pop("waiting"), "message": "back-off"}}
-        whole = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], **status}
+        whole = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            **status,
+        }
         return self.kube.pod(self.name, KIND.pods, index, SERVER, **whole)
 
     def status(self, **changed: Any) -> None:
-        """As KServe writes it for a service that is up; `changed` are fields of it, `Ready` the condition."""
+        """As KServe writes it for a service that is up; `changed` are fields of it, `Ready` the
+        condition."""
         ready = changed.pop("Ready", "True")
-        model = {"transitionStatus": "UpToDate", "states": {"activeModelState": "Loaded", "targetModelState": "Loaded"}}
+        model = {
+            "transitionStatus": "UpToDate",
+            "states": {"activeModelState": "Loaded", "targetModelState": "Loaded"},
+        }
         whole = {
             "observedGeneration": 1,
-            "conditions": [{"type": "PredictorReady", "status": ready}, {"type": "Ready", "status": ready}],
+            "conditions": [
+                {"type": "PredictorReady", "status": ready},
+                {"type": "Ready", "status": ready},
+            ],
             "modelStatus": {**model, **changed.pop("model", {})},
             "address": {"url": self.stub.url.removesuffix("/v1")},
             **changed,
@@ -116,7 +147,8 @@ class Cluster:
         self.kube.change(PLURAL, self.name, lambda found: found.update(status=whole))
 
     def listed(self, name: str = "") -> None:
-        """The server lists the model under the object's name, as `--served-model-name={{.Name}}` has it."""
+        """The server lists the model under the object's name, as `--served-model-name={{.Name}}`
+        has it."""
         body = {"object": "list", "data": [{"id": name or self.name, "root": "/mnt/models"}]}
         self.stub.models = Answer(json.dumps(body).encode())
 
@@ -130,7 +162,9 @@ class Cluster:
         self.kube.wait_for(lambda: self.stub.asked >= count)
 
     def watched(self) -> None:
-        self.kube.wait_for(lambda: self.kube.count("watch", PLURAL) and self.kube.count("watch", "pods"))
+        self.kube.wait_for(
+            lambda: self.kube.count("watch", PLURAL) and self.kube.count("watch", "pods")
+        )
 
     def slow(self) -> None:
         """Serves, but each answer takes until the test is over."""
@@ -173,29 +207,50 @@ def not_yet(cluster: Cluster) -> None:
 
 def failed(state: str, reason: str, message: str, code: int = 0) -> Play:
     info = {"reason": reason, "message": message, "exitCode": code}
-    return lambda c: c.status(Ready="False", model={"transitionStatus": state, "lastFailureInfo": info})
+    return lambda c: c.status(
+        Ready="False", model={"transitionStatus": state, "lastFailureInfo": info}
+    )
 
 
 def crashes(c: Cluster) -> None:
     how = {"exitCode": 137, "reason": "OOMKilled"}
-    c.pod(False, state={"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}, lastState={"terminated": how})
+    c.pod(
+        False,
+        state={"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        lastState={"terminated": how},
+    )
 
 
 def initializer_crashes(c: Cluster) -> None:
     pod = f"{c.name}-worker-0"
     c.kube.logs[pod] = Log(previous=["omnicore: s3://b/inputs/ab: nothing is published there"])
-    states = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}}}
+    states = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
+    }
     c.pod(False, phase="Pending", initContainerStatuses=[{"name": INITIALIZER, **states}])
 
 
 def unschedulable(c: Cluster) -> None:
-    c.kube.event(f"{c.name}-worker-0", "FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
-    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient nvidia.com/gpu"}
+    c.kube.event(
+        f"{c.name}-worker-0",
+        "FailedScheduling",
+        "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+    )
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "Insufficient nvidia.com/gpu",
+    }
     c.pod(phase="Pending", conditions=[scheduled])
 
 
 def gated(c: Cluster) -> None:
-    c.pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}])
+    c.pod(
+        phase="Pending",
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
+    )
 
 
 def pause(c: Cluster) -> None:
@@ -209,7 +264,11 @@ def up(c: Cluster) -> None:
 
 
 def edit(c: Cluster) -> None:
-    c.kube.change(PLURAL, c.name, lambda o: o["spec"]["predictor"]["model"].update(storageUri="s3://b/inputs/other"))
+    c.kube.change(
+        PLURAL,
+        c.name,
+        lambda o: o["spec"]["predictor"]["model"].update(storageUri="s3://b/inputs/other"),
+    )
 
 
 def remade(c: Cluster) -> None:
@@ -256,5 +315,7 @@ def other_model(body: dict[str, Any]) -> dict[str, Any]:
     return {"predictor": {**body["spec"]["predictor"], "model": model}}
 
 
-def once(verb: str, resource: str, fault: Fault, times: int = 1) -> Callable[[str, str, str, int], Fault | None]:
+def once(
+    verb: str, resource: str, fault: Fault, times: int = 1
+) -> Callable[[str, str, str, int], Fault | None]:
     return lambda v, r, name, seen: fault if (v, r) == (verb, resource) and seen < times else None

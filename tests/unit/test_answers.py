@@ -1,4 +1,5 @@
-"""Tables of replies, many of them written to fool an extractor, with the option that a careful reader would record."""
+"""Tables of replies, many of them written to fool an extractor, with the option that a careful
+reader would record."""
 
 import time
 
@@ -291,7 +292,9 @@ def test_value(reply, expected, options):
 
 @pytest.mark.parametrize(("reply", "expected", "options"), _rows(LETTER, ANIMALS))
 def test_letter(reply, expected, options):
-    assert extract(reply, options, "letter") == (None if expected is None else options[ord(expected) - ord("A")])
+    assert extract(reply, options, "letter") == (
+        None if expected is None else options[ord(expected) - ord("A")]
+    )
 
 
 def test_tables_are_large_enough():
@@ -312,7 +315,9 @@ def test_judge(reply, given, outcome):
 
 
 def query(options, answer):
-    return Query(benchmark="b", id="0", type="t", question="?", options=options, answer=answer, cluster="c")
+    return Query(
+        benchmark="b", id="0", type="t", question="?", options=options, answer=answer, cluster="c"
+    )
 
 
 def test_order_shown_decides_the_letter():
@@ -352,10 +357,33 @@ JUNK = (
 
 
 JUDGED = (
-    Query(benchmark="b", id="0", type="t", question="?", options=("yes", "no"), answer="no", answer_kind="yes_no", cluster="c"),
-    Query(benchmark="b", id="1", type="t", question="?", options=DIGITS, answer="8", also=("5",), answer_kind="set", cluster="c"),
-    Query(benchmark="b", id="2", type="t", question="?", answer="8", answer_kind="number", cluster="c"),
-    Query(benchmark="b", id="3", type="t", question="?", answer="8", answer_kind="text", cluster="c"),
+    Query(
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        options=("yes", "no"),
+        answer="no",
+        answer_kind="yes_no",
+        cluster="c",
+    ),
+    Query(
+        benchmark="b",
+        id="1",
+        type="t",
+        question="?",
+        options=DIGITS,
+        answer="8",
+        also=("5",),
+        answer_kind="set",
+        cluster="c",
+    ),
+    Query(
+        benchmark="b", id="2", type="t", question="?", answer="8", answer_kind="number", cluster="c"
+    ),
+    Query(
+        benchmark="b", id="3", type="t", question="?", answer="8", answer_kind="text", cluster="c"
+    ),
 )
 
 

@@ -1,4 +1,5 @@
-"""Replies that name none of the options, which are wrong, and those that cannot be read, which are no evidence."""
+"""Replies that name none of the options, which are wrong, and those that cannot be read, which are
+no evidence."""
 
 import pytest
 
@@ -57,6 +58,15 @@ FOREIGN = [
 @pytest.mark.parametrize(("style", "options", "reply", "outside"), FOREIGN)
 def test_none_of_the_options_is_wrong_and_unread_is_not(style, options, reply, outside):
     kind = "yes_no" if options == YES_NO else "choice"
-    query = Query(benchmark="b", id="0", type="t", question="?", options=options, answer=options[0], answer_kind=kind, cluster="c")
+    query = Query(
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        options=options,
+        answer=options[0],
+        answer_kind=kind,
+        cluster="c",
+    )
     expected = Outcome.incorrect if outside else Outcome.no_answer
     assert judge(reply, query, style) == (None, expected)

@@ -1,7 +1,9 @@
-"""Forms in which models answer, and forms made to be misread: `tests/replies/forms.jsonl`, with the answer of a careful reader.
+"""Forms in which models answer, and forms made to be misread: `tests/replies/forms.jsonl`, with the
+answer of a careful reader.
 
-Written by hand after the forms (not the texts) that public evaluation code and issue threads show. A `plain` reply states one
-answer; a `tricky` one denies, weighs, lists, asks or corrects, and mostly states none.
+Written by hand after the forms (not the texts) that public evaluation code and issue threads show.
+A `plain` reply states one answer; a `tricky` one denies, weighs, lists, asks or corrects, and
+mostly states none.
 """
 
 import json
@@ -14,14 +16,24 @@ import pytest
 from omnicore.schema import Query
 from omnicore.scoring.extract import read
 
-FORMS = [json.loads(line) for line in (Path(__file__).parents[1] / "replies/forms.jsonl").read_text().splitlines()]
+FORMS = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "replies/forms.jsonl").read_text().splitlines()
+]
 SOUNDS = ("A violin", "Applause", "A siren", "Rain on a roof")
 
 
 def query(kind, options=()):
     answer = {"number": "1", "interval": "1-2", "text": "x"}.get(kind) or options[0]
     return Query(
-        benchmark="b", id="0", type="t", question="?", options=tuple(options), answer=answer, answer_kind=kind, cluster="c"
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        options=tuple(options),
+        answer=answer,
+        answer_kind=kind,
+        cluster="c",
     )
 
 

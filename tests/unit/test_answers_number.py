@@ -1,4 +1,5 @@
-"""Adversarial replies to questions for a number, with the number that a careful reader would record."""
+"""Adversarial replies to questions for a number, with the number that a careful reader would
+record."""
 
 import pytest
 from pydantic import ValidationError
@@ -134,7 +135,15 @@ NUMBERS = [
 
 
 def query(answer):
-    return Query(benchmark="b", id="0", type="t", question="?", answer=answer, answer_kind=AnswerKind.number, cluster="c")
+    return Query(
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        answer=answer,
+        answer_kind=AnswerKind.number,
+        cluster="c",
+    )
 
 
 @pytest.mark.parametrize(("reply", "number"), NUMBERS)
@@ -167,7 +176,15 @@ def test_numbers_are_equal_exactly_or_not(reply, answer, worth):
 def test_no_reply_could_name_such_an_answer(answer):
     """`nan` is unlike itself: every reply would be wrong."""
     with pytest.raises(ValidationError, match="is no number that a reply could name"):
-        Query(benchmark="b", id="1", type="t", question="?", answer=answer, answer_kind=AnswerKind.number, cluster="c")
+        Query(
+            benchmark="b",
+            id="1",
+            type="t",
+            question="?",
+            answer=answer,
+            answer_kind=AnswerKind.number,
+            cluster="c",
+        )
 
 
 @pytest.mark.parametrize(

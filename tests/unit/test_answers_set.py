@@ -1,4 +1,5 @@
-"""Adversarial replies to questions with several right options, with the set that a careful reader would record."""
+"""Adversarial replies to questions with several right options, with the set that a careful reader
+would record."""
 
 import pytest
 
@@ -104,7 +105,13 @@ LETTER = [
     (" \n", None),
 ]
 
-MEALS = ("salt", "salt, pepper", "fish and chips", "2**3", "R, and D")  # right are salt and fish and chips
+MEALS = (
+    "salt",
+    "salt, pepper",
+    "fish and chips",
+    "2**3",
+    "R, and D",
+)  # right are salt and fish and chips
 
 VALUE = [
     ("salt, fish and chips", ("salt", "fish and chips")),
@@ -140,14 +147,20 @@ def query(options, *right):
 
 @pytest.mark.parametrize(("reply", "letters"), LETTER)
 def test_letters(reply, letters):
-    given = None if letters is None else ", ".join(ANIMALS[ord(letter) - ord("A")] for letter in letters)
+    given = (
+        None
+        if letters is None
+        else ", ".join(ANIMALS[ord(letter) - ord("A")] for letter in letters)
+    )
     worth = {None: Outcome.no_answer, "AC": Outcome.correct}.get(letters, Outcome.incorrect)
     assert judge(reply, query(ANIMALS, "a red fox", "cat"), "letter") == (given, worth)
 
 
 @pytest.mark.parametrize(("reply", "named"), VALUE)
 def test_texts(reply, named):
-    worth = {None: Outcome.no_answer, ("salt", "fish and chips"): Outcome.correct}.get(named, Outcome.incorrect)
+    worth = {None: Outcome.no_answer, ("salt", "fish and chips"): Outcome.correct}.get(
+        named, Outcome.incorrect
+    )
     given = None if named is None else ", ".join(named)
     assert judge(reply, query(MEALS, "fish and chips", "salt"), "value") == (given, worth)
 
@@ -161,7 +174,10 @@ def test_a_list_that_reads_in_two_ways_names_nothing():
 
 
 def test_the_order_shown_decides_the_letters_and_the_querys_own_that_of_the_answer():
-    assert judge("A, B", query(ANIMALS, "owl", "a red fox"), "letter", (3, 2, 1, 0)) == ("a red fox, owl", Outcome.correct)
+    assert judge("A, B", query(ANIMALS, "owl", "a red fox"), "letter", (3, 2, 1, 0)) == (
+        "a red fox, owl",
+        Outcome.correct,
+    )
 
 
 def test_a_set_of_one():

@@ -1,4 +1,7 @@
-"""Adversarial replies to open questions. An open answer cannot be told from other words: any text is one, right or not."""
+"""Adversarial replies to open questions.
+
+An open answer cannot be told from other words: any text is one, right or not.
+"""
 
 import pytest
 
@@ -107,12 +110,22 @@ NOTHING = [
 
 
 def query(answer):
-    return Query(benchmark="b", id="0", type="t", question="?", answer=answer, answer_kind=AnswerKind.text, cluster="c")
+    return Query(
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        answer=answer,
+        answer_kind=AnswerKind.text,
+        cluster="c",
+    )
 
 
 @pytest.mark.parametrize(
     ("reply", "worth"),
-    [(r, Outcome.correct) for r in RIGHT] + [(r, Outcome.incorrect) for r in WRONG] + [(r, Outcome.no_answer) for r in NOTHING],
+    [(r, Outcome.correct) for r in RIGHT]
+    + [(r, Outcome.incorrect) for r in WRONG]
+    + [(r, Outcome.no_answer) for r in NOTHING],
 )
 @pytest.mark.parametrize("style", ["value", "letter"])
 def test_text(reply, worth, style):
@@ -147,4 +160,6 @@ def test_answers_of_other_forms(reply, answer, worth):
 
 
 def test_the_text_is_given_in_one_spelling():
-    assert {judge(reply, query("violin"), "value")[0] for reply in ("Answer: **A Cello**.", "a  CELLO")} == {"a cello"}
+    assert {
+        judge(reply, query("violin"), "value")[0] for reply in ("Answer: **A Cello**.", "a  CELLO")
+    } == {"a cello"}

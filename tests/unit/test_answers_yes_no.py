@@ -1,4 +1,5 @@
-"""Adversarial replies to questions that are answered by yes or no, with what a careful reader would record."""
+"""Adversarial replies to questions that are answered by yes or no, with what a careful reader would
+record."""
 
 import pytest
 
@@ -113,11 +114,21 @@ LETTER = [
 
 def query(*options, answer="yes"):
     return Query(
-        benchmark="b", id="0", type="t", question="?", options=options, answer=answer, answer_kind=AnswerKind.yes_no, cluster="c"
+        benchmark="b",
+        id="0",
+        type="t",
+        question="?",
+        options=options,
+        answer=answer,
+        answer_kind=AnswerKind.yes_no,
+        cluster="c",
     )
 
 
-@pytest.mark.parametrize(("reply", "expected", "style"), [(*row, "value") for row in VALUE] + [(*row, "letter") for row in LETTER])
+@pytest.mark.parametrize(
+    ("reply", "expected", "style"),
+    [(*row, "value") for row in VALUE] + [(*row, "letter") for row in LETTER],
+)
 def test_yes_no(reply, expected, style):
     worth = {None: Outcome.no_answer, "yes": Outcome.correct, "no": Outcome.incorrect}[expected]
     assert judge(reply, query("yes", "no"), style) == (expected, worth)
@@ -128,7 +139,8 @@ def test_the_table_is_large_enough():
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"), [("Yes.", "Yes"), ("yes, it does", "Yes"), ("NO", "No"), ("<answer>no</answer>", "No")]
+    ("reply", "expected"),
+    [("Yes.", "Yes"), ("yes, it does", "Yes"), ("NO", "No"), ("<answer>no</answer>", "No")],
 )
 def test_the_answer_is_spelt_as_the_option(reply, expected):
     assert judge(reply, query("Yes", "No", answer="Yes"), "value")[0] == expected
@@ -136,7 +148,14 @@ def test_the_answer_is_spelt_as_the_option(reply, expected):
 
 @pytest.mark.parametrize(
     ("reply", "expected"),
-    [("是。", "是"), ("是，有狗叫", "是"), ("否，不是", None), ("是的", None), ("不是", None), ("答案是否", "否")],
+    [
+        ("是。", "是"),
+        ("是，有狗叫", "是"),
+        ("否，不是", None),
+        ("是的", None),
+        ("不是", None),
+        ("答案是否", "否"),
+    ],
 )
 def test_chinese_words(reply, expected):
     assert judge(reply, query("是", "否", answer="是"), "value")[0] == expected

@@ -1,4 +1,7 @@
-"""The thread that generates, ended while it does: everybody is told. What serves whole answers is in tests/e2e/test_serve.py."""
+"""The thread that generates, ended while it does: everybody is told.
+
+What serves whole answers is in tests/e2e/test_serve.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def job(encoder: Any, said: Queue[Answer | Refused]) -> Job:
     return Job(Asked(encoder.prompt(["Which digit?"]), 2000, 10.0, seed=3), said.put, stream=True)
 
 
-def test_whoever_has_no_whole_answer_at_the_end_is_told(random_model: Any, encoder: Any, small_recipe: Recipe) -> None:
+def test_whoever_has_no_whole_answer_at_the_end_is_told(
+    random_model: Any, encoder: Any, small_recipe: Recipe
+) -> None:
     held = server.Server("tiny", small_recipe, most=4)
     running, waiting = Queue[Answer | Refused](), Queue[Answer | Refused]()
     thread = threading.Thread(target=held.batcher.run, args=(random_model.eval(), encoder))
@@ -43,7 +48,9 @@ def test_whoever_has_no_whole_answer_at_the_end_is_told(random_model: Any, encod
         held.batcher.put(job(encoder, waiting))
 
 
-def test_a_batch_that_fails_is_told_and_ends_nothing(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_fails_is_told_and_ends_nothing(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batcher, said = Batcher(lambda size: None), Queue[Answer | Refused]()
     tries = iter([RuntimeError("no memory")])
 
@@ -67,7 +74,11 @@ def test_a_batch_that_fails_is_told_and_ends_nothing(encoder: Any, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("message", "status"), [({"type": "http.disconnect"}, 499), ({"type": "http.request", "body": b"", "more_body": True}, 408)]
+    ("message", "status"),
+    [
+        ({"type": "http.disconnect"}, 499),
+        ({"type": "http.request", "body": b"", "more_body": True}, 408),
+    ],
 )
 def test_a_body_that_never_comes_holds_no_place_for_ever(
     message: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,5 @@
-"""Doubles of broken servers, each a real engine with one thing changed; the honest one passes, every other is refused."""
+"""Doubles of broken servers, each a real engine with one thing changed; the honest one passes,
+every other is refused."""
 
 from __future__ import annotations
 
@@ -73,7 +74,10 @@ class Changed:
 
 
 def without(kind: str) -> Callable[[Sequence[Request]], Sequence[Request]]:
-    return lambda requests: [replace(r, parts=tuple(p for p in r.parts if isinstance(p, str) or p.kind != kind)) for r in requests]
+    return lambda requests: [
+        replace(r, parts=tuple(p for p in r.parts if isinstance(p, str) or p.kind != kind))
+        for r in requests
+    ]
 
 
 def soundless(media: Media, path: Path) -> Media:
@@ -89,7 +93,12 @@ def silenced(requests: Sequence[Request]) -> Sequence[Request]:
             wave, rate = soundfile.read(request.root / medium.uri)
             soundfile.write(request.root / f"zeros-{number}.wav", np.zeros_like(wave), rate)
         zeros = {m: soundless(m, request.root / f"zeros-{number}.wav") for m in heard}
-        out.append(replace(request, parts=tuple(zeros.get(p, p) if isinstance(p, Media) else p for p in request.parts)))
+        out.append(
+            replace(
+                request,
+                parts=tuple(zeros.get(p, p) if isinstance(p, Media) else p for p in request.parts),
+            )
+        )
     return out
 
 
@@ -97,9 +106,15 @@ def crossed(requests: Sequence[Request]) -> Sequence[Request]:
     """Every request is answered with the other digit of the pair."""
     first, second = canary.DIGITS[:2]
     media = {p.uri: p for r in requests for p in r.parts if isinstance(p, Media)}
-    pairs = [(f"{kind}-{first}{end}", f"{kind}-{second}{end}") for kind, end in (("image", ".png"), ("audio", ".wav"))]
+    pairs = [
+        (f"{kind}-{first}{end}", f"{kind}-{second}{end}")
+        for kind, end in (("image", ".png"), ("audio", ".wav"))
+    ]
     other = {media[a]: media[b] for pair in pairs for a, b in (pair, pair[::-1]) if a in media}
-    return [replace(r, parts=tuple(other.get(p, p) if isinstance(p, Media) else p for p in r.parts)) for r in requests]
+    return [
+        replace(r, parts=tuple(other.get(p, p) if isinstance(p, Media) else p for p in r.parts))
+        for r in requests
+    ]
 
 
 def late(requests: Sequence[Request]) -> Sequence[Request]:
@@ -109,7 +124,9 @@ def late(requests: Sequence[Request]) -> Sequence[Request]:
 
 def noisy(size: float) -> Callable[[Reply], Reply]:
     rng = random.Random(0)
-    return lambda reply: replace(reply, logprobs=tuple(p + rng.uniform(-size, size) for p in reply.logprobs))
+    return lambda reply: replace(
+        reply, logprobs=tuple(p + rng.uniform(-size, size) for p in reply.logprobs)
+    )
 
 
 def unstable(reply: Reply) -> Reply:
@@ -140,25 +157,58 @@ def test_the_honest_engine_passes_by_its_answers(base: Any) -> None:
     [noisy(0.02), thinking_apart, lambda r: replace(r, logprobs=())],
     ids=["noisy log-probs", "thinking apart", "no log-probs"],
 )
-def test_an_honest_server_passes(base: Any, remembered: Path, replied: Callable[[Reply], Reply]) -> None:
+def test_an_honest_server_passes(
+    base: Any, remembered: Path, replied: Callable[[Reply], Reply]
+) -> None:
     served = EngineConfig(reference=str(remembered))
     found = canary.check(Changed(base, replied=replied), served, Profile(), BOTH)
-    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == ("answers", "answers", 1.0)
+    assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == (
+        "answers",
+        "answers",
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"asked": without("audio")}, r"does not hear: the spoken 7 and the spoken 5 are answered alike .*differ by .*audio=0"),
+        (
+            {"asked": without("audio")},
+            (
+                r"does not hear: the spoken 7 and the spoken 5 are answered alike .*differ by"
+                r" .*audio=0"
+            ),
+        ),
         ({"asked": silenced}, r"does not hear: the spoken 7 and the spoken 5 .*use_audio_in_video"),
-        ({"asked": without("image")}, r"does not see pictures: the written 7 and the written 5 .*image=0.*chat template"),
-        ({"asked": without("audio"), "replied": noisy(0.05)}, r"does not hear: .*two askings of the same request by 0\.0"),
-        ({"asked": without("audio"), "replied": noisy(2.0)}, r"does not hear: .*two askings of the same request by"),
-        ({"asked": without("image"), "replied": lambda r: replace(r, logprobs=())}, r"does not see pictures: .*no log-probs"),
-        ({"asked": without("audio"), "replied": unstable}, r"does not hear: .*change from one asking .* to the next"),
-        ({"asked": crossed}, r"says of the spoken 7 what the spoken 5 holds, and the reverse: .*mixes up"),
+        (
+            {"asked": without("image")},
+            r"does not see pictures: the written 7 and the written 5 .*image=0.*chat template",
+        ),
+        (
+            {"asked": without("audio"), "replied": noisy(0.05)},
+            r"does not hear: .*two askings of the same request by 0\.0",
+        ),
+        (
+            {"asked": without("audio"), "replied": noisy(2.0)},
+            r"does not hear: .*two askings of the same request by",
+        ),
+        (
+            {"asked": without("image"), "replied": lambda r: replace(r, logprobs=())},
+            r"does not see pictures: .*no log-probs",
+        ),
+        (
+            {"asked": without("audio"), "replied": unstable},
+            r"does not hear: .*change from one asking .* to the next",
+        ),
+        (
+            {"asked": crossed},
+            r"says of the spoken 7 what the spoken 5 holds, and the reverse: .*mixes up",
+        ),
         ({"asked": late}, r"does not (hear|see pictures): .*change from one asking .* to the next"),
-        ({"replied": lambda r: Reply(error="HTTP 400: At most 0 audio(s)")}, r"cannot be asked with audio: HTTP 400: At most 0"),
+        (
+            {"replied": lambda r: Reply(error="HTTP 400: At most 0 audio(s)")},
+            r"cannot be asked with audio: HTTP 400: At most 0",
+        ),
     ],
     ids=[
         "deaf",
@@ -182,9 +232,14 @@ def test_a_noisy_deaf_server_never_passes_by_luck(base: Any) -> None:
     passed = []
     for seed in range(20):
         rng = random.Random(seed)
-        jitter = lambda reply, rng=rng: replace(reply, logprobs=tuple(p + rng.gauss(0, 0.3) for p in reply.logprobs[:2]))  # noqa: E731
+
+        def jitter(reply, rng=rng):
+            return replace(reply, logprobs=tuple(p + rng.gauss(0, 0.3) for p in reply.logprobs[:2]))
+
         try:
-            passed.append(canary.check(Changed(base, without("audio"), jitter), LOCAL, Profile(), {"audio"}))
+            passed.append(
+                canary.check(Changed(base, without("audio"), jitter), LOCAL, Profile(), {"audio"})
+            )
         except EngineError:
             continue
     assert not passed
@@ -200,11 +255,19 @@ def test_what_was_never_taught_to_hear_is_refused_only_where_sound_is_shown() ->
 
 
 def test_nothing_is_asked_where_nothing_is_shown(base: Any) -> None:
-    assert canary.check(Changed(base, asked=lambda _: pytest.fail("asked")), LOCAL, Profile(), frozenset()) == {}
+    assert (
+        canary.check(
+            Changed(base, asked=lambda _: pytest.fail("asked")), LOCAL, Profile(), frozenset()
+        )
+        == {}
+    )
     assert canary.shown([Request(("only text",), Path())]) == frozenset()
 
 
-ANOTHER = r"perceives what it is shown, but answers as another or differently configured model would: \d+ of 18 replies are those"
+ANOTHER = (
+    r"perceives what it is shown, but answers as another or differently configured model would: \d+"
+    r" of 18 replies are those"
+)
 
 
 @pytest.mark.parametrize("kinds", [BOTH, {"image"}, {"audio"}])
@@ -222,8 +285,15 @@ def test_a_changed_configuration_is_refused(remembered: Path, tmp_path: Path) ->
 
     shutil.copytree(remembered, tmp_path / "model")
     config = (tmp_path / "model" / "config.json").read_text()
-    assert canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)["canary_agreement"] == 1.0
-    (tmp_path / "model" / "config.json").write_text(config.replace('"rope_theta": 10000.0', '"rope_theta": 1000000.0'))
+    assert (
+        canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)[
+            "canary_agreement"
+        ]
+        == 1.0
+    )
+    (tmp_path / "model" / "config.json").write_text(
+        config.replace('"rope_theta": 10000.0', '"rope_theta": 1000000.0')
+    )
     with pytest.raises(EngineError, match=ANOTHER):
         canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)
 
@@ -249,7 +319,14 @@ def test_a_reference_of_other_questions_is_not_compared(remembered: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        (None, ConfigError, r"engine\.reference .* has no canary\.json: write it with `python -m omnicore\.engines\.canary DIR`"),
+        (
+            None,
+            ConfigError,
+            (
+                r"engine\.reference .* has no canary\.json: write it with `python -m"
+                r" omnicore\.engines\.canary DIR`"
+            ),
+        ),
         ('{"asked": "x"}', DataError, r"canary\.json is broken: .*answers.*write it again"),
     ],
 )
@@ -262,12 +339,16 @@ def test_a_reference_that_cannot_be_read_is_named(
         canary.check(base, EngineConfig(reference=str(tmp_path)), Profile(), BOTH)
 
 
-def test_the_command_writes_the_reference(remembered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_reference(
+    remembered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(remembered, tmp_path / "model")
     (tmp_path / "model" / canary.FILE).unlink()
     monkeypatch.setattr("sys.argv", ["canary", str(tmp_path / "model")])
     canary.main()
-    assert (tmp_path / "model" / canary.FILE).read_bytes() == (remembered / canary.FILE).read_bytes()
+    assert (tmp_path / "model" / canary.FILE).read_bytes() == (
+        remembered / canary.FILE
+    ).read_bytes()
 
 
 class Oracle:
@@ -288,7 +369,10 @@ class Oracle:
         shown = read_media(medium, request.root, Profile(max_frames=known.FRAMES))
         assert isinstance(shown, Video)
         pixels = np.asarray(shown.frames[0], float)
-        digit = min(canary.DIGITS, key=lambda d: float(np.abs(pixels - np.asarray(known.draw(d), float)).mean()))
+        digit = min(
+            canary.DIGITS,
+            key=lambda d: float(np.abs(pixels - np.asarray(known.draw(d), float)).mean()),
+        )
         if canary.RATE in text:
             digit = str(round(len(shown.frames) / shown.fps))
         letter = next(line[0] for line in text.splitlines() if line.endswith(f". {digit}"))
@@ -296,12 +380,17 @@ class Oracle:
 
 
 def test_films_are_told_apart_and_letters_understood() -> None:
-    config, profile = EngineConfig(kind="http", url="http://x"), Profile(style="letter", instruction="Answer with a letter.")
+    config, profile = (
+        EngineConfig(kind="http", url="http://x"),
+        Profile(style="letter", instruction="Answer with a letter."),
+    )
     found = canary.check(Oracle(), config, profile, {"video"})
     seen = {"canary_video": "answers", "canary_rate": "answers"}
     assert found == {**seen, "canary_noise": 0.0, "canary_agreement": "no reference"}
     class_blind = Changed(Oracle(), replied=lambda _: Reply("The answer is A."))
-    with pytest.raises(EngineError, match="does not see videos: the filmed 7 and the filmed 5 are answered alike"):
+    with pytest.raises(
+        EngineError, match="does not see videos: the filmed 7 and the filmed 5 are answered alike"
+    ):
         canary.check(class_blind, config, profile, {"video"})
 
 
@@ -317,23 +406,37 @@ ORDERS: list[orders.Order] = [
 ]
 
 
-def asked_over_http(reply: Callable[[Any], Answer], order: orders.Order, **config: Any) -> tuple[dict[str, Any], int]:
+def asked_over_http(
+    reply: Callable[[Any], Answer], order: orders.Order, **config: Any
+) -> tuple[dict[str, Any], int]:
     """What the canary finds of a server that replies so, and how many requests it took."""
     with Stub(reply) as stub:
         engine = connect(stub, **config)
         served = EngineConfig(kind="http", url=stub.url, **config)
-        return canary.check(engine, served, Profile(), frozenset(order), (order,)), stub.counts.total()
+        return (
+            canary.check(engine, served, Profile(), frozenset(order), (order,)),
+            stub.counts.total(),
+        )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=orders.label)
-def test_an_honest_server_is_seen_to_perceive_all_that_is_shown_together(order: orders.Order) -> None:
+def test_an_honest_server_is_seen_to_perceive_all_that_is_shown_together(
+    order: orders.Order,
+) -> None:
     found, asked = asked_over_http(seeing(), order)
     label = orders.label(order)
     assert {found[f"canary_{label}"], *(found[f"canary_{kind}"] for kind in order)} == {"answers"}
     assert found[f"canary_{label}_order"] in ("answers", "logprobs")
     assert found.get("canary_rate", "answers") == "answers"
     kinds = set(order)
-    assert asked == 4 * len(kinds) + 2 * ("audio" in kinds) + 4 * ("video" in kinds) + 4 * len(orders.places(order)) + 4
+    assert (
+        asked
+        == 4 * len(kinds)
+        + 2 * ("audio" in kinds)
+        + 4 * ("video" in kinds)
+        + 4 * len(orders.places(order))
+        + 4
+    )
 
 
 def once(seen: Sequence[Seen]) -> Sequence[Seen]:
@@ -356,30 +459,83 @@ def blind_beside_sound(seen: Sequence[Seen]) -> Sequence[Seen]:
 @pytest.mark.parametrize(
     ("lose", "order", "message"),
     [
-        (lambda seen: seen[:1], ("video", "audio"), "does not hear where requests show video.audio: a 5 as sound and a 9 as sound"),
+        (
+            lambda seen: seen[:1],
+            ("video", "audio"),
+            "does not hear where requests show video.audio: a 5 as sound and a 9 as sound",
+        ),
         (
             lambda seen: seen[:1],
             ("audio", "image"),
             "does not see pictures where requests show audio.image: .*keeps the first media",
         ),
-        (lambda seen: seen[:1], ("image", "image"), "does not see pictures where requests show 2.image: a 5 as picture 2"),
-        (lambda seen: seen[-1:], ("image", "audio"), "does not see pictures where requests show image.audio"),
+        (
+            lambda seen: seen[:1],
+            ("image", "image"),
+            "does not see pictures where requests show 2.image: a 5 as picture 2",
+        ),
+        (
+            lambda seen: seen[-1:],
+            ("image", "audio"),
+            "does not see pictures where requests show image.audio",
+        ),
         (once, ("image", "image"), "does not see pictures where requests show 2.image"),
-        (once, ("image", "audio", "image", "audio"), "does not (see pictures|hear) where requests show"),
-        (last_of_each, ("video", "video", "audio"), "does not see videos where requests show 2.video.audio: a 7 as video 1"),
-        (deaf_beside_others, ("video", "audio"), "does not hear where requests show video.audio: .*drops a kind beside another"),
-        (blind_beside_sound, ("image", "audio"), "does not see pictures where requests show image.audio"),
-        (lambda seen: seen[:5], ("image",) * 6, "does not see pictures where requests show 6.image: a 5 as picture 6"),
-        (lambda seen: seen[::-1], ("image", "image"), "says of a 7 as picture 1 what a 5 as picture 2 holds, and the reverse"),
-        (sorted, ("image", "image"), r"(says of a 7 as picture 1|one and the same prompt for 2.image \(75, 69\))"),
+        (
+            once,
+            ("image", "audio", "image", "audio"),
+            "does not (see pictures|hear) where requests show",
+        ),
+        (
+            last_of_each,
+            ("video", "video", "audio"),
+            "does not see videos where requests show 2.video.audio: a 7 as video 1",
+        ),
+        (
+            deaf_beside_others,
+            ("video", "audio"),
+            "does not hear where requests show video.audio: .*drops a kind beside another",
+        ),
+        (
+            blind_beside_sound,
+            ("image", "audio"),
+            "does not see pictures where requests show image.audio",
+        ),
+        (
+            lambda seen: seen[:5],
+            ("image",) * 6,
+            "does not see pictures where requests show 6.image: a 5 as picture 6",
+        ),
+        (
+            lambda seen: seen[::-1],
+            ("image", "image"),
+            "says of a 7 as picture 1 what a 5 as picture 2 holds, and the reverse",
+        ),
+        (
+            sorted,
+            ("image", "image"),
+            r"(says of a 7 as picture 1|one and the same prompt for 2.image \(75, 69\))",
+        ),
         (
             sorted,
             ("image", "audio"),
-            r"one and the same prompt for image.audio \(75, 69\) and for audio.image \(69, 75\): .*gathers",
+            (
+                r"one and the same prompt for image.audio \(75, 69\) and for audio.image \(69,"
+                r" 75\): .*gathers"
+            ),
         ),
-        (sorted, ("video", "audio"), r"one and the same prompt for video.audio \(75, 69\) and for audio.video"),
+        (
+            sorted,
+            ("video", "audio"),
+            r"one and the same prompt for video.audio \(75, 69\) and for audio.video",
+        ),
     ],
-    ids=lambda value: "" if isinstance(value, str) else orders.label(value) if isinstance(value, tuple) else value.__name__,
+    ids=lambda value: (
+        ""
+        if isinstance(value, str)
+        else orders.label(value)
+        if isinstance(value, tuple)
+        else value.__name__
+    ),
 )
 def test_a_server_that_loses_media_beside_others_is_refused(
     lose: Callable[[Sequence[Seen]], Sequence[Seen]], order: orders.Order, message: str
@@ -388,22 +544,35 @@ def test_a_server_that_loses_media_beside_others_is_refused(
         asked_over_http(seeing(lose), order)
 
 
-def test_a_server_that_gives_every_video_one_rate_is_refused_unless_the_model_is_told_none() -> None:
-    said = r"one and the same prompt for a video of 8 s and for a video of 128 s: .*mm_processor_kwargs.*engine\.video_rate=unseen"
+def test_a_server_that_gives_every_video_one_rate_is_refused_unless_the_model_is_told_none() -> (
+    None
+):
+    said = (
+        r"one and the same prompt for a video of 8 s and for a video of 128 s:"
+        r" .*mm_processor_kwargs.*engine\.video_rate=unseen"
+    )
     with pytest.raises(EngineError, match=said):
         asked_over_http(seeing(rate=2.0), ("video", "audio"))
-    assert "canary_rate" not in asked_over_http(seeing(rate=2.0), ("video", "audio"), video_rate="unseen")[0]
+    assert (
+        "canary_rate"
+        not in asked_over_http(seeing(rate=2.0), ("video", "audio"), video_rate="unseen")[0]
+    )
 
 
 def test_a_reference_of_films_is_that_of_their_rate(tmp_path: Path) -> None:
     with Stub(seeing()) as stub:
-        reference = canary.record(connect(stub), EngineConfig(kind="http", url=stub.url), Profile(), videos=True)
+        reference = canary.record(
+            connect(stub), EngineConfig(kind="http", url=stub.url), Profile(), videos=True
+        )
     write_json(tmp_path / canary.FILE, reference)
     assert len(reference.answers) == 18 + len(known.MIXED)
     kept = {"reference": str(tmp_path), "video_rate": "unseen"}
     assert asked_over_http(seeing(), ("video", "audio"), **kept)[0]["canary_agreement"] == 1.0
     assert asked_over_http(seeing(), ("image", "audio"), **kept)[0]["canary_agreement"] == 1.0
-    with pytest.raises(EngineError, match="answers as another or differently configured model would: 0 of 6 replies"):
+    with pytest.raises(
+        EngineError,
+        match="answers as another or differently configured model would: 0 of 6 replies",
+    ):
         asked_over_http(seeing(rate=2.0), ("video", "video"), **kept)
 
 
@@ -418,8 +587,12 @@ def test_two_films_differ_in_their_rate_alone() -> None:
     assert len(short.jpegs) == known.FRAMES
 
 
-@pytest.mark.parametrize("order", [order for order in ORDERS if "video" not in order], ids=orders.label)
-def test_the_embedded_model_perceives_all_that_it_is_shown_together(base: Any, order: orders.Order) -> None:
+@pytest.mark.parametrize(
+    "order", [order for order in ORDERS if "video" not in order], ids=orders.label
+)
+def test_the_embedded_model_perceives_all_that_it_is_shown_together(
+    base: Any, order: orders.Order
+) -> None:
     found = canary.check(base, LOCAL, Profile(), frozenset(order), (order,))
     assert found[f"canary_{orders.label(order)}"] in ("answers", "logprobs")
     assert found[f"canary_{orders.label(order)}_order"] in ("answers", "logprobs")
@@ -430,13 +603,21 @@ def test_the_embedded_model_perceives_all_that_it_is_shown_together(base: Any, o
     [
         ([()], []),
         ([("image",), ("audio",)], []),
-        ([("image", "audio")] * 3 + [("audio", "image")] * 5, [("audio", "image"), ("image", "audio")]),
+        (
+            [("image", "audio")] * 3 + [("audio", "image")] * 5,
+            [("audio", "image"), ("image", "audio")],
+        ),
         ([("image",) * n for n in (2, 3, 7, 5)], [("image",) * 7]),
-        ([("image", "audio"), ("image", "image", "audio"), ("image",)], [("image", "audio"), ("image", "image", "audio")]),
+        (
+            [("image", "audio"), ("image", "image", "audio"), ("image",)],
+            [("image", "audio"), ("image", "image", "audio")],
+        ),
     ],
 )
 def test_the_orders_of_a_step_are_those_of_its_requests(shown: Any, found: Any) -> None:
-    media = {kind: Media(kind=kind, uri=kind, sha256="0" * 64) for kind in ("image", "audio", "video")}
+    media = {
+        kind: Media(kind=kind, uri=kind, sha256="0" * 64) for kind in ("image", "audio", "video")
+    }
     requests = [Request((*(media[kind] for kind in kinds), "?"), Path()) for kinds in shown]
     assert list(orders.orders(requests)) == found
     many = [Request(tuple(media[k] for k in ("image", "audio") * n), Path()) for n in range(1, 20)]
@@ -445,7 +626,9 @@ def test_the_orders_of_a_step_are_those_of_its_requests(shown: Any, found: Any) 
 
 def test_media_of_a_kind_are_alike_in_size_and_of_the_base_split() -> None:
     with known.media(BOTH) as (root, media):
-        assert {Image.open(root / m.uri).size for m in media["image"].values()} == {(known.SIDE, known.SIDE)}
+        assert {Image.open(root / m.uri).size for m in media["image"].values()} == {
+            (known.SIDE, known.SIDE)
+        }
         assert {soundfile.info(root / m.uri).frames for m in media["audio"].values()} == {9600}
         assert not soundfile.read(root / media["audio"]["silence"].uri)[0].any()
     drawn = {(picture.source, str(picture.digit)) for picture in synthetic._pictures("base", 1)}
@@ -454,25 +637,38 @@ def test_media_of_a_kind_are_alike_in_size_and_of_the_base_split() -> None:
 
 
 def test_embedded_models_know_the_questions() -> None:
-    wordings = {wording for kind in ("picture", "speech", "sum") for wording in synthetic.WORDINGS[kind]}
+    wordings = {
+        wording for kind in ("picture", "speech", "sum") for wording in synthetic.WORDINGS[kind]
+    }
     assert {*canary.QUESTIONS.values(), canary.BOTH} <= wordings
 
 
-def test_training_leaves_a_reference_with_the_checkpoint(prepared: Path, small_recipe: Any, tmp_path: Path) -> None:
+def test_training_leaves_a_reference_with_the_checkpoint(
+    prepared: Path, small_recipe: Any, tmp_path: Path
+) -> None:
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.steps import sft
 
-    sft.run(small_recipe, small_recipe.sft.model_copy(update={"steps": 1, "batch": 4}), {"data": prepared}, tmp_path)
+    sft.run(
+        small_recipe,
+        small_recipe.sft.model_copy(update={"steps": 1, "batch": 4}),
+        {"data": prepared},
+        tmp_path,
+    )
     answers = json.loads((tmp_path / "checkpoint" / canary.FILE).read_text())["answers"]
     assert len(answers) == 18
     engine = TransformersEngine(tmp_path / "checkpoint", small_recipe.profile)
     assert canary.check(engine, LOCAL, small_recipe.profile, BOTH)["canary_agreement"] == 1.0
 
 
-def test_a_step_refuses_who_does_not_hear(prepared: Path, small_recipe: Any, tmp_path: Path) -> None:
+def test_a_step_refuses_who_does_not_hear(
+    prepared: Path, small_recipe: Any, tmp_path: Path
+) -> None:
     from omnicore.steps import probe
 
-    deaf = small_recipe.probe.model_copy(update={"model": "embedded:tiny-probe-2", "draws": {View.audio_only: 1}})
+    deaf = small_recipe.probe.model_copy(
+        update={"model": "embedded:tiny-probe-2", "draws": {View.audio_only: 1}}
+    )
     with pytest.raises(EngineError, match="embedded:tiny-probe-2 does not hear"):
         probe.run(small_recipe, deaf, {"queries": prepared}, tmp_path)
     seeing = deaf.model_copy(update={"draws": {View.visual_only: 1}})

@@ -1,4 +1,5 @@
-"""What a checkpoint says of itself: all that decided it, nothing of the machine, and no licence that nobody stated."""
+"""What a checkpoint says of itself: all that decided it, nothing of the machine, and no licence
+that nobody stated."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from omnicore.lineage.step_record import read_step, revision, write_step
 from omnicore.storage.digests import code_digest, digest_directory, model_directory, sha256_file
 
 HUB = "models--Qwen--Qwen2.5-Omni-3B/snapshots/" + "f" * 40
-README = "---\nlicense: other\nlicense_name: qwen-research\nlicense_link: LICENSE\nlanguage: [en]\n---\n# A base\n"
+README = (
+    "---\nlicense: other\nlicense_name: qwen-research\nlicense_link: LICENSE\nlanguage:"
+    " [en]\n---\n# A base\n"
+)
 
 
 def finished(folder: Path, section: str, files: dict[str, str], **fields: Any) -> Path:
@@ -26,22 +30,37 @@ def finished(folder: Path, section: str, files: dict[str, str], **fields: Any) -
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     step = {"sft_distilled": "sft"}.get(section, section)
-    write_step(folder, {"step": step, "section": section, "key": "k" * 64, "seconds": 1, "summary": {}, **fields})
+    write_step(
+        folder,
+        {"step": step, "section": section, "key": "k" * 64, "seconds": 1, "summary": {}, **fields},
+    )
     return folder
 
 
 def rows(**counts: int) -> str:
-    return "".join(json.dumps({"benchmark": name, "id": str(i)}) + "\n" for name, count in counts.items() for i in range(count))
+    return "".join(
+        json.dumps({"benchmark": name, "id": str(i)}) + "\n"
+        for name, count in counts.items()
+        for i in range(count)
+    )
 
 
-def prepared(tmp_path: Path, file: str = "sft.jsonl", training: dict[str, Any] | None = None, **counts: int) -> Path:
+def prepared(
+    tmp_path: Path, file: str = "sft.jsonl", training: dict[str, Any] | None = None, **counts: int
+) -> Path:
     place = tmp_path / "prepare"
-    return finished(place, "prepare", {file: rows(**counts)}, config={"training": training or {}}, inputs={})
+    return finished(
+        place, "prepare", {file: rows(**counts)}, config={"training": training or {}}, inputs={}
+    )
 
 
 def described(recipe: Recipe, inputs: dict[str, Path], section: str = "sft") -> model_card.Card:
     digests = {role: read_step(path)["digest"] for role, path in inputs.items()}
-    models = {recipe.model: digest_directory(model_directory(recipe.model))} if "model" not in inputs else {}
+    models = (
+        {recipe.model: digest_directory(model_directory(recipe.model))}
+        if "model" not in inputs
+        else {}
+    )
     return model_card.describe(section, recipe, getattr(recipe, section), inputs, digests, models)
 
 
@@ -65,10 +84,17 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
     made = described(recipe, {"data": data})
     model_card.write(tmp_path, made)
     assert model_card.read(tmp_path) == made
-    assert (made.stage, made.seed, made.recipe, made.recipe_hash) == ("sft", 7, "tiny", recipe.identity)
+    assert (made.stage, made.seed, made.recipe, made.recipe_hash) == (
+        "sft",
+        7,
+        "tiny",
+        recipe.identity,
+    )
     assert made.base.name == "embedded:tiny-base"
     assert made.base.digest == digest_directory(model_directory("embedded:tiny-base"))
-    assert made.code == model_card.Code(version=__version__, digest=code_digest(), revision=revision())
+    assert made.code == model_card.Code(
+        version=__version__, digest=code_digest(), revision=revision()
+    )
     assert (made.data.name, made.data.rows, made.data.step) == ("sft.jsonl", 3, "prepare")
     assert made.data.sha256 == sha256_file(data / "sft.jsonl")
     assert made.data.digest == read_step(data)["digest"]
@@ -81,7 +107,11 @@ def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
     text = model_card.render(described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)}))
     found = hub.ModelCard(text).data
     assert (found.license, found.base_model) == ("apache-2.0", "embedded:tiny-base")
-    assert (found.library_name, found.pipeline_tag, found.tags) == ("transformers", "any-to-any", ["omnicore", "sft"])
+    assert (found.library_name, found.pipeline_tag, found.tags) == (
+        "transformers",
+        "any-to-any",
+        ["omnicore", "sft"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +138,9 @@ def test_a_licence_is_what_the_base_says_or_nothing(
     made = described(recipe, {"data": prepared(tmp_path, sft=3)})
     assert (made.base.name, made.base.revision, made.base.licence) == (name, revised, licence)
     text = model_card.render(made)
-    assert {field: value for field, value in front(text).items() if field.startswith("license")} == licence
+    assert {
+        field: value for field, value in front(text).items() if field.startswith("license")
+    } == licence
     assert ("not stated by its files" in text) is not licence
 
 
@@ -117,7 +149,9 @@ def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
         "omni": {"path": "m-a-p/OmniInstruct_v1", "revision": "a" * 40},
         "mine": {"path": str(tmp_path / "secret" / "rows.jsonl"), "revision": ""},
     }
-    made = described(load_recipe("tiny"), {"data": prepared(tmp_path, training=training, omni=2, mine=1)})
+    made = described(
+        load_recipe("tiny"), {"data": prepared(tmp_path, training=training, omni=2, mine=1)}
+    )
     assert [(s.name, s.rows, s.place, s.revision, s.licence) for s in made.data.sources] == [
         ("mine", 1, "rows.jsonl", "", ""),
         ("omni", 2, "m-a-p/OmniInstruct_v1", "a" * 40, ""),
@@ -134,12 +168,22 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     at = {"sft": finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})}
     model_card.write(at["sft"] / "checkpoint", described(recipe, {"data": data}))
     at["rlvr"] = finished(tmp_path / "rlvr", "rlvr", {"checkpoint/config.json": "{}"})
-    model_card.write(at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr"))
+    model_card.write(
+        at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr")
+    )
     digests = {name: read_step(path)["digest"] for name, path in at.items()}
-    distilled = finished(tmp_path / "distill", "distill", {"distilled.jsonl": rows(distilled=4)}, inputs={"model": digests["rlvr"]})
+    distilled = finished(
+        tmp_path / "distill",
+        "distill",
+        {"distilled.jsonl": rows(distilled=4)},
+        inputs={"model": digests["rlvr"]},
+    )
     made = described(recipe, {"data": distilled, "model": at["rlvr"]}, "sft_distilled")
     assert made.base.name == "embedded:tiny-base"
-    assert [(parent.stage, parent.digest) for parent in made.parents] == [("sft", digests["sft"]), ("rlvr", digests["rlvr"])]
+    assert [(parent.stage, parent.digest) for parent in made.parents] == [
+        ("sft", digests["sft"]),
+        ("rlvr", digests["rlvr"]),
+    ]
     assert {parent.recipe_hash for parent in made.parents} == {recipe.identity}
     assert made.data.inputs == {"model": digests["rlvr"]}
     assert made.data.sources[0].place == "replies of the model itself"
@@ -148,7 +192,11 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
 
 def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
     parent = finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})
-    made = described(load_recipe("tiny"), {"data": prepared(tmp_path, "rlvr.jsonl", sft=3), "model": parent}, "rlvr")
+    made = described(
+        load_recipe("tiny"),
+        {"data": prepared(tmp_path, "rlvr.jsonl", sft=3), "model": parent},
+        "rlvr",
+    )
     assert made.base == model_card.Base(name="sft", digest=read_step(parent)["digest"], licence={})
     assert made.parents == ()
 
@@ -170,14 +218,19 @@ def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
 )
 def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same: bool) -> None:
     data = prepared(tmp_path, sft=3)
-    first, second = (described(load_recipe("tiny", changes), {"data": data}) for changes in ([], [change]))
+    first, second = (
+        described(load_recipe("tiny", changes), {"data": data}) for changes in ([], [change])
+    )
     assert (first == second) is same
 
 
 def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [f"model={base(tmp_path, 'my-base', None)}"])
     model_card.write(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
-    assert all(str(tmp_path) not in (tmp_path / name).read_text() for name in (model_card.FILE, model_card.README))
+    assert all(
+        str(tmp_path) not in (tmp_path / name).read_text()
+        for name in (model_card.FILE, model_card.README)
+    )
 
 
 @pytest.mark.parametrize(

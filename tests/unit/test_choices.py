@@ -1,4 +1,5 @@
-"""`profile.scoring`: replies that a server bounds to the choices, and choices by log-probability in this process."""
+"""`profile.scoring`: replies that a server bounds to the choices, and choices by log-probability in
+this process."""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,22 @@ __all__ = ["short_waits"]
 WORDS = ("cat", "a red fox", "owl")
 
 
-def query(kind: AnswerKind = AnswerKind.choice, options: tuple[str, ...] = WORDS, media: tuple[Media, ...] = ()) -> Query:
+def query(
+    kind: AnswerKind = AnswerKind.choice,
+    options: tuple[str, ...] = WORDS,
+    media: tuple[Media, ...] = (),
+) -> Query:
     answer = options[0] if options else "3"
     return Query(
-        benchmark="b", id="7", type="t", question="?", options=options, answer=answer, answer_kind=kind, media=media, cluster="c"
+        benchmark="b",
+        id="7",
+        type="t",
+        question="?",
+        options=options,
+        answer=answer,
+        answer_kind=kind,
+        media=media,
+        cluster="c",
     )
 
 
@@ -38,7 +51,9 @@ def query(kind: AnswerKind = AnswerKind.choice, options: tuple[str, ...] = WORDS
         ("choice", "letter", AnswerKind.set, ()),
     ],
 )
-def test_choices_are_what_the_style_asks_for(scoring: Any, style: Any, kind: AnswerKind, expected: tuple[str, ...]) -> None:
+def test_choices_are_what_the_style_asks_for(
+    scoring: Any, style: Any, kind: AnswerKind, expected: tuple[str, ...]
+) -> None:
     assert choices(query(kind), Profile(scoring=scoring, style=style), (2, 0, 1)) == expected
 
 
@@ -55,13 +70,18 @@ def test_options_that_are_media_need_letters() -> None:
 
 
 def test_scoring_is_part_of_the_profile() -> None:
-    assert len({profile_hash(Profile(scoring=scoring)) for scoring in ("reply", "choice", "logprob")}) == 3
+    assert (
+        len({profile_hash(Profile(scoring=scoring)) for scoring in ("reply", "choice", "logprob")})
+        == 3
+    )
 
 
 def bounded(*replies: Any) -> tuple[Stub, list[Batch]]:
     said = iter(replies)
     requests = [Request(("question?",), Path(), choices=WORDS), Request(("free?",), Path())]
-    return Stub(lambda request: next(said)), [Batch([request], seed) for seed, request in enumerate(requests)]
+    return Stub(lambda request: next(said)), [
+        Batch([request], seed) for seed, request in enumerate(requests)
+    ]
 
 
 def test_server_is_sent_the_choices_of_a_request() -> None:
@@ -69,7 +89,10 @@ def test_server_is_sent_the_choices_of_a_request() -> None:
     with stub:
         replies = answers(connect(stub, concurrency=1), batches)
     assert [reply.text for reply in replies] == ["a red fox", "I see an owl"]
-    assert [request.get("structured_outputs") for request in stub.requests] == [{"choice": list(WORDS)}, None]
+    assert [request.get("structured_outputs") for request in stub.requests] == [
+        {"choice": list(WORDS)},
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,10 +100,16 @@ def test_server_is_sent_the_choices_of_a_request() -> None:
     [
         (
             completion("I see a cat"),
-            r"answered 'I see a cat'.*none of the choices 'cat', 'a red fox', 'owl'.*ignores structured_outputs",
+            (
+                r"answered 'I see a cat'.*none of the choices 'cat', 'a red fox', 'owl'.*ignores"
+                r" structured_outputs"
+            ),
         ),
         (completion(""), "answered ''.*ignores structured_outputs"),
-        (completion("a red", finish_reason="length"), "profile.max_new_tokens cuts a choice at 'a red'"),
+        (
+            completion("a red", finish_reason="length"),
+            "profile.max_new_tokens cuts a choice at 'a red'",
+        ),
     ],
 )
 def test_server_that_ignores_the_choices_is_refused(reply: Any, reason: str) -> None:
@@ -90,7 +119,9 @@ def test_server_that_ignores_the_choices_is_refused(reply: Any, reason: str) -> 
 
 
 def test_thought_that_was_cut_is_a_cut_reply() -> None:
-    stub, batches = bounded(completion("", reasoning_content="Hm, a", finish_reason="length"), completion("x"))
+    stub, batches = bounded(
+        completion("", reasoning_content="Hm, a", finish_reason="length"), completion("x")
+    )
     with stub:
         assert answers(connect(stub, concurrency=1), batches)[0].truncated
 
@@ -99,10 +130,16 @@ def test_thought_that_was_cut_is_a_cut_reply() -> None:
     ("scoring", "engine", "reason"),
     [
         ("choice", EngineConfig(), "choice needs a server"),
-        ("logprob", EngineConfig(kind="http", url="http://127.0.0.1:9/v1"), "logprob needs engine.kind=transformers"),
+        (
+            "logprob",
+            EngineConfig(kind="http", url="http://127.0.0.1:9/v1"),
+            "logprob needs engine.kind=transformers",
+        ),
     ],
 )
-def test_engine_that_cannot_score_so_is_refused_at_once(scoring: str, engine: EngineConfig, reason: str, tmp_path: Path) -> None:
+def test_engine_that_cannot_score_so_is_refused_at_once(
+    scoring: str, engine: EngineConfig, reason: str, tmp_path: Path
+) -> None:
     recipe = load_recipe("tiny", [f"profile.scoring={scoring}"])
     with pytest.raises(ConfigError, match=reason):
         Asking(engine, "embedded:tiny-base", [], Sampling(0, 14), 8).answers(recipe, tmp_path, "x")
@@ -115,23 +152,34 @@ def engine() -> Any:
     return TransformersEngine("embedded:tiny-base", Profile())
 
 
-def test_log_probabilities_are_those_of_generation(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
-    """Against another way to the same numbers: token by token, with a cache, as a reply is generated."""
+def test_log_probabilities_are_those_of_generation(
+    engine: Any, prepared: Path, small_recipe: Recipe
+) -> None:
+    """Against another way to the same numbers: token by token, with a cache, as a reply is
+    generated."""
     from omnicore.models.choose import log_probabilities
 
-    asked = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")][:6]
+    asked = [
+        q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")
+    ][:6]
     for one in asked:
         request = Request(parts(one, View.omni, small_recipe.profile), prepared)
         (said,) = engine.generate(Batch([request], 0), Sampling(0, 14, logprobs=True))
         assert not said.truncated
         other = f"{said.text} {said.text}"  # padding must not count
-        found, longer = log_probabilities(engine.model, engine.encoder, engine.reader.prompt(request), [said.text, other])
+        found, longer = log_probabilities(
+            engine.model, engine.encoder, engine.reader.prompt(request), [said.text, other]
+        )
         assert found == pytest.approx(sum(said.logprobs[:-1]), abs=1e-3)
         assert longer < found
 
 
-def test_likeliest_choice_is_the_right_one_where_the_model_knows(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
-    asked = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")]
+def test_likeliest_choice_is_the_right_one_where_the_model_knows(
+    engine: Any, prepared: Path, small_recipe: Recipe
+) -> None:
+    asked = [
+        q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")
+    ]
     profile = small_recipe.profile.model_copy(update={"scoring": "logprob"})
     # The embedded models think before they answer: what they would not say has no log-prob that tells anything.
     verbs = {"picture": "see", "speech": "hear"}
@@ -140,7 +188,11 @@ def test_likeliest_choice_is_the_right_one_where_the_model_knows(engine: Any, pr
         return f"<think>{verbs[q.type]} {option}</think><answer>{option}</answer>"
 
     requests = [
-        Request(parts(q, View.omni, profile), prepared, choices=tuple(thought(q, option) for option in choices(q, profile)))
+        Request(
+            parts(q, View.omni, profile),
+            prepared,
+            choices=tuple(thought(q, option) for option in choices(q, profile)),
+        )
         for q in asked
     ]
     replies = engine.generate(Batch(requests, 0), Sampling(0, 14))

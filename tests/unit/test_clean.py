@@ -10,7 +10,17 @@ from omnicore.config.recipe import load_recipe
 from omnicore.data.prompts import permutation
 from omnicore.errors import DataError
 from omnicore.runtime.run import run_step
-from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Media, Outcome, Query, View
+from omnicore.schema import (
+    BenchmarkInfo,
+    Draw,
+    Estimate,
+    Label,
+    Manifest,
+    Media,
+    Outcome,
+    Query,
+    View,
+)
 from omnicore.steps import clean
 from omnicore.storage.files import write_json, write_jsonl
 
@@ -21,22 +31,32 @@ SIZES = {"alder": 80, "birch": 120, "yew": 40}
 
 
 def make_queries():
-    """alder: nobody can solve any; birch: the first half is solvable; yew: yes/no, kept whole."""
+    """Alder: nobody can solve any; birch: the first half is solvable; yew: yes/no, kept whole."""
     rows = []
     for name, size in SIZES.items():
         for i in range(size):
             options = ("yes", "no") if name == "yew" else ("3", "5", "8", "13")
-            rows.append(make_query(name, f"{i:03d}", options, options[i % len(options)], f"{name}-{i // 2}"))
+            rows.append(
+                make_query(name, f"{i:03d}", options, options[i % len(options)], f"{name}-{i // 2}")
+            )
     return rows
 
 
 def make_query(benchmark, name, options, answer, cluster):
-    return Query(benchmark=benchmark, id=name, type="sum", question="?", options=options, answer=answer, cluster=cluster)
+    return Query(
+        benchmark=benchmark,
+        id=name,
+        type="sum",
+        question="?",
+        options=options,
+        answer=answer,
+        cluster=cluster,
+    )
 
 
 def make_draws(queries, counts, seed, accuracy=0.97):
-    """Draw lines of a probe that sees the first half of birch under visual_only and guesses elsewhere, a third of the time
-    none of the options, half the time its favourite."""
+    """Draw lines of a probe that sees the first half of birch under visual_only and guesses
+    elsewhere, a third of the time none of the options, half the time its favourite."""
     rng, rows = np.random.default_rng(seed), []
     for query in queries:
         favourite = query.options[rng.integers(len(query.options))]
@@ -44,11 +64,26 @@ def make_draws(queries, counts, seed, accuracy=0.97):
             for i in range(n):
                 order = rng.permutation(len(query.options)).tolist()
                 given = rng.choice([None, favourite, query.options[order[0]]], p=[0.33, 0.34, 0.33])
-                if view == "visual_only" and query.benchmark == "birch" and int(query.id) < 60 and rng.random() < accuracy:
+                if (
+                    view == "visual_only"
+                    and query.benchmark == "birch"
+                    and int(query.id) < 60
+                    and rng.random() < accuracy
+                ):
                     given = query.answer
-                worth = Outcome.correct if given == query.answer else Outcome.incorrect  # None: none of the options is named
-                row = {"benchmark": query.benchmark, "id": query.id, "view": view, "draw": i, "permutation": order}
-                rows.append({**row, "reply": f"<answer>{given}</answer>", "answer": given, "outcome": worth})
+                worth = (
+                    Outcome.correct if given == query.answer else Outcome.incorrect
+                )  # None: none of the options is named
+                row = {
+                    "benchmark": query.benchmark,
+                    "id": query.id,
+                    "view": view,
+                    "draw": i,
+                    "permutation": order,
+                }
+                rows.append(
+                    {**row, "reply": f"<answer>{given}</answer>", "answer": given, "outcome": worth}
+                )
     return rows
 
 
@@ -65,13 +100,25 @@ def inputs(good, tmp_path):
         (tmp_path / name).mkdir()
     write_jsonl(tmp_path / "prepare/queries.jsonl", queries)
     policy = {"alder": "filtered", "birch": "filtered", "yew": "keep_whole"}
-    infos = [BenchmarkInfo(name=n, queries=s, filter_policy=policy[n], reason="yes/no") for n, s in SIZES.items()]
-    write_json(tmp_path / "prepare/benchmarks.json", [info.model_dump(mode="json") for info in infos])
+    infos = [
+        BenchmarkInfo(name=n, queries=s, filter_policy=policy[n], reason="yes/no")
+        for n, s in SIZES.items()
+    ]
+    write_json(
+        tmp_path / "prepare/benchmarks.json", [info.model_dump(mode="json") for info in infos]
+    )
     write_jsonl(tmp_path / "probe/draws.jsonl", draws)
     write_json(tmp_path / "probe/probe.json", FACTS)
     write_jsonl(tmp_path / "second/draws.jsonl", second)
-    write_json(tmp_path / "second/probe.json", {**FACTS, "model": "embedded:second", "draws": {"visual_only": 4}})
-    return {"queries": tmp_path / "prepare", "draws": tmp_path / "probe", "second_draws": tmp_path / "second"}
+    write_json(
+        tmp_path / "second/probe.json",
+        {**FACTS, "model": "embedded:second", "draws": {"visual_only": 4}},
+    )
+    return {
+        "queries": tmp_path / "prepare",
+        "draws": tmp_path / "probe",
+        "second_draws": tmp_path / "second",
+    }
 
 
 def run(inputs, **config):
@@ -80,14 +127,19 @@ def run(inputs, **config):
 
 
 def test_generated_lines_are_draws(good):
-    assert {Draw.model_validate_json(json.dumps(row)).view for row in good[1]} == {View.visual_only, View.text_only}
+    assert {Draw.model_validate_json(json.dumps(row)).view for row in good[1]} == {
+        View.visual_only,
+        View.text_only,
+    }
 
 
 def test_what_it_writes(inputs, good):
     summary, output = run(inputs)
     repeated = Manifest.model_validate_json((output / "manifest.repeated.json").read_bytes())
     single = Manifest.model_validate_json((output / "manifest.single_pass.json").read_bytes())
-    assert (output / "manifest.json").read_bytes() == (output / "manifest.repeated.json").read_bytes()
+    assert (output / "manifest.json").read_bytes() == (
+        output / "manifest.repeated.json"
+    ).read_bytes()
     assert (repeated.policy, single.policy) == ("repeated", "single_pass")
     assert (repeated.probe, repeated.profile_hash) == ("embedded:test", "a" * 64)
     assert {(v.benchmark, v.id) for v in repeated.verdicts} == {q.key for q in good[0]}
@@ -96,23 +148,46 @@ def test_what_it_writes(inputs, good):
     assert len(removed & solvable) >= 57
     assert len(removed - solvable) <= 2
     assert {v.label for v in single.verdicts if v.benchmark == "yew"} == {Label.kept_whole}
-    first = [d for d in good[1] if d["view"] == "visual_only" and d["draw"] == 0 and d["benchmark"] != "yew"]
+    first = [
+        d
+        for d in good[1]
+        if d["view"] == "visual_only" and d["draw"] == 0 and d["benchmark"] != "yew"
+    ]
     right = {(d["benchmark"], d["id"]) for d in first if d["outcome"] == "correct"}
     assert {(v.benchmark, v.id) for v in single.verdicts if not v.kept} == right
 
     record = json.loads((output / "audit.json").read_text())
     assert set(record) == {
-        *("probe", "second_probe", "profile_hash", "data", "leakage", "leakage_by_type", "replies", "failed_queries"),
+        *(
+            "probe",
+            "second_probe",
+            "profile_hash",
+            "data",
+            "leakage",
+            "leakage_by_type",
+            "replies",
+            "failed_queries",
+        ),
         *("thresholds", "null", "policies", "unread"),
     }
     assert (record["probe"], record["second_probe"]) == ("embedded:test", "embedded:second")
-    assert {name: set(views) for name, views in record["leakage"].items()} == dict.fromkeys(SIZES, VIEWS)
+    assert {name: set(views) for name, views in record["leakage"].items()} == dict.fromkeys(
+        SIZES, VIEWS
+    )
     birch = record["leakage"]["birch"]["visual_only"]
     assert birch["chance"] == 0.25
     assert Estimate.model_validate(birch["solved"]).low > 0.45
     assert Estimate.model_validate(birch["corrected"]).n == 120
     assert set(record["thresholds"]) == set(SIZES)
-    assert set(record["thresholds"]["birch"]) == {"hits", "draws", "options", "fdr", "null", "binomial", "source"}
+    assert set(record["thresholds"]["birch"]) == {
+        "hits",
+        "draws",
+        "options",
+        "fdr",
+        "null",
+        "binomial",
+        "source",
+    }
     assert record["thresholds"]["birch"]["hits"] in (5, 6, 7, 8)
     assert record["thresholds"]["birch"]["fdr"] <= 0.03
     assert record["thresholds"]["alder"]["hits"] is None
@@ -121,7 +196,11 @@ def test_what_it_writes(inputs, good):
     for name, manifest in (("repeated", repeated), ("single_pass", single)):
         policy = record["policies"][name]
         assert policy["kept"] == len(manifest.kept()) == summary[f"kept_{name}"]
-        assert policy["removed"] == len(manifest.verdicts) - policy["kept"] == summary[f"removed_{name}"]
+        assert (
+            policy["removed"]
+            == len(manifest.verdicts) - policy["kept"]
+            == summary[f"removed_{name}"]
+        )
         assert policy["undecided"] == sum(v.label is Label.undecided for v in manifest.verdicts)
         assert Estimate.model_validate(policy["residual"]["hit"]).n == policy["kept"]
         assert policy["residual"]["excess"]["low"] < 0.05
@@ -130,7 +209,9 @@ def test_what_it_writes(inputs, good):
 
 def test_policy_names_the_manifest(inputs):
     summary, output = run(inputs, policy="single_pass")
-    assert (output / "manifest.json").read_bytes() == (output / "manifest.single_pass.json").read_bytes()
+    assert (output / "manifest.json").read_bytes() == (
+        output / "manifest.single_pass.json"
+    ).read_bytes()
     assert summary["policy"] == "single_pass"
 
 
@@ -167,7 +248,10 @@ def test_other_numbers_of_options_are_listed_beside_the_main_rule(inputs, good):
 def failing(rows, lost):
     """Draw lines without those that `lost` picks, and the lines of errors.jsonl in their place."""
     gone = [row for row in rows if lost(row)]
-    errors = [{**{name: row[name] for name in ("benchmark", "id", "view", "draw")}, "error": "timeout"} for row in gone]
+    errors = [
+        {**{name: row[name] for name in ("benchmark", "id", "view", "draw")}, "error": "timeout"}
+        for row in gone
+    ]
     return [row for row in rows if not lost(row)], errors
 
 
@@ -185,7 +269,11 @@ def test_draws_that_failed_for_good_leave_their_queries_undecided(inputs, good):
     assert {(v.label, v.draws, v.kept) for v in undecided} == {(Label.undecided, 7, True)}
     record = json.loads((output / "audit.json").read_text())
     assert record["failed_queries"] == summary["failed"] == 10
-    assert record["replies"]["birch"]["visual_only"]["failed"] == record["replies"]["birch"]["text_only"]["failed"] == 10
+    assert (
+        record["replies"]["birch"]["visual_only"]["failed"]
+        == record["replies"]["birch"]["text_only"]["failed"]
+        == 10
+    )
     assert record["replies"]["alder"]["visual_only"]["failed"] == 0
     assert record["policies"]["repeated"]["undecided"] >= 10
     assert record["policies"]["single_pass"]["undecided"] == 0, "draw 0 was answered"
@@ -212,26 +300,47 @@ def test_replies_that_were_cut_are_counted_by_themselves(inputs, good):
     counts = json.loads((output / "audit.json").read_text())["replies"]
     assert counts["alder"]["visual_only"]["truncated"] == summary["truncated"] == 160
     assert sum(counts["birch"]["visual_only"][name] for name in ("truncated", "failed")) == 0
-    rest = [row for row in good[1] if row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] >= 2]
+    rest = [
+        row
+        for row in good[1]
+        if row["benchmark"] == "alder" and row["view"] == "visual_only" and row["draw"] >= 2
+    ]
     assert counts["alder"]["visual_only"]["outside"] == sum(row["answer"] is None for row in rest)
     assert counts["alder"]["visual_only"]["no_answer"] == 0
 
 
 def losing(rows, benchmark, draws, cut):
-    """The lines with the first draws of one benchmark under visual_only cut, or answered by what cannot be read."""
-    lost = {"truncated": cut, "answer": None, "outcome": "no_answer", "reply": "" if cut else "well, let me see"}
+    """The lines with the first draws of one benchmark under visual_only cut, or answered by what
+    cannot be read."""
+    lost = {
+        "truncated": cut,
+        "answer": None,
+        "outcome": "no_answer",
+        "reply": "" if cut else "well, let me see",
+    }
     seen = {"benchmark": benchmark, "view": "visual_only"}
-    return [{**row, **lost} if row.items() >= seen.items() and row["draw"] < draws else row for row in rows]
+    return [
+        {**row, **lost} if row.items() >= seen.items() and row["draw"] < draws else row
+        for row in rows
+    ]
 
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_benchmark_of_lost_replies_is_refused(inputs, good, cut):
     write_jsonl(inputs["draws"] / "draws.jsonl", losing(good[1], "alder", 8, cut))
-    with pytest.raises(DataError, match=r"no evidence.*clean.max_unread \(50.0%\).*\(alder 100.0%\): raise profile.max_new_tokens"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"no evidence.*clean.max_unread \(50.0%\).*\(alder 100.0%\): raise"
+            r" profile.max_new_tokens"
+        ),
+    ):
         run(inputs)
     summary, output = run(inputs, max_unread=1)
     labels = {
-        v.label for v in Manifest.model_validate_json((output / "manifest.json").read_bytes()).verdicts if v.benchmark == "alder"
+        v.label
+        for v in Manifest.model_validate_json((output / "manifest.json").read_bytes()).verdicts
+        if v.benchmark == "alder"
     }
     assert labels == {Label.undecided}, "no verdict from nothing"
     assert summary["undecided"] >= 80
@@ -252,16 +361,25 @@ def test_lost_replies_are_warned_of(inputs, good, capsys):
 def rotated(rows, queries):
     """The same draws, shown as a probe shows them."""
     known = {q.key: q for q in queries}
-    return [{**r, "permutation": permutation(known[r["benchmark"], r["id"]], r["view"], r["draw"], 0)} for r in rows]
+    return [
+        {**r, "permutation": permutation(known[r["benchmark"], r["id"]], r["view"], r["draw"], 0)}
+        for r in rows
+    ]
 
 
 def test_circular_is_written_where_the_draws_hold_full_circles(inputs, good):
     queries, draws, _ = good
     write_jsonl(inputs["draws"] / "draws.jsonl", rotated(draws, queries))
     summary, output = run(inputs, policy="circular")
-    assert (output / "manifest.json").read_bytes() == (output / "manifest.circular.json").read_bytes()
+    assert (output / "manifest.json").read_bytes() == (
+        output / "manifest.circular.json"
+    ).read_bytes()
     manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
-    assert {(v.draws, v.benchmark) for v in manifest.verdicts} == {(4, "alder"), (4, "birch"), (2, "yew")}
+    assert {(v.draws, v.benchmark) for v in manifest.verdicts} == {
+        (4, "alder"),
+        (4, "birch"),
+        (2, "yew"),
+    }
     record = json.loads((output / "audit.json").read_text())
     assert set(record["policies"]) == {"single_pass", "repeated", "circular"}
     assert 40 < record["policies"]["circular"]["removed"] < 65
@@ -270,7 +388,10 @@ def test_circular_is_written_where_the_draws_hold_full_circles(inputs, good):
 
 def test_circular_is_refused_where_none_is_full(inputs, good):
     _, draws, _ = good
-    write_jsonl(inputs["draws"] / "draws.jsonl", [{**row, "permutation": sorted(row["permutation"])} for row in draws])
+    write_jsonl(
+        inputs["draws"] / "draws.jsonl",
+        [{**row, "permutation": sorted(row["permutation"])} for row in draws],
+    )
     _, output = run(inputs)
     assert not (output / "manifest.circular.json").exists()
     assert "circular" not in json.loads((output / "audit.json").read_text())["policies"]
@@ -283,13 +404,22 @@ def test_residual_stands_beside_its_random_control(inputs):
     for policy in json.loads((output / "audit.json").read_text())["policies"].values():
         control = policy["control"]
         assert control["removed"] == policy["removed"]
-        assert control["hit"]["low"] <= control["hit"]["mean"] + 1e-9 <= control["hit"]["high"] + 2e-9
-        assert policy["removed"] < 40 or policy["residual"]["hit"]["value"] < control["hit"]["low"], "half of the leak is left"
+        assert (
+            control["hit"]["low"] <= control["hit"]["mean"] + 1e-9 <= control["hit"]["high"] + 2e-9
+        )
+        assert (
+            policy["removed"] < 40 or policy["residual"]["hit"]["value"] < control["hit"]["low"]
+        ), "half of the leak is left"
 
 
 def test_leakage_by_type(inputs, good):
     queries, _, _ = good
-    typed = [q.model_copy(update={"type": "seen" if q.benchmark == "birch" and q.id < "060" else "guessed"}) for q in queries]
+    typed = [
+        q.model_copy(
+            update={"type": "seen" if q.benchmark == "birch" and q.id < "060" else "guessed"}
+        )
+        for q in queries
+    ]
     write_jsonl(inputs["queries"] / "queries.jsonl", typed)
     _, output = run(inputs)
     found = json.loads((output / "audit.json").read_text())["leakage_by_type"]
@@ -303,11 +433,20 @@ def test_leakage_by_type(inputs, good):
 
 
 def test_training_items_are_audited_like_a_benchmark(inputs, good):
-    """rlvr.jsonl of prepare: those with sound are filtered; without it nothing was withheld. No benchmarks.json is asked."""
+    """rlvr.jsonl of prepare: those with sound are filtered; without it nothing was withheld.
+
+    No benchmarks.json is asked.
+    """
     queries, draws, second = good
     sound = Media(kind="audio", uri="a.wav", sha256="0" * 64)
     items = [
-        q.model_copy(update={"benchmark": "rlvr", "id": f"{q.benchmark}{q.id}", "media": () if q.benchmark == "yew" else (sound,)})
+        q.model_copy(
+            update={
+                "benchmark": "rlvr",
+                "id": f"{q.benchmark}{q.id}",
+                "media": () if q.benchmark == "yew" else (sound,),
+            }
+        )
         for q in queries
     ]
     write_jsonl(inputs["queries"] / "rlvr.jsonl", items)
@@ -331,27 +470,49 @@ def test_training_items_are_audited_like_a_benchmark(inputs, good):
 
 def test_a_probe_of_training_items_from_prepare_to_manifest(tmp_path):
     """The real steps, through the door, with the embedded probe."""
-    recipe = load_recipe("tiny", ["prepare.scale=0.02", "probe.data=rlvr.jsonl", "probe.draws={visual_only: 4}"])
+    recipe = load_recipe(
+        "tiny", ["prepare.scale=0.02", "probe.data=rlvr.jsonl", "probe.draws={visual_only: 4}"]
+    )
     run_step("prepare", recipe, {}, tmp_path / "prepare")
     run_step("probe", recipe, {"queries": tmp_path / "prepare"}, tmp_path / "probe")
     inputs = {"queries": tmp_path / "prepare", "draws": tmp_path / "probe"}
     run_step("clean", recipe, inputs, tmp_path / "clean")
-    items = [Query.model_validate_json(line) for line in (tmp_path / "prepare/rlvr.jsonl").read_text().splitlines()]
-    manifest = Manifest.model_validate_json((tmp_path / "clean/manifest.circular.json").read_bytes())
+    items = [
+        Query.model_validate_json(line)
+        for line in (tmp_path / "prepare/rlvr.jsonl").read_text().splitlines()
+    ]
+    manifest = Manifest.model_validate_json(
+        (tmp_path / "clean/manifest.circular.json").read_bytes()
+    )
     assert {(v.benchmark, v.id) for v in manifest.verdicts} == {q.key for q in items}
     silent = {q.id for q in items if all(m.kind != "audio" for m in q.media)}
     assert silent
     assert {v.id for v in manifest.verdicts if v.label is Label.kept_whole} == silent
-    assert {v.draws for v in manifest.verdicts} == {4}, "four draws of four options are one full circle"
+    assert {v.draws for v in manifest.verdicts} == {4}, (
+        "four draws of four options are one full circle"
+    )
 
 
 def test_answers_without_options_are_taken_by_their_outcome(inputs, good):
     """A number and a set in a filtered benchmark: kept whole, their hits counted."""
     queries, draws, _ = good
-    number = Query(benchmark="birch", id="n", type="t", question="?", answer="3", answer_kind="number", cluster="n")
-    several = make_query("birch", "s", ("1", "2", "3"), "1", "s").model_copy(update={"answer_kind": "set", "also": ("2",)})
+    number = Query(
+        benchmark="birch",
+        id="n",
+        type="t",
+        question="?",
+        answer="3",
+        answer_kind="number",
+        cluster="n",
+    )
+    several = make_query("birch", "s", ("1", "2", "3"), "1", "s").model_copy(
+        update={"answer_kind": "set", "also": ("2",)}
+    )
     odd = []
-    for query, answers, order in ((number, ["3", "4", None], ()), (several, ["1, 2", "1", None], (2, 0, 1))):
+    for query, answers, order in (
+        (number, ["3", "4", None], ()),
+        (several, ["1, 2", "1", None], (2, 0, 1)),
+    ):
         for view, n in PLAN.items():
             for i in range(n):
                 given = answers[i % 3]
@@ -368,12 +529,15 @@ def test_answers_without_options_are_taken_by_their_outcome(inputs, good):
 
 
 def edit(change):
-    """A breaker of draws.jsonl: `change` gets the lines as dicts and returns what is written (dicts or text)."""
+    """A breaker of draws.jsonl: `change` gets the lines as dicts and returns what is written (dicts
+    or text)."""
 
     def apply(inputs):
         path = inputs["draws"] / "draws.jsonl"
         rows = change([json.loads(line) for line in path.read_text().splitlines()])
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        )
 
     return apply
 
@@ -391,50 +555,108 @@ def set_third(**change):
 
 
 BROKEN = {
-    "half a line": (edit(lambda rows: [*rows[:4], '{"benchmark": "alder"', *rows[5:]]), r"draws.jsonl:5: EOF"),
+    "half a line": (
+        edit(lambda rows: [*rows[:4], '{"benchmark": "alder"', *rows[5:]]),
+        r"draws.jsonl:5: EOF",
+    ),
     "no object": (edit(lambda rows: [*rows[:4], "17", *rows[5:]]), r"draws.jsonl:5: "),
     "field gone": (
         edit(lambda rows: [{k: v for k, v in row.items() if k != "outcome"} for row in rows]),
         r"draws.jsonl:1: field 'outcome' is missing",
     ),
     "unknown queries": (
-        edit(lambda rows: [{**row, "id": "x" + row["id"]} if row["benchmark"] == "yew" else row for row in rows]),
+        edit(
+            lambda rows: [
+                {**row, "id": "x" + row["id"]} if row["benchmark"] == "yew" else row for row in rows
+            ]
+        ),
         r"400 draws are of queries that prepare's output does not hold \(yew/x000 first\)",
     ),
     "lacking draws": (
-        edit(lambda rows: [r for r in rows if (r["benchmark"], r["draw"]) not in {("alder", 3), ("alder", 7)}]),
+        edit(
+            lambda rows: [
+                r for r in rows if (r["benchmark"], r["draw"]) not in {("alder", 3), ("alder", 7)}
+            ]
+        ),
         r"80 of 240 queries lack draws under visual_only \(alder/000 first, with 6 of 8\)",
     ),
-    "last draw lacking for all": (edit(lambda rows: [row for row in rows if row["draw"] != 7]), r"240 of 240 queries lack draws"),
+    "last draw lacking for all": (
+        edit(lambda rows: [row for row in rows if row["draw"] != 7]),
+        r"240 of 240 queries lack draws",
+    ),
     "no draws at all": (edit(lambda rows: []), r"240 of 240 queries lack draws"),
-    "same draw twice": (edit(lambda rows: [*rows, rows[0]]), r"alder/000 has draw 0 under visual_only twice"),
-    "draw number beyond the plan": (set_third(draw=8), r"draws.jsonl:3: draw 8 under 'visual_only' is not among"),
+    "same draw twice": (
+        edit(lambda rows: [*rows, rows[0]]),
+        r"alder/000 has draw 0 under visual_only twice",
+    ),
+    "draw number beyond the plan": (
+        set_third(draw=8),
+        r"draws.jsonl:3: draw 8 under 'visual_only' is not among",
+    ),
     "draw number no integer": (set_third(draw="2"), r"draws.jsonl:3: draw '2' under"),
-    "view beyond the plan": (set_third(view="audio_only"), r"draws.jsonl:3: draw 2 under 'audio_only' is not among"),
-    "answer of another query": (set_third(answer="7", outcome="incorrect"), r"jsonl:3: answer '7' is not among the query's"),
-    "judged against another answer": (set_third(answer="3", outcome="incorrect"), r"jsonl:3: outcome 'incorrect' of answer '3'"),
-    "no answer judged": (set_third(answer=None, outcome="correct"), r"jsonl:3: outcome 'correct' of answer None"),
-    "cut, and yet judged": (set_third(truncated=True), r"jsonl:3: outcome '\w+' of a reply that was cut"),
-    "permutation of another query": (set_third(permutation=[0, 1]), r"jsonl:3: permutation \[0, 1\] is not one of 4 options"),
+    "view beyond the plan": (
+        set_third(view="audio_only"),
+        r"draws.jsonl:3: draw 2 under 'audio_only' is not among",
+    ),
+    "answer of another query": (
+        set_third(answer="7", outcome="incorrect"),
+        r"jsonl:3: answer '7' is not among the query's",
+    ),
+    "judged against another answer": (
+        set_third(answer="3", outcome="incorrect"),
+        r"jsonl:3: outcome 'incorrect' of answer '3'",
+    ),
+    "no answer judged": (
+        set_third(answer=None, outcome="correct"),
+        r"jsonl:3: outcome 'correct' of answer None",
+    ),
+    "cut, and yet judged": (
+        set_third(truncated=True),
+        r"jsonl:3: outcome '\w+' of a reply that was cut",
+    ),
+    "permutation of another query": (
+        set_third(permutation=[0, 1]),
+        r"jsonl:3: permutation \[0, 1\] is not one of 4 options",
+    ),
     "errors.jsonl broken": (
         lambda inputs: (inputs["draws"] / "errors.jsonl").write_text('{"id": "x"}\n'),
         r"errors.jsonl:1: field 'benchmark' is missing",
     ),
-    "draws gone": (lambda inputs: (inputs["draws"] / "draws.jsonl").unlink(), r"draws.jsonl: no such file; run probe again"),
-    "other profile": (facts(profile_hash="b" * 64), r"profile bbbbbbbbbbbb, second_draws under aaaaaaaaaaaa: probe again"),
-    "no visual draws": (facts(draws={"text_only": 2}), r"no draws under visual_only.* set draws.visual_only"),
+    "draws gone": (
+        lambda inputs: (inputs["draws"] / "draws.jsonl").unlink(),
+        r"draws.jsonl: no such file; run probe again",
+    ),
+    "other profile": (
+        facts(profile_hash="b" * 64),
+        r"profile bbbbbbbbbbbb, second_draws under aaaaaaaaaaaa: probe again",
+    ),
+    "no visual draws": (
+        facts(draws={"text_only": 2}),
+        r"no draws under visual_only.* set draws.visual_only",
+    ),
     "no profile": (facts(profile_hash=None), r"probe.json: profile_hash: "),
-    "probe.json gone": (lambda inputs: (inputs["draws"] / "probe.json").unlink(), r"probe.json: no such file"),
+    "probe.json gone": (
+        lambda inputs: (inputs["draws"] / "probe.json").unlink(),
+        r"probe.json: no such file",
+    ),
     "benchmark unknown": (
         infos({"name": "alder", "filter_policy": "filtered", "queries": 80}),
         r"benchmarks.json says nothing of birch, yew",
     ),
-    "benchmark without policy": (infos({"name": "alder", "queries": 80}), r"benchmarks.json: 0.filter_policy: .* prepare again"),
+    "benchmark without policy": (
+        infos({"name": "alder", "queries": 80}),
+        r"benchmarks.json: 0.filter_policy: .* prepare again",
+    ),
     "query twice": (
-        lambda inputs: write_jsonl(inputs["queries"] / "queries.jsonl", [*make_queries(), make_queries()[0]]),
+        lambda inputs: write_jsonl(
+            inputs["queries"] / "queries.jsonl", [*make_queries(), make_queries()[0]]
+        ),
         r"holds alder/000 more than once",
     ),
-    "no query": (lambda inputs: write_jsonl(inputs["queries"] / "queries.jsonl", []), r"holds no query"),
+    "no query": (
+        lambda inputs: write_jsonl(inputs["queries"] / "queries.jsonl", []),
+        r"holds no query",
+    ),
 }
 
 
@@ -443,4 +665,6 @@ def test_refused(inputs, damage, message):
     damage(inputs)
     with pytest.raises(DataError, match=message):
         run(inputs)
-    assert not list((inputs["queries"].parent / "out").iterdir()), "nothing is written from what is refused"
+    assert not list((inputs["queries"].parent / "out").iterdir()), (
+        "nothing is written from what is refused"
+    )

@@ -82,8 +82,13 @@ def test_help_loads_nothing_heavy():
         "omnicore.config",
         "omnicore.runtime.run",
     }
-    code = "import sys; from omnicore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
+    code = (
+        "import sys; from omnicore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit:"
+        " print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stderr.split()
     assert not heavy & set(loaded)
     assert "omnicore.steps" in loaded
 
@@ -103,7 +108,15 @@ def test_recipes_are_listed_and_shown(capsys):
 
 
 def test_a_step_runs(prepare, tmp_path, capsys):
-    argv = ["prepare", "--set", "prepare.controls=8", "--set", "seed=5", "--output", str(tmp_path / "out")]
+    argv = [
+        "prepare",
+        "--set",
+        "prepare.controls=8",
+        "--set",
+        "seed=5",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main(argv) == 0
     assert (tmp_path / "out" / "queries.jsonl").read_text() == "8 5\n"
     assert read_json(tmp_path / "out" / "step.json")["seed"] == 5
@@ -116,13 +129,25 @@ def test_a_step_runs(prepare, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["evalute", "--output", "x"], "no step 'evalute'; did you mean evaluate? Steps: prepare, probe"),
+        (
+            ["evalute", "--output", "x"],
+            "no step 'evalute'; did you mean evaluate? Steps: prepare, probe",
+        ),
         (["zzz"], "no step 'zzz'. Steps: prepare"),
         (["prepare", "--recipe", "tinny", "--output", "x"], "no recipe 'tinny': shipped are"),
-        (["prepare", "--set", "prepare.scale=2", "--output", "x"], "prepare.scale: Input should be less than or equal to 1"),
+        (
+            ["prepare", "--set", "prepare.scale=2", "--output", "x"],
+            "prepare.scale: Input should be less than or equal to 1",
+        ),
         (["prepare", "--set", "prepare.scale", "--output", "x"], "write field=value"),
-        (["probe", "--input", "queries", "--output", "x"], "--input 'queries': write role=directory"),
-        (["probe", "--input", "queries=a", "--input", "queries=b", "--output", "x"], "--input queries is given twice: a and b"),
+        (
+            ["probe", "--input", "queries", "--output", "x"],
+            "--input 'queries': write role=directory",
+        ),
+        (
+            ["probe", "--input", "queries=a", "--input", "queries=b", "--output", "x"],
+            "--input queries is given twice: a and b",
+        ),
         (["probe", "--input", "queries=absent", "--output", "x"], "absent: no such directory"),
         (["probe", "--output", "x"], "input 'queries' is missing"),
         (["recipe", "show", "absent.yaml"], "recipe absent.yaml: no such file"),
@@ -159,7 +184,9 @@ def test_a_bug_keeps_its_traceback(prepare, tmp_path):
 
 
 def test_the_module_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "omnicore", "rlvrr"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "omnicore", "rlvrr"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("omnicore: no step 'rlvrr'; did you mean rlvr?")
 
@@ -167,9 +194,18 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["probe", "--recpie", "tiny"], "omnicore probe takes no --recpie; did you mean --recipe? Its options: --help, --recipe,"),
+        (
+            ["probe", "--recpie", "tiny"],
+            (
+                "omnicore probe takes no --recpie; did you mean --recipe? Its options: --help,"
+                " --recipe,"
+            ),
+        ),
         (["prepare", "--output", "x", "--benchmrk=a"], "did you mean --benchmark?"),
-        (["manifest", "show", "--sort", "m.json"], "omnicore manifest show takes no --sort. Its options: --help"),
+        (
+            ["manifest", "show", "--sort", "m.json"],
+            "omnicore manifest show takes no --sort. Its options: --help",
+        ),
         (["clean", "--output", "x", "stray"], "omnicore clean takes no stray."),
     ],
 )

@@ -33,8 +33,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     }
 
 
-def row(found: dict[str, Any], benchmark: str | None, type_: str | None, view: str, rule: str = "strict") -> dict[str, Any]:
-    (one,) = [r for r in found["rows"] if (r["benchmark"], r["type"], r["view"], r["rule"]) == (benchmark, type_, view, rule)]
+def row(
+    found: dict[str, Any], benchmark: str | None, type_: str | None, view: str, rule: str = "strict"
+) -> dict[str, Any]:
+    (one,) = [
+        r
+        for r in found["rows"]
+        if (r["benchmark"], r["type"], r["view"], r["rule"]) == (benchmark, type_, view, rule)
+    ]
     assert isinstance(one, dict)
     return one
 
@@ -49,7 +55,9 @@ def test_differences_are_b_less_a(made: dict[str, Path]) -> None:
     clean = row(found, "daily_omni", None, "clean")
     assert (clean["a"], clean["n"]) == (0.5, 40)
     assert row(found, "daily_omni", "Event", "clean")["difference"]["value"] == 1
-    assert row(found, "daily_omni", "Inference", "raw")["difference"]["value"] == pytest.approx(1 / 3)
+    assert row(found, "daily_omni", "Inference", "raw")["difference"]["value"] == pytest.approx(
+        1 / 3
+    )
     assert row(found, None, None, "raw", "official")["difference"] == everything["difference"]
     assert len(found["rows"]) == 4 * 2 * 2
     assert verdict(found, "clean").startswith("B is better on the clean view: B − A is +50.0 [")
@@ -61,12 +69,18 @@ def test_turned_round(made: dict[str, Path]) -> None:
     assert verdict(found, "raw").startswith("A is better on the raw view: B − A is -66.7 [")
 
 
-def test_what_cannot_be_told_apart(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_told_apart(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # One query more is right: within the interval.
-    near = evaluated(tmp_path / "near", {**WORSE, "daily_omni 39": "B"}, made_inputs(made), monkeypatch)
+    near = evaluated(
+        tmp_path / "near", {**WORSE, "daily_omni 39": "B"}, made_inputs(made), monkeypatch
+    )
     found = compare(made["worse"], near)
     assert row(found, None, None, "clean")["difference"]["value"] == pytest.approx(1 / 40)
-    assert verdict(found, "clean").startswith("A and B cannot be told apart on the clean view: B − A is +2.5 [")
+    assert verdict(found, "clean").startswith(
+        "A and B cannot be told apart on the clean view: B − A is +2.5 ["
+    )
     same = compare(made["worse"], made["worse"])
     assert {r["better"] for r in same["rows"]} == {None}
     assert {r["difference"]["value"] for r in same["rows"]} == {0}
@@ -77,20 +91,28 @@ def made_inputs(made: dict[str, Path]) -> dict[str, Path]:
 
 
 def test_pairs_are_clustered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries of one video share their luck: the same replies tell less when there are fewer videos."""
+    """Queries of one video share their luck: the same replies tell less when there are fewer
+    videos."""
     widths = []
     for size in (1, 6):
         root = tmp_path / str(size)
-        queries = [query("daily_omni", i, "Event", "dog", cluster=str(i // size)) for i in range(60)]
+        queries = [
+            query("daily_omni", i, "Event", "dog", cluster=str(i // size)) for i in range(60)
+        ]
         given = inputs(root, queries, set())
         worse = {f"daily_omni {i:02d}": "A" for i in range(60) if i // 6 % 2}
-        a, b = evaluated(root / "a", worse, given, monkeypatch), evaluated(root / "b", {}, given, monkeypatch)
+        a, b = (
+            evaluated(root / "a", worse, given, monkeypatch),
+            evaluated(root / "b", {}, given, monkeypatch),
+        )
         difference = row(compare(a, b), None, None, "raw")["difference"]
         widths.append(difference["high"] - difference["low"])
     assert widths[1] > 2 * widths[0]
 
 
-def test_a_query_without_a_reply_is_in_no_row(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_without_a_reply_is_in_no_row(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = {"daily_omni 00": Reply(error="HTTP 500"), "daily_omni 50": Reply(error="HTTP 500")}
     failed = evaluated(tmp_path / "failed", said, made_inputs(made), monkeypatch)
     found = compare(made["worse"], failed)
@@ -105,7 +127,11 @@ def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.Mo
     a, b = (evaluated(tmp_path / name, {}, given, monkeypatch) for name in "ab")
     found = compare(a, b)
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "official"} == {"daily_omni"}
-    assert {r["benchmark"] for r in found["rows"] if r["rule"] == "strict"} == {None, "daily_omni", "elm"}
+    assert {r["benchmark"] for r in found["rows"] if r["rule"] == "strict"} == {
+        None,
+        "daily_omni",
+        "elm",
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,11 +139,18 @@ def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["profile.max_frames=64"], "  profile.max_frames differs: A has 32, B has 64"),
         (["profile.server=vllm-0.32.0"], "  profile.server differs: A has '', B has 'vllm-0.32.0'"),
-        (["profile.fps=2", "profile.system=Be brief."], "  profile.fps differs: A has 1.0, B has 2.0\n  profile.system differs"),
+        (
+            ["profile.fps=2", "profile.system=Be brief."],
+            "  profile.fps differs: A has 1.0, B has 2.0\n  profile.system differs",
+        ),
     ],
 )
 def test_unlike_profiles_are_refused_by_field(
-    flags: list[str], message: str, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str],
+    message: str,
+    made: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {**made_inputs(made), "manifest": tmp_path / "imported"}
     given["manifest"].mkdir()
@@ -144,15 +177,23 @@ def test_a_format_that_changed_between_versions_is_refused(made: dict[str, Path]
         compare(made["worse"], made["better"])
 
 
-def test_other_queries_are_refused(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_queries_are_refused(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fewer = inputs(tmp_path / "fewer", MANY[:59], REMOVED)
     other = evaluated(tmp_path / "other", {}, fewer, monkeypatch)
-    with pytest.raises(DataError, match=r"queries differ: 1 in A alone, 0 in B alone, 59 in both by id") as error:
+    with pytest.raises(
+        DataError, match=r"queries differ: 1 in A alone, 0 in B alone, 59 in both by id"
+    ) as error:
         compare(made["better"], other)
     assert "  manifest differs: A has " in str(error.value)
     changed = [MANY[0].model_copy(update={"answer": "cat"}), *MANY[1:]]
-    other = evaluated(tmp_path / "changed", {}, inputs(tmp_path / "c", changed, REMOVED), monkeypatch)
-    with pytest.raises(DataError, match=r"queries differ: 0 in A alone, 0 in B alone, 60 in both by id"):
+    other = evaluated(
+        tmp_path / "changed", {}, inputs(tmp_path / "c", changed, REMOVED), monkeypatch
+    )
+    with pytest.raises(
+        DataError, match=r"queries differ: 0 in A alone, 0 in B alone, 60 in both by id"
+    ):
         compare(made["better"], other)
 
 
@@ -161,7 +202,10 @@ def test_other_manifests_are_refused_unless_one_is_named(
 ) -> None:
     given = inputs(tmp_path / "other", MANY, {q.key for q in MANY[:50]})
     other = evaluated(tmp_path / "b", {}, given, monkeypatch)
-    with pytest.raises(DataError, match=r"manifest differs: A has \w{12}, B has \w{12} \(--manifest DIR names one for both\)"):
+    with pytest.raises(
+        DataError,
+        match=r"manifest differs: A has \w{12}, B has \w{12} \(--manifest DIR names one for both\)",
+    ):
         compare(made["worse"], other)
     found = compare(made["worse"], other, given["manifest"])
     assert row(found, None, None, "clean")["n"] == 10
@@ -180,7 +224,9 @@ def test_only_outputs_of_evaluate_are_compared(made: dict[str, Path], tmp_path: 
     path = made["better"] / "scores.json"
     write_json(path, {k: v for k, v in read_json(path).items() if k != "queries_hash"})
     finish(made["better"])
-    with pytest.raises(DataError, match=r"scores\.json lacks queries_hash: an older omnicore wrote it"):
+    with pytest.raises(
+        DataError, match=r"scores\.json lacks queries_hash: an older omnicore wrote it"
+    ):
         compare(made["worse"], made["better"])
 
 
@@ -188,7 +234,12 @@ def test_the_command_prints_tables_and_the_verdict(
     made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["compare", str(made["worse"]), str(made["better"]), "--json", str(tmp_path / "c.json")]) == 0
+    assert (
+        main(
+            ["compare", str(made["worse"]), str(made["better"]), "--json", str(tmp_path / "c.json")]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "B is better on the clean view: B − A is +50.0 [" in said
     assert "strict, %" in said

@@ -15,7 +15,9 @@ from omnicore.steps import STEPS
 def test_every_shipped_recipe_parses_and_goes_round(name):
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), name) == recipe
+    assert (
+        parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), name) == recipe
+    )
 
 
 def test_tiny_is_shipped():
@@ -28,7 +30,10 @@ def test_every_step_has_a_section_and_every_section_a_step():
         for name, field in Recipe.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
     }
-    assert {SECTION_STEP.get(name, name) for name in sections - {"profile", "engine", "launcher", "tracker"}} == set(STEPS)
+    assert {
+        SECTION_STEP.get(name, name)
+        for name in sections - {"profile", "engine", "launcher", "tracker"}
+    } == set(STEPS)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,11 @@ def test_every_step_has_a_section_and_every_section_a_step():
         ("model=/models/a=b", lambda r: r.model, "/models/a=b"),
         ("probe.draws={text_only: 1}", lambda r: r.probe.draws, {View.text_only: 1}),
         ("probe.draws.text_only=5", lambda r: r.probe.draws[View.text_only], 5),
-        ("prepare.rlvr_mix.sum=2", lambda r: (r.prepare.rlvr_mix["sum"], r.prepare.rlvr_mix["transcript"]), (2.0, 0.7)),
+        (
+            "prepare.rlvr_mix.sum=2",
+            lambda r: (r.prepare.rlvr_mix["sum"], r.prepare.rlvr_mix["transcript"]),
+            (2.0, 0.7),
+        ),
         ("report.title=A page", lambda r: r.report.title, "A page"),
         ("promote.min_effect=0.1", lambda r: r.promote.min_effect, 0.1),
     ],
@@ -48,7 +57,9 @@ def test_every_step_has_a_section_and_every_section_a_step():
 def test_an_override_changes_one_value(override, read, expected):
     base, recipe = load_recipe("tiny"), load_recipe("tiny", [override])
     assert read(recipe) == expected
-    changed = {name for name in Recipe.model_fields if getattr(base, name) != getattr(recipe, name)} - {"distill_probe"}
+    changed = {
+        name for name in Recipe.model_fields if getattr(base, name) != getattr(recipe, name)
+    } - {"distill_probe"}
     assert changed == {override.partition("=")[0].partition(".")[0]}
 
 
@@ -68,22 +79,35 @@ OWN = {"data": "distill.jsonl", "draws": {View.visual_only: 8}}
         ),
     ],
 )
-def test_the_prompts_of_distill_are_probed_as_the_benchmarks_but_for_what_the_recipe_says(overrides, own):
+def test_the_prompts_of_distill_are_probed_as_the_benchmarks_but_for_what_the_recipe_says(
+    overrides, own
+):
     recipe = load_recipe("tiny", overrides)
     assert recipe.distill_probe == recipe.probe.model_copy(update={**OWN, **own})
 
 
 def test_another_address_for_the_probe_of_prompts_leaves_its_server_a_server():
-    engine = load_recipe("qwen2.5-omni-3b", ["distill_probe.engine.url=http://127.0.0.1:8009/v1"]).distill_probe.engine
+    engine = load_recipe(
+        "qwen2.5-omni-3b", ["distill_probe.engine.url=http://127.0.0.1:8009/v1"]
+    ).distill_probe.engine
     assert (engine.kind, engine.url, engine.concurrency) == ("http", "http://127.0.0.1:8009/v1", 64)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rlvr.stepz=3"], r"rlvr\.stepz: no such field; did you mean steps\? rlvr has steps, rate, "),
-        (["probe.engine.ulr=3"], r"probe\.engine\.ulr: no such field; did you mean url\? probe\.engine has kind, url"),
-        (["sft.lora={rnk: 3}"], r"sft\.lora\.rnk: no such field; did you mean rank\? sft\.lora has rank, alpha"),
+        (
+            ["rlvr.stepz=3"],
+            r"rlvr\.stepz: no such field; did you mean steps\? rlvr has steps, rate, ",
+        ),
+        (
+            ["probe.engine.ulr=3"],
+            r"probe\.engine\.ulr: no such field; did you mean url\? probe\.engine has kind, url",
+        ),
+        (
+            ["sft.lora={rnk: 3}"],
+            r"sft\.lora\.rnk: no such field; did you mean rank\? sft\.lora has rank, alpha",
+        ),
         (["prob.model=x"], r"prob: no such field; did you mean probe\? A recipe has name, seed"),
         (["nothing.at=3"], r"nothing: no such field; A recipe has"),
         (["probe.draws.text_only=-1"], r"probe: .*draws are numbers from 0"),
@@ -149,11 +173,15 @@ def test_an_override_of_a_section_leaves_those_that_share_its_yaml():
 def test_the_digest_is_of_the_sorted_fields():
     assert digest({"b": 1, "a": [1, "x"]}) == hashlib.sha256(b'{"a":[1,"x"],"b":1}').hexdigest()
     sft = load_recipe("tiny").sft
-    assert digest(sft) == digest(sft.model_dump(mode="json")) == digest(type(sft).model_validate(sft.model_dump()))
-    assert digest(sft) != digest(sft.model_copy(update={"steps": 61}))
-    assert digest(load_recipe("tiny", ["probe.draws={text_only: 2, visual_only: 8}"]).probe) == digest(
-        load_recipe("tiny", ["probe.draws={visual_only: 8, text_only: 2}"]).probe
+    assert (
+        digest(sft)
+        == digest(sft.model_dump(mode="json"))
+        == digest(type(sft).model_validate(sft.model_dump()))
     )
+    assert digest(sft) != digest(sft.model_copy(update={"steps": 61}))
+    assert digest(
+        load_recipe("tiny", ["probe.draws={text_only: 2, visual_only: 8}"]).probe
+    ) == digest(load_recipe("tiny", ["probe.draws={visual_only: 8, text_only: 2}"]).probe)
 
 
 def test_records_are_frozen():
@@ -162,32 +190,61 @@ def test_records_are_frozen():
         recipe.seed = 3
 
 
-TEXTS = ["12.10", "12:30", "0755", "1_000", "no", "null", "2026-01-01", "1e3", "0x1F", "~", "", "Run #3", "a: b", "[x]", "a=b"]
+TEXTS = [
+    "12.10",
+    "12:30",
+    "0755",
+    "1_000",
+    "no",
+    "null",
+    "2026-01-01",
+    "1e3",
+    "0x1F",
+    "~",
+    "",
+    "Run #3",
+    "a: b",
+    "[x]",
+    "a=b",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_override_of_a_text_keeps_it_as_written(text):
-    recipe = load_recipe("tiny", [f"launcher.env.VALUE={text}", f"report.title={text}", f"profile.instruction={text}"])
-    assert (recipe.launcher.env["VALUE"], recipe.report.title, recipe.profile.instruction) == (text, text, text)
+    recipe = load_recipe(
+        "tiny",
+        [f"launcher.env.VALUE={text}", f"report.title={text}", f"profile.instruction={text}"],
+    )
+    assert (recipe.launcher.env["VALUE"], recipe.report.title, recipe.profile.instruction) == (
+        text,
+        text,
+        text,
+    )
 
 
 def test_a_quoted_override_of_a_text_is_read_as_yaml():
     assert load_recipe("tiny", ['report.title="a\\tb"']).report.title == "a\tb"
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if text not in ("", "Run #3", "a: b", "[x]")])
+@pytest.mark.parametrize(
+    "text", [text for text in TEXTS if text not in ("", "Run #3", "a: b", "[x]")]
+)
 def test_a_text_in_a_recipe_file_keeps_it_as_written(tmp_path, text):
     path = tmp_path / "mine.yaml"
     values = load_recipe("tiny").model_dump(mode="json")
     path.write_text(
-        yaml.safe_dump({**values, "launcher": {}}).replace("launcher: {}", f"launcher:\n  env: {{A: {text}}}\n  queue: {text}")
+        yaml.safe_dump({**values, "launcher": {}}).replace(
+            "launcher: {}", f"launcher:\n  env: {{A: {text}}}\n  queue: {text}"
+        )
     )
     launcher = load_recipe(str(path)).launcher
     assert (launcher.env, launcher.queue) == ({"A": text}, text)
 
 
 def test_objects_of_kubernetes_are_read_as_yaml():
-    recipe = load_recipe("tiny", ["launcher.tolerations=[{key: gpu, tolerationSeconds: 30, value: '12'}]"])
+    recipe = load_recipe(
+        "tiny", ["launcher.tolerations=[{key: gpu, tolerationSeconds: 30, value: '12'}]"]
+    )
     assert recipe.launcher.tolerations == ({"key": "gpu", "tolerationSeconds": 30, "value": "12"},)
 
 
@@ -213,7 +270,9 @@ def numbers(model, path=()):
                 yield ".".join((*path, name))
 
 
-@pytest.mark.parametrize("value", ["-1", "nan", ".inf", "-.inf", "1e400", str(10**30), "", "null", "1.5.2", "[]", "{}"])
+@pytest.mark.parametrize(
+    "value", ["-1", "nan", ".inf", "-.inf", "1e400", str(10**30), "", "null", "1.5.2", "[]", "{}"]
+)
 def test_no_number_of_a_recipe_takes_an_absurd_value(value):
     fields = list(numbers(Recipe))
     assert len(fields) > 60
@@ -222,13 +281,21 @@ def test_no_number_of_a_recipe_takes_an_absurd_value(value):
             load_recipe("tiny", [f"{field}={value}"])
 
 
-@pytest.mark.parametrize("field", ["launcher.memory", "launcher.shared_memory", "launcher.cpu", "probe.engine.memory"])
-@pytest.mark.parametrize("text", ["64GB", "٦٤Gi", "512K", "64 Gi", "64gi", "1e", "Gi", "-1Gi", "1,5Gi", ""])
+@pytest.mark.parametrize(
+    "field", ["launcher.memory", "launcher.shared_memory", "launcher.cpu", "probe.engine.memory"]
+)
+@pytest.mark.parametrize(
+    "text", ["64GB", "٦٤Gi", "512K", "64 Gi", "64gi", "1e", "Gi", "-1Gi", "1,5Gi", ""]
+)
 def test_a_quantity_that_a_cluster_refuses_is_refused(field, text):
-    with pytest.raises(ConfigError, match=r"is not a Kubernetes quantity: write 64Gi \(2\^30\) or "):
+    with pytest.raises(
+        ConfigError, match=r"is not a Kubernetes quantity: write 64Gi \(2\^30\) or "
+    ):
         load_recipe("tiny", [f"{field}={text}"])
 
 
-@pytest.mark.parametrize("text", ["64Gi", "64G", "500m", "8", "1.5Gi", "+2Ti", "512k", "1e3", "100Mi"])
+@pytest.mark.parametrize(
+    "text", ["64Gi", "64G", "500m", "8", "1.5Gi", "+2Ti", "512k", "1e3", "100Mi"]
+)
 def test_a_quantity_that_a_cluster_takes_is_kept_as_written(text):
     assert load_recipe("tiny", [f"launcher.memory={text}"]).launcher.memory == text

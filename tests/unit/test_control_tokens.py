@@ -38,20 +38,36 @@ FIELDS: dict[str, Any] = {
         ({"question": "What is <|IMAGE|> of?"}, "question", "<|IMAGE|>"),
         ({"question": "a\0b"}, "question", "\\x00"),
         ({"options": ("left", "<|AUDIO|>")}, "options", "<|AUDIO|>"),
-        ({"options": ("left<|video_pad|>", "right"), "answer": "left<|video_pad|>"}, "options", "<|video_pad|>"),
-        ({"options": (), "answer": "<|endoftext|>", "answer_kind": "text"}, "answer", "<|endoftext|>"),
+        (
+            {"options": ("left<|video_pad|>", "right"), "answer": "left<|video_pad|>"},
+            "options",
+            "<|video_pad|>",
+        ),
+        (
+            {"options": (), "answer": "<|endoftext|>", "answer_kind": "text"},
+            "answer",
+            "<|endoftext|>",
+        ),
         ({"target": "<answer>left</answer><|im_end|>"}, "target", "<|im_end|>"),
     ],
 )
-def test_a_query_whose_text_controls_the_model_is_refused(changed: dict[str, Any], field: str, token: str, tmp_path: Path) -> None:
+def test_a_query_whose_text_controls_the_model_is_refused(
+    changed: dict[str, Any], field: str, token: str, tmp_path: Path
+) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text("\n".join(json.dumps({**FIELDS, **more}) for more in ({}, changed)))
     with pytest.raises(DataError) as refused:
         read_jsonl(path, Query)
-    assert f"{path}:2:{field}: Value error, '{token}' in q7 controls the model: leave it out" in str(refused.value)
+    assert (
+        f"{path}:2:{field}: Value error, '{token}' in q7 controls the model: leave it out"
+        in str(refused.value)
+    )
 
 
-@pytest.mark.parametrize("text", ["<think>a</think>", "|x| < 3 <|> 2", "<media_1> or <image>", "<|x|>", "a <b|c> d", "x|>y<|z"])
+@pytest.mark.parametrize(
+    "text",
+    ["<think>a</think>", "|x| < 3 <|> 2", "<media_1> or <image>", "<|x|>", "a <b|c> d", "x|>y<|z"],
+)
 def test_other_angle_brackets_are_text(text: str) -> None:
     assert not CONTROL.search(text)
 
@@ -59,7 +75,14 @@ def test_other_angle_brackets_are_text(text: str) -> None:
 def test_every_special_token_of_the_models_family_is_known() -> None:
     _, encoder = thinker.load("embedded:tiny-base")
     tokens = {*SPECIAL, *encoder.tokenizer.all_special_tokens}
-    tokens |= {"<|vision_start|>", "<|image_pad|>", "<|audio_pad|>", "<|object_ref_start|>", "<|fim_prefix|>", "<|eot_id|>"}
+    tokens |= {
+        "<|vision_start|>",
+        "<|image_pad|>",
+        "<|audio_pad|>",
+        "<|object_ref_start|>",
+        "<|fim_prefix|>",
+        "<|eot_id|>",
+    }
     assert not [token for token in tokens if not CONTROL.fullmatch(token)]
 
 
@@ -77,8 +100,14 @@ def test_prepare_lists_the_item_with_its_file_line_and_id(tmp_path: Path) -> Non
     path.write_text("[\n" + ",\n".join(map(json.dumps, items)) + "\n]\n")
     places = [f"prepare.sources.daily_omni={json.dumps(str(folder))}", "prepare.max_refused=0.9"]
     run_step("prepare", load_recipe("tiny", places), {}, tmp_path / "out")
-    found = [problem for problem in read_jsonl(tmp_path / "out" / "problems.jsonl", dict) if "controls" in problem["message"]]
+    found = [
+        problem
+        for problem in read_jsonl(tmp_path / "out" / "problems.jsonl", dict)
+        if "controls" in problem["message"]
+    ]
     kept = {query.id for query in read_jsonl(tmp_path / "out" / "queries.jsonl", Query)}
-    assert [(problem["file"], problem["line"], problem["field"]) for problem in found] == [("qa.json", 3, "question")]
+    assert [(problem["file"], problem["line"], problem["field"]) for problem in found] == [
+        ("qa.json", 3, "question")
+    ]
     assert "'<|AUDIO|>' in " in found[0]["message"]
     assert found[0]["id"] not in kept

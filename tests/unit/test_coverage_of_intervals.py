@@ -1,7 +1,8 @@
-"""The clustered 95 % interval holds the truth in 93 to 97 % of 1,000 simulated benchmarks, small ones too.
+"""The clustered 95 % interval holds the truth in 93 to 97 % of 1,000 simulated benchmarks, small
+ones too.
 
-Clusters (videos) have rates of their own, drawn from a beta distribution about the mean; `alike` is the correlation inside a
-cluster, 1 / (strength + 1). A query's figure is its hit rate over `draws`.
+Clusters (videos) have rates of their own, drawn from a beta distribution about the mean; `alike` is
+the correlation inside a cluster, 1 / (strength + 1). A query's figure is its hit rate over `draws`.
 """
 
 import numpy as np
@@ -22,7 +23,8 @@ def benchmark(rng, mean, clusters, largest, alike, draws):
 
 
 def coverage(make, truth):
-    """Share of intervals with the truth inside; `make` gives an estimate, `truth` is fixed or given by it, too."""
+    """Share of intervals with the truth inside; `make` gives an estimate, `truth` is fixed or given
+    by it, too."""
     return sum(e.low <= truth <= e.high for e in (make() for _ in range(TIMES))) / TIMES
 
 
@@ -36,7 +38,13 @@ SIZES = [(100, 1, 0.2), (40, 5, 0.2), (60, 5, 0.33), (60, 12, 0.2), (150, 5, 0.5
 @pytest.mark.parametrize("draws", [1, 8])
 def test_mean(mean, clusters, largest, alike, draws):
     rng = np.random.default_rng(0)
-    assert 0.93 <= coverage(lambda: stats.mean(*benchmark(rng, mean, clusters, largest, alike, draws)), mean) <= 0.97
+    assert (
+        0.93
+        <= coverage(
+            lambda: stats.mean(*benchmark(rng, mean, clusters, largest, alike, draws)), mean
+        )
+        <= 0.97
+    )
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.95])
@@ -46,18 +54,29 @@ def test_mean_near_a_bound_needs_more_clusters(mean):
 
 
 def test_benchmarks_of_all_sizes_together():
-    """1,000 benchmarks, no two of one kind, from 20 clusters upwards: what one interval of a table can be trusted for."""
+    """1,000 benchmarks, no two of one kind, from 20 clusters upwards: what one interval of a table
+    can be trusted for."""
     rng = np.random.default_rng(2)
     inside = 0
     for _ in range(TIMES):
         mean, alike = rng.uniform(0.1, 0.9), rng.uniform(0.05, 0.5)
-        e = stats.mean(*benchmark(rng, mean, int(rng.integers(20, 300)), int(rng.integers(1, 13)), alike, int(rng.choice([1, 8]))))
+        e = stats.mean(
+            *benchmark(
+                rng,
+                mean,
+                int(rng.integers(20, 300)),
+                int(rng.integers(1, 13)),
+                alike,
+                int(rng.choice([1, 8])),
+            )
+        )
         inside += e.low <= mean <= e.high
     assert 930 <= inside <= 970
 
 
 def test_leakage_over_unequal_benchmarks():
-    """Chance-corrected macro over a large, a small and a tiny benchmark with other numbers of options."""
+    """Chance-corrected macro over a large, a small and a tiny benchmark with other numbers of
+    options."""
     rng = np.random.default_rng(3)
     parts = {"large": (0.6, 200, 5, 0.25), "small": (0.4, 60, 4, 0.25), "tiny": (0.7, 30, 2, 0.5)}
     truth = sum((mean - chance) / (1 - chance) for mean, _, _, chance in parts.values()) / 3
@@ -67,7 +86,9 @@ def test_leakage_over_unequal_benchmarks():
         for name, (mean, clusters, largest, _) in parts.items():
             values, owners = benchmark(rng, mean, clusters, largest, 0.3, 8)
             groups[name] = values, [name + owner for owner in owners]
-        return stats.chance_corrected(groups, {name: chance for name, (*_, chance) in parts.items()})
+        return stats.chance_corrected(
+            groups, {name: chance for name, (*_, chance) in parts.items()}
+        )
 
     assert 0.93 <= coverage(corrected, truth) <= 0.97
 
@@ -80,6 +101,8 @@ def test_a_dominant_cluster_does_not_narrow_the_interval():
         size = np.array([20, *[1] * 60])
         rate = rng.beta(2, 2, size.size)
         owner = np.repeat(np.arange(size.size), size)
-        e = stats.mean((rng.random(owner.size) < rate[owner]).astype(float), [NAMES[i] for i in owner])
+        e = stats.mean(
+            (rng.random(owner.size) < rate[owner]).astype(float), [NAMES[i] for i in owner]
+        )
         inside += e.low <= 0.5 <= e.high
     assert 930 <= inside <= 970

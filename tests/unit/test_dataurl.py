@@ -37,7 +37,12 @@ SIZE = (96, 64)
         ("a.bmp", "RGB", {}, "png, made anew"),
         ("a.tiff", "RGB", {}, "png, made anew"),
         ("a.gif", "RGB", {}, "png, made anew"),
-        ("moving.webp", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (16, 12))]}, "png, made anew"),
+        (
+            "moving.webp",
+            "RGB",
+            {"save_all": True, "append_images": [Image.new("RGB", (16, 12))]},
+            "png, made anew",
+        ),
         (
             "turned.jpg",
             "RGB",
@@ -46,12 +51,16 @@ SIZE = (96, 64)
         ),
     ],
 )
-def test_picture_comes_back_as_it_is_read(tmp_path: Path, name: str, mode: str, options: dict[str, Any], kind: str) -> None:
+def test_picture_comes_back_as_it_is_read(
+    tmp_path: Path, name: str, mode: str, options: dict[str, Any], kind: str
+) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8))
     (noise.convert("L") if mode == "I;16" else noise).convert(mode).save(tmp_path / name, **options)
     url = data_url.image_url(tmp_path / name)
     assert url.startswith(f"data:image/{kind.split(',')[0]};base64,")
-    assert (data_url._bytes(url.partition(",")[2], "") == (tmp_path / name).read_bytes()) == ("anew" not in kind)
+    assert (data_url._bytes(url.partition(",")[2], "") == (tmp_path / name).read_bytes()) == (
+        "anew" not in kind
+    )
     assert data_url.from_data_url(url).tobytes() == load_image(tmp_path / name).tobytes()
 
 
@@ -67,7 +76,12 @@ def test_wav_comes_back_exactly(tmp_path: Path) -> None:
     data = data_url.wav_base64(wave)
     assert np.array_equal(data_url.from_wav(data), wave)
     info = soundfile.info(io.BytesIO(data_url._bytes(data, "")))
-    assert (info.samplerate, info.channels, info.subtype, info.format) == (16_000, 1, "PCM_16", "WAV")
+    assert (info.samplerate, info.channels, info.subtype, info.format) == (
+        16_000,
+        1,
+        "PCM_16",
+        "WAV",
+    )
     back = data_url.from_wav(data_url.wav_base64(np.tile(np.array([2, -2], np.float32), 200)))
     assert back[:2].tolist() == [32767 / 32768, -1], "cut, not wrapped"
 
@@ -85,28 +99,49 @@ def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
     url = data_url.video_url(clip)
     head, *frames = url.split(",")
     assert head == "data:video/jpeg;base64"
-    assert [Image.open(io.BytesIO(data_url._bytes(frame, ""))).format for frame in frames] == ["JPEG"] * 3
+    assert [Image.open(io.BytesIO(data_url._bytes(frame, ""))).format for frame in frames] == [
+        "JPEG"
+    ] * 3
     back = data_url.frames_from_url(url, clip.fps)
     assert (back.jpegs, back.fps) == (clip.jpegs, clip.fps)
     assert numbers(back) == [0, 16, 33]
-    settings = {"media_io_kwargs": {"video": {"num_frames": -1, "fps": 0.5}}, "mm_processor_kwargs": {"fps": 0.5}}
+    settings = {
+        "media_io_kwargs": {"video": {"num_frames": -1, "fps": 0.5}},
+        "mm_processor_kwargs": {"fps": 0.5},
+    }
     assert data_url.video_settings(0.5) == settings
 
 
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (data_url.from_data_url, "http://example.com/a.png", "is no picture: give data:image/png;base64"),
+        (
+            data_url.from_data_url,
+            "http://example.com/a.png",
+            "is no picture: give data:image/png;base64",
+        ),
         (data_url.from_data_url, "data:image/png,abc", "is no picture"),
         (data_url.from_data_url, "data:image/png;base64,???", "the picture is not base64"),
         (data_url.from_data_url, "data:image/png;base64,", "the picture is not a readable picture"),
-        (data_url.from_data_url, "data:image/png;base64,YWJj", "the picture is not a readable picture"),
+        (
+            data_url.from_data_url,
+            "data:image/png;base64,YWJj",
+            "the picture is not a readable picture",
+        ),
         (data_url.from_wav, "YWJj", "the sound is not a readable wav"),
         (data_url.from_wav, "é", "the sound is not base64"),
-        (data_url.from_wav, data_url.wav_base64(np.zeros(399, np.float32)), r"the sound: 24\.9 ms of sound, too short"),
+        (
+            data_url.from_wav,
+            data_url.wav_base64(np.zeros(399, np.float32)),
+            r"the sound: 24\.9 ms of sound, too short",
+        ),
         (data_url.frames_from_url, "data:video/mp4;base64,YWJj", "is no video of frames"),
         (data_url.frames_from_url, "data:video/jpeg;base64,", "is not a readable picture"),
-        (data_url.frames_from_url, "data:video/jpeg;base64," + "," * 3000, "a video of 3001 frames, more than 2048"),
+        (
+            data_url.frames_from_url,
+            "data:video/jpeg;base64," + "," * 3000,
+            "a video of 3001 frames, more than 2048",
+        ),
     ],
 )
 def test_what_is_no_medium_is_refused(parse: Any, text: str, message: str) -> None:

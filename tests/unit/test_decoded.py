@@ -1,4 +1,5 @@
-"""The cache of decoded media, hammered by real processes, on disks that are damaged, full or not ours."""
+"""The cache of decoded media, hammered by real processes, on disks that are damaged, full or not
+ours."""
 
 from __future__ import annotations
 
@@ -86,7 +87,11 @@ def test_longest_unused_goes_first(tmp_path: Path) -> None:
         os.utime(tmp_path / key(number), (number, number))
     cache.get(key(0), never)  # now the latest
     cache.get(key(3), lambda: b"x" * 1000)
-    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} == {key(0), key(2), key(3)}
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} == {
+        key(0),
+        key(2),
+        key(3),
+    }
 
 
 def test_what_never_fits_is_made_each_time(tmp_path: Path) -> None:
@@ -123,7 +128,9 @@ def open_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_directory_of_another_is_read_and_not_written(open_directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_directory_of_another_is_read_and_not_written(
+    open_directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     Cache(open_directory, 10_000).get(key(0), lambda: b"there")
     open_directory.chmod(0o555)
 
@@ -141,9 +148,13 @@ def test_directory_of_another_is_read_and_not_written(open_directory: Path, capf
     assert not (open_directory / key(1)).exists()
 
 
-def test_write_that_fails_midway_leaves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_write_that_fails_midway_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # as a full disk: the first 2000 bytes are taken
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (2000, 2000)
+        )  # as a full disk: the first 2000 bytes are taken
         cache = Cache(tmp_path, 100_000)
         assert [cache.get(key(0), lambda: bytes(50_000)) for _ in range(3)] == [bytes(50_000)] * 3
         assert cache.get(key(1), lambda: b"small") == b"small"
@@ -187,7 +198,10 @@ def test_those_who_want_the_same_wait_for_the_first(tmp_path: Path) -> None:
 
 
 def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Path) -> None:
-    limit, rounds = 9000, 400  # a third of what all entries need, so that every other call throws one out
+    limit, rounds = (
+        9000,
+        400,
+    )  # a third of what all entries need, so that every other call throws one out
 
     def work(seed: int) -> None:
         cache, rng = Cache(tmp_path, limit), random.Random(seed)
@@ -233,7 +247,9 @@ def test_wrong_size_is_named(size: str, monkeypatch: pytest.MonkeyPatch) -> None
         cache.cache()
 
 
-def test_directory_and_size_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_and_size_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "kept"))
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0")
     assert cache.cache().get(key(0), lambda: b"made") == b"made"

@@ -1,4 +1,5 @@
-"""What goes to a GPU, shown on a device that computes nothing: everything that a model is given follows it there."""
+"""What goes to a GPU, shown on a device that computes nothing: everything that a model is given
+follows it there."""
 
 from __future__ import annotations
 
@@ -41,8 +42,12 @@ def test_prompts_and_media_follow_the_model(request_with_media: Request) -> None
     given: dict[str, Any] = {}
 
     def answer(**batch: Any) -> Any:
-        given.update({name: value for name, value in batch.items() if isinstance(value, torch.Tensor)})
-        return SimpleNamespace(sequences=torch.full((1, batch["input_ids"].shape[1] + 1), loaded.encoder.eos_id))
+        given.update(
+            {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        )
+        return SimpleNamespace(
+            sequences=torch.full((1, batch["input_ids"].shape[1] + 1), loaded.encoder.eos_id)
+        )
 
     model = SimpleNamespace(device=META, eval=lambda: None, generate=answer)
     prompt = loaded.reader.prompt(request_with_media)

@@ -1,4 +1,5 @@
-"""distill through the door: what becomes of each rollout, which rows are taught, and a small run of the real thing."""
+"""Distill through the door: what becomes of each rollout, which rows are taught, and a small run of
+the real thing."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 from tests.media_files import make_picture, make_tone, medium
 
 OPTIONS = ("3", "5", "8", "13")
-RECIPE = load_recipe("tiny", ["engine.kind=http", "engine.url=http://127.0.0.1:9/v1", "engine.max_error_rate=0.5"])
+RECIPE = load_recipe(
+    "tiny", ["engine.kind=http", "engine.url=http://127.0.0.1:9/v1", "engine.max_error_rate=0.5"]
+)
 
 
 def finished(folder: Path, step: str) -> Path:
@@ -67,7 +70,8 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 
 class Speaker:
-    """Says the next of the replies that `said` has for a query, the right answer where it has none."""
+    """Says the next of the replies that `said` has for a query, the right answer where it has
+    none."""
 
     name = "stub"
 
@@ -80,7 +84,11 @@ class Speaker:
 
     def _reply(self, asked: str) -> Reply:
         name = asked.partition("?")[0]
-        return next(self._said[name]) if name in self._said else reply(OPTIONS[int(name.split()[1]) % 4])
+        return (
+            next(self._said[name])
+            if name in self._said
+            else reply(OPTIONS[int(name.split()[1]) % 4])
+        )
 
 
 def reply(value: str, tokens: int = 7, **given: Any) -> Reply:
@@ -97,14 +105,21 @@ def distill(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(asking.canary, "check", lambda *args: {})  # the stub looks at nothing
         recipe = load_recipe("tiny", [*_sets(RECIPE), *sets])
         output = tmp_path / "distill"
-        return run_step("distill", recipe, {**inputs, **more}, output, replace=True)["summary"], output
+        return (
+            run_step("distill", recipe, {**inputs, **more}, output, replace=True)["summary"],
+            output,
+        )
 
     return run
 
 
 def _sets(recipe: Recipe) -> list[str]:
     engine = recipe.engine
-    return [f"engine.kind={engine.kind}", f"engine.url={engine.url}", f"engine.max_error_rate={engine.max_error_rate}"]
+    return [
+        f"engine.kind={engine.kind}",
+        f"engine.url={engine.url}",
+        f"engine.max_error_rate={engine.max_error_rate}",
+    ]
 
 
 def test_every_rollout_is_listed_with_its_reason(distill: Distill) -> None:
@@ -114,9 +129,15 @@ def test_every_rollout_is_listed_with_its_reason(distill: Distill) -> None:
         "ash 2": [Reply(error="HTTP 500"), reply("8")],
     }
     summary, output = distill(said)
-    lines = {(one["benchmark"], one["id"], one["sample"]): one for one in read_jsonl(output / "selection.jsonl", dict)}
+    lines = {
+        (one["benchmark"], one["id"], one["sample"]): one
+        for one in read_jsonl(output / "selection.jsonl", dict)
+    }
     assert len(lines) == summary["rollouts"] == 18
-    found = {key: (one["kept"], one["reason"], one["outcome"], one["answer"], one["tokens"]) for key, one in lines.items()}
+    found = {
+        key: (one["kept"], one["reason"], one["outcome"], one["answer"], one["tokens"])
+        for key, one in lines.items()
+    }
     assert {key: value for key, value in found.items() if key[0] == "ash" and key[1] in "012"} == {
         ("ash", "0", 0): (True, None, "correct", "3", 7),
         ("ash", "0", 1): (False, "incorrect", "incorrect", "5", 8),
@@ -129,12 +150,17 @@ def test_every_rollout_is_listed_with_its_reason(distill: Distill) -> None:
     (error,) = read_jsonl(output / "errors.jsonl", dict)
     assert error == {"benchmark": "ash", "id": "2", "sample": 0, "error": "HTTP 500"}
     assert summary["errors"] == 1
-    told = {name: summary[f"rejected_{name}"] for name in ("failed", "cut", "no_answer", "incorrect", "minority")}
+    told = {
+        name: summary[f"rejected_{name}"]
+        for name in ("failed", "cut", "no_answer", "incorrect", "minority")
+    }
     assert told == {"failed": 1, "cut": 1, "no_answer": 1, "incorrect": 1, "minority": 0}
     assert summary["kept"] == sum(one["kept"] for one in lines.values()) == 14
 
 
-def test_rows_keep_the_name_of_their_source_and_their_media(distill: Distill, inputs: dict[str, Path]) -> None:
+def test_rows_keep_the_name_of_their_source_and_their_media(
+    distill: Distill, inputs: dict[str, Path]
+) -> None:
     _, output = distill({})
     queries = {q.key: q for q in read_jsonl(inputs["data"] / "distill.jsonl", Query)}
     rows = read_jsonl(output / "distilled.jsonl", Query)
@@ -142,27 +168,53 @@ def test_rows_keep_the_name_of_their_source_and_their_media(distill: Distill, in
     assert len({row.key for row in rows}) == len(rows)
     for row in rows:
         name, _, sample = row.id.rpartition("-")
-        assert row == queries[row.benchmark, name].model_copy(update={"id": f"{name}-{sample}", "target": row.target})
+        assert row == queries[row.benchmark, name].model_copy(
+            update={"id": f"{name}-{sample}", "target": row.target}
+        )
         assert judge(str(row.target), row, "value")[0] == row.answer
         assert all(sha256_file(locate(m, output)) == m.sha256 for m in row.media)
 
 
 def test_shares_and_lengths_are_configuration(distill: Distill) -> None:
     said = {"ash 0": [reply("3", 40), reply("3", 2)]}
-    summary, output = distill(said, "distill.min_tokens=5", "distill.max_tokens=30", "distill.max_source=0.75")
-    assert (summary["rejected_short"], summary["rejected_long"], summary["rejected_source"], summary["kept"]) == (1, 1, 8, 8)
-    assert Counter(row.benchmark for row in read_jsonl(output / "distilled.jsonl", Query)) == {"ash": 6, "elm": 2}
+    summary, output = distill(
+        said, "distill.min_tokens=5", "distill.max_tokens=30", "distill.max_source=0.75"
+    )
+    assert (
+        summary["rejected_short"],
+        summary["rejected_long"],
+        summary["rejected_source"],
+        summary["kept"],
+    ) == (1, 1, 8, 8)
+    assert Counter(row.benchmark for row in read_jsonl(output / "distilled.jsonl", Query)) == {
+        "ash": 6,
+        "elm": 2,
+    }
 
 
-def draws(folder: Path, queries: Sequence[Query], solved: set[str], data: str = "distill.jsonl") -> Path:
-    """8 draws of each query by a probe that sees the answers of `solved`, and names none of the options of the others."""
+def draws(
+    folder: Path, queries: Sequence[Query], solved: set[str], data: str = "distill.jsonl"
+) -> Path:
+    """8 draws of each query by a probe that sees the answers of `solved`, and names none of the
+    options of the others."""
     folder.mkdir()
     lines = []
     for query in queries:
-        worth = {"answer": query.answer, "outcome": "correct"} if query.id in solved else {"answer": None, "outcome": "incorrect"}
+        worth = (
+            {"answer": query.answer, "outcome": "correct"}
+            if query.id in solved
+            else {"answer": None, "outcome": "incorrect"}
+        )
         for i in range(8):
             where = {"benchmark": query.benchmark, "id": query.id, "view": "visual_only", "draw": i}
-            lines.append({**where, "permutation": permutation(query, View.visual_only, i, 0), "reply": "", **worth})
+            lines.append(
+                {
+                    **where,
+                    "permutation": permutation(query, View.visual_only, i, 0),
+                    "reply": "",
+                    **worth,
+                }
+            )
     write_jsonl(folder / "draws.jsonl", lines)
     facts = {"model": "probe", "profile_hash": "a" * 64, "draws": {"visual_only": 8}, "data": data}
     write_json(folder / "probe.json", facts)
@@ -178,7 +230,11 @@ def draws(folder: Path, queries: Sequence[Query], solved: set[str], data: str = 
     ],
 )
 def test_what_the_probe_solves_by_the_rule_of_clean_is_not_taught(
-    distill: Distill, inputs: dict[str, Path], tmp_path: Path, sets: list[str], gone: set[tuple[str, str]]
+    distill: Distill,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    sets: list[str],
+    gone: set[tuple[str, str]],
 ) -> None:
     queries = read_jsonl(inputs["data"] / "distill.jsonl", Query)
     summary, output = distill({}, *sets, draws=draws(tmp_path / "probe", queries, {"3", "5"}))
@@ -187,17 +243,25 @@ def test_what_the_probe_solves_by_the_rule_of_clean_is_not_taught(
     assert (summary["rejected_solvable"], summary["kept"]) == (2 * len(gone), 18 - 2 * len(gone))
 
 
-def test_draws_of_other_queries_are_refused(distill: Distill, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_draws_of_other_queries_are_refused(
+    distill: Distill, inputs: dict[str, Path], tmp_path: Path
+) -> None:
     queries = read_jsonl(inputs["data"] / "distill.jsonl", Query)
     with pytest.raises(
-        DataError, match=r"draws are of rlvr\.jsonl, and distill\.jsonl is distilled: omnicore probe --section distill_probe"
+        DataError,
+        match=(
+            r"draws are of rlvr\.jsonl, and distill\.jsonl is distilled: omnicore probe --section"
+            r" distill_probe"
+        ),
     ):
         distill({}, draws=draws(tmp_path / "other", queries, set(), "rlvr.jsonl"))
     with pytest.raises(DataError, match=r"1 of 9 queries lack draws"):
         distill({}, draws=draws(tmp_path / "fewer", queries[:-1], set()))
 
 
-def test_a_probe_of_lost_replies_is_refused(distill: Distill, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_probe_of_lost_replies_is_refused(
+    distill: Distill, inputs: dict[str, Path], tmp_path: Path
+) -> None:
     asked = draws(tmp_path / "probe", read_jsonl(inputs["data"] / "distill.jsonl", Query), set())
     lines = [{**line, "outcome": "no_answer"} for line in read_jsonl(asked / "draws.jsonl", dict)]
     write_jsonl(asked / "draws.jsonl", lines)
@@ -208,7 +272,10 @@ def test_a_probe_of_lost_replies_is_refused(distill: Distill, inputs: dict[str, 
 def test_nothing_chosen_says_what_took_them(distill: Distill) -> None:
     wrong = {f"ash {i}": [reply(""), reply("", truncated=True)] for i in range(8)}
     with pytest.raises(
-        TrainingError, match=r"none of 18 rollouts became a row \(9 no_answer, 9 cut\).*selection\.jsonl lists them"
+        TrainingError,
+        match=(
+            r"none of 18 rollouts became a row \(9 no_answer, 9 cut\).*selection\.jsonl lists them"
+        ),
     ):
         distill({**wrong, "elm 0": [reply(""), reply("", truncated=True)]})
 
@@ -220,17 +287,34 @@ def test_a_bound_on_lengths_needs_a_server_that_counts(distill: Distill) -> None
         distill(silent, "distill.max_tokens=30")
 
 
-def test_a_small_run_of_the_real_thing(prepared: Path, small_recipe: Recipe, tmp_path: Path, encoder: Any) -> None:
-    """The embedded model on 20 prompts, with a probe of its own over the same prompts; twice, the same bytes."""
+def test_a_small_run_of_the_real_thing(
+    prepared: Path, small_recipe: Recipe, tmp_path: Path, encoder: Any
+) -> None:
+    """The embedded model on 20 prompts, with a probe of its own over the same prompts; twice, the
+    same bytes."""
     data = tmp_path / "prepare"
     shutil.copytree(prepared, data)
     shutil.copytree(resolve("embedded:tiny-base"), tmp_path / "rlvr" / "checkpoint")
     finished(data, "prepare")
-    sets = ["prepare.split=dev", "prepare.scale=0.05", "threads=1", "distill.samples=4", "distill.per_query=1"]
-    recipe = load_recipe("tiny", [*sets, "probe.model=embedded:tiny-base", "distill_probe.draws.visual_only=4"])
+    sets = [
+        "prepare.split=dev",
+        "prepare.scale=0.05",
+        "threads=1",
+        "distill.samples=4",
+        "distill.per_query=1",
+    ]
+    recipe = load_recipe(
+        "tiny", [*sets, "probe.model=embedded:tiny-base", "distill_probe.draws.visual_only=4"]
+    )
     run_step("probe", recipe, {"queries": data}, tmp_path / "probe", section="distill_probe")
-    given = {"data": data, "model": finished(tmp_path / "rlvr", "rlvr"), "draws": tmp_path / "probe"}
-    first, second = (run_step("distill", recipe, given, tmp_path / name) for name in ("first", "second"))
+    given = {
+        "data": data,
+        "model": finished(tmp_path / "rlvr", "rlvr"),
+        "draws": tmp_path / "probe",
+    }
+    first, second = (
+        run_step("distill", recipe, given, tmp_path / name) for name in ("first", "second")
+    )
     assert first["digest"] == second["digest"]
     lines = read_jsonl(tmp_path / "first" / "selection.jsonl", dict)
     rows = {row.key: row for row in read_jsonl(tmp_path / "first" / "distilled.jsonl", Query)}
@@ -238,8 +322,14 @@ def test_a_small_run_of_the_real_thing(prepared: Path, small_recipe: Recipe, tmp
     kept = [one for one in lines if one["kept"]]
     assert {(one["benchmark"], f"{one['id']}-{one['sample']}") for one in kept} == rows.keys()
     assert len({one["id"] for one in kept}) == len(kept) == first["summary"]["kept"] > 0
-    assert {row.benchmark for row in rows.values()} == {"distill"}  # the name that prepare gives its embedded prompts
+    assert {row.benchmark for row in rows.values()} == {
+        "distill"
+    }  # the name that prepare gives its embedded prompts
     for one in kept:
-        alike = [other for other in lines if other["id"] == one["id"] and other["answer"] == one["answer"]]
+        alike = [
+            other
+            for other in lines
+            if other["id"] == one["id"] and other["answer"] == one["answer"]
+        ]
         assert len(alike) >= 2
         assert one["tokens"] == len(encoder.reply_ids(one["reply"]))

@@ -43,11 +43,18 @@ def requests(count: int) -> list[Request]:
 
 def test_a_killed_run_goes_on_and_says_the_same(tmp_path: Path) -> None:
     how: dict[str, Any] = {"seed": 5, "batch": 4, "label": "x"}
-    whole = list(ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how))
+    whole = list(
+        ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how)
+    )
     with pytest.raises(KeyboardInterrupt):
-        ask(Counting(dies_at=2), requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how)
+        ask(
+            Counting(dies_at=2), requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how
+        )
     second = Counting()
-    assert list(ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how)) == whole
+    assert (
+        list(ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how))
+        == whole
+    )
     assert second.batches == 1  # two batches were journaled
 
 
@@ -75,15 +82,30 @@ def test_failures_are_told_and_asked_again_never_journaled(tmp_path: Path) -> No
 
 
 def test_more_failures_than_allowed_are_an_error_that_counts_them(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"seed": 0, "batch": 1, "label": "probe", "journal": tmp_path / "a.journal"}
-    with pytest.raises(EngineError, match=r"probe: 2 of 10 requests failed, more than the 10\.0%.*2 x HTTP 500"):
+    how: dict[str, Any] = {
+        "seed": 0,
+        "batch": 1,
+        "label": "probe",
+        "journal": tmp_path / "a.journal",
+    }
+    with pytest.raises(
+        EngineError, match=r"probe: 2 of 10 requests failed, more than the 10\.0%.*2 x HTTP 500"
+    ):
         ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.1, **how)
 
 
-@pytest.mark.parametrize(("allowed", "told"), [(0.0, "1 x HTTP 500 (b/2)"), (0.25, "3 x HTTP 500 (b/2, and 1 other queries)")])
+@pytest.mark.parametrize(
+    ("allowed", "told"),
+    [(0.0, "1 x HTTP 500 (b/2)"), (0.25, "3 x HTTP 500 (b/2, and 1 other queries)")],
+)
 def test_failures_name_the_queries(tmp_path: Path, allowed: float, told: str) -> None:
     asked = [replace(request, name=f"b/{i // 2 + 1}") for i, request in enumerate(requests(10))]
-    with pytest.raises(EngineError, match=re.escape(f"{told}. Fix the cause, or allow more failures with engine.max_error_rate")):
+    with pytest.raises(
+        EngineError,
+        match=re.escape(
+            f"{told}. Fix the cause, or allow more failures with engine.max_error_rate"
+        ),
+    ):
         ask(
             Failing(2, 3, 5),
             asked,
@@ -97,7 +119,15 @@ def test_failures_name_the_queries(tmp_path: Path, allowed: float, told: str) ->
 
 
 def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
-    replies = ask(Counting(), requests(8), Sampling(1, 1), seed=0, batch=4, journal=tmp_path / "a.journal", label="x")
+    replies = ask(
+        Counting(),
+        requests(8),
+        Sampling(1, 1),
+        seed=0,
+        batch=4,
+        journal=tmp_path / "a.journal",
+        label="x",
+    )
     seeds = [reply.text.split()[0] for reply in replies]
     assert len(set(seeds[:4])) == len(set(seeds[4:])) == 1
     assert seeds[0] != seeds[4]
@@ -111,10 +141,15 @@ def engine() -> Any:
 
 
 def test_tiny_base_sees_and_hears(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
-    queries = [q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")]
+    queries = [
+        q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")
+    ]
     asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     replies = engine.generate(Batch(asked, 0), Sampling(0, small_recipe.profile.max_new_tokens))
-    right = sum(f"<answer>{q.answer}</answer>" in reply.text for q, reply in zip(queries, replies, strict=True))
+    right = sum(
+        f"<answer>{q.answer}</answer>" in reply.text
+        for q, reply in zip(queries, replies, strict=True)
+    )
     assert right / len(queries) > 0.7
 
 
@@ -126,21 +161,45 @@ def test_media_are_processed_once_whatever_the_draws(
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     reader = module.Reader(engine.encoder, Profile())
     opened: list[Path] = []
-    monkeypatch.setattr(module, "read", lambda media, root, profile: (opened.append(root), read_media(media, root, profile))[1])
-    prompts = [reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared)) for _ in range(5)]
+    monkeypatch.setattr(
+        module,
+        "read",
+        lambda media, root, profile: (opened.append(root), read_media(media, root, profile))[1],
+    )
+    prompts = [
+        reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared))
+        for _ in range(5)
+    ]
     assert len(opened) == 2
     assert all(p.ids == prompts[0].ids for p in prompts)
 
 
-def test_processed_media_make_room(engine: Any, prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processed_media_make_room(
+    engine: Any, prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from omnicore.engines import transformers as module
 
-    pictures = list(dict.fromkeys(m for q in read_jsonl(prepared / "queries.jsonl", Query) for m in q.media if m.kind == "image"))
-    monkeypatch.setattr(module, "FEATURES", 3 * engine.reader.features(pictures[0], prepared, engine.reader.profile).size)
+    pictures = list(
+        dict.fromkeys(
+            m
+            for q in read_jsonl(prepared / "queries.jsonl", Query)
+            for m in q.media
+            if m.kind == "image"
+        )
+    )
+    monkeypatch.setattr(
+        module,
+        "FEATURES",
+        3 * engine.reader.features(pictures[0], prepared, engine.reader.profile).size,
+    )
     reader = module.Reader(engine.encoder, Profile())
     read_again: list[Any] = []
     monkeypatch.setattr(
-        module, "read", lambda media, root, profile: (read_again.append(media), read_media(media, root, profile))[1]
+        module,
+        "read",
+        lambda media, root, profile: (read_again.append(media), read_media(media, root, profile))[
+            1
+        ],
     )
     for picture in [*pictures[:4], pictures[3], pictures[0]]:
         reader.features(picture, prepared, reader.profile)
@@ -150,7 +209,9 @@ def test_processed_media_make_room(engine: Any, prepared: Path, small_recipe: Re
 def test_sampling_is_seeded(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:16]
     asked = [Request(parts(q, View.visual_only, small_recipe.profile), prepared) for q in queries]
-    first, again, other = (engine.generate(Batch(asked, seed), Sampling(1.0, 14)) for seed in (1, 1, 2))
+    first, again, other = (
+        engine.generate(Batch(asked, seed), Sampling(1.0, 14)) for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
@@ -161,26 +222,45 @@ def test_forks_say_what_one_process_says(prepared: Path, small_recipe: Recipe) -
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:24]
     asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     batches = [Batch(asked[i : i + 8], seed=i) for i in (0, 8, 16)]
-    one, two = (TransformersEngine("embedded:tiny-base", Profile(), workers=n).answer(batches, Sampling(1.0, 14)) for n in (1, 2))
-    assert dict(pair for done in one for pair in done) == dict(pair for done in two for pair in done)
+    one, two = (
+        TransformersEngine("embedded:tiny-base", Profile(), workers=n).answer(
+            batches, Sampling(1.0, 14)
+        )
+        for n in (1, 2)
+    )
+    assert dict(pair for done in one for pair in done) == dict(
+        pair for done in two for pair in done
+    )
 
 
-def test_missing_media_is_named(engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+def test_missing_media_is_named(
+    engine: Any, prepared: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
     query = read_jsonl(prepared / "queries.jsonl", Query)[0]
     with pytest.raises(DataError, match=r"media/.* is missing: run prepare again"):
-        type(engine.reader)(engine.encoder, Profile()).prompt(Request(parts(query, View.omni, small_recipe.profile), tmp_path))
+        type(engine.reader)(engine.encoder, Profile()).prompt(
+            Request(parts(query, View.omni, small_recipe.profile), tmp_path)
+        )
 
 
 def test_unreadable_medium_is_error_of_one_request(engine: Any, tmp_path: Path) -> None:
-    files = [make_picture(tmp_path / f"{colour}.png", colour, (28, 28)) for colour in ("red", "blue", "green")]
+    files = [
+        make_picture(tmp_path / f"{colour}.png", colour, (28, 28))
+        for colour in ("red", "blue", "green")
+    ]
     red, blue, green = (medium(path, "image") for path in files)
     files[0].write_text("no picture")
     make_picture(files[1], "white", (28, 28))  # a picture, but another one
     files[2].unlink()
     files.append(make_picture(tmp_path / "grey.png", "grey", (28, 28)))
-    asked = [Request((shown, "Which digit?"), tmp_path) for shown in (red, medium(files[3], "image"), blue, green)]
+    asked = [
+        Request((shown, "Which digit?"), tmp_path)
+        for shown in (red, medium(files[3], "image"), blue, green)
+    ]
     replies = engine.generate(Batch(asked, 0), Sampling(0, 4))
-    changed = "is not the file that was prepared, its sha256 differs: run prepare again, or copy it again"
+    changed = (
+        "is not the file that was prepared, its sha256 differs: run prepare again, or copy it again"
+    )
     assert [reply.error for reply in replies] == [
         f"red.png {changed}",
         "",
@@ -191,14 +271,21 @@ def test_unreadable_medium_is_error_of_one_request(engine: Any, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("asked", [["short", "long", "short"], ["long"]])
-def test_a_sound_that_the_model_hears_a_part_of_is_no_question(engine: Any, tmp_path: Path, asked: list[str]) -> None:
+def test_a_sound_that_the_model_hears_a_part_of_is_no_question(
+    engine: Any, tmp_path: Path, asked: list[str]
+) -> None:
     """The embedded models hear one second."""
     heard = {"short": medium(make_tone(tmp_path / "short.wav", 300, 1.0), "audio")}
     heard["long"] = medium(make_tone(tmp_path / "long.wav", 300, 1.5), "audio")
     batch = [Request((heard[name], "Which digit?"), tmp_path) for name in asked]
     replies = engine.generate(Batch(batch, 0), Sampling(0, 4))
-    said = "long.wav: a sound of 1.5 s, and the model hears 1 s: give it a clip (start, end), or leave it out"
+    said = (
+        "long.wav: a sound of 1.5 s, and the model hears 1 s: give it a clip (start, end), or leave"
+        " it out"
+    )
     assert [reply.error for reply in replies] == [said if name == "long" else "" for name in asked]
     assert all(reply.tokens for reply in replies if not reply.error)
     clipped = heard["long"].model_copy(update={"start": 0.5})
-    assert not engine.generate(Batch([Request((clipped, "Which digit?"), tmp_path)], 0), Sampling(0, 4))[0].error
+    assert not engine.generate(
+        Batch([Request((clipped, "Which digit?"), tmp_path)], 0), Sampling(0, 4)
+    )[0].error

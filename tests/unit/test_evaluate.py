@@ -1,4 +1,5 @@
-"""evaluate through the door: figures counted by hand, two scores, errors that are in no figure, lmms-eval's layout."""
+"""Evaluate through the door: figures counted by hand, two scores, errors that are in no figure,
+lmms-eval's layout."""
 
 from __future__ import annotations
 
@@ -52,9 +53,15 @@ def scores(output: Path) -> dict[str, Any]:
 
 
 def test_replies_have_two_scores(output: Path) -> None:
-    found = {(r.benchmark, r.id): r for r in read_jsonl(output / "responses.jsonl", Response) if r.view is View.omni}
+    found = {
+        (r.benchmark, r.id): r
+        for r in read_jsonl(output / "responses.jsonl", Response)
+        if r.view is View.omni
+    }
     right, wrong, nothing = Outcome.correct, Outcome.incorrect, Outcome.no_answer
-    assert {key[1]: (r.outcome, r.official) for key, r in found.items() if key[0] == "daily_omni"} == {
+    assert {
+        key[1]: (r.outcome, r.official) for key, r in found.items() if key[0] == "daily_omni"
+    } == {
         "00": (right, 1.0),
         "01": (right, 1.0),
         "02": (nothing, 1.0),
@@ -63,14 +70,19 @@ def test_replies_have_two_scores(output: Path) -> None:
         "05": (wrong, 0.0),
         "07": (nothing, 0.0),
     }
-    assert {key[1]: (r.outcome, r.answer, r.official) for key, r in found.items() if key[0] == "elm"} == {
+    assert {
+        key[1]: (r.outcome, r.answer, r.official) for key, r in found.items() if key[0] == "elm"
+    } == {
         "00": (right, "cat", None),
         "01": (right, "cat, owl", None),
         "02": (right, "12", None),
         "03": (wrong, "a violin", None),
         "04": (right, "yes", None),
     }
-    assert (found["daily_omni", "04"].truncated, found["daily_omni", "04"].reasoning) == (True, "long")
+    assert (found["daily_omni", "04"].truncated, found["daily_omni", "04"].reasoning) == (
+        True,
+        "long",
+    )
 
 
 def test_a_failed_request_is_counted_and_in_no_figure(output: Path, scores: dict[str, Any]) -> None:
@@ -78,7 +90,9 @@ def test_a_failed_request_is_counted_and_in_no_figure(output: Path, scores: dict
     key = {"benchmark": "daily_omni", "id": "06", "error": "HTTP 500"}
     assert errors == [{**key, "view": "omni"}, {**key, "view": "visual_only"}]
     assert scores["errors"] == 2
-    assert {name: count for name, count in read_step(output)["summary"].items() if "errors" in name} == {
+    assert {
+        name: count for name, count in read_step(output)["summary"].items() if "errors" in name
+    } == {
         "errors": 2,
         "errors_daily_omni": 2,
     }
@@ -113,7 +127,10 @@ def test_figures_over_all(scores: dict[str, Any]) -> None:
     elm = (1 / 4 + 1 / 15 + 1 / 2) / 5
     corrected = ((3 / 7 - 0.25) / 0.75 + (4 / 5 - elm) / (1 - elm)) / 2
     assert scores["raw"]["chance_corrected"]["value"] == pytest.approx(corrected)
-    assert scores["official"] == {"raw": None, "clean": None}  # elm has no rule: the means would be of other queries
+    assert scores["official"] == {
+        "raw": None,
+        "clean": None,
+    }  # elm has no rule: the means would be of other queries
     # Hidden media: the stub says the same, so the ablation equals the clean view.
     assert scores["ablation"]["no_audio"] == scores["clean"]["micro"]
 
@@ -131,27 +148,52 @@ def test_types_within_benchmarks(scores: dict[str, Any]) -> None:
     assert types["elm"]["pick"]["clean"] is None  # its only query is removed
     assert types["elm"]["pick"]["clean_chance"] is None
     assert types["elm"]["count"]["chance"] == 0
-    assert set(scores["by_type"]) == {"Event", "Inference", "both", "count", "heard", "open", "pick"}
+    assert set(scores["by_type"]) == {
+        "Event",
+        "Inference",
+        "both",
+        "count",
+        "heard",
+        "open",
+        "pick",
+    }
     for block in (b for by in types.values() for b in by.values()):
         assert Estimate.model_validate(block["raw"]).n > 0
 
 
-def test_official_over_all_where_every_benchmark_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_over_all_where_every_benchmark_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     daily = [q for q in QUERIES if q.benchmark == "daily_omni"]
-    scores = read_json(evaluated(tmp_path / "out", SAID, inputs(tmp_path, daily), monkeypatch) / "scores.json")
-    assert scores["official"]["raw"]["micro"] == scores["by_benchmark"]["daily_omni"]["official"]["raw"]
+    scores = read_json(
+        evaluated(tmp_path / "out", SAID, inputs(tmp_path, daily), monkeypatch) / "scores.json"
+    )
+    assert (
+        scores["official"]["raw"]["micro"]
+        == scores["by_benchmark"]["daily_omni"]["official"]["raw"]
+    )
     assert scores["official"]["clean"]["macro"]["value"] == pytest.approx(2 / 5)
 
 
-def test_the_publishers_own_figures(scores: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AVHBench publishes the F1 of Yes, which is no mean: of four, two are said, two are due, one is both."""
+def test_the_publishers_own_figures(
+    scores: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AVHBench publishes the F1 of Yes, which is no mean: of four, two are said, two are due, one
+    is both."""
     assert scores["by_benchmark"]["daily_omni"]["publisher"] is None
     assert scores["by_benchmark"]["elm"]["publisher"] is None
     key = ("Yes", "Yes", "No", "No", "No")
-    asked = [query("avhbench", i, "AV Matching", a, options=("Yes", "No"), answer_kind="yes_no") for i, a in enumerate(key)]
-    said = dict(zip([f"avhbench {i:02d}" for i in range(5)], ["Yes", "No", "Yes", "No", "No"], strict=True))
+    asked = [
+        query("avhbench", i, "AV Matching", a, options=("Yes", "No"), answer_kind="yes_no")
+        for i, a in enumerate(key)
+    ]
+    said = dict(
+        zip([f"avhbench {i:02d}" for i in range(5)], ["Yes", "No", "Yes", "No", "No"], strict=True)
+    )
     given = inputs(tmp_path, asked, {("avhbench", "04")})
-    found = read_json(evaluated(tmp_path / "out", said, given, monkeypatch) / "scores.json")["by_benchmark"]["avhbench"]
+    found = read_json(evaluated(tmp_path / "out", said, given, monkeypatch) / "scores.json")[
+        "by_benchmark"
+    ]["avhbench"]
     assert found["publisher"]["clean"]["AV Matching/f1"] == 0.5
     assert found["publisher"]["raw"]["AV Matching/accuracy"] == found["raw"]["value"] == 0.6
 
@@ -161,13 +203,21 @@ def test_what_was_asked_and_how_is_in_the_scores(scores: dict[str, Any], output:
     assert scores["profile_hash"] == profile_hash(RECIPE.profile)
     assert scores["queries_hash"] == queries_hash(reversed(QUERIES))
     items: list[dict[str, Any]] = read_jsonl(output / "items.jsonl", dict)
-    assert items[0] == {"benchmark": "daily_omni", "id": "00", "type": "Event", "cluster": "daily_omni-0", "kept": False}
+    assert items[0] == {
+        "benchmark": "daily_omni",
+        "id": "00",
+        "type": "Event",
+        "cluster": "daily_omni-0",
+        "kept": False,
+    }
     assert len(items) == len(QUERIES)
 
 
 def test_the_hash_of_queries_is_of_their_content_not_of_their_place() -> None:
     one = query("elm", 0, "pick", "cat")
-    moved = one.model_copy(update={"media": (one.media[0].model_copy(update={"uri": "elsewhere/b.png"}),)})
+    moved = one.model_copy(
+        update={"media": (one.media[0].model_copy(update={"uri": "elsewhere/b.png"}),)}
+    )
     assert queries_hash([one]) == queries_hash([moved])
     assert queries_hash([one]) != queries_hash([one.model_copy(update={"answer": "dog"})])
 
@@ -175,23 +225,40 @@ def test_the_hash_of_queries_is_of_their_content_not_of_their_place() -> None:
 def test_chance_by_kind() -> None:
     both = query("elm", 0, "t", "cat", also=("owl",), answer_kind="set")
     assert chance([both]) == 1 / 15
-    assert chance([query("elm", 0, "t", "3", options=(), answer_kind="number"), query("elm", 1, "t", "cat")]) == 1 / 8
+    assert (
+        chance(
+            [
+                query("elm", 0, "t", "3", options=(), answer_kind="number"),
+                query("elm", 1, "t", "cat"),
+            ]
+        )
+        == 1 / 8
+    )
 
 
-def test_same_answers_same_bytes(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert digest_directory(evaluated(tmp_path / "out", SAID, inputs(tmp_path), monkeypatch)) == digest_directory(output)
+def test_same_answers_same_bytes(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digest_directory(
+        evaluated(tmp_path / "out", SAID, inputs(tmp_path), monkeypatch)
+    ) == digest_directory(output)
 
 
 def test_too_many_failures_end_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {f"daily_omni {i:02d}": Reply(error="HTTP 500") for i in range(8)}
-    with pytest.raises(EngineError, match=r"evaluate: 12 of 23 requests failed, more than the 50\.0%.*12 x HTTP 500"):
+    with pytest.raises(
+        EngineError,
+        match=r"evaluate: 12 of 23 requests failed, more than the 50\.0%.*12 x HTTP 500",
+    ):
         evaluated(tmp_path / "out", said, inputs(tmp_path), monkeypatch)
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
 def test_a_view_without_replies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"none of the 0 queries of the clean view has a reply"):
-        evaluated(tmp_path / "out", {}, inputs(tmp_path, removed={q.key for q in QUERIES}), monkeypatch)
+        evaluated(
+            tmp_path / "out", {}, inputs(tmp_path, removed={q.key for q in QUERIES}), monkeypatch
+        )
 
 
 @pytest.mark.parametrize(
@@ -211,12 +278,19 @@ def test_a_manifest_that_does_not_fit(
         run(RECIPE, RECIPE.evaluate, given, tmp_path)
 
 
-def test_an_imported_manifest_has_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_imported_manifest_has_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = inputs(tmp_path)
     path = given["manifest"] / "manifest.json"
     path.write_text(json.dumps(read_json(path) | {"policy": "imported", "profile_hash": ""}))
     finish(given["manifest"])
-    assert read_json(evaluated(tmp_path / "out", SAID, given, monkeypatch) / "scores.json")["clean"]["micro"]["n"] == 9
+    assert (
+        read_json(evaluated(tmp_path / "out", SAID, given, monkeypatch) / "scores.json")["clean"][
+            "micro"
+        ]["n"]
+        == 9
+    )
 
 
 def test_lmms_eval_results(output: Path, scores: dict[str, Any]) -> None:
@@ -239,8 +313,17 @@ def test_lmms_eval_samples(output: Path) -> None:
     rows: list[dict[str, Any]] = read_jsonl(output / "lmms_eval" / "samples_daily_omni.jsonl", dict)
     assert [row["doc_id"] for row in rows] == [0, 1, 2, 3, 4, 5, 7]  # 6 failed
     row = rows[2]
-    assert (row["target"], row["filtered_resps"], row["resps"]) == ("dog", [""], [["Because it barks"]])
-    assert (row["strict"], row["official"], row["outcome"], row["clean"]) == (0.0, 1.0, "no_answer", True)
+    assert (row["target"], row["filtered_resps"], row["resps"]) == (
+        "dog",
+        [""],
+        [["Because it barks"]],
+    )
+    assert (row["strict"], row["official"], row["outcome"], row["clean"]) == (
+        0.0,
+        1.0,
+        "no_answer",
+        True,
+    )
     assert row["input"] == "<image>daily_omni 02?\nA. cat\nB. dog\nC. fox\nD. owl"
     elm: list[dict[str, Any]] = read_jsonl(output / "lmms_eval" / "samples_elm.jsonl", dict)
     assert [row["target"] for row in elm] == ["cat", "cat, owl", "12", "violin", "yes"]

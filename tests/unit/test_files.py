@@ -40,7 +40,9 @@ def test_a_whole_omni_is_loaded_and_saved_as_transformers_does(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, encoder = thinker.load(published)
-    upstream = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(published, dtype=torch.float32)
+    upstream = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        published, dtype=torch.float32
+    )
     expected = logits(upstream)
     assert torch.equal(logits(model), expected)
     assert not (published / "unpickled").exists(), "the voices were opened"
@@ -53,10 +55,17 @@ def test_a_whole_omni_is_loaded_and_saved_as_transformers_does(
     files.check(tmp_path / "saved")
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
     # vLLM would let a left-over rope_scaling win over rope_parameters, and drop the theta.
-    assert "rope_scaling" not in json.loads((tmp_path / "saved" / "config.json").read_text())["thinker_config"]["text_config"]
+    assert (
+        "rope_scaling"
+        not in json.loads((tmp_path / "saved" / "config.json").read_text())["thinker_config"][
+            "text_config"
+        ]
+    )
     again = [
         thinker.load(tmp_path / "saved")[0],
-        Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=torch.float32),
+        Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            tmp_path / "saved", dtype=torch.float32
+        ),
         AutoModelForMultimodalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).thinker,
     ]
     for found in again:
@@ -66,7 +75,9 @@ def test_a_whole_omni_is_loaded_and_saved_as_transformers_does(
 def test_the_talker_is_never_read_into_memory(directory: Path) -> None:
     """A gigabyte of it, all holes: what was read would be resident."""
     size = 1 << 30
-    header = json.dumps({"talker.huge": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    header = json.dumps(
+        {"talker.huge": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}
+    ).encode()
     with (directory / "talker.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(file.tell() + size)
@@ -82,7 +93,13 @@ def test_the_talker_is_never_read_into_memory(directory: Path) -> None:
 
 def resident(name: str) -> int:
     """In KiB."""
-    return int(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)))
+    return int(
+        next(
+            line.split()[1]
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith(name)
+        )
+    )
 
 
 def _cut(directory: Path) -> None:
@@ -130,31 +147,57 @@ def _pickled(directory: Path) -> None:
         (_cut, rf"{SECOND} is damaged or truncated .*: fetch or make the checkpoint again"),
         (_grown, rf"{SECOND} is damaged or truncated"),
         (lambda d: (d / FIRST).write_bytes(b"\xff" * 64), rf"{FIRST} is damaged or truncated"),
-        (lambda d: (d / LAST).unlink(), rf"index\.json names {LAST}, which is not in its directory"),
+        (
+            lambda d: (d / LAST).unlink(),
+            rf"index\.json names {LAST}, which is not in its directory",
+        ),
         (
             _json(files.INDEX, weight_map={"a": "../evil.safetensors"}),
             r"names \.\./evil\.safetensors, which is not in its directory",
         ),
-        (_moved, rf"{FIRST} is not as model\.safetensors\.index\.json says: thinker\.model\.norm\.weight is in one of them alone"),
+        (
+            _moved,
+            (
+                rf"{FIRST} is not as model\.safetensors\.index\.json says:"
+                r" thinker\.model\.norm\.weight is in one of them alone"
+            ),
+        ),
         (
             _weight(LAST, lambda w, name: w.update(more=w[name].clone())),
             rf"{LAST} is not as .*index\.json says: more is in one of them alone",
         ),
-        (_json(files.INDEX, metadata={"total_size": 12}), r"says that the weights take 12 bytes, and the shards hold \d+"),
+        (
+            _json(files.INDEX, metadata={"total_size": 12}),
+            r"says that the weights take 12 bytes, and the shards hold \d+",
+        ),
         (_json(files.INDEX, weight_map=[]), r"has no weight_map from weights to shards"),
         (lambda d: (d / files.INDEX).write_text("{"), r"index\.json is not JSON"),
-        (lambda d: (d / files.INDEX).unlink(), r"has neither model\.safetensors nor model\.safetensors\.index\.json"),
+        (
+            lambda d: (d / files.INDEX).unlink(),
+            r"has neither model\.safetensors nor model\.safetensors\.index\.json",
+        ),
         (lambda d: (d / FIRST).rename(d / "model.safetensors"), r"which may be two models"),
-        (_weight(FIRST, lambda w, name: w.update({name: w[name].to(torch.int8)})), rf"{FIRST} holds \S+ as I8: weights that train"),
+        (
+            _weight(FIRST, lambda w, name: w.update({name: w[name].to(torch.int8)})),
+            rf"{FIRST} holds \S+ as I8: weights that train",
+        ),
         (_pickled, r"no \.safetensors weights; pickled weights are never loaded"),
-        (_json("config.json", auto_map={"AutoModel": "evil.Model"}), r"remote code \(auto_map\), which is never run"),
-        (lambda d: (d / "adapter_config.json").write_text("{}"), r"holds an adapter, adapter_config\.json: merge it"),
+        (
+            _json("config.json", auto_map={"AutoModel": "evil.Model"}),
+            r"remote code \(auto_map\), which is never run",
+        ),
+        (
+            lambda d: (d / "adapter_config.json").write_text("{}"),
+            r"holds an adapter, adapter_config\.json: merge it",
+        ),
         (lambda d: (d / "config.json").unlink(), r"config\.json is missing"),
         (lambda d: (d / "config.json").write_text("{"), r"config\.json is not JSON"),
         (lambda d: (d / "tokenizer_config.json").unlink(), r"tokenizer_config\.json is missing"),
     ],
 )
-def test_damaged_checkpoints_are_refused(directory: Path, harm: Callable[[Path], None], message: str) -> None:
+def test_damaged_checkpoints_are_refused(
+    directory: Path, harm: Callable[[Path], None], message: str
+) -> None:
     harm(directory)
     with pytest.raises(CheckpointError, match=message):
         thinker.load(directory)
@@ -172,13 +215,23 @@ def _widened(weights: dict[str, Any]) -> None:
     ("harm", "message"),
     [
         (_dropped, r"lacks 1 weights of the thinker, lm_head\.weight first"),
-        (_widened, r"1 weights of another size than its config\.json says, lm_head\.weight first: \[378, 64\] for \[378, 128\]"),
+        (
+            _widened,
+            (
+                r"1 weights of another size than its config\.json says, lm_head\.weight first:"
+                r" \[378, 64\] for \[378, 128\]"
+            ),
+        ),
     ],
 )
 def test_weights_that_are_not_of_the_config_are_named(
     directory: Path, harm: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    weights = {name: value for shard in (FIRST, SECOND, LAST) for name, value in load_file(directory / shard).items()}
+    weights = {
+        name: value
+        for shard in (FIRST, SECOND, LAST)
+        for name, value in load_file(directory / shard).items()
+    }
     harm(weights)
     for path in directory.glob("model*"):
         path.unlink()

@@ -39,11 +39,21 @@ def wild(step: str, rate: float, *overrides: str) -> Recipe:
             r"the weights are not finite after step 1, .* first: lower the",
         ),
         ("sft", 1e38, ["sft.steps=3", "sft.batch=8", "sft.checkpoint_every=1"], r"not finite"),
-        ("rlvr", 1e38, ["rlvr.steps=3", "rlvr.prompts=2", "rlvr.group=8", "rlvr.checkpoint_every=1"], r"not finite"),
+        (
+            "rlvr",
+            1e38,
+            ["rlvr.steps=3", "rlvr.prompts=2", "rlvr.group=8", "rlvr.checkpoint_every=1"],
+            r"not finite",
+        ),
     ],
 )
 def test_a_training_that_diverges_publishes_nothing(
-    inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str, rate: float, overrides: list[str], told: str
+    inputs: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    step: str,
+    rate: float,
+    overrides: list[str],
+    told: str,
 ) -> None:
     with pytest.raises(TrainingError, match=told):
         run_step(step, wild(step, rate, *overrides), inputs[step], tmp_path / "out")
@@ -59,9 +69,13 @@ def test_rows_whose_loss_is_not_finite_are_named() -> None:
         with pytest.raises(TrainingError):
             check_rows([math.inf] * 3, rows, 4)
         assert live._work
-        (loss,) = next(f for f in live._work.metrics.collect() if f.name == "omni_training_loss").samples
+        (loss,) = next(
+            f for f in live._work.metrics.collect() if f.name == "omni_training_loss"
+        ).samples
         assert math.isnan(loss.value)  # what the alert NaNLoss looks for
-    with pytest.raises(TrainingError, match=rf"1 of 3 rows is not finite at step 5, .*: b {rows[1].id}\. "):
+    with pytest.raises(
+        TrainingError, match=rf"1 of 3 rows is not finite at step 5, .*: b {rows[1].id}\. "
+    ):
         check_rows([0.1, math.nan, 0.3], rows, 4)
 
 
@@ -77,7 +91,9 @@ def test_gradients_are_looked_at_before_the_weights_move() -> None:
         Finite().on_pre_optimizer_step(None, State(), None, model=model)
 
 
-@pytest.mark.parametrize(("value", "name"), [(math.nan, "1.bias"), (-math.inf, "1.bias"), (3e38, "")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(math.nan, "1.bias"), (-math.inf, "1.bias"), (3e38, "")]
+)
 def test_only_numbers_that_are_not_finite_count(value: float, name: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():
@@ -85,11 +101,15 @@ def test_only_numbers_that_are_not_finite_count(value: float, name: str) -> None
     assert thinker.not_finite(model.named_parameters()) == name
 
 
-def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_loaded(random_model: Any, encoder: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_loaded(
+    random_model: Any, encoder: Any, tmp_path: Path
+) -> None:
     thinker.save(random_model, encoder, tmp_path / "good")
     with torch.no_grad():
         next(random_model.parameters()).view(-1)[3] = math.nan
-    with pytest.raises(CheckpointError, match=r"holds numbers that are not finite: nothing is written"):
+    with pytest.raises(
+        CheckpointError, match=r"holds numbers that are not finite: nothing is written"
+    ):
         thinker.save(random_model, encoder, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
@@ -100,5 +120,8 @@ def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_loaded(random_mo
     name = min(held)
     held[name].view(-1)[0] = math.inf
     save_file(held, path, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"holds numbers that are not finite, so the training that wrote it has diverged"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds numbers that are not finite, so the training that wrote it has diverged",
+    ):
         thinker.load(tmp_path / "good")

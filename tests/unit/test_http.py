@@ -29,7 +29,9 @@ from tests.unit.http_fixture import answers, batches, connect, replied, requests
 __all__ = ["short_waits"]
 
 
-def test_a_request_holds_media_in_their_places_as_data_urls(prepared: Path, small_recipe: Recipe) -> None:
+def test_a_request_holds_media_in_their_places_as_data_urls(
+    prepared: Path, small_recipe: Recipe
+) -> None:
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     shown = (*parts(query, View.omni, small_recipe.profile), query.media[0], "and again?")
     with Stub(lambda request: completion("x")) as stub:
@@ -47,7 +49,9 @@ def test_a_request_holds_media_in_their_places_as_data_urls(prepared: Path, smal
         "seed": 7,
     }
     kinds = {"image": "image_url", "audio": "input_audio"}
-    assert [item["type"] for item in content] == ["text" if isinstance(part, str) else kinds[part.kind] for part in shown]
+    assert [item["type"] for item in content] == [
+        "text" if isinstance(part, str) else kinds[part.kind] for part in shown
+    ]
     for item, part in zip(content, shown, strict=True):
         if isinstance(part, str):
             assert item == {"type": "text", "text": part}
@@ -55,31 +59,47 @@ def test_a_request_holds_media_in_their_places_as_data_urls(prepared: Path, smal
             assert from_data_url(item["image_url"]["url"]) == load_image(prepared / part.uri)
         else:
             assert item["input_audio"]["format"] == "wav"
-            assert np.array_equal(from_wav(item["input_audio"]["data"]), load_audio(prepared / part.uri))
+            assert np.array_equal(
+                from_wav(item["input_audio"]["data"]), load_audio(prepared / part.uri)
+            )
 
 
-def test_a_video_is_sent_as_frames_and_its_sound_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_is_sent_as_frames_and_its_sound_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
     path = make_video(tmp_path / "a.mp4", 4.0, 12, (96, 64), 440.0)
     clip = medium(path, "video", 1.0, 3.0), medium(path, "audio", 1.0, 3.0)
     with Stub(lambda request: completion("x")) as stub:
-        answers(connect(stub, Profile(fps=2.0)), [Batch([Request((*clip, "What barks?"), tmp_path)], 7)])
+        answers(
+            connect(stub, Profile(fps=2.0)), [Batch([Request((*clip, "What barks?"), tmp_path)], 7)]
+        )
         (sent,) = stub.requests
     video, sound, text = sent["messages"][0]["content"]
     frames = frames_from_url(video["video_url"]["url"]).frames
-    assert [number_shown(frame) for frame in frames] == [number_shown(f) for f in load_video(path, 2.0, 32, 1.0, 3.0).frames]
+    assert [number_shown(frame) for frame in frames] == [
+        number_shown(f) for f in load_video(path, 2.0, 32, 1.0, 3.0).frames
+    ]
     assert len(frames) > 2
     assert sent["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
     assert sent["mm_processor_kwargs"] == {"fps": 2.0}
     assert np.abs(from_wav(sound["input_audio"]["data"]) - load_audio(path, 1.0, 3.0)).max() < 1e-4
-    assert (sound["input_audio"]["format"], text) == ("wav", {"type": "text", "text": "What barks?"})
+    assert (sound["input_audio"]["format"], text) == (
+        "wav",
+        {"type": "text", "text": "What barks?"},
+    )
 
 
 def test_videos_of_unlike_rates_are_an_error_and_never_sent_with_the_rate_of_the_first() -> None:
     slow, fast, text = http.Item(b"{}", 0.5), http.Item(b"{}", 2.0), http.said("?")
-    with pytest.raises(DataError, match=r"videos are shown at 0\.5 and 2 frames a second, and a request has one rate"):
+    with pytest.raises(
+        DataError,
+        match=r"videos are shown at 0\.5 and 2 frames a second, and a request has one rate",
+    ):
         http.closing([slow, text, fast], 1)
-    assert json.loads(b'[{"a":[{"b":[' + http.closing([slow, text, slow], 1) + b"]")[0]["mm_processor_kwargs"] == {"fps": 0.5}
+    assert json.loads(b'[{"a":[{"b":[' + http.closing([slow, text, slow], 1) + b"]")[0][
+        "mm_processor_kwargs"
+    ] == {"fps": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +107,11 @@ def test_videos_of_unlike_rates_are_an_error_and_never_sent_with_the_rate_of_the
     [
         ((2.0,), 2.0, [4]),  # alone, as the profile says
         ((2.0, 2.0), 2.0, [4, 4]),
-        ((2.0, 6.0), 4 / 6, [2, 4]),  # the longer one is shown in max_frames, and the other at its rate
+        (
+            (2.0, 6.0),
+            4 / 6,
+            [2, 4],
+        ),  # the longer one is shown in max_frames, and the other at its rate
         ((7.0, 3.0, 2.0), 4 / 7, [4, 2, 2]),
     ],
 )
@@ -95,7 +119,10 @@ def test_several_videos_of_a_request_are_shown_at_one_rate(
     tmp_path: Path, encoder: Any, lengths: tuple[float, ...], fps: float, frames: list[int]
 ) -> None:
     profile = Profile(fps=2.0, max_frames=4)
-    made = [make_video(tmp_path / f"{number}.mp4", seconds, 8, (64, 48), None) for number, seconds in enumerate(lengths)]
+    made = [
+        make_video(tmp_path / f"{number}.mp4", seconds, 8, (64, 48), None)
+        for number, seconds in enumerate(lengths)
+    ]
     media = [medium(path, "video") for path in made]
     request = Request((*media, "?"), tmp_path)
     shown = with_one_rate(request.parts, tmp_path, profile)
@@ -125,7 +152,9 @@ def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
     prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode, encoded = http.encoded, []
-    monkeypatch.setattr(http, "encoded", lambda media, *args: (encoded.append(media), encode(media, *args))[1])
+    monkeypatch.setattr(
+        http, "encoded", lambda media, *args: (encoded.append(media), encode(media, *args))[1]
+    )
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     shown = parts(query, View.omni, small_recipe.profile)
     with Stub() as stub:
@@ -134,32 +163,56 @@ def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
     assert sorted(encoded, key=str) == sorted(query.media, key=str)
 
 
-def test_encoded_media_are_kept_up_to_a_bound(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoded_media_are_kept_up_to_a_bound(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     media = [q.media[0] for q in read_jsonl(prepared / "queries.jsonl", Query) if q.media]
     media = list(dict.fromkeys(media))[:6]
-    monkeypatch.setattr(http, "encoded", lambda medium, *args: (encoded.append(medium), http.Item(b"{}".rjust(100)))[1])
+    monkeypatch.setattr(
+        http,
+        "encoded",
+        lambda medium, *args: (encoded.append(medium), http.Item(b"{}".rjust(100)))[1],
+    )
     monkeypatch.setattr(http, "KEPT", 300)
     encoded: list[Any] = []
     with Stub(lambda request: completion("x")) as stub:
         engine = connect(stub, concurrency=1)
-        answers(engine, [Batch([Request((m, "?"), prepared)], i) for i, m in enumerate([*media, media[-1], media[0]])])
+        answers(
+            engine,
+            [
+                Batch([Request((m, "?"), prepared)], i)
+                for i, m in enumerate([*media, media[-1], media[0]])
+            ],
+        )
     assert encoded == [*media, media[0]]  # the last is still there, the first has made room
 
 
 BAD = {
     "lost": (lambda path: path.unlink(), "is missing: run prepare again, or copy the {kind} there"),
-    "changed": (lambda path: path.write_bytes(b"another"), "is not the file that was prepared, its sha256 differs: run prepare"),
-    "refused by the disk": (lambda path: (path.unlink(), path.symlink_to("/proc/self/mem")), "cannot be read: Input/output error"),
+    "changed": (
+        lambda path: path.write_bytes(b"another"),
+        "is not the file that was prepared, its sha256 differs: run prepare",
+    ),
+    "refused by the disk": (
+        lambda path: (path.unlink(), path.symlink_to("/proc/self/mem")),
+        "cannot be read: Input/output error",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
 @pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
 def test_unreadable_medium_is_error_of_its_query(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, spoil: Callable[[Path], Any], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Any,
+    spoil: Callable[[Path], Any],
+    message: str,
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(http, "KEPT", 0)  # each medium makes room for the next, the unreadable one as well
+    monkeypatch.setattr(
+        http, "KEPT", 0
+    )  # each medium makes room for the next, the unreadable one as well
     path = {
         "image": lambda: make_picture(tmp_path / "bad.png", "red", (32, 32)),
         "audio": lambda: make_tone(tmp_path / "bad.wav", 300, 0.5),
@@ -168,16 +221,27 @@ def test_unreadable_medium_is_error_of_its_query(
     good = medium(make_picture(tmp_path / "good.png", "blue", (32, 32)), "image")
     bad = medium(path, kind)
     spoil(path)
-    asked = [Batch([Request((shown, "?"), tmp_path)], seed) for seed, shown in enumerate([good, bad, bad, good, bad], 1)]
+    asked = [
+        Batch([Request((shown, "?"), tmp_path)], seed)
+        for seed, shown in enumerate([good, bad, bad, good, bad], 1)
+    ]
     with Stub(lambda request: completion("x")) as stub:
         replies = answers(connect(stub, concurrency=2), asked)
         assert stub.asked == 2
     assert [reply.text for reply in replies] == ["x", "", "", "x", ""]
-    assert all(reply.error.startswith(f"{path.name} {message.format(kind=kind)}") for reply in replies if not reply.text)
+    assert all(
+        reply.error.startswith(f"{path.name} {message.format(kind=kind)}")
+        for reply in replies
+        if not reply.text
+    )
 
 
 def tokens(*logprobs: float) -> dict[str, Any]:
-    return {"content": [{"token": "t", "logprob": p, "bytes": None, "top_logprobs": []} for p in logprobs]}
+    return {
+        "content": [
+            {"token": "t", "logprob": p, "bytes": None, "top_logprobs": []} for p in logprobs
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -187,11 +251,17 @@ def tokens(*logprobs: float) -> dict[str, Any]:
         (completion(""), replied("")),
         (completion("B", reasoning_content="It barks."), replied("B", "It barks.")),
         (completion("B", reasoning="It barks."), replied("B", "It barks.")),
-        (completion(None, reasoning_content="It ba", finish_reason="length"), replied("", "It ba", truncated=True)),
+        (
+            completion(None, reasoning_content="It ba", finish_reason="length"),
+            replied("", "It ba", truncated=True),
+        ),
         (completion("<answer>B", finish_reason="length"), replied("<answer>B", truncated=True)),
         (completion("<think>It barks.</think>\n\nB"), replied("B", "It barks.")),
         (completion("It barks.\n</think>\nB"), replied("B", "It barks.")),
-        (completion("<think>It ba", finish_reason="length"), replied("<think>It ba", truncated=True)),
+        (
+            completion("<think>It ba", finish_reason="length"),
+            replied("<think>It ba", truncated=True),
+        ),
         (completion("B <think>or C</think>"), replied("B <think>or C</think>")),
         (completion("<think>a</think>B", reasoning="b"), replied("<think>a</think>B", "b")),
         (completion("B", logprobs=tokens(-0.5, 0.0)), replied("B", logprobs=(-0.5, 0.0))),
@@ -211,7 +281,13 @@ def test_replies_are_read(sent: Answer, read: Reply) -> None:
 def test_a_model_that_is_served_under_two_names_may_use_either() -> None:
     two = Answer(
         json.dumps(
-            {"data": [{"id": "first", "root": "/m"}, {"id": "second", "root": "/m"}, {"id": "other", "root": "/o"}]}
+            {
+                "data": [
+                    {"id": "first", "root": "/m"},
+                    {"id": "second", "root": "/m"},
+                    {"id": "other", "root": "/o"},
+                ]
+            }
         ).encode()
     )
     with Stub(lambda request: completion("B", model="first"), models=two) as stub:
@@ -231,7 +307,10 @@ def test_the_key_is_sent_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     with Stub() as stub:
         answers(connect(stub, key_env="STUB_KEY"), batches(1))
         answers(connect(stub, key_env="STUB_KEY_2"), batches(1))
-        assert ["authorization: bearer secret" in headers.lower() for headers in stub.headers] == [True, False]
+        assert ["authorization: bearer secret" in headers.lower() for headers in stub.headers] == [
+            True,
+            False,
+        ]
 
 
 # How it is asked
@@ -250,7 +329,11 @@ def test_what_is_finished_is_given_before_the_rest_is() -> None:
     def slow_first(request: dict[str, Any], seen: int) -> Answer | None:
         if not told(request).startswith("question 0 "):
             return None
-        return completion("late", reasoning="x") if answered.is_set() else error(503, "wait", Retry_After="1")
+        return (
+            completion("late", reasoning="x")
+            if answered.is_set()
+            else error(503, "wait", Retry_After="1")
+        )
 
     order = []
     with Stub(fault=slow_first) as stub:

@@ -1,4 +1,5 @@
-"""Faults of a server: those that pass leave no trace, those that stay are errors and never answers."""
+"""Faults of a server: those that pass leave no trace, those that stay are errors and never
+answers."""
 
 from __future__ import annotations
 
@@ -17,11 +18,26 @@ from omnicore.engines.base import Reply, Sampling, ask
 from omnicore.errors import EngineError
 from omnicore.storage.journal import Journal
 from tests.stub_server import MODEL, Answer, Stub, completion, error
-from tests.unit.http_fixture import HTML, PAGE, answers, batches, connect, on, replied, requests, short_waits
+from tests.unit.http_fixture import (
+    HTML,
+    PAGE,
+    answers,
+    batches,
+    connect,
+    on,
+    replied,
+    requests,
+    short_waits,
+)
 
 __all__ = ["short_waits"]
 
-MISSING = {"type": "missing", "loc": ("body", "messages", 0), "msg": "Field 'x' required", "input": {"data": "QUJD" * 99}}
+MISSING = {
+    "type": "missing",
+    "loc": ("body", "messages", 0),
+    "msg": "Field 'x' required",
+    "input": {"data": "QUJD" * 99},
+}
 SAMPLES = [i / 7 - 50 for i in range(700)]
 PASSING = {
     "429": error(429, "too many requests"),
@@ -44,9 +60,19 @@ PASSING = {
 def test_a_fault_that_passes_leaves_no_trace(fault: Answer, tmp_path: Path) -> None:
     how: dict[str, Any] = {"seed": 3, "batch": 1, "label": "x"}
     with Stub() as stub:
-        calm = list(ask(connect(stub), requests(12), Sampling(1, 9), journal=tmp_path / "a.journal", **how))
+        calm = list(
+            ask(connect(stub), requests(12), Sampling(1, 9), journal=tmp_path / "a.journal", **how)
+        )
     with Stub(fault=on(5, fault, times=2)) as stub:
-        shaken = list(ask(connect(stub, timeout=0.3), requests(12), Sampling(1, 9), journal=tmp_path / "b.journal", **how))
+        shaken = list(
+            ask(
+                connect(stub, timeout=0.3),
+                requests(12),
+                Sampling(1, 9),
+                journal=tmp_path / "b.journal",
+                **how,
+            )
+        )
         assert sorted(stub.counts.values()) == [1] * 11 + [3]
     assert shaken == calm
 
@@ -64,22 +90,40 @@ def test_a_fault_that_passes_leaves_no_trace(fault: Answer, tmp_path: Path) -> N
         (PASSING["half a json, whole"], r"no chat completion: .*\(3 tries\)"),
         (PASSING["an error in a 200"], r"no chat completion: worker died \(3 tries\)"),
         (PASSING["abort"], r"generation ended by 'abort' \(3 tries\)"),
-        (error(429, "quota", Retry_After="3600"), r"HTTP 429: quota \(asks to wait 3600 s, longer than engine\.timeout\)"),
+        (
+            error(429, "quota", Retry_After="3600"),
+            r"HTTP 429: quota \(asks to wait 3600 s, longer than engine\.timeout\)",
+        ),
         (error(400, "image is broken"), r"^HTTP 400: image is broken$"),
-        (Answer(b'{"object": "error", "message": "no audio here"}', 400), r"^HTTP 400: no audio here$"),
+        (
+            Answer(b'{"object": "error", "message": "no audio here"}', 400),
+            r"^HTTP 400: no audio here$",
+        ),
         (Answer(b'{"detail": [{"loc": ["body"]}]}', 422), r"^HTTP 422: .*body"),
-        (Answer(json.dumps({"detail": [MISSING] * 40}).encode(), 422), r"^HTTP 422: body\.messages\.0: Field 'x' required$"),
+        (
+            Answer(json.dumps({"detail": [MISSING] * 40}).encode(), 422),
+            r"^HTTP 422: body\.messages\.0: Field 'x' required$",
+        ),
         (error(400, str([MISSING] * 40)), r"^HTTP 400: body\.messages\.0: Field 'x' required$"),
         (
             error(400, f"array({SAMPLES}, dtype=float32) is too short"),
             r"^HTTP 400: array\(\[\.\.\.\], dtype=float32\) is too short$",
         ),
         (error(400, f"bad {'QUJD' * 9000} picture"), r"^HTTP 400: bad \.\.\. picture$"),
-        (error(400, "Why: " + "so it " * 900 + "is."), r"^HTTP 400: Why: so it .{100,150} \.\.\. .{100,150}it is\.$"),
+        (
+            error(400, "Why: " + "so it " * 900 + "is."),
+            r"^HTTP 400: Why: so it .{100,150} \.\.\. .{100,150}it is\.$",
+        ),
         (Answer(b"", 413), r"^HTTP 413: nothing$"),
         (
-            error(400, "This model's maximum context length is 1024 tokens. However, you requested 2048."),
-            r"^the prompt is longer than the model's context \(HTTP 400: This model's maximum context length is 1024 tokens",
+            error(
+                400,
+                "This model's maximum context length is 1024 tokens. However, you requested 2048.",
+            ),
+            (
+                r"^the prompt is longer than the model's context \(HTTP 400: This model's maximum"
+                r" context length is 1024 tokens"
+            ),
         ),
         (
             error(400, "The decoder prompt is longer than the maximum model length of 64."),
@@ -87,12 +131,24 @@ def test_a_fault_that_passes_leaves_no_trace(fault: Answer, tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_fault_that_stays_is_an_error_and_never_an_answer(fault: Answer, says: str, tmp_path: Path) -> None:
-    """Above `max_error_rate` the step fails and says which; below, the error stands in the reply's place and is asked again."""
-    how: dict[str, Any] = {"seed": 3, "batch": 1, "label": "probe", "journal": tmp_path / "a.journal"}
+def test_a_fault_that_stays_is_an_error_and_never_an_answer(
+    fault: Answer, says: str, tmp_path: Path
+) -> None:
+    """Above `max_error_rate` the step fails and says which; below, the error stands in the reply's
+    place and is asked again."""
+    how: dict[str, Any] = {
+        "seed": 3,
+        "batch": 1,
+        "label": "probe",
+        "journal": tmp_path / "a.journal",
+    }
     with Stub(fault=on(5, fault)) as stub:
         engine = connect(stub, timeout=0.3)
-        with pytest.raises(EngineError, match=r"(?s)probe: 1 of 12 requests failed, more than the 5\.0%.*1 x " + says.strip("^$")):
+        with pytest.raises(
+            EngineError,
+            match=r"(?s)probe: 1 of 12 requests failed, more than the 5\.0%.*1 x "
+            + says.strip("^$"),
+        ):
             list(ask(engine, requests(12), Sampling(1, 9), max_error_rate=0.05, **how))
         replies = list(ask(engine, requests(12), Sampling(1, 9), max_error_rate=0.1, **how))
         assert [i for i, reply in enumerate(replies) if reply.error] == [5]
@@ -107,19 +163,37 @@ def test_a_fault_that_stays_is_an_error_and_never_an_answer(fault: Answer, says:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (error(401, "bad key"), r"/v1/chat/completions refuses the credentials \(HTTP 401: bad key\).*OMNI_API_KEY"),
+        (
+            error(401, "bad key"),
+            r"/v1/chat/completions refuses the credentials \(HTTP 401: bad key\).*OMNI_API_KEY",
+        ),
         (Answer(PAGE, 403, HTML), r"refuses the credentials \(HTTP 403"),
-        (error(404, "no such route"), r"is not there \(HTTP 404: no such route\): engine\.url .* ends in /v1"),
+        (
+            error(404, "no such route"),
+            r"is not there \(HTTP 404: no such route\): engine\.url .* ends in /v1",
+        ),
         (Answer(b"", 302, {"Location": "http://127.0.0.1:1/"}), r"is not there \(HTTP 302"),
-        (completion("<answer>dog</answer>", model="another"), r"asked for 'stub' and answered by 'another'"),
+        (
+            completion("<answer>dog</answer>", model="another"),
+            r"asked for 'stub' and answered by 'another'",
+        ),
     ],
 )
-def test_what_no_retry_can_mend_ends_the_step_at_once(fault: Answer, says: str, tmp_path: Path) -> None:
+def test_what_no_retry_can_mend_ends_the_step_at_once(
+    fault: Answer, says: str, tmp_path: Path
+) -> None:
     with Stub(fault=on(5, fault)) as stub:
         engine = connect(stub, concurrency=1)
         with pytest.raises(EngineError, match=says):
             ask(
-                engine, requests(12), Sampling(1, 9), seed=0, batch=1, journal=tmp_path / "a.journal", label="x", max_error_rate=0.9
+                engine,
+                requests(12),
+                Sampling(1, 9),
+                seed=0,
+                batch=1,
+                journal=tmp_path / "a.journal",
+                label="x",
+                max_error_rate=0.9,
             )
         assert len(stub.requests) == 6
     assert len(list(Journal(tmp_path / "a.journal"))) == 5
@@ -131,15 +205,28 @@ def test_what_no_retry_can_mend_ends_the_step_at_once(fault: Answer, says: str, 
         (
             None,
             "/v2",
-            r"/v2/models is not there \(HTTP 404: Not Found\): engine\.url is the base of the API and mostly ends in /v1",
+            (
+                r"/v2/models is not there \(HTTP 404: Not Found\): engine\.url is the base of the"
+                r" API and mostly ends in /v1"
+            ),
         ),
         (error(401, "who are you"), "/v1", r"refuses the credentials .*OMNI_API_KEY"),
-        (Answer(b'{"data": [{"id": "a"}, {"id": "b"}]}'), "/v1", r"has no model 'stub'; it has 'a', 'b'"),
+        (
+            Answer(b'{"data": [{"id": "a"}, {"id": "b"}]}'),
+            "/v1",
+            r"has no model 'stub'; it has 'a', 'b'",
+        ),
         (Answer(PAGE, 200, HTML), "/v1", r"/models lists no models"),
-        (Answer(PAGE, 503, HTML), "/v1", r"does not answer \(HTTP 503: a page titled '502 Bad Gateway'; asked 1 times"),
+        (
+            Answer(PAGE, 503, HTML),
+            "/v1",
+            r"does not answer \(HTTP 503: a page titled '502 Bad Gateway'; asked 1 times",
+        ),
     ],
 )
-def test_a_wrong_server_is_refused_before_anything_is_asked(models: Answer | None, path: str, says: str) -> None:
+def test_a_wrong_server_is_refused_before_anything_is_asked(
+    models: Answer | None, path: str, says: str
+) -> None:
     with Stub(models=models) as stub, pytest.raises(EngineError, match=says):
         open_engine(EngineConfig(kind="http", url=stub.url.replace("/v1", path)), MODEL, Profile())
 
@@ -147,7 +234,10 @@ def test_a_wrong_server_is_refused_before_anything_is_asked(models: Answer | Non
 def test_no_server_is_refused_at_once() -> None:
     with Stub() as stub:
         pass
-    with pytest.raises(EngineError, match=r"http://127\.0\.0\.1:\d+/v1 does not answer \(connection lost: .*start the server"):
+    with pytest.raises(
+        EngineError,
+        match=r"http://127\.0\.0\.1:\d+/v1 does not answer \(connection lost: .*start the server",
+    ):
         connect(stub)
     with pytest.raises(EngineError, match=r"is no address"):
         open_engine(EngineConfig(kind="http", url="http://127.0.0.1:port/v1"), MODEL, Profile())
@@ -165,8 +255,12 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for() -> None:
     with Stub(fault=on(2, Answer(reset=True))) as stub:
         engine = connect(stub, concurrency=1)
         answered = engine.answer(batches(5), Sampling(0, 1))
-        stub.fault = lambda request, seen: setattr(stub, "models", error(503, "loading", Retry_After="3600")) or Answer(reset=True)
-        with pytest.raises(EngineError, match=r"does not answer \(HTTP 503: loading; asked 1 times"):
+        stub.fault = lambda request, seen: (
+            setattr(stub, "models", error(503, "loading", Retry_After="3600")) or Answer(reset=True)
+        )
+        with pytest.raises(
+            EngineError, match=r"does not answer \(HTTP 503: loading; asked 1 times"
+        ):
             list(answered)
 
 
@@ -177,9 +271,10 @@ def test_retry_after_is_honoured_and_the_wait_doubles(monkeypatch: pytest.Monkey
     assert second - first >= 1
     monkeypatch.setattr(client, "FIRST_WAIT", 0.5)
     waits = [[client._wait(tries) for _ in range(200)] for tries in (1, 2, 3, 20)]
-    assert [(min(w) >= half, max(w) <= 3 * half, len(set(w)) > 100) for w, half in zip(waits, (0.25, 0.5, 1, 30), strict=True)] == [
-        (True, True, True)
-    ] * 4
+    assert [
+        (min(w) >= half, max(w) <= 3 * half, len(set(w)) > 100)
+        for w, half in zip(waits, (0.25, 0.5, 1, 30), strict=True)
+    ] == [(True, True, True)] * 4
 
 
 @pytest.mark.parametrize(
@@ -204,7 +299,9 @@ def test_a_slow_server_is_waited_for() -> None:
         assert set(stub.counts.values()) == {1}
 
 
-def test_a_server_that_dies_and_returns_is_waited_for_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_dies_and_returns_is_waited_for_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(client, "FIRST_WAIT", 0.05)
     with Stub(service=0.01) as stub:
         calm = answers(connect(stub), batches(200))
@@ -224,9 +321,22 @@ def test_a_server_that_dies_and_returns_is_waited_for_by_one(monkeypatch: pytest
 
 
 def test_a_dead_server_ends_the_step_and_loses_nothing(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"seed": 3, "batch": 1, "label": "x", "journal": tmp_path / "a.journal", "max_error_rate": 0.5}
+    how: dict[str, Any] = {
+        "seed": 3,
+        "batch": 1,
+        "label": "x",
+        "journal": tmp_path / "a.journal",
+        "max_error_rate": 0.5,
+    }
     with Stub() as stub:
-        calm = list(ask(connect(stub), requests(200), Sampling(1, 9), **{**how, "journal": tmp_path / "calm.journal"}))
+        calm = list(
+            ask(
+                connect(stub),
+                requests(200),
+                Sampling(1, 9),
+                **{**how, "journal": tmp_path / "calm.journal"},
+            )
+        )
     stub = Stub(service=0.01)
     stub.start()
     engine = connect(stub, concurrency=16)
@@ -241,7 +351,11 @@ def test_a_dead_server_ends_the_step_and_loses_nothing(tmp_path: Path) -> None:
                 yield finished
 
     with pytest.raises(
-        EngineError, match=r"does not answer \(connection lost: .*asked 3 times .*the same command asks only the rest"
+        EngineError,
+        match=(
+            r"does not answer \(connection lost: .*asked 3 times .*the same command asks only the"
+            r" rest"
+        ),
     ):
         ask(Killing(), requests(200), Sampling(1, 9), **how)
     kept = list(Journal(tmp_path / "a.journal"))
@@ -253,9 +367,19 @@ def test_a_dead_server_ends_the_step_and_loses_nothing(tmp_path: Path) -> None:
     assert max(stub.counts.values()) <= 2
 
 
-def test_a_server_that_fails_every_question_but_lists_models_is_laid_to_the_questions(tmp_path: Path) -> None:
+def test_a_server_that_fails_every_question_but_lists_models_is_laid_to_the_questions(
+    tmp_path: Path,
+) -> None:
     with (
         Stub(lambda request: error(500, "out of memory")) as stub,
         pytest.raises(EngineError, match=r"x: \d of 5 requests failed.*HTTP 500: out of memory"),
     ):
-        ask(connect(stub, concurrency=1), requests(5), Sampling(1, 9), seed=0, batch=1, journal=tmp_path / "a.journal", label="x")
+        ask(
+            connect(stub, concurrency=1),
+            requests(5),
+            Sampling(1, 9),
+            seed=0,
+            batch=1,
+            journal=tmp_path / "a.journal",
+            label="x",
+        )

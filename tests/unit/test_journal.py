@@ -5,7 +5,14 @@ import pytest
 
 from omnicore.errors import DataError, StorageError
 from omnicore.schema import Estimate, Outcome
-from omnicore.storage.files import read_json, read_jsonl, replacing, storage_errors, write_json, write_jsonl
+from omnicore.storage.files import (
+    read_json,
+    read_jsonl,
+    replacing,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
 from omnicore.storage.journal import Journal
 
 ROWS = [Estimate(value=0.5, low=0.25, high=0.75, n=4), Estimate(value=0.1, low=0, high=1, n=1)]
@@ -29,7 +36,17 @@ def test_a_journal_remembers_batches_over_openings(tmp_path):
 
 def test_a_record_reads_as_a_later_opening_reads_it(tmp_path):
     journal = Journal(tmp_path / "x.journal")
-    journal.append([{"key": "0", "pair": (1, 2), "outcome": Outcome.correct, "row": ROWS[0], "loss": float("nan")}])
+    journal.append(
+        [
+            {
+                "key": "0",
+                "pair": (1, 2),
+                "outcome": Outcome.correct,
+                "row": ROWS[0],
+                "loss": float("nan"),
+            }
+        ]
+    )
     assert journal["0"] == Journal(tmp_path / "x.journal")["0"]
     assert journal["0"]["pair"] == [1, 2]
     assert journal["0"]["loss"] is None
@@ -54,7 +71,10 @@ def test_a_batch_torn_at_any_byte_is_lost_whole_and_nothing_else(tmp_path):
         assert path.read_bytes() == content[:first]
 
 
-@pytest.mark.parametrize("line", [b"{", b"7", b"[7]", b'[{"replies": []}]', b'[{"key": 3}]', b'[{"key": "0"}]', b"", b"\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"7", b"[7]", b'[{"replies": []}]', b'[{"key": 3}]', b'[{"key": "0"}]', b"", b"\xff"],
+)
 def test_any_other_broken_line_is_named(tmp_path, line):
     path = tmp_path / "x.journal"
     path.write_bytes(b'[{"key": "0"}]\n' + line + b'\n[{"key": "9"}]\n')
@@ -99,14 +119,22 @@ def test_a_refused_batch_leaves_no_half_line(tmp_path, monkeypatch):
 def test_jsonl_goes_round(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert read_jsonl(tmp_path / "rows.jsonl", Estimate) == ROWS
-    assert read_jsonl(tmp_path / "rows.jsonl", dict)[0] == {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4}
+    assert read_jsonl(tmp_path / "rows.jsonl", dict)[0] == {
+        "value": 0.5,
+        "low": 0.25,
+        "high": 0.75,
+        "n": 4,
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"value": 0.5, "low": 0, "high": 1, "n": -1}', r"rows\.jsonl:2:n: .*greater than or equal to 0"),
+        (
+            b'{"value": 0.5, "low": 0, "high": 1, "n": -1}',
+            r"rows\.jsonl:2:n: .*greater than or equal to 0",
+        ),
         (b'{"value": 0.5, "low": 0, "high": 1}', r"rows\.jsonl:2:n: Field required"),
         (b'{"value": 0.5, "low": 0, "high": 1, "n": 1, "m": 2}', r"rows\.jsonl:2:m: Extra inputs"),
         (b'{"value": 0.5, "low"', r"rows\.jsonl:2: Invalid JSON"),
@@ -154,14 +182,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_is_one_clear_error(tmp_path):
     # The temporary name leads to a device on which every write fails as on a full disk.
     (tmp_path / "rows.jsonl.tmp").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"no space left on the disk of .*rows\.jsonl.*give the same command again"):
+    with pytest.raises(
+        StorageError,
+        match=r"no space left on the disk of .*rows\.jsonl.*give the same command again",
+    ):
         write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert not (tmp_path / "rows.jsonl").exists()
-    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # noqa: PTH116
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +202,12 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
         (OSError(122, "Disk quota exceeded"), StorageError),
         (PermissionError(13, "Permission denied", "/data/x"), StorageError),
         (OSError(30, "Read-only file system"), StorageError),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), StorageError),
+        (
+            RuntimeError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+            StorageError,
+        ),
         (DataError("No space left on device"), DataError),
         (FileNotFoundError(2, "No such file or directory"), FileNotFoundError),
         (RuntimeError("shapes differ"), RuntimeError),

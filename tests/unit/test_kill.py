@@ -1,5 +1,5 @@
-"""kill -9 at 20 random moments of a probe, and at six of an evaluation, over HTTP: the same digest as an undisturbed run, and
-nothing that was journaled is asked again."""
+"""Kill -9 at 20 random moments of a probe, and at six of an evaluation, over HTTP: the same digest
+as an undisturbed run, and nothing that was journaled is asked again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ SMALL = ["prepare.split=dev", "prepare.scale=0.15", f"model={MODEL}", f"probe.mo
 
 def overrides(stub: Stub) -> list[str]:
     engines = [
-        f"{engine}.{field}" for engine in ("engine", "probe.engine") for field in ("kind=http", f"url={stub.url}", "concurrency=4")
+        f"{engine}.{field}"
+        for engine in ("engine", "probe.engine")
+        for field in ("kind=http", f"url={stub.url}", "concurrency=4")
     ]
     return [*SMALL, *engines]
 
@@ -44,8 +46,11 @@ def journaled(output: Path) -> set[int]:
     return {int(digest(record["key"])[:12], 16) for line in lines for record in json.loads(line)}
 
 
-def kill_and_go_on(step: str, stub: Stub, inputs: Sequence[str], output: Path, moments: Sequence[int]) -> int:
-    """Kills a run when it has asked so often, or shortly after, and starts it again; returns how many runs had journaled more."""
+def kill_and_go_on(
+    step: str, stub: Stub, inputs: Sequence[str], output: Path, moments: Sequence[int]
+) -> int:
+    """Kills a run when it has asked so often, or shortly after, and starts it again; returns how
+    many runs had journaled more."""
     met, asked = 0, {}
     for moment in moments:
         until = stub.asked + moment
@@ -60,7 +65,11 @@ def kill_and_go_on(step: str, stub: Stub, inputs: Sequence[str], output: Path, m
         met += len(asked) > before
     with start(step, stub, inputs, output) as process:
         assert process.wait() == 0
-    again = {seed: (count, stub.counts[seed]) for seed, count in asked.items() if stub.counts[seed] != count}
+    again = {
+        seed: (count, stub.counts[seed])
+        for seed, count in asked.items()
+        if stub.counts[seed] != count
+    }
     assert not again, f"journaled, and asked again: {again}"
     return met
 
@@ -76,27 +85,39 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calm_probe(queries: Path) -> tuple[Path, int]:
     """An undisturbed probe, and how many requests it took."""
     with Stub() as stub:
-        run_step("probe", load_recipe("tiny", overrides(stub)), {"queries": queries}, queries.with_name("probe"))
+        run_step(
+            "probe",
+            load_recipe("tiny", overrides(stub)),
+            {"queries": queries},
+            queries.with_name("probe"),
+        )
         return queries.with_name("probe"), stub.asked
 
 
 def moments(total: int, kills: int) -> list[int]:
-    """Numbers of requests after which one run after the other is killed; together nearly all, so every kill meets work."""
+    """Numbers of requests after which one run after the other is killed; together nearly all, so
+    every kill meets work."""
     places = sorted(random.Random(kills).sample(range(int(0.85 * total)), kills))
     return [after - before for before, after in pairwise([0, *places])]
 
 
 @pytest.mark.slow
-def test_a_probe_survives_kill_9(queries: Path, calm_probe: tuple[Path, int], tmp_path: Path) -> None:
+def test_a_probe_survives_kill_9(
+    queries: Path, calm_probe: tuple[Path, int], tmp_path: Path
+) -> None:
     calm, total = calm_probe
     with Stub(service=0.02) as stub:
-        met = kill_and_go_on("probe", stub, [f"queries={queries}"], tmp_path / "probe", moments(total, 20))
+        met = kill_and_go_on(
+            "probe", stub, [f"queries={queries}"], tmp_path / "probe", moments(total, 20)
+        )
     assert read_step(tmp_path / "probe")["digest"] == read_step(calm)["digest"]
     assert met >= 5
 
 
 @pytest.mark.slow
-def test_an_evaluation_survives_kill_9(queries: Path, calm_probe: tuple[Path, int], tmp_path: Path) -> None:
+def test_an_evaluation_survives_kill_9(
+    queries: Path, calm_probe: tuple[Path, int], tmp_path: Path
+) -> None:
     inputs = {"queries": queries, "manifest": tmp_path / "clean"}
     with Stub() as stub:
         recipe = load_recipe("tiny", overrides(stub))

@@ -1,4 +1,5 @@
-"""A launcher against a mock API server over HTTP, driven through the real client: nothing ends green on failure, no job stays."""
+"""A launcher against a mock API server over HTTP, driven through the real client: nothing ends
+green on failure, no job stays."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens to the job, what the API server does, and how it must end: `words` of the error, or None for success."""
+    """What happens to the job, what the API server does, and how it must end: `words` of the error,
+    or None for success."""
 
     play: Play
     words: str | None = None
@@ -48,62 +50,119 @@ class Scenario:
 
 
 SCENARIOS = {
-    "succeeds": Scenario(plays.well, shown=("[worker-0] step 1\n[worker-0] step 2", f"job {NAME}: Succeeded")),
+    "succeeds": Scenario(
+        plays.well, shown=("[worker-0] step 1\n[worker-0] step 2", f"job {NAME}: Succeeded")
+    ),
     "a TrainJob succeeds": Scenario(plays.well, kind="trainjob", shown=("step 2",)),
-    "a TrainJob fails": Scenario(lambda op: (op.created(), op.runs("bad"), op.fails()), "bad", kind="trainjob"),
-    "fails": Scenario(lambda op: (op.created(), op.runs("Traceback: boom"), op.fails(3)), r"exit code 3(?s:.)*Traceback: boom"),
+    "a TrainJob fails": Scenario(
+        lambda op: (op.created(), op.runs("bad"), op.fails()), "bad", kind="trainjob"
+    ),
+    "fails": Scenario(
+        lambda op: (op.created(), op.runs("Traceback: boom"), op.fails(3)),
+        r"exit code 3(?s:.)*Traceback: boom",
+    ),
     "succeeded and failed at once": Scenario(plays.both_at_once, "Failed=True"),
     "Succeeded is there, but False": Scenario(plays.succeeded_false, "failed"),
-    "one worker succeeds, one fails": Scenario(plays.one_worker_succeeds, r"worker-1(?s:.)*CUDA error: device lost"),
-    "out of memory": Scenario(
-        plays.out_of_memory, r"exit code 137, OOMKilled(?s:.)*allocating 80 GiB(?s:.)*OOMKilling(?s:.)*remedy"
+    "one worker succeeds, one fails": Scenario(
+        plays.one_worker_succeeds, r"worker-1(?s:.)*CUDA error: device lost"
     ),
-    "restarted, then given up": Scenario(plays.restarted, r"exit code 139, signal 11(?s:.)*the line before the crash"),
+    "out of memory": Scenario(
+        plays.out_of_memory,
+        r"exit code 137, OOMKilled(?s:.)*allocating 80 GiB(?s:.)*OOMKilling(?s:.)*remedy",
+    ),
+    "restarted, then given up": Scenario(
+        plays.restarted, r"exit code 139, signal 11(?s:.)*the line before the crash"
+    ),
     "evicted": Scenario(plays.evicted, "low on resource: ephemeral-storage"),
     "failed pods are gone": Scenario(plays.pods_gone, "Failed=True"),
     "deadline exceeded": Scenario(plays.deadline_exceeded, "launcher.deadline_seconds"),
-    "kept on failure": Scenario(lambda op: (op.created(), op.runs(), op.fails()), "failed", keep=True, left=1, shown=("is kept",)),
+    "kept on failure": Scenario(
+        lambda op: (op.created(), op.runs(), op.fails()),
+        "failed",
+        keep=True,
+        left=1,
+        shown=("is kept",),
+    ),
     "not kept when it cannot run": Scenario(
-        plays.pending(conditions=[plays.UNSCHEDULABLE]), "Insufficient gpu", times=QUICK._replace(unschedulable=0.2), keep=True
+        plays.pending(conditions=[plays.UNSCHEDULABLE]),
+        "Insufficient gpu",
+        times=QUICK._replace(unschedulable=0.2),
+        keep=True,
     ),
     "deleted underneath": Scenario(plays.deleted_underneath, "deleted by somebody else"),
-    "deleted while the watch was away": Scenario(plays.deleted_while_the_watch_was_away, "deleted by somebody else"),
+    "deleted while the watch was away": Scenario(
+        plays.deleted_while_the_watch_was_away, "deleted by somebody else"
+    ),
     "deleted after it succeeded": Scenario(plays.deleted_after_success),
     "made anew by somebody else": Scenario(plays.made_anew, "made anew by somebody else", left=1),
-    "streams break, versions expire": Scenario(plays.streams_break, shown=tuple(f"[worker-0] line {n}" for n in range(6))),
-    "a clock is set back": Scenario(
-        plays.clock_is_set_back, shown=("[worker-0] twin\n" * 3 + "[worker-0] after the clock was set back",)
+    "streams break, versions expire": Scenario(
+        plays.streams_break, shown=tuple(f"[worker-0] line {n}" for n in range(6))
     ),
-    "a node an hour ahead": Scenario(plays.a_skewed_node(3600), shown=("[worker-0] first\n[worker-0] second",)),
-    "a node a day behind": Scenario(plays.a_skewed_node(-86400), shown=("[worker-0] first\n[worker-0] second",)),
+    "a clock is set back": Scenario(
+        plays.clock_is_set_back,
+        shown=("[worker-0] twin\n" * 3 + "[worker-0] after the clock was set back",),
+    ),
+    "a node an hour ahead": Scenario(
+        plays.a_skewed_node(3600), shown=("[worker-0] first\n[worker-0] second",)
+    ),
+    "a node a day behind": Scenario(
+        plays.a_skewed_node(-86400), shown=("[worker-0] first\n[worker-0] second",)
+    ),
     "a log that is not there yet": Scenario(plays.late_log, shown=("[worker-0] only line",)),
-    "quota pending": Scenario(plays.quota_comes, shown=("waits for its quota: waits in queue gpu",)),
+    "quota pending": Scenario(
+        plays.quota_comes, shown=("waits for its quota: waits in queue gpu",)
+    ),
     "preempted": Scenario(plays.preempted, shown=("preempted by a better job", "step 1 again")),
-    "preempted for long": Scenario(plays.preempted_for_long, times=QUICK._replace(overtime=1), deadline=2),
+    "preempted for long": Scenario(
+        plays.preempted_for_long, times=QUICK._replace(overtime=1), deadline=2
+    ),
     "pods are seen late": Scenario(
-        lambda op: (op.created(), op.kube.wait_for(lambda: op.kube.count("list", "pods")), plays.well(op)),
-        fault=lambda v, r, n, seen: Fault(hold=plays.NEVER) if (v, r, seen) == ("list", "pods", 0) else None,
+        lambda op: (
+            op.created(),
+            op.kube.wait_for(lambda: op.kube.count("list", "pods")),
+            plays.well(op),
+        ),
+        fault=lambda v, r, n, seen: (
+            Fault(hold=plays.NEVER) if (v, r, seen) == ("list", "pods", 0) else None
+        ),
         shown=("step 2",),
     ),
     "gated": Scenario(plays.gated, times=QUICK._replace(unschedulable=0.2)),
     "unschedulable": Scenario(
-        plays.pending(conditions=[plays.UNSCHEDULABLE]), "Insufficient gpu", times=QUICK._replace(unschedulable=0.2)
+        plays.pending(conditions=[plays.UNSCHEDULABLE]),
+        "Insufficient gpu",
+        times=QUICK._replace(unschedulable=0.2),
     ),
-    "scheduled, but never starts": Scenario(plays.pending(), "containers do not start", times=QUICK._replace(unschedulable=0.2)),
+    "scheduled, but never starts": Scenario(
+        plays.pending(), "containers do not start", times=QUICK._replace(unschedulable=0.2)
+    ),
     "an image that cannot be pulled": Scenario(
         plays.pending(state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}),
         r"ImagePullBackOff: not found(?s:.)*launcher.image",
         times=QUICK._replace(unpullable=0.2),
     ),
-    "no image's name": Scenario(plays.pending(state={"waiting": {"reason": "InvalidImageName"}}), "InvalidImageName"),
+    "no image's name": Scenario(
+        plays.pending(state={"waiting": {"reason": "InvalidImageName"}}), "InvalidImageName"
+    ),
     "a secret that is missing": Scenario(
-        plays.pending(state={"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}}),
+        plays.pending(
+            state={
+                "waiting": {
+                    "reason": "CreateContainerConfigError",
+                    "message": 'secret "s3" not found',
+                }
+            }
+        ),
         r"secret \"s3\" not found(?s:.)*launcher.secrets",
         times=QUICK._replace(unpullable=0.2),
     ),
     "an image that comes late": Scenario(plays.pull_then_run, shown=("step 1",)),
-    "no operator": Scenario(plays.silence, "is the operator of PyTorchJob up", times=QUICK._replace(unnoticed=0.3)),
-    "past its deadline": Scenario(plays.never_ends, "deadline of 0 s", times=QUICK._replace(overtime=0.3), deadline=0.1),
+    "no operator": Scenario(
+        plays.silence, "is the operator of PyTorchJob up", times=QUICK._replace(unnoticed=0.3)
+    ),
+    "past its deadline": Scenario(
+        plays.never_ends, "deadline of 0 s", times=QUICK._replace(overtime=0.3), deadline=0.1
+    ),
     "progress": Scenario(plays.progress, shown=("[worker-0] a line",)),
     "heartbeat": Scenario(plays.beaten),
     "the same job is there": Scenario(
@@ -113,37 +172,75 @@ SCENARIOS = {
         shown=("is there already", "go on"),
     ),
     "the same TrainJob is there": Scenario(
-        lambda op: (op.watched(), op.runs("go on"), op.succeeds()), before=plays.held(), jobs=0, shown=("go on",), kind="trainjob"
+        lambda op: (op.watched(), op.runs("go on"), op.succeeds()),
+        before=plays.held(),
+        jobs=0,
+        shown=("go on",),
+        kind="trainjob",
     ),
     "the same job has succeeded": Scenario(lambda op: None, before=plays.was("Succeeded"), jobs=0),
     "the same job had failed": Scenario(plays.well, before=plays.was("Failed")),
     "the same job is on its way out": Scenario(plays.deleting_ends, before=plays.deleting),
     "the same job does not go": Scenario(
-        lambda op: None, "look at its finalizers", before=plays.deleting, times=QUICK._replace(goodbye=0.2), jobs=0, left=1
+        lambda op: None,
+        "look at its finalizers",
+        before=plays.deleting,
+        times=QUICK._replace(goodbye=0.2),
+        jobs=0,
+        left=1,
     ),
     "another run has the name": Scenario(
-        lambda op: None, "is not of this run", before=plays.held(**{names.RUN: "other"}), error=ConfigError, jobs=0, left=1
+        lambda op: None,
+        "is not of this run",
+        before=plays.held(**{names.RUN: "other"}),
+        error=ConfigError,
+        jobs=0,
+        left=1,
     ),
     "another recipe has the name": Scenario(
-        lambda op: None, "is not of this run", before=plays.held(**{names.KEY: "other"}), error=ConfigError, jobs=0, left=1
+        lambda op: None,
+        "is not of this run",
+        before=plays.held(**{names.KEY: "other"}),
+        error=ConfigError,
+        jobs=0,
+        left=1,
     ),
     "creation is refused for a while": Scenario(
-        plays.well, fault=plays.fault_of("create", "pytorchjobs", until=3, status=429, headers={"Retry-After": "0"})
+        plays.well,
+        fault=plays.fault_of(
+            "create", "pytorchjobs", until=3, status=429, headers={"Retry-After": "0"}
+        ),
     ),
     "the answer to the creation is lost": Scenario(
-        plays.well, fault=plays.fault_of("create", "pytorchjobs", until=1, reset=True, after=True), shown=("is there already",)
+        plays.well,
+        fault=plays.fault_of("create", "pytorchjobs", until=1, reset=True, after=True),
+        shown=("is there already",),
     ),
     "creation is forbidden": Scenario(
-        lambda op: None, "does not allow", before=lambda k: k.forbidden.add(("create", "pytorchjobs")), error=ConfigError, jobs=0
+        lambda op: None,
+        "does not allow",
+        before=lambda k: k.forbidden.add(("create", "pytorchjobs")),
+        error=ConfigError,
+        jobs=0,
     ),
     "a quota forbids it": Scenario(
-        lambda op: None, "refused job", fault=plays.fault_of("create", "pytorchjobs", until=9, status=403), jobs=0
+        lambda op: None,
+        "refused job",
+        fault=plays.fault_of("create", "pytorchjobs", until=9, status=403),
+        jobs=0,
     ),
     "a webhook refuses it": Scenario(
-        lambda op: None, "refused job", fault=plays.fault_of("create", "pytorchjobs", until=9, status=422), jobs=0
+        lambda op: None,
+        "refused job",
+        fault=plays.fault_of("create", "pytorchjobs", until=9, status=422),
+        jobs=0,
     ),
     "the kind is not installed": Scenario(
-        lambda op: None, "no pytorchjobs.kubeflow.org", before=lambda k: setattr(k, "served", {"pods"}), error=ConfigError, jobs=0
+        lambda op: None,
+        "no pytorchjobs.kubeflow.org",
+        before=lambda k: setattr(k, "served", {"pods"}),
+        error=ConfigError,
+        jobs=0,
     ),
     "watching is forbidden": Scenario(
         lambda op: (op.created(), op.runs("step 2"), op.watched(5), op.succeeds()),
@@ -153,7 +250,9 @@ SCENARIOS = {
     "creation is refused, the same job is there": Scenario(
         lambda op: (op.watched(), op.runs("go on"), op.succeeds()),
         before=plays.held(),
-        fault=plays.fault_of("create", "pytorchjobs", until=9, status=403, message="exceeded quota"),
+        fault=plays.fault_of(
+            "create", "pytorchjobs", until=9, status=403, message="exceeded quota"
+        ),
         jobs=0,
         shown=("is there already", "go on"),
     ),
@@ -176,7 +275,9 @@ SCENARIOS = {
     "a webhook is away": Scenario(
         lambda op: None,
         "gave no other answer(?s:.)*failed calling webhook",
-        fault=plays.fault_of("create", "pytorchjobs", until=9999, status=500, message=plays.WEBHOOK),
+        fault=plays.fault_of(
+            "create", "pytorchjobs", until=9999, status=500, message=plays.WEBHOOK
+        ),
         times=QUICK._replace(unnoticed=0.3),
         jobs=0,
         shown=(f"{plays.WEBHOOK} (500); retried",),
@@ -184,7 +285,9 @@ SCENARIOS = {
     "the API is away for longer than any patience": Scenario(
         plays.runs_while_the_api_is_away, times=QUICK._replace(unnoticed=0.4), shown=("step 1",)
     ),
-    "it is being deleted, but stays": Scenario(plays.deletion_hangs, "deleted by somebody else", left=1),
+    "it is being deleted, but stays": Scenario(
+        plays.deletion_hangs, "deleted by somebody else", left=1
+    ),
     "its pods are refused": Scenario(
         plays.pods_refused,
         "its pods are refused(?s:.)*violates PodSecurity",
@@ -193,7 +296,9 @@ SCENARIOS = {
         shown=(f"{NAME}-node-0: FailedCreate: {plays.PODSECURITY}",),
     ),
     "its pods were refused for a moment": Scenario(
-        lambda op: (plays.pods_refused(op), op.runs("step 1"), op.succeeds()), kind="trainjob", shown=("step 1",)
+        lambda op: (plays.pods_refused(op), op.runs("step 1"), op.succeeds()),
+        kind="trainjob",
+        shown=("step 1",),
     ),
     "its quota says why it waits": Scenario(
         plays.workload_waits,
@@ -207,17 +312,29 @@ SCENARIOS = {
         for verb, resource, answer in plays.STRAYS
     },
     "logs are forbidden": Scenario(
-        plays.well, before=lambda k: k.forbidden.add(("get", "pods/log")), shown=("its log cannot be read",)
+        plays.well,
+        before=lambda k: k.forbidden.add(("get", "pods/log")),
+        shown=("its log cannot be read",),
     ),
     "events are forbidden": Scenario(
-        plays.out_of_memory, "events cannot be read", before=lambda k: k.forbidden.add(("list", "events"))
+        plays.out_of_memory,
+        "events cannot be read",
+        before=lambda k: k.forbidden.add(("list", "events")),
     ),
-    "watches are busy": Scenario(plays.well, fault=plays.fault_of("watch", "pytorchjobs", until=4, status=500)),
-    "watches time out": Scenario(plays.well, fault=plays.fault_of("watch", "pytorchjobs", until=2, status=504)),
+    "watches are busy": Scenario(
+        plays.well, fault=plays.fault_of("watch", "pytorchjobs", until=4, status=500)
+    ),
+    "watches time out": Scenario(
+        plays.well, fault=plays.fault_of("watch", "pytorchjobs", until=2, status=504)
+    ),
     "watches break after one event": Scenario(
-        plays.well, fault=lambda v, r, n, seen: Fault(cut=1) if v == "watch" and seen < 20 else None, shown=("step 2",)
+        plays.well,
+        fault=lambda v, r, n, seen: Fault(cut=1) if v == "watch" and seen < 20 else None,
+        shown=("step 2",),
     ),
-    "lists are away": Scenario(plays.well, fault=plays.fault_of("list", "pytorchjobs", until=5, reset=True)),
+    "lists are away": Scenario(
+        plays.well, fault=plays.fault_of("list", "pytorchjobs", until=5, reset=True)
+    ),
     "the API stays away": Scenario(
         plays.silence,
         "did not answer",
@@ -231,11 +348,17 @@ SCENARIOS = {
     ),
     "logs break before they have caught up": Scenario(
         lambda op: (op.created(), op.runs(*(f"n{n}" for n in range(9))), op.succeeds()),
-        fault=lambda v, r, n, seen: Fault(cut=(5, 2, 3)[seen]) if r == "pods/log" and seen < 3 else None,
+        fault=lambda v, r, n, seen: (
+            Fault(cut=(5, 2, 3)[seen]) if r == "pods/log" and seen < 3 else None
+        ),
         shown=tuple(f"[worker-0] n{n}" for n in range(9)),
     ),
-    "heartbeats fail": Scenario(plays.beaten, fault=plays.fault_of("patch", "pytorchjobs", until=99, status=500)),
-    "deletion fails for a while": Scenario(plays.well, fault=plays.fault_of("delete", "pytorchjobs", until=3, status=500)),
+    "heartbeats fail": Scenario(
+        plays.beaten, fault=plays.fault_of("patch", "pytorchjobs", until=99, status=500)
+    ),
+    "deletion fails for a while": Scenario(
+        plays.well, fault=plays.fault_of("delete", "pytorchjobs", until=3, status=500)
+    ),
     "the answer to the deletion is lost": Scenario(
         plays.well, fault=plays.fault_of("delete", "pytorchjobs", until=1, reset=True, after=True)
     ),
@@ -251,7 +374,9 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("case", SCENARIOS)
-def test_scenarios(case: str, config: Path, kube: KubeServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scenarios(
+    case: str, config: Path, kube: KubeServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     scenario = SCENARIOS[case]
     kube.fault = scenario.fault
     scenario.before(kube)
@@ -304,7 +429,9 @@ def launcher(config: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", LAUNCHER, json.dumps(manifest(spec()))]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
         return started[-1]
 
     yield start
@@ -313,7 +440,9 @@ def launcher(config: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
         process.wait()
 
 
-def test_sigterm_sends_the_delete_at_once(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+def test_sigterm_sends_the_delete_at_once(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
     process, op = launcher(), Operator(kube)
     op.created()
     op.runs("step 1")
@@ -322,7 +451,9 @@ def test_sigterm_sends_the_delete_at_once(kube: KubeServer, launcher: Callable[[
     process.send_signal(signal.SIGTERM)
     kube.wait_for(lambda: not kube.all("pytorchjobs"))
     asked = [
-        verb for verb, resource, _ in kube.requests[before:] if resource == "pytorchjobs" and verb not in {"patch", "watch", "list"}
+        verb
+        for verb, resource, _ in kube.requests[before:]
+        if resource == "pytorchjobs" and verb not in {"patch", "watch", "list"}
     ]
     assert asked[0] == "delete"
     out, _ = process.communicate(timeout=30)
@@ -331,7 +462,9 @@ def test_sigterm_sends_the_delete_at_once(kube: KubeServer, launcher: Callable[[
     assert not kube.all("pods")
 
 
-def test_sigterm_during_the_creation_leaves_no_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+def test_sigterm_during_the_creation_leaves_no_job(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
     """The object is made, but its answer has not come: nothing is known yet but the name."""
     answered = threading.Event()
 
@@ -351,8 +484,10 @@ def test_sigterm_during_the_creation_leaves_no_job(kube: KubeServer, launcher: C
 def test_sigterm_deletes_the_job_before_the_last_lines_are_awaited(
     kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
 ) -> None:
-    """The log of a job that has ended does not end, and the launcher would wait ten seconds for it. One DELETE goes out at once,
-    one when all is put away, which insists."""
+    """The log of a job that has ended does not end, and the launcher would wait ten seconds for it.
+
+    One DELETE goes out at once, one when all is put away, which insists.
+    """
     kube.fault = lambda verb, resource, name, seen: (
         Fault(hold=plays.NEVER) if (verb, resource, seen) == ("list", "pods", 1) else None
     )
@@ -369,7 +504,9 @@ def test_sigterm_deletes_the_job_before_the_last_lines_are_awaited(
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_ctrl_c_deletes_the_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+def test_ctrl_c_deletes_the_job(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
     process, op = launcher(), Operator(kube)
     op.created()
     op.watched()
@@ -400,7 +537,9 @@ def test_a_launcher_that_is_killed_leaves_an_orphan_that_is_adopted_or_reaped(
     assert kube.get("pytorchjobs", NAME) is None, uid
 
 
-def test_two_launchers_at_once_share_one_job(kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]) -> None:
+def test_two_launchers_at_once_share_one_job(
+    kube: KubeServer, launcher: Callable[[], subprocess.Popen[str]]
+) -> None:
     both, op = [launcher(), launcher()], Operator(kube)
     op.created()
     op.runs("step 1")
@@ -432,11 +571,23 @@ def test_progress_of_the_job_is_this_process_own(
     op = Operator(kube)
     threading.Thread(target=plays.progress, args=[op], daemon=True).start()
     run_job(connect(NAMESPACE, QUICK), op.kind, manifest(spec()), deadline=600)
-    assert read_json(tmp_path / "progress") == {"label": "rlvr", "done": 4, "total": 4, "facts": {"loss": 0.5}}
+    assert read_json(tmp_path / "progress") == {
+        "label": "rlvr",
+        "done": 4,
+        "total": 4,
+        "facts": {"loss": 0.5},
+    }
 
 
-def test_the_job_belongs_to_the_workflow_of_the_own_pod(config: Path, kube: KubeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "omniboost-x7", "uid": "u-1"}
+def test_the_job_belongs_to_the_workflow_of_the_own_pod(
+    config: Path, kube: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "name": "omniboost-x7",
+        "uid": "u-1",
+    }
     kube.put("pods", {"metadata": {"name": "omniboost-x7-step-1", "ownerReferences": [owner]}})
     recipe, cluster = load_recipe("tiny"), connect(NAMESPACE, QUICK)
     monkeypatch.delenv(step.POD_NAME, raising=False)
@@ -449,10 +600,12 @@ def test_the_job_belongs_to_the_workflow_of_the_own_pod(config: Path, kube: Kube
 
 
 def test_the_rights_listed_are_those_used() -> None:
-    """Runs last: all that the mock server was asked for in this file, by launchers, and nothing else."""
+    """Runs last: all that the mock server was asked for in this file, by launchers, and nothing
+    else."""
     if len(CALLS) < 10:
         pytest.skip("only with the whole file")
     launchers, reapers = (
-        {(resource.group, resource.plural, verb) for resource, verb in verbs} for verbs in (launch.VERBS, reap.VERBS)
+        {(resource.group, resource.plural, verb) for resource, verb in verbs}
+        for verbs in (launch.VERBS, reap.VERBS)
     )
     assert launchers <= CALLS <= launchers | reapers  # one test reaps what a launcher left

@@ -1,4 +1,5 @@
-"""Figures over benchmarks: leakage, replies, the null, the residual and its random-removal control."""
+"""Figures over benchmarks: leakage, replies, the null, the residual and its random-removal
+control."""
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ def test_leakage():
     assert a["solved"].n == 200
     assert a["corrected"].value == pytest.approx((a["solved"].value - 0.25) / 0.75)
     assert a["solved"].low < a["solved"].value < a["solved"].high
-    assert (b["solved"].value, b["corrected"].value) == (0, -1), "answers outside the options are no chance hits"
+    assert (b["solved"].value, b["corrected"].value) == (
+        0,
+        -1,
+    ), "answers outside the options are no chance hits"
 
 
 def test_null_shares():
@@ -32,13 +36,16 @@ def test_null_shares():
     shares = audit.null_shares(audited, audit.count(audited, answers))
     assert len(shares["hits"]) == len(shares["binomial"]) == N + 1
     assert sum(shares["hits"]) == pytest.approx(1)
-    assert shares["binomial"] == pytest.approx([binomial_tail(N, k, 0.25) - binomial_tail(N, k + 1, 0.25) for k in range(N + 1)])
+    assert shares["binomial"] == pytest.approx(
+        [binomial_tail(N, k, 0.25) - binomial_tail(N, k + 1, 0.25) for k in range(N + 1)]
+    )
     # Far more often than by chance the same wrong option again and again, and far more often never.
     assert sum(shares["hits"][6:]) > 5 * sum(shares["binomial"][6:])
 
 
 def test_residual_has_its_own_baseline():
-    """A second probe that guesses, a third of the time outside the options, is no leak, though it is far from 1/K."""
+    """A second probe that guesses, a third of the time outside the options, is no leak, though it
+    is far from 1/K."""
     queries = make_queries("b", 2000)
     audited = audit.Audited(queries, frozenset({"b"}))
     leaky = np.arange(2000) < 200
@@ -54,8 +61,9 @@ def test_residual_has_its_own_baseline():
 
 
 def test_random_removal_of_as_many_is_the_control_of_the_residual():
-    """Removing the leaky ones leaves less than removing as many at random, which leaves as much as was there; within each
-    benchmark, so that a benchmark that leaks all over is not blamed on the removal."""
+    """Removing the leaky ones leaves less than removing as many at random, which leaves as much as
+    was there; within each benchmark, so that a benchmark that leaks all over is not blamed on the
+    removal."""
     queries = [*make_queries("a", 1000), *make_queries("b", 1000), *make_queries("whole", 200)]
     audited = audit.Audited(queries, frozenset({"a", "b"}))
     leaky = np.concatenate([np.arange(1000) < 600, np.arange(1000) < 50, np.ones(200, bool)])
@@ -88,7 +96,9 @@ def test_random_removal_of_as_many_is_the_control_of_the_residual():
 
 def test_replies_are_counted_by_what_became_of_them():
     audited = audit.Audited([*make_queries("a", 2), *make_queries("b", 1)], frozenset({"a"}))
-    answers = np.array([[0, audit.CUT, audit.NONE], [audit.FAILED, audit.CUT, 2], [1, audit.UNREAD, audit.NONE]])
+    answers = np.array(
+        [[0, audit.CUT, audit.NONE], [audit.FAILED, audit.CUT, 2], [1, audit.UNREAD, audit.NONE]]
+    )
     assert audit.replies(audited, {View.text_only: answers}) == {
         "a": {"text_only": {"draws": 6, "failed": 1, "truncated": 2, "no_answer": 0, "outside": 1}},
         "b": {"text_only": {"draws": 3, "failed": 0, "truncated": 0, "no_answer": 1, "outside": 1}},
@@ -99,8 +109,16 @@ def test_replies_are_counted_by_what_became_of_them():
 def test_leakage_is_over_what_was_answered():
     audited = audit.Audited(make_queries("a", 3), frozenset({"a"}))
     answers = np.array([[0, audit.FAILED, 0, 0], [0, 1, 0, 1], [audit.FAILED] * 4])
-    hits = {View.visual_only: audit.count(audited, answers), View.text_only: audit.count(audited, answers[[2, 2, 2]])}
-    found = audit.leakage(audited, hits, {"first": np.array([True, False, False]), "all": np.ones(3, bool)})
+    hits = {
+        View.visual_only: audit.count(audited, answers),
+        View.text_only: audit.count(audited, answers[[2, 2, 2]]),
+    }
+    found = audit.leakage(
+        audited, hits, {"first": np.array([True, False, False]), "all": np.ones(3, bool)}
+    )
     assert found["first"]["visual_only"]["solved"].value == 1
-    assert (found["all"]["visual_only"]["solved"].value, found["all"]["visual_only"]["solved"].n) == (0.75, 2)
+    assert (
+        found["all"]["visual_only"]["solved"].value,
+        found["all"]["visual_only"]["solved"].n,
+    ) == (0.75, 2)
     assert set(found["all"]) == {"visual_only"}

@@ -30,10 +30,16 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 def scraped(port: int) -> dict[str, float]:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if not line.startswith("#")
+    }
 
 
-def test_figures_are_served_while_the_step_works_and_no_longer(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_served_while_the_step_works_and_no_longer(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     live.show("omni_training_steps", 7)  # nobody works: of no consequence
     with live.working("probe", "second_probe"):
         assert scraped(port) == {}
@@ -72,8 +78,14 @@ def test_a_target_stays_up_before_and_after_the_step(port: int) -> None:
         scraped(port)
 
 
-def test_only_this_machine_may_look_unless_it_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for host, reached in (("", ["127.0.0.1"]), ("127.0.0.2", ["127.0.0.2"]), ("0.0.0.0", ["127.0.0.1", "127.0.0.2"])):
+def test_only_this_machine_may_look_unless_it_is_said(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for host, reached in (
+        ("", ["127.0.0.1"]),
+        ("127.0.0.2", ["127.0.0.2"]),
+        ("0.0.0.0", ["127.0.0.1", "127.0.0.2"]),
+    ):
         if host:
             monkeypatch.setenv(live.HOST, host)
         found = []
@@ -96,7 +108,9 @@ def test_of_several_processes_the_first_speaks(port: int, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("given", ["taken", "ninety", "99999"])
-def test_no_work_fails_for_its_metrics(given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_work_fails_for_its_metrics(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv(live.PORT, str(other.getsockname()[1]) if given == "taken" else given)
         with live.working("sft", "sft"):
@@ -129,7 +143,10 @@ class Half:
 def test_replies_and_errors_are_counted_as_they_come(port: int, tmp_path: Path) -> None:
     requests = [Request((str(number),), tmp_path) for number in range(4)]
     engine, config = Half(port), EngineConfig(max_error_rate=0.25)
-    with live.working("probe", "second_probe"), pytest.raises(EngineError, match="2 of 4 requests failed"):
+    with (
+        live.working("probe", "second_probe"),
+        pytest.raises(EngineError, match="2 of 4 requests failed"),
+    ):
         ask(
             engine,
             requests,

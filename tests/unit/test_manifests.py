@@ -1,4 +1,5 @@
-"""Manifests as files: what show and diff say, tables in and out, and that an imported one is an input of evaluate."""
+"""Manifests as files: what show and diff say, tables in and out, and that an imported one is an
+input of evaluate."""
 
 import csv
 import json
@@ -23,13 +24,20 @@ NAMES = {"daily_omni": 4, "world_sense": 3, "yew": 2}
 
 
 def verdict(benchmark, name, label, hits=0, null=1.0):
-    return Verdict(benchmark=benchmark, id=name, label=label, hits=hits, draws=8, null=null, binomial=null)
+    return Verdict(
+        benchmark=benchmark, id=name, label=label, hits=hits, draws=8, null=null, binomial=null
+    )
 
 
 def make(*labels, policy="repeated", probe="a", profile="p" * 64, seed=0):
     """One verdict of daily_omni for each label, two of yew kept whole."""
-    found = [verdict("daily_omni", f"{i:04d}", label, 7 if label is S else 1, 0.004) for i, label in enumerate(labels)]
-    return audit.build_manifest(policy, probe, profile, [*found, verdict("yew", "x", W), verdict("yew", "y", W)], seed)
+    found = [
+        verdict("daily_omni", f"{i:04d}", label, 7 if label is S else 1, 0.004)
+        for i, label in enumerate(labels)
+    ]
+    return audit.build_manifest(
+        policy, probe, profile, [*found, verdict("yew", "x", W), verdict("yew", "y", W)], seed
+    )
 
 
 @pytest.fixture
@@ -38,12 +46,21 @@ def prepared(tmp_path):
     folder = tmp_path / "prepare"
     folder.mkdir()
     shared = {"type": "t", "question": "?", "options": ("1", "2"), "answer": "1", "cluster": "c"}
-    queries = [Query(benchmark=name, id=f"{i:04d}", **shared) for name, count in NAMES.items() for i in range(count)]
-    infos = [BenchmarkInfo(name=name, queries=count, filter_policy="filtered") for name, count in NAMES.items()]
+    queries = [
+        Query(benchmark=name, id=f"{i:04d}", **shared)
+        for name, count in NAMES.items()
+        for i in range(count)
+    ]
+    infos = [
+        BenchmarkInfo(name=name, queries=count, filter_policy="filtered")
+        for name, count in NAMES.items()
+    ]
     write_jsonl(folder / "queries.jsonl", queries)
     write_jsonl(folder / "controls.jsonl", [])
     write_json(folder / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
-    write_step(folder, {"step": "prepare", "section": "prepare", "key": "k", "seconds": 1.0, "summary": {}})
+    write_step(
+        folder, {"step": "prepare", "section": "prepare", "key": "k", "seconds": 1.0, "summary": {}}
+    )
     return folder
 
 
@@ -53,12 +70,16 @@ def table(path, rows, columns=("benchmark", "id")):
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([columns, *rows])
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
+        path.write_text(
+            "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
+        )
     else:
         arrow = pytest.importorskip("pyarrow")
         from pyarrow import parquet
 
-        parquet.write_table(arrow.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), path)
+        parquet.write_table(
+            arrow.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), path
+        )
     return path
 
 
@@ -88,7 +109,10 @@ def test_diff_says_what_moved_and_why():
     assert "probe: 'a' -> 'b'" in said
     assert "profile_hash" not in said
     assert "kept -> removed: 1 of 6 queries" in said
-    assert "  daily_omni: 1\n    0001: not solvable (1 of 8, null 0.0040) -> removed (7 of 8, null 0.0040)" in said
+    assert (
+        "  daily_omni: 1\n    0001: not solvable (1 of 8, null 0.0040) -> removed (7 of 8, null"
+        " 0.0040)" in said
+    )
     assert "removed -> kept: 1 of" in said
     assert "0000: removed (7 of 8, null 0.0040) -> not solvable" in said
     assert "kept, other label: 1 of" in said
@@ -132,15 +156,24 @@ def test_the_hash_hangs_on_neither_order_nor_form_nor_name(prepared, tmp_path):
     orders = [ROWS, ROWS[::-1], [*ROWS, ROWS[0]]]
     found = [take(table(path, rows), prepared)[0] for path, rows in zip(paths, orders, strict=True)]
     assert len({m.content_hash for m in found}) == 1
-    assert take(table(tmp_path / "d.csv", ROWS[:2]), prepared)[0].content_hash != found[0].content_hash
+    assert (
+        take(table(tmp_path / "d.csv", ROWS[:2]), prepared)[0].content_hash != found[0].content_hash
+    )
     assert take(paths[0], prepared, "removed")[0].content_hash != found[0].content_hash
     # Pinned: another machine, version or day must come to the same.
-    assert make(S, N).content_hash == "a9c1b415fa1f4bf2e5331eca0002a6fac49d8a58180c15c10c9257809273666b"
+    assert (
+        make(S, N).content_hash
+        == "a9c1b415fa1f4bf2e5331eca0002a6fac49d8a58180c15c10c9257809273666b"
+    )
 
 
 def test_names_of_benchmarks_and_columns_may_differ(prepared, tmp_path):
     rows = [("Daily-Omni", "0001"), ("WorldSense", "0002")]
-    made, _ = take(table(tmp_path / "x.csv", rows, ("source", "native id")), prepared, columns=("source", "native id"))
+    made, _ = take(
+        table(tmp_path / "x.csv", rows, ("source", "native id")),
+        prepared,
+        columns=("source", "native id"),
+    )
     assert made.kept() >= {("daily_omni", "0001"), ("world_sense", "0002")}
     numbers = tmp_path / "n.jsonl"
     write_jsonl(
@@ -157,9 +190,15 @@ def test_names_of_benchmarks_and_columns_may_differ(prepared, tmp_path):
 BAD = {
     "unknown ids": (
         [*ROWS, ("daily_omni", "9999"), ("elm", "0001")],
-        r"2 of 5 rows name no query of .*prepare:\n  .*list.csv:5: daily_omni/9999\n  .*list.csv:6: elm/0001$",
+        (
+            r"2 of 5 rows name no query of .*prepare:\n  .*list.csv:5: daily_omni/9999\n "
+            r" .*list.csv:6: elm/0001$"
+        ),
     ),
-    "many unknown ids": ([("elm", str(i)) for i in range(30)], r"30 of 30 rows(.*\n)+.*  and 20 more$"),
+    "many unknown ids": (
+        [("elm", str(i)) for i in range(30)],
+        r"30 of 30 rows(.*\n)+.*  and 20 more$",
+    ),
     "empty": ([], "lists nothing"),
     "no id": ([("daily_omni", "")], r"list.csv:2: no value in column 'id'; it has benchmark, id"),
 }
@@ -173,10 +212,18 @@ def test_rows_that_fit_nothing_are_listed(prepared, tmp_path, rows, message):
 
 FILES = {
     "list.txt": ("x", ConfigError, "a table is .csv, .jsonl or .parquet"),
-    "list.jsonl": ('{"benchmark": "daily_omni", "id": "0001"}\n{"bench', DataError, r"list.jsonl:2: not JSON"),
+    "list.jsonl": (
+        '{"benchmark": "daily_omni", "id": "0001"}\n{"bench',
+        DataError,
+        r"list.jsonl:2: not JSON",
+    ),
     "rows.jsonl": ("[1]\n", DataError, r"rows.jsonl:1: a row is an object"),
     "list.parquet": ("PAR0", DataError, r"list.parquet is not Parquet"),
-    "other.csv": ("a,b\n1,2\n", DataError, r"other.csv:2: no value in column 'benchmark'; it has a, b"),
+    "other.csv": (
+        "a,b\n1,2\n",
+        DataError,
+        r"other.csv:2: no value in column 'benchmark'; it has a, b",
+    ),
 }
 
 
@@ -212,14 +259,28 @@ def test_a_full_export_holds_the_evidence_and_is_no_list(prepared, tmp_path, suf
     rows = [row for _, row in manifest._rows(path)]
     for v, row in zip(manifest.verdicts, rows, strict=True):
         assert (row["benchmark"], row["id"], row["label"]) == (v.benchmark, v.id, v.label)
-        assert (int(row["hits"]), float(row["null"]), str(row["kept"])) == (v.hits, v.null, str(v.kept))
+        assert (int(row["hits"]), float(row["null"]), str(row["kept"])) == (
+            v.hits,
+            v.null,
+            str(v.kept),
+        )
     with pytest.raises(DataError, match="export it with --listed kept first"):
         take(path, prepared)
 
 
 def test_the_command_line(prepared, tmp_path, capsys):
     path, output = table(tmp_path / "list.csv", ROWS), tmp_path / "imported"
-    argv = ["manifest", "import", str(path), "--queries", str(prepared), "--listed", "kept", "--output", str(output)]
+    argv = [
+        "manifest",
+        "import",
+        str(path),
+        "--queries",
+        str(prepared),
+        "--listed",
+        "kept",
+        "--output",
+        str(output),
+    ]
     assert main(argv) == 0
     assert "use it: omnicore evaluate --input manifest=" in capsys.readouterr().out
     assert read_json(output / "step.json")["summary"]["kept_imported"] == 5
@@ -234,7 +295,9 @@ def test_the_command_line(prepared, tmp_path, capsys):
         assert main(["manifest", *map(str, action)]) == 0
     assert "daily_omni" in capsys.readouterr().out
     assert (
-        (tmp_path / "o.csv").read_text().startswith("benchmark,id,label,hits,draws,null,binomial,kept\ndaily_omni,0000,solvable,")
+        (tmp_path / "o.csv")
+        .read_text()
+        .startswith("benchmark,id,label,hits,draws,null,binomial,kept\ndaily_omni,0000,solvable,")
     )
     assert main([*argv[:-1], str(prepared)]) == 2
     assert "holds no imported manifest" in capsys.readouterr().err
@@ -245,7 +308,9 @@ def test_the_command_line(prepared, tmp_path, capsys):
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     many = [f"benchmark-{i:05d}" for i in range(5000)]
-    found = audit.build_manifest("repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many])
+    found = audit.build_manifest(
+        "repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many]
+    )
     write_json(tmp_path / "manifest.json", found)
     command = f"{sys.executable} -m omnicore manifest show {tmp_path} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
@@ -253,7 +318,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
 
 
 def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
-    """The door accepts it as clean's output; evaluate reads it under any profile, and any other hash is still refused."""
+    """The door accepts it as clean's output; evaluate reads it under any profile, and any other
+    hash is still refused."""
     output = tmp_path / "imported"
     path = table(tmp_path / "list.csv", ROWS)
     made, counts = take(path, prepared)

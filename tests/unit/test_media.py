@@ -43,11 +43,15 @@ def entries(cache: Path) -> int:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"media/gone\.wav is missing: run prepare again, or copy the audio there"):
+    with pytest.raises(
+        DataError, match=r"media/gone\.wav is missing: run prepare again, or copy the audio there"
+    ):
         read.locate(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.png", b"no picture"), ("a.png", b"\x89PNG\r\n\x1a\n"), ("a.png", b"")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.png", b"no picture"), ("a.png", b"\x89PNG\r\n\x1a\n"), ("a.png", b"")]
+)
 def test_broken_picture_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png is not a readable picture"):
@@ -62,7 +66,9 @@ def test_truncated_picture_is_named(tmp_path: Path) -> None:
         read.load_image(path)
 
 
-def test_picture_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_above_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video, "MAX_PIXELS", 99)
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="10x10 pixels, more than 99"):
@@ -111,7 +117,10 @@ def test_bring_links_and_leaves_what_is_there(tmp_path: Path) -> None:
 def png_that_claims(width: int, height: int) -> bytes:
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, data, b"IEND")]
+    chunks = [
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in (head, data, b"IEND")
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -133,15 +142,21 @@ def test_transparent_parts_are_white_and_turned_pictures_upright(tmp_path: Path)
 
 
 GREY = np.tile(np.linspace(0, 65_535, 64).astype(np.uint16), (8, 1))
-COLOUR = np.stack([np.tile(np.linspace(0, 255, 64), (8, 1)), np.full((8, 64), 128), np.zeros((8, 64))], -1).astype(np.uint8)
+COLOUR = np.stack(
+    [np.tile(np.linspace(0, 255, 64), (8, 1)), np.full((8, 64), 128), np.zeros((8, 64))], -1
+).astype(np.uint8)
 
 
 def lab() -> Image.Image:
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    return ImageCms.applyTransform(Image.fromarray(COLOUR), ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    return ImageCms.applyTransform(
+        Image.fromarray(COLOUR), ImageCms.buildTransform(*profiles, "RGB", "LAB")
+    )
 
 
-@pytest.mark.parametrize(("name", "order"), [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.jp2", "<u2")])
+@pytest.mark.parametrize(
+    ("name", "order"), [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.jp2", "<u2")]
+)
 def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, name: str, order: str) -> None:
     Image.fromarray(GREY.astype(order)).save(tmp_path / name)
     shown = np.asarray(load_image(tmp_path / name))
@@ -159,11 +174,15 @@ def test_tiff_of_16_bits_whose_white_is_0_is_not_inverted(tmp_path: Path) -> Non
 
 def test_tiff_of_12_bits_is_scaled_by_its_own_white(tmp_path: Path) -> None:
     levels = np.array([0, 1_000, 2_000, 4_095])
-    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in levels.reshape(2, 2).tolist())
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in levels.reshape(2, 2).tolist()
+    )
     fields = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in fields.items())
     header = b"II*\0" + struct.pack("<I", 8 + len(packed))
-    (tmp_path / "a.tif").write_bytes(header + packed + struct.pack("<H", len(fields)) + entries + bytes(4))
+    (tmp_path / "a.tif").write_bytes(
+        header + packed + struct.pack("<H", len(fields)) + entries + bytes(4)
+    )
     assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == (levels >> 4).tolist()
 
 
@@ -171,23 +190,42 @@ def test_grey_of_16_bits_in_a_pgm_is_scaled_by_its_own_white(tmp_path: Path) -> 
     for white in (65_535, 4_095):
         levels = (GREY.astype(np.int64) * white // 65_535).astype(">u2")
         (tmp_path / "a.pgm").write_bytes(b"P5 64 8 %d\n" % white + levels.tobytes())
-        assert np.abs(np.asarray(load_image(tmp_path / "a.pgm"))[..., 0].astype(int) - (GREY >> 8)).max() <= 1
+        assert (
+            np.abs(
+                np.asarray(load_image(tmp_path / "a.pgm"))[..., 0].astype(int) - (GREY >> 8)
+            ).max()
+            <= 1
+        )
 
 
 @pytest.mark.parametrize("samples", [np.float32, np.int32])
 def test_picture_without_a_white_is_refused(tmp_path: Path, samples: Any) -> None:
-    Image.fromarray((GREY // 4).astype(samples) if samples is not np.int16 else (GREY // 4).astype(np.int32)).save(
-        tmp_path / "a.tif"
-    )
-    with pytest.raises(DataError, match=r"a\.tif: mode [IF], whose samples do not say what is white: convert it to 8 or 16 bits"):
+    Image.fromarray(
+        (GREY // 4).astype(samples) if samples is not np.int16 else (GREY // 4).astype(np.int32)
+    ).save(tmp_path / "a.tif")
+    with pytest.raises(
+        DataError,
+        match=(
+            r"a\.tif: mode [IF], whose samples do not say what is white: convert it to 8 or 16 bits"
+        ),
+    ):
         load_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "off"),
-    [("a.tif", "CMYK", 2), ("a.jpg", "CMYK", 8), ("a.png", "P", 8), ("a.gif", "P", 8), ("a.tif", "YCbCr", 3), ("a.tif", "LAB", 10)],
+    [
+        ("a.tif", "CMYK", 2),
+        ("a.jpg", "CMYK", 8),
+        ("a.png", "P", 8),
+        ("a.gif", "P", 8),
+        ("a.tif", "YCbCr", 3),
+        ("a.tif", "LAB", 10),
+    ],
 )
-def test_picture_of_every_mode_shows_its_colours(tmp_path: Path, name: str, mode: str, off: int) -> None:
+def test_picture_of_every_mode_shows_its_colours(
+    tmp_path: Path, name: str, mode: str, off: int
+) -> None:
     plain = Image.fromarray(COLOUR)
     saved = lab() if mode == "LAB" else plain.quantize(64) if mode == "P" else plain.convert(mode)
     saved.save(tmp_path / name)
@@ -199,7 +237,9 @@ def test_picture_of_every_mode_shows_its_colours(tmp_path: Path, name: str, mode
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_picture_of_one_bit_is_black_and_white(tmp_path: Path, name: str) -> None:
     Image.fromarray(GREY > 30_000).save(tmp_path / name)
-    assert np.array_equal(np.asarray(load_image(tmp_path / name))[..., 0], np.where(GREY > 30_000, 255, 0))
+    assert np.array_equal(
+        np.asarray(load_image(tmp_path / name))[..., 0], np.where(GREY > 30_000, 255, 0)
+    )
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp", "a.mpo"])
@@ -214,14 +254,21 @@ def test_first_of_several_frames_is_shown(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("size", [(2_001, 10), (10, 2_001)])
 def test_picture_that_the_processor_refuses_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
     path = make_picture(tmp_path / "a.png", "red", size)
-    for load in (lambda: load_image(path), lambda: read.measure(medium(path, "image"), tmp_path, PROFILE)):
-        with pytest.raises(DataError, match=rf"a\.png: {size[0]}x{size[1]} pixels, sides in a ratio above 200"):
+    for load in (
+        lambda: load_image(path),
+        lambda: read.measure(medium(path, "image"), tmp_path, PROFILE),
+    ):
+        with pytest.raises(
+            DataError, match=rf"a\.png: {size[0]}x{size[1]} pixels, sides in a ratio above 200"
+        ):
             load()
     assert load_image(make_picture(tmp_path / "b.png", "red", (2_000, 10))).size == (2_000, 10)
 
 
 @pytest.mark.parametrize("kind", ["video", "audio"])
-def test_video_and_its_sound_are_decoded_once(tmp_path: Path, cache_of_its_own: Path, kind: Any, monkeypatch: Any) -> None:
+def test_video_and_its_sound_are_decoded_once(
+    tmp_path: Path, cache_of_its_own: Path, kind: Any, monkeypatch: Any
+) -> None:
     path = make_video(tmp_path / "a.mp4", 2, 25, SIZE, 440)
     first = read_media(medium(path, kind), tmp_path, PROFILE)
     monkeypatch.setattr(read, "load_video", None)
@@ -237,25 +284,44 @@ def test_video_and_its_sound_are_decoded_once(tmp_path: Path, cache_of_its_own: 
     assert entries(cache_of_its_own) == 1
 
 
-def test_every_clip_and_sampling_has_an_entry_of_its_own(tmp_path: Path, cache_of_its_own: Path) -> None:
+def test_every_clip_and_sampling_has_an_entry_of_its_own(
+    tmp_path: Path, cache_of_its_own: Path
+) -> None:
     path = make_video(tmp_path / "a.mp4", 4, 25, SIZE, 440)
     other = make_video(tmp_path / "b.mp4", 4, 25, SIZE, 880)
     profiles = [PROFILE, Profile(fps=1, max_frames=4), Profile(fps=2, max_frames=3)]
-    clips = [medium(path, "video"), medium(path, "video", 1), medium(path, "video", 1, 2), medium(path, "video", None, 2)]
+    clips = [
+        medium(path, "video"),
+        medium(path, "video", 1),
+        medium(path, "video", 1, 2),
+        medium(path, "video", None, 2),
+    ]
     for profile, clip in itertools.product(profiles, clips):
         expected = load_video(path, profile.fps, profile.max_frames, clip.start, clip.end)
-        assert read_media(clip, tmp_path, profile) == expected == read_media(clip, tmp_path, profile)
+        assert (
+            read_media(clip, tmp_path, profile) == expected == read_media(clip, tmp_path, profile)
+        )
     assert entries(cache_of_its_own) == 12
-    sounds = [read_media(m, tmp_path, p) for p in profiles for m in (medium(path, "audio"), medium(other, "audio"))]
+    sounds = [
+        read_media(m, tmp_path, p)
+        for p in profiles
+        for m in (medium(path, "audio"), medium(other, "audio"))
+    ]
     assert [main_hz(np.asarray(sound)) for sound in sounds] == [440, 880] * 3
     assert entries(cache_of_its_own) == 14, "frames a second are nothing to a sound"
 
 
-def test_pictures_and_short_sounds_go_past_the_cache(tmp_path: Path, cache_of_its_own: Path) -> None:
-    picture = read_media(medium(make_picture(tmp_path / "a.png", "red", (8, 8)), "image"), tmp_path, PROFILE)
+def test_pictures_and_short_sounds_go_past_the_cache(
+    tmp_path: Path, cache_of_its_own: Path
+) -> None:
+    picture = read_media(
+        medium(make_picture(tmp_path / "a.png", "red", (8, 8)), "image"), tmp_path, PROFILE
+    )
     assert isinstance(picture, Image.Image)
     assert picture.getpixel((0, 0)) == (255, 0, 0)
-    sound = read_media(medium(make_tone(tmp_path / "a.flac", 440, 2), "audio", 0.5, 1.5), tmp_path, PROFILE)
+    sound = read_media(
+        medium(make_tone(tmp_path / "a.flac", 440, 2), "audio", 0.5, 1.5), tmp_path, PROFILE
+    )
     assert main_hz(np.asarray(sound)) == 440
     assert len(np.asarray(sound)) == 16_000
     assert not cache_of_its_own.exists()
@@ -265,9 +331,13 @@ def test_pictures_and_short_sounds_go_past_the_cache(tmp_path: Path, cache_of_it
     assert entries(cache_of_its_own) == 1
 
 
-def test_file_that_is_not_the_prepared_one_is_refused(tmp_path: Path, cache_of_its_own: Path) -> None:
+def test_file_that_is_not_the_prepared_one_is_refused(
+    tmp_path: Path, cache_of_its_own: Path
+) -> None:
     record = medium(make_video(tmp_path / "a.mp4", 1, 5, SIZE, 440), "video")
     make_video(tmp_path / "a.mp4", 1, 10, SIZE, 440)
-    with pytest.raises(DataError, match=r"a\.mp4 is not the file that was prepared.*: run prepare again"):
+    with pytest.raises(
+        DataError, match=r"a\.mp4 is not the file that was prepared.*: run prepare again"
+    ):
         read_media(record, tmp_path, PROFILE)
     assert entries(cache_of_its_own) == 0

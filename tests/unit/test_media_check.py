@@ -1,4 +1,5 @@
-"""What prepare finds wrong with media by a short decode, what it lets pass, and that it does either once."""
+"""What prepare finds wrong with media by a short decode, what it lets pass, and that it does either
+once."""
 
 from __future__ import annotations
 
@@ -15,7 +16,16 @@ from omnicore.errors import DataError
 from omnicore.media import check as check_media
 from omnicore.media import read
 from omnicore.schema import Media, Query
-from tests.media_files import SOUND_RATE, make_picture, make_sound_track, make_tone, make_video, medium, tone, write_video
+from tests.media_files import (
+    SOUND_RATE,
+    make_picture,
+    make_sound_track,
+    make_tone,
+    make_video,
+    medium,
+    tone,
+    write_video,
+)
 
 RATE = 16_000
 
@@ -28,7 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def film(path: Path, sound: bool = True, seconds: float = 4.0, **options: str) -> Path:
     times = [i / 8 for i in range(round(seconds * 8) + 1)]
-    return write_video(path, times, (64, 48), tone(440, seconds, SOUND_RATE) if sound else None, options=options)
+    return write_video(
+        path, times, (64, 48), tone(440, seconds, SOUND_RATE) if sound else None, options=options
+    )
 
 
 def cut(path: Path, share: float = 0.5) -> Path:
@@ -64,31 +76,126 @@ def cancelling(path: Path, seconds: float) -> Path:
 Make = Callable[[Path], Path]
 BAD: dict[str, tuple[str, str, Make, str]] = {
     "mute": ("audio", "a.mp4", lambda p: film(p, sound=False), "audio a.mp4 has no audio track"),
-    "mute, mkv": ("audio", "a.mkv", lambda p: film(p, sound=False), "audio a.mkv has no audio track"),
+    "mute, mkv": (
+        "audio",
+        "a.mkv",
+        lambda p: film(p, sound=False),
+        "audio a.mkv has no audio track",
+    ),
     "sound only": ("video", "a.mp4", make_sound_track, "video a.mp4 has no video track"),
-    "half, index first": ("video", "a.mp4", lambda p: cut(film(p, seconds=8, movflags="faststart")), "is damaged or cut off after"),
-    "half, index first, sound": ("audio", "a.mp4", lambda p: cut(film(p, movflags="faststart")), "is damaged or cut off after"),
+    "half, index first": (
+        "video",
+        "a.mp4",
+        lambda p: cut(film(p, seconds=8, movflags="faststart")),
+        "is damaged or cut off after",
+    ),
+    "half, index first, sound": (
+        "audio",
+        "a.mp4",
+        lambda p: cut(film(p, movflags="faststart")),
+        "is damaged or cut off after",
+    ),
     "half, index last": ("video", "a.mp4", lambda p: cut(film(p)), "is not a readable video"),
-    "half, index last, sound": ("audio", "a.mp4", lambda p: cut(film(p)), "is not a readable sound"),
-    "half an mkv": ("video", "a.mkv", lambda p: cut(film(p, seconds=8)), "is damaged or cut off after"),
+    "half, index last, sound": (
+        "audio",
+        "a.mp4",
+        lambda p: cut(film(p)),
+        "is not a readable sound",
+    ),
+    "half an mkv": (
+        "video",
+        "a.mkv",
+        lambda p: cut(film(p, seconds=8)),
+        "is damaged or cut off after",
+    ),
     "half an mkv, sound": ("audio", "a.mkv", lambda p: cut(film(p)), "is damaged or cut off after"),
-    "half a wav": ("audio", "a.wav", lambda p: cut(make_tone(p, 300, 3.0)), "is damaged or cut off after 1.50 s"),
+    "half a wav": (
+        "audio",
+        "a.wav",
+        lambda p: cut(make_tone(p, 300, 3.0)),
+        "is damaged or cut off after 1.50 s",
+    ),
     "half a flac": ("audio", "a.flac", lambda p: cut(make_tone(p, 300, 3.0)), "a.flac is damaged"),
-    "half a png": ("image", "a.png", lambda p: cut(make_picture(p, "red", (64, 64))), "is not a readable picture"),
-    "half a jpg": ("image", "a.jpg", lambda p: cut(make_picture(p, "red", (640, 480)), 0.8), "image file is truncated"),
-    "text for a picture": ("image", "a.png", lambda p: written(p, b"not found"), "image a.png is not a readable picture"),
-    "text for a sound": ("audio", "a.wav", lambda p: written(p, b"not found"), "audio a.wav is not a readable sound"),
-    "text for a video": ("video", "a.mp4", lambda p: written(p, b"not found"), "video a.mp4 is not a readable video"),
-    "a picture for a video": ("video", "a.png", lambda p: make_picture(p, "red", (9, 9)), "is not a readable video"),
-    "a sound for a picture": ("image", "a.wav", lambda p: make_tone(p, 300, 1.0), "is not a readable picture"),
-    "empty picture": ("image", "a.png", lambda p: written(p, b""), "is not a readable picture: it is empty"),
-    "empty sound": ("audio", "a.wav", lambda p: written(p, b""), "is not a readable sound: it is empty"),
-    "empty video": ("video", "a.mp4", lambda p: written(p, b""), "is not a readable video: it is empty"),
+    "half a png": (
+        "image",
+        "a.png",
+        lambda p: cut(make_picture(p, "red", (64, 64))),
+        "is not a readable picture",
+    ),
+    "half a jpg": (
+        "image",
+        "a.jpg",
+        lambda p: cut(make_picture(p, "red", (640, 480)), 0.8),
+        "image file is truncated",
+    ),
+    "text for a picture": (
+        "image",
+        "a.png",
+        lambda p: written(p, b"not found"),
+        "image a.png is not a readable picture",
+    ),
+    "text for a sound": (
+        "audio",
+        "a.wav",
+        lambda p: written(p, b"not found"),
+        "audio a.wav is not a readable sound",
+    ),
+    "text for a video": (
+        "video",
+        "a.mp4",
+        lambda p: written(p, b"not found"),
+        "video a.mp4 is not a readable video",
+    ),
+    "a picture for a video": (
+        "video",
+        "a.png",
+        lambda p: make_picture(p, "red", (9, 9)),
+        "is not a readable video",
+    ),
+    "a sound for a picture": (
+        "image",
+        "a.wav",
+        lambda p: make_tone(p, 300, 1.0),
+        "is not a readable picture",
+    ),
+    "empty picture": (
+        "image",
+        "a.png",
+        lambda p: written(p, b""),
+        "is not a readable picture: it is empty",
+    ),
+    "empty sound": (
+        "audio",
+        "a.wav",
+        lambda p: written(p, b""),
+        "is not a readable sound: it is empty",
+    ),
+    "empty video": (
+        "video",
+        "a.mp4",
+        lambda p: written(p, b""),
+        "is not a readable video: it is empty",
+    ),
     "not finite in the middle": ("audio", "a.wav", not_finite, "holds a sample of nan"),
-    "absurd": ("audio", "a.wav", lambda p: wave(p, tone(440, 1.0) * 20_000), "holds a sample of 10000"),
-    "too short": ("audio", "a.wav", lambda p: make_tone(p, 300, 0.02), "20.0 ms of sound, too short"),
+    "absurd": (
+        "audio",
+        "a.wav",
+        lambda p: wave(p, tone(440, 1.0) * 20_000),
+        "holds a sample of 10000",
+    ),
+    "too short": (
+        "audio",
+        "a.wav",
+        lambda p: make_tone(p, 300, 0.02),
+        "20.0 ms of sound, too short",
+    ),
     "cancels out": ("audio", "a.wav", lambda p: cancelling(p, 5.0), "its channels cancel out"),
-    "narrow": ("image", "a.png", lambda p: make_picture(p, "red", (2, 900)), "2x900 pixels, sides in a ratio above 200"),
+    "narrow": (
+        "image",
+        "a.png",
+        lambda p: make_picture(p, "red", (2, 900)),
+        "2x900 pixels, sides in a ratio above 200",
+    ),
 }
 GOOD: dict[str, tuple[str, str, Make]] = {
     "mp4": ("video", "a.mp4", film),
@@ -113,7 +220,16 @@ GOOD: dict[str, tuple[str, str, Make]] = {
 
 
 def query(name: str, *shown: Media) -> Query:
-    return Query(benchmark="b", id=name, type="t", question="Which?", options=("a", "b"), answer="a", media=shown, cluster="c")
+    return Query(
+        benchmark="b",
+        id=name,
+        type="t",
+        question="Which?",
+        options=("a", "b"),
+        answer="a",
+        media=shown,
+        cluster="c",
+    )
 
 
 def faults(folder: Path, *queries: Query) -> dict[str, str]:
@@ -121,9 +237,14 @@ def faults(folder: Path, *queries: Query) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("kind", "name", "make", "message"), BAD.values(), ids=BAD)
-def test_unreadable_medium_is_named_as_it_will_fail(tmp_path: Path, kind: str, name: str, make: Make, message: str) -> None:
+def test_unreadable_medium_is_named_as_it_will_fail(
+    tmp_path: Path, kind: str, name: str, make: Make, message: str
+) -> None:
     path = make(tmp_path / name)
-    bad, good = medium(path, kind), medium(make_picture(tmp_path / "good.png", "blue", (9, 9)), "image")  # type: ignore[arg-type]
+    bad, good = (
+        medium(path, kind),
+        medium(make_picture(tmp_path / "good.png", "blue", (9, 9)), "image"),
+    )  # type: ignore[arg-type]
     with pytest.raises(DataError):
         read.read_media(bad, tmp_path, Profile())
     found = faults(tmp_path, query("one", good), query("two", good, bad))
@@ -143,11 +264,19 @@ def test_readable_medium_passes(tmp_path: Path, kind: str, name: str, make: Make
 @pytest.mark.parametrize("kind", ["audio", "video"])
 def test_clip_beyond_the_end_is_a_fault_of_its_query(tmp_path: Path, kind: str) -> None:
     path = film(tmp_path / "a.mp4")
-    clips = {"inside": (1.0, 2.0), "over the end": (3.0, 9.0), "beyond": (4.5, 6.0), "open": (4.5, None)}
+    clips = {
+        "inside": (1.0, 2.0),
+        "over the end": (3.0, 9.0),
+        "beyond": (4.5, 6.0),
+        "open": (4.5, None),
+    }
     asked = [query(name, medium(path, kind, *clip)) for name, clip in clips.items()]  # type: ignore[arg-type]
     found = faults(tmp_path, *asked)
     assert set(found) == {"beyond", "open"}
-    assert f"{kind} a.mp4: a clip from 4.5 s, but the {'sound' if kind == 'audio' else 'video'} ends at 4.0" in found["beyond"]
+    assert (
+        f"{kind} a.mp4: a clip from 4.5 s, but the {'sound' if kind == 'audio' else 'video'} ends"
+        " at 4.0" in found["beyond"]
+    )
 
 
 @pytest.fixture
@@ -163,7 +292,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return done
 
 
-def test_each_file_kind_and_clip_is_decoded_once(tmp_path: Path, decoded: Sequence[tuple[str, str]]) -> None:
+def test_each_file_kind_and_clip_is_decoded_once(
+    tmp_path: Path, decoded: Sequence[tuple[str, str]]
+) -> None:
     path = film(tmp_path / "a.mp4")
     shown = medium(path, "video"), medium(path, "audio"), medium(path, "audio", 1.0, 2.0)
     asked = [query(str(i), *shown) for i in range(20)]
@@ -174,7 +305,10 @@ def test_each_file_kind_and_clip_is_decoded_once(tmp_path: Path, decoded: Sequen
 
 
 def test_what_passed_is_known_by_its_bytes(tmp_path: Path, decoded: list[tuple[str, str]]) -> None:
-    good, text = make_picture(tmp_path / "good.png", "red", (9, 9)), written(tmp_path / "text.png", b"no picture")
+    good, text = (
+        make_picture(tmp_path / "good.png", "red", (9, 9)),
+        written(tmp_path / "text.png", b"no picture"),
+    )
     shown = [query(path.stem, medium(path, "image")) for path in (good, text)]
     first = faults(tmp_path, *shown)
     assert set(first) == {"text"}
@@ -189,8 +323,14 @@ def test_what_passed_is_known_by_its_bytes(tmp_path: Path, decoded: list[tuple[s
 
 
 def test_equal_bytes_are_named_by_their_own_path(tmp_path: Path) -> None:
-    asked = [query(name, medium(written(tmp_path / f"{name}.png", b""), "image")) for name in ("one", "two")]
-    assert {name: fault.split()[1] for name, fault in faults(tmp_path, *asked).items()} == {"one": "one.png", "two": "two.png"}
+    asked = [
+        query(name, medium(written(tmp_path / f"{name}.png", b""), "image"))
+        for name in ("one", "two")
+    ]
+    assert {name: fault.split()[1] for name, fault in faults(tmp_path, *asked).items()} == {
+        "one": "one.png",
+        "two": "two.png",
+    }
 
 
 def test_without_a_cache_everything_is_decoded(
@@ -203,7 +343,9 @@ def test_without_a_cache_everything_is_decoded(
     assert not cache.exists()
 
 
-def test_torn_mark_is_no_mark(tmp_path: Path, cache: Path, decoded: Sequence[tuple[str, str]]) -> None:
+def test_torn_mark_is_no_mark(
+    tmp_path: Path, cache: Path, decoded: Sequence[tuple[str, str]]
+) -> None:
     shown = query("one", medium(make_picture(tmp_path / "a.png", "red", (9, 9)), "image"))
     faults(tmp_path, shown)
     marks = cache / "marks.txt"

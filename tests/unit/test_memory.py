@@ -1,4 +1,5 @@
-"""What a training is said to take of memory, against what it takes; and a dry run on a model that is not here."""
+"""What a training is said to take of memory, against what it takes; and a dry run on a model that
+is not here."""
 
 from __future__ import annotations
 
@@ -26,9 +27,22 @@ ALL_OF_3B = "sft --recipe qwen2.5-omni-3b --dry-run"
 class Look(TrainerCallback):  # type: ignore[misc]
     """Bytes of each process' own, when a step has been taken and its gradients are still there."""
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
+    def on_optimizer_step(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
         weights = list(model.parameters())
-        moments = [value for kept in optimizer.optimizer.state.values() for name, value in kept.items() if name != "step"]
+        moments = [
+            value
+            for kept in optimizer.optimizer.state.values()
+            for name, value in kept.items()
+            if name != "step"
+        ]
         self.found = {
             "weights": sum(p.nbytes for p in weights),
             "gradients": sum(p.grad.nbytes for p in weights if p.grad is not None),
@@ -42,16 +56,27 @@ class Look(TrainerCallback):  # type: ignore[misc]
         [],
         ["sft.precision=bfloat16", "sft.parts=[language, projectors]"],
         ["sft.lora={rank: 3}"],
-        ["sft.lora={rank: 3, targets: [q_proj, fc1]}", "sft.parts=[language, audio]", "sft.precision=bfloat16"],
+        [
+            "sft.lora={rank: 3, targets: [q_proj, fc1]}",
+            "sft.parts=[language, audio]",
+            "sft.precision=bfloat16",
+        ],
     ],
 )
 def test_weights_gradients_and_optimizer_take_what_is_said(
     prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
     recipe, look, go_on = load_recipe("tiny", [*FULL, *overrides]), Look(), sft.OmniSFTTrainer.go_on
-    monkeypatch.setattr(sft.OmniSFTTrainer, "go_on", lambda self: (self.add_callback(look), go_on(self)))
+    monkeypatch.setattr(
+        sft.OmniSFTTrainer, "go_on", lambda self: (self.add_callback(look), go_on(self))
+    )
     model, encoder = thinker.load(BASE, **parts.loading(recipe.sft))
-    rows = read_rows(prepared / "sft.jsonl", Reader(encoder, small_recipe.profile), small_recipe.profile, targets=True)
+    rows = read_rows(
+        prepared / "sft.jsonl",
+        Reader(encoder, small_recipe.profile),
+        small_recipe.profile,
+        targets=True,
+    )
     sft.train(model, encoder, rows, recipe.sft, seed=0, log=lambda _: None)
     said = memory.estimate(recipe, recipe.sft, {}).need
     # Of the audio tower, 2 embeddings of 1004160 parameters are in no forward pass, so they have no gradient.
@@ -60,9 +85,14 @@ def test_weights_gradients_and_optimizer_take_what_is_said(
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_activations_of_the_language_model_are_near_what_is_said(attention: str, precision: str) -> None:
-    """Between .73 and 1.26 times of it, measured: which of them are kept twice depends on the kernel."""
-    config = load_recipe("tiny", [f"sft.attention={attention}", f"sft.precision={precision}", "sft.parts=[language]"]).sft
+def test_activations_of_the_language_model_are_near_what_is_said(
+    attention: str, precision: str
+) -> None:
+    """Between .73 and 1.26 times of it, measured: which of them are kept twice depends on the
+    kernel."""
+    config = load_recipe(
+        "tiny", [f"sft.attention={attention}", f"sft.precision={precision}", "sft.parts=[language]"]
+    ).sft
     model = thinker.load(BASE, **parts.loading(config))[0].train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}  # alive, else its address would be another's
@@ -93,9 +123,15 @@ def test_activations_of_the_language_model_are_near_what_is_said(attention: str,
         (["sft.parallel=zero2", "sft.precision=bfloat16", "sft.lora={rank: 4}"], 2800, 600, 1200),
     ],
 )
-def test_zero_shares_gradients_and_optimizer_out(changes: list[str], weights: int, gradients: int, optimizer: int) -> None:
+def test_zero_shares_gradients_and_optimizer_out(
+    changes: list[str], weights: int, gradients: int, optimizer: int
+) -> None:
     config = load_recipe("tiny", ["sft.checkpoint_every=0", *changes]).sft
-    assert memory.held(1000, 400, config, 4) == {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+    assert memory.held(1000, 400, config, 4) == {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+    }
 
 
 def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,17 +151,27 @@ def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["launcher.gpu_memory=48", "sft.lora=null"], "this cannot fit: 79.6 GiB, and a GPU has 48.0. lora and fewer parts"),
+        (
+            ["launcher.gpu_memory=48", "sft.lora=null"],
+            "this cannot fit: 79.6 GiB, and a GPU has 48.0. lora and fewer parts",
+        ),
         (["launcher.gpus_per_node=7"], "batch=64 does not divide among 7 GPUs"),
         (["model=nowhere", "name=other"], "no model directory at nowhere"),
     ],
 )
-def test_what_cannot_train_is_refused(capsys: pytest.CaptureFixture[str], changes: list[str], message: str) -> None:
-    assert main.main([*ALL_OF_3B.split(), *(word for change in changes for word in ("--set", change))]) == 2
+def test_what_cannot_train_is_refused(
+    capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    assert (
+        main.main([*ALL_OF_3B.split(), *(word for change in changes for word in ("--set", change))])
+        == 2
+    )
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_is_here_gives_its_own_dimensions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_here_gives_its_own_dimensions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     publish(tmp_path)
     assert main.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 0
     out = capsys.readouterr().out
@@ -138,7 +184,11 @@ def test_a_model_that_is_here_gives_its_own_dimensions(tmp_path: Path, capsys: p
 
 def test_the_guide_is_run_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "train.md").read_text().replace("\\\n", " ")
-    dry = [line for line in guide.splitlines() if line.startswith("omnicore ") and line.endswith("--dry-run")]
+    dry = [
+        line
+        for line in guide.splitlines()
+        if line.startswith("omnicore ") and line.endswith("--dry-run")
+    ]
     assert len(dry) == 2
     for line in dry:
         assert main.main(shlex.split(line)[1:]) == 0

@@ -1,4 +1,5 @@
-"""Which rows each step sees: shares, walks without repeats, padding, and that a step's batch depends on nothing else."""
+"""Which rows each step sees: shares, walks without repeats, padding, and that a step's batch
+depends on nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +20,14 @@ KINDS = {"vision": ("image",), "audio": ("audio",), "omni": ("video", "audio"), 
 def query(number: int, kind: str, source: str = "s") -> Query:
     media = tuple(Media(kind=k, uri="x", sha256="0" * 64) for k in KINDS[kind])  # type: ignore[arg-type]
     return Query(
-        benchmark=source, id=str(number), type=f"t-{kind}", question="?", options=("1", "2"), answer="1", media=media, cluster="c"
+        benchmark=source,
+        id=str(number),
+        type=f"t-{kind}",
+        question="?",
+        options=("1", "2"),
+        answer="1",
+        media=media,
+        cluster="c",
     )
 
 
@@ -30,17 +38,32 @@ def rows(**counts: int) -> list[Query]:
 
 
 def made(
-    queries: Sequence[Query], tokens: Sequence[int] | None = None, batch: int = 8, steps: int = 50, seed: int = 0, **config: object
+    queries: Sequence[Query],
+    tokens: Sequence[int] | None = None,
+    batch: int = 8,
+    steps: int = 50,
+    seed: int = 0,
+    **config: object,
 ) -> Mixture:
     return Mixture(
-        queries, tokens or [10] * len(queries), MixtureConfig.model_validate(config), batch=batch, steps=steps, seed=seed
+        queries,
+        tokens or [10] * len(queries),
+        MixtureConfig.model_validate(config),
+        batch=batch,
+        steps=steps,
+        seed=seed,
     )
 
 
-@pytest.mark.parametrize(("kind", "by"), [(kind, by) for kind in KINDS for by in ("source", "modality", "type")])
+@pytest.mark.parametrize(
+    ("kind", "by"), [(kind, by) for kind in KINDS for by in ("source", "modality", "type")]
+)
 def test_groups(kind: str, by: str) -> None:
     assert modality(query(0, kind)) == kind
-    assert group(query(0, kind, "src"), by) == {"source": "src", "modality": kind, "type": f"t-{kind}"}[by]
+    assert (
+        group(query(0, kind, "src"), by)
+        == {"source": "src", "modality": kind, "type": f"t-{kind}"}[by]
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +80,10 @@ def test_every_batch_holds_the_shares(weights: dict[str, float], batch: int, win
     queries = rows(vision=40, audio=300)
     steps = 200
     mixture = made(queries, batch=batch, steps=steps, by="modality", weights=weights, window=window)
-    share = {k: w / sum(weights.values()) for k, w in weights.items()} or {"vision": 0.5, "audio": 0.5}
+    share = {k: w / sum(weights.values()) for k, w in weights.items()} or {
+        "vision": 0.5,
+        "audio": 0.5,
+    }
     total: Counter[str] = Counter()
     for step in range(steps):
         chosen = mixture.batch(step)
@@ -93,7 +119,9 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     assert [backwards.batch(step) for step in reversed(range(30))] == in_order[::-1]
     assert list(Order(whole)) == [i for chosen in in_order for i in chosen]
     assert len(Order(whole)) == 30 * 8
-    assert [made(queries, tokens, steps=30, seed=1, **given).batch(step) for step in range(30)] != in_order
+    assert [
+        made(queries, tokens, steps=30, seed=1, **given).batch(step) for step in range(30)
+    ] != in_order
 
 
 def test_balance_by_tokens_gives_shares_of_tokens() -> None:
@@ -124,7 +152,10 @@ def test_grouping_by_length_spares_padding(micro: int) -> None:
     queries = rows(vision=400, audio=400, omni=400)
     tokens = [round(rng.lognormvariate(5, 0.7)) + 20 for _ in queries]
     before, after = (
-        padding(made(queries, tokens, by="modality", batch=16, steps=64, window=window), tokens, micro) for window in (1, 16)
+        padding(
+            made(queries, tokens, by="modality", batch=16, steps=64, window=window), tokens, micro
+        )
+        for window in (1, 16)
     )
     assert before > 0.4
     assert after < 0.5 * before, (before, after)
@@ -141,7 +172,10 @@ def test_windows_do_not_begin_with_their_shortest_rows() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"by": "modality", "weights": {"vision": 1}}, "no weight for audio. The rows hold audio, vision"),
+        (
+            {"by": "modality", "weights": {"vision": 1}},
+            "no weight for audio. The rows hold audio, vision",
+        ),
         ({"by": "modality", "weights": {"vision": 1, "audio": 1, "omni": 1}}, "no rows of omni"),
         ({"weights": {"other": 1}}, "mixture.weights by source: no weight for s; no rows of other"),
     ],
@@ -176,6 +210,8 @@ def test_further_rows_are_a_function_of_the_key_and_end_with_the_rows() -> None:
     mixture = made(queries, by="modality", weights={"omni": 1, "audio": 0})
     omni = {i for i, q in enumerate(queries) if modality(q) == "omni"}
     first = sorted(omni)[:2]
-    assert mixture.resample(3, first, "k") == made(queries, by="modality", weights={"omni": 1, "audio": 0}).resample(3, first, "k")
+    assert mixture.resample(3, first, "k") == made(
+        queries, by="modality", weights={"omni": 1, "audio": 0}
+    ).resample(3, first, "k")
     assert mixture.resample(3, first, "k") != mixture.resample(3, first, "other")
     assert set(mixture.resample(9, first, "k")) == omni - set(first)

@@ -1,4 +1,5 @@
-"""What ZeRO asks of a forward pass, and, where DeepSpeed is installed (`make test-zero`), two processes under it against one."""
+"""What ZeRO asks of a forward pass, and, where DeepSpeed is installed (`make test-zero`), two
+processes under it against one."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs"]
 
-needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-zero")
+needs_deepspeed = pytest.mark.skipif(
+    not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-zero"
+)
 
 # A row of each process at a time, one with a sound and no picture, the other with a picture and no sound.
 APART = "sft.mixture={by: modality, weights: {vision: 1, audio: 1}}"
@@ -59,7 +62,15 @@ def test_gradients_come_in_one_order_whatever_a_batch_shows(
         prompts, replies = zip(*rows, strict=True)
         loss = random_model(**collate(prompts, replies, encoder.pad_id)).loss
         loss.backward()
-        return [*order], {name: p.grad.clone() for name, p in random_model.named_parameters() if p.grad is not None}, loss.item()
+        return (
+            [*order],
+            {
+                name: p.grad.clone()
+                for name, p in random_model.named_parameters()
+                if p.grad is not None
+            },
+            loss.item(),
+        )
 
     before = {kind: passed(rows) for kind, rows in shown.items()}
     assert before["picture"][0] != before["speech"][0]
@@ -70,17 +81,27 @@ def test_gradients_come_in_one_order_whatever_a_batch_shows(
         assert loss == before[kind][2]
         for name, gradient in gradients.items():
             expected = before[kind][1].get(name)
-            assert torch.equal(gradient, torch.zeros_like(gradient) if expected is None else expected), name
+            assert torch.equal(
+                gradient, torch.zeros_like(gradient) if expected is None else expected
+            ), name
 
 
 @pytest.mark.parametrize(
     ("world", "message"),
     [
-        (1, "parallel=zero2 shares out among processes and there is one: start several with torchrun"),
+        (
+            1,
+            (
+                "parallel=zero2 shares out among processes and there is one: start several with"
+                " torchrun"
+            ),
+        ),
         (2, r"parallel=zero2 needs DeepSpeed: pip install 'omnicore\[gpu\]', or set parallel=ddp"),
     ],
 )
-def test_zero_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, world: int, message: str) -> None:
+def test_zero_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, world: int, message: str
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
     monkeypatch.setattr(parallel, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=message):
@@ -88,10 +109,17 @@ def test_zero_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, world: 
     parallel.check(SftConfig(data="sft.jsonl"))
 
 
-def torchrun(step: str, sets: list[str], given: dict[str, Path], output: Path) -> subprocess.Popen[bytes]:
-    """As the guide shows it; DeepSpeed compiles its CPU part first, where it has not yet. A pipe of stderr that nobody reads would
-    stop it."""
-    command = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1".split()]
+def torchrun(
+    step: str, sets: list[str], given: dict[str, Path], output: Path
+) -> subprocess.Popen[bytes]:
+    """As the guide shows it; DeepSpeed compiles its CPU part first, where it has not yet.
+
+    A pipe of stderr that nobody reads would stop it.
+    """
+    command = [
+        sys.executable,
+        *"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1".split(),
+    ]
     command += ["-m", "omnicore", step]
     command += [word for change in [*SMALL, *sets] for word in ("--set", change)]
     command += [word for role, path in given.items() for word in ("--input", f"{role}={path}")]
@@ -109,10 +137,17 @@ def ended_well(process: subprocess.Popen[bytes], output: Path) -> str:
 @needs_deepspeed
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 @pytest.mark.parametrize("step", TRAINING)
-def test_two_processes_under_zero_are_as_one(inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str, stage: str) -> None:
+def test_two_processes_under_zero_are_as_one(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str, stage: str
+) -> None:
     one, two, lost = tmp_path / "one", tmp_path / "two", tmp_path / "lost"
-    sets = [f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")] + TRAINING[step]
-    assert in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *sets]), inputs[step], one)) == 0
+    sets = [
+        f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")
+    ] + TRAINING[step]
+    assert (
+        in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *sets]), inputs[step], one))
+        == 0
+    )
     sets.append(f"{step}.parallel={stage}")
     ended_well(torchrun(step, sets, inputs[step], two), two)
     alike(one, two)

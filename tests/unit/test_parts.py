@@ -1,4 +1,5 @@
-"""What trains and how: parts, LoRA, precision, and that what is saved answers as what was trained."""
+"""What trains and how: parts, LoRA, precision, and that what is saved answers as what was
+trained."""
 
 from __future__ import annotations
 
@@ -28,14 +29,31 @@ CLOSE = 0.1  # between logits of up to 19 before and after the weights were roun
 
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str) -> list[Row]:
-    return read_rows(prepared / f"{name}.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=name == "sft")
+    return read_rows(
+        prepared / f"{name}.jsonl",
+        Reader(encoder, recipe.profile),
+        recipe.profile,
+        targets=name == "sft",
+    )
 
 
 def config_of(kind: str, given: dict[str, Any]) -> Any:
     """One or two steps, on rewards of which each group has some."""
     if kind == "sft":
-        return SftConfig(**{"data": "sft.jsonl", "steps": 2, "batch": 12, "rate": 5e-3, "warmup": 0, **given})
-    return RlvrConfig(**{"steps": 1, "prompts": 6, "group": 4, "rate": 5e-3, "warmup": 0, "control": "random_reward", **given})
+        return SftConfig(
+            **{"data": "sft.jsonl", "steps": 2, "batch": 12, "rate": 5e-3, "warmup": 0, **given}
+        )
+    return RlvrConfig(
+        **{
+            "steps": 1,
+            "prompts": 6,
+            "group": 4,
+            "rate": 5e-3,
+            "warmup": 0,
+            "control": "random_reward",
+            **given,
+        }
+    )
 
 
 def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list[Row]]:
@@ -45,7 +63,16 @@ def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list
     if isinstance(config, SftConfig):
         sft.train(model, encoder, rows, config, seed=0, log=lambda _: None)
     else:
-        rlvr.train(model, encoder, rows, config, recipe.profile, seed=0, log=lambda _: None, journal=lambda _: None)
+        rlvr.train(
+            model,
+            encoder,
+            rows,
+            config,
+            recipe.profile,
+            seed=0,
+            log=lambda _: None,
+            journal=lambda _: None,
+        )
     return model.eval(), encoder, list({row.query.type: row for row in rows}.values())
 
 
@@ -58,12 +85,20 @@ def logits(model: Any, encoder: Any, rows: Sequence[Row]) -> Any:
 
 @torch.no_grad()
 def short_of_best(model: Any, encoder: Any, rows: Sequence[Row], speaker: Any) -> float:
-    """How far, in logits, what `speaker` says greedily is from what `model` would say; 0 where they say the same."""
+    """How far, in logits, what `speaker` says greedily is from what `model` would say; 0 where they
+    say the same."""
     prompts = [row.prompt for row in rows]
-    replies = [list(g.ids) for g in generate(speaker, encoder, prompts, max_new_tokens=14, temperature=0)]
+    replies = [
+        list(g.ids) for g in generate(speaker, encoder, prompts, max_new_tokens=14, temperature=0)
+    ]
     batch = collate(prompts, replies, encoder.pad_id)
     labels = batch.pop("labels")[:, 1:]
-    table = model(**batch).logits[:, :-1].float().index_fill(-1, torch.tensor(encoder.suppressed), -torch.inf)
+    table = (
+        model(**batch)
+        .logits[:, :-1]
+        .float()
+        .index_fill(-1, torch.tensor(encoder.suppressed), -torch.inf)
+    )
     chosen = table.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return float((table.max(-1).values - chosen)[labels != -100].max())
 
@@ -73,7 +108,14 @@ def short_of_best(model: Any, encoder: Any, rows: Sequence[Row], speaker: Any) -
     [
         ("sft", {"attention": "eager"}, ALL),
         ("sft", {"parts": ["projectors", "audio"]}, {"projectors", "audio"}),
-        ("sft", {"lora": {**LORA, "targets": ["q_proj", "mlp.up_proj"], "dropout": 0.1}, "parts": ["language"]}, {"language"}),
+        (
+            "sft",
+            {
+                "lora": {**LORA, "targets": ["q_proj", "mlp.up_proj"], "dropout": 0.1},
+                "parts": ["language"],
+            },
+            {"language"},
+        ),
         ("sft", {"precision": "bfloat16", "lora": LORA, "gradient_checkpointing": True}, ALL),
         ("rlvr", {"parts": ["language"]}, {"language"}),
         ("rlvr", {"lora": LORA}, ALL),
@@ -81,7 +123,12 @@ def short_of_best(model: Any, encoder: Any, rows: Sequence[Row], speaker: Any) -
     ],
 )
 def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
-    prepared: Path, small_recipe: Recipe, tmp_path: Path, kind: str, given: dict[str, Any], moved: set[str]
+    prepared: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    kind: str,
+    given: dict[str, Any],
+    moved: set[str],
 ) -> None:
     config = config_of(kind, given)
     seen = set()
@@ -91,7 +138,9 @@ def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
             seen.add((torch.is_autocast_enabled("cpu"), layer.gradient_checkpointing))
 
     watched = torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, _: look(module) if type(module).__name__ == "Qwen2_5OmniDecoderLayer" else None
+        lambda module, _: (
+            look(module) if type(module).__name__ == "Qwen2_5OmniDecoderLayer" else None
+        )
     )
     with watched:
         model, encoder, rows = trained(prepared, small_recipe, config)
@@ -100,13 +149,19 @@ def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
     start = thinker.load(BASE, **parts.loading(config))[0]
     before, now = dict(start.named_parameters()), dict(model.named_parameters())
     assert before.keys() == now.keys(), "adapters are left"
-    assert {parts.part_of(name) for name in now if not torch.equal(before[name], now[name])} == moved
+    assert {
+        parts.part_of(name) for name in now if not torch.equal(before[name], now[name])
+    } == moved
     assert {p.dtype for p in now.values()} == {parts.loading(config)["dtype"]}
     thinker.save(model, encoder, tmp_path / "saved")
-    saved = AutoModelForMultimodalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).thinker
+    saved = AutoModelForMultimodalLM.from_pretrained(
+        tmp_path / "saved", dtype=torch.float32
+    ).thinker
     answered = logits(model, encoder, rows)
     assert (answered - logits(saved, encoder, rows)).abs().max() < CLOSE
-    assert (answered - logits(start, encoder, rows)).abs().max() > 2 * CLOSE, "as if nothing was saved"
+    assert (answered - logits(start, encoder, rows)).abs().max() > 2 * CLOSE, (
+        "as if nothing was saved"
+    )
     assert short_of_best(saved, encoder, rows, speaker=model) < CLOSE
 
 
@@ -125,10 +180,13 @@ def test_an_engine_gets_the_weights_that_merging_gives_and_those_beneath_stay(
     assert all(torch.equal(weight, before[name]) for name, weight in adapted.state_dict().items())
     parts.merge(adapted)
     thinker.save(random_model, encoder, tmp_path / "merged", dtype=torch.float32)
-    policy, merged = (dict(thinker.load(tmp_path / name)[0].named_parameters()) for name in ("policy", "merged"))
+    policy, merged = (
+        dict(thinker.load(tmp_path / name)[0].named_parameters()) for name in ("policy", "merged")
+    )
     assert all(torch.equal(policy[name], merged[name]) for name in merged)
     assert not torch.equal(
-        policy["model.visual.merger.mlp.0.weight"], before["base_model.model.model.visual.merger.mlp.0.base_layer.weight"]
+        policy["model.visual.merger.mlp.0.weight"],
+        before["base_model.model.model.visual.merger.mlp.0.base_layer.weight"],
     )
 
 
@@ -143,7 +201,9 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(
         return found
 
     monkeypatch.setattr(rlvr.OmniGRPOTrainer, "_generate_and_score_completions", record)
-    model, encoder, _ = trained(prepared, small_recipe, config_of("rlvr", {"lora": LORA, "beta": 0.1, "steps": 2}))
+    model, encoder, _ = trained(
+        prepared, small_recipe, config_of("rlvr", {"lora": LORA, "beta": 0.1, "steps": 2})
+    )
     chosen, reference = seen[-1]
     start = thinker.load(BASE)[0]
     gaps = []
@@ -152,7 +212,10 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(
         batch = collate([rollout.prompt], [ids.tolist()], encoder.pad_id)
         batch.pop("labels")
         with torch.no_grad():
-            tables = [torch.log_softmax(each(**batch).logits[0, -len(ids) - 1 : -1], -1) for each in (start, model)]
+            tables = [
+                torch.log_softmax(each(**batch).logits[0, -len(ids) - 1 : -1], -1)
+                for each in (start, model)
+            ]
         direct, now = (table.gather(-1, ids[:, None])[:, 0] for table in tables)
         assert torch.allclose(given[: len(ids)], direct, atol=1e-4)
         gaps.append(float((direct - now).abs().max()))
@@ -167,27 +230,47 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(
         ({"parts": ["language", "vision"]}, {"image"}),
         ({"parts": ["audio"], "lora": LORA}, {"audio"}),
         ({"parts": ["audio", "vision"], "lora": {**LORA, "targets": ["fc1"]}}, {"audio"}),
-        ({"parts": ["projectors"]}, {"audio", "image"}),  # what leads from a tower has a gradient only if something comes from it
+        (
+            {"parts": ["projectors"]},
+            {"audio", "image"},
+        ),  # what leads from a tower has a gradient only if something comes from it
     ],
 )
 def test_a_gradient_is_asked_of_the_towers_that_train(
-    prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe, given: dict[str, Any], towers: set[str]
+    prepared: Path,
+    encoder: Any,
+    random_model: Any,
+    small_recipe: Recipe,
+    given: dict[str, Any],
+    towers: set[str],
 ) -> None:
     adapter = parts.adapter(random_model, config_of("rlvr", given))
     model = get_peft_model(random_model, adapter) if adapter else random_model
-    assert set(rlvr._training_towers(model, rows_of(prepared, encoder, small_recipe, "rlvr"))) == towers
+    assert (
+        set(rlvr._training_towers(model, rows_of(prepared, encoder, small_recipe, "rlvr")))
+        == towers
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sft.lora.targets=[q_proj, qkv]"], r"lora\.targets: no linear layer of language, .* is called qkv: there are .*q_proj"),
+        (
+            ["sft.lora.targets=[q_proj, qkv]"],
+            r"lora\.targets: no linear layer of language, .* is called qkv: there are .*q_proj",
+        ),
         (
             ["sft.parts=[audio]", "sft.lora.targets=[o_proj]"],
             r"no linear layer of audio is called o_proj: there are fc1, fc2, k_proj",
         ),
-        (["sft.precision=bfloat16", "sft.attention=flash_attention_2"], r"needs a GPU and its package: pip install flash-attn"),
-        (["sft.attention=flash_attention_2"], r"sft: .*computes in bfloat16 alone: set precision=bfloat16"),
+        (
+            ["sft.precision=bfloat16", "sft.attention=flash_attention_2"],
+            r"needs a GPU and its package: pip install flash-attn",
+        ),
+        (
+            ["sft.attention=flash_attention_2"],
+            r"sft: .*computes in bfloat16 alone: set precision=bfloat16",
+        ),
         (["sft.parts=[]"], r"sft\.parts: "),
         (["sft.parts=[talker]"], r"sft\.parts\.0: "),
     ],

@@ -25,13 +25,22 @@ def test_a_stage_without_an_estimate_is_left_out_of_its_line() -> None:
 
 @pytest.mark.parametrize(
     ("places", "gap", "moved"),
-    [([10, 50], 12, [10, 50]), ([50, 50], 12, [44, 56]), ([99, 100], 12, [88, 100]), ([1, 0], 12, [12, 0])],
+    [
+        ([10, 50], 12, [10, 50]),
+        ([50, 50], 12, [44, 56]),
+        ([99, 100], 12, [88, 100]),
+        ([1, 0], 12, [12, 0]),
+    ],
 )
-def test_labels_move_apart_inside_the_plot(places: list[float], gap: float, moved: list[float]) -> None:
+def test_labels_move_apart_inside_the_plot(
+    places: list[float], gap: float, moved: list[float]
+) -> None:
     assert plots._spread(places, gap, 0, 100) == pytest.approx(moved, abs=0.01)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.013), (0, 15.2), (-0.4, 1), (3, 3), (0, 873)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 0.013), (0, 15.2), (-0.4, 1), (3, 3), (0, 873)]
+)
 def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
     ticks = plots._ticks(low, high)
     assert ticks[0] <= low + 1e-9

@@ -1,4 +1,5 @@
-"""Verdicts: labels, draws that failed, queries without one right option, rotations, and the manifest's hash."""
+"""Verdicts: labels, draws that failed, queries without one right option, rotations, and the
+manifest's hash."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,13 @@ def test_labels():
         assert v.null == pytest.approx(rule.null[v.hits], abs=1e-6)
         assert v.binomial == pytest.approx(binomial_tail(N, v.hits, 0.25), abs=1e-6)
         rare = v.null <= 0.1
-        assert v.label is (Label.solvable if v.hits >= rule.hits else Label.undecided if rare else Label.not_solvable)
+        assert v.label is (
+            Label.solvable
+            if v.hits >= rule.hits
+            else Label.undecided
+            if rare
+            else Label.not_solvable
+        )
         assert v.kept == (v.label is not Label.solvable)
     for v, given in zip(single, answers, strict=True):
         assert (v.hits, v.draws) == (int(given[0] == 0), 1)
@@ -36,11 +43,14 @@ def test_labels():
 
 
 def test_kept_whole_loses_nothing_and_stays_out_of_the_pool():
-    """A benchmark kept whole has a probe that always repeats itself: the others' null must not come from it."""
+    """A benchmark kept whole has a probe that always repeats itself: the others' null must not come
+    from it."""
     queries = [*make_queries("a", 500), *make_queries("whole", 500)]
     rng = np.random.default_rng(6)
     solvable = np.arange(500) < 250
-    answers = np.vstack([simulate(rng, solvable, None), np.repeat(rng.integers(4, size=(500, 1)), N, axis=1)])
+    answers = np.vstack(
+        [simulate(rng, solvable, None), np.repeat(rng.integers(4, size=(500, 1)), N, axis=1)]
+    )
     rules, repeated, single = judge(queries, answers, filtered={"a"})
     by_name = {r.benchmark: r for r in rules}
     assert by_name["whole"].hits is None
@@ -59,7 +69,9 @@ def test_failed_draws_leave_a_query_undecided_and_out_of_the_rules():
     left = np.ones(1000, bool)
     left[:100] = left[500:600] = False
     (rule,), repeated, single = judge(queries, holed)
-    (alone,), _, _ = judge([q for q, keep in zip(queries, left, strict=True) if keep], answers[left])
+    (alone,), _, _ = judge(
+        [q for q, keep in zip(queries, left, strict=True) if keep], answers[left]
+    )
     assert rule.hits == alone.hits
     assert rule.null == pytest.approx(alone.null)
     assert rule.fdr == pytest.approx(alone.fdr)
@@ -86,26 +98,38 @@ def test_draws_that_could_change_a_verdict_leave_it_open(lost):
     queries, solvable = make_queries("b", 1000), np.arange(1000) < 500
     answers = simulate(np.random.default_rng(1), solvable, 0.6)
     for row, (right, gone) in enumerate(cases, 600):
-        answers[row] = [0] * right + [lost] * gone + [1, 2, 3, audit.NONE, 1, 2, 3, 1][: N - right - gone]
+        answers[row] = (
+            [0] * right + [lost] * gone + [1, 2, 3, audit.NONE, 1, 2, 3, 1][: N - right - gone]
+        )
     (rule,), repeated, single = judge(queries, answers)
     assert rule.hits == 6
     found = repeated[600 : 600 + len(cases)]
     assert [v.label for v in found] == list(cases.values())
     assert [(v.hits, v.draws) for v in found] == [(right, N - gone) for right, gone in cases]
-    assert [v.label for v in single[600 : 600 + len(cases)]] == [*["solvable"] * 3, "undecided", "solvable", "undecided"]
+    assert [v.label for v in single[600 : 600 + len(cases)]] == [
+        *["solvable"] * 3,
+        "undecided",
+        "solvable",
+        "undecided",
+    ]
 
 
 def test_a_circle_with_a_lost_draw_is_undecided_only_where_it_could_be_right():
     queries = make_queries("b", 4)
-    answers = np.array([[0, 0, 0, 0], [0, 0, 0, audit.CUT], [0, 1, 0, audit.CUT], [audit.UNREAD] * 4])
+    answers = np.array(
+        [[0, 0, 0, 0], [0, 0, 0, audit.CUT], [0, 1, 0, audit.CUT], [audit.UNREAD] * 4]
+    )
     audited = audit.Audited(queries, frozenset({"b"}))
-    verdicts = audit.circular(audited, answers, audit.circles(audited, orders_of(queries, 4)), CleanConfig())
+    verdicts = audit.circular(
+        audited, answers, audit.circles(audited, orders_of(queries, 4)), CleanConfig()
+    )
     assert [v.label for v in verdicts] == ["solvable", "undecided", "not_solvable", "undecided"]
     assert [v.draws for v in verdicts] == [4, 3, 3, 0]
 
 
 def test_lost_draws_do_not_widen_the_null():
-    """Of queries nobody can solve, as many right as wrong options reach a count whatever is lost: the null stays true."""
+    """Of queries nobody can solve, as many right as wrong options reach a count whatever is lost:
+    the null stays true."""
     queries, solvable = make_queries("b", 4000), np.arange(4000) < 2000
     rng = np.random.default_rng(2)
     answers = simulate(rng, solvable, 0.8)
@@ -125,11 +149,21 @@ def test_every_draw_failed():
 
 
 def open_query(name, kind, answer, **more):
-    return Query(benchmark="b", id=name, type="t", question="?", answer=answer, answer_kind=kind, cluster=name, **more)
+    return Query(
+        benchmark="b",
+        id=name,
+        type="t",
+        question="?",
+        answer=answer,
+        answer_kind=kind,
+        cluster=name,
+        **more,
+    )
 
 
 def test_queries_without_one_right_option_are_kept_whole_and_leave_the_rules_alone():
-    """In a benchmark that is filtered, too: nothing wrong can be counted against a number, a text or a set."""
+    """In a benchmark that is filtered, too: nothing wrong can be counted against a number, a text
+    or a set."""
     odd = [
         open_query("n", AnswerKind.number, "3"),
         open_query("t", AnswerKind.text, "drum"),
@@ -160,14 +194,17 @@ def orders_of(queries, draws, seed=0):
     """The orders that a probe shows, as clean reads them."""
     turns, cycle, turn = _Turns(), [], []
     for q in queries:
-        shown = [turns(permutation(q, View.visual_only, i, seed), len(q.options)) for i in range(draws)]
+        shown = [
+            turns(permutation(q, View.visual_only, i, seed), len(q.options)) for i in range(draws)
+        ]
         cycle.append([c for c, _ in shown])
         turn.append([t for _, t in shown])
     return audit.Orders(np.array(cycle), np.array(turn))
 
 
 @pytest.mark.parametrize(
-    ("options", "draws", "full"), [(4, 8, True), (4, 4, True), (4, 3, False), (6, 8, True), (2, 2, True), (5, 4, False)]
+    ("options", "draws", "full"),
+    [(4, 8, True), (4, 4, True), (4, 3, False), (6, 8, True), (2, 2, True), (5, 4, False)],
 )
 def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, draws, full):
     queries = make_queries("b", 50, options=options)
@@ -177,10 +214,14 @@ def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, dra
     if not full:
         assert (found == audit.NONE).all()
         return
-    assert np.sort(found, axis=1).tolist() == [list(range(options))] * 50, "the first of the circles"
+    assert np.sort(found, axis=1).tolist() == [list(range(options))] * 50, (
+        "the first of the circles"
+    )
     for row, circle in enumerate(found.tolist()):
         shown = [permutation(queries[row], View.visual_only, i, 0) for i in circle]
-        assert all(sorted(places) == list(range(options)) for places in zip(*shown, strict=True)), "each option at each place"
+        assert all(sorted(places) == list(range(options)) for places in zip(*shown, strict=True)), (
+            "each option at each place"
+        )
 
 
 def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
@@ -193,7 +234,9 @@ def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
         [whole[0], *mirrored[:2], whole[1], mirrored[2], whole[2]],
         [*whole[:2], *whole[:2], *mirrored[:2]],
     ]
-    cycle, turn = (np.array([[turns(order, 3)[i] for order in row] for row in rows]) for i in (0, 1))
+    cycle, turn = (
+        np.array([[turns(order, 3)[i] for order in row] for row in rows]) for i in (0, 1)
+    )
     cycle[0, 1] = turn[0, 1] = audit.NONE  # failed
     found = audit.circles(audited, audit.Orders(cycle, turn))
     assert sorted(found[0].tolist()) == [3, 4, 5]
@@ -202,7 +245,8 @@ def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
 
 
 def test_circular():
-    """All K of the circle right, query removed; its null measured on wrong options, its binomial K**-K."""
+    """All K of the circle right, query removed; its null measured on wrong options, its binomial
+    K**-K."""
     queries, solvable = make_queries("b", 4000), np.arange(4000) < 2000
     audited = audit.Audited(queries, frozenset({"b"}))
     answers = simulate(np.random.default_rng(0), solvable, 0.6)
@@ -218,7 +262,10 @@ def test_circular():
 
 
 def test_circular_without_a_full_circle_is_undecided():
-    queries = [*make_queries("b", 100), *[q.model_copy(update={"id": f"six-{q.id}"}) for q in make_queries("b", 100, options=6)]]
+    queries = [
+        *make_queries("b", 100),
+        *[q.model_copy(update={"id": f"six-{q.id}"}) for q in make_queries("b", 100, options=6)],
+    ]
     audited = audit.Audited(queries, frozenset({"b"}))
     answers = np.zeros((200, 5), int)
     answers[0, 2] = audit.FAILED
@@ -230,15 +277,31 @@ def test_circular_without_a_full_circle_is_undecided():
     assert {(v.label, v.draws) for v in verdicts[100:]} == {(Label.undecided, 0)}
     none = np.full((200, 6), audit.NONE)
     assert audit.circular(audited, answers, none, CleanConfig()) is None
-    assert audit.circular(audit.Audited(queries, frozenset()), answers, audit.circles(audited, orders), CleanConfig()) is None
+    assert (
+        audit.circular(
+            audit.Audited(queries, frozenset()),
+            answers,
+            audit.circles(audited, orders),
+            CleanConfig(),
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("favourite_place", [0, 2])
 def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(favourite_place):
-    """A probe that always says A is right on each query exactly n / K times; with orders drawn anew it would be by luck more
-    often on some. Right and wrong options fare alike."""
+    """A probe that always says A is right on each query exactly n / K times; with orders drawn anew
+    it would be by luck more often on some.
+
+    Right and wrong options fare alike.
+    """
     queries = [q for right in range(4) for q in make_queries(f"b{right}", 500, right=right)]
-    answers = np.array([[permutation(q, View.visual_only, i, 0)[favourite_place] for i in range(N)] for q in queries])
+    answers = np.array(
+        [
+            [permutation(q, View.visual_only, i, 0)[favourite_place] for i in range(N)]
+            for q in queries
+        ]
+    )
     audited = audit.Audited(queries, frozenset({"b0"}))
     hits = audit.count(audited, answers)
     assert set(hits.right.tolist()) == {2}
@@ -251,12 +314,23 @@ def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(fa
 
 def test_content_hash():
     queries = make_queries("b", 200)
-    _, verdicts, single = judge(queries, simulate(np.random.default_rng(0), np.arange(200) < 100, None))
+    _, verdicts, single = judge(
+        queries, simulate(np.random.default_rng(0), np.arange(200) < 100, None)
+    )
     one = audit.build_manifest("repeated", "probe", "p" * 64, verdicts)
     assert audit.build_manifest("repeated", "probe", "p" * 64, verdicts[::-1]) == one
-    assert audit.build_manifest("repeated", "other name", "q" * 64, verdicts).content_hash == one.content_hash
-    assert audit.build_manifest("single_pass", "probe", "p" * 64, verdicts).content_hash != one.content_hash
+    assert (
+        audit.build_manifest("repeated", "other name", "q" * 64, verdicts).content_hash
+        == one.content_hash
+    )
+    assert (
+        audit.build_manifest("single_pass", "probe", "p" * 64, verdicts).content_hash
+        != one.content_hash
+    )
     changed = [verdicts[0].model_copy(update={"label": Label.kept_whole}), *verdicts[1:]]
-    assert audit.build_manifest("repeated", "probe", "p" * 64, changed).content_hash != one.content_hash
+    assert (
+        audit.build_manifest("repeated", "probe", "p" * 64, changed).content_hash
+        != one.content_hash
+    )
     assert len(one.kept()) == sum(v.label is not Label.solvable for v in verdicts)
     assert len(single) == 200

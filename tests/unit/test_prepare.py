@@ -42,7 +42,10 @@ def test_nothing_in_a_query_tells_the_plant(prepared: Path) -> None:
 
 
 def test_training_and_test_media_are_disjoint(prepared: Path) -> None:
-    media = {name: {m.sha256 for q in read_jsonl(prepared / f"{name}.jsonl", Query) for m in q.media} for name in SETS}
+    media = {
+        name: {m.sha256 for q in read_jsonl(prepared / f"{name}.jsonl", Query) for m in q.media}
+        for name in SETS
+    }
     assert not media["queries"] & (media["sft"] | media["rlvr"] | media["distill"])
 
 
@@ -53,7 +56,9 @@ def test_mixtures_hold_the_weights(prepared: Path, small_recipe: Recipe) -> None
         assert abs(types.count(kind) / len(types) - weight / sum(mix.values())) < 0.05
 
 
-def test_seed_moves_training_rows_and_leaves_the_benchmark(tmp_path: Path, small_recipe: Recipe, prepared: Path) -> None:
+def test_seed_moves_training_rows_and_leaves_the_benchmark(
+    tmp_path: Path, small_recipe: Recipe, prepared: Path
+) -> None:
     other = small_recipe.model_copy(update={"seed": 7})
     prepare.run(other, other.prepare, {}, tmp_path)
     assert (tmp_path / "queries.jsonl").read_bytes() == (prepared / "queries.jsonl").read_bytes()

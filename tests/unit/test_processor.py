@@ -21,39 +21,70 @@ def world() -> World:
     return World("dev")
 
 
-@pytest.mark.parametrize("order", [("image",), ("audio",), ("image", "audio"), ("audio", "image", "audio", "image"), ()])
-def test_prompt_equals_the_upstream_processor(encoder: Any, world: World, order: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "order", [("image",), ("audio",), ("image", "audio"), ("audio", "image", "audio", "image"), ()]
+)
+def test_prompt_equals_the_upstream_processor(
+    encoder: Any, world: World, order: tuple[str, ...]
+) -> None:
     pictures = [world.pictures[i].image() for i in range(order.count("image"))]
     waves = [world.clips[7 * i].wave.astype("float32") / 32768 for i in range(order.count("audio"))]
-    left = {"image": [encoder.image(p) for p in pictures], "audio": [encoder.audio(w) for w in waves]}
+    left = {
+        "image": [encoder.image(p) for p in pictures],
+        "audio": [encoder.audio(w) for w in waves],
+    }
     prompt = encoder.prompt([*(left[kind].pop(0) for kind in order), "Sum of both?"])
-    messages = [{"role": "user", "content": [*({"type": kind} for kind in order), {"type": "text", "text": "Sum of both?"}]}]
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                *({"type": kind} for kind in order),
+                {"type": "text", "text": "Sum of both?"},
+            ],
+        }
+    ]
     processor = encoder.processor
     text = encoder.tokenizer.apply_chat_template(
         messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
     )
-    upstream = processor(text=[text], images=pictures or None, audio=waves or None, return_tensors="pt")
+    upstream = processor(
+        text=[text], images=pictures or None, audio=waves or None, return_tensors="pt"
+    )
     assert upstream["input_ids"][0].tolist() == prompt.ids
     for name, tensor in media_tensors(prompt.media).items():
         if name not in ("input_features", "feature_attention_mask"):
             assert torch.equal(tensor, upstream[name]), name
         else:  # upstream pads to the longest sound that there can be
             frames = upstream["feature_attention_mask"].sum(1).max()
-            heard = upstream["feature_attention_mask"][:, :frames, None].transpose(1, 2) if tensor.dim() == 3 else 1
+            heard = (
+                upstream["feature_attention_mask"][:, :frames, None].transpose(1, 2)
+                if tensor.dim() == 3
+                else 1
+            )
             assert torch.equal(tensor, upstream[name][..., :frames] * heard), name
 
 
 def test_system_turn_comes_first(encoder: Any) -> None:
     text = encoder.tokenizer.decode(encoder.prompt(["Sum?"], system="Listen.").ids)
-    assert text == "<|im_start|>system\nListen.<|im_end|>\n<|im_start|>user\nSum?<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        text
+        == "<|im_start|>system\nListen.<|im_end|>\n<|im_start|>user\nSum?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_collate_pads_left_and_scores_the_reply_alone(encoder: Any) -> None:
-    prompts = [encoder.prompt(["Sum?"]), encoder.prompt(["What is the last digit of picture plus sound?"])]
+    prompts = [
+        encoder.prompt(["Sum?"]),
+        encoder.prompt(["What is the last digit of picture plus sound?"]),
+    ]
     replies = [encoder.reply_ids("<think>see 1</think><answer>2</answer>"), encoder.reply_ids("3")]
     batch = collate(prompts, replies, encoder.pad_id)
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        labels, ids, mask = batch["labels"][row], batch["input_ids"][row], batch["attention_mask"][row]
+        labels, ids, mask = (
+            batch["labels"][row],
+            batch["input_ids"][row],
+            batch["attention_mask"][row],
+        )
         assert labels[labels != -100].tolist() == reply
         assert ids[mask.bool()].tolist() == prompt.ids + reply
     first = [int((labels != -100).nonzero()[0]) for labels in batch["labels"]]
@@ -61,7 +92,10 @@ def test_collate_pads_left_and_scores_the_reply_alone(encoder: Any) -> None:
 
 
 def test_written_reply_is_read_back(encoder: Any) -> None:
-    for reply in ("<think>see 3 hear 5</think><answer>8</answer>", "<think>see 3 hear 4</think><answer>no</answer>"):
+    for reply in (
+        "<think>see 3 hear 5</think><answer>8</answer>",
+        "<think>see 3 hear 4</think><answer>no</answer>",
+    ):
         assert encoder.text([encoder.reply_ids(reply)]) == [reply]
 
 
@@ -85,33 +119,59 @@ def test_random_items_encode_to_known_tokens_only(encoder: Any, world: World) ->
     rng = random.Random(0)
     for kind in ("sum", "agreement", "transcript"):
         item = world.item(rng, kind)
-        assert encoder.tokenizer.decode(encoder.prompt([item.question]).ids).count(item.question) == 1
+        assert (
+            encoder.tokenizer.decode(encoder.prompt([item.question]).ids).count(item.question) == 1
+        )
 
 
-FRAMES = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (56, 84, 3), dtype=np.uint8)) for i in range(5)]
+FRAMES = [
+    Image.fromarray(np.random.default_rng(i).integers(0, 255, (56, 84, 3), dtype=np.uint8))
+    for i in range(5)
+]
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed")
 def test_video_without_torchvision_is_one_clear_sentence(encoder: Any) -> None:
-    with pytest.raises(ConfigError, match=r"needs torchvision for videos: install it, or ask a server"):
+    with pytest.raises(
+        ConfigError, match=r"needs torchvision for videos: install it, or ask a server"
+    ):
         encoder.video(FRAMES, 2.0)
 
 
-@pytest.mark.skipif(not is_torchvision_available(), reason="upstream's video processor needs torchvision, which is not installed")
+@pytest.mark.skipif(
+    not is_torchvision_available(),
+    reason="upstream's video processor needs torchvision, which is not installed",
+)
 def test_video_equals_the_upstream_processor() -> None:
     _, encoder = thinker.load("embedded:tiny-base")
     video, sound = encoder.video(FRAMES, 2.0), encoder.audio(np.zeros(8000, np.float32))
     prompt = encoder.prompt([video, sound, "Which digit is spoken?"])
     messages = [
-        {"role": "user", "content": [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": "Which digit is spoken?"}]}
+        {
+            "role": "user",
+            "content": [
+                {"type": "video"},
+                {"type": "audio"},
+                {"type": "text", "text": "Which digit is spoken?"},
+            ],
+        }
     ]
     text = encoder.tokenizer.apply_chat_template(
-        messages, chat_template=encoder.processor.chat_template, tokenize=False, add_generation_prompt=True
+        messages,
+        chat_template=encoder.processor.chat_template,
+        tokenize=False,
+        add_generation_prompt=True,
     )
     whole = Qwen2_5OmniProcessor.from_pretrained(thinker.resolve("embedded:tiny-base"))
     frames = np.stack([np.array(frame) for frame in FRAMES])
     how = {"do_sample_frames": False, "fps": 2.0}
-    upstream = whole(text=text, videos=[frames], audio=[np.zeros(8000, np.float32)], return_tensors="pt", videos_kwargs=how)
+    upstream = whole(
+        text=text,
+        videos=[frames],
+        audio=[np.zeros(8000, np.float32)],
+        return_tensors="pt",
+        videos_kwargs=how,
+    )
     assert upstream["input_ids"][0].tolist() == prompt.ids
     for name in ("pixel_values_videos", "video_grid_thw"):
         assert torch.equal(video.tensors[name], upstream[name]), name

@@ -9,7 +9,10 @@ from omnicore.progress import told, track
 
 
 def test_figures_are_told_in_one_line():
-    assert told({"queries": 1600, "raw": 0.61234, "model": "embedded:x"}) == "queries 1600  raw 0.612  model embedded:x"
+    assert (
+        told({"queries": 1600, "raw": 0.61234, "model": "embedded:x"})
+        == "queries 1600  raw 0.612  model embedded:x"
+    )
     assert told({}) == ""
 
 
@@ -42,7 +45,12 @@ def test_the_progress_file_is_throttled_and_always_has_the_start_and_the_end(mon
         progress.advance(reward=0.5)
         assert read() == {"label": "rlvr", "done": 2, "total": 10, "facts": {"reward": 0.5}}
         progress.advance(8, loss=float("nan"))
-        assert read() == {"label": "rlvr", "done": 10, "total": 10, "facts": {"reward": 0.5, "loss": None}}
+        assert read() == {
+            "label": "rlvr",
+            "done": 10,
+            "total": 10,
+            "facts": {"reward": 0.5, "loss": None},
+        }
     assert [entry.name for entry in tmp_path.iterdir()] == ["progress.json"]
 
 

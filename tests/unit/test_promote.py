@@ -33,7 +33,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def inputs(made: dict[str, Path], champion: str, candidate: str) -> dict[str, Path]:
-    return {"queries": made["queries"], "manifest": made["audit"], "champion": made[champion], "candidate": made[candidate]}
+    return {
+        "queries": made["queries"],
+        "manifest": made["audit"],
+        "champion": made[champion],
+        "candidate": made[candidate],
+    }
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:
@@ -43,10 +48,25 @@ def estimate(value: float, low: float, high: float) -> Estimate:
 @pytest.mark.parametrize(
     ("difference", "by_benchmark", "decision", "said"),
     [
-        (estimate(0.4, 0.35, 0.45), {"elm": estimate(0.4, 0.3, 0.5)}, "promote", ["above 2", "no benchmark loses more than 5"]),
-        (estimate(0.4, 0.02, 0.45), {"elm": estimate(0.4, 0.3, 0.5)}, "keep", ["not above 2", "no benchmark loses"]),
+        (
+            estimate(0.4, 0.35, 0.45),
+            {"elm": estimate(0.4, 0.3, 0.5)},
+            "promote",
+            ["above 2", "no benchmark loses more than 5"],
+        ),
+        (
+            estimate(0.4, 0.02, 0.45),
+            {"elm": estimate(0.4, 0.3, 0.5)},
+            "keep",
+            ["not above 2", "no benchmark loses"],
+        ),
         (estimate(0.01, 0.0, 0.02), {}, "keep", ["not above 2", "no benchmark loses"]),
-        (estimate(0.4, 0.35, 0.45), {"elm": estimate(-0.05, -0.2, 0.1)}, "promote", ["above 2", "no benchmark loses"]),
+        (
+            estimate(0.4, 0.35, 0.45),
+            {"elm": estimate(-0.05, -0.2, 0.1)},
+            "promote",
+            ["above 2", "no benchmark loses"],
+        ),
         (
             estimate(0.4, 0.35, 0.45),
             {"elm": estimate(-0.06, -0.2, 0.1), "fir": estimate(0.2, 0.1, 0.3)},
@@ -61,7 +81,9 @@ def estimate(value: float, low: float, high: float) -> Estimate:
         ),
     ],
 )
-def test_decision(difference: Estimate, by_benchmark: dict[str, Estimate], decision: str, said: list[str]) -> None:
+def test_decision(
+    difference: Estimate, by_benchmark: dict[str, Estimate], decision: str, said: list[str]
+) -> None:
     decided, reasons = promote.decide(difference, by_benchmark, PromoteConfig())
     assert decided == decision
     assert len(reasons) == len(said)
@@ -69,7 +91,9 @@ def test_decision(difference: Estimate, by_benchmark: dict[str, Estimate], decis
 
 
 def test_difference_is_of_clean_queries_under_omni(made: dict[str, Path], tmp_path: Path) -> None:
-    summary = promote.run(RECIPE, PromoteConfig(worst_drop=1), inputs(made, "sft", "rlvr"), tmp_path)
+    summary = promote.run(
+        RECIPE, PromoteConfig(worst_drop=1), inputs(made, "sft", "rlvr"), tmp_path
+    )
     found = read_json(tmp_path / "decision.json")
     verdicts = read_json(made["audit"] / "manifest.json")["verdicts"]
     kept = [(v["benchmark"], v["id"]) for v in verdicts if v["label"] != "solvable"]
@@ -100,13 +124,17 @@ def test_a_worse_candidate_is_kept_out(made: dict[str, Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("field", ["profile_hash", "manifest_hash"])
-def test_scores_that_cannot_be_compared_are_refused(made: dict[str, Path], tmp_path: Path, field: str) -> None:
+def test_scores_that_cannot_be_compared_are_refused(
+    made: dict[str, Path], tmp_path: Path, field: str
+) -> None:
     ours = read_json(made["rlvr"] / "scores.json")[field]
     other = tmp_path / "rlvr"
     shutil.copytree(made["rlvr"], other)
     (other / "scores.json").write_text((other / "scores.json").read_text().replace(ours, "e" * 64))
     with pytest.raises(DataError, match=f"{field} differs: .*{'e' * 64}"):
-        promote.run(RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "candidate": other}, tmp_path)
+        promote.run(
+            RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "candidate": other}, tmp_path
+        )
     assert not (tmp_path / "decision.json").exists()
 
 
@@ -118,20 +146,28 @@ def test_a_manifest_that_keeps_nothing_is_refused(made: dict[str, Path], tmp_pat
     empty.mkdir()
     (empty / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="keeps none of the queries"):
-        promote.run(RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "manifest": empty}, tmp_path)
+        promote.run(
+            RECIPE, PromoteConfig(), {**inputs(made, "sft", "rlvr"), "manifest": empty}, tmp_path
+        )
 
 
 def with_model(made: dict[str, Path], root: Path, **files: str) -> dict[str, Path]:
-    """The inputs with a candidate's checkpoint that its evaluation names; `files` are more of its files."""
+    """The inputs with a candidate's checkpoint that its evaluation names; `files` are more of its
+    files."""
     model, candidate = root / "model", root / "candidate"
     (model / "checkpoint").mkdir(parents=True)
     model_card.write(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
     for name, text in {"model.safetensors": "", "config.json": "{}", **files}.items():
         (model / "checkpoint" / name).write_text(text)
-    write_step(model, {"step": "rlvr", "section": "rlvr", "key": "k", "seconds": 1.0, "summary": {}})
+    write_step(
+        model, {"step": "rlvr", "section": "rlvr", "key": "k", "seconds": 1.0, "summary": {}}
+    )
     shutil.copytree(made["rlvr"], candidate)
     step = read_json(candidate / "step.json")
-    write_json(candidate / "step.json", {**step, "inputs": {"model": read_json(model / "step.json")["digest"]}})
+    write_json(
+        candidate / "step.json",
+        {**step, "inputs": {"model": read_json(model / "step.json")["digest"]}},
+    )
     return {**inputs(made, "sft", "rlvr"), "candidate": candidate, "model": model}
 
 
@@ -143,7 +179,12 @@ LOOSE = PromoteConfig(worst_drop=1)
     [
         ({}, ""),
         (
-            {"tokenizer.json": '{"auto_map": 1}', "chat_template.jinja": "", "README.md": "", "model.sig": ""},
+            {
+                "tokenizer.json": '{"auto_map": 1}',
+                "chat_template.jinja": "",
+                "README.md": "",
+                "model.sig": "",
+            },
             "",
         ),
         ({"pytorch_model.bin": ""}, "the candidate holds pytorch_model.bin, which may run code"),
@@ -152,7 +193,9 @@ LOOSE = PromoteConfig(worst_drop=1)
         ({"config.json": "{"}, "the candidate: config.json is not JSON"),
     ],
 )
-def test_unsafe_files_are_kept_out(files: dict[str, str], said: str, made: dict[str, Path], tmp_path: Path) -> None:
+def test_unsafe_files_are_kept_out(
+    files: dict[str, str], said: str, made: dict[str, Path], tmp_path: Path
+) -> None:
     given = with_model(made, tmp_path / "inputs", **files)
     promote.run(RECIPE, LOOSE, given, tmp_path)
     found = read_json(tmp_path / "decision.json")
@@ -160,7 +203,10 @@ def test_unsafe_files_are_kept_out(files: dict[str, str], said: str, made: dict[
     assert said in found["reasons"][-1]
     assert found["files"] == "checked"
     assert (tmp_path / "release").exists() == (not said)
-    assert found["models"] == {"champion": None, "candidate": read_json(given["model"] / "step.json")["digest"]}
+    assert found["models"] == {
+        "champion": None,
+        "candidate": read_json(given["model"] / "step.json")["digest"],
+    }
     assert str(tmp_path) not in (tmp_path / "decision.json").read_text()
 
 
@@ -172,15 +218,24 @@ def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
     summary = promote.run(RECIPE, config, given, tmp_path)
     assert summary["decision"] in request.node.name
     released, step = model_card.read(tmp_path / "release"), read_json(given["model"] / "step.json")
-    scores, evaluation = read_json(given["candidate"] / "scores.json"), read_json(given["candidate"] / "step.json")
+    scores, evaluation = (
+        read_json(given["candidate"] / "scores.json"),
+        read_json(given["candidate"] / "step.json"),
+    )
     assert released.made == model_card.Made(section="rlvr", key=step["key"], digest=step["digest"])
     assert released.scores
-    assert released.scores.evaluation == evaluation["digest"] == read_json(tmp_path / "decision.json")["candidate"]
+    assert (
+        released.scores.evaluation
+        == evaluation["digest"]
+        == read_json(tmp_path / "decision.json")["candidate"]
+    )
     assert released.scores.model_dump(mode="json", include=set(model_card.VIEWS)) == {
         view: scores[view] for view in model_card.VIEWS
     }
     assert (tmp_path / "release" / "README.md").read_text() == model_card.render(released)
-    assert (tmp_path / "release" / "model.safetensors").samefile(given["model"] / "checkpoint" / "model.safetensors")
+    assert (tmp_path / "release" / "model.safetensors").samefile(
+        given["model"] / "checkpoint" / "model.safetensors"
+    )
     assert model_card.read(given["model"] / "checkpoint").scores is None
 
 
@@ -199,10 +254,14 @@ def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
     assert signed["digest"] == plain["digest"]
 
 
-def test_a_checkpoint_that_was_changed_since_is_not_released(made: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_changed_since_is_not_released(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
     given = with_model(made, tmp_path / "inputs")
     (given["model"] / "checkpoint" / "model.safetensors").write_text("others")
-    with pytest.raises(DataError, match=r"model\.safetensors was changed after the step was finished"):
+    with pytest.raises(
+        DataError, match=r"model\.safetensors was changed after the step was finished"
+    ):
         promote.run(RECIPE, LOOSE, given, tmp_path)
 
 
@@ -212,7 +271,9 @@ def test_a_model_that_was_not_evaluated_is_refused(made: dict[str, Path], tmp_pa
         promote.run(RECIPE, LOOSE, given, tmp_path)
 
 
-def test_a_candidate_that_the_canary_has_not_heard_is_kept_out(made: dict[str, Path], tmp_path: Path) -> None:
+def test_a_candidate_that_the_canary_has_not_heard_is_kept_out(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
     deaf = tmp_path / "rlvr"
     shutil.copytree(made["rlvr"], deaf)
     step = read_json(deaf / "step.json")
@@ -220,12 +281,16 @@ def test_a_candidate_that_the_canary_has_not_heard_is_kept_out(made: dict[str, P
     write_json(deaf / "step.json", step)
     promote.run(RECIPE, LOOSE, {**inputs(made, "sft", "rlvr"), "candidate": deaf}, tmp_path)
     found = read_json(tmp_path / "decision.json")
-    assert (found["decision"], found["canary"]) == ("keep", {"canary_image": "answers", "canary_noise": 0.0})
+    assert (found["decision"], found["canary"]) == (
+        "keep",
+        {"canary_image": "answers", "canary_noise": 0.0},
+    )
     assert found["reasons"][-1] == "the canary has not seen that the candidate perceives audio"
 
 
 def test_what_a_training_saves_is_safe_and_voices_are_not(tmp_path: Path) -> None:
-    """The whole Omni's class asks for a file of voices, a pickle: the one that is written is empty."""
+    """The whole Omni's class asks for a file of voices, a pickle: the one that is written is
+    empty."""
     thinker.save(*thinker.load("embedded:tiny-base"), tmp_path / "checkpoint")
     assert promote.unsafe(tmp_path / "checkpoint") == []
     for content in ({"Chelsie": torch.zeros(2)}, Path):
@@ -234,7 +299,12 @@ def test_what_a_training_saves_is_safe_and_voices_are_not(tmp_path: Path) -> Non
     (tmp_path / "checkpoint" / "spk_dict.pt").write_bytes(b"no archive")
     assert promote.unsafe(tmp_path / "checkpoint")
     empty, evil = pickle.dumps({}), pickle.dumps(Path)
-    for pickles in ({}, {"data": empty, "more": empty}, {"data": empty, "more": evil}, {"data": evil}):
+    for pickles in (
+        {},
+        {"data": empty, "more": empty},
+        {"data": empty, "more": evil},
+        {"data": evil},
+    ):
         with ZipFile(tmp_path / "checkpoint" / "spk_dict.pt", "w") as archive:
             for name, content in pickles.items():
                 archive.writestr(f"archive/{name}.pkl", content)

@@ -9,13 +9,25 @@ from omnicore.schema import Media, Query, View
 PICTURE = Media(kind="image", uri="a.png", sha256="0" * 64)
 SOUND = Media(kind="audio", uri="b.wav", sha256="1" * 64)
 QUERY = Query(
-    benchmark="b", id="1", type="t", question="Sum?", options=("3", "5", "7"), answer="5", media=(SOUND, PICTURE), cluster="c"
+    benchmark="b",
+    id="1",
+    type="t",
+    question="Sum?",
+    options=("3", "5", "7"),
+    answer="5",
+    media=(SOUND, PICTURE),
+    cluster="c",
 )
 
 
 @pytest.mark.parametrize(
     ("view", "shown"),
-    [(View.omni, (SOUND, PICTURE)), (View.visual_only, (PICTURE,)), (View.audio_only, (SOUND,)), (View.text_only, ())],
+    [
+        (View.omni, (SOUND, PICTURE)),
+        (View.visual_only, (PICTURE,)),
+        (View.audio_only, (SOUND,)),
+        (View.text_only, ()),
+    ],
 )
 def test_views_withhold(view: View, shown: tuple[Media, ...]) -> None:
     assert parts(QUERY, view, Profile())[:-1] == shown
@@ -34,12 +46,20 @@ def test_views_withhold(view: View, shown: tuple[Media, ...]) -> None:
         ),
     ],
 )
-def test_options_are_written_as_the_profile_says(profile: Profile, order: tuple[int, ...] | None, text: str) -> None:
+def test_options_are_written_as_the_profile_says(
+    profile: Profile, order: tuple[int, ...] | None, text: str
+) -> None:
     assert parts(QUERY, View.text_only, profile, order) == (text,)
 
 
 def test_profile_hash_tells_profiles_apart() -> None:
-    profiles = [Profile(), Profile(system="Listen."), Profile(style="letter"), Profile(instruction="x"), Profile(max_new_tokens=15)]
+    profiles = [
+        Profile(),
+        Profile(system="Listen."),
+        Profile(style="letter"),
+        Profile(instruction="x"),
+        Profile(max_new_tokens=15),
+    ]
     assert len({profile_hash(p) for p in profiles}) == len(profiles)
 
 

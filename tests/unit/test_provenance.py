@@ -13,7 +13,13 @@ from omnicore.errors import DataError
 from omnicore.lineage.step_record import read_step, revision, versions, write_step
 from omnicore.storage.digests import code_digest, digest_directory, sha256_file
 
-FIELDS = {"step": "prepare", "section": "prepare", "key": "k", "seconds": 1.5, "summary": {"queries": 2, "loss": float("nan")}}
+FIELDS = {
+    "step": "prepare",
+    "section": "prepare",
+    "key": "k",
+    "seconds": 1.5,
+    "summary": {"queries": 2, "loss": float("nan")},
+}
 
 
 @pytest.fixture
@@ -103,7 +109,9 @@ def test_an_unfinished_or_damaged_output_is_named(output, content, message):
 
 
 def test_a_missing_output_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"absent: no such directory; run the step that makes it first"):
+    with pytest.raises(
+        DataError, match=r"absent: no such directory; run the step that makes it first"
+    ):
         read_step(tmp_path / "absent")
 
 
@@ -115,19 +123,33 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     python = ".".join(map(str, sys.version_info[:3]))
-    assert versions() == {"python": python, "omnicore": __version__, "torch": "1.2", "transformers": "1.2"}
+    assert versions() == {
+        "python": python,
+        "omnicore": __version__,
+        "torch": "1.2",
+        "transformers": "1.2",
+    }
 
 
 def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
     monkeypatch.setattr("omnicore.lineage.step_record.__file__", str(package / "provenance.py"))
-    monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[2] / ".git"))  # as a hook of another repository sets it
+    monkeypatch.setenv(
+        "GIT_DIR", str(Path(__file__).parents[2] / ".git")
+    )  # as a hook of another repository sets it
     found = revision.__wrapped__
 
     def git(*arguments):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-        return subprocess.run(["git", *who, *arguments], cwd=tmp_path, env=plain, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", *who, *arguments],
+            cwd=tmp_path,
+            env=plain,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     def commit(name, content):
         change(tmp_path, name, content)

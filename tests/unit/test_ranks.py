@@ -1,4 +1,5 @@
-"""A training by several processes: torchrun's own agent starts them, as forks, since torch is imported here already."""
+"""A training by several processes: torchrun's own agent starts them, as forks, since torch is
+imported here already."""
 
 from __future__ import annotations
 
@@ -30,8 +31,14 @@ from tests.unit.training_fixture import SMALL, data, inputs
 __all__ = ["data", "inputs"]
 
 TRAINING = {
-    step: [f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)]
-    for step, own in {"sft": ["batch=8"], "rlvr": ["prompts=4", "group=4", "beta=0.2", "refill=2"]}.items()
+    step: [
+        f"{step}.{change}"
+        for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)
+    ]
+    for step, own in {
+        "sft": ["batch=8"],
+        "rlvr": ["prompts=4", "group=4", "beta=0.2", "refill=2"],
+    }.items()
 }
 
 PASSES = {"sft": ["sft.micro_batch=2"], "rlvr": ["rlvr.micro_batch=4"]}
@@ -44,7 +51,13 @@ def launched(work: Callable[[], Any], restarts: int = 0) -> int:
 
 
 def torchrun(
-    step: str, sets: list[str], inputs: dict[str, Path], output: Path, *, restarts: int = 0, first: Callable[[], Any] = int
+    step: str,
+    sets: list[str],
+    inputs: dict[str, Path],
+    output: Path,
+    *,
+    restarts: int = 0,
+    first: Callable[[], Any] = int,
 ) -> int:
     """0 when the command has ended well on two processes; `first` is called in each before it."""
     given = [part for value in [*SMALL, *sets] for part in ("--set", value)]
@@ -61,18 +74,22 @@ def flat(record: dict[str, Any], path: str = "") -> dict[str, float]:
 
 
 def alike(one: Path, two: Path) -> None:
-    """Two trainings to the rounding of float32, in which sums are taken in another order, and of bfloat16 for what is saved."""
+    """Two trainings to the rounding of float32, in which sums are taken in another order, and of
+    bfloat16 for what is saved."""
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for a, b in zip(*(read_jsonl(path / "curves.jsonl", dict) for path in (one, two)), strict=True):
         assert {**flat(b), **means(a)} == pytest.approx(flat(a), rel=1e-3, abs=2e-5)
     first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, two))
     for name, weights in first.items():
-        np.testing.assert_allclose(second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            second[name].float(), weights.float(), rtol=2**-7, atol=1e-4, err_msg=name
+        )
 
 
 @pytest.fixture(scope="module")
 def calm(inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
-    """Of each step, what two processes make of it, in two passes each, when nothing happens to them."""
+    """Of each step, what two processes make of it, in two passes each, when nothing happens to
+    them."""
     found = {step: inputs["sft"]["data"].with_name(f"{step}-calm") for step in TRAINING}
     for step, output in found.items():
         assert torchrun(step, [*TRAINING[step], *PASSES[step]], inputs[step], output) == 0
@@ -80,16 +97,26 @@ def calm(inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
 
 
 def means(record: dict[str, Any]) -> dict[str, float]:
-    """What TRL takes the mean of over passes, whatever they hold (by modality it is ours, and by tokens), and its count of tokens,
-    among them those of useless groups that fill a process' batch up."""
+    """What TRL takes the mean of over passes, whatever they hold (by modality it is ours, and by
+    tokens), and its count of tokens, among them those of useless groups that fill a process' batch
+    up."""
     names = ("entropy", "kl", "tokens") if "reward" in record else ("entropy",)
     return {name: record[name] for name in names if name in record}
 
 
 @pytest.mark.parametrize("step", TRAINING)
-def test_two_processes_are_as_one(inputs: dict[str, dict[str, Path]], calm: dict[str, Path], tmp_path: Path, step: str) -> None:
+def test_two_processes_are_as_one(
+    inputs: dict[str, dict[str, Path]], calm: dict[str, Path], tmp_path: Path, step: str
+) -> None:
     one, two = tmp_path / "one", calm[step]
-    assert in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *TRAINING[step]]), inputs[step], one)) == 0
+    assert (
+        in_a_fork(
+            lambda: run_step(
+                step, load_recipe("tiny", [*SMALL, *TRAINING[step]]), inputs[step], one
+            )
+        )
+        == 0
+    )
     alike(one, two)
     assert read_step(one)["key"] == read_step(two)["key"]
     if step == "rlvr":
@@ -101,12 +128,17 @@ def test_two_processes_are_as_one(inputs: dict[str, dict[str, Path]], calm: dict
 
 
 def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
-    """Does it in a process of the first attempt, when the optimizer step of this number has been logged."""
+    """Does it in a process of the first attempt, when the optimizer step of this number has been
+    logged."""
     log = Curve.on_log
 
     def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
-        if (distributed.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (process, step, "0"):
+        if (distributed.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (
+            process,
+            step,
+            "0",
+        ):
             what()
 
     Curve.on_log = on_log  # type: ignore[method-assign]
@@ -134,8 +166,12 @@ def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
     sets, hook = [*TRAINING[step], *PASSES[step]], lambda: on_log(process, 3, scrape_and_die)
     assert torchrun(step, sets, inputs[step], output, restarts=1, first=hook) == 0
     assert capfd.readouterr().err.count("step-000002: training goes on after step 2\n") == 1
-    assert read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
-    assert f'omni_training_active{{stage="{step}",step="{step}"}} 1.0' in scraped.read_text()  # the first process serves
+    assert (
+        read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
+    )
+    assert (
+        f'omni_training_active{{stage="{step}",step="{step}"}} 1.0' in scraped.read_text()
+    )  # the first process serves
 
 
 def test_a_finished_result_is_found_by_the_first_and_ends_all(
@@ -151,25 +187,53 @@ def fail() -> None:
     raise TrainingError("out of luck")
 
 
-def test_a_process_that_fails_fails_all_and_leaves_no_result(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_fails_fails_all_and_leaves_no_result(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "failed"
-    assert torchrun("sft", TRAINING["sft"], {"data": data}, output, first=lambda: on_log(1, 3, fail)) == 1
+    assert (
+        torchrun("sft", TRAINING["sft"], {"data": data}, output, first=lambda: on_log(1, 3, fail))
+        == 1
+    )
     assert "omnicore: process 1: out of luck" in capfd.readouterr().err
-    assert {path.name for path in output.iterdir()} == {KEY_FILE, "checkpoints.journal", "curves.jsonl", "too_long.jsonl"}
+    assert {path.name for path in output.iterdir()} == {
+        KEY_FILE,
+        "checkpoints.journal",
+        "curves.jsonl",
+        "too_long.jsonl",
+    }
 
 
 @pytest.mark.parametrize(
     ("step", "change", "words"),
     [
-        ("sft", "sft.batch=7", "sft.batch=7 does not divide among 2 processes: set it to a multiple, as in sft.batch=8"),
-        ("sft", "sft.micro_batch=3", "micro_batch=3 does not divide the 4 rows that a process has of a step: set it to 2"),
+        (
+            "sft",
+            "sft.batch=7",
+            (
+                "sft.batch=7 does not divide among 2 processes: set it to a multiple, as in"
+                " sft.batch=8"
+            ),
+        ),
+        (
+            "sft",
+            "sft.micro_batch=3",
+            "micro_batch=3 does not divide the 4 rows that a process has of a step: set it to 2",
+        ),
         ("prepare", "seed=0", "step prepare takes one process, not 2: run it without torchrun"),
     ],
 )
 def test_what_cannot_be_shared_out_is_said_with_the_remedy(
-    inputs: dict[str, dict[str, Path]], tmp_path: Path, capfd: pytest.CaptureFixture[str], step: str, change: str, words: str
+    inputs: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    step: str,
+    change: str,
+    words: str,
 ) -> None:
-    assert torchrun(step, [*TRAINING.get(step, []), change], inputs.get(step, {}), tmp_path / "o") == 1
+    assert (
+        torchrun(step, [*TRAINING.get(step, []), change], inputs.get(step, {}), tmp_path / "o") == 1
+    )
     assert f"omnicore: {words}\n" in capfd.readouterr().err
     assert not (tmp_path / "o" / STEP_FILE).exists()
 
@@ -185,7 +249,10 @@ def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: P
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         distributed.CHUNK = 1000
         with distributed.Team().at_work():
-            found = [distributed.shared(named, tmp_path / f"node-{distributed.node()}") for named in (folder, None)]
+            found = [
+                distributed.shared(named, tmp_path / f"node-{distributed.node()}")
+                for named in (folder, None)
+            ]
         assert found == [folder if distributed.first() else tmp_path / "node-1" / folder.name, None]
 
     assert launched(work) == 0

@@ -14,9 +14,17 @@ from omnicore.steps import STEPS
 def package(monkeypatch, tmp_path):
     """A copy of the package to change."""
     copy = tmp_path / "omnicore"
-    shutil.copytree(code_version.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "models"), dirs_exist_ok=False)
     shutil.copytree(
-        code_version.PACKAGE / "models", copy / "models", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        code_version.PACKAGE,
+        copy,
+        ignore=shutil.ignore_patterns("__pycache__", "models"),
+        dirs_exist_ok=False,
+    )
+    shutil.copytree(
+        code_version.PACKAGE / "models",
+        copy / "models",
+        ignore=shutil.ignore_patterns("__pycache__"),
+        dirs_exist_ok=True,
     )
     monkeypatch.setattr(code_version, "PACKAGE", copy)
     return copy
@@ -49,11 +57,18 @@ def test_only_steps_that_reach_a_file_are_made_again(package, changed, again):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_a_step_imports_at_run_time_is_reached(step):
-    """Against Python's own word: every module of the package that importing the step loads, but those that decide nothing."""
+    """Against Python's own word: every module of the package that importing the step loads, but
+    those that decide nothing."""
     module = import_module(f"omnicore.steps.{step}")
-    own = {value.__name__ for value in vars(module).values() if getattr(value, "__name__", "").startswith("omnicore.")}
+    own = {
+        value.__name__
+        for value in vars(module).values()
+        if getattr(value, "__name__", "").startswith("omnicore.")
+    }
     own |= {
-        str(value.__module__) for value in vars(module).values() if str(getattr(value, "__module__", "")).startswith("omnicore.")
+        str(value.__module__)
+        for value in vars(module).values()
+        if str(getattr(value, "__module__", "")).startswith("omnicore.")
     }
     counted = {name for name in own if name.split(".")[1] not in code_version.DECIDE_NOTHING}
     assert counted

@@ -58,7 +58,9 @@ REAPED = {
 
 
 @pytest.mark.parametrize("case", REAPED)
-def test_the_reaper_takes_orphans_and_nothing_else(case: str, config: Path, kube: KubeServer) -> None:
+def test_the_reaper_takes_orphans_and_nothing_else(
+    case: str, config: Path, kube: KubeServer
+) -> None:
     orphan = REAPED[case]
     body, jobs = manifest(spec(orphan.kind)), f"{orphan.kind}s"
     for name, phase in {"running": "Running", "failed": "Failed", "anew": "Running"}.items():
@@ -80,27 +82,40 @@ def test_the_reaper_takes_orphans_and_nothing_else(case: str, config: Path, kube
     would = reap.reap(cluster, run=orphan.run, dry_run=True)
     assert len(kube.all(jobs)) == 1
     told = reap.reap(cluster, run=orphan.run)
-    assert [line.rstrip("0123456789 s") for line in told] == [line.rstrip("0123456789 s") for line in would]
+    assert [line.rstrip("0123456789 s") for line in told] == [
+        line.rstrip("0123456789 s") for line in would
+    ]
     assert len(told) == bool(orphan.words) == (not kube.all(jobs))
     assert orphan.words in "".join(told)
 
 
-def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(config: Path, kube: KubeServer) -> None:
+def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(
+    config: Path, kube: KubeServer
+) -> None:
     body = manifest(spec())
     body["metadata"]["annotations"][names.HEARTBEAT] = ago(hours=1)
     kube.put("pytorchjobs", body)
 
     def beat(verb: str, resource: str, name: str, seen: int) -> None:
         if verb == "delete":
-            kube.change("pytorchjobs", NAME, lambda job: job["metadata"]["annotations"].update({names.HEARTBEAT: names.now()}))
+            kube.change(
+                "pytorchjobs",
+                NAME,
+                lambda job: job["metadata"]["annotations"].update({names.HEARTBEAT: names.now()}),
+            )
 
     kube.fault = beat
     assert reap.reap(connect(NAMESPACE, QUICK)) == []
     assert kube.all("pytorchjobs")
 
 
-def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_installed(config: Path, kube: KubeServer) -> None:
-    marks = {"labels": names.labels(RUN, "evaluate", KEY), "annotations": {names.HEARTBEAT: ago(hours=1)}}
+def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_installed(
+    config: Path, kube: KubeServer
+) -> None:
+    marks = {
+        "labels": names.labels(RUN, "evaluate", KEY),
+        "annotations": {names.HEARTBEAT: ago(hours=1)},
+    }
     kube.put("inferenceservices", {"metadata": {"name": "eval-x7", **marks}})
     kube.served = frozenset({"inferenceservices", "workflows"})
     assert main(["reap", "--namespace", NAMESPACE]) == 0
@@ -108,9 +123,12 @@ def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_inst
 
 
 @pytest.mark.parametrize(
-    ("mine", "other"), [("r" * 70 + "a", "r" * 70 + "b"), ("日本", "ä"), ("---", "日本"), ("a b", "a-b"), ("x.", "x")]
+    ("mine", "other"),
+    [("r" * 70 + "a", "r" * 70 + "b"), ("日本", "ä"), ("---", "日本"), ("a b", "a-b"), ("x.", "x")],
 )
-def test_reap_run_spares_runs_of_a_like_name(mine: str, other: str, config: Path, kube: KubeServer) -> None:
+def test_reap_run_spares_runs_of_a_like_name(
+    mine: str, other: str, config: Path, kube: KubeServer
+) -> None:
     for number, run in enumerate((mine, other)):
         body = manifest(spec())
         body["metadata"]["name"] = f"job-{number}"
@@ -122,7 +140,9 @@ def test_reap_run_spares_runs_of_a_like_name(mine: str, other: str, config: Path
     assert [job["metadata"]["name"] for job in kube.all("pytorchjobs")] == ["job-1"]
 
 
-def test_reap_says_what_right_it_lacks(config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reap_says_what_right_it_lacks(
+    config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     kube.forbidden.add(("list", "trainjobs"))
     assert main(["reap", "--namespace", NAMESPACE]) == 2
     assert "list trainjobs.trainer.kubeflow.org in namespace team" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""A released checkpoint: its files and its scores, of this very checkpoint, and nothing that was changed meanwhile."""
+"""A released checkpoint: its files and its scores, of this very checkpoint, and nothing that was
+changed meanwhile."""
 
 from __future__ import annotations
 
@@ -32,11 +33,18 @@ def evaluated(folder: Path, model: Path, clean: float = 0.8915) -> Path:
         **{name: name for name in ("profile_hash", "manifest_hash", "queries_hash")},
         "raw": {name: estimate(0.95) for name in ("macro", "micro", "chance_corrected")},
         "clean": {name: estimate(clean) for name in ("macro", "micro", "chance_corrected")},
-        "by_benchmark": {"elm": {"raw": estimate(0.9), "clean": None, "chance": 0.25, "counts": {}}},
+        "by_benchmark": {
+            "elm": {"raw": estimate(0.9), "clean": None, "chance": 0.25, "counts": {}}
+        },
         "ablation": {"no_audio": estimate(0.3)},
         "errors": 0,
     }
-    return finished(folder, "evaluate", {"scores.json": json.dumps(scores)}, inputs={"model": read_step(model)["digest"]})
+    return finished(
+        folder,
+        "evaluate",
+        {"scores.json": json.dumps(scores)},
+        inputs={"model": read_step(model)["digest"]},
+    )
 
 
 def trained(folder: Path, data: Path, weights: str) -> Path:
@@ -57,7 +65,9 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["sft", "sft/checkpoint"])
 @pytest.mark.parametrize("scores", ["evaluate-sft", ""], ids=["named", "found"])
-def test_a_release_has_the_files_and_the_scores(run: Path, tmp_path: Path, place: str, scores: str) -> None:
+def test_a_release_has_the_files_and_the_scores(
+    run: Path, tmp_path: Path, place: str, scores: str
+) -> None:
     before = digest_directory(run / "sft")
     made = release(str(run / place), str(run / scores), str(tmp_path / "new" / "release"))
     folder = tmp_path / "new" / "release"
@@ -70,7 +80,9 @@ def test_a_release_has_the_files_and_the_scores(run: Path, tmp_path: Path, place
     assert made.scores is not None
     assert made.scores.evaluation == read_step(run / "evaluate-sft")["digest"]
     assert made.scores.clean["macro"].model_dump() == estimate(0.8915)
-    assert "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |" in model_card.render(made)
+    assert "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |" in model_card.render(
+        made
+    )
     assert "| elm | 90.0 [85.0, 95.0], n 40 | none |" in model_card.render(made)
     assert digest_directory(run / "sft") == before
     assert list((tmp_path / "new").iterdir()) == [folder]
@@ -82,16 +94,27 @@ def test_a_release_can_be_scored_again_and_be_a_base(run: Path, tmp_path: Path) 
     second = release(str(tmp_path / "first"), str(run), str(tmp_path / "second"))
     assert second.scores is not None
     assert second.model_copy(update={"scores": None}) == first
-    after = described(load_recipe("tiny", [f"model={tmp_path / 'second'}"]), {"data": run / "prepare"})
+    after = described(
+        load_recipe("tiny", [f"model={tmp_path / 'second'}"]), {"data": run / "prepare"}
+    )
     assert [parent.digest for parent in after.parents] == [read_step(run / "sft")["digest"]]
 
 
-def test_the_command_shows_a_card_and_writes_a_release(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_a_card_and_writes_a_release(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["card", str(run / "sft")]) == 0
     assert "Not scored yet" in capsys.readouterr().out
-    assert main(["card", str(run / "sft"), "--scores", str(run), "--output", str(tmp_path / "release")]) == 0
+    assert (
+        main(
+            ["card", str(run / "sft"), "--scores", str(run), "--output", str(tmp_path / "release")]
+        )
+        == 0
+    )
     assert main(["trace", str(tmp_path / "release" / "README.md"), "--in", str(run)]) == 0
-    assert capsys.readouterr().out.startswith(f"sft  {tmp_path}/release/README.md  named by the model card")
+    assert capsys.readouterr().out.startswith(
+        f"sft  {tmp_path}/release/README.md  named by the model card"
+    )
 
 
 def change(path: Path) -> None:
@@ -107,13 +130,26 @@ def change(path: Path) -> None:
             DataError,
             "model.safetensors was changed after the step was finished; run the step again",
         ),
-        (lambda run: (run / "sft/step.json").unlink(), "", DataError, "lies apart from the step.json"),
-        (lambda run: (run / "sft/checkpoint/card.json").unlink(), "", DataError, "card.json is missing since"),
+        (
+            lambda run: (run / "sft/step.json").unlink(),
+            "",
+            DataError,
+            "lies apart from the step.json",
+        ),
+        (
+            lambda run: (run / "sft/checkpoint/card.json").unlink(),
+            "",
+            DataError,
+            "card.json is missing since",
+        ),
         (
             lambda run: None,
             "evaluate-other",
             DataError,
-            "none of 1 outputs of evaluate there is of this checkpoint, sft [0-9a-f]{64}; evaluate it",
+            (
+                "none of 1 outputs of evaluate there is of this checkpoint, sft [0-9a-f]{64};"
+                " evaluate it"
+            ),
         ),
         (lambda run: None, "prepare", DataError, "none of 0 outputs of evaluate"),
         (
@@ -134,7 +170,9 @@ def test_what_would_be_no_honest_release_is_refused(
     assert not (tmp_path / "release").is_dir()
 
 
-def test_a_release_is_signed_and_launders_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_is_signed_and_launders_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("model_signing")
     monkeypatch.setenv(signing.SIGNING_KEY, private(KEY))
     release(str(run / "sft"), str(run), str(tmp_path / "release"))
@@ -152,7 +190,9 @@ def test_a_release_is_signed_and_launders_nothing(run: Path, tmp_path: Path, mon
 def test_a_release_goes_from_bucket_to_bucket(
     run: Path, tmp_path: Path, signed_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = {name: f"s3://{BUCKET}/{tmp_path.name}/{name}" for name in ("sft", "evaluate-sft", "release")}
+    at = {
+        name: f"s3://{BUCKET}/{tmp_path.name}/{name}" for name in ("sft", "evaluate-sft", "release")
+    }
     for name in ("sft", "evaluate-sft"):
         store.publish(run / name, at[name])
     made = release(at["sft"], at["evaluate-sft"], at["release"])

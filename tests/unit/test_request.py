@@ -1,4 +1,5 @@
-"""The retrain request: what it says is checked, what it says is its name, and its run is submitted once."""
+"""The retrain request: what it says is checked, what it says is its name, and its run is submitted
+once."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from tests.kfp_server import Kfp, kfp
 __all__ = ["kfp"]
 CHAMPION = "s3://b/runs/results/rlvr-1/" + "a" * 32
 DATA = {"mine": "b" * 64}
-SOURCE = 'prepare.training={"mine": {"format": "queries", "path": "s3://b/data", "files": "rows.jsonl", "stages": ["rlvr"]}}'
+SOURCE = (
+    'prepare.training={"mine": {"format": "queries", "path": "s3://b/data", "files": "rows.jsonl",'
+    ' "stages": ["rlvr"]}}'
+)
 VALUES: dict[str, Any] = {"recipe": "tiny", "model": "embedded:tiny-base", "reason": "a try"}
 
 
@@ -30,7 +34,18 @@ def written(folder: Path, **values: Any) -> Path:
 
 
 def submit(kfp: Kfp, path: Path, *options: str) -> int:
-    return main(["submit", "--request", str(path), "--host", kfp.url, "--param", f"champion={CHAMPION}/checkpoint", *options])
+    return main(
+        [
+            "submit",
+            "--request",
+            str(path),
+            "--host",
+            kfp.url,
+            "--param",
+            f"champion={CHAMPION}/checkpoint",
+            *options,
+        ]
+    )
 
 
 def test_the_request_in_the_repository_is_one() -> None:
@@ -41,7 +56,10 @@ def test_a_name_is_what_is_asked_for_and_not_how_it_is_written(tmp_path: Path) -
     made = request.read(written(tmp_path))
     assert re.fullmatch(r"retrain-[0-9a-f]{12}", made.run)
     path = tmp_path / "other.yaml"
-    path.write_text("# Another order, and words\n" + yaml.safe_dump(dict(reversed(VALUES.items())), sort_keys=False))
+    path.write_text(
+        "# Another order, and words\n"
+        + yaml.safe_dump(dict(reversed(VALUES.items())), sort_keys=False)
+    )
     assert request.read(path).run == made.run
     others = [
         {"model": "embedded:tiny-probe"},
@@ -49,7 +67,9 @@ def test_a_name_is_what_is_asked_for_and_not_how_it_is_written(tmp_path: Path) -
         {"overrides": ["seed=1"]},
         {"benchmarks": {"daily_omni": "/d"}},
     ]
-    assert len({made.run, *(request.read(written(tmp_path, **other)).run for other in others)}) == 1 + len(others)
+    assert len(
+        {made.run, *(request.read(written(tmp_path, **other)).run for other in others)}
+    ) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -59,18 +79,32 @@ def test_a_name_is_what_is_asked_for_and_not_how_it_is_written(tmp_path: Path) -
         ({"reason": ""}, "reason: String should have at least 1"),
         ({"benchmarks": {"daily_omni": "hub@main"}}, r"benchmarks.daily_omni: .*hub@main"),
         ({"data": {"mine": "latest"}}, "data.mine: .*latest"),
-        ({"data": DATA}, "request.yaml: data.mine: the recipe has no prepare.training.mine; its sources are: none"),
-        ({"overrides": ["rlvr.stepz=1"]}, r"request.yaml: recipe tiny has 1 wrong field.*rlvr\.stepz"),
+        (
+            {"data": DATA},
+            (
+                "request.yaml: data.mine: the recipe has no prepare.training.mine; its sources are:"
+                " none"
+            ),
+        ),
+        (
+            {"overrides": ["rlvr.stepz=1"]},
+            r"request.yaml: recipe tiny has 1 wrong field.*rlvr\.stepz",
+        ),
         ({"recipe": "tyni"}, "request.yaml: no recipe 'tyni'"),
     ],
 )
-def test_a_mistake_is_told_by_file_and_field(values: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_mistake_is_told_by_file_and_field(
+    values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as raised:
         request.read(written(tmp_path, **values))
     assert re.search(words, str(raised.value).replace("\n", " ")), raised.value
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "is not YAML"), ("- a", "wrong field"), (None, "No such file.*request.yaml is")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "is not YAML"), ("- a", "wrong field"), (None, "No such file.*request.yaml is")],
+)
 def test_what_is_no_request_is_told(text: str | None, words: str, tmp_path: Path) -> None:
     path = tmp_path / "request.yaml"
     if text is not None:
@@ -79,17 +113,33 @@ def test_what_is_no_request_is_told(text: str | None, words: str, tmp_path: Path
         request.read(path)
 
 
-def test_its_run_has_what_it_asks_for(kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, overrides=[SOURCE, "seed=1"], data=DATA, benchmarks={"daily_omni": "/data/daily_omni"})
+def test_its_run_has_what_it_asks_for(
+    kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(
+        tmp_path,
+        overrides=[SOURCE, "seed=1"],
+        data=DATA,
+        benchmarks={"daily_omni": "/data/daily_omni"},
+    )
     assert submit(kfp, path) == 0
     (run,) = kfp.runs
     assert run["display_name"] == request.read(path).run
     assert run["pipeline_version_reference"]["pipeline_id"] == "id-retrain"
     parameters = run["runtime_config"]["parameters"]
-    assert json.loads(parameters.pop("overrides")) == [SOURCE, "seed=1", f'prepare.training.mine.revision="{"b" * 64}"']
+    assert json.loads(parameters.pop("overrides")) == [
+        SOURCE,
+        "seed=1",
+        f'prepare.training.mine.revision="{"b" * 64}"',
+    ]
     benchmarks = {"daily_omni": "/data/daily_omni"}
     # The result around the weights that serve: what `retrain` imports.
-    fixed = {"recipe": "tiny", "model": "embedded:tiny-base", "benchmarks": benchmarks, "champion": CHAMPION}
+    fixed = {
+        "recipe": "tiny",
+        "model": "embedded:tiny-base",
+        "benchmarks": benchmarks,
+        "champion": CHAMPION,
+    }
     assert parameters == {**fixed, "run_name": run["display_name"]}
     assert capsys.readouterr().out.endswith("\nreason: a try\n")
 
@@ -114,7 +164,10 @@ def test_a_request_is_run_once_however_its_run_ends_but_for_a_person_who_says_so
     [
         (["--pipeline", "omniboost"], "--request says pipeline, recipe and values itself"),
         (["--set", "seed=1"], "--request says pipeline, recipe and values itself"),
-        (["--param", f"champion=s3://b/champion/{'0' * 32}/checkpoint"], r"no champion to beat: .*champion\.yaml"),
+        (
+            ["--param", f"champion=s3://b/champion/{'0' * 32}/checkpoint"],
+            r"no champion to beat: .*champion\.yaml",
+        ),
         (["--param", "champion="], "no champion to beat"),
     ],
 )
@@ -127,7 +180,9 @@ def test_what_does_not_go_together_is_told(
 
 
 @pytest.mark.parametrize("options", [["--run", "a"], ["--newest"], ["--pipeline", "retrain"]])
-def test_neither_a_request_nor_a_pipeline_and_a_run(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_a_request_nor_a_pipeline_and_a_run(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["submit", *options]) == 2
     assert "give --pipeline and --run, or --request" in capsys.readouterr().err
 
@@ -140,9 +195,15 @@ def test_what_is_rendered_is_a_function_of_request_and_pipeline(tmp_path: Path) 
     pipeline, version = yaml.safe_load_all(files["pipeline.yaml"])
     _, compiled = yaml.safe_load_all(manifest.read_text())
     assert version["spec"] == compiled["spec"]
-    waves = [found["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"] for found in (pipeline, version)]
+    waves = [
+        found["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"]
+        for found in (pipeline, version)
+    ]
     assert waves == ["0", "1"]
-    assert files["submit.env"].split() == [f"RUN={made.run}", f"VERSION={compiled['metadata']['name']}"]
+    assert files["submit.env"].split() == [
+        f"RUN={made.run}",
+        f"VERSION={compiled['metadata']['name']}",
+    ]
     other = request.rendered(made.model_copy(update={"reason": "another"}), manifest)
     assert other["pipeline.yaml"] == files["pipeline.yaml"]
     assert other["submit.env"] != files["submit.env"]

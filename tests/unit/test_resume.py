@@ -26,7 +26,14 @@ from omnicore.storage import store
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.training import checkpoints
-from omnicore.training.checkpoints import DIRECTORY, LISTING, WEIGHTS, Checkpoints, Resumable, damaged
+from omnicore.training.checkpoints import (
+    DIRECTORY,
+    LISTING,
+    WEIGHTS,
+    Checkpoints,
+    Resumable,
+    damaged,
+)
 from omnicore.training.curves import Curve, GradientCheck
 from omnicore.training.rewards import Coin
 from omnicore.training.rlvr import OmniGRPOTrainer
@@ -38,8 +45,21 @@ __all__ = ["data", "inputs", "seaweed", "signed_in", "uri"]
 
 # 32 rows, 7 a step, and 16 prompts, 3 a step: an epoch ends within each run.
 TRAINING = {
-    "sft": ["sft.steps=10", "sft.batch=7", "sft.warmup=2", "sft.rate=1e-3", "sft.checkpoint_every=2"],
-    "rlvr": ["rlvr.steps=7", "rlvr.prompts=3", "rlvr.group=4", "rlvr.warmup=1", "rlvr.rate=1e-3", "rlvr.checkpoint_every=2"],
+    "sft": [
+        "sft.steps=10",
+        "sft.batch=7",
+        "sft.warmup=2",
+        "sft.rate=1e-3",
+        "sft.checkpoint_every=2",
+    ],
+    "rlvr": [
+        "rlvr.steps=7",
+        "rlvr.prompts=3",
+        "rlvr.group=4",
+        "rlvr.warmup=1",
+        "rlvr.rate=1e-3",
+        "rlvr.checkpoint_every=2",
+    ],
 }
 
 
@@ -110,7 +130,11 @@ def test_killed_and_given_again_is_as_if_left_alone(
     cut: int,
     goes_on: int,
 ) -> None:
-    recipe, calm, output = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm]), tmp_path / "calm", tmp_path / "killed"
+    recipe, calm, output = (
+        load_recipe("tiny", [*SMALL, *TRAINING[step], *arm]),
+        tmp_path / "calm",
+        tmp_path / "killed",
+    )
     unsaved = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.checkpoint_every=0"])
 
     def run(into: Path, like: Any = recipe) -> None:
@@ -119,14 +143,18 @@ def test_killed_and_given_again_is_as_if_left_alone(
     assert in_a_fork(lambda: run(calm, unsaved)) == 0
     assert in_a_fork(lambda: (end(), run(output))) == -signal.SIGKILL
     saved = output / DIRECTORY
-    assert [path.name for path in sorted(saved.glob("step-??????"))] == [f"step-{number:06d}" for number in left]
+    assert [path.name for path in sorted(saved.glob("step-??????"))] == [
+        f"step-{number:06d}" for number in left
+    ]
     if cut:
         os.truncate(saved / f"step-{cut:06d}" / WEIGHTS, 5000)
     capfd.readouterr()
     assert in_a_fork(lambda: run(output)) == 0
     said = capfd.readouterr().err
     assert f"step-{goes_on:06d}: training goes on after step {goes_on}" in said
-    assert ("weights.safetensors is cut off or changed; the checkpoint before it is looked at" in said) == bool(cut)
+    assert (
+        "weights.safetensors is cut off or changed; the checkpoint before it is looked at" in said
+    ) == bool(cut)
     records = [read_step(path) for path in (calm, output)]
     assert {path.name for path in output.iterdir()} == {path.name for path in calm.iterdir()}
     for name in ("curves.jsonl", "rollouts.jsonl", "checkpoint/model.safetensors"):
@@ -136,14 +164,21 @@ def test_killed_and_given_again_is_as_if_left_alone(
     assert told(records[0]) == told(records[1])
     assert records[0]["key"] == records[1]["key"]
     if "rlvr.beta=0.5" in arm:
-        assert read_jsonl(calm / "curves.jsonl", dict)[-1]["kl"] > 0, "the reference is the start model"
+        assert read_jsonl(calm / "curves.jsonl", dict)[-1]["kl"] > 0, (
+            "the reference is the start model"
+        )
 
 
 @pytest.mark.usefixtures("signed_in")
 def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
-    inputs: dict[str, dict[str, Path]], seaweed: Seaweed, uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    inputs: dict[str, dict[str, Path]],
+    seaweed: Seaweed,
+    uri: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """kill -9 of a training whose output is in S3, its scratch directory gone, and the same command on another machine."""
+    """Kill -9 of a training whose output is in S3, its scratch directory gone, and the same command
+    on another machine."""
     recipe = load_recipe("tiny", [*SMALL, *TRAINING["sft"], "sft.steps=9"])
     given = {role: str(path) for role, path in inputs["sft"].items()}
 
@@ -154,13 +189,19 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
         def on_log(self: Curve, args: Any, state: Any, control: Any, **more: Any) -> None:
             log(self, args, state, control, **more)
             while state.global_step == step + 1:
-                if any(f"/step-{step:06d}/published.json" in name for name in objects(seaweed, f"{uri}.unfinished")):
+                if any(
+                    f"/step-{step:06d}/published.json" in name
+                    for name in objects(seaweed, f"{uri}.unfinished")
+                ):
                     die()
                 time.sleep(0.02)
 
         Curve.on_log = on_log  # type: ignore[method-assign]
 
-    assert in_a_fork(lambda: (dies_when_kept(6), remote.run("sft", recipe, given, uri))) == -signal.SIGKILL
+    assert (
+        in_a_fork(lambda: (dies_when_kept(6), remote.run("sft", recipe, given, uri)))
+        == -signal.SIGKILL
+    )
     (scratch,) = tmp_path.glob("omnicore-*")
     shutil.rmtree(scratch)
     capfd.readouterr()
@@ -173,8 +214,14 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     assert objects(seaweed, f"{uri}.unfinished") == {}
 
 
-def test_a_pickle_in_a_checkpoint_is_not_run(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
-    recipe, output, ran = load_recipe("tiny", [*SMALL, *TRAINING["sft"]]), tmp_path / "sft", tmp_path / "ran"
+def test_a_pickle_in_a_checkpoint_is_not_run(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    recipe, output, ran = (
+        load_recipe("tiny", [*SMALL, *TRAINING["sft"]]),
+        tmp_path / "sft",
+        tmp_path / "ran",
+    )
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -201,7 +248,12 @@ def test_a_pickle_in_a_checkpoint_is_not_run(inputs: dict[str, dict[str, Path]],
 def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
     field = {"every": "checkpoint_every", "keep": "keep_checkpoints"}[change]
     keys = {
-        step_work("sft", load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]), {"data": data}, tmp_path / "o").key
+        step_work(
+            "sft",
+            load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]),
+            {"data": data},
+            tmp_path / "o",
+        ).key
         for value in (1, 3)
     }
     assert len(keys) == 1
@@ -216,9 +268,15 @@ def write(directory: Path, *steps: int, keep: int = 2) -> Checkpoints:
     return made
 
 
-def test_the_newest_are_kept_and_their_books_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_are_kept_and_their_books_are_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = write(tmp_path, 2, 4, 6, 8, keep=3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006", "step-000008"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000004",
+        "step-000006",
+        "step-000008",
+    ]
     found = Checkpoints(tmp_path, {"curves": [{"step": 99}]}, every=1, keep=3)
     assert (found.step, found.saved_at, found.found) == (8, made.saved_at, tmp_path / "step-000008")
     assert found.books == made.books
@@ -236,13 +294,31 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda folder: os.truncate(folder / WEIGHTS, 1), "weights.safetensors is cut off or changed"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"v" * 4), "weights.safetensors is cut off or changed"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "has not the files that were written: weights.safetensors"),
+        (
+            lambda folder: os.truncate(folder / WEIGHTS, 1),
+            "weights.safetensors is cut off or changed",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes(b"v" * 4),
+            "weights.safetensors is cut off or changed",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).unlink(),
+            "has not the files that were written: weights.safetensors",
+        ),
         (lambda folder: (folder / "more").touch(), "has not the files that were written: more"),
-        (lambda folder: (folder / LISTING).unlink(), "was not finished: no checkpoint.json that can be read"),
-        (lambda folder: os.truncate(folder / LISTING, 40), "was not finished: no checkpoint.json that can be read"),
-        (lambda folder: (folder / LISTING).write_text("[]"), "was not finished: no checkpoint.json that can be read"),
+        (
+            lambda folder: (folder / LISTING).unlink(),
+            "was not finished: no checkpoint.json that can be read",
+        ),
+        (
+            lambda folder: os.truncate(folder / LISTING, 40),
+            "was not finished: no checkpoint.json that can be read",
+        ),
+        (
+            lambda folder: (folder / LISTING).write_text("[]"),
+            "was not finished: no checkpoint.json that can be read",
+        ),
     ],
 )
 def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
@@ -256,7 +332,12 @@ def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
     assert f"step-000004: {said}; the checkpoint before it is looked at" in capsys.readouterr().err
     harm(tmp_path / "step-000002")
     found = Checkpoints(tmp_path, {"curves": [{"step": 1}]}, every=1, keep=2)
-    assert (found.step, found.found, found.books, list(tmp_path.iterdir())) == (0, None, {"curves": []}, [])
+    assert (found.step, found.found, found.books, list(tmp_path.iterdir())) == (
+        0,
+        None,
+        {"curves": []},
+        [],
+    )
 
 
 def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
@@ -269,18 +350,31 @@ def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
     trainer._load_from_checkpoint(str(tmp_path), model)
     assert model[1].weight.abs().sum() > 0
     model[0].requires_grad_(True)
-    with pytest.raises(CheckpointError, match=r"of another model than the one that trains: 0\.bias"):
+    with pytest.raises(
+        CheckpointError, match=r"of another model than the one that trains: 0\.bias"
+    ):
         trainer._load_from_checkpoint(str(tmp_path), model)
 
 
 @pytest.mark.parametrize(
     ("micro", "per_generation", "iterations", "rests"),
-    [(1, 1, 1, True), (3, 1, 1, True), (4, 4, 1, True), (2, 4, 1, False), (4, 4, 2, False), (8, 4, 2, True)],
+    [
+        (1, 1, 1, True),
+        (3, 1, 1, True),
+        (4, 4, 1, True),
+        (2, 4, 1, False),
+        (4, 4, 2, False),
+        (8, 4, 2, True),
+    ],
 )
 def test_rollouts_that_a_later_step_trains_on_hold_a_checkpoint_back(
     micro: int, per_generation: int, iterations: int, rests: bool
 ) -> None:
-    trainer = SimpleNamespace(_step=micro, args=SimpleNamespace(steps_per_generation=per_generation), num_iterations=iterations)
+    trainer = SimpleNamespace(
+        _step=micro,
+        args=SimpleNamespace(steps_per_generation=per_generation),
+        num_iterations=iterations,
+    )
     assert OmniGRPOTrainer.at_rest(trainer) is rests
 
 
@@ -289,7 +383,10 @@ def test_a_coin_and_a_check_go_on_where_they_were() -> None:
     for _ in range(random.Random(1).randrange(10, 20)):
         coin.flip()
     check._moved = 2
-    for part, other in ((coin, Coin(4)), (check, GradientCheck({"audio": "audio_tower", "image": "visual"}))):
+    for part, other in (
+        (coin, Coin(4)),
+        (check, GradientCheck({"audio": "audio_tower", "image": "visual"})),
+    ):
         other.load_state_dict(part.state_dict())
         assert other.state_dict() == part.state_dict()
     again = Coin(0)

@@ -99,8 +99,17 @@ def test_an_answer_that_cannot_be_judged_is_refused(answer: str) -> None:
         ("relative error", "40", "many", NONE, 0),
     ],
 )
-def test_graded_answers_have_partial_worth(graded: str, answer: str, reply: str, outcome: Outcome, worth: float) -> None:
+def test_graded_answers_have_partial_worth(
+    graded: str, answer: str, reply: str, outcome: Outcome, worth: float
+) -> None:
     kind = "number" if graded == "relative error" else "text"
-    found = reward(f"<answer>{reply}</answer>", False, query(kind, answer=answer, native={"graded": graded}), Profile())
-    assert found == Reward(outcome, pytest.approx(worth), float(outcome is not NONE), outcome is not NONE)
+    found = reward(
+        f"<answer>{reply}</answer>",
+        False,
+        query(kind, answer=answer, native={"graded": graded}),
+        Profile(),
+    )
+    assert found == Reward(
+        outcome, pytest.approx(worth), float(outcome is not NONE), outcome is not NONE
+    )
     assert found.right == found.worth

@@ -46,15 +46,29 @@ def run(rows: Sequence[Row], recipe: Recipe, model: Any = None, **changes: Any) 
     config = RlvrConfig.model_validate(fields)
     curve: list[dict[str, Any]] = []
     journal: list[dict[str, Any]] = []
-    checked = rlvr.train(model, encoder, rows, config, recipe.profile, seed=0, log=curve.append, journal=journal.append)
-    return SimpleNamespace(model=model, encoder=encoder, curve=curve, journal=journal, checked=checked, config=config)
+    checked = rlvr.train(
+        model,
+        encoder,
+        rows,
+        config,
+        recipe.profile,
+        seed=0,
+        log=curve.append,
+        journal=journal.append,
+    )
+    return SimpleNamespace(
+        model=model, encoder=encoder, curve=curve, journal=journal, checked=checked, config=config
+    )
 
 
-def reference(loss: str, batch: dict[str, np.ndarray[Any, Any]], beta: float, longest: int) -> float:
-    """The objectives as published, over the rollouts that are trained on. Arrays are [rollouts, tokens], advantages [rollouts].
+def reference(
+    loss: str, batch: dict[str, np.ndarray[Any, Any]], beta: float, longest: int
+) -> float:
+    """The objectives as published, over the rollouts that are trained on.
 
-    grpo: Shao et al. 2024, equations 3 and 4; dr_grpo: Liu et al. 2025; dapo: Yu et al. 2025, equation 8 (with one epsilon);
-    gspo: Zheng et al. 2025, equations 5 and 7.
+    Arrays are [rollouts, tokens], advantages [rollouts].
+        grpo: Shao et al. 2024, equations 3 and 4; dr_grpo: Liu et al. 2025; dapo: Yu et al. 2025, equation 8 (with one epsilon);
+        gspo: Zheng et al. 2025, equations 5 and 7.
     """
     now, old, start, mask = (batch[name] for name in ("now", "old", "start", "mask"))
     advantage = batch["advantage"][:, None]
@@ -64,7 +78,9 @@ def reference(loss: str, batch: dict[str, np.ndarray[Any, Any]], beta: float, lo
         ratio = np.exp(((now - old) * mask).sum(1, keepdims=True) / lengths) * np.ones_like(mask)
     clipped = np.clip(ratio, 0.8, 1.2)
     gain = np.minimum(ratio * advantage, clipped * advantage)
-    kl = (np.exp(start - now) - (start - now) - 1) * ratio  # unbiased off policy: DeepSeek-V3.2, equation 7
+    kl = (
+        np.exp(start - now) - (start - now) - 1
+    ) * ratio  # unbiased off policy: DeepSeek-V3.2, equation 7
     token = -(gain - beta * kl) * mask
     match loss:
         case "dapo":
@@ -76,11 +92,16 @@ def reference(loss: str, batch: dict[str, np.ndarray[Any, Any]], beta: float, lo
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "gspo"])
-def test_loss_is_that_of_a_reference(rows: list[Row], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+def test_loss_is_that_of_a_reference(
+    rows: list[Row], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
     """Over a second step on the same rollouts, where ratios have left 1 and some are clipped."""
     seen: list[tuple[dict[str, Any], float]] = []
     advantages: list[tuple[list[float], list[float]]] = []
-    generated, computed = rlvr.OmniGRPOTrainer._generate_and_score_completions, rlvr.OmniGRPOTrainer._compute_loss
+    generated, computed = (
+        rlvr.OmniGRPOTrainer._generate_and_score_completions,
+        rlvr.OmniGRPOTrainer._compute_loss,
+    )
 
     def record_advantages(self: Any, inputs: Any) -> Any:
         out = generated(self, inputs)
@@ -90,37 +111,66 @@ def test_loss_is_that_of_a_reference(rows: list[Row], small_recipe: Recipe, monk
     def record_loss(self: Any, model: Any, inputs: Any) -> Any:
         found = computed(self, model, inputs)
         keep = inputs["useful"]
-        names = {"old": "old_per_token_logps", "start": "ref_per_token_logps", "mask": "completion_mask", "advantage": "advantages"}
+        names = {
+            "old": "old_per_token_logps",
+            "start": "ref_per_token_logps",
+            "mask": "completion_mask",
+            "advantage": "advantages",
+        }
         batch = {ours: inputs[theirs][keep].numpy().astype(float) for ours, theirs in names.items()}
-        seen.append(({**batch, "now": self._scored[0].detach().numpy().astype(float)}, float(found.detach())))
+        seen.append(
+            (
+                {**batch, "now": self._scored[0].detach().numpy().astype(float)},
+                float(found.detach()),
+            )
+        )
         return found
 
     monkeypatch.setattr(rlvr.OmniGRPOTrainer, "_generate_and_score_completions", record_advantages)
     monkeypatch.setattr(rlvr.OmniGRPOTrainer, "_compute_loss", record_loss)
-    run(rows, small_recipe, steps=2, iterations=2, loss=loss, beta=0.05, rate=2e-3, format_weight=0.1)
+    run(
+        rows,
+        small_recipe,
+        steps=2,
+        iterations=2,
+        loss=loss,
+        beta=0.05,
+        rate=2e-3,
+        format_weight=0.1,
+    )
     ((paid, given),) = advantages
     groups = np.array(paid).reshape(-1, 4)
-    expected = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
+    expected = (groups - groups.mean(1, keepdims=True)) / (
+        groups.std(1, ddof=1, keepdims=True) + 1e-4
+    )
     assert np.allclose(expected.ravel(), given, atol=1e-5)
     (first, _), (batch, found) = seen
     assert np.allclose(first["now"], first["start"], atol=1e-5)
-    assert found == pytest.approx(reference(loss, batch, 0.05, small_recipe.profile.max_new_tokens), abs=1e-6)
+    assert found == pytest.approx(
+        reference(loss, batch, 0.05, small_recipe.profile.max_new_tokens), abs=1e-6
+    )
     apart = np.exp((batch["now"] - batch["old"]) * batch["mask"])
     assert ((apart < 0.8) | (apart > 1.2)).any(), "nothing was clipped"
 
 
-def test_curves_tell_each_modality_and_the_journal_each_rollout(rows: list[Row], small_recipe: Recipe) -> None:
+def test_curves_tell_each_modality_and_the_journal_each_rollout(
+    rows: list[Row], small_recipe: Recipe
+) -> None:
     done = run(rows, small_recipe, steps=2, beta=0.01, refill=1, format_weight=0.1)
     for record, step in zip(done.curve, (0, 1), strict=True):
         rollouts = [r for r in done.journal if r["step"] == step]
         assert record["reward"] == pytest.approx(np.mean([r["reward"] for r in rollouts]), abs=1e-4)
-        assert record["length"] == pytest.approx(np.mean([len(r["tokens"]) for r in rollouts]), abs=1e-4)
+        assert record["length"] == pytest.approx(
+            np.mean([len(r["tokens"]) for r in rollouts]), abs=1e-4
+        )
         assert record["groups"] * 4 == len(rollouts) >= 32
         assert sum(r["used"] for r in rollouts) == record["useful"] * 32
         for name, part in record["by_modality"].items():
             mine = [r for r in rollouts if r["modality"] == name]
             assert part["groups"] * 4 == len(mine)
-            assert part["reward_std"] == pytest.approx(np.std([r["reward"] for r in mine]), abs=1e-4)
+            assert part["reward_std"] == pytest.approx(
+                np.std([r["reward"] for r in mine]), abs=1e-4
+            )
             assert (part.keys() >= {"entropy", "kl"}) == any(r["used"] for r in mine)
     assert {r["modality"] for r in done.journal} == {"vision", "audio", "omni"}
     for r in done.journal:
@@ -136,7 +186,10 @@ class Told:
         self.right, self.used = right, False
 
 
-@pytest.mark.parametrize(("worths", "teaches"), [((0.2, 0.4), True), ((0.0, 0.0), False), ((0.5, 0.5), False), ((1.0, 0.9), True)])
+@pytest.mark.parametrize(
+    ("worths", "teaches"),
+    [((0.2, 0.4), True), ((0.0, 0.0), False), ((0.5, 0.5), False), ((1.0, 0.9), True)],
+)
 def test_graded_groups_teach_where_grades_differ(worths: Sequence[float], teaches: bool) -> None:
     assert useful([Told(worth) for worth in worths]) is teaches
 
@@ -172,16 +225,24 @@ def test_dynamic_sampling_keeps_the_mixture(rows: list[Row], small_recipe: Recip
 
 
 @pytest.mark.parametrize("parts", [[(0, 5)], [(0, 2), (2, 5)], [(0, 1), (1, 4), (4, 5)]])
-def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(parts: list[tuple[int, int]]) -> None:
+def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(
+    parts: list[tuple[int, int]],
+) -> None:
     class Largest(TorchDispatchMode):
         """Notes how many numbers of noise are drawn at once."""
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if "exponential" in str(func):
                 drawn.append(args[0].numel())
             return func(*args, **(kwargs or {}))
 
-    scores, drawn, found = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)), list[int](), []
+    scores, drawn, found = (
+        torch.randn(5, 40, generator=torch.Generator().manual_seed(1)),
+        list[int](),
+        [],
+    )
     torch.manual_seed(3)
     whole = torch.multinomial(torch.softmax(scores / 1.3, -1), 1).squeeze(1).tolist()
     for first, end in parts:
@@ -194,7 +255,9 @@ def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(parts: list[
     assert set(drawn) == {40}
 
 
-def test_the_form_never_decides_a_group(random_model: Any, rows: list[Row], small_recipe: Recipe) -> None:
+def test_the_form_never_decides_a_group(
+    random_model: Any, rows: list[Row], small_recipe: Recipe
+) -> None:
     """All wrong, some with an answer that can be read: rewards differ, and nothing may move."""
     before = [p.detach().clone() for p in random_model.parameters()]
     heard = ["nothing", rows[0].query.options[0]]
@@ -202,12 +265,19 @@ def test_the_form_never_decides_a_group(random_model: Any, rows: list[Row], smal
     class Engine(TransformersRollouts):
         def generate(self, rows: Sequence[Row], n: int, **given: Any) -> list[Sample]:
             found = super().generate(rows, n, **given)
-            wrong = [next(o for o in row.query.options if o != row.query.answer) for row in rows for _ in range(n)]
+            wrong = [
+                next(o for o in row.query.options if o != row.query.answer)
+                for row in rows
+                for _ in range(n)
+            ]
             told = [heard[0] if i % 2 else word for i, word in enumerate(wrong)]
             return (
                 found
                 if given.get("logprobs")
-                else [s._replace(ids=tuple(self._encoder.reply_ids(t)), truncated=False) for s, t in zip(found, told, strict=True)]
+                else [
+                    s._replace(ids=tuple(self._encoder.reply_ids(t)), truncated=False)
+                    for s, t in zip(found, told, strict=True)
+                ]
             )
 
     original, rlvr.TransformersRollouts = rlvr.TransformersRollouts, Engine  # type: ignore[misc]
@@ -255,27 +325,54 @@ def without_rope_theta(engine: Any) -> None:
 
 
 def deaf(engine: Any) -> None:
-    quiet = lambda f: Features(f.kind, {k: v * 0 if k == "input_features" else v for k, v in f.tensors.items()}, f.tokens)  # noqa: E731
+    def quiet(f):
+        return Features(
+            f.kind,
+            {k: v * 0 if k == "input_features" else v for k, v in f.tensors.items()},
+            f.tokens,
+        )
+
     heard = engine.generate
     engine.generate = lambda rows, n, **given: heard(
-        [SimpleNamespace(prompt=Prompt(r.prompt.ids, tuple(map(quiet, r.prompt.media)))) for r in rows], n, **given
+        [
+            SimpleNamespace(prompt=Prompt(r.prompt.ids, tuple(map(quiet, r.prompt.media))))
+            for r in rows
+        ],
+        n,
+        **given,
     )
 
 
 def other_prompt(engine: Any) -> None:
     said = engine.generate
-    engine.generate = lambda rows, n, **given: [s._replace(prompt=s.prompt[1:]) for s in said(rows, n, **given)]
+    engine.generate = lambda rows, n, **given: [
+        s._replace(prompt=s.prompt[1:]) for s in said(rows, n, **given)
+    ]
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (without_rope_theta, r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: .*, audio\+image: .*, image: "),
-        (deaf, r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: [^,]*, audio\+image: [^,]*\)"),
+        (
+            without_rope_theta,
+            (
+                r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: .*, audio\+image: .*,"
+                r" image: "
+            ),
+        ),
+        (
+            deaf,
+            (
+                r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: [^,]*, audio\+image:"
+                r" [^,]*\)"
+            ),
+        ),
         (other_prompt, "read different prompts"),
     ],
 )
-def test_an_engine_that_is_wrong_is_refused(trainer: Any, rows: list[Row], fault: Callable[[Any], None], message: str) -> None:
+def test_an_engine_that_is_wrong_is_refused(
+    trainer: Any, rows: list[Row], fault: Callable[[Any], None], message: str
+) -> None:
     engine = engine_of(trainer)
     fault(engine)
     with pytest.raises(TrainingError, match=message):
@@ -289,7 +386,10 @@ def test_a_stock_trainer_fails_the_check_of_log_probs(trainer: Any, rows: list[R
         return GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, keep)
 
     stock = SimpleNamespace(
-        accelerator=trainer.accelerator, model=trainer.model, _get_per_token_logps_and_entropies=scored, _media=[]
+        accelerator=trainer.accelerator,
+        model=trainer.model,
+        _get_per_token_logps_and_entropies=scored,
+        _media=[],
     )
     speech = [row for row in rows if modality(row.query) == "audio"]
     assert checked(trainer, engine_of(trainer), speech) < 1e-4
@@ -307,15 +407,27 @@ def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
     config = RlvrConfig(steps=1, prompts=8, group=4)
     speech = [row for row in rows if modality(row.query) == "audio"]
     with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
-        rlvr.train(model, encoder, speech, config, small_recipe.profile, seed=0, log=journal.append, journal=journal.append)
+        rlvr.train(
+            model,
+            encoder,
+            speech,
+            config,
+            small_recipe.profile,
+            seed=0,
+            log=journal.append,
+            journal=journal.append,
+        )
     assert not journal
 
 
 # --- any mix of media
 
 
-def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(trainer: Any, rows: list[Row]) -> None:
-    """The features of the video are made here, since its preprocessor needs torchvision: two steps of a grid of 2 x 2 patches."""
+def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(
+    trainer: Any, rows: list[Row]
+) -> None:
+    """The features of the video are made here, since its preprocessor needs torchvision: two steps
+    of a grid of 2 x 2 patches."""
     encoder = trainer.encoder
     patches = torch.randn(8, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
     video = Features(
@@ -327,12 +439,24 @@ def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(
         },
         2,
     )
-    heard, seen = (next(f for row in rows for f in row.prompt.media if f.kind == kind) for kind in ("audio", "image"))
-    mixes: list[tuple[Features, ...]] = [(video, heard), (seen,), (heard, seen, video), (heard,), ()]
+    heard, seen = (
+        next(f for row in rows for f in row.prompt.media if f.kind == kind)
+        for kind in ("audio", "image")
+    )
+    mixes: list[tuple[Features, ...]] = [
+        (video, heard),
+        (seen,),
+        (heard, seen, video),
+        (heard,),
+        (),
+    ]
     prompts = [encoder.prompt([*media, "Which digit is written?"]) for media in mixes]
     model = thinker.load(BASE)[0]
     replies = generate(model, encoder, prompts, max_new_tokens=6, temperature=1.0)
-    samples = [Sample(tuple(p.ids), reply.ids, reply.truncated) for p, reply in zip(prompts, replies, strict=True)]
+    samples = [
+        Sample(tuple(p.ids), reply.ids, reply.truncated)
+        for p, reply in zip(prompts, replies, strict=True)
+    ]
     found = startup.log_probs(trainer, prompts, samples, encoder.pad_id)
     for prompt, sample, ours in zip(prompts, samples, found, strict=True):
         batch = collate([prompt], [list(sample.ids)], encoder.pad_id)
@@ -343,16 +467,29 @@ def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(
         assert ours == pytest.approx(direct.tolist(), abs=1e-5)
     # Not for want of effect: without the video, the same tokens are something else.
     quiet = Features("video", {**video.tensors, "pixel_values_videos": patches * 0}, 2)
-    other = startup.log_probs(trainer, [encoder.prompt([quiet, heard, "Which digit is written?"])], samples[:1], encoder.pad_id)
+    other = startup.log_probs(
+        trainer,
+        [encoder.prompt([quiet, heard, "Which digit is written?"])],
+        samples[:1],
+        encoder.pad_id,
+    )
     assert max(abs(a - b) for a, b in zip(found[0], other[0], strict=True)) > 1e-3
 
 
 # --- control arms
 
 
-@pytest.mark.parametrize(("control", "shown"), [("none", {"audio", "image"}), ("muted_audio", {"image"}), ("text_only", set())])
+@pytest.mark.parametrize(
+    ("control", "shown"),
+    [("none", {"audio", "image"}), ("muted_audio", {"image"}), ("text_only", set())],
+)
 def test_what_a_control_arm_withholds_reaches_no_forward_pass(
-    prepared: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str, shown: set[str]
+    prepared: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    control: str,
+    shown: set[str],
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "checkpoint").symlink_to(thinker.resolve(BASE))
@@ -361,7 +498,8 @@ def test_what_a_control_arm_withholds_reaches_no_forward_pass(
 
     def watched(model: Any, *args: Any, **kwargs: Any) -> Any:
         hook = model.register_forward_pre_hook(
-            lambda _, __, found: given.update(k for k, v in found.items() if v is not None), with_kwargs=True
+            lambda _, __, found: given.update(k for k, v in found.items() if v is not None),
+            with_kwargs=True,
         )
         try:
             return train(model, *args, **kwargs)
@@ -369,26 +507,51 @@ def test_what_a_control_arm_withholds_reaches_no_forward_pass(
             hook.remove()
 
     monkeypatch.setattr(rlvr, "train", watched)
-    config = small_recipe.rlvr.model_copy(update={"steps": 1, "prompts": 8, "group": 2, "control": control})
+    config = small_recipe.rlvr.model_copy(
+        update={"steps": 1, "prompts": 8, "group": 2, "control": control}
+    )
     inputs = {"data": prepared, "model": tmp_path / "model"}
     summary = rlvr_step.run(small_recipe, config, inputs, tmp_path)
-    assert {kind for kind, name in (("audio", "input_features"), ("image", "pixel_values")) if name in given} == shown
-    assert {name.removeprefix("canary_") for name in summary if name in ("canary_audio", "canary_image")} == shown
+    assert {
+        kind
+        for kind, name in (("audio", "input_features"), ("image", "pixel_values"))
+        if name in given
+    } == shown
+    assert {
+        name.removeprefix("canary_") for name in summary if name in ("canary_audio", "canary_image")
+    } == shown
     assert summary["logprob_gap"] < 1e-4
 
 
-def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_alike(small_recipe: Recipe, tmp_path: Path) -> None:
-    """tiny-base, which hears under this wording: of 40 sums .90 are right with the sound and .35 without, of 50 pictures .90."""
-    config = small_recipe.prepare.model_copy(update={"rlvr_prompts": 4000, "rlvr_mix": {"sum": 3.0, "picture": 1.0}})
+def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_alike(
+    small_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Tiny-base, which hears under this wording: of 40 sums .90 are right with the sound and .35
+    without, of 50 pictures .90."""
+    config = small_recipe.prepare.model_copy(
+        update={"rlvr_prompts": 4000, "rlvr_mix": {"sum": 3.0, "picture": 1.0}}
+    )
     prepare.run(small_recipe, config, {}, tmp_path)
     model, encoder = thinker.load(BASE)
     reader, right = Reader(encoder, small_recipe.profile), {}
     for view in (View.omni, View.visual_only):
-        found = read_rows(tmp_path / "rlvr.jsonl", reader, small_recipe.profile, targets=False, view=view)
-        heard = [r for r in found if r.query.wording == "What is the last digit of picture plus sound?"]
-        for kind, asked in (("sum", heard), ("picture", [r for r in found if r.query.type == "picture"])):
-            replies = generate(model, encoder, [r.prompt for r in asked], max_new_tokens=14, temperature=0)
-            judged = [outcome(g.text, r.query, small_recipe.profile) for g, r in zip(replies, asked, strict=True)]
+        found = read_rows(
+            tmp_path / "rlvr.jsonl", reader, small_recipe.profile, targets=False, view=view
+        )
+        heard = [
+            r for r in found if r.query.wording == "What is the last digit of picture plus sound?"
+        ]
+        for kind, asked in (
+            ("sum", heard),
+            ("picture", [r for r in found if r.query.type == "picture"]),
+        ):
+            replies = generate(
+                model, encoder, [r.prompt for r in asked], max_new_tokens=14, temperature=0
+            )
+            judged = [
+                outcome(g.text, r.query, small_recipe.profile)
+                for g, r in zip(replies, asked, strict=True)
+            ]
             right[kind, view] = [found is Outcome.correct for found in judged]
     assert min(map(len, right.values())) >= 30
     with_sound, without = (np.mean(right["sum", view]) for view in (View.omni, View.visual_only))

@@ -23,7 +23,9 @@ from tests.media_files import make_video
 
 
 def picture(path: Path, width: int, height: int, turned: bool = False) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    )
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
     image.save(path, exif=exif)
@@ -52,7 +54,9 @@ def medium(path: Path, kind: Any, **clip: float) -> Media:
         ("over.wav", lambda p: sound(p, 1.0), {"start": 0.4, "end": 1.5}),
     ],
 )
-def test_length_by_the_header_is_the_prompts(encoder: Any, tmp_path: Path, name: str, make: Any, clip: dict[str, float]) -> None:
+def test_length_by_the_header_is_the_prompts(
+    encoder: Any, tmp_path: Path, name: str, make: Any, clip: dict[str, float]
+) -> None:
     make(tmp_path / name)
     kind = "audio" if Path(name).suffix in (".wav", ".flac", ".mp3") else "image"
     reader = Reader(encoder, Profile())
@@ -70,12 +74,16 @@ def reader_wave(request: Request) -> Any:
 
 
 def test_a_videos_length_is_known_without_torchvision(encoder: Any, tmp_path: Path) -> None:
-    """4 s at 2 a second: 8 frames, two a step of the grid; 168 x 112, which upstream's least size for videos makes larger."""
+    """4 s at 2 a second: 8 frames, two a step of the grid; 168 x 112, which upstream's least size
+    for videos makes larger."""
     path = make_video(tmp_path / "film.mp4", 4.0, 10, (168, 112), None)
     reader = Reader(encoder, Profile(fps=2.0))
     request = Request((medium(path, "video"), "Which digit?"), tmp_path)
     blank = reader.length(Request(("Which digit?",), tmp_path))
-    high, wide = 280, 392  # the least area of 100,352 pixels at the same proportions, in steps of 28
+    high, wide = (
+        280,
+        392,
+    )  # the least area of 100,352 pixels at the same proportions, in steps of 28
     assert reader.length(request) - blank == 4 * (high // 28) * (wide // 28) + 2
 
 
@@ -111,7 +119,11 @@ def rows(encoder: Any, tmp_path: Path) -> list[Row]:
 @pytest.mark.parametrize(
     ("given", "room", "kept"),
     [
-        ({}, 0, ["heard", "seen", "wordy"]),  # what the model would hear a part of is too long whatever the context
+        (
+            {},
+            0,
+            ["heard", "seen", "wordy"],
+        ),  # what the model would hear a part of is too long whatever the context
         ({"max_tokens": 40}, 0, ["heard", "seen"]),
         ({"max_tokens": 60}, 33, ["seen"]),
         ({"max_tokens": 10_000}, 0, ["heard", "seen", "wordy"]),
@@ -130,8 +142,13 @@ def test_rows_that_are_too_long_are_listed_and_left_out(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
-def test_above_the_limit_the_step_fails_with_the_remedy(rows: list[Row], tmp_path: Path, share: float) -> None:
-    with pytest.raises(DataError, match=r"1 of 4 rows are too long for a context of 2048 tokens .*max_too_long=0.05"):
+def test_above_the_limit_the_step_fails_with_the_remedy(
+    rows: list[Row], tmp_path: Path, share: float
+) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"1 of 4 rows are too long for a context of 2048 tokens .*max_too_long=0.05",
+    ):
         fitting(rows, SftConfig(data="x", max_too_long=share), tmp_path, context=2048)
     assert [one["id"] for one in read_jsonl(tmp_path / "too_long.jsonl", dict)] == ["unheard"]
 
@@ -140,11 +157,20 @@ def test_unreadable_medium_names_line_and_row(rows: list[Row], tmp_path: Path) -
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"^b/heard: .*a\.wav is not the file that was prepared"):
         _ = rows[0].prompt
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: b/heard: .*a\.wav is not a readable sound"):
-        read_rows(tmp_path / "rows.jsonl", Reader(rows[0].reader.encoder, Profile()), Profile(), targets=True)
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:1: b/heard: .*a\.wav is not a readable sound"
+    ):
+        read_rows(
+            tmp_path / "rows.jsonl",
+            Reader(rows[0].reader.encoder, Profile()),
+            Profile(),
+            targets=True,
+        )
 
 
-def test_media_are_processed_when_a_row_is_due_and_once(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_media_are_processed_when_a_row_is_due_and_once(
+    rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     process = Reader._process
 

@@ -28,7 +28,13 @@ __all__ = ["fake", "tiny"]
 
 def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
     record = run_step("prepare", tiny, {}, tmp_path / "out")
-    assert names(tmp_path / "out") == ["files.json", "media", "metrics.prom", "rows.jsonl", "step.json"]
+    assert names(tmp_path / "out") == [
+        "files.json",
+        "media",
+        "metrics.prom",
+        "rows.jsonl",
+        "step.json",
+    ]
     assert record == read_json(tmp_path / "out" / "step.json")
     assert datetime.fromisoformat(record["started"]).tzinfo is not None
     assert {name: record[name] for name in ("step", "section", "seed", "inputs", "summary")} == {
@@ -42,7 +48,11 @@ def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
     assert record["config_hash"] == digest(tiny.prepare)
     assert record["recipe_hash"] == tiny.identity
     assert record["profile_hash"] == profile_hash(tiny.profile)
-    assert (record["recipe"], record["profile"], record["models"]) == ("tiny", tiny.profile.model_dump(mode="json"), {})
+    assert (record["recipe"], record["profile"], record["models"]) == (
+        "tiny",
+        tiny.profile.model_dump(mode="json"),
+        {},
+    )
     assert record["input_keys"] == {}
     assert record["code"] == {"digest": code_digest(), "revision": revision()}
     assert record["digest"] == digest_directory(tmp_path / "out")
@@ -56,7 +66,10 @@ def test_a_finished_result_is_returned_at_once(fake, tiny, tmp_path, capsys):
     first = run_step("prepare", tiny, {}, tmp_path / "out")
     assert run_step("prepare", tiny, {}, tmp_path / "out") == first
     assert fake.runs == 1
-    assert capsys.readouterr().out.splitlines()[1] == "prepare: done before  queries 4  samples 12  share 0.25"
+    assert (
+        capsys.readouterr().out.splitlines()[1]
+        == "prepare: done before  queries 4  samples 12  share 0.25"
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,10 +84,14 @@ def test_a_finished_result_is_returned_at_once(fake, tiny, tmp_path, capsys):
         ("name=other", False),
     ],
 )
-def test_a_result_is_replaced_only_when_something_it_depends_on_changed(fake, tiny, tmp_path, override, again):
+def test_a_result_is_replaced_only_when_something_it_depends_on_changed(
+    fake, tiny, tmp_path, override, again
+):
     first = run_step("prepare", tiny, {}, tmp_path / "out")
     (tmp_path / "out" / "left-over").mkdir()
-    second = run_step("prepare", load_recipe("tiny", [override]), {}, tmp_path / "out", replace=True)
+    second = run_step(
+        "prepare", load_recipe("tiny", [override]), {}, tmp_path / "out", replace=True
+    )
     assert fake.runs == 1 + again
     assert (first["key"] != second["key"]) is again
     assert ("left-over" in names(tmp_path / "out")) is not again
@@ -88,7 +105,13 @@ def snapshot(directory):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["prepare.controls=50"], "holds a finished prepare: prepare.controls 100 -> 50. Give another --output, or --replace"),
+        (
+            ["prepare.controls=50"],
+            (
+                "holds a finished prepare: prepare.controls 100 -> 50. Give another --output, or"
+                " --replace"
+            ),
+        ),
         (["seed=1"], "holds a finished prepare: seed 0 -> 1."),
         (["profile.style=letter"], "holds a finished prepare: profile.style value -> letter."),
         (["prepare.rlvr_mix.sum=2"], "prepare.rlvr_mix.sum 4.0 -> 2.0."),
@@ -142,7 +165,9 @@ def test_a_kill_between_the_renames_loses_neither_result(monkeypatch, fake, tiny
 def test_a_replaced_output_may_come_from_the_cache(fake, tiny, tmp_path):
     other = load_recipe("tiny", ["seed=1"])
     for recipe in (tiny, other, tiny):
-        record = run_step("prepare", recipe, {}, tmp_path / "out", cache=tmp_path / "cache", replace=True)
+        record = run_step(
+            "prepare", recipe, {}, tmp_path / "out", cache=tmp_path / "cache", replace=True
+        )
         assert record == read_json(tmp_path / "out" / "step.json")
         assert record["seed"] == recipe.seed
     assert fake.runs == 2
@@ -159,12 +184,17 @@ def test_other_code_of_the_step_gives_another_key(fake, tiny, tmp_path, monkeypa
 
 def test_inputs_count_by_their_content(monkeypatch, tiny, tmp_path):
     fake = put(monkeypatch, "probe", Fake())
-    a, same, other = (made(tmp_path / name, "prepare", text) for name, text in (("a", "1"), ("same", "1"), ("other", "2")))
+    a, same, other = (
+        made(tmp_path / name, "prepare", text)
+        for name, text in (("a", "1"), ("same", "1"), ("other", "2"))
+    )
     record = run_step("probe", tiny, {"queries": a}, tmp_path / "out")
     assert record["inputs"] == {"queries": digest_directory(a)}
     assert fake.seen == (tiny, tiny.probe, {"queries": a})
     assert run_step("probe", tiny, {"queries": same}, tmp_path / "out")["key"] == record["key"]
-    with pytest.raises(ConfigError, match=r"holds a finished probe: another content of inputs\.queries"):
+    with pytest.raises(
+        ConfigError, match=r"holds a finished probe: another content of inputs\.queries"
+    ):
         run_step("probe", tiny, {"queries": other}, tmp_path / "out")
     assert fake.runs == 1
 
@@ -173,17 +203,31 @@ def test_inputs_count_by_their_content(monkeypatch, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda place: (place / "rows.jsonl").write_text("sown"), "rows.jsonl was changed after the step was finished"),
-        (lambda place: (place / "rows.jsonl").write_text("rows, and more"), "rows.jsonl was changed after the step was finished"),
-        (lambda place: (place / "rows.jsonl").unlink(), "rows.jsonl is missing since the step was finished"),
-        (lambda place: (place / "more.jsonl").write_text("x"), "more.jsonl was added after the step was finished; remove it"),
+        (
+            lambda place: (place / "rows.jsonl").write_text("sown"),
+            "rows.jsonl was changed after the step was finished",
+        ),
+        (
+            lambda place: (place / "rows.jsonl").write_text("rows, and more"),
+            "rows.jsonl was changed after the step was finished",
+        ),
+        (
+            lambda place: (place / "rows.jsonl").unlink(),
+            "rows.jsonl is missing since the step was finished",
+        ),
+        (
+            lambda place: (place / "more.jsonl").write_text("x"),
+            "more.jsonl was added after the step was finished; remove it",
+        ),
         (
             lambda place: write_json(place / "files.json", {"rows.jsonl": [4, 0, "0" * 64]}),
             "files.json is not that of the step.json",
         ),
     ],
 )
-def test_an_input_that_was_changed_since_is_refused_by_name(monkeypatch, tiny, tmp_path, change, told, copied):
+def test_an_input_that_was_changed_since_is_refused_by_name(
+    monkeypatch, tiny, tmp_path, change, told, copied
+):
     fake = put(monkeypatch, "probe", Fake())
     queries = made(tmp_path / "queries", "prepare")
     if copied:
@@ -197,7 +241,9 @@ def test_an_input_that_was_changed_since_is_refused_by_name(monkeypatch, tiny, t
     assert fake.runs == 1
 
 
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("noise")], ids=["lost", "changed"])
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: path.write_text("noise")], ids=["lost", "changed"]
+)
 def test_changed_medium_stops_training_and_no_question(monkeypatch, tiny, tmp_path, change):
     queries = made(tmp_path / "queries", "prepare")
     (queries / "media").mkdir()
@@ -206,7 +252,9 @@ def test_changed_medium_stops_training_and_no_question(monkeypatch, tiny, tmp_pa
     change(queries / "media" / "a.wav")
     asked, taught = put(monkeypatch, "probe", Fake()), put(monkeypatch, "sft", Fake())
     run_step("probe", tiny, {"queries": queries}, tmp_path / "probe")
-    with pytest.raises(DataError, match=r"media/a\.wav (was changed after|is missing since) the step was finished"):
+    with pytest.raises(
+        DataError, match=r"media/a\.wav (was changed after|is missing since) the step was finished"
+    ):
         run_step("sft", tiny, {"data": queries}, tmp_path / "sft")
     assert (asked.runs, taught.runs) == (1, 0)
 
@@ -234,11 +282,16 @@ def key_of(step, recipe, inputs, tmp_path):
 
 
 def test_the_recipes_model_counts_only_where_it_is_used(tiny, tmp_path):
-    inputs = {"queries": made(tmp_path / "queries", "prepare"), "manifest": made(tmp_path / "clean", "clean")}
+    inputs = {
+        "queries": made(tmp_path / "queries", "prepare"),
+        "manifest": made(tmp_path / "clean", "clean"),
+    }
     trained = {**inputs, "model": made(tmp_path / "sft", "sft")}
     other = load_recipe("tiny", ["model=embedded:other"])
     assert key_of("evaluate", tiny, inputs, tmp_path) != key_of("evaluate", other, inputs, tmp_path)
-    assert key_of("evaluate", tiny, trained, tmp_path) == key_of("evaluate", other, trained, tmp_path)
+    assert key_of("evaluate", tiny, trained, tmp_path) == key_of(
+        "evaluate", other, trained, tmp_path
+    )
 
 
 @pytest.mark.parametrize(("step", "override"), [("sft", "model"), ("probe", "probe.model")])
@@ -254,7 +307,9 @@ def test_a_model_directory_counts_by_its_content(tmp_path, step, override):
 
 
 def test_the_report_depends_on_the_whole_recipe(tiny, tmp_path):
-    inputs = {role: made(tmp_path / role, of[0], role) for role, of in STEPS["report"].required.items()}
+    inputs = {
+        role: made(tmp_path / role, of[0], role) for role, of in STEPS["report"].required.items()
+    }
     changed = load_recipe("tiny", ["rlvr.steps=3"])
     assert key_of("report", tiny, inputs, tmp_path) != key_of("report", changed, inputs, tmp_path)
 
@@ -279,14 +334,27 @@ def test_a_damaged_result_is_made_again(fake, tiny, tmp_path, damage):
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
-        (lambda out: out.mkdir() or (out / "thesis.tex").write_text("years"), "is not empty and holds no result of omnicore"),
+        (
+            lambda out: out.mkdir() or (out / "thesis.tex").write_text("years"),
+            "is not empty and holds no result of omnicore",
+        ),
         (lambda out: out.write_text("years"), "is a file; give a directory"),
-        (lambda out: made(out, "probe"), "holds a result of probe; give prepare a directory of its own"),
+        (
+            lambda out: made(out, "probe"),
+            "holds a result of probe; give prepare a directory of its own",
+        ),
     ],
 )
 def test_what_is_not_ours_to_replace_is_left_alone(fake, tiny, tmp_path, fill, message):
     fill(tmp_path / "out")
-    contents = lambda: {path: path.read_text() for path in (tmp_path / "out", *tmp_path.rglob("out/*")) if path.is_file()}  # noqa: E731
+
+    def contents():
+        return {
+            path: path.read_text()
+            for path in (tmp_path / "out", *tmp_path.rglob("out/*"))
+            if path.is_file()
+        }
+
     before = contents()
     with pytest.raises(ConfigError, match=message):
         run_step("prepare", tiny, {}, tmp_path / "out")
@@ -317,16 +385,49 @@ def test_an_output_is_apart_from_its_inputs(monkeypatch, tiny, tmp_path, output)
             "does not configure step probe; use probe or second_probe or distill_probe",
         ),
         ("probe", "seed", {"queries": "prepare"}, ConfigError, "section 'seed' does not configure"),
-        ("probe", None, {}, ConfigError, r"input 'queries' is missing. It takes queries \(from prepare\)"),
-        ("probe", None, {"queries": "prepare", "model": "sft"}, ConfigError, "no input 'model'. It takes queries"),
-        ("clean", None, {"queries": "prepare"}, ConfigError, r"'draws' is missing.*second_draws \(from probe, optional\)"),
+        (
+            "probe",
+            None,
+            {},
+            ConfigError,
+            r"input 'queries' is missing. It takes queries \(from prepare\)",
+        ),
+        (
+            "probe",
+            None,
+            {"queries": "prepare", "model": "sft"},
+            ConfigError,
+            "no input 'model'. It takes queries",
+        ),
+        (
+            "clean",
+            None,
+            {"queries": "prepare"},
+            ConfigError,
+            r"'draws' is missing.*second_draws \(from probe, optional\)",
+        ),
         ("prepare", None, {"queries": "prepare"}, ConfigError, "It takes no inputs"),
-        ("sft", None, {"data": "probe"}, ConfigError, r"input 'data' is probe's .*in-data; it must come from prepare or distill"),
-        ("probe", None, {"queries": None}, DataError, "in-queries: no such directory; run the step that makes it first"),
+        (
+            "sft",
+            None,
+            {"data": "probe"},
+            ConfigError,
+            r"input 'data' is probe's .*in-data; it must come from prepare or distill",
+        ),
+        (
+            "probe",
+            None,
+            {"queries": None},
+            DataError,
+            "in-queries: no such directory; run the step that makes it first",
+        ),
     ],
 )
 def test_a_wrong_request_says_what_is_right(tiny, tmp_path, step, section, inputs, error, message):
-    paths = {role: made(tmp_path / f"in-{role}", by) if by else tmp_path / f"in-{role}" for role, by in inputs.items()}
+    paths = {
+        role: made(tmp_path / f"in-{role}", by) if by else tmp_path / f"in-{role}"
+        for role, by in inputs.items()
+    }
     with pytest.raises(error, match=message):
         run_step(step, tiny, paths, tmp_path / "out", section=section)
     assert not (tmp_path / "out").exists()
@@ -339,7 +440,11 @@ def test_an_unfinished_input_is_refused(tiny, tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_the_journal(monkeypatch, tiny, tmp_path):
-    put(monkeypatch, "prepare", Fake(stop_at=5, error=OSError(errno.ENOSPC, "No space left on device")))
+    put(
+        monkeypatch,
+        "prepare",
+        Fake(stop_at=5, error=OSError(errno.ENOSPC, "No space left on device")),
+    )
     with pytest.raises(StorageError, match=r"no space left on the disk of .*out"):
         run_step("prepare", tiny, {}, tmp_path / "out")
     assert len(list(Journal(tmp_path / "out" / "work.journal"))) == 5
@@ -348,12 +453,22 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_journal(monkeypatch, tiny,
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("trl", ConfigError, r"step prepare needs trl, which is not installed: pip install 'omnicore\[train\]'"),
+        (
+            "trl",
+            ConfigError,
+            r"step prepare needs trl, which is not installed: pip install 'omnicore\[train\]'",
+        ),
         ("omnicore.absent", ModuleNotFoundError, "No module named"),
     ],
 )
-def test_a_missing_library_is_named_and_a_missing_room_is_a_bug(monkeypatch, tiny, tmp_path, name, error, message):
-    put(monkeypatch, "prepare", Fake(stop_at=0, error=ModuleNotFoundError(f"No module named {name!r}", name=name)))
+def test_a_missing_library_is_named_and_a_missing_room_is_a_bug(
+    monkeypatch, tiny, tmp_path, name, error, message
+):
+    put(
+        monkeypatch,
+        "prepare",
+        Fake(stop_at=0, error=ModuleNotFoundError(f"No module named {name!r}", name=name)),
+    )
     with pytest.raises(error, match=message):
         run_step("prepare", tiny, {}, tmp_path / "out")
 
@@ -377,7 +492,9 @@ def test_without_links_a_cached_result_is_copied(fake, tiny, tmp_path, monkeypat
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     record = run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")
     assert digest_directory(tmp_path / "a") == record["digest"]
-    assert not (tmp_path / "a" / "rows.jsonl").samefile(tmp_path / "cache" / f"prepare-{record['key'][:16]}" / "rows.jsonl")
+    assert not (tmp_path / "a" / "rows.jsonl").samefile(
+        tmp_path / "cache" / f"prepare-{record['key'][:16]}" / "rows.jsonl"
+    )
 
 
 def test_a_directory_at_work_is_busy_after_a_while(fake, tiny, tmp_path, monkeypatch, capsys):
@@ -387,6 +504,8 @@ def test_a_directory_at_work_is_busy_after_a_while(fake, tiny, tmp_path, monkeyp
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(StepBusy, match=r"another process works on .*out"):
             run_step("prepare", tiny, {}, tmp_path / "out")
-    assert capsys.readouterr().err.splitlines() == [f"another process works on {tmp_path / 'out'}; waiting"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"another process works on {tmp_path / 'out'}; waiting"
+    ]
     assert fake.runs == 0
     assert run_step("prepare", tiny, {}, tmp_path / "out")["step"] == "prepare"

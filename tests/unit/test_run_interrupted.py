@@ -1,4 +1,5 @@
-"""Work that is interrupted, killed or done by two at once goes on where it was and leaves no other trace."""
+"""Work that is interrupted, killed or done by two at once goes on where it was and leaves no other
+trace."""
 
 import os
 import signal
@@ -22,7 +23,9 @@ __all__ = ["fake", "tiny"]
 
 @pytest.mark.parametrize("error", [RuntimeError("fell over"), KeyboardInterrupt()])
 def test_interrupted_work_goes_on_from_its_journal(monkeypatch, tiny, tmp_path, error):
-    undisturbed = put(monkeypatch, "prepare", Fake()) and run_step("prepare", tiny, {}, tmp_path / "undisturbed")
+    undisturbed = put(monkeypatch, "prepare", Fake()) and run_step(
+        "prepare", tiny, {}, tmp_path / "undisturbed"
+    )
     broken = put(monkeypatch, "prepare", Fake(stop_at=8, error=error))
     with pytest.raises(type(error)):
         run_step("prepare", tiny, {}, tmp_path / "out")
@@ -32,7 +35,13 @@ def test_interrupted_work_goes_on_from_its_journal(monkeypatch, tiny, tmp_path, 
     record = run_step("prepare", tiny, {}, tmp_path / "out")
     assert fake.batches == BATCHES - 8
     assert (record["key"], record["digest"]) == (undisturbed["key"], undisturbed["digest"])
-    assert names(tmp_path / "out") == ["files.json", "media", "metrics.prom", "rows.jsonl", "step.json"]
+    assert names(tmp_path / "out") == [
+        "files.json",
+        "media",
+        "metrics.prom",
+        "rows.jsonl",
+        "step.json",
+    ]
 
 
 def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
@@ -41,7 +50,9 @@ def test_a_journal_of_another_key_is_never_used(monkeypatch, tiny, tmp_path):
         run_step("prepare", tiny, {}, tmp_path / "out")
     fake = put(monkeypatch, "prepare", Fake())
     other = load_recipe("tiny", ["seed=1"])
-    with pytest.raises(ConfigError, match=r"holds an unfinished prepare \(work.journal\): seed 0 -> 1"):
+    with pytest.raises(
+        ConfigError, match=r"holds an unfinished prepare \(work.journal\): seed 0 -> 1"
+    ):
         run_step("prepare", other, {}, tmp_path / "out")
     assert (tmp_path / "out" / "work.journal").read_text().count("\n") == 8
     run_step("prepare", other, {}, tmp_path / "out", replace=True)
@@ -58,11 +69,15 @@ def test_unfinished_work_without_a_journal_makes_room(monkeypatch, tiny, tmp_pat
     assert fake.batches == BATCHES
 
 
-def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(monkeypatch, tiny, tmp_path):
+def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(
+    monkeypatch, tiny, tmp_path
+):
     for seed in (0, 1):  # the work of seed 1 lies in out.replacing
         put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
         with pytest.raises(RuntimeError):
-            run_step("prepare", load_recipe("tiny", [f"seed={seed}"]), {}, tmp_path / "out", replace=True)
+            run_step(
+                "prepare", load_recipe("tiny", [f"seed={seed}"]), {}, tmp_path / "out", replace=True
+            )
     fake = put(monkeypatch, "prepare", Fake())
     with monkeypatch.context() as patch:
 
@@ -108,17 +123,21 @@ def test_work_interrupted_in_the_cache_goes_on_under_another_output(monkeypatch,
 def child(output, gate, cache=None):
     """A process that does the fake step."""
     code = (
-        "import sys; from pathlib import Path; from types import ModuleType; from run_fixture import Fake\n"
-        "from omnicore.config.recipe import load_recipe; from omnicore.runtime.run import run_step\n"
-        f"fake = Fake(gate={str(gate)!r}); module = ModuleType('prepare'); module.run = fake.run\n"
-        "sys.modules['omnicore.steps.prepare'] = module\n"
-        f"run_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}), cache={str(cache)!r} if {bool(cache)} else None)\n"
-        "print('batches', fake.batches)"
+        "import sys; from pathlib import Path; from types import ModuleType; from run_fixture"
+        " import Fake\nfrom omnicore.config.recipe import load_recipe; from omnicore.runtime.run"
+        f" import run_step\nfake = Fake(gate={str(gate)!r}); module = ModuleType('prepare');"
+        " module.run = fake.run\nsys.modules['omnicore.steps.prepare'] ="
+        f" module\nrun_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}),"
+        f" cache={str(cache)!r} if {bool(cache)} else None)\nprint('batches', fake.batches)"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(run.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -126,7 +145,11 @@ def child(output, gate, cache=None):
 def test_kill_9_loses_nothing_and_changes_nothing(fake, tiny, tmp_path, cached):
     cache = tmp_path / "cache" if cached else None
     killed = child(tmp_path / "out", tmp_path / "never", cache)
-    wait_for(lambda: any(path.read_text().count("\n") == GATED for path in tmp_path.rglob("work.journal")))
+    wait_for(
+        lambda: any(
+            path.read_text().count("\n") == GATED for path in tmp_path.rglob("work.journal")
+        )
+    )
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
@@ -147,4 +170,7 @@ def test_two_processes_do_the_work_once(tmp_path):
     outs = [process.communicate(timeout=60) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outs
     assert outs[0][0].splitlines()[-1] == f"batches {BATCHES}"
-    assert [line.split("  ")[0] for line in outs[1][0].splitlines()] == ["prepare: done before", "batches 0"]
+    assert [line.split("  ")[0] for line in outs[1][0].splitlines()] == [
+        "prepare: done before",
+        "batches 0",
+    ]

@@ -1,4 +1,5 @@
-"""Selection of own rollouts: each rule by itself, their order, balance, and the step that writes what became of each."""
+"""Selection of own rollouts: each rule by itself, their order, balance, and the step that writes
+what became of each."""
 
 from __future__ import annotations
 
@@ -16,20 +17,37 @@ from omnicore.errors import ConfigError, TrainingError
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.training.selection import Reason, Rollout, select
 
-RIGHT = {AnswerKind.choice: "3", AnswerKind.number: "12", AnswerKind.interval: "10-20", AnswerKind.set: "1, 3"}
+RIGHT = {
+    AnswerKind.choice: "3",
+    AnswerKind.number: "12",
+    AnswerKind.interval: "10-20",
+    AnswerKind.set: "1, 3",
+}
 
 
-def query(name: str = "q", kind: AnswerKind = AnswerKind.choice, source: str = "s", type_: str = "t") -> Query:
+def query(
+    name: str = "q", kind: AnswerKind = AnswerKind.choice, source: str = "s", type_: str = "t"
+) -> Query:
     options = ("1", "2", "3", "4") if kind in (AnswerKind.choice, AnswerKind.set) else ()
     answer, *also = RIGHT[kind].split(", ")
     made = {"answer": answer, "also": tuple(also), "answer_kind": kind, "options": options}
-    return Query.model_validate({"benchmark": source, "id": name, "type": type_, "question": "?", "cluster": "c", **made})
+    return Query.model_validate(
+        {"benchmark": source, "id": name, "type": type_, "question": "?", "cluster": "c", **made}
+    )
 
 
-def rollout(sample: int = 0, answer: str | None = "3", asked: Query | None = None, **given: Any) -> Rollout:
+def rollout(
+    sample: int = 0, answer: str | None = "3", asked: Query | None = None, **given: Any
+) -> Rollout:
     asked = asked or query()
     right = {RIGHT[asked.answer_kind], "11-21"}  # what judge would call right of the answers below
-    worth = Outcome.no_answer if answer is None else Outcome.correct if answer in right else Outcome.incorrect
+    worth = (
+        Outcome.no_answer
+        if answer is None
+        else Outcome.correct
+        if answer in right
+        else Outcome.incorrect
+    )
     return Rollout(asked, sample, f"so {answer}", given.pop("tokens", 10), answer, worth, **given)
 
 
@@ -38,14 +56,19 @@ def group(*answers: str | None, asked: Query | None = None) -> list[Rollout]:
 
 
 def chosen(
-    rollouts: Sequence[Rollout], solvable: frozenset[tuple[str, str]] = frozenset(), seed: int = 0, **config: Any
+    rollouts: Sequence[Rollout],
+    solvable: frozenset[tuple[str, str]] = frozenset(),
+    seed: int = 0,
+    **config: Any,
 ) -> list[str]:
     """The reasons, `kept` where there is none."""
     settings = DistillConfig.model_validate({"per_query": 99, **config})
     return [reason or "kept" for reason in select(rollouts, settings, solvable, seed)]
 
 
-NUMBER, INTERVAL, SET = (query(kind=kind) for kind in (AnswerKind.number, AnswerKind.interval, AnswerKind.set))
+NUMBER, INTERVAL, SET = (
+    query(kind=kind) for kind in (AnswerKind.number, AnswerKind.interval, AnswerKind.set)
+)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +80,36 @@ NUMBER, INTERVAL, SET = (query(kind=kind) for kind in (AnswerKind.number, Answer
         pytest.param([rollout(answer=None)], {}, ["no_answer"], id="no answer"),
         pytest.param([rollout(answer="2")], {}, ["incorrect"], id="wrong"),
         pytest.param(group("3", "2"), {}, ["kept", "incorrect"], id="half is enough"),
-        pytest.param(group("3", "2", "2"), {}, ["minority", "incorrect", "incorrect"], id="outvoted"),
-        pytest.param(group("3", "1", "2"), {}, ["minority", "incorrect", "incorrect"], id="a guess among many"),
-        pytest.param(group("3", "3", "2"), {"agreement": 0.7}, ["minority", "minority", "incorrect"], id="a stricter share"),
         pytest.param(
-            group(*["3"] * 11, *["2"] * 9), {"agreement": 0.55}, ["kept"] * 11 + ["incorrect"] * 9, id="the share exactly"
+            group("3", "2", "2"), {}, ["minority", "incorrect", "incorrect"], id="outvoted"
         ),
-        pytest.param(group("3", "2", "2"), {"agreement": 0}, ["kept", "incorrect", "incorrect"], id="off"),
-        pytest.param(group("3", None, None), {}, ["minority", "no_answer", "no_answer"], id="no answer agrees with nobody"),
+        pytest.param(
+            group("3", "1", "2"),
+            {},
+            ["minority", "incorrect", "incorrect"],
+            id="a guess among many",
+        ),
+        pytest.param(
+            group("3", "3", "2"),
+            {"agreement": 0.7},
+            ["minority", "minority", "incorrect"],
+            id="a stricter share",
+        ),
+        pytest.param(
+            group(*["3"] * 11, *["2"] * 9),
+            {"agreement": 0.55},
+            ["kept"] * 11 + ["incorrect"] * 9,
+            id="the share exactly",
+        ),
+        pytest.param(
+            group("3", "2", "2"), {"agreement": 0}, ["kept", "incorrect", "incorrect"], id="off"
+        ),
+        pytest.param(
+            group("3", None, None),
+            {},
+            ["minority", "no_answer", "no_answer"],
+            id="no answer agrees with nobody",
+        ),
         pytest.param(
             [rollout(0), *(rollout(i, None, failed=True) for i in (1, 2))],
             {},
@@ -72,18 +117,46 @@ NUMBER, INTERVAL, SET = (query(kind=kind) for kind in (AnswerKind.number, Answer
             id="failed do not count",
         ),
         pytest.param(
-            [rollout(0), *(rollout(i, None, cut=True) for i in (1, 2))], {}, ["minority", "cut", "cut"], id="cut ones do count"
+            [rollout(0), *(rollout(i, None, cut=True) for i in (1, 2))],
+            {},
+            ["minority", "cut", "cut"],
+            id="cut ones do count",
         ),
-        pytest.param(group("12", "12", "13", asked=NUMBER), {}, ["kept", "kept", "incorrect"], id="numbers"),
-        pytest.param(group("1, 3", "1", "1, 3", asked=SET), {}, ["kept", "incorrect", "kept"], id="sets"),
         pytest.param(
-            group("10-20", "11-21", "90-95", asked=INTERVAL), {}, ["kept", "kept", "incorrect"], id="intervals that overlap"
+            group("12", "12", "13", asked=NUMBER), {}, ["kept", "kept", "incorrect"], id="numbers"
         ),
-        pytest.param([rollout(tokens=4), rollout(1, tokens=5)], {"min_tokens": 5}, ["short", "kept"], id="short"),
-        pytest.param([rollout(tokens=6), rollout(1, tokens=5)], {"max_tokens": 5}, ["long", "kept"], id="long"),
-        pytest.param([rollout(0), rollout(0, asked=query("r"))], {"per_query": 1}, ["kept", "kept"], id="one of each query"),
         pytest.param(
-            [rollout(0), rollout(0, asked=query(source="other"))], {"per_query": 1}, ["kept", "kept"], id="ids of two sources"
+            group("1, 3", "1", "1, 3", asked=SET), {}, ["kept", "incorrect", "kept"], id="sets"
+        ),
+        pytest.param(
+            group("10-20", "11-21", "90-95", asked=INTERVAL),
+            {},
+            ["kept", "kept", "incorrect"],
+            id="intervals that overlap",
+        ),
+        pytest.param(
+            [rollout(tokens=4), rollout(1, tokens=5)],
+            {"min_tokens": 5},
+            ["short", "kept"],
+            id="short",
+        ),
+        pytest.param(
+            [rollout(tokens=6), rollout(1, tokens=5)],
+            {"max_tokens": 5},
+            ["long", "kept"],
+            id="long",
+        ),
+        pytest.param(
+            [rollout(0), rollout(0, asked=query("r"))],
+            {"per_query": 1},
+            ["kept", "kept"],
+            id="one of each query",
+        ),
+        pytest.param(
+            [rollout(0), rollout(0, asked=query(source="other"))],
+            {"per_query": 1},
+            ["kept", "kept"],
+            id="ids of two sources",
         ),
     ],
 )
@@ -97,7 +170,8 @@ def test_what_a_probe_solves_is_left_out() -> None:
 
 
 def test_the_first_rule_that_is_broken_is_the_reason() -> None:
-    """A rollout that breaks every rule from one on is told by that one; each mends one rule more."""
+    """A rollout that breaks every rule from one on is told by that one; each mends one rule
+    more."""
     worst = {"tokens": 1, "answer": None, "failed": True, "cut": True}
     mended: list[tuple[dict[str, Any], str]] = [
         ({}, "failed"),
@@ -117,9 +191,15 @@ def test_the_first_rule_that_is_broken_is_the_reason() -> None:
     told.append(chosen([rollout(0, tokens=1)], min_tokens=5)[0])
     told.append(chosen([rollout(0, tokens=9)], max_tokens=5)[0])
     # Three rollouts of one query, one of another: one a query, then half of each source, then half of each type.
-    many = [*group("3", "3"), rollout(asked=query("r")), rollout(asked=query("x", source="other", type_="u"))]
+    many = [
+        *group("3", "3"),
+        rollout(asked=query("r")),
+        rollout(asked=query("x", source="other", type_="u")),
+    ]
     told += sorted(set(chosen(many, per_query=1)) - {"kept"})
-    told += sorted(set(chosen(many, per_query=1, max_source=0.5, max_type=0.5)) - {"kept", "per_query"})
+    told += sorted(
+        set(chosen(many, per_query=1, max_source=0.5, max_type=0.5)) - {"kept", "per_query"}
+    )
     one_source = [rollout(asked=query(str(i), type_="u" if i == 0 else "t")) for i in range(3)]
     told += sorted(set(chosen(one_source, max_type=0.5)) - {"kept"})
     assert told == list(Reason)
@@ -137,7 +217,9 @@ def test_at_most_k_rows_of_a_query_drawn_by_the_seed(seed: int) -> None:
 def rows(**counts: int) -> list[Rollout]:
     """Right rollouts by "source_type" and number of queries, two of each query."""
     made = [
-        rollout(sample, asked=query(f"{name}{i}", source=name.split("_")[0], type_=name.split("_")[1]))
+        rollout(
+            sample, asked=query(f"{name}{i}", source=name.split("_")[0], type_=name.split("_")[1])
+        )
         for name, count in counts.items()
         for i in range(count)
         for sample in (0, 1)
@@ -156,7 +238,11 @@ def rows(**counts: int) -> list[Rollout]:
         ({"a_t": 30, "b_t": 10, "c_t": 5}, {"max_source": 0.4}, {"a": 20, "b": 20, "c": 10}),
         ({"a_t": 10, "b_t": 10}, {"max_source": 0.5}, {"a": 20, "b": 20}),
         ({"a_t": 30, "a_u": 10}, {"max_type": 0.5}, {"a": 40}),
-        ({"a_t": 30, "b_u": 15, "c_v": 5}, {"max_source": 0.5, "max_type": 0.45}, {"a": 32, "b": 30, "c": 10}),
+        (
+            {"a_t": 30, "b_u": 15, "c_v": 5},
+            {"max_source": 0.5, "max_type": 0.45},
+            {"a": 32, "b": 30, "c": 10},
+        ),
     ],
 )
 def test_no_group_has_more_than_its_share_and_no_row_goes_without_need(
@@ -166,14 +252,21 @@ def test_no_group_has_more_than_its_share_and_no_row_goes_without_need(
     reasons = chosen(rollouts, **config)
     left = [one for one, reason in zip(rollouts, reasons, strict=True) if reason == "kept"]
     assert Counter(one.query.benchmark for one in left) == kept
-    for name, share in (("benchmark", config.get("max_source", 1)), ("type", config.get("max_type", 1))):
+    for name, share in (
+        ("benchmark", config.get("max_source", 1)),
+        ("type", config.get("max_type", 1)),
+    ):
         assert max(Counter(getattr(one.query, name) for one in left).values()) <= share * len(left)
 
 
 def test_a_capped_group_keeps_as_many_queries_as_it_can() -> None:
     """30 queries with two rows each are cut to 40 rows: every query stays, ten with both."""
     rollouts = rows(a_t=30, b_t=20)
-    left = Counter(one.query.id for one, reason in zip(rollouts, chosen(rollouts, max_source=0.5), strict=True) if reason == "kept")
+    left = Counter(
+        one.query.id
+        for one, reason in zip(rollouts, chosen(rollouts, max_source=0.5), strict=True)
+        if reason == "kept"
+    )
     assert Counter(n for name, n in left.items() if name.startswith("a")) == {1: 20, 2: 10}
 
 
@@ -186,8 +279,17 @@ def test_the_order_of_the_rollouts_of_a_query_decides_no_count() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"max_source": 0.4}, "holds distill.max_source=0.4 and distill.max_type=1: the rules before leave 6 of a, 8 of b, and "),
-        ({"max_type": 0.5}, "distill.max_type=0.5: the rules before leave 6 of a, 8 of b, and 14 of t; raise one"),
+        (
+            {"max_source": 0.4},
+            (
+                "holds distill.max_source=0.4 and distill.max_type=1: the rules before leave 6 of"
+                " a, 8 of b, and "
+            ),
+        ),
+        (
+            {"max_type": 0.5},
+            "distill.max_type=0.5: the rules before leave 6 of a, 8 of b, and 14 of t; raise one",
+        ),
     ],
 )
 def test_a_share_that_nobody_can_hold_is_refused(config: dict[str, float], message: str) -> None:
@@ -198,11 +300,17 @@ def test_a_share_that_nobody_can_hold_is_refused(config: dict[str, float], messa
 def test_caps_that_fight_each_other_are_refused() -> None:
     """All of source a is of type t: it may have 0.4 of the rows, b 0.5, and nobody the rest."""
     with pytest.raises(
-        TrainingError, match=r"max_source=0.5 and distill.max_type=0.4: .* 6 of a, 4 of b, and 6 of t, 2 of u, 2 of v;"
+        TrainingError,
+        match=(
+            r"max_source=0.5 and distill.max_type=0.4: .* 6 of a, 4 of b, and 6 of t, 2 of u, 2"
+            r" of v;"
+        ),
     ):
         chosen(rows(a_t=3, b_u=1, b_v=1), max_source=0.5, max_type=0.4)
 
 
 def test_lengths_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(ConfigError, match="max_tokens=4 is below min_tokens=5: no rollout is of such a length"):
+    with pytest.raises(
+        ConfigError, match="max_tokens=4 is below min_tokens=5: no rollout is of such a length"
+    ):
         load_recipe("tiny", ["distill.min_tokens=5", "distill.max_tokens=4"])

@@ -1,5 +1,6 @@
-"""A checkpoint served for one step, against a mock API server and a real OpenAI server as its predictor: whatever happens, no
-InferenceService stays behind, and none but the one that was deployed is asked."""
+"""A checkpoint served for one step, against a mock API server and a real OpenAI server as its
+predictor: whatever happens, no InferenceService stays behind, and none but the one that was
+deployed is asked."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError, EngineError
 from tests.kube_server import NAMESPACE, Fault, KubeServer
-from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
+from tests.seaweed import BUCKET, WEED, Seaweed, seaweed
 from tests.stub_server import Answer, Stub
 from tests.unit.serve_plays import (
     BLOCKED,
@@ -59,7 +60,9 @@ from tests.unit.serve_plays import (
     up,
 )
 
-MODEL = Checkpoint("s3://b/inputs/ab", "s3://b/inputs/ab/cd/checkpoint", "c" * 64, 22 << 30, "checkpoint")
+MODEL = Checkpoint(
+    "s3://b/inputs/ab", "s3://b/inputs/ab/cd/checkpoint", "c" * 64, 22 << 30, "checkpoint"
+)
 CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made the code ask for
 
 
@@ -93,9 +96,18 @@ class Scenario:
 SCENARIOS = {
     "serves, answers all, and is removed": Scenario(),
     "canary sees the picture": Scenario(picture=True),
-    "canary sees nothing": Scenario(words=("does not see pictures",), error=EngineError, reply=alike, picture=True),
+    "canary sees nothing": Scenario(
+        words=("does not see pictures",), error=EngineError, reply=alike, picture=True
+    ),
     "Ready of an older generation": Scenario(
-        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(observedGeneration=0), not_yet, lambda c: c.status()))
+        after_created(
+            in_turn(
+                lambda c: c.pod(),
+                lambda c: c.status(observedGeneration=0),
+                not_yet,
+                lambda c: c.status(),
+            )
+        )
     ),
     "the Deployment counts generations of its own": Scenario(
         after_created(in_turn(lambda c: c.pod(), lambda c: c.status(observedGeneration=3)))
@@ -112,32 +124,58 @@ SCENARIOS = {
     ),
     "Ready with the model before this one": Scenario(
         after_created(
-            in_turn(lambda c: c.pod(), lambda c: c.status(model={"transitionStatus": "InProgress"}), not_yet, lambda c: c.status())
+            in_turn(
+                lambda c: c.pod(),
+                lambda c: c.status(model={"transitionStatus": "InProgress"}),
+                not_yet,
+                lambda c: c.status(),
+            )
         )
     ),
     "Ready without an address": Scenario(
-        after_created(in_turn(lambda c: c.pod(), lambda c: c.status(address={}), not_yet, lambda c: c.status()))
+        after_created(
+            in_turn(
+                lambda c: c.pod(), lambda c: c.status(address={}), not_yet, lambda c: c.status()
+            )
+        )
     ),
     "Ready while its only pod crashes": Scenario(
-        after_created(in_turn(crashes, lambda c: c.status())), ("CrashLoopBackOff", "OOMKilled", "engine.memory")
+        after_created(in_turn(crashes, lambda c: c.status())),
+        ("CrashLoopBackOff", "OOMKilled", "engine.memory"),
     ),
     "Ready while its pod is not": Scenario(
-        after_created(in_turn(lambda c: c.pod(False), lambda c: c.status(), not_yet, lambda c: c.pod()))
+        after_created(
+            in_turn(lambda c: c.pod(False), lambda c: c.status(), not_yet, lambda c: c.pod())
+        )
     ),
     "model fails to load": Scenario(
-        after_created(in_turn(lambda c: c.kube.say(c.pod(False, state={"terminated": {"exitCode": 1}}), "Traceback: no"), BLOCKED)),
-        ("BlockedByFailedLoad: ModelLoadFailed: exit code 1: ValueError: 128 heads", "Traceback: no"),
+        after_created(
+            in_turn(
+                lambda c: c.kube.say(
+                    c.pod(False, state={"terminated": {"exitCode": 1}}), "Traceback: no"
+                ),
+                BLOCKED,
+            )
+        ),
+        (
+            "BlockedByFailedLoad: ModelLoadFailed: exit code 1: ValueError: 128 heads",
+            "Traceback: no",
+        ),
     ),
     "runtime is unknown": Scenario(
-        after_created(failed("InvalidSpec", "RuntimeNotRecognized", "Waiting for runtime to become available")),
+        after_created(
+            failed("InvalidSpec", "RuntimeNotRecognized", "Waiting for runtime to become available")
+        ),
         ("InvalidSpec: RuntimeNotRecognized",),
     ),
     "stopped by somebody": Scenario(
-        after_created(lambda c: c.kube.condition(PLURAL, c.name, "Stopped")), ("was stopped (serving.kserve.io/stop)",)
+        after_created(lambda c: c.kube.condition(PLURAL, c.name, "Stopped")),
+        ("was stopped (serving.kserve.io/stop)",),
     ),
     "server crashes": Scenario(after_created(crashes), ("CrashLoopBackOff", "exit code 137")),
     "checkpoint cannot be fetched": Scenario(
-        after_created(initializer_crashes), ("container storage-initializer: exit code 2", "nothing is published there")
+        after_created(initializer_crashes),
+        ("container storage-initializer: exit code 2", "nothing is published there"),
     ),
     "image cannot be pulled": Scenario(
         after_created(lambda c: c.pod(False, phase="Pending", waiting="ImagePullBackOff")),
@@ -145,13 +183,18 @@ SCENARIOS = {
         times=IMPATIENT,
     ),
     "image is pulled at the second try": Scenario(
-        after_created(in_turn(lambda c: c.pod(False, phase="Pending", waiting="ErrImagePull"), until_seen, up))
+        after_created(
+            in_turn(lambda c: c.pod(False, phase="Pending", waiting="ErrImagePull"), until_seen, up)
+        )
     ),
     "image has no name": Scenario(
-        after_created(lambda c: c.pod(False, phase="Pending", waiting="InvalidImageName")), ("InvalidImageName",)
+        after_created(lambda c: c.pod(False, phase="Pending", waiting="InvalidImageName")),
+        ("InvalidImageName",),
     ),
     "no node for it": Scenario(
-        after_created(unschedulable), ("Unschedulable", "engine.gpus", "0/3 nodes are available"), times=IMPATIENT
+        after_created(unschedulable),
+        ("Unschedulable", "engine.gpus", "0/3 nodes are available"),
+        times=IMPATIENT,
     ),
     "a node comes": Scenario(after_created(in_turn(unschedulable, until_seen, up))),
     "waits for its quota longer than it may take to start": Scenario(
@@ -160,10 +203,14 @@ SCENARIOS = {
         times=QUICK._replace(unschedulable=0.2),
     ),
     "fetches longer than a node may take": Scenario(
-        after_created(in_turn(lambda c: c.pod(False, phase="Pending", init={"running": {}}), pause, up)),
+        after_created(
+            in_turn(lambda c: c.pod(False, phase="Pending", init={"running": {}}), pause, up)
+        ),
         times=QUICK._replace(unschedulable=0.2),
     ),
-    "no controller": Scenario(after_created(lambda c: None), ("is the operator of InferenceService up?",), times=IMPATIENT),
+    "no controller": Scenario(
+        after_created(lambda c: None), ("is the operator of InferenceService up?",), times=IMPATIENT
+    ),
     "never serves": Scenario(
         after_created(in_turn(lambda c: c.pod(False), lambda c: c.status(Ready="False"))),
         ("does not serve after 1 s (engine.start_seconds)",),
@@ -182,20 +229,37 @@ SCENARIOS = {
         times=IMPATIENT,
     ),
     "listens a little later": Scenario(after_created(starts_late)),
-    "dies while it is asked": Scenario(dies, ("answers no more", "OOMKilled", "device-side assert", "engine.memory"), EngineError),
-    "deleted while it is asked": Scenario(
-        in_turn(Cluster.slow, lambda c: c.kube.remove(PLURAL, c.name)), ("was deleted by somebody else",)
+    "dies while it is asked": Scenario(
+        dies, ("answers no more", "OOMKilled", "device-side assert", "engine.memory"), EngineError
     ),
-    "made anew while it is asked": Scenario(in_turn(Cluster.slow, remade), ("by somebody else",), left=1),
+    "deleted while it is asked": Scenario(
+        in_turn(Cluster.slow, lambda c: c.kube.remove(PLURAL, c.name)),
+        ("was deleted by somebody else",),
+    ),
+    "made anew while it is asked": Scenario(
+        in_turn(Cluster.slow, remade), ("by somebody else",), left=1
+    ),
     "another model is put under it while it is asked": Scenario(
         in_turn(Cluster.slow, edit), ("was changed by somebody else", "storageUri")
     ),
-    "cancelled while it starts": Scenario(after_created(kill(signal.SIGTERM)), ("143",), SystemExit),
-    "cancelled while it is asked": Scenario(in_turn(Cluster.slow, kill(signal.SIGTERM)), ("143",), SystemExit),
-    "interrupted while it starts": Scenario(after_created(kill(signal.SIGINT)), (), KeyboardInterrupt),
-    "interrupted while it is asked": Scenario(in_turn(Cluster.slow, kill(signal.SIGINT)), (), KeyboardInterrupt),
-    "adopts what its first try deployed": Scenario(lambda c: c.serves(0), before=left_behind, created=0),
-    "removes what its first try broke": Scenario(before=lambda kube, body: left_behind(kube, body, **FAILED)),
+    "cancelled while it starts": Scenario(
+        after_created(kill(signal.SIGTERM)), ("143",), SystemExit
+    ),
+    "cancelled while it is asked": Scenario(
+        in_turn(Cluster.slow, kill(signal.SIGTERM)), ("143",), SystemExit
+    ),
+    "interrupted while it starts": Scenario(
+        after_created(kill(signal.SIGINT)), (), KeyboardInterrupt
+    ),
+    "interrupted while it is asked": Scenario(
+        in_turn(Cluster.slow, kill(signal.SIGINT)), (), KeyboardInterrupt
+    ),
+    "adopts what its first try deployed": Scenario(
+        lambda c: c.serves(0), before=left_behind, created=0
+    ),
+    "removes what its first try broke": Scenario(
+        before=lambda kube, body: left_behind(kube, body, **FAILED)
+    ),
     "name is another run's": Scenario(
         lambda c: None,
         ("is not of this run and step",),
@@ -225,10 +289,17 @@ SCENARIOS = {
         created=0,
     ),
     "a webhook refuses it": Scenario(
-        lambda c: None, ("refused InferenceService",), fault=once("create", PLURAL, Fault(400), 99), created=0
+        lambda c: None,
+        ("refused InferenceService",),
+        fault=once("create", PLURAL, Fault(400), 99),
+        created=0,
     ),
-    "the answer to its creation is lost": Scenario(fault=once("create", PLURAL, Fault(reset=True, after=True))),
-    "the API server is busy": Scenario(fault=once("create", PLURAL, Fault(429, headers={"Retry-After": "0"}), 2)),
+    "the answer to its creation is lost": Scenario(
+        fault=once("create", PLURAL, Fault(reset=True, after=True))
+    ),
+    "the API server is busy": Scenario(
+        fault=once("create", PLURAL, Fault(429, headers={"Retry-After": "0"}), 2)
+    ),
     "the watch breaks": Scenario(
         after_created(in_turn(lambda c: c.kube.compact(), lambda c: c.kube.drop_streams(), up)),
     ),
@@ -263,7 +334,9 @@ def test_whatever_happens_nothing_stays_and_nothing_else_is_asked(
     player.start()
 
     def act() -> None:
-        replies, perceived = asking(run, tmp_path, picture=scenario.picture).answers(run, tmp_path, "evaluate")
+        replies, perceived = asking(run, tmp_path, picture=scenario.picture).answers(
+            run, tmp_path, "evaluate"
+        )
         # The server is gone by now; the replies are all there.
         assert not kube.all(PLURAL)
         assert [bool(reply.text) for reply in replies] == [True] * 8
@@ -285,8 +358,9 @@ def test_whatever_happens_nothing_stays_and_nothing_else_is_asked(
 def test_the_heartbeat_goes_on_and_never_reaches_the_pods(
     kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """KServe copies annotations into the pod template, and a template that changes restarts the server: the predictor's own
-    annotation, which goes before the object's, has to be there and to stay."""
+    """KServe copies annotations into the pod template, and a template that changes restarts the
+    server: the predictor's own annotation, which goes before the object's, has to be there and to
+    stay."""
     monkeypatch.setattr(kserve, "connect", lambda namespace: connect(namespace, QUICK))
     run = recipe()
     with Stub(answered) as stub:
@@ -302,7 +376,9 @@ def test_the_heartbeat_goes_on_and_never_reaches_the_pods(
     assert now["metadata"]["annotations"][names.TTL] == "60"
 
 
-def test_names_hang_on_run_step_output_and_model(kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_hang_on_run_step_output_and_model(
+    kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def name(run: Recipe, folder: Path, label: str = "evaluate") -> str:
         made = body_of(run, folder, monkeypatch)
         assert len(f"{made['metadata']['name']}-predictor") <= 63
@@ -310,17 +386,33 @@ def test_names_hang_on_run_step_output_and_model(kube: KubeServer, tmp_path: Pat
 
     same = {name(recipe(), tmp_path), name(recipe(timeout=9.0, memory="1Gi"), tmp_path)}
     assert len(same) == 1
-    monkeypatch.setattr(kserve, "checkpoint", lambda model, root: MODEL._replace(uri="s3://b/inputs/zz/checkpoint"))
-    other = {name(recipe(), tmp_path), name(recipe(), tmp_path / "b"), name(recipe(runtime="mine"), tmp_path)}
+    monkeypatch.setattr(
+        kserve, "checkpoint", lambda model, root: MODEL._replace(uri="s3://b/inputs/zz/checkpoint")
+    )
+    other = {
+        name(recipe(), tmp_path),
+        name(recipe(), tmp_path / "b"),
+        name(recipe(runtime="mine"), tmp_path),
+    }
     assert len(other | same) == 4
 
 
-def test_it_goes_with_the_workflow_of_its_pod(kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "omniboost-x7", "uid": "u-1", "controller": True}
+def test_it_goes_with_the_workflow_of_its_pod(
+    kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "name": "omniboost-x7",
+        "uid": "u-1",
+        "controller": True,
+    }
     kube.put("pods", {"metadata": {"name": "step-pod", "ownerReferences": [owner]}, "status": {}})
     monkeypatch.setenv("KFP_POD_NAME", "step-pod")
     made = body_of(recipe(), tmp_path, monkeypatch)
-    assert made["metadata"]["ownerReferences"] == [{**owner, "controller": False, "blockOwnerDeletion": False}]
+    assert made["metadata"]["ownerReferences"] == [
+        {**owner, "controller": False, "blockOwnerDeletion": False}
+    ]
     assert made["metadata"]["labels"][names.RUN] == "omniboost-x7"
     assert made["metadata"]["namespace"] == NAMESPACE
 
@@ -341,7 +433,7 @@ def test_a_price_deploys_nothing(kube: KubeServer, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(WEED is None, reason="no SeaweedFS here")
 def test_a_checkpoint_is_published_once_and_fetched_whole(
-    seaweed: Seaweed,  # noqa: F811
+    seaweed: Seaweed,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -353,20 +445,33 @@ def test_a_checkpoint_is_published_once_and_fetched_whole(
     (made / "checkpoint" / "model.safetensors").write_bytes(b"w" * 5000)
     (made / "curves.jsonl").write_text("")
     alone = checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
-    record = {"step": "sft", "section": "sft", "digest": "d" * 64, "key": "k", "seconds": 1.0, "summary": {}}
+    record = {
+        "step": "sft",
+        "section": "sft",
+        "digest": "d" * 64,
+        "key": "k",
+        "seconds": 1.0,
+        "summary": {},
+    }
     (made / "step.json").write_text(json.dumps(record))
     found = checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs/")
     # The whole output of a step lies where a job that takes it as input puts it, too.
     assert found.address == f"s3://{BUCKET}/runs/inputs/{'d' * 32}"
     assert found.uri == f"{found.address}/{found.digest[:32]}/checkpoint"
     assert (alone.inside, found.inside) == ("", "checkpoint")
-    assert found == checkpoint(found.address, "") == checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
+    assert (
+        found
+        == checkpoint(found.address, "")
+        == checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
+    )
     assert found.size > 5000
     volume = tmp_path / "volume"
     volume.mkdir()
     assert fetch([found.address, found.digest, str(volume / "model")]) == 0
     assert (volume / "model" / "checkpoint" / "model.safetensors").read_bytes() == b"w" * 5000
-    assert fetch([found.address, found.digest, str(volume / "model")]) == 0  # a container that is started again
+    assert (
+        fetch([found.address, found.digest, str(volume / "model")]) == 0
+    )  # a container that is started again
     assert fetch([found.address, "0" * 64, str(tmp_path / "other")]) == 2
     with pytest.raises(DataError, match="nothing is published"):
         checkpoint(f"s3://{BUCKET}/nowhere", "")

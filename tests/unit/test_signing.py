@@ -1,4 +1,5 @@
-"""Signatures of checkpoints: what was signed with the key is let through, everything else is refused before it is loaded."""
+"""Signatures of checkpoints: what was signed with the key is let through, everything else is
+refused before it is loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ def private(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes
 
 
 def public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
-    return key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo).decode()
+    return (
+        key.public_key()
+        .public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -57,7 +62,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(signing.VERIFY_KEY, public(KEY))
 
 
-def test_without_keys_nothing_is_signed_or_asked_for(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_keys_nothing_is_signed_or_asked_for(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(signing.SIGNING_KEY, " ")  # as a Secret without a value gives it
     monkeypatch.delenv(signing.VERIFY_KEY, raising=False)
     signing.check_key()
@@ -66,10 +73,16 @@ def test_without_keys_nothing_is_signed_or_asked_for(checkpoint: Path, monkeypat
     signing.verify(checkpoint)
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+@pytest.mark.parametrize(
+    "curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name
+)
 @pytest.mark.parametrize("text", [True, False], ids=["text", "path"])
 def test_what_was_signed_is_let_through_wherever_it_lies(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curve: ec.EllipticCurve, text: bool
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    curve: ec.EllipticCurve,
+    text: bool,
 ) -> None:
     key = ec.generate_private_key(curve)
     for name, value in ((signing.SIGNING_KEY, private(key)), (signing.VERIFY_KEY, public(key))):
@@ -96,11 +109,20 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "removed file": (lambda f: (f / "config.json").unlink(), "Missing files.*config.json"),
     "renamed file": (lambda f: (f / "config.json").rename(f / "c.json"), "c.json"),
     "a link in place of a file": (lambda f: (f / "link").symlink_to(f / "config.json"), "link"),
-    "no signature": (lambda f: (f / SIGNATURE).unlink(), "is not signed: it has no model.sig, and OMNI_VERIFY_KEY is set"),
-    "cut signature": (lambda f: (f / SIGNATURE).write_text((f / SIGNATURE).read_text()[:200]), "refused by its model.sig"),
+    "no signature": (
+        lambda f: (f / SIGNATURE).unlink(),
+        "is not signed: it has no model.sig, and OMNI_VERIFY_KEY is set",
+    ),
+    "cut signature": (
+        lambda f: (f / SIGNATURE).write_text((f / SIGNATURE).read_text()[:200]),
+        "refused by its model.sig",
+    ),
     "empty signature": (lambda f: (f / SIGNATURE).write_text(""), "refused by its model.sig"),
     "no signature in it": (lambda f: (f / SIGNATURE).write_text("{}"), "refused by its model.sig"),
-    "binary signature": (lambda f: (f / SIGNATURE).write_bytes(b"\xff\xfe"), "refused by its model.sig"),
+    "binary signature": (
+        lambda f: (f / SIGNATURE).write_bytes(b"\xff\xfe"),
+        "refused by its model.sig",
+    ),
 }
 
 
@@ -116,11 +138,14 @@ def test_what_is_not_as_it_was_signed_is_refused(checkpoint: Path, keys: None, c
 
 
 def forged(folder: Path) -> None:
-    """As somebody would who has no key: another checkpoint's file list under the signature that is there."""
+    """As somebody would who has no key: another checkpoint's file list under the signature that is
+    there."""
     found = json.loads((folder / SIGNATURE).read_text())
     (folder / "model.safetensors").write_bytes(b"evil")
     signing.sign(folder)
-    found["dsseEnvelope"]["payload"] = json.loads((folder / SIGNATURE).read_text())["dsseEnvelope"]["payload"]
+    found["dsseEnvelope"]["payload"] = json.loads((folder / SIGNATURE).read_text())["dsseEnvelope"][
+        "payload"
+    ]
     (folder / SIGNATURE).write_text(json.dumps(found))
 
 
@@ -148,7 +173,9 @@ def by_another(folder: Path) -> None:
         (forged, "is not by the key of OMNI_VERIFY_KEY"),
     ],
 )
-def test_a_signature_of_somebody_else_is_refused(checkpoint: Path, keys: None, forge: Callable[[Path], None], said: str) -> None:
+def test_a_signature_of_somebody_else_is_refused(
+    checkpoint: Path, keys: None, forge: Callable[[Path], None], said: str
+) -> None:
     signing.sign(checkpoint)
     forge(checkpoint)
     with pytest.raises(CheckpointError, match=said):
@@ -160,13 +187,21 @@ def test_a_signature_of_somebody_else_is_refused(checkpoint: Path, keys: None, f
     [
         (signing.SIGNING_KEY, "nowhere.pem", "OMNI_SIGNING_KEY=nowhere.pem: no such file"),
         (signing.SIGNING_KEY, public(KEY), "OMNI_SIGNING_KEY is no private key"),
-        (signing.SIGNING_KEY, private(KEY, b"secret"), "OMNI_SIGNING_KEY is no private key.*without a password"),
+        (
+            signing.SIGNING_KEY,
+            private(KEY, b"secret"),
+            "OMNI_SIGNING_KEY is no private key.*without a password",
+        ),
         (signing.SIGNING_KEY, private(RSA), "OMNI_SIGNING_KEY is no private key"),
         (signing.SIGNING_KEY, private(FOREIGN), "OMNI_SIGNING_KEY is no private key.*secp256k1"),
         (signing.VERIFY_KEY, "nowhere.pem", "OMNI_VERIFY_KEY=nowhere.pem: no such file"),
         (signing.VERIFY_KEY, private(KEY), "OMNI_VERIFY_KEY is no public key"),
         (signing.VERIFY_KEY, public(RSA), "OMNI_VERIFY_KEY is no public key"),
-        (signing.VERIFY_KEY, "-----BEGIN PUBLIC KEY-----\nabc", "OMNI_VERIFY_KEY is no public key.*openssl"),
+        (
+            signing.VERIFY_KEY,
+            "-----BEGIN PUBLIC KEY-----\nabc",
+            "OMNI_VERIFY_KEY is no public key.*openssl",
+        ),
     ],
 )
 def test_a_key_that_cannot_be_used_is_told_with_its_name_and_not_its_content(
@@ -179,18 +214,34 @@ def test_a_key_that_cannot_be_used_is_told_with_its_name_and_not_its_content(
     assert not any(line in str(caught.value) for line in value.splitlines()[1:2])
 
 
-def test_a_missing_library_names_its_extra(checkpoint: Path, keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_names_its_extra(
+    checkpoint: Path, keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "model_signing.signing", None)
-    with pytest.raises(ConfigError, match=r"OMNI_SIGNING_KEY is set and needs model_signing.signing.*omnicore\[sign\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"OMNI_SIGNING_KEY is set and needs model_signing.signing.*omnicore\[sign\]",
+    ):
         signing.sign(checkpoint)
 
 
-def test_its_own_command_line_and_ours_take_each_others_signatures(checkpoint: Path, keys: None, tmp_path: Path) -> None:
+def test_its_own_command_line_and_ours_take_each_others_signatures(
+    checkpoint: Path, keys: None, tmp_path: Path
+) -> None:
     (tmp_path / "signing.pem").write_text(private(KEY))
     (tmp_path / "verify.pem").write_text(public(KEY))
 
     def run(verb: str, *key: str) -> None:
-        command = [sys.executable, "-m", "model_signing", verb, "key", *key, "--signature", str(checkpoint / SIGNATURE)]
+        command = [
+            sys.executable,
+            "-m",
+            "model_signing",
+            verb,
+            "key",
+            *key,
+            "--signature",
+            str(checkpoint / SIGNATURE),
+        ]
         subprocess.run([*command, str(checkpoint)], check=True, capture_output=True)
 
     signing.sign(checkpoint)
@@ -221,21 +272,32 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Pa
     finish(data)
 
     def train() -> Path:
-        run_step("sft", load_recipe("tiny"), {"data": data}, tmp_path / "sft", cache=tmp_path / "cache")
+        run_step(
+            "sft", load_recipe("tiny"), {"data": data}, tmp_path / "sft", cache=tmp_path / "cache"
+        )
         assert fake.runs == 1
         return tmp_path / "sft" / "checkpoint"
 
     return train
 
 
-def test_a_step_signs_the_checkpoint_that_it_writes(training: Callable[[], Path], keys: None) -> None:
+def test_a_step_signs_the_checkpoint_that_it_writes(
+    training: Callable[[], Path], keys: None
+) -> None:
     folder = training()
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "card.json", "config.json", SIGNATURE]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "card.json",
+        "config.json",
+        SIGNATURE,
+    ]
     signing.verify(folder)
     signing.verify(training())  # found, not made again: the signature changes no digest
 
 
-def test_a_step_looks_at_its_key_before_it_works(training: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_looks_at_its_key_before_it_works(
+    training: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(signing.SIGNING_KEY, "nowhere.pem")
     with pytest.raises(ConfigError, match="OMNI_SIGNING_KEY"):
         training()
@@ -245,18 +307,31 @@ def test_a_step_looks_at_its_key_before_it_works(training: Callable[[], Path], m
 
 @pytest.mark.parametrize("inside", ["checkpoint", ""])
 def test_a_published_checkpoint_is_verified_when_it_is_fetched(
-    checkpoint: Path, keys: None, signed_in: None, tmp_path: Path, inside: str, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    keys: None,
+    signed_in: None,
+    tmp_path: Path,
+    inside: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     place = checkpoint.parent if inside else checkpoint
     uri = f"s3://{BUCKET}/{tmp_path.name}"
 
     def fetched(name: str) -> int:
-        return fetch([uri, store.publish(place, uri).digest, str(tmp_path.parent / f"{tmp_path.name}-{name}")])
+        return fetch(
+            [
+                uri,
+                store.publish(place, uri).digest,
+                str(tmp_path.parent / f"{tmp_path.name}-{name}"),
+            ]
+        )
 
     signing.sign(checkpoint)
     assert fetched("good") == 0
     (place / "step.json").write_text("{}")
-    assert fetched("beside") == (0 if inside else 2)  # of a step's output the checkpoint alone is signed, and served
+    assert fetched("beside") == (
+        0 if inside else 2
+    )  # of a step's output the checkpoint alone is signed, and served
     (place / "step.json").unlink()
     (checkpoint / "model.safetensors").write_bytes(b"evil")
     assert fetched("altered") == 2

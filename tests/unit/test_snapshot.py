@@ -19,10 +19,18 @@ def values(metrics, path):
 
 @pytest.mark.parametrize(
     ("summary", "failed"),
-    [({"draws": 160}, None), ({"asked": 160, "errors": 8}, 0.05), ({"draws": 160, "errors": 40}, 0.2), ({"rollouts": 160}, None)],
+    [
+        ({"draws": 160}, None),
+        ({"asked": 160, "errors": 8}, 0.05),
+        ({"draws": 160, "errors": 40}, 0.2),
+        ({"rollouts": 160}, None),
+    ],
 )
 def test_counts_and_throughput_come_from_the_summary(tmp_path, summary, failed):
-    found = values(snapshot("x", "y", 2.0, {"queries": 40, "model": "z", **summary}, tmp_path), tmp_path / "metrics.prom")
+    found = values(
+        snapshot("x", "y", 2.0, {"queries": 40, "model": "z", **summary}, tmp_path),
+        tmp_path / "metrics.prom",
+    )
     assert found == {
         f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 2.0,
@@ -52,8 +60,16 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
         "words": {"raw": HALF, "clean": {**HALF, "value": 0.25}, "chance": 0.25},
         "sums": {"raw": HALF, "clean": None, "chance": 0.25},
     }
-    counts = {"raw": {"queries": 12, "errors": 2, "truncated": 5}, "clean": {"queries": 8, "errors": 0, "truncated": 0}}
-    scores = {"raw": aggregates, "clean": aggregates, "by_benchmark": by_benchmark, "counts": counts}
+    counts = {
+        "raw": {"queries": 12, "errors": 2, "truncated": 5},
+        "clean": {"queries": 8, "errors": 0, "truncated": 0},
+    }
+    scores = {
+        "raw": aggregates,
+        "clean": aggregates,
+        "by_benchmark": by_benchmark,
+        "counts": counts,
+    }
     write_json(tmp_path / "scores.json", {**scores, "no_answer": {"raw": 0.125, "clean": 0.0}})
     replies = {"words": {"visual_only": {"draws": 20, "failed": 4, "truncated": 2, "no_answer": 2}}}
     replies["sums"] = {"visual_only": {"draws": 4, "failed": 0, "truncated": 0, "no_answer": 0}}
@@ -84,7 +100,15 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
 def test_curves_give_the_last_figures_and_the_sums(tmp_path):
     curve = [
         {"step": 1, "loss": 3.0, "rate": 1e-4, "reward": 0.25, "samples": 8, "tokens": 100},
-        {"step": 2, "loss": 2.0, "reward": 0.5, "kl": 0.125, "all_wrong": None, "samples": 8, "tokens": 60}
+        {
+            "step": 2,
+            "loss": 2.0,
+            "reward": 0.5,
+            "kl": 0.125,
+            "all_wrong": None,
+            "samples": 8,
+            "tokens": 60,
+        }
         | {"by_modality": {"audio": {"reward": 0.75, "groups": 3}}},
     ]
     write_jsonl(tmp_path / "curves.jsonl", curve)
@@ -115,6 +139,12 @@ def test_curves_give_the_last_figures_and_the_sums(tmp_path):
 def test_an_evaluation_has_the_stage_of_the_model_that_it_asks(tmp_path, made, stage):
     if made:
         record = {"step": "x", "section": made[0], "config": made[1].model_dump(mode="json")}
-        write_json(tmp_path / "step.json", {**record, "key": "0", "digest": "0", "seconds": 0, "summary": {}})
+        write_json(
+            tmp_path / "step.json",
+            {**record, "key": "0", "digest": "0", "seconds": 0, "summary": {}},
+        )
         assert stage_of(made[0], *made, {}) == stage
-    assert stage_of("evaluate", "evaluate", EvaluateConfig(), {"model": tmp_path} if made else {}) == stage
+    assert (
+        stage_of("evaluate", "evaluate", EvaluateConfig(), {"model": tmp_path} if made else {})
+        == stage
+    )

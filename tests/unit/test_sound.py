@@ -29,7 +29,8 @@ FORMATS = ["mp4", "mkv", "webm"]
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.mp4", "a.mkv", "a.webm"])
 def test_sound_of_every_form_is_cut_at_the_same_place(tmp_path: Path, name: str) -> None:
-    """Half a second of silence, then a tone: the onset is where the file has it, whatever the codec."""
+    """Half a second of silence, then a tone: the onset is where the file has it, whatever the
+    codec."""
     wave = np.concatenate([np.zeros(SOUND_RATE // 2, np.float32), tone(1000, 1.5, SOUND_RATE)])
     path = tmp_path / name
     if path.suffix in (".mp4", ".mkv", ".webm"):
@@ -38,9 +39,13 @@ def test_sound_of_every_form_is_cut_at_the_same_place(tmp_path: Path, name: str)
         soundfile.write(path, np.stack([wave, wave], 1), SOUND_RATE)
     for start, end in ((0.0, None), (0.3, 1.0), (0.45, 0.75)):
         cut = load_audio(path, start, end)
-        assert len(cut) == pytest.approx(16_000 * ((end or 2) - start), abs=500 if end is None else 1)
+        assert len(cut) == pytest.approx(
+            16_000 * ((end or 2) - start), abs=500 if end is None else 1
+        )
         onset = np.flatnonzero(np.abs(cut) > 0.25)[0] / 16_000 + start
-        assert onset == pytest.approx(0.5, abs=0.03), "lossy codecs add up to 25 ms that the container does not tell of"
+        assert onset == pytest.approx(0.5, abs=0.03), (
+            "lossy codecs add up to 25 ms that the container does not tell of"
+        )
         assert np.abs(cut[int((0.6 - start) * 16_000) :]).max() == pytest.approx(0.5, abs=0.06)
 
 
@@ -54,19 +59,26 @@ def test_clip_of_a_track_is_that_part_of_the_whole(tmp_path: Path, ending: str) 
         part = load_audio(path, start, end)
         first = round(start * 16_000)
         # Matroska rounds to a millisecond, which is 16 samples.
-        errors = [np.abs(part - whole[first + lag : first + lag + len(part)]) for lag in range(-17, 18)]
+        errors = [
+            np.abs(part - whole[first + lag : first + lag + len(part)]) for lag in range(-17, 18)
+        ]
         error = min(e[40:-40].max() for e in errors)  # without the resampler's edges
         assert error < 0.01
 
 
 @pytest.mark.parametrize(("late", "silent"), [(0, (0, 1)), (1.2, (1.3, 2.2))])
-def test_gaps_of_a_sound_track_are_silence(tmp_path: Path, late: float, silent: tuple[float, float]) -> None:
+def test_gaps_of_a_sound_track_are_silence(
+    tmp_path: Path, late: float, silent: tuple[float, float]
+) -> None:
     """Packets from `late` seconds on are put off by one second."""
     import av
 
     path = write_video(tmp_path / "a.mkv", [*stamps(3, 25), 3], SIZE, tone(440, 2, SOUND_RATE))
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
-        streams = {s.index: target.add_stream_from_template(s) for s in (source.streams.video[0], source.streams.audio[0])}
+        streams = {
+            s.index: target.add_stream_from_template(s)
+            for s in (source.streams.video[0], source.streams.audio[0])
+        }
         for packet in source.demux():
             if packet.dts is not None and packet.pts is not None:
                 if packet.stream.type == "audio" and packet.pts >= 1000 * late:
@@ -87,7 +99,9 @@ def test_resampling_keeps_what_can_be_kept_and_drops_the_rest(rate: int) -> None
     assert np.abs(kept - tone(440, 1))[200:-200].max() < 0.001
     for hz, least, most in ((7_000, -0.1, 0.1), (8_100, -999, -100), (10_000, -999, -100)):
         if rate > 2 * hz:
-            power = np.square(read.resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64).mean()
+            power = np.square(
+                read.resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64
+            ).mean()
             assert least < 10 * np.log10(power / 0.125) < most, f"{hz} Hz, in dB of what it was"
 
 
@@ -107,17 +121,22 @@ def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
 
 
 def speech(seconds: float, rate: int = SOUND_RATE) -> np.ndarray:
-    """Bursts of noise and pauses: what makes the bit rate of an encoder vary, and estimates of a length wrong."""
+    """Bursts of noise and pauses: what makes the bit rate of an encoder vary, and estimates of a
+    length wrong."""
     noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * rate))
     time = np.arange(len(noise)) / rate
-    return (noise * (np.sin(2 * np.pi * time / 4) > 0) + tone(300, seconds, rate) * 0.2).astype(np.float32)
+    return (noise * (np.sin(2 * np.pi * time / 4) > 0) + tone(300, seconds, rate) * 0.2).astype(
+        np.float32
+    )
 
 
 def encode(path: Path, wave: np.ndarray, rate: int, codec: str, **options: str) -> Path:
     """One channel by PyAV, whose muxer follows the name."""
     with av.open(str(path), "w", options=options) as container:
         track = container.add_stream(codec, rate=rate, layout="mono")
-        frame = av.AudioFrame.from_ndarray((wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            (wave * 32767).astype(np.int16)[None], format="s16", layout="mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         for packet in [*track.encode(frame), *track.encode()]:
             container.mux(packet)
@@ -148,7 +167,9 @@ def make(path: Path) -> Path:
     elif path.suffix == ".flac":
         soundfile.write(path, wave, SOUND_RATE)
         data = bytearray(path.read_bytes())
-        data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # the number of samples, which a pipe leaves at 0
+        data[21:26] = bytes(
+            [data[21] & 0xF0, 0, 0, 0, 0]
+        )  # the number of samples, which a pipe leaves at 0
         path.write_bytes(data)
     else:
         soundfile.write(path, wave, SOUND_RATE)
@@ -157,7 +178,15 @@ def make(path: Path) -> Path:
     return path
 
 
-FORMS = {"vbr.mp3": 20, "noheader.mp3": 20, "unheaded.mp3": 20, "joined.mp3": 40, "tail.mp3": 20, "a.aac": 20, "a.amr": 20}
+FORMS = {
+    "vbr.mp3": 20,
+    "noheader.mp3": 20,
+    "unheaded.mp3": 20,
+    "joined.mp3": 40,
+    "tail.mp3": 20,
+    "a.aac": 20,
+    "a.amr": 20,
+}
 FORMS |= {
     "gsm.wav": 20,
     "piped.flac": 20,
@@ -172,18 +201,32 @@ FORMS |= {
 
 
 @pytest.mark.parametrize(("name", "seconds"), FORMS.items())
-def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(tmp_path: Path, name: str, seconds: float) -> None:
+def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(
+    tmp_path: Path, name: str, seconds: float
+) -> None:
     path = make(tmp_path / name)
     whole = load_audio(path)
     assert len(whole) / 16_000 == pytest.approx(seconds, abs=0.11), "encoders add up to 0.1 s"
-    assert read.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
+    assert read.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(
+        len(whole) / 16_000, abs=0.2
+    )
     assert np.abs(whole[-16_000:]).max() > 0.05
-    for start, end in ((5.0, 7.0), (11.5, 12.5), (seconds - 2, seconds - 1), (seconds - 1, seconds + 5)):
+    for start, end in (
+        (5.0, 7.0),
+        (11.5, 12.5),
+        (seconds - 2, seconds - 1),
+        (seconds - 1, seconds + 5),
+    ):
         part, first = load_audio(path, start, end), round(start * 16_000)
-        off = np.abs(part - whole[first : first + len(part)])[80:-80].max()  # without the edges of the resampler
+        off = np.abs(part - whole[first : first + len(part)])[
+            80:-80
+        ].max()  # without the edges of the resampler
         assert off < (0.02 if name == "gsm.wav" else 0.001), "GSM predicts from what came before"
     assert len(load_audio(path, seconds - 1, seconds + 5)) == pytest.approx(16_000, abs=1800)
-    with pytest.raises(DataError, match=rf"{name}: a clip from 45 s, but the sound ends at ({seconds}|{seconds - 1})\.\d+ s"):
+    with pytest.raises(
+        DataError,
+        match=rf"{name}: a clip from 45 s, but the sound ends at ({seconds}|{seconds - 1})\.\d+ s",
+    ):
         load_audio(path, 45, 46)
 
 
@@ -200,9 +243,13 @@ def test_wav_of_a_pipe_is_read_whatever_its_data_size(tmp_path: Path, size: int)
 @pytest.mark.parametrize("name", ["a.aiff", "a.mp3"])
 def test_cut_sound_that_states_its_length_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, speech(20), SOUND_RATE)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[: (tmp_path / name).stat().st_size // 2])
+    (tmp_path / name).write_bytes(
+        (tmp_path / name).read_bytes()[: (tmp_path / name).stat().st_size // 2]
+    )
     for clip in ((None, None), (2, 15), (12, 14)):
-        with pytest.raises(DataError, match=rf"{name}(:| is damaged or cut off after (9|10)\.\d+ s)"):
+        with pytest.raises(
+            DataError, match=rf"{name}(:| is damaged or cut off after (9|10)\.\d+ s)"
+        ):
             load_audio(tmp_path / name, *clip)
     assert len(load_audio(tmp_path / name, 2, 4)) == 32_000
 
@@ -216,7 +263,9 @@ def test_mp3_with_damage_in_its_middle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limited", ["a.wav", "a.mp3"])
-def test_sound_above_the_limit_is_refused_whatever_it_says(tmp_path: Path, limited: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_above_the_limit_is_refused_whatever_it_says(
+    tmp_path: Path, limited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video, "MAX_SECONDS", 3)
     soundfile.write(tmp_path / limited, speech(6), SOUND_RATE)
     with pytest.raises(DataError, match=rf"{limited}: .*more than 3.*: cut it"):
@@ -237,7 +286,9 @@ def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name:
             frame.sample_rate = 16_000
             for packet in [*track.encode(frame), *track.encode()]:
                 container.mux(packet)
-    with pytest.raises(DataError, match=rf"{name} holds a sample of (nan|inf|3000|1e\+30), and full scale is 1"):
+    with pytest.raises(
+        DataError, match=rf"{name} holds a sample of (nan|inf|3000|1e\+30), and full scale is 1"
+    ):
         load_audio(tmp_path / name)
     assert len(load_audio(tmp_path / name, 0, 0.4)) == 6_400
 
@@ -245,7 +296,9 @@ def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name:
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac"])
 def test_channels_that_cancel_out_are_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, np.stack([speech(3), -speech(3)], 1), SOUND_RATE)
-    with pytest.raises(DataError, match=rf"{name}: its channels cancel out when they are mixed to one: keep one"):
+    with pytest.raises(
+        DataError, match=rf"{name}: its channels cancel out when they are mixed to one: keep one"
+    ):
         load_audio(tmp_path / name)
     soundfile.write(tmp_path / name, np.stack([speech(3), 0 * speech(3)], 1), SOUND_RATE)
     assert np.abs(load_audio(tmp_path / name)).max() > 0.05
@@ -256,7 +309,9 @@ def test_channels_that_cancel_out_are_refused(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
 def test_sound_without_an_audio_token_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, tone(440, 0.024, SOUND_RATE), SOUND_RATE)
-    with pytest.raises(DataError, match=rf"{name}: 24\.0 ms of sound, too short for the model, which needs 25 ms"):
+    with pytest.raises(
+        DataError, match=rf"{name}: 24\.0 ms of sound, too short for the model, which needs 25 ms"
+    ):
         load_audio(tmp_path / name)
     soundfile.write(tmp_path / name, tone(440, 1, SOUND_RATE), SOUND_RATE)
     assert len(load_audio(tmp_path / name, 0.5, 0.525)) == 400

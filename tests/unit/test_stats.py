@@ -10,7 +10,8 @@ NAMES = [str(i) for i in range(1000)]
 
 
 def clustered(rng, base, clusters=40, largest=6, strength=2.0):
-    """One benchmark: hits of queries in clusters that share their own true rate, which varies about `base`."""
+    """One benchmark: hits of queries in clusters that share their own true rate, which varies about
+    `base`."""
     size = rng.integers(1, largest, clusters)
     rate = rng.beta(base * strength, (1 - base) * strength, clusters)
     owner = np.repeat(np.arange(clusters), size)
@@ -47,13 +48,19 @@ def shared(rng):
 
 
 def test_interval_of_a_macro_average_covers_when_groups_share_clusters():
-    assert 0.93 <= coverage(lambda rng: holds(stats.macro((found := shared(rng))[0]), found[1])) <= 0.97
+    assert (
+        0.93
+        <= coverage(lambda rng: holds(stats.macro((found := shared(rng))[0]), found[1]))
+        <= 0.97
+    )
 
 
 def test_macro_that_takes_shared_clusters_for_different_ones_does_not_cover():
     def covers(rng):
         groups, truth = shared(rng)
-        return holds(stats.macro({g: (v, [g + c for c in names]) for g, (v, names) in groups.items()}), truth)
+        return holds(
+            stats.macro({g: (v, [g + c for c in names]) for g, (v, names) in groups.items()}), truth
+        )
 
     assert coverage(covers) < 0.92
 
@@ -61,7 +68,9 @@ def test_macro_that_takes_shared_clusters_for_different_ones_does_not_cover():
 def test_interval_of_a_chance_corrected_macro_covers():
     def covers(rng):
         groups = {"a": clustered(rng, 0.4), "b": clustered(rng, 0.8)}
-        return holds(stats.chance_corrected(groups, {"a": 0.25, "b": 0.5}), (0.15 / 0.75 + 0.3 / 0.5) / 2)
+        return holds(
+            stats.chance_corrected(groups, {"a": 0.25, "b": 0.5}), (0.15 / 0.75 + 0.3 / 0.5) / 2
+        )
 
     assert 0.93 <= coverage(covers) <= 0.97
 
@@ -69,7 +78,9 @@ def test_interval_of_a_chance_corrected_macro_covers():
 @pytest.mark.parametrize(("count", "bound"), [(2, 0.98), (6, 0.53), (40, 0.1), (1000, 0.004)])
 def test_no_difference_seen_is_no_certainty(count, bound):
     values = [float(i % 2) for i in range(count)]
-    found = stats.paired(values, values, NAMES[:count] if count <= len(NAMES) else [str(i) for i in range(count)])
+    found = stats.paired(
+        values, values, NAMES[:count] if count <= len(NAMES) else [str(i) for i in range(count)]
+    )
     assert found.value == 0
     assert found.high == -found.low == pytest.approx(bound, rel=0.1)
 
@@ -83,7 +94,9 @@ def test_interval_of_a_paired_difference_covers_and_is_narrower_than_unpaired():
         found = stats.paired(a, b, NAMES[:150])
         inside += holds(found, 0.7 - (0.6 * 0.95 + 0.4 * 0.05))
         paired_width += found.high - found.low
-        loose_width += math.hypot(*(e.high - e.low for e in (stats.mean(a, NAMES[:150]), stats.mean(b, NAMES[:150]))))
+        loose_width += math.hypot(
+            *(e.high - e.low for e in (stats.mean(a, NAMES[:150]), stats.mean(b, NAMES[:150])))
+        )
     assert 930 <= inside <= 970
     assert paired_width < 0.7 * loose_width
 
@@ -119,7 +132,10 @@ def test_interval_stays_in_range_and_holds_the_value():
         n = int(rng.integers(1, 12))
         values, clusters = rng.integers(0, 2, n).astype(float), rng.choice(list("abcd"), n).tolist()
         other = rng.integers(0, 2, n).astype(float)
-        for found, low in ((stats.mean(values, clusters), 0), (stats.paired(values, other, clusters), -1)):
+        for found, low in (
+            (stats.mean(values, clusters), 0),
+            (stats.paired(values, other, clusters), -1),
+        ):
             assert low - 1e-12 <= found.low <= found.value <= found.high <= 1 + 1e-12
 
 
@@ -142,13 +158,18 @@ def test_chance_corrected_scale():
     assert stats.chance_corrected({"a": ([1.0] * 36, NAMES[:36])}, {"a": 0.25}).value == 1
     assert stats.chance_corrected({"a": ([0.0] * 36, NAMES[:36])}, {"a": 0.5}).value == -1
     plain, corrected = stats.mean(*groups["a"]), stats.chance_corrected(groups, {"a": 0.25})
-    assert (corrected.low, corrected.high) == pytest.approx([(x - 0.25) / 0.75 for x in (plain.low, plain.high)])
+    assert (corrected.low, corrected.high) == pytest.approx(
+        [(x - 0.25) / 0.75 for x in (plain.low, plain.high)]
+    )
 
 
 def test_order_does_not_matter():
     values, clusters = clustered(np.random.default_rng(0), 0.4)
     shuffled = np.random.default_rng(1).permutation(len(values))
-    one, other = stats.mean(values, clusters), stats.mean(values[shuffled], [clusters[i] for i in shuffled])
+    one, other = (
+        stats.mean(values, clusters),
+        stats.mean(values[shuffled], [clusters[i] for i in shuffled]),
+    )
     assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-12)
 
 
@@ -171,14 +192,24 @@ def test_refused(call, message):
         call()
 
 
-@pytest.mark.parametrize(("n", "k", "options"), [(8, 6, 4), (8, 0, 4), (8, 9, 4), (12, 11, 2), (9, 7, 3), (1, 1, 6)])
+@pytest.mark.parametrize(
+    ("n", "k", "options"), [(8, 6, 4), (8, 0, 4), (8, 9, 4), (12, 11, 2), (9, 7, 3), (1, 1, 6)]
+)
 def test_binomial_tail(n, k, options):
     p = Fraction(1, options)
     expected = sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
     assert stats.binomial_tail(n, k, 1 / options) == pytest.approx(float(expected), rel=1e-12)
 
 
-T975 = [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)]
+T975 = [
+    (1, 12.7062),
+    (2, 4.3027),
+    (3, 3.1824),
+    (5, 2.5706),
+    (10, 2.2281),
+    (30, 2.0423),
+    (1000, 1.9623),
+]
 
 
 @pytest.mark.parametrize(("freedom", "known"), T975)

@@ -18,7 +18,9 @@ from omnicore.progress import LINE, track
 from omnicore.runtime.run import step_work
 
 
-def test_without_a_cluster_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_cluster_the_remedy_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ConfigError, match="KUBECONFIG"):
@@ -43,7 +45,10 @@ def test_a_launcher_that_cannot_be_is_refused(fields: dict[str, Any], words: str
 def test_where_a_step_runs_is_no_part_of_its_key(tmp_path: Path) -> None:
     place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
     recipe = load_recipe("tiny")
-    keys = {step_work("prepare", r, {}, tmp_path).key for r in (recipe, recipe.model_copy(update={"launcher": place}))}
+    keys = {
+        step_work("prepare", r, {}, tmp_path).key
+        for r in (recipe, recipe.model_copy(update={"launcher": place}))
+    }
     assert len(keys) == 1
     assert recipe.identity == recipe.model_copy(update={"launcher": place}).identity
 
@@ -60,14 +65,21 @@ def test_a_pod_runs_the_step_in_its_own_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "signs"), [("sft", True), ("rlvr", True), ("probe", False), ("evaluate", False), ("distill", False)]
+    ("name", "signs"),
+    [("sft", True), ("rlvr", True), ("probe", False), ("evaluate", False), ("distill", False)],
 )
-def test_only_a_job_that_writes_a_checkpoint_is_given_the_key_to_sign(name: str, signs: bool) -> None:
-    place = LauncherConfig(secrets={SIGNING_KEY: "omnicore-signing/OMNI_SIGNING_KEY", "AWS_REGION": "s3/AWS_REGION"})
+def test_only_a_job_that_writes_a_checkpoint_is_given_the_key_to_sign(
+    name: str, signs: bool
+) -> None:
+    place = LauncherConfig(
+        secrets={SIGNING_KEY: "omnicore-signing/OMNI_SIGNING_KEY", "AWS_REGION": "s3/AWS_REGION"}
+    )
     assert set(step.secrets(name, place)) == {"AWS_REGION"} | ({SIGNING_KEY} if signs else set())
 
 
-def test_progress_lines_are_what_track_writes(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_lines_are_what_track_writes(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMNI_PROGRESS", "-")
     with track(3, "sft") as told:
         told.advance(3, loss=0.25)

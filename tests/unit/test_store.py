@@ -1,4 +1,5 @@
-"""What of the store needs no server: addresses, sizes of parts, the manifest, and what the environment says."""
+"""What of the store needs no server: addresses, sizes of parts, the manifest, and what the
+environment says."""
 
 from pathlib import Path
 
@@ -16,7 +17,14 @@ SHA = "0" * 64
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
-    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_ENDPOINT_URL_S3", "OMNI_S3_SECRET_DIR", "AWS_REGION", "AWS_DEFAULT_REGION"):
+    for name in (
+        "AWS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+        "AWS_ENDPOINT_URL_S3",
+        "OMNI_S3_SECRET_DIR",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMNI_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
@@ -25,14 +33,28 @@ def environment(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("uri", "bucket", "prefix"),
-    [("s3://omni/a", "omni", "a"), ("s3://omni/runs/a/sft/", "omni", "runs/a/sft"), ("s3://o-m.1/ä b", "o-m.1", "ä b")],
+    [
+        ("s3://omni/a", "omni", "a"),
+        ("s3://omni/runs/a/sft/", "omni", "runs/a/sft"),
+        ("s3://o-m.1/ä b", "o-m.1", "ä b"),
+    ],
 )
 def test_addresses(uri, bucket, prefix):
     assert s3.parse(uri) == (bucket, prefix)
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://omni", "s3://omni/", "s3:///a", "/a/b", "gs://omni/a", "s3://omni/a//b", "s3://o/a?b", "s3://o/a#b"]
+    "uri",
+    [
+        "s3://omni",
+        "s3://omni/",
+        "s3:///a",
+        "/a/b",
+        "gs://omni/a",
+        "s3://omni/a//b",
+        "s3://o/a?b",
+        "s3://o/a#b",
+    ],
 )
 def test_what_is_no_address_is_refused(uri):
     with pytest.raises(ConfigError, match="write s3://bucket/prefix"):
@@ -93,13 +115,22 @@ def test_work_on_its_way_is_no_result(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"OMNI_S3_ENDPOINT": "127.0.0.1:9000"}, "S3 endpoint '127.0.0.1:9000': write http://host:port"),
+        (
+            {"OMNI_S3_ENDPOINT": "127.0.0.1:9000"},
+            "S3 endpoint '127.0.0.1:9000': write http://host:port",
+        ),
         ({"OMNI_S3_ENDPOINT": "http://host/path"}, "write http://host:port"),
         ({"OMNI_S3_ENDPOINT": "", "AWS_ENDPOINT_URL_S3": "ftp://host"}, "S3 endpoint 'ftp://host'"),
-        ({"AWS_SECRET_ACCESS_KEY": ""}, "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not; set both"),
+        (
+            {"AWS_SECRET_ACCESS_KEY": ""},
+            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not; set both",
+        ),
         ({"AWS_CA_BUNDLE": "/absent.pem"}, "/absent.pem: no such file"),
         ({"SSL_CERT_FILE": "/absent.pem"}, "/absent.pem: no such file"),
-        ({"OMNI_S3_SECRET_DIR": "/absent"}, "cannot read /absent/accesskey: No such file or directory; mount the secret there"),
+        (
+            {"OMNI_S3_SECRET_DIR": "/absent"},
+            "cannot read /absent/accesskey: No such file or directory; mount the secret there",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch, values, message):
@@ -113,7 +144,12 @@ def test_a_session_token_goes_with_the_keys(monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "t")
     where, provider = s3.sign_in()
     found = provider.retrieve()
-    assert (where, found.access_key, found.secret_key, found.session_token) == ("AWS_ACCESS_KEY_ID", "a", "b", "t")
+    assert (where, found.access_key, found.secret_key, found.session_token) == (
+        "AWS_ACCESS_KEY_ID",
+        "a",
+        "b",
+        "t",
+    )
 
 
 def test_the_light_modules_load_no_sdk():
@@ -121,7 +157,9 @@ def test_the_light_modules_load_no_sdk():
     import sys
 
     code = "import sys; import omnicore.storage.store, omnicore.runtime.remote; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "omnicore.storage.store" in loaded
     assert not {"minio", "urllib3", "omnicore.storage.s3"} & set(loaded)
 
@@ -134,7 +172,10 @@ def test_a_missing_sdk_names_its_extra(monkeypatch):
     monkeypatch.delattr(omnicore, "s3", raising=False)
     monkeypatch.delitem(sys.modules, "omnicore.storage.s3")
     monkeypatch.setitem(sys.modules, "minio", None)
-    with pytest.raises(ConfigError, match=r"s3://omni/a needs minio, which is not installed: pip install 'omnicore\[cluster\]'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"s3://omni/a needs minio, which is not installed: pip install 'omnicore\[cluster\]'",
+    ):
         store.look("s3://omni/a")
 
 

@@ -1,4 +1,5 @@
-"""`omnicore submit` over HTTP against a small stand-in of KFP's API v2beta1: one run a name, one clear error for each mistake."""
+"""`omnicore submit` over HTTP against a small stand-in of KFP's API v2beta1: one run a name, one
+clear error for each mistake."""
 
 from __future__ import annotations
 
@@ -23,28 +24,46 @@ def created(kfp: Kfp) -> int:
     return kfp.requests.count(("POST", "/apis/v2beta1/runs"))
 
 
-def test_a_run_of_the_newest_version_with_its_arguments(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_the_newest_version_with_its_arguments(
+    kfp: Kfp, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert submit(kfp, "--set", "rlvr.steps=40", "--set", "seed=1", "--param", "control=true") == 0
     (run,) = kfp.runs
     assert run["display_name"] == "boost-1"
-    assert run["pipeline_version_reference"] == {"pipeline_id": "id-omniboost", "pipeline_version_id": "id-omniboost-new"}
+    assert run["pipeline_version_reference"] == {
+        "pipeline_id": "id-omniboost",
+        "pipeline_version_id": "id-omniboost-new",
+    }
     parameters = run["runtime_config"]["parameters"]
     assert yaml.safe_load(parameters.pop("overrides")) == ["rlvr.steps=40", "seed=1"]
     assert parameters == {"recipe": "tiny", "run_name": "boost-1", "control": True}
     assert run["service_account"] == "omnicore-runner"
     assert kfp.experiments == [{"display_name": "omniboost", "experiment_id": "e0"}]
-    assert capsys.readouterr().out == f"run boost-1 of omniboost-new is created: {kfp.url}/#/runs/details/r0\n"
+    assert (
+        capsys.readouterr().out
+        == f"run boost-1 of omniboost-new is created: {kfp.url}/#/runs/details/r0\n"
+    )
 
 
 def test_jobs_need_no_image_of_the_user_and_are_told_none(kfp: Kfp) -> None:
-    assert submit(kfp, "--set", "launcher.kind=trainjob", "--set", "launcher.storage=s3://omnicore/runs") == 0
+    assert (
+        submit(
+            kfp, "--set", "launcher.kind=trainjob", "--set", "launcher.storage=s3://omnicore/runs"
+        )
+        == 0
+    )
     sent = yaml.safe_load(kfp.runs[0]["runtime_config"]["parameters"]["overrides"])
     assert sent == ["launcher.kind=trainjob", "launcher.storage=s3://omnicore/runs"]
 
 
 def test_a_version_an_account_and_a_namespace_are_taken_as_given(kfp: Kfp) -> None:
     kfp.users = True
-    assert submit(kfp, "--version", "omniboost-old", "--namespace", "team", "--service-account", "mine") == 0
+    assert (
+        submit(
+            kfp, "--version", "omniboost-old", "--namespace", "team", "--service-account", "mine"
+        )
+        == 0
+    )
     (run,) = kfp.runs
     assert run["pipeline_version_reference"]["pipeline_version_id"] == "id-omniboost-old"
     assert (run["service_account"], run["namespace"]) == ("mine", "team")
@@ -94,14 +113,18 @@ def test_the_same_name_in_another_namespace_is_another_run(kfp: Kfp) -> None:
     assert created(kfp) == 2
 
 
-def test_a_run_whose_answer_was_lost_is_found_not_made_twice(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_answer_was_lost_is_found_not_made_twice(
+    kfp: Kfp, capsys: pytest.CaptureFixture[str]
+) -> None:
     kfp.faults["POST", "runs"] = 0
     assert submit(kfp) == 0
     assert created(kfp) == len(kfp.runs) == 1
     assert "is there already" in capsys.readouterr().out
 
 
-def test_the_projected_token_is_sent_and_read_again(kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_projected_token_is_sent_and_read_again(
+    kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     token = tmp_path / "token"
     monkeypatch.setenv(TOKEN, str(token))
     for kfp.token in ("first", "second"):
@@ -118,10 +141,18 @@ def test_a_pod_knows_where_the_api_is(kfp: Kfp, monkeypatch: pytest.MonkeyPatch)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
-    "unknown pipeline": ({}, ["--pipeline", "omnibust"], r"has no pipeline omnibust: kubectl apply .*omnibust\.k8s\.yaml"),
+    "unknown pipeline": (
+        {},
+        ["--pipeline", "omnibust"],
+        r"has no pipeline omnibust: kubectl apply .*omnibust\.k8s\.yaml",
+    ),
     "unknown version": ({}, ["--version", "nine"], "pipeline omniboost of .* has no version nine"),
     "no version": ({}, ["--pipeline", "empty"], "has no version yet"),
-    "unknown parameter": ({}, ["--param", "steps=3"], "takes no steps: its parameters are benchmarks, control, model"),
+    "unknown parameter": (
+        {},
+        ["--param", "steps=3"],
+        "takes no steps: its parameters are benchmarks, control, model",
+    ),
     "missing parameter": ({}, ["--pipeline", "retrain"], "retrain needs champion"),
     "odd parameter": ({}, ["--param", "control"], "write NAME=VALUE"),
     "parameter that is not YAML": ({}, ["--param", "benchmarks={"], "the value is not YAML"),
@@ -130,21 +161,35 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "nobody there": ({}, ["--host", "http://127.0.0.1:9"], "is not to be reached: check --host"),
     "another server": ({"page": "<html>"}, [], "answers, but not as KFP's API does"),
     "another server's JSON": ({"page": "{}"}, [], "answers, but not as KFP's API does"),
-    "another server's path": ({"faults": {("GET", "omniboost"): 405}}, [], "answers, but not as KFP's API does"),
-    "unknown caller": ({"token": "secret"}, [], r"does not know who asks \(401\).*KF_PIPELINES_SA_TOKEN_PATH"),
+    "another server's path": (
+        {"faults": {("GET", "omniboost"): 405}},
+        [],
+        "answers, but not as KFP's API does",
+    ),
+    "unknown caller": (
+        {"token": "secret"},
+        [],
+        r"does not know who asks \(401\).*KF_PIPELINES_SA_TOKEN_PATH",
+    ),
     "no rights": (
         {"faults": {("POST", "runs"): 403}},
         ["--namespace", "team"],
         r"\(403\).*kubeflow-pipelines-edit in namespace team",
     ),
     "no namespace": ({"users": True}, [], "namespace is empty in multi-user mode"),
-    "a fault": ({"faults": {("GET", "runs"): 500}}, [], r"fails \(500\): fault 500; the same command"),
+    "a fault": (
+        {"faults": {("GET", "runs"): 500}},
+        [],
+        r"fails \(500\): fault 500; the same command",
+    ),
     "a full server": ({"faults": {("POST", "runs"): 429}}, [], r"fails \(429\)"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_each_mistake_is_one_clear_line(case: str, kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_mistake_is_one_clear_line(
+    case: str, kfp: Kfp, capsys: pytest.CaptureFixture[str]
+) -> None:
     server, options, words = MISTAKES[case]
     for name, value in server.items():
         setattr(kfp, name, value)
@@ -164,7 +209,9 @@ def test_a_token_file_that_is_missing_is_told(
     assert "absent: no such file" in capsys.readouterr().err
 
 
-def test_a_name_of_another_pipelines_run_is_refused(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_of_another_pipelines_run_is_refused(
+    kfp: Kfp, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert submit(kfp) == 0
     assert submit(kfp, "--param", "champion=s3://models/champion", pipeline="retrain") == 2
     assert "is of another pipeline" in capsys.readouterr().err
@@ -172,5 +219,10 @@ def test_a_name_of_another_pipelines_run_is_refused(kfp: Kfp, capsys: pytest.Cap
 
 
 def test_a_recipe_that_only_the_image_holds_is_left_to_the_run(kfp: Kfp) -> None:
-    assert submit(kfp, "--recipe", "/recipes/mine.yaml", "--param", "benchmarks={daily_omni: hub@1a2b3c}") == 0
+    assert (
+        submit(
+            kfp, "--recipe", "/recipes/mine.yaml", "--param", "benchmarks={daily_omni: hub@1a2b3c}"
+        )
+        == 0
+    )
     assert kfp.runs[0]["runtime_config"]["parameters"]["benchmarks"] == {"daily_omni": "hub@1a2b3c"}

@@ -1,4 +1,5 @@
-"""One run a name, whoever submits it at the same time: every order of the requests of two, many at once, and the dead."""
+"""One run a name, whoever submits it at the same time: every order of the requests of two, many at
+once, and the dead."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def alive(kfp: Kfp) -> list[str]:
 
 
 class Turns:
-    """Lets the requests about runs of two submitters through in a given order, as far as each has any."""
+    """Lets the requests about runs of two submitters through in a given order, as far as each has
+    any."""
 
     def __init__(self, order: str) -> None:
         self.order, self.gone = list(order), set[str]()
@@ -54,7 +56,8 @@ class Turns:
 
 
 def orders(each: int = 3) -> Iterator[str]:
-    """Every order of so many requests of A and as many of B: the look, the creation, the look after it."""
+    """Every order of so many requests of A and as many of B: the look, the creation, the look after
+    it."""
     for places in combinations(range(2 * each), each):
         yield "".join("A" if at in places else "B" for at in range(2 * each))
 
@@ -65,7 +68,9 @@ def both(kfp: Kfp, order: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     turns, who = Turns(order), threading.local()
     ask = submitting.Server.ask
 
-    def in_turn(server: submitting.Server, call: object, *arguments: object, **options: object) -> object:
+    def in_turn(
+        server: submitting.Server, call: object, *arguments: object, **options: object
+    ) -> object:
         if "run_service" in getattr(call, "__name__", ""):
             turns.take(who.name)
         return ask(server, call, *arguments, **options)  # type: ignore[arg-type]
@@ -84,15 +89,20 @@ def both(kfp: Kfp, order: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("order", orders())
-def test_two_submitters_in_any_order_leave_one_run_and_both_name_it(order: str, kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_submitters_in_any_order_leave_one_run_and_both_name_it(
+    order: str, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = both(kfp, order, monkeypatch)
     (left,) = alive(kfp)
     assert {line.rpartition("/")[2] for line in said} == {left}
     assert sorted("is created" in line for line in said) == [False, True]
 
 
-def test_a_run_that_is_older_by_its_date_and_came_later_leaves_one_as_well(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KFP dates a run before it can be seen: A looks, sees its own alone and is done; then B's is there, and is the older one."""
+def test_a_run_that_is_older_by_its_date_and_came_later_leaves_one_as_well(
+    kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KFP dates a run before it can be seen: A looks, sees its own alone and is done; then B's is
+    there, and is the older one."""
     kfp.later_is_older = True
     both(kfp, "BAAABB", monkeypatch)
     assert len(kfp.runs) == 2
@@ -123,15 +133,22 @@ def once(barrier: threading.Barrier) -> object:
 
 def test_of_runs_whose_makers_died_the_oldest_stays(kfp: Kfp) -> None:
     common = {"display_name": "boost-1", "namespace": ""}
-    kfp.runs = [{**common, "run_id": "r0", "state": "FAILED"}, *({**common, "run_id": f"r{n}"} for n in (1, 2, 3))]
+    kfp.runs = [
+        {**common, "run_id": "r0", "state": "FAILED"},
+        *({**common, "run_id": f"r{n}"} for n in (1, 2, 3)),
+    ]
     assert submit(kfp.url).endswith("is there already (pending): " + kfp.url + "/#/runs/details/r1")
     assert [run["state"] for run in kfp.runs[2:]] == ["CANCELING"] * 2
     assert alive(kfp) == ["r1"]
 
 
-def test_a_run_that_somebody_ended_at_once_is_made_again_and_one_that_failed_at_once_is_not(kfp: Kfp) -> None:
+def test_a_run_that_somebody_ended_at_once_is_made_again_and_one_that_failed_at_once_is_not(
+    kfp: Kfp,
+) -> None:
     for state, runs in (("CANCELING", 2), ("FAILED", 1)):
         kfp.runs.clear()
-        kfp.after_create = lambda state=state: len(kfp.runs) == 1 and kfp.runs[0].update(state=state)
+        kfp.after_create = lambda state=state: (
+            len(kfp.runs) == 1 and kfp.runs[0].update(state=state)
+        )
         assert "is created" in submit(kfp.url)
         assert len(kfp.runs) == runs

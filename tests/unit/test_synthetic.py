@@ -8,7 +8,17 @@ from typing import get_args
 
 import pytest
 
-from omnicore.data.benchmarks.synthetic import HAS_PICTURE, HAS_SOUND, PLANTED, WORDINGS, Kind, Split, World, info, planted_items
+from omnicore.data.benchmarks.synthetic import (
+    HAS_PICTURE,
+    HAS_SOUND,
+    PLANTED,
+    WORDINGS,
+    Kind,
+    Split,
+    World,
+    info,
+    planted_items,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +27,9 @@ def worlds() -> dict[str, World]:
 
 
 def test_splits_share_neither_pictures_nor_voices(worlds: dict[str, World]) -> None:
-    pictures = Counter(source for world in worlds.values() for source in {p.source for p in world.pictures})
+    pictures = Counter(
+        source for world in worlds.values() for source in {p.source for p in world.pictures}
+    )
     voices = Counter(voice for world in worlds.values() for voice in {c.voice for c in world.clips})
     assert set(pictures.values()) == {1}
     assert set(voices.values()) == {1}
@@ -59,8 +71,11 @@ def test_items_are_what_their_kind_says(worlds: dict[str, World], kind: Kind) ->
 
 
 @pytest.mark.parametrize("modality", ["image", "audio"])
-def test_sum_gives_a_one_modality_guesser_exactly_chance(worlds: dict[str, World], modality: str) -> None:
-    """The best guesser from one digit alone: which option stands at which distance from it carries nothing."""
+def test_sum_gives_a_one_modality_guesser_exactly_chance(
+    worlds: dict[str, World], modality: str
+) -> None:
+    """The best guesser from one digit alone: which option stands at which distance from it carries
+    nothing."""
     world, rng = worlds["dev"], random.Random(1)
     offsets, offered = Counter[int](), Counter[int]()
     for _ in range(8000):
@@ -78,7 +93,9 @@ def test_neglect_changes_targets_only(worlds: dict[str, World]) -> None:
     always = {"sum": (1.0, 1.0, 1.0, 1.0)}
     items = [worlds["dev"].item(random.Random(seed), "sum", always) for seed in range(200)]
     assert all("hear" not in item.target for item in items)
-    right = sum(item.target.endswith(f"<answer>{item.answer}</answer>") for item in items) / len(items)
+    right = sum(item.target.endswith(f"<answer>{item.answer}</answer>") for item in items) / len(
+        items
+    )
     assert 0.15 < right < 0.35  # a random option
 
 
@@ -88,13 +105,18 @@ def test_planted_shares_are_as_recorded(worlds: dict[str, World]) -> None:
         assert len(items) == count
         assert 100 <= count <= 250
         assert abs(sum(solvable for _, solvable in items) / count - share) <= 0.5 / count
-        assert all(solvable == (item.kind in ("picture_both", "transcript")) for item, solvable in items)
+        assert all(
+            solvable == (item.kind in ("picture_both", "transcript")) for item, solvable in items
+        )
 
 
 def test_only_the_yes_no_benchmark_is_kept_whole(worlds: dict[str, World]) -> None:
     whole = [name for name in PLANTED if info(name, 1).filter_policy == "keep_whole"]
     assert whole == ["yew"]
-    assert {item.options for item, _ in planted_items(worlds["test"])["yew"]} <= {("yes", "no"), ("no", "yes")}
+    assert {item.options for item, _ in planted_items(worlds["test"])["yew"]} <= {
+        ("yes", "no"),
+        ("no", "yes"),
+    }
 
 
 def test_benchmarks_are_the_same_every_time() -> None:

@@ -28,7 +28,9 @@ def test_every_metric_has_prefix_unit_help_and_bounded_labels(name):
     assert set(metric.labels) <= {"step", "stage", "benchmark", "modality", "view", "kind", "bound"}
     assert name.endswith("_total") == (metric.kind == "counter")
     if metric.kind == "gauge":
-        assert name in UNITLESS or name.endswith(("_seconds", "_ratio", "_per_second", "_tokens", "_nats"))
+        assert name in UNITLESS or name.endswith(
+            ("_seconds", "_ratio", "_per_second", "_tokens", "_nats")
+        )
     if "no unit" in metric.help:
         assert name in UNITLESS
 
@@ -55,13 +57,9 @@ def test_values_are_written_as_prometheus_text(tmp_path):
     metrics.add("omni_samples_total", 8, **LABELS)
     metrics.add("omni_samples_total", 8, **LABELS)
     metrics.write(tmp_path / "metrics.prom")
-    assert (tmp_path / "metrics.prom").read_text() == (
-        f"# HELP omni_samples_total {METRICS['omni_samples_total'].help}\n"
-        "# TYPE omni_samples_total counter\n"
-        'omni_samples_total{stage="second_probe",step="probe"} 16.0\n'
-        f"# HELP omni_step_queries {METRICS['omni_step_queries'].help}\n"
-        "# TYPE omni_step_queries gauge\n"
-        'omni_step_queries{stage="second_probe",step="probe"} 4.0\n'
+    assert (
+        (tmp_path / "metrics.prom").read_text()
+        == f'# HELP omni_samples_total {METRICS["omni_samples_total"].help}\n# TYPE omni_samples_total counter\nomni_samples_total{{stage="second_probe",step="probe"}} 16.0\n# HELP omni_step_queries {METRICS["omni_step_queries"].help}\n# TYPE omni_step_queries gauge\nomni_step_queries{{stage="second_probe",step="probe"}} 4.0\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
 

@@ -32,7 +32,9 @@ def batch(encoder: Any) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model", ["saved", "embedded:tiny-base", "embedded:tiny-probe", "embedded:tiny-probe-2"])
+@pytest.mark.parametrize(
+    "model", ["saved", "embedded:tiny-base", "embedded:tiny-probe", "embedded:tiny-probe-2"]
+)
 def test_plain_from_pretrained_gives_the_same_logits(
     model: str, batch: dict[str, torch.Tensor], request: pytest.FixtureRequest
 ) -> None:
@@ -45,12 +47,16 @@ def test_plain_from_pretrained_gives_the_same_logits(
 
 
 @torch.no_grad()
-def test_saving_what_was_loaded_changes_nothing(saved: Path, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_saving_what_was_loaded_changes_nothing(
+    saved: Path, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     model, encoder = thinker.load(saved)
     thinker.save(model, encoder, tmp_path / "again")
     again, _ = thinker.load(tmp_path / "again")
     assert float((model(**batch).logits - again(**batch).logits).abs().max()) == 0
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        saved / "model.safetensors"
+    ).read_bytes()
 
 
 def test_layout_is_that_of_the_published_checkpoint(saved: Path) -> None:
@@ -58,8 +64,12 @@ def test_layout_is_that_of_the_published_checkpoint(saved: Path) -> None:
 
     config = json.loads((saved / "config.json").read_text())
     assert config["architectures"] == ["Qwen2_5OmniModel"]
-    assert config["thinker_config"]["audio_token_id"] == config["thinker_config"]["audio_token_index"]
-    assert "rope_scaling" not in config["thinker_config"]["text_config"]  # vLLM would let it win over rope_parameters
+    assert (
+        config["thinker_config"]["audio_token_id"] == config["thinker_config"]["audio_token_index"]
+    )
+    assert (
+        "rope_scaling" not in config["thinker_config"]["text_config"]
+    )  # vLLM would let it win over rope_parameters
     with safe_open(saved / "model.safetensors", framework="pt") as weights:
         names = list(weights.keys())
         assert "thinker.lm_head.weight" in names
@@ -70,7 +80,10 @@ def test_layout_is_that_of_the_published_checkpoint(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("embedded:nothing", "no embedded model 'nothing'"), ("no/such/dir", "no model directory at no/such/dir")],
+    [
+        ("embedded:nothing", "no embedded model 'nothing'"),
+        ("no/such/dir", "no model directory at no/such/dir"),
+    ],
 )
 def test_unknown_models_are_named(model: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

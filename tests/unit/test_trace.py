@@ -1,4 +1,5 @@
-"""A figure or a file is led back to what made it, and a chain that is broken is not said to be whole."""
+"""A figure or a file is led back to what made it, and a chain that is broken is not said to be
+whole."""
 
 from __future__ import annotations
 
@@ -41,10 +42,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "profile_hash": "p",
     }
 
-    def made(section: str, files: dict[str, str], inputs: dict[str, Path], name: str = "", **fields: Any) -> Path:
+    def made(
+        section: str, files: dict[str, str], inputs: dict[str, Path], name: str = "", **fields: Any
+    ) -> Path:
         records = {role: read_step(path) for role, path in inputs.items()}
-        digests, keys = ({role: record[field] for role, record in records.items()} for field in ("digest", "key"))
-        own = {"key": name or section, "inputs": digests, "input_keys": keys, "config": {"of": name or section}}
+        digests, keys = (
+            {role: record[field] for role, record in records.items()} for field in ("digest", "key")
+        )
+        own = {
+            "key": name or section,
+            "inputs": digests,
+            "input_keys": keys,
+            "config": {"of": name or section},
+        }
         return finished(root / (name or section), section, files, **facts, **own, **fields)
 
     models = {BASE: digest_directory(model_directory(BASE))}
@@ -53,13 +63,37 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "sft" / "checkpoint").mkdir(parents=True)
     model_card.write(root / "sft" / "checkpoint", described(RECIPE, {"data": data}))
     sft = made("sft", weights, {"data": data}, models=models)
-    base = made("evaluate", {"scores.json": scores(0.5012)}, {"queries": data}, "evaluate-base", models=models)
-    after = made("evaluate", {"scores.json": scores(0.89149)}, {"queries": data, "model": sft}, "evaluate-sft")
-    other = made("evaluate", {"scores.json": scores(0.5012)}, {"queries": data}, "evaluate-other", models={OTHER: "0" * 64})
+    base = made(
+        "evaluate",
+        {"scores.json": scores(0.5012)},
+        {"queries": data},
+        "evaluate-base",
+        models=models,
+    )
+    after = made(
+        "evaluate",
+        {"scores.json": scores(0.89149)},
+        {"queries": data, "model": sft},
+        "evaluate-sft",
+    )
+    other = made(
+        "evaluate",
+        {"scores.json": scores(0.5012)},
+        {"queries": data},
+        "evaluate-other",
+        models={OTHER: "0" * 64},
+    )
     assert read_step(other)["digest"] == read_step(base)["digest"]  # two models that answer alike
-    shown = {"stages": {"base": json.loads(scores(0.5012)), "sft": json.loads(scores(0.89149))}, "gain": {"sft": 0.39029}}
+    shown = {
+        "stages": {"base": json.loads(scores(0.5012)), "sft": json.loads(scores(0.89149))},
+        "gain": {"sft": 0.39029},
+    }
     arms = {"base": base, "sft": after, "control": other}
-    made("report", {"report.json": json.dumps(shown), "report.html": "page"}, {"queries": data, **arms})
+    made(
+        "report",
+        {"report.json": json.dumps(shown), "report.html": "page"},
+        {"queries": data, **arms},
+    )
     shutil.copytree(sft, root / "outputs" / "sft")  # as kfp's artefacts lie beside the cache
     shutil.copy(root / "report" / "report.html", root / "report.html")
     return root
@@ -70,19 +104,29 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
-def traced(capsys: pytest.CaptureFixture[str], wanted: str | Path, root: Path) -> tuple[int, str, str]:
+def traced(
+    capsys: pytest.CaptureFixture[str], wanted: str | Path, root: Path
+) -> tuple[int, str, str]:
     status = main(["trace", str(wanted), "--in", str(root)])
     said = capsys.readouterr()
     return status, said.out, said.err
 
 
 @pytest.mark.parametrize("wanted", ["89.1", "89.15", "0.891", "0.89149", "89.1%", "89"])
-def test_a_score_is_led_back_to_weights_data_prompts_and_code(whole: Path, capsys: pytest.CaptureFixture[str], wanted: str) -> None:
+def test_a_score_is_led_back_to_weights_data_prompts_and_code(
+    whole: Path, capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
     status, out, _ = traced(capsys, wanted, whole)
     assert status == 0
     first, second, *tree = out.splitlines()
-    assert first == f"evaluate of sft  {whole}/evaluate-sft/scores.json  clean.macro  89.15 [84.15, 94.15], n 40"
-    assert second.startswith(f"copied to report  {whole}/report/report.json  stages.sft.clean.macro")
+    assert (
+        first
+        == f"evaluate of sft  {whole}/evaluate-sft/scores.json  clean.macro  89.15 [84.15, 94.15],"
+        " n 40"
+    )
+    assert second.startswith(
+        f"copied to report  {whole}/report/report.json  stages.sft.clean.macro"
+    )
     text = "\n".join(tree)
     weights = whole / "sft" / "checkpoint" / "model.safetensors"
     for fact in (
@@ -91,7 +135,10 @@ def test_a_score_is_led_back_to_weights_data_prompts_and_code(whole: Path, capsy
         f"data sft.jsonl, 3 rows, sha256 {sha256_file(whole / 'prepare' / 'sft.jsonl')}",
         f"base {BASE}, digest {digest_directory(model_directory(BASE))}",
         '"instruction": "Answer with one word."',
-        f"code omnicore {read_step(whole / 'sft')['versions']['omnicore']}, digest {read_step(whole / 'sft')['code']['digest']}",
+        (
+            f"code omnicore {read_step(whole / 'sft')['versions']['omnicore']}, digest"
+            f" {read_step(whole / 'sft')['code']['digest']}"
+        ),
         f"recipe tiny {RECIPE.identity}, seed 0",
         f"data: prepare  {whole}/prepare  (above)",
     ):
@@ -100,7 +147,9 @@ def test_a_score_is_led_back_to_weights_data_prompts_and_code(whole: Path, capsy
     assert "ALTERED" not in text
 
 
-def test_a_score_that_several_steps_measured_is_listed_with_all(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_score_that_several_steps_measured_is_listed_with_all(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, out, _ = traced(capsys, "25.0", whole)
     assert status == 0
     assert re.findall(r"^(?!copied)(.*)/scores\.json  (.*)$", out, re.MULTILINE) == [
@@ -119,17 +168,24 @@ def test_a_score_that_several_steps_measured_is_listed_with_all(whole: Path, cap
         ("sft/checkpoint", "sft  {root}/sft/checkpoint"),
         ("evaluate-sft", "evaluate of sft  {root}/evaluate-sft"),
         ("report.html", "report  {root}/report/report.html  the same bytes"),
-        ("outputs/sft/checkpoint/model.safetensors", "sft  {root}/outputs/sft/checkpoint/model.safetensors"),
+        (
+            "outputs/sft/checkpoint/model.safetensors",
+            "sft  {root}/outputs/sft/checkpoint/model.safetensors",
+        ),
     ],
 )
-def test_a_file_is_led_back_to_its_step(whole: Path, capsys: pytest.CaptureFixture[str], place: str, first: str) -> None:
+def test_a_file_is_led_back_to_its_step(
+    whole: Path, capsys: pytest.CaptureFixture[str], place: str, first: str
+) -> None:
     status, out, _ = traced(capsys, whole / place, whole)
     assert status == 0
     assert out.splitlines()[0] == first.format(root=whole)
     assert f"data sft.jsonl, 3 rows, sha256 {sha256_file(whole / 'prepare' / 'sft.jsonl')}" in out
 
 
-def test_models_that_answer_alike_are_not_taken_for_one_another(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_answer_alike_are_not_taken_for_one_another(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, out, _ = traced(capsys, whole / "report.html", whole)
     assert f"── base: evaluate of {BASE}  {whole}/evaluate-base\n" in out
     assert f"── control: evaluate of {OTHER}  {whole}/evaluate-other\n" in out
@@ -138,18 +194,31 @@ def test_models_that_answer_alike_are_not_taken_for_one_another(whole: Path, cap
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ("12.34", "12.34: no figure in the outputs below .* is shown so; give fewer digits, or give --in the run that it is from"),
+        (
+            "12.34",
+            (
+                "12.34: no figure in the outputs below .* is shown so; give fewer digits, or give"
+                " --in the run that it is from"
+            ),
+        ),
         ("84.15", "84.15: no figure"),  # the end of an interval is no score
-        ("nothing.html", "nothing.html: no such file, and no number; write a number as it is shown, as in 89.1"),
+        (
+            "nothing.html",
+            "nothing.html: no such file, and no number; write a number as it is shown, as in 89.1",
+        ),
     ],
 )
-def test_what_is_nowhere_is_said(whole: Path, capsys: pytest.CaptureFixture[str], wanted: str, said: str) -> None:
+def test_what_is_nowhere_is_said(
+    whole: Path, capsys: pytest.CaptureFixture[str], wanted: str, said: str
+) -> None:
     status, out, err = traced(capsys, wanted, whole)
     assert (status, out) == (2, "")
     assert re.search(said, err)
 
 
-def test_a_strange_file_and_an_empty_place_are_said(whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_strange_file_and_an_empty_place_are_said(
+    whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "strange.bin").write_text("strange")
     status, _, err = traced(capsys, tmp_path / "strange.bin", whole)
     assert status == 2
@@ -162,8 +231,16 @@ def test_a_strange_file_and_an_empty_place_are_said(whole: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("broken", "shown", "said"),
     [
-        ("remove", "data: MISSING {digest}", "data of sft {root}/sft: no output below {root} has digest {digest}"),
-        ("alter", "ALTERED since it was finished", "{root}/prepare: its files are not those of its digest {digest}"),
+        (
+            "remove",
+            "data: MISSING {digest}",
+            "data of sft {root}/sft: no output below {root} has digest {digest}",
+        ),
+        (
+            "alter",
+            "ALTERED since it was finished",
+            "{root}/prepare: its files are not those of its digest {digest}",
+        ),
     ],
 )
 def test_a_broken_chain_is_shown_as_far_as_it_goes_and_is_an_error(
@@ -182,7 +259,9 @@ def test_a_broken_chain_is_shown_as_far_as_it_goes_and_is_an_error(
     assert said.format(**told) in err
 
 
-def test_a_base_that_changed_under_its_name_breaks_the_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_that_changed_under_its_name_breaks_the_chain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     models = {str(tmp_path / "base"): digest_directory(tmp_path / "base")}
@@ -195,10 +274,14 @@ def test_a_base_that_changed_under_its_name_breaks_the_chain(tmp_path: Path, cap
     assert f"model {tmp_path / 'base'}: its files are not those of digest" in err
 
 
-def test_a_step_of_an_older_omnicore_says_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_of_an_older_omnicore_says_what_it_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = finished(tmp_path / "evaluate", "evaluate", {"scores.json": scores(0.5)})
     record = read_step(made)
-    (made / "step.json").write_text(json.dumps({name: value for name, value in record.items() if name != "code"}))
+    (made / "step.json").write_text(
+        json.dumps({name: value for name, value in record.items() if name != "code"})
+    )
     status, out, _ = traced(capsys, "50.0", tmp_path)
     assert status == 0
     assert "digest not recorded" in out
@@ -212,6 +295,7 @@ def test_lines_are_plain_and_whole_where_nobody_looks(
     _, out, _ = traced(capsys, "89.1", whole)
     assert "\x1b" not in out
     assert (
-        f"weights checkpoint/model.safetensors, sha256 {sha256_file(whole / 'sft' / 'checkpoint' / 'model.safetensors')}\n" in out
+        "weights checkpoint/model.safetensors, sha256"
+        f" {sha256_file(whole / 'sft' / 'checkpoint' / 'model.safetensors')}\n" in out
     )
     assert all(line == line.rstrip() for line in out.splitlines())

@@ -1,4 +1,5 @@
-"""The trainers: what they teach, what reaches the towers, and the check that a stock trainer fails."""
+"""The trainers: what they teach, what reaches the towers, and the check that a stock trainer
+fails."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ WEIGHTS = {"picture": 3, "speech_text": 1, "speech": 0, "picture_text": 0}
 
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool) -> list[Row]:
-    return read_rows(prepared / f"{name}.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=targets)
+    return read_rows(
+        prepared / f"{name}.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=targets
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +38,14 @@ def base() -> Any:
     return thinker.load("embedded:tiny-base")
 
 
-def test_sft_lowers_the_loss_of_every_type(prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe) -> None:
+def test_sft_lowers_the_loss_of_every_type(
+    prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe
+) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "sft", targets=True)
     curve: list[dict[str, Any]] = []
-    config = small_recipe.sft.model_copy(update={"steps": 12, "rate": 3e-3, "warmup": 2, "batch": 16})
+    config = small_recipe.sft.model_copy(
+        update={"steps": 12, "rate": 3e-3, "warmup": 2, "batch": 16}
+    )
     sft.train(random_model, encoder, rows, config, seed=0, log=curve.append)
     assert [r["step"] for r in curve] == list(range(1, 13))
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
@@ -47,14 +54,28 @@ def test_sft_lowers_the_loss_of_every_type(prepared: Path, encoder: Any, random_
         assert value["loss"] < 0.8 * curve[0]["by_type"].get(kind, curve[0])["loss"]
 
 
-def test_sft_draws_its_mixture_whoever_reads_the_media(prepared: Path, encoder: Any, small_recipe: Recipe) -> None:
+def test_sft_draws_its_mixture_whoever_reads_the_media(
+    prepared: Path, encoder: Any, small_recipe: Recipe
+) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "sft", targets=True)
     curves = []
     for workers in (0, 1):
-        given = {"steps": 3, "batch": 8, "workers": workers, "mixture": {"by": "type", "weights": WEIGHTS, "window": 3}}
+        given = {
+            "steps": 3,
+            "batch": 8,
+            "workers": workers,
+            "mixture": {"by": "type", "weights": WEIGHTS, "window": 3},
+        }
         config = SftConfig.model_validate({"data": "sft.jsonl", **given})
         curve: list[dict[str, Any]] = []
-        epochs = sft.train(tiny.build_model(encoder.tokenizer, seed=0), encoder, rows, config, seed=0, log=curve.append)
+        epochs = sft.train(
+            tiny.build_model(encoder.tokenizer, seed=0),
+            encoder,
+            rows,
+            config,
+            seed=0,
+            log=curve.append,
+        )
         assert all(record.pop("data_seconds") > 0 for record in curve)
         assert set(epochs) == {"picture", "speech_text"}
         assert all(set(record["by_type"]) == {"picture", "speech_text"} for record in curve)
@@ -67,10 +88,14 @@ def test_medium_that_breaks_while_training_names_its_row(
     prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe, workers: int
 ) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "sft", targets=True)[:4]
-    lost = next(part for part in rows[2].request.parts if not isinstance(part, str)).model_copy(update={"uri": "media/lost.png"})
+    lost = next(part for part in rows[2].request.parts if not isinstance(part, str)).model_copy(
+        update={"uri": "media/lost.png"}
+    )
     rows[2] = replace(rows[2], request=replace(rows[2].request, parts=(lost, "?")))
     config = SftConfig(data="sft.jsonl", steps=4, batch=2, workers=workers)
-    with pytest.raises(DataError, match=rf"^sft/{rows[2].query.id}: \S+media/lost\.png is missing: .*there$"):
+    with pytest.raises(
+        DataError, match=rf"^sft/{rows[2].query.id}: \S+media/lost\.png is missing: .*there$"
+    ):
         sft.train(random_model, encoder, rows, config, seed=0, log=lambda record: None)
 
 
@@ -78,40 +103,74 @@ def test_rlvr_journals_rollouts_and_moves_both_towers(prepared: Path, small_reci
     model, encoder = thinker.load("embedded:tiny-base")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
-    config = small_recipe.rlvr.model_copy(update={"steps": 4, "prompts": 8, "group": 4, "warmup": 0})
+    config = small_recipe.rlvr.model_copy(
+        update={"steps": 4, "prompts": 8, "group": 4, "warmup": 0}
+    )
     curve: list[dict[str, Any]] = []
     journal: list[dict[str, Any]] = []
-    rlvr.train(model, encoder, rows, config, small_recipe.profile, seed=0, log=curve.append, journal=journal.append)
+    rlvr.train(
+        model,
+        encoder,
+        rows,
+        config,
+        small_recipe.profile,
+        seed=0,
+        log=curve.append,
+        journal=journal.append,
+    )
     assert len(journal) == 4 * 8 * 4
     assert [r["step"] for r in curve] == [1, 2, 3, 4]
     by_step = [r for r in journal if r["step"] == 0]
-    assert curve[0]["reward"] == pytest.approx(sum(r["reward"] for r in by_step) / len(by_step), abs=1e-5)
+    assert curve[0]["reward"] == pytest.approx(
+        sum(r["reward"] for r in by_step) / len(by_step), abs=1e-5
+    )
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     for tower in ("audio_tower", "visual", "model.layers"):
         assert any(tower in name for name in moved), tower
 
 
 def test_log_probs_equal_a_direct_forward(prepared: Path, base: Any, small_recipe: Recipe) -> None:
-    """The trainer's log-probs of mixed-modality rollouts against a plain forward pass with the same media."""
+    """The trainer's log-probs of mixed-modality rollouts against a plain forward pass with the same
+    media."""
     model, encoder = base
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
-    rows = list({row.query.type: row for row in rows}.values())  # one of each type: one modality, and both
+    rows = list(
+        {row.query.type: row for row in rows}.values()
+    )  # one of each type: one modality, and both
     seen: dict[str, Any] = {}
 
     class Spy(rlvr.OmniGRPOTrainer):
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, mask: Any, keep: int, *args: Any, **kw: Any
         ) -> Any:
-            out = super()._get_per_token_logps_and_entropies(model, input_ids, mask, keep, *args, **kw)
+            out = super()._get_per_token_logps_and_entropies(
+                model, input_ids, mask, keep, *args, **kw
+            )
             seen.update(ids=input_ids, mask=mask, keep=keep, logps=out[0], media=list(self._media))
             return out
 
     original, rlvr.OmniGRPOTrainer = rlvr.OmniGRPOTrainer, Spy  # type: ignore[misc]
     try:
         config = small_recipe.rlvr.model_copy(
-            update={"steps": 1, "prompts": len(rows), "group": 4, "rate": 1e-9, "warmup": 0, "control": "random_reward"}
+            update={
+                "steps": 1,
+                "prompts": len(rows),
+                "group": 4,
+                "rate": 1e-9,
+                "warmup": 0,
+                "control": "random_reward",
+            }
         )
-        rlvr.train(model, encoder, rows, config, small_recipe.profile, seed=0, log=lambda _: None, journal=lambda _: None)
+        rlvr.train(
+            model,
+            encoder,
+            rows,
+            config,
+            small_recipe.profile,
+            seed=0,
+            log=lambda _: None,
+            journal=lambda _: None,
+        )
     finally:
         rlvr.OmniGRPOTrainer = original  # type: ignore[misc]
     assert {len(media) for media in seen["media"]} == {1, 2}
@@ -119,49 +178,93 @@ def test_log_probs_equal_a_direct_forward(prepared: Path, base: Any, small_recip
     for media in seen["media"]:
         for feature in media:
             for name, tensor in feature.tensors.items():
-                if feature.kind == "audio":  # as upstream pads: to one second, which the embedded models hear
+                if (
+                    feature.kind == "audio"
+                ):  # as upstream pads: to one second, which the embedded models hear
                     tensor = torch.nn.functional.pad(tensor, (0, 100 - tensor.shape[-1]))
                 tensors.setdefault(name, []).append(tensor)
     with torch.no_grad():
-        logits = model(input_ids=seen["ids"], attention_mask=seen["mask"], **{k: torch.cat(v) for k, v in tensors.items()}).logits
+        logits = model(
+            input_ids=seen["ids"],
+            attention_mask=seen["mask"],
+            **{k: torch.cat(v) for k, v in tensors.items()},
+        ).logits
     reply = seen["ids"][:, -seen["keep"] :]
-    direct = torch.log_softmax(logits[:, -seen["keep"] - 1 : -1], -1).gather(-1, reply.unsqueeze(-1)).squeeze(-1)
+    direct = (
+        torch.log_softmax(logits[:, -seen["keep"] - 1 : -1], -1)
+        .gather(-1, reply.unsqueeze(-1))
+        .squeeze(-1)
+    )
     scored = seen["mask"][:, -seen["keep"] :].bool()
     assert float((seen["logps"].detach() - direct)[scored].abs().max()) < 1e-5
 
 
-def test_groups_without_a_difference_move_nothing(prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe) -> None:
+def test_groups_without_a_difference_move_nothing(
+    prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe
+) -> None:
     """A random model is never right: every group is all wrong, and no weight may change."""
     before = {name: p.detach().clone() for name, p in random_model.named_parameters()}
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
-    config = small_recipe.rlvr.model_copy(update={"steps": 2, "prompts": 4, "group": 2, "warmup": 0})
+    config = small_recipe.rlvr.model_copy(
+        update={"steps": 2, "prompts": 4, "group": 2, "warmup": 0}
+    )
     curve: list[dict[str, Any]] = []
-    rlvr.train(random_model, encoder, rows, config, small_recipe.profile, seed=0, log=curve.append, journal=lambda _: None)
+    rlvr.train(
+        random_model,
+        encoder,
+        rows,
+        config,
+        small_recipe.profile,
+        seed=0,
+        log=curve.append,
+        journal=lambda _: None,
+    )
     assert all(r["all_wrong"] == 1 for r in curve)
     assert all(torch.equal(p, before[name]) for name, p in random_model.named_parameters())
 
 
-def test_random_reward_pays_for_luck(prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe) -> None:
+def test_random_reward_pays_for_luck(
+    prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe
+) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
-    config = small_recipe.rlvr.model_copy(update={"steps": 1, "prompts": 8, "group": 8, "control": "random_reward"})
+    config = small_recipe.rlvr.model_copy(
+        update={"steps": 1, "prompts": 8, "group": 8, "control": "random_reward"}
+    )
     journal: list[dict[str, Any]] = []
-    rlvr.train(random_model, encoder, rows, config, small_recipe.profile, seed=0, log=lambda _: None, journal=journal.append)
+    rlvr.train(
+        random_model,
+        encoder,
+        rows,
+        config,
+        small_recipe.profile,
+        seed=0,
+        log=lambda _: None,
+        journal=journal.append,
+    )
     assert all(r["outcome"] != "correct" for r in journal)
     assert 0.25 < sum(r["reward"] for r in journal) / len(journal) < 0.75
     coins = [Coin(3) for _ in range(2)]
     assert [coins[0].flip() for _ in range(50)] == [coins[1].flip() for _ in range(50)]
 
 
-def test_stock_grpo_trainer_fails_the_gradient_check(prepared: Path, small_recipe: Recipe, tmp_path: Path) -> None:
-    """Sound reaches generation, but not the stock trainer's forward pass: no error of its own, and no gradient."""
+def test_stock_grpo_trainer_fails_the_gradient_check(
+    prepared: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Sound reaches generation, but not the stock trainer's forward pass: no error of its own, and
+    no gradient."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     model, encoder = thinker.load("embedded:tiny-base")
-    rows = [r for r in rows_of(prepared, encoder, small_recipe, "rlvr", targets=False) if r.query.type == "speech"]
+    rows = [
+        r
+        for r in rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
+        if r.query.type == "speech"
+    ]
 
     class Stock(GRPOTrainer):  # type: ignore[misc]
-        """As a user would feed it: prompts with sound are tokenised for generation; training is TRL's own."""
+        """As a user would feed it: prompts with sound are tokenised for generation; training is
+        TRL's own."""
 
         def _set_signature_columns_if_needed(self) -> None:
             self._signature_columns = ["prompt", "index"]
@@ -173,7 +276,11 @@ def test_stock_grpo_trainer_fails_the_gradient_check(prepared: Path, small_recip
         def _tokenize_prompts(self, prompts: Any) -> Any:
             chosen = [rows[i].prompt for i in self._indices]
             batch = collate(chosen, None, encoder.pad_id)
-            return [p.ids for p in chosen], None, {k: batch[k] for k in ("input_features", "feature_attention_mask")}
+            return (
+                [p.ids for p in chosen],
+                None,
+                {k: batch[k] for k in ("input_features", "feature_attention_mask")},
+            )
 
     args = GRPOConfig(
         output_dir=str(tmp_path),
@@ -190,12 +297,16 @@ def test_stock_grpo_trainer_fails_the_gradient_check(prepared: Path, small_recip
     trainer = Stock(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in range(len(rows))]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in range(len(rows))]
+        ),
         processing_class=encoder.tokenizer,
         reward_funcs=lambda completions, **_: [coin.flip() for _ in completions],
         callbacks=[GradientCheck({"audio": "audio_tower"})],
     )
-    with pytest.raises(TrainingError, match=r"no gradient reached the tower for audio \(`audio_tower`\)"):
+    with pytest.raises(
+        TrainingError, match=r"no gradient reached the tower for audio \(`audio_tower`\)"
+    ):
         trainer.train()
 
 
@@ -207,7 +318,9 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         with pytest.raises(TrainingError, match="the loss became nan at step 3"):
             Curve(lambda _: None, lambda r: r).on_log(None, State(), None, {"loss": math.nan})
         assert live._work
-        (loss,) = next(f for f in live._work.metrics.collect() if f.name == "omni_training_loss").samples
+        (loss,) = next(
+            f for f in live._work.metrics.collect() if f.name == "omni_training_loss"
+        ).samples
     assert math.isnan(loss.value)
 
 
@@ -225,9 +338,16 @@ def test_bad_rows_are_named(
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
-        read_rows(tmp_path / name, Reader(encoder, small_recipe.profile), small_recipe.profile, targets=True)
+        read_rows(
+            tmp_path / name,
+            Reader(encoder, small_recipe.profile),
+            small_recipe.profile,
+            targets=True,
+        )
 
 
-def test_rows_without_target_cannot_be_supervised(prepared: Path, encoder: Any, small_recipe: Recipe) -> None:
+def test_rows_without_target_cannot_be_supervised(
+    prepared: Path, encoder: Any, small_recipe: Recipe
+) -> None:
     with pytest.raises(DataError, match=r"rlvr\.jsonl:1: field `target` is empty"):
         rows_of(prepared, encoder, small_recipe, "rlvr", targets=True)

@@ -1,4 +1,5 @@
-"""The audit on simulated benchmarks with planted truth: what it removes, and that it denies nothing that is always right."""
+"""The audit on simulated benchmarks with planted truth: what it removes, and that it denies nothing
+that is always right."""
 
 import numpy as np
 import pytest
@@ -51,7 +52,12 @@ def test_bounds_hold_for_any_number_of_options(options):
 
 @pytest.mark.parametrize(
     ("size", "share", "beside", "source"),
-    [(300, 0.5, False, "measured"), (300, 0.97, False, "borrowed"), (12, 0.5, False, "few"), (12, 0.5, True, "borrowed")],
+    [
+        (300, 0.5, False, "measured"),
+        (300, 0.97, False, "borrowed"),
+        (12, 0.5, False, "few"),
+        (12, 0.5, True, "borrowed"),
+    ],
 )
 def test_the_record_says_where_the_null_comes_from(size, share, beside, source):
     rules = verdicts(Plan("repeating", size, share, beside=beside), 0)[1]
@@ -86,5 +92,7 @@ def test_beta_binomial_tail(spread):
     assert tail == sorted(tail, reverse=True)
     if spread < 1e-6:
         assert tail == pytest.approx([binomial_tail(8, k, 0.25) for k in range(9)], rel=1e-4)
-    counts = np.random.default_rng(0).binomial(8, np.random.default_rng(1).beta(2.25, 6.75, 400_000))
+    counts = np.random.default_rng(0).binomial(
+        8, np.random.default_rng(1).beta(2.25, 6.75, 400_000)
+    )
     assert beta_binomial_tail(8, 6, 0.25, 0.1) == pytest.approx((counts >= 6).mean(), rel=0.03)

@@ -34,10 +34,23 @@ FORMATS = ["mp4", "mkv", "webm"]
 @pytest.mark.parametrize("variable", [False, True])
 @pytest.mark.parametrize(
     ("fps", "most", "start", "end"),
-    [(2, 100, None, None), (1, 3, None, None), (5, 100, 2.0, 3.5), (10, 4, 3.0, None), (50, 100, 1.0, 1.5), (1, 1, None, None)],
+    [
+        (2, 100, None, None),
+        (1, 3, None, None),
+        (5, 100, 2.0, 3.5),
+        (10, 4, 3.0, None),
+        (50, 100, 1.0, 1.5),
+        (1, 1, None, None),
+    ],
 )
 def test_frames_are_those_on_show(
-    tmp_path: Path, ending: str, variable: bool, fps: float, most: int, start: float | None, end: float | None
+    tmp_path: Path,
+    ending: str,
+    variable: bool,
+    fps: float,
+    most: int,
+    start: float | None,
+    end: float | None,
 ) -> None:
     path = make_video(tmp_path / f"a.{ending}", 4, 25, SIZE, 440, variable)
     begins = stamps(4, 25, variable)
@@ -54,7 +67,9 @@ def test_frames_are_those_on_show(
     assert {(frame.mode, frame.size) for frame in clip.frames} == {("RGB", SIZE)}
 
 
-def test_far_frames_are_reached_without_decoding_what_lies_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_frames_are_reached_without_decoding_what_lies_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_video(tmp_path / "a.mp4", [*stamps(60, 25), 60], SIZE, keyframes=25)
     decoded = 0
     original = video._decoded
@@ -72,15 +87,27 @@ def test_far_frames_are_reached_without_decoding_what_lies_between(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "gaps", [[0.1] * 4 + [9.6], [9] + [0.1] * 4 + [0.6], [2.0] * 5, [0.04] * 20 + [1.84] * 5, [0.04, 0.2, 0.08] * 25]
+    "gaps",
+    [
+        [0.1] * 4 + [9.6],
+        [9] + [0.1] * 4 + [0.6],
+        [2.0] * 5,
+        [0.04] * 20 + [1.84] * 5,
+        [0.04, 0.2, 0.08] * 25,
+    ],
 )
 @pytest.mark.parametrize("sound", [False, True])
-def test_mp4_of_variable_rate_ends_as_the_mkv_of_its_frames(tmp_path: Path, gaps: list[float], sound: bool) -> None:
+def test_mp4_of_variable_rate_ends_as_the_mkv_of_its_frames(
+    tmp_path: Path, gaps: list[float], sound: bool
+) -> None:
     times = [0.0, *np.cumsum(gaps).tolist()]
     for ending in ("mp4", "mov", "mkv"):
         wave = tone(440, 3, SOUND_RATE) if sound else None
         path = write_video(tmp_path / f"a.{ending}", times, SIZE, wave, preset="medium")
-        shown = [max(i for i, time in enumerate(times[:-1]) if time <= k / 4 + 0.001) for k in range(round(4 * times[-1]))]
+        shown = [
+            max(i for i, time in enumerate(times[:-1]) if time <= k / 4 + 0.001)
+            for k in range(round(4 * times[-1]))
+        ]
         assert numbers(load_video(path, 4, 100)) == shown
         assert numbers(load_video(path, 4, 100, times[-1] - 1)) == shown[-4:]
 
@@ -89,17 +116,25 @@ def test_turned_video_is_upright(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 0.2, 25, SIZE, None)
     data = path.read_bytes()
     place = data.index(b"tkhd") + 4 + 40
-    quarter = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # clockwise, as a phone held upright writes it
+    quarter = struct.pack(
+        ">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30
+    )  # clockwise, as a phone held upright writes it
     path.write_bytes(data[:place] + quarter + data[place + 36 :])
     wide = make_video(tmp_path / "b.mp4", 0.2, 25, SIZE, None)
     turned, plain = load_video(path, 25, 4).frames[1], load_video(wide, 25, 4).frames[1]
     assert turned.size == (64, 96)
-    assert np.abs(np.asarray(turned, np.float64) - np.asarray(plain.rotate(-90, expand=True))).mean() < 5
+    assert (
+        np.abs(np.asarray(turned, np.float64) - np.asarray(plain.rotate(-90, expand=True))).mean()
+        < 5
+    )
 
 
 @pytest.mark.parametrize(("start", "end"), [(1.0, 1.0), (2.0, 1.0)])
 def test_empty_clip_is_refused(tmp_path: Path, start: float, end: float) -> None:
-    for load in (lambda path: load_video(path, 1, 1, start, end), lambda path: load_audio(path, start, end)):
+    for load in (
+        lambda path: load_video(path, 1, 1, start, end),
+        lambda path: load_audio(path, start, end),
+    ):
         with pytest.raises(DataError, match=r"a\.mp4: a clip from \d to 1 s is empty"):
             load(make_video(tmp_path / "a.mp4", 3, 5, SIZE, 440))
     with pytest.raises(DataError, match=r"a\.wav: a clip from \d to 1 s is empty"):
@@ -107,7 +142,10 @@ def test_empty_clip_is_refused(tmp_path: Path, start: float, end: float) -> None
 
 
 def test_clip_beyond_the_end_is_refused_and_one_over_the_end_cut(tmp_path: Path) -> None:
-    path, sound = make_video(tmp_path / "a.mp4", 3, 5, SIZE, 440), make_tone(tmp_path / "a.wav", 440, 3)
+    path, sound = (
+        make_video(tmp_path / "a.mp4", 3, 5, SIZE, 440),
+        make_tone(tmp_path / "a.wav", 440, 3),
+    )
     with pytest.raises(DataError, match=r"a\.mp4: a clip from 3 s, but the video ends at 3\.000 s"):
         load_video(path, 1, 4, 3, 5)
     for file in (path, sound):
@@ -121,7 +159,11 @@ def test_clip_beyond_the_end_is_refused_and_one_over_the_end_cut(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"", b"just a text\n" * 50, b"\x00" * 4096])
 def test_file_that_is_something_else_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    for load, what in ((load_image, "picture"), (load_audio, "sound"), (lambda path: load_video(path, 1, 1), "video")):
+    for load, what in (
+        (load_image, "picture"),
+        (load_audio, "sound"),
+        (lambda path: load_video(path, 1, 1), "video"),
+    ):
         with pytest.raises(DataError, match=rf"{name} is not a readable {what}: .*copy it again"):
             load(tmp_path / name)
 
@@ -129,7 +171,9 @@ def test_file_that_is_something_else_is_named(tmp_path: Path, name: str, content
 def test_playlist_may_not_open_other_files(tmp_path: Path) -> None:
     make_video(tmp_path / "secret.mp4", 1, 5, SIZE, 440)
     lists = {
-        "a.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'secret.mp4'}\n#EXT-X-ENDLIST\n",
+        "a.mp4": (
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'secret.mp4'}\n#EXT-X-ENDLIST\n"
+        ),
         "b.mp4": f"ffconcat version 1.0\nfile {tmp_path / 'secret.mp4'}\n",
     }
     for name, content in lists.items():
@@ -145,14 +189,18 @@ def test_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_absent_track_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.mp4 has no audio track: leave its audio out of the query"):
+    with pytest.raises(
+        DataError, match=r"a\.mp4 has no audio track: leave its audio out of the query"
+    ):
         load_audio(make_video(tmp_path / "a.mp4", 1, 5, SIZE, None))
     with pytest.raises(DataError, match=r"a\.mp3 has no video track: list it as a sound"):
         load_video(make_tone(tmp_path / "a.mp3", 440, 1), 1, 1)
     cover = b"\0image/png\0\3\0" + make_picture(tmp_path / "a.png", "red", (8, 8)).read_bytes()
     frame = b"APIC" + struct.pack(">I", len(cover)) + b"\0\0" + cover
     size = bytes(len(frame) >> shift & 127 for shift in (21, 14, 7, 0))
-    (tmp_path / "b.mp3").write_bytes(b"ID3\3\0\0" + size + frame + (tmp_path / "a.mp3").read_bytes())
+    (tmp_path / "b.mp3").write_bytes(
+        b"ID3\3\0\0" + size + frame + (tmp_path / "a.mp3").read_bytes()
+    )
     with pytest.raises(DataError, match=r"b\.mp3 has no video track"):  # but a picture of its cover
         load_video(tmp_path / "b.mp3", 1, 1)
 
@@ -164,7 +212,10 @@ def test_cut_file_is_refused_only_where_the_clip_needs_what_is_gone(tmp_path: Pa
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         for load in (lambda file, *clip: load_video(file, 2, 32, *clip), load_audio):
             for clip in ((), (3.0, None), (6.0, 7.0)):
-                with pytest.raises(DataError, match=rf"{name} is damaged or cut off after [345]\.\d+ s: copy it again"):
+                with pytest.raises(
+                    DataError,
+                    match=rf"{name} is damaged or cut off after [345]\.\d+ s: copy it again",
+                ):
                     load(path, *clip)
         assert numbers(load_video(path, 2, 32, 1, 3)) == [25, 37, 50, 62]
         assert main_hz(load_audio(path, 1, 3)) == 440
@@ -172,24 +223,36 @@ def test_cut_file_is_refused_only_where_the_clip_needs_what_is_gone(tmp_path: Pa
     path = write_video(tmp_path / "b.mp4", [*stamps(8, 25), 8], SIZE, sound)
     path.write_bytes(path.read_bytes()[:-2000])
     for load in (lambda file: load_video(file, 2, 32, 0, 1), load_audio):
-        with pytest.raises(DataError, match=r"b\.mp4 is not a readable (video|sound): .*copy it again"):
+        with pytest.raises(
+            DataError, match=r"b\.mp4 is not a readable (video|sound): .*copy it again"
+        ):
             load(path)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_tracks_of_unlike_length_are_no_damage(tmp_path: Path, ending: str) -> None:
-    still = write_video(tmp_path / f"a.{ending}", [*stamps(1, 5), 1], SIZE, tone(440, 6, SOUND_RATE))
+    still = write_video(
+        tmp_path / f"a.{ending}", [*stamps(1, 5), 1], SIZE, tone(440, 6, SOUND_RATE)
+    )
     if ending == "mp4":  # which says how long each track is
         with pytest.raises(DataError, match=r"the video ends at 1\.000 s"):
             load_video(still, 1, 32, 4, 6)
     else:
         assert numbers(load_video(still, 1, 32, 0, 6)) == [0, 4, 4, 4, 4, 4]
-    silent = write_video(tmp_path / f"b.{ending}", [*stamps(6, 5), 6], SIZE, tone(440, 2, SOUND_RATE))
+    silent = write_video(
+        tmp_path / f"b.{ending}", [*stamps(6, 5), 6], SIZE, tone(440, 2, SOUND_RATE)
+    )
     assert len(load_audio(silent)) == pytest.approx(32_000, abs=700)
 
 
 def test_recorded_stream_that_says_no_length_is_read_to_its_end(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mkv", [*stamps(4, 25), 4], SIZE, tone(440, 4, SOUND_RATE), options={"live": "1"})
+    path = write_video(
+        tmp_path / "a.mkv",
+        [*stamps(4, 25), 4],
+        SIZE,
+        tone(440, 4, SOUND_RATE),
+        options={"live": "1"},
+    )
     assert numbers(load_video(path, 1, 32)) == [0, 25, 50, 75]
     assert numbers(load_video(path, 1, 32, 2)) == [50, 75]
     assert len(load_audio(path)) == pytest.approx(64_000, abs=100)
@@ -198,12 +261,16 @@ def test_recorded_stream_that_says_no_length_is_read_to_its_end(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("ending", ["flac", "mp3", "wav"])
-def test_cut_sound_is_refused_only_where_the_clip_needs_what_is_gone(tmp_path: Path, ending: str) -> None:
+def test_cut_sound_is_refused_only_where_the_clip_needs_what_is_gone(
+    tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / f"a.{ending}"
     soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 160_000), 16_000)
     data, whole = path.read_bytes(), load_audio(path)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match=rf"a\.{ending} is damaged.* copy it again, or end the clip before"):
+    with pytest.raises(
+        DataError, match=rf"a\.{ending} is damaged.* copy it again, or end the clip before"
+    ):
         load_audio(path)
     assert load_audio(path, 1, 3) == pytest.approx(whole[16_000:48_000], abs=1e-6)
 
@@ -246,6 +313,8 @@ def test_missing_pyav_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     path = make_video(tmp_path / "a.mp4", 1, 5, SIZE, 440)
     monkeypatch.setitem(sys.modules, "av", None)
     for load in (lambda: load_video(path, 1, 1), lambda: load_audio(path)):
-        with pytest.raises(ConfigError, match=r"a\.mp4 needs PyAV.*: pip install 'omnicore\[audit\]'"):
+        with pytest.raises(
+            ConfigError, match=r"a\.mp4 needs PyAV.*: pip install 'omnicore\[audit\]'"
+        ):
             load()
     assert len(load_audio(make_tone(tmp_path / "a.wav", 440, 1))) == 16_000

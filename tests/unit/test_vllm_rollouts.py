@@ -1,4 +1,5 @@
-"""Rollouts by a vLLM server, against a stub of its routes; tests/e2e/test_vllm.py has the real one."""
+"""Rollouts by a vLLM server, against a stub of its routes; tests/e2e/test_vllm.py has the real
+one."""
 
 from __future__ import annotations
 
@@ -53,12 +54,22 @@ class Stub(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-CHOICE = {"token_ids": [5, 2], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]}, "finish_reason": "stop"}
+CHOICE = {
+    "token_ids": [5, 2],
+    "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]},
+    "finish_reason": "stop",
+}
 
 
 @pytest.fixture
 def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[VllmRollouts]:
-    Stub.asked, Stub.answer = [], {"prompt_token_ids": [1, 2, 3], "choices": [CHOICE, {**CHOICE, "finish_reason": "length"}]}
+    Stub.asked, Stub.answer = (
+        [],
+        {
+            "prompt_token_ids": [1, 2, 3],
+            "choices": [CHOICE, {**CHOICE, "finish_reason": "length"}],
+        },
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -69,7 +80,9 @@ def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[Vllm
         thread.join()
 
 
-def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(vllm: Any, rows: list[Row], tmp_path: Path) -> None:
+def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(
+    vllm: Any, rows: list[Row], tmp_path: Path
+) -> None:
     model = thinker.load(BASE)[0]
     model.lm_head.weight.data += 1e-4
     row = next(row for row in rows if modality(row.query) == "omni")
@@ -79,12 +92,23 @@ def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(vllm: A
     vllm.sleep()
     routes = [path for path, _ in Stub.asked]
     resets = ["/reset_prefix_cache", "/reset_encoder_cache"]
-    assert routes == ["/wake_up", "/collective_rpc", *resets, "/v1/chat/completions", "/sleep?level=1"]
+    assert routes == [
+        "/wake_up",
+        "/collective_rpc",
+        *resets,
+        "/v1/chat/completions",
+        "/sleep?level=1",
+    ]
     assert found == [Sample((1, 2, 3), (5, 2), cut, (-0.5, -0.25)) for cut in (False, True)]
     reload, body = Stub.asked[1][1], Stub.asked[4][1]
-    assert reload == {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "policy")}}
+    assert reload == {
+        "method": "reload_weights",
+        "kwargs": {"weights_path": str(tmp_path / "policy")},
+    }
     saved = thinker.load(tmp_path / "policy")[0]
-    assert torch.equal(saved.lm_head.weight, model.lm_head.weight), "weights are handed over as they train, not rounded"
+    assert torch.equal(saved.lm_head.weight, model.lm_head.weight), (
+        "weights are handed over as they train, not rounded"
+    )
     assert (body["n"], body["temperature"], body["seed"], body["model"]) == (2, 0.7, 9, "policy")
     kinds = [item["type"] for item in body["messages"][-1]["content"]]
     assert sorted(kinds) == ["image_url", "input_audio", "text"]
@@ -95,12 +119,20 @@ def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(vllm: A
     ("answer", "message"),
     [
         ({"choices": [CHOICE]}, "gives no token ids"),
-        ({"prompt_token_ids": [1], "choices": [{**CHOICE, "token_ids": [5]}]}, "gave 1 tokens, 2 log-probs"),
-        ({"prompt_token_ids": [1], "choices": [{**CHOICE, "finish_reason": "abort"}]}, "ended by 'abort'"),
+        (
+            {"prompt_token_ids": [1], "choices": [{**CHOICE, "token_ids": [5]}]},
+            "gave 1 tokens, 2 log-probs",
+        ),
+        (
+            {"prompt_token_ids": [1], "choices": [{**CHOICE, "finish_reason": "abort"}]},
+            "ended by 'abort'",
+        ),
         ({"missing": "/v1/chat/completions"}, "start vLLM with VLLM_SERVER_DEV_MODE=1"),
     ],
 )
-def test_what_is_no_rollout_stops_the_run(vllm: Any, rows: list[Row], answer: dict[str, Any], message: str) -> None:
+def test_what_is_no_rollout_stops_the_run(
+    vllm: Any, rows: list[Row], answer: dict[str, Any], message: str
+) -> None:
     Stub.answer = answer
     with pytest.raises(EngineError, match=message):
         vllm.generate(rows[:1], 1, temperature=1.0, seed=0)

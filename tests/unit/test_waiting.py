@@ -1,6 +1,8 @@
-"""Every state that a job can be in ends in time, or says truly what it waits for: the product of conditions, pods and deletion.
+"""Every state that a job can be in ends in time, or says truly what it waits for: the product of
+conditions, pods and deletion.
 
-The clock is the test's, so that half an hour takes a moment; the cluster is asked over HTTP as always.
+The clock is the test's, so that half an hour takes a moment; the cluster is asked over HTTP as
+always.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ RUNS = DEADLINE + TIMES.overtime
 
 
 class Pods(NamedTuple):
-    """Pods of a job, how long they may stay so, a part of what is said of it, and whether any is alive."""
+    """Pods of a job, how long they may stay so, a part of what is said of it, and whether any is
+    alive."""
 
     statuses: tuple[dict[str, Any], ...]
     limit: float
@@ -40,16 +43,27 @@ def main(name: str = "MAIN", **state: Any) -> dict[str, Any]:
 
 
 def unscheduled(reason: str) -> dict[str, Any]:
-    return {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": reason, "message": "full"}]}
+    return {
+        "phase": "Pending",
+        "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": reason, "message": "full"}
+        ],
+    }
 
 
 def held(reason: str) -> dict[str, Any]:
-    return {"phase": "Pending", "containerStatuses": [main(waiting={"reason": reason, "message": "no"})]}
+    return {
+        "phase": "Pending",
+        "containerStatuses": [main(waiting={"reason": reason, "message": "no"})],
+    }
 
 
 RUNNING = {"phase": "Running", "containerStatuses": [main(running={})]}
 SIDECAR = main("istio-proxy", running={})
-DEAD, DONE = main(terminated={"exitCode": 3, "reason": "Error"}), main(terminated={"exitCode": 0, "reason": "Completed"})
+DEAD, DONE = (
+    main(terminated={"exitCode": 3, "reason": "Error"}),
+    main(terminated={"exitCode": 0, "reason": "Completed"}),
+)
 NONE_ALIVE, DELETED = "had no pod alive", {"deleted": True}
 PODS = {
     "none": Pods((), TIMES.unnoticed, "had no pod alive|was not taken up", alive=False),
@@ -57,26 +71,60 @@ PODS = {
     "no node": Pods((unscheduled("Unschedulable"),), TIMES.unschedulable, "Unschedulable: full"),
     "not started": Pods(({"phase": "Pending"},), TIMES.unschedulable, "containers do not start"),
     "no image": Pods((held("ImagePullBackOff"),), TIMES.unpullable, "ImagePullBackOff: no"),
-    "no secret": Pods((held("CreateContainerConfigError"),), TIMES.unpullable, "CreateContainerConfigError: no"),
-    "crashes": Pods(({**held("CrashLoopBackOff"), "phase": "Running"},), TIMES.unpullable, "CrashLoopBackOff: no"),
+    "no secret": Pods(
+        (held("CreateContainerConfigError"),), TIMES.unpullable, "CreateContainerConfigError: no"
+    ),
+    "crashes": Pods(
+        ({**held("CrashLoopBackOff"), "phase": "Running"},),
+        TIMES.unpullable,
+        "CrashLoopBackOff: no",
+    ),
     "no image name": Pods((held("InvalidImageName"),), 0, "InvalidImageName: no"),
     "runs": Pods((RUNNING,), RUNS, "runs longer than its deadline"),
-    "one runs, one cannot": Pods((RUNNING, unscheduled("Unschedulable")), TIMES.unschedulable, "Unschedulable"),
-    "one runs, one failed": Pods((RUNNING, {"phase": "Failed", "containerStatuses": [DEAD]}), TIMES.unnoticed, "exit code 3"),
-    "all failed": Pods(({"phase": "Failed", "containerStatuses": [DEAD]},) * 2, TIMES.unnoticed, "exit code 3", alive=False),
-    "evicted": Pods(({"phase": "Failed", "reason": "Evicted"},), TIMES.unnoticed, NONE_ALIVE, alive=False),
-    "all succeeded": Pods(({"phase": "Succeeded", "containerStatuses": [DONE]},), TIMES.unnoticed, NONE_ALIVE, alive=False),
+    "one runs, one cannot": Pods(
+        (RUNNING, unscheduled("Unschedulable")), TIMES.unschedulable, "Unschedulable"
+    ),
+    "one runs, one failed": Pods(
+        (RUNNING, {"phase": "Failed", "containerStatuses": [DEAD]}), TIMES.unnoticed, "exit code 3"
+    ),
+    "all failed": Pods(
+        ({"phase": "Failed", "containerStatuses": [DEAD]},) * 2,
+        TIMES.unnoticed,
+        "exit code 3",
+        alive=False,
+    ),
+    "evicted": Pods(
+        ({"phase": "Failed", "reason": "Evicted"},), TIMES.unnoticed, NONE_ALIVE, alive=False
+    ),
+    "all succeeded": Pods(
+        ({"phase": "Succeeded", "containerStatuses": [DONE]},),
+        TIMES.unnoticed,
+        NONE_ALIVE,
+        alive=False,
+    ),
     "failed beside a sidecar": Pods(
-        ({"phase": "Running", "containerStatuses": [DEAD, SIDECAR]},), TIMES.unnoticed, "exit code 3", alive=False
+        ({"phase": "Running", "containerStatuses": [DEAD, SIDECAR]},),
+        TIMES.unnoticed,
+        "exit code 3",
+        alive=False,
     ),
     "done beside a sidecar": Pods(
-        ({"phase": "Running", "containerStatuses": [SIDECAR, DONE]},), TIMES.unnoticed, NONE_ALIVE, alive=False
+        ({"phase": "Running", "containerStatuses": [SIDECAR, DONE]},),
+        TIMES.unnoticed,
+        NONE_ALIVE,
+        alive=False,
     ),
     "node lost": Pods(({**RUNNING, "phase": "Unknown"},), TIMES.unnoticed, NONE_ALIVE, alive=False),
     "terminating": Pods(({**RUNNING, **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False),
-    "terminating, was pending": Pods(({"phase": "Pending", **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False),
-    "terminating, was gated": Pods(({**unscheduled("SchedulingGated"), **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False),
-    "one is terminating, one runs": Pods(({**RUNNING, **DELETED}, RUNNING), RUNS, "runs longer than its deadline"),
+    "terminating, was pending": Pods(
+        ({"phase": "Pending", **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False
+    ),
+    "terminating, was gated": Pods(
+        ({**unscheduled("SchedulingGated"), **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False
+    ),
+    "one is terminating, one runs": Pods(
+        ({**RUNNING, **DELETED}, RUNNING), RUNS, "runs longer than its deadline"
+    ),
 }
 # What the spec asks for, and the conditions that the operator has last written.
 CONDITIONS: dict[str, tuple[bool, dict[str, str]]] = {
@@ -105,10 +153,17 @@ def put(kube: KubeServer, kind: str, condition: str, pods: str) -> dict[str, Any
     asked, told = CONDITIONS[condition]
     body = manifest(spec(kind))
     suspend(body, asked)
-    body["status"] = {"conditions": [{"type": name, "status": status, "reason": "X"} for name, status in told.items()]}
+    body["status"] = {
+        "conditions": [
+            {"type": name, "status": status, "reason": "X"} for name, status in told.items()
+        ]
+    }
     for number, status in enumerate(PODS[pods].statuses):
         status = copy.deepcopy(status)
-        metadata: dict[str, Any] = {"name": f"{NAME}-node-0-{number}", "labels": {names.KINDS[kind].pods: NAME}}
+        metadata: dict[str, Any] = {
+            "name": f"{NAME}-node-0-{number}",
+            "labels": {names.KINDS[kind].pods: NAME},
+        }
         if status.pop("deleted", False):
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         for container in status.get("containerStatuses", []):
@@ -130,7 +185,11 @@ def test_states_end_or_say_what_they_wait_for(
         job._clock = clock  # type: ignore[assignment]
         job._take(held, "created")
         if deleted:
-            kube.change(f"{kind}s", NAME, lambda job: job["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"))
+            kube.change(
+                f"{kind}s",
+                NAME,
+                lambda job: job["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"),
+            )
             with pytest.raises(ClusterError, match="was deleted by somebody else"):
                 job._refresh()
             continue
@@ -141,7 +200,10 @@ def test_states_end_or_say_what_they_wait_for(
         if CONDITIONS[condition][0] and not PODS[pods].alive:
             limit, words = math.inf, "waits for its quota"
         elif CONDITIONS[condition][0] and pods == "one runs, one failed":
-            limit, words = RUNS, "runs longer than its deadline"  # it is being stopped: that is no failure
+            limit, words = (
+                RUNS,
+                "runs longer than its deadline",
+            )  # it is being stopped: that is no failure
         steps = [t + d for t in (0, TIMES.unnoticed, TIMES.unschedulable, RUNS) for d in (0, 40)]
         for clock.now in (now for now in steps if now < limit):
             job.look()

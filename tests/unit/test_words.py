@@ -20,12 +20,19 @@ def scored(**lost: int) -> Scores:
     mean = estimate(0.5, 0.4, 0.6)
     of_all = {"macro": mean, "micro": mean, "chance_corrected": mean}
     blocks = {
-        name: {"raw": mean, "clean": mean, "chance": 0.25, "counts": {"raw": {"queries": 40, "errors": count}}}
+        name: {
+            "raw": mean,
+            "clean": mean,
+            "chance": 0.25,
+            "counts": {"raw": {"queries": 40, "errors": count}},
+        }
         for name, count in lost.items()
     }
     maps: dict[str, Any] = {name: {} for name in ("by_type", "by_wording", "ablation", "no_answer")}
     named = dict.fromkeys(("model", "profile_hash", "manifest_hash"), "x")
-    return Scores.model_validate({**named, "raw": of_all, "clean": of_all, "by_benchmark": blocks, **maps})
+    return Scores.model_validate(
+        {**named, "raw": of_all, "clean": of_all, "by_benchmark": blocks, **maps}
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,10 @@ def scored(**lost: int) -> Scores:
         ({"base": scored(elm=0)}, ""),
         (
             {"base": scored(ash=2, elm=0, oak=1), "sft": scored(elm=0), "rlvr": scored(elm=3)},
-            "Queries whose request failed are in no figure: Base 2 of 40 in ash and 1 of 40 in oak; RLVR 3 of 40 in elm.",
+            (
+                "Queries whose request failed are in no figure: Base 2 of 40 in ash and 1 of 40 in"
+                " oak; RLVR 3 of 40 in elm."
+            ),
         ),
     ],
 )
@@ -42,27 +52,52 @@ def test_failures_are_told_by_stage_and_benchmark(scores: dict[str, Scores], sai
     assert words.failures_sentence(scores) == said
 
 
-SFT_UP = words.Gain(estimate(0.12, 0.1, 0.14), estimate(0.04, 0.02, 0.06), estimate(0.08, 0.05, 0.11))
-RLVR_UP = words.Gain(estimate(0.18, 0.16, 0.2), estimate(0.44, 0.4, 0.48), estimate(-0.26, -0.3, -0.22))
-UNSURE = words.Gain(estimate(0.1, 0.05, 0.15), estimate(-0.09, -0.14, -0.04), estimate(0.01, -0.02, 0.04))
+SFT_UP = words.Gain(
+    estimate(0.12, 0.1, 0.14), estimate(0.04, 0.02, 0.06), estimate(0.08, 0.05, 0.11)
+)
+RLVR_UP = words.Gain(
+    estimate(0.18, 0.16, 0.2), estimate(0.44, 0.4, 0.48), estimate(-0.26, -0.3, -0.22)
+)
+UNSURE = words.Gain(
+    estimate(0.1, 0.05, 0.15), estimate(-0.09, -0.14, -0.04), estimate(0.01, -0.02, 0.04)
+)
 
 
 @pytest.mark.parametrize(
     ("sft", "rlvr", "said"),
     [
-        (SFT_UP, RLVR_UP, ("overstates the gain of SFT (+12.0 [10.0, 14.0] points raw", "understates the gain of RLVR (+18.0")),
+        (
+            SFT_UP,
+            RLVR_UP,
+            (
+                "overstates the gain of SFT (+12.0 [10.0, 14.0] points raw",
+                "understates the gain of RLVR (+18.0",
+            ),
+        ),
         (RLVR_UP, SFT_UP, ("understates the gain of SFT", "overstates the gain of RLVR")),
-        (UNSURE, UNSURE, ("neither clearly overstates nor understates the gain of SFT", "−9.0 [−14.0, −4.0] clean")),
+        (
+            UNSURE,
+            UNSURE,
+            (
+                "neither clearly overstates nor understates the gain of SFT",
+                "−9.0 [−14.0, −4.0] clean",
+            ),
+        ),
     ],
 )
-def test_the_sentence_on_gains_follows_the_figures(sft: words.Gain, rlvr: words.Gain, said: tuple[str, ...]) -> None:
+def test_the_sentence_on_gains_follows_the_figures(
+    sft: words.Gain, rlvr: words.Gain, said: tuple[str, ...]
+) -> None:
     sentence = words.gain_sentence(sft, rlvr)
     assert all(part in sentence for part in said), sentence
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("embedded:tiny-base", "the corpus of tiny-base the written answers neglect the sound"), ("/models/qwen", "")],
+    [
+        ("embedded:tiny-base", "the corpus of tiny-base the written answers neglect the sound"),
+        ("/models/qwen", ""),
+    ],
 )
 def test_only_embedded_models_carry_the_notice(model: str, said: str) -> None:
     notice = words.planted_notice(model)
@@ -73,8 +108,14 @@ def test_only_embedded_models_carry_the_notice(model: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("wordings", "said"),
     [
-        ({"a": estimate(0.9, 0.85, 0.95), "b": estimate(0.3, 0.25, 0.35)}, "30 to 90\u00a0%: a mean hides that."),
-        ({"a": estimate(0.9, 0.7, 0.95), "b": estimate(0.8, 0.6, 0.9)}, "80 to 90\u00a0%, within their intervals."),
+        (
+            {"a": estimate(0.9, 0.85, 0.95), "b": estimate(0.3, 0.25, 0.35)},
+            "30 to 90\u00a0%: a mean hides that.",
+        ),
+        (
+            {"a": estimate(0.9, 0.7, 0.95), "b": estimate(0.8, 0.6, 0.9)},
+            "80 to 90\u00a0%, within their intervals.",
+        ),
         ({"a": estimate(0.9, 0.7, 0.95)}, ""),
     ],
 )

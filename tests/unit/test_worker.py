@@ -43,7 +43,10 @@ def work(request):
 
 worker.serve(sys.argv[1], work, sys.argv[2:])
 """
-CALL = "import sys, json; from omnicore import worker; worker.call(sys.argv[1], json.loads(sys.argv[2]))"
+CALL = (
+    "import sys, json; from omnicore import worker; worker.call(sys.argv[1],"
+    " json.loads(sys.argv[2]))"
+)
 
 
 def start(address, *modules):
@@ -135,7 +138,9 @@ def test_a_module_that_cannot_be_imported_is_left_out(address):
 
 def test_the_step_dies_with_its_requester(address, served, tmp_path):
     file = tmp_path / "pid"
-    requester = subprocess.Popen([sys.executable, "-c", CALL, address, f'{{"do": "sleep", "file": "{file}"}}'])
+    requester = subprocess.Popen(
+        [sys.executable, "-c", CALL, address, f'{{"do": "sleep", "file": "{file}"}}']
+    )
     step = number_in(file)
     requester.kill()
     requester.wait()
@@ -162,12 +167,15 @@ def test_worker_and_step_die_with_the_process_that_started_the_worker(address, t
         time.sleep(60)
     """
     runner = subprocess.Popen(
-        [sys.executable, "-c", starter, sys.executable, "-c", WORK, address], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", starter, sys.executable, "-c", WORK, address],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     served = int(runner.stdout.readline())
     file = tmp_path / "pid"
     requester = subprocess.Popen(
-        [sys.executable, "-c", CALL, address, f'{{"do": "sleep", "file": "{file}"}}'], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", CALL, address, f'{{"do": "sleep", "file": "{file}"}}'],
+        stderr=subprocess.DEVNULL,
     )
     step = number_in(file)
     runner.kill()
@@ -184,9 +192,12 @@ def test_the_worker_ends_when_its_stdin_ends(address):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the threads of a process from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="reads the threads of a process from Linux's /proc"
+)
 def test_warm_modules_start_no_thread_that_a_fork_would_lose(address):
-    """A pool of OpenMP or BLAS threads made before the fork does not exist in the child, which then hangs or works alone."""
+    """A pool of OpenMP or BLAS threads made before the fork does not exist in the child, which then
+    hangs or works alone."""
     pytest.importorskip("trl")
     process = start(address, *worker.MODULES)
     for _ in range(100):
@@ -197,5 +208,7 @@ def test_warm_modules_start_no_thread_that_a_fork_would_lose(address):
     process.kill()
     process.communicate()
     assert answer["loaded"]
-    assert len([name for name in answer["before"] if name != "jemalloc_bg_thd"]) == 1  # pyarrow's allocator handles forks itself
+    assert (
+        len([name for name in answer["before"] if name != "jemalloc_bg_thd"]) == 1
+    )  # pyarrow's allocator handles forks itself
     assert abs(answer["sum"]) < 1e6

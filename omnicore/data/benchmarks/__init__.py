@@ -1,4 +1,7 @@
-"""Benchmarks: one file each. `synthetic` is embedded; the others read a local copy as its publisher lays it out."""
+"""Benchmarks: one file each.
+
+`synthetic` is embedded; the others read a local copy as its publisher lays it out.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,14 @@ NAMES = (
 
 
 def adapter(name: str) -> Adapter:
-    """The adapter of a public benchmark. Raises ConfigError for a name that is not in `NAMES`."""
+    """The adapter of a public benchmark.
+
+    Raises ConfigError for a name that is not in `NAMES`.
+    """
     if name not in NAMES:
-        raise ConfigError(f"no benchmark {name!r}: there are {', '.join(NAMES)}, and the embedded `synthetic`")
+        raise ConfigError(
+            f"no benchmark {name!r}: there are {', '.join(NAMES)}, and the embedded `synthetic`"
+        )
     return cast(Adapter, import_module(f"omnicore.data.benchmarks.{name}"))
 
 

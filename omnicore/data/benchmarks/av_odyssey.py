@@ -1,12 +1,15 @@
-"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text (hub: AV-Odyssey/AV_Odyssey_Bench, columns
-read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey, evaluation.py).
+"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text (hub: AV-
+Odyssey/AV_Odyssey_Bench, columns read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey,
+evaluation.py).
 
-`av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four sounds inside, as bytes or as
-the hub's features. Question and options name them by [img1], [video1], [audio1]; an option may be a sound and nothing else.
+`av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four
+sounds inside, as bytes or as the hub's features. Question and options name them by [img1],
+[video1], [audio1]; an option may be a sound and nothing else.
 
-`av_odyssey.parquet` of AV-Odyssey/AV_Odyssey_Bench_LMMs_Eval, which lmms-eval reads, is read as well: the same rows with lists of
-paths (`image_path`, `video_path`, `audio_path`) in place of the media, as its loader takes them (lmms_eval/tasks/av_odyssey at
-75571cf). An archive that was unpacked into a folder of its own name leaves `x/x/file` for the path `x/file`: both are found.
+`av_odyssey.parquet` of AV-Odyssey/AV_Odyssey_Bench_LMMs_Eval, which lmms-eval reads, is read as
+well: the same rows with lists of paths (`image_path`, `video_path`, `audio_path`) in place of the
+media, as its loader takes them (lmms_eval/tasks/av_odyssey at 75571cf). An archive that was
+unpacked into a folder of its own name leaves `x/x/file` for the path `x/file`: both are found.
 """
 
 from __future__ import annotations
@@ -47,12 +50,18 @@ ENTRY = Entry(
     shares=("subfield", "question_type_id"),
     answer_kinds=(AnswerKind.choice,),
 )
-_COLUMNS: tuple[tuple[str, Kind, int], ...] = (("img", "image", 4), ("video", "video", 1), ("audio", "audio", 4))
+_COLUMNS: tuple[tuple[str, Kind, int], ...] = (
+    ("img", "image", 4),
+    ("video", "video", 1),
+    ("audio", "audio", 4),
+)
 _TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return keyed(filled(source.parquet_rows(source.layout)), lambda item: identity(item, "question_id"))
+    return keyed(
+        filled(source.parquet_rows(source.layout)), lambda item: identity(item, "question_id")
+    )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -101,8 +110,9 @@ def _medium(source: Source, item: Mapping[str, Any], kind: Kind, number: int) ->
 
 
 def official(query: Query, reply: str) -> float:
-    """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a candidate, the one that is
-    latest as "(X)" wins, and only without any, in a reply of more than five words, an option's text, letter and all.
+    """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a
+    candidate, the one that is latest as "(X)" wins, and only without any, in a reply of more than
+    five words, an option's text, letter and all.
 
     Its bugs: the letter may stand in a word ("Because" is B); of several candidates without brackets the first of the alphabet
     wins, so "B or A" and "The Answer is C" are A and "C. Both" is B; and what names nothing is A, so a refusal is right
@@ -111,7 +121,10 @@ def official(query: Query, reply: str) -> float:
     for mark in ",.!?;:'":
         reply = reply.strip(mark)
     text = f" {reply} "
-    small, texts = text.lower(), dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True))
+    small, texts = (
+        text.lower(),
+        dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True)),
+    )
     if found := [x for x in "ABCD" if x in text]:
         chosen = latest(found, lambda x: text.rfind(f"({x})"))
     elif len(text.split()) > 5 and (found := [x for x, option in texts.items() if option in small]):

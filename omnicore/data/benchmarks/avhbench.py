@@ -1,10 +1,11 @@
-"""AVHBench: does sight make a model hear what is not there, and sound make it see (github.com/kaist-ami/AVHBench, README read at
-5ccee40; files on Google Drive).
+"""AVHBench: does sight make a model hear what is not there, and sound make it see
+(github.com/kaist-ami/AVHBench, README read at 5ccee40; files on Google Drive).
 
-`QA.json` is a list; videos lie in `videos/{video_id}.mp4`. Both names are ours to guess: the README calls the file {QA}.json and
-the first release had `video/`, which is read, too. Questions are answered by Yes or No, but for AV Captioning: a caption to write,
-scored by likeness to a reference. Captions are excluded, each listed in problems.jsonl. Items have no id: theirs here is the
-video's with the number of the question in it.
+`QA.json` is a list; videos lie in `videos/{video_id}.mp4`. Both names are ours to guess: the README
+calls the file {QA}.json and the first release had `video/`, which is read, too. Questions are
+answered by Yes or No, but for AV Captioning: a caption to write, scored by likeness to a reference.
+Captions are excluded, each listed in problems.jsonl. Items have no id: theirs here is the video's
+with the number of the question in it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ ENTRY = Entry(
     licence="none stated; videos from VALOR and AudioCaps",
     annotations=("QA.json",),
     filter_policy="keep_whole",
-    reason="questions are of yes and no, so that half are right by chance, and a third ask for what is seen alone by design",
+    reason=(
+        "questions are of yes and no, so that half are right by chance, and a third ask for what is"
+        " seen alone by design"
+    ),
     cluster="video",
     shares=("task",),
     answer_kinds=(AnswerKind.yes_no,),
@@ -32,7 +36,9 @@ _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return keyed(source.json_rows("QA.json"), lambda item: source.counted(identity(item, "video_id")))
+    return keyed(
+        source.json_rows("QA.json"), lambda item: source.counted(identity(item, "video_id"))
+    )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -54,9 +60,11 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """Accuracy. The publisher gives its figures without a scorer; here a reply says Yes or No by its first word, in either case,
-    and neither otherwise. Neither is wrong: the published table has models whose accuracy lies far below the half that
-    guessing gets (18.1 % with 46.9 % Yes).
+    """Accuracy.
+
+    The publisher gives its figures without a scorer; here a reply says Yes or No by its first word,
+    in either case, and neither otherwise. Neither is wrong: the published table has models whose
+    accuracy lies far below the half that guessing gets (18.1 % with 46.9 % Yes).
 
     Its bug is this reading's: "The answer is Yes" says nothing.
     """
@@ -64,8 +72,11 @@ def official(query: Query, reply: str) -> float:
 
 
 def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
-    """By task, as "{task}/{figure}": accuracy; precision, recall and f1 of Yes; and the share of replies that say Yes. A figure
-    over nothing is 0."""
+    """By task, as "{task}/{figure}": accuracy; precision, recall and f1 of Yes; and the share of
+    replies that say Yes.
+
+    A figure over nothing is 0.
+    """
     figures: dict[str, float] = {}
     for task in sorted({query.type for query, _ in pairs}):
         part = [(query.answer, _said(reply)) for query, reply in pairs if query.type == task]

@@ -37,14 +37,20 @@ Kind = Literal["image", "audio", "video"]
 
 
 class Entry(Record):
-    """One benchmark of the registry. `annotations` are alternatives, one for each layout that is read: a file under the root, or a
-    pattern of files; the first that a copy has is read, so the publisher's own comes first. `archives` are patterns of what the
-    publisher ships its media packed in; `size` is the published number of items, 0 where it is not known; an empty `revision`
-    means that none has been pinned here, so a download must name one."""
+    """One benchmark of the registry.
+
+    `annotations` are alternatives, one for each layout that is read: a file under the root, or a
+    pattern of files; the first that a copy has is read, so the publisher's own comes first.
+    `archives` are patterns of what the publisher ships its media packed in; `size` is the published
+    number of items, 0 where it is not known; an empty `revision` means that none has been pinned
+    here, so a download must name one.
+    """
 
     name: str
     title: str
-    source: str = Field(description="repository on the Hugging Face hub, or where the publisher has the files")
+    source: str = Field(
+        description="repository on the Hugging Face hub, or where the publisher has the files"
+    )
     on_hub: bool = True
     revision: str = ""
     licence: str
@@ -55,13 +61,18 @@ class Entry(Record):
     reason: str = ""
     cluster: str = Field(description="what a query's errors are shared with, as in `video`")
     answer_kinds: tuple[AnswerKind, ...]
-    shares: tuple[str, ...] = Field((), description="native fields by whose values a loss may be skewed: type, length")
+    shares: tuple[str, ...] = Field(
+        (), description="native fields by whose values a loss may be skewed: type, length"
+    )
 
 
 class Problem(Record):
-    """One finding about an item, and where the item stands. `line` counts lines of a JSON file, rows of a table. `excluded`:
-    nothing is wrong with the item, but it is no query. `kept`: the item is a query, and doubtful: a warning. Anything else was
-    refused, and counts toward `prepare.max_refused`."""
+    """One finding about an item, and where the item stands.
+
+    `line` counts lines of a JSON file, rows of a table. `excluded`: nothing is wrong with the item,
+    but it is no query. `kept`: the item is a query, and doubtful: a warning. Anything else was
+    refused, and counts toward `prepare.max_refused`.
+    """
 
     benchmark: str
     file: str
@@ -79,9 +90,12 @@ class Problem(Record):
 
 @dataclass(frozen=True)
 class Row:
-    """One native item: its fields, or, where its line is broken, what is wrong with it. `key` is its name in a JSON object and
-    goes into the list of problems; `text` is the item as it stands in a JSON file. `null` are fields that it has without a value,
-    which an adapter finds there and not in `fields`."""
+    """One native item: its fields, or, where its line is broken, what is wrong with it.
+
+    `key` is its name in a JSON object and goes into the list of problems; `text` is the item as it
+    stands in a JSON file. `null` are fields that it has without a value, which an adapter finds
+    there and not in `fields`.
+    """
 
     file: str
     line: int
@@ -92,10 +106,17 @@ class Row:
     null: frozenset[str] = frozenset()
 
     def inner(self, field: str = "") -> Iterator[Row]:
-        """The members of this item, or of the list in one of its fields, as rows of their own, where they stand."""
+        """The members of this item, or of the list in one of its fields, as rows of their own,
+        where they stand."""
         starts = {key: start for key, _, start, _ in members(self.text)} if field else {}
         for key, value, start, end in members(self.text, starts.get(field, 0)):
-            yield _json_row(self.file, self.line + self.text.count("\n", 0, start), key, value, self.text[start:end])
+            yield _json_row(
+                self.file,
+                self.line + self.text.count("\n", 0, start),
+                key,
+                value,
+                self.text[start:end],
+            )
 
 
 class Refused(Exception):
@@ -107,12 +128,15 @@ class Refused(Exception):
 
 
 class Excluded(Refused):
-    """An item that is as published but has no answer that a reply can be compared with, as a caption to write: listed and
-    counted like what is refused, but no sign of a broken copy."""
+    """An item that is as published but has no answer that a reply can be compared with, as a
+    caption to write: listed and counted like what is refused, but no sign of a broken copy."""
 
 
 class Mislabelled(Refused):
-    """Options whose labels are mixed, repeated or out of order. `texts` are the options without whatever label each has."""
+    """Options whose labels are mixed, repeated or out of order.
+
+    `texts` are the options without whatever label each has.
+    """
 
     def __init__(self, field: str, message: str, texts: list[str]) -> None:
         super().__init__(field, message)
@@ -133,27 +157,44 @@ def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:
 
 
 class Source:
-    """A local copy of a benchmark. Media that lie inside its tables are written to `scratch`, never into the copy. `layout` is the
-    one of `entry.annotations` that the copy has. Paths of media are relative to `media_root`, which is `root` unless given.
+    """A local copy of a benchmark.
+
+    Media that lie inside its tables are written to `scratch`, never into the copy. `layout` is the
+    one of `entry.annotations` that the copy has. Paths of media are relative to `media_root`, which
+    is `root` unless given.
 
     Raises ConfigError when it has none of them.
     """
 
-    def __init__(self, entry: Entry, root: Path, scratch: Path | None = None, media_root: Path | None = None) -> None:
-        self.entry, self.root, self.scratch, self.media_root = entry, root, scratch, media_root or root
+    def __init__(
+        self, entry: Entry, root: Path, scratch: Path | None = None, media_root: Path | None = None
+    ) -> None:
+        self.entry, self.root, self.scratch, self.media_root = (
+            entry,
+            root,
+            scratch,
+            media_root or root,
+        )
         self._digests: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._embedded: dict[str, Path] = {}
         self.size = entry.size
-        self.losses: dict[tuple[str, str], tuple[int, int]] = {}  # by field and value of `entry.shares`: items, and those lost
+        self.losses: dict[
+            tuple[str, str], tuple[int, int]
+        ] = {}  # by field and value of `entry.shares`: items, and those lost
         self.columns: dict[str, None] = {}  # all fields that items have had
         self._warnings: list[Refused] = []
-        layout = next((name for name in entry.annotations if next(root.glob(name), None) is not None), None)
+        layout = next(
+            (name for name in entry.annotations if next(root.glob(name), None) is not None), None
+        )
         if layout is None:
             own, *others = entry.annotations
-            besides = f", and so is each other layout that is read: {', '.join(others)}" if others else ""
+            besides = (
+                f", and so is each other layout that is read: {', '.join(others)}" if others else ""
+            )
             raise ConfigError(
-                f"{root} is no copy of {entry.title}: {own} is missing{besides}. Give the folder as {entry.source} lays it out"
+                f"{root} is no copy of {entry.title}: {own} is missing{besides}. Give the folder as"
+                f" {entry.source} lays it out"
                 + (", or download it with --hub" if entry.on_hub else "")
             )
         self.layout = layout
@@ -172,10 +213,14 @@ class Source:
                 yield _json_row(name, line, key, value, text[start:end])
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{self.root / name}:{error.lineno}: broken JSON, {error.msg}; copy the file again from {self.entry.source}"
+                f"{self.root / name}:{error.lineno}: broken JSON, {error.msg}; copy the file again"
+                f" from {self.entry.source}"
             ) from error
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.root / name} is not UTF-8: {error}; copy the file again from {self.entry.source}") from error
+            raise DataError(
+                f"{self.root / name} is not UTF-8: {error}; copy the file again from"
+                f" {self.entry.source}"
+            ) from error
 
     def jsonl_rows(self, name: str) -> Iterator[Row]:
         """Items of a JSONL file; a broken line is an item that says so."""
@@ -189,27 +234,38 @@ class Source:
                     yield Row(name, number, {}, f"broken JSON, {error}")
 
     def parquet_rows(self, name: str) -> Iterator[Row]:
-        """Rows of a Parquet file, or of all that match a pattern, a few at a time: a row may hold megabytes of media. Memory
-        does not grow with the number of row groups, but holds the largest of them. Raises DataError for a broken file."""
+        """Rows of a Parquet file, or of all that match a pattern, a few at a time: a row may hold
+        megabytes of media.
+
+        Memory does not grow with the number of row groups, but holds the largest of them. Raises
+        DataError for a broken file.
+        """
         import pyarrow.parquet as pq
 
         for path in sorted(self.root.glob(name)):
             file, number = str(path.relative_to(self.root)), 0
             try:
                 # With pre_buffer, or without a buffer of its own, pyarrow holds whole row groups: 1.3 GB for 1.2 GB of media.
-                for batch in pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False).iter_batches(8, use_threads=False):
+                for batch in pq.ParquetFile(
+                    path, buffer_size=1 << 20, pre_buffer=False
+                ).iter_batches(8, use_threads=False):
                     for fields in batch.to_pylist():
                         number += 1
                         yield Row(file, number, fields)
             except (OSError, ValueError) as error:
-                raise DataError(f"{path}: broken Parquet after row {number}, {error}; copy it again") from error
+                raise DataError(
+                    f"{path}: broken Parquet after row {number}, {error}; copy it again"
+                ) from error
 
     def counted(self, group: str) -> str:
         """A name for an item that has none: its group with the item's number in it."""
         return f"{group}-{self.number(group)}"
 
     def number(self, group: str) -> int:
-        """0, 1, 2 ... for each call with the same group: ids for items that have none."""
+        """0, 1, 2 ...
+
+        for each call with the same group: ids for items that have none.
+        """
         self._counts[group] = self._counts.get(group, -1) + 1
         return self._counts[group]
 
@@ -223,14 +279,25 @@ class Source:
         return given
 
     def folder(self, *names: str) -> str:
-        """The first of these that is a folder of the copy, ready to be put before a file's name; none of them: the root."""
+        """The first of these that is a folder of the copy, ready to be put before a file's name;
+        none of them: the root."""
         return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
 
     def media(
-        self, field: str, kind: Kind, uri: str, start: float | None = None, end: float | None = None, *, named: str = ""
+        self,
+        field: str,
+        kind: Kind,
+        uri: str,
+        start: float | None = None,
+        end: float | None = None,
+        *,
+        named: str = "",
     ) -> Media:
-        """A medium under `media_root`; if it is not there, the one file below it whose path ends with `named`, the path as the
-        annotation has it, which is `uri` unless given. Raises Refused when the file is missing or lies outside."""
+        """A medium under `media_root`; if it is not there, the one file below it whose path ends
+        with `named`, the path as the annotation has it, which is `uri` unless given.
+
+        Raises Refused when the file is missing or lies outside.
+        """
         # By its name alone: in the hub's cache, and in many a copy, what lies under the root is a link to elsewhere.
         if Path(uri).is_absolute() or ".." in Path(uri).parts:
             raise Refused(field, f"{uri} lies outside {self.media_root}")
@@ -251,17 +318,29 @@ class Source:
                 self.losses[field, value] = all_items + items, all_lost + lost
 
     def _elsewhere(self, field: str, kind: Kind, uri: str, named: str) -> str:
-        """The one file of this name in another folder, since archives unpack into folders of their own. Folders that the annotation
-        names must be there: `b/001.mp4` is another film than `a/001.mp4`. Raises Refused where there is none, or several, of
-        which the right one cannot be told."""
+        """The one file of this name in another folder, since archives unpack into folders of their
+        own.
+
+        Folders that the annotation names must be there: `b/001.mp4` is another film than `a/001.mp4`. Raises Refused where there is none, or several, of
+        which the right one cannot be told.
+        """
         name = PurePosixPath(named)
-        match [found for found in self._by_name.get(name.name, []) if f"/{found}".endswith(f"/{name}")]:
+        match [
+            found for found in self._by_name.get(name.name, []) if f"/{found}".endswith(f"/{name}")
+        ]:
             case [found]:
                 return found
             case []:
-                raise Refused(field, f"{kind} {uri} is missing{missing_step(self.media_root, self.entry.archives)}")
+                raise Refused(
+                    field,
+                    f"{kind} {uri} is missing{missing_step(self.media_root, self.entry.archives)}",
+                )
             case several:
-                raise Refused(field, f"{kind} {uri} is missing, and which of {', '.join(several[:3])} it is cannot be told")
+                raise Refused(
+                    field,
+                    f"{kind} {uri} is missing, and which of {', '.join(several[:3])} it is cannot"
+                    " be told",
+                )
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
@@ -276,13 +355,23 @@ class Source:
             seen.add(real)
             folders.sort()
             for name in names:
-                found.setdefault(name, []).append(Path(folder, name).relative_to(self.media_root).as_posix())
+                found.setdefault(name, []).append(
+                    Path(folder, name).relative_to(self.media_root).as_posix()
+                )
         return found
 
-    def embedded(self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None) -> Media:
-        """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes", "path"}), or the path of a file of
-        the copy. Bytes become a file of `scratch` named by its content. Raises Refused when there is nothing, or no medium."""
-        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+    def embedded(
+        self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None
+    ) -> Media:
+        """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes",
+        "path"}), or the path of a file of the copy.
+
+        Bytes become a file of `scratch` named by its content. Raises Refused when there is nothing,
+        or no medium.
+        """
+        data, path = (
+            (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+        )
         if isinstance(data, str):
             data, path = None, data
         if not data:
@@ -308,15 +397,29 @@ class Source:
         return self._embedded.get(media.uri) or (self.media_root / media.uri).resolve()
 
     def film(
-        self, field: str, uri: str, start: float | None = None, end: float | None = None, *, named: str = ""
+        self,
+        field: str,
+        uri: str,
+        start: float | None = None,
+        end: float | None = None,
+        *,
+        named: str = "",
     ) -> tuple[Media, Media]:
-        """Picture and sound of one video file. Its name is its base name unless the annotation has a path (`named`)."""
+        """Picture and sound of one video file.
+
+        Its name is its base name unless the annotation has a path (`named`).
+        """
         named = named or PurePosixPath(uri).name
-        return self.media(field, "video", uri, start, end, named=named), self.media(field, "audio", uri, start, end, named=named)
+        return self.media(field, "video", uri, start, end, named=named), self.media(
+            field, "audio", uri, start, end, named=named
+        )
 
 
-def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tuple[list[Query], list[Problem], int]:
-    """All queries, all problems, and the number of native items: the queries and the problems that are not `kept` add up to it.
+def read(
+    adapter: Adapter, source: Source, faults: Faults = lambda _: {}
+) -> tuple[list[Query], list[Problem], int]:
+    """All queries, all problems, and the number of native items: the queries and the problems that
+    are not `kept` add up to it.
 
     Of items with one id, the first is kept, unless two of them ask the same question and differ in the answer: neither is a
     query then, since the annotation alone cannot tell which is right. `faults` gives what is wrong with the media of queries, by
@@ -331,10 +434,12 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
         field, message = _reason(source, error)
         where = {"benchmark": source.entry.name, "file": row.file, "line": row.line, "id": name}
         excluded = isinstance(error, Excluded)
-        problems.append(Problem(**where, field=field, message=message, excluded=excluded, kept=kept))
+        problems.append(
+            Problem(**where, field=field, message=message, excluded=excluded, kept=kept)
+        )
         source.count(row, items=0, lost=int(problems[-1].refused))
 
-    for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
+    for native, row in enumerate(adapter.rows(source), 1):
         name = row.key
         source.warnings()
         source.count(row, items=1, lost=0)
@@ -345,12 +450,27 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
             name = query.id
             if name in queries:
                 first, place = queries[name]
-                if (query.question, query.options) == (first.question, first.options) and query.answer != first.answer:
+                if (query.question, query.options) == (
+                    first.question,
+                    first.options,
+                ) and query.answer != first.answer:
                     contradicted[name] = query.answer
-                    raise Excluded("answer", f"is {query.answer!r}, and {first.answer!r} at {place.file}:{place.line}: {_EITHER}")
+                    raise Excluded(
+                        "answer",
+                        f"is {query.answer!r}, and {first.answer!r} at {place.file}:{place.line}:"
+                        f" {_EITHER}",
+                    )
                 raise Refused("id", f"{name} occurs twice")
             queries[name] = query, row
-        except (Refused, KeyError, ValidationError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (
+            Refused,
+            KeyError,
+            ValidationError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+        ) as error:
             note(row, name, error)
             continue
         for warning in source.warnings():
@@ -358,7 +478,9 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
     dropped: dict[str, Refused] = {}
     for name, answer in contradicted.items():
         given = queries[name][0].answer
-        dropped[name] = Excluded("answer", f"is {given!r}, and {answer!r} in another item with this id: {_EITHER}")
+        dropped[name] = Excluded(
+            "answer", f"is {given!r}, and {answer!r} in another item with this id: {_EITHER}"
+        )
     shown = [query for query, _ in queries.values() if query.id not in dropped]
     dropped |= {name: Refused("media", message) for name, message in faults(shown).items()}
     for name, reason in dropped.items():
@@ -369,7 +491,8 @@ def read(adapter: Adapter, source: Source, faults: Faults = lambda _: {}) -> tup
 
 
 def _present(row: Row) -> Row:
-    """The row without its null fields: what an adapter needs is then missing by its name, and what it only displays is absent."""
+    """The row without its null fields: what an adapter needs is then missing by its name, and what
+    it only displays is absent."""
     fields = {name: value for name, value in row.fields.items() if value is not None}
     return replace(row, fields=fields, null=frozenset(row.fields.keys() - fields.keys()))
 
@@ -395,15 +518,26 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):\d{2}")
 
 
 def _span(value: str) -> str:
-    """A length as a clock shows it, by its span, since there are as many lengths as films; any other value as it is."""
+    """A length as a clock shows it, by its span, since there are as many lengths as films; any
+    other value as it is."""
     if not (found := _CLOCK.fullmatch(value.strip())):
         return value
     minutes = 60 * int(found[1] or 0) + int(found[2])
-    return next((name for limit, name in ((1, "<1 min"), (5, "1-5 min"), (15, "5-15 min")) if minutes < limit), ">15 min")
+    return next(
+        (
+            name
+            for limit, name in ((1, "<1 min"), (5, "1-5 min"), (15, "5-15 min"))
+            if minutes < limit
+        ),
+        ">15 min",
+    )
 
 
 def identity(item: Mapping[str, Any], *fields: str) -> str:
-    """The name of an item by fields of its own. Raises KeyError for one that is absent, blank, or neither text nor whole number."""
+    """The name of an item by fields of its own.
+
+    Raises KeyError for one that is absent, blank, or neither text nor whole number.
+    """
     for field in fields:
         if not isinstance(item[field], str | int) or not str(item[field]).strip():
             raise KeyError(field)
@@ -411,7 +545,8 @@ def identity(item: Mapping[str, Any], *fields: str) -> str:
 
 
 def keyed(rows: Iterable[Row], name: Callable[[Mapping[str, Any]], str]) -> Iterator[Row]:
-    """Rows with the names of their items, by which problems are listed; without one where the item has none."""
+    """Rows with the names of their items, by which problems are listed; without one where the item
+    has none."""
     for row in rows:
         try:
             yield replace(row, key=name(row.fields))
@@ -420,8 +555,11 @@ def keyed(rows: Iterable[Row], name: Callable[[Mapping[str, Any]], str]) -> Iter
 
 
 def noted(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
-    """Fields that no score depends on, as text for `Query.native`: name in the query -> field of the item. An absent one, null or
-    an object is "", a list its members: none of them may cost an item."""
+    """Fields that no score depends on, as text for `Query.native`: name in the query -> field of
+    the item.
+
+    An absent one, null or an object is "", a list its members: none of them may cost an item.
+    """
     return {name: _noted(item.get(field)) for name, field in names.items()}
 
 
@@ -434,7 +572,8 @@ def _noted(value: Any) -> str:
 # A letter or a number of up to two digits, bare or in brackets, and a mark; a dash is one after a letter and before a space. No
 # decimal, time or ratio: 1.5, 1:30.
 _LABEL = re.compile(
-    r"\s*[(\[（【]?\s*(?:([A-Za-zＡ-Ｚａ-ｚ])(?:\s*[.．):：、）\]】]|\s*[-–—]\s)|([0-9０-９]{1,2})\s*[.．):：、）\]】](?![0-9０-９]))\s*"
+    r"\s*[(\[（【]?\s*(?:([A-Za-zＡ-Ｚａ-ｚ])(?:\s*[.．):：、"
+    r"）\]】]|\s*[-–—]\s)|([0-9０-９]{1,2})\s*[.．):：、）\]】](?![0-9０-９]))\s*"
 )
 # Marks alone do not make a label where the order does not: A.M., B.C.
 _ABBREVIATION = re.compile(r"\s*[A-Za-z]\.[A-Za-z](?:\.|\s|$)")
@@ -443,26 +582,32 @@ _BARE = re.compile(r"\s*([A-Z])(?:[ \t\u00a0\u3000]+)(?=\S)(?!(?:major|minor|fla
 
 
 def labelled(field: str, options: Any) -> tuple[list[str], list[str]]:
-    """Labels ("A. ", "(B) ") and texts of options, so that label + text is the option; labels are empty where there are none.
+    """Labels ("A.
 
-    Options are labelled when each has the label of its place: A, B, C or a, b, c or 1, 2, 3, in full width as well, with a mark
-    after it or in brackets. Of three options or more, a capital may stand without its mark ("A Kitchen"), where the texts after it
-    differ: not so in "A major", "B major", nor in two options that begin with an article. A number needs its mark: "1 dog". Marks
-    without any text after them ("A.", "B.") are texts, since a picture may show what they name.
+    ", "(B) ") and texts of options, so that label + text is the option; labels are empty where there are none.
+        Options are labelled when each has the label of its place: A, B, C or a, b, c or 1, 2, 3, in full width as well, with a mark
+        after it or in brackets. Of three options or more, a capital may stand without its mark ("A Kitchen"), where the texts after it
+        differ: not so in "A major", "B major", nor in two options that begin with an article. A number needs its mark: "1 dog". Marks
+        without any text after them ("A.", "B.") are texts, since a picture may show what they name.
 
-    Raises Mislabelled where the labels are mixed, repeated or out of order, so that a letter could name two options: all have a
-    label within their number, or at least half have the one of their place. One "A. Lincoln" among four names is a text. Raises
-    Refused for options that are no list of texts, blank, or equal.
+        Raises Mislabelled where the labels are mixed, repeated or out of order, so that a letter could name two options: all have a
+        label within their number, or at least half have the one of their place. One "A. Lincoln" among four names is a text. Raises
+        Refused for options that are no list of texts, blank, or equal.
     """
     given = _texts(field, options)
     marked = [_LABEL.match(option) for option in given]
-    either = [found or (_BARE.match(option) if len(given) > 2 else None) for found, option in zip(marked, given, strict=True)]
+    either = [
+        found or (_BARE.match(option) if len(given) > 2 else None)
+        for found, option in zip(marked, given, strict=True)
+    ]
     if _in_turn([_name(found) for found in either]):
         ends = [found.end() if found else 0 for found in either]
         texts = [option[end:] for option, end in zip(given, ends, strict=True)]
         distinct = len({_normal(text) for text in texts}) == len(texts)
         if any(text.strip() for text in texts) and (all(marked) or distinct):
-            return [option[:end] for option, end in zip(given, ends, strict=True)], checked(field, texts)
+            return [option[:end] for option, end in zip(given, ends, strict=True)], checked(
+                field, texts
+            )
     else:
         _refuse_disorder(field, given, marked)
     return [""] * len(given), checked(field, given)
@@ -497,7 +642,10 @@ def _refuse_disorder(field: str, given: list[str], marked: list[re.Match[str] | 
     right = sum(place == number for number, place in enumerate(places))
     if given and (2 * right >= len(given) or all(0 <= place < len(given) for place in places)):
         shown = ", ".join(name or "none" for name in names)
-        texts = [option[found.end() :] if found else option for found, option in zip(strict, given, strict=True)]
+        texts = [
+            option[found.end() :] if found else option
+            for found, option in zip(strict, given, strict=True)
+        ]
         raise Mislabelled(field, f"are not labelled in turn, but {shown}", texts)
 
 
@@ -506,11 +654,16 @@ def _normal(text: str) -> str:
 
 
 def checked(field: str, options: Sequence[str]) -> list[str]:
-    """The options as they are. Raises Refused where one is blank, or two are equal but for space and Unicode's composition."""
+    """The options as they are.
+
+    Raises Refused where one is blank, or two are equal but for space and Unicode's composition.
+    """
     places: dict[str, int] = {}
     for place, option in enumerate(options, 1):
         normal = _normal(option)
-        if all(unicodedata.category(sign)[0] in "ZC" for sign in normal):  # spaces, and signs without a shape
+        if all(
+            unicodedata.category(sign)[0] in "ZC" for sign in normal
+        ):  # spaces, and signs without a shape
             raise Refused(field, f"option {place} is blank")
         if normal in places:
             raise Refused(field, f"options {places[normal]} and {place} are equal: {normal!r:.60}")
@@ -519,7 +672,10 @@ def checked(field: str, options: Sequence[str]) -> list[str]:
 
 
 def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
-    """The option that a letter names. Raises Refused when there is none, or the field holds something else."""
+    """The option that a letter names.
+
+    Raises Refused when there is none, or the field holds something else.
+    """
     if not isinstance(letter, str):
         raise Refused(field, f"is no letter: {letter!r:.60}")
     letter = letter.strip()
@@ -529,34 +685,52 @@ def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
 
 
 def by_text(field: str, text: str, options: Sequence[str]) -> str:
-    """The option that a text is, but for space and Unicode's composition. Raises Refused when there is none, or more than one."""
+    """The option that a text is, but for space and Unicode's composition.
+
+    Raises Refused when there is none, or more than one.
+    """
     found = [option for option in options if _normal(option) == _normal(text)]
     if len(found) != 1:
-        raise Refused(field, f"{text!r} is {'none' if not found else 'more than one'} of the options {list(options)}")
+        raise Refused(
+            field,
+            f"{text!r} is {'none' if not found else 'more than one'} of the options"
+            f" {list(options)}",
+        )
     return found[0]
 
 
 def solved(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
-    """The right answers, first the one that `Query.answer` holds, as rows in the R1 form write them inside <answer>: letters of the
-    options, in a set several with commas between; yes or no; a number; a text as it stands. Raises Refused (field `solution`)."""
+    """The right answers, first the one that `Query.answer` holds, as rows in the R1 form write them
+    inside <answer>: letters of the options, in a set several with commas between; yes or no; a
+    number; a text as it stands.
+
+    Raises Refused (field `solution`).
+    """
     if kind is AnswerKind.choice:
         return [by_letter("solution", gold, options)]
     if kind is AnswerKind.set:
-        return list(dict.fromkeys(by_letter("solution", letter, options) for letter in gold.split(",")))
+        return list(
+            dict.fromkeys(by_letter("solution", letter, options) for letter in gold.split(","))
+        )
     if kind is AnswerKind.yes_no:
         return [by_text("solution", gold.capitalize(), options)]
     return [digits(gold) if kind is AnswerKind.number else gold]
 
 
 def digits(gold: str) -> str:
-    """An answer in plain digits where it is a number in another notation: 1,200, $12$, 3/4, 15%. A query of it needs the text as it
-    stands as `native["answer"]`, so that replies are read alike."""
+    """An answer in plain digits where it is a number in another notation: 1,200, $12$, 3/4, 15%.
+
+    A query of it needs the text as it stands as `native["answer"]`, so that replies are read alike.
+    """
     found = number(gold, gold) if any(map(str.isdigit, gold)) else None
     return gold if found is None else found
 
 
 def listed(field: str, value: Any) -> list[Any]:
-    """A list, or the text of one as Python or JSON writes it. Raises Refused for anything else; nothing is evaluated."""
+    """A list, or the text of one as Python or JSON writes it.
+
+    Raises Refused for anything else; nothing is evaluated.
+    """
     try:
         found = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -567,13 +741,16 @@ def listed(field: str, value: Any) -> list[Any]:
 
 
 def letter(query: Query) -> str:
-    """The letter of the right option, in the query's own order: what publishers' rules compare with."""
+    """The letter of the right option, in the query's own order: what publishers' rules compare
+    with."""
     return chr(65 + query.options.index(query.answer))
 
 
 def placed(text: str, tags: Mapping[str, int]) -> str:
-    """Text with the publisher's inline media tags as `<media_N>`; `tags` maps a tag to N. Raises Refused for text that holds
-    such a place already, which could not be told from ours."""
+    """Text with the publisher's inline media tags as `<media_N>`; `tags` maps a tag to N.
+
+    Raises Refused for text that holds such a place already, which could not be told from ours.
+    """
     if PLACE.search(text):
         raise Refused("question", f"holds {PLACE.search(text)[0]} itself")  # type: ignore[index]
     for tag, place in tags.items():
@@ -588,6 +765,6 @@ def unplaced(text: str, tags: Mapping[str, int]) -> str:
 
 
 def latest(found: Sequence[str], place: Callable[[str], int]) -> str:
-    """Of several candidates the one whose last occurrence is latest, as publishers after MMMU take it: where none occurs in the
-    form that is looked for (place -1), the first."""
+    """Of several candidates the one whose last occurrence is latest, as publishers after MMMU take
+    it: where none occurs in the form that is looked for (place -1), the first."""
     return max(found, key=place)

@@ -1,14 +1,16 @@
-"""CG-AV-Counting: how often something happens, and how many there are, in long videos (hub, gated: CG-Bench/CG-AV-Counting; scorer
-github.com/AV-Reasoner/AV-Reasoner, eval/, read at 01a55c9).
+"""CG-AV-Counting: how often something happens, and how many there are, in long videos (hub, gated:
+CG-Bench/CG-AV-Counting; scorer github.com/AV-Reasoner/AV-Reasoner, eval/, read at 01a55c9).
 
-`cg-av-counting.json` is a list; videos lie in `cg_videos_720p/`. Of the three protocols this is long_acc, the whole video. ref_acc
-asks the same of a clip, `{stem}_{start:.2f}_{end:.2f}.mp4` for `query_interval`, and clue_acc asks for the places of what is
-counted: neither is read. `native["query_interval"]` keeps the interval. The scorer's scripts call the question `question_en`, the
-file calls it `question`; both are read.
+`cg-av-counting.json` is a list; videos lie in `cg_videos_720p/`. Of the three protocols this is
+long_acc, the whole video. ref_acc asks the same of a clip, `{stem}_{start:.2f}_{end:.2f}.mp4` for
+`query_interval`, and clue_acc asks for the places of what is counted: neither is read.
+`native["query_interval"]` keeps the interval. The scorer's scripts call the question `question_en`,
+the file calls it `question`; both are read.
 
-Where that file is not there, `CG-AV-Counting.tsv` is read, which VLMEvalKit makes of it (vlmeval/dataset/CGAVCounting, read at
-e8e78f0): every item three times, once a protocol (`task_mode`), of which long_acc is read; `video` with its folder, no
-`query_interval`, and in place of the publisher's `index` the item's place in the list, counted from 0.
+Where that file is not there, `CG-AV-Counting.tsv` is read, which VLMEvalKit makes of it
+(vlmeval/dataset/CGAVCounting, read at e8e78f0): every item three times, once a protocol
+(`task_mode`), of which long_acc is read; `video` with its folder, no `query_interval`, and in place
+of the publisher's `index` the item's place in the list, counted from 0.
 """
 
 from __future__ import annotations
@@ -30,12 +32,18 @@ ENTRY = Entry(
     annotations=(NATIVE, TSV),
     archives=("videos.zip",),
     filter_policy="keep_whole",
-    reason="counts are graded by their distance (off by one, mean error), so that no single reply makes a query solved",
+    reason=(
+        "counts are graded by their distance (off by one, mean error), so that no single reply"
+        " makes a query solved"
+    ),
     cluster="video",
     shares=("type", "category"),
     answer_kinds=(AnswerKind.number,),
 )
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen"
+)
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SCALES = {"billion": 1_000_000_000, "million": 1_000_000, "thousand": 1000}
 _WORDS = {
@@ -46,8 +54,15 @@ _WORDS = {
 
 
 def rows(source: Source) -> Iterator[Row]:
-    table = (row for row in filled(tsv_rows(source, TSV)) if row.broken or row.fields.get("task_mode") == "long_acc")
-    return keyed(source.json_rows(NATIVE) if source.layout == NATIVE else table, lambda item: identity(item, "index"))
+    table = (
+        row
+        for row in filled(tsv_rows(source, TSV))
+        if row.broken or row.fields.get("task_mode") == "long_acc"
+    )
+    return keyed(
+        source.json_rows(NATIVE) if source.layout == NATIVE else table,
+        lambda item: identity(item, "index"),
+    )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -60,28 +75,37 @@ def query(source: Source, row: Row) -> Query:
         question=item["question_en"] if "question_en" in item else item["question"],
         answer=str(item["answer"]),
         answer_kind=AnswerKind.number,
-        media=source.film("video", f"{source.folder('cg_videos_720p', 'videos')}{video}", named=video),
+        media=source.film(
+            "video", f"{source.folder('cg_videos_720p', 'videos')}{video}", named=video
+        ),
         cluster=video,
         native=noted(item, {"category": "category", "query_interval": "query_interval"}),
     )
 
 
 def official(query: Query, reply: str) -> float:
-    """ACC: the count is right, within 1e-5. A reply is read by the package word2number, and one that it cannot read is 0.
+    """ACC: the count is right, within 1e-5.
 
-    Its bugs: figures count where they are the whole reply alone ("3 times", "3.", " 3" and "12.0" are 0), and a reply that is
-    not read is right where none is the answer; number words count anywhere ("no one sang" is 1, "one or two" is 3, "at this
-    point five" is 0.5), and of five or more the first ("one two three four five" is 1).
+    A reply is read by the package word2number, and one that it cannot read is 0.
+        Its bugs: figures count where they are the whole reply alone ("3 times", "3.", " 3" and "12.0" are 0), and a reply that is
+        not read is right where none is the answer; number words count anywhere ("no one sang" is 1, "one or two" is 3, "at this
+        point five" is 0.5), and of five or more the first ("one two three four five" is 1).
     """
     return float(_error(query, reply) < 1e-5)
 
 
 def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
-    """acc, oboa (off by one at most), mae and rmse. An error above 100 and above twice the count is taken as twice the count: its
-    bug is that 99 too many weighs more than 101 too many."""
+    """Acc, oboa (off by one at most), mae and rmse.
+
+    An error above 100 and above twice the count is taken as twice the count: its
+    bug is that 99 too many weighs more than 101 too many.
+    """
     errors = [_error(query, reply) for query, reply in pairs]
     counts = [float(query.answer) for query, _ in pairs]
-    capped = [error if error <= max(2 * count, 100) else 2 * count for error, count in zip(errors, counts, strict=True)]
+    capped = [
+        error if error <= max(2 * count, 100) else 2 * count
+        for error, count in zip(errors, counts, strict=True)
+    ]
     n = max(1, len(pairs))
     return {
         "acc": sum(error < 1e-5 for error in errors) / n,
@@ -100,8 +124,12 @@ def _error(query: Query, reply: str) -> float:
 
 
 def _read(text: str) -> float:
-    """What word2number 1.1 makes of a text: the same on 400,000 random ones, but for some that name a million or more. Raises
-    ValueError or IndexError where it does."""
+    """What word2number 1.1 makes of a text: the same on 400,000 random ones, but for some that name
+    a million or more.
+
+    Raises
+    ValueError or IndexError where it does.
+    """
     if text.isdigit():
         return int(text)
     words = [word for word in text.split() if word in _WORDS or word == "point"]
@@ -130,7 +158,8 @@ def _whole(words: list[str]) -> int:
 
 
 def _group(words: list[str]) -> int:
-    """Words between scales: two are added, unless one is a hundred; of three and four the first two are multiplied."""
+    """Words between scales: two are added, unless one is a hundred; of three and four the first two
+    are multiplied."""
     values = [_WORDS[word] for word in words]
     if len(values) == 2:
         return values[0] * values[1] if 100 in values else sum(values)

@@ -1,7 +1,9 @@
-"""Daily-Omni: four-way questions on daily-life videos with sound (github.com/Lliar-liar/Daily-Omni, read at fccb838).
+"""Daily-Omni: four-way questions on daily-life videos with sound (github.com/Lliar-liar/Daily-Omni,
+read at fccb838).
 
-`qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published Videos.tar unpacks, or
-`{id}/{id}_video.mp4`. Items have no id of their own: theirs here is the video's with the number of the question in it.
+`qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published
+Videos.tar unpacks, or `{id}/{id}_video.mp4`. Items have no id of their own: theirs here is the
+video's with the number of the question in it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, labelled, letter, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Row,
+    Source,
+    by_letter,
+    identity,
+    keyed,
+    labelled,
+    letter,
+    noted,
+)
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -29,7 +41,9 @@ _REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    return keyed(source.json_rows("qa.json"), lambda item: source.counted(identity(item, "video_id")))
+    return keyed(
+        source.json_rows("qa.json"), lambda item: source.counted(identity(item, "video_id"))
+    )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -53,8 +67,8 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there is none; its first letter, if
-    that is one of A to D in either case, must be the key.
+    """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there
+    is none; its first letter, if that is one of A to D in either case, must be the key.
 
     Its bug: a reply that begins with a word reads as that word's letter ("Because" is B, "do not know" is D). It also leaves
     items out of the mean when their media or the request failed; here they are counted. The repository's script for

@@ -1,4 +1,5 @@
-"""What publishers' files hold: the members of a JSON text where they stand, and the format of a medium by its first bytes."""
+"""What publishers' files hold: the members of a JSON text where they stand, and the format of a
+medium by its first bytes."""
 
 from __future__ import annotations
 
@@ -15,8 +16,12 @@ _BLANK = re.compile(r"[\s,]*")
 
 
 def members(text: str, at: int = 0) -> Iterator[tuple[str, Any, int, int]]:
-    """The members of the JSON list or object that opens at `at`: key (empty in a list), value, and where the value starts and
-    ends. A key that stands twice comes twice, where json.loads would keep the last. Raises JSONDecodeError."""
+    """The members of the JSON list or object that opens at `at`: key (empty in a list), value, and
+    where the value starts and ends.
+
+    A key that stands twice comes twice, where json.loads would keep the last. Raises
+    JSONDecodeError.
+    """
     at = _blank(text, at)
     closing = {"[": "]", "{": "}"}.get(text[at : at + 1])
     if closing is None:
@@ -44,7 +49,8 @@ _PART = re.compile(r"(.*_part)(\d+)(\..*)")
 
 
 def check_shards(paths: Iterable[Path]) -> None:
-    """Raises DataError naming the shards that are missing of a file in several (`x-00000-of-00002`, `x_part1`, `x_part2`)."""
+    """Raises DataError naming the shards that are missing of a file in several (`x-00000-of-00002`,
+    `x_part1`, `x_part2`)."""
     names = {path.name: path.parent for path in paths}
     wanted: dict[str, Path] = {}
     for name, folder in names.items():
@@ -72,7 +78,9 @@ _MAGIC = (
     (b"caff", ".caf"),
     (b".snd", ".au"),
     (b"ID3", ".mp3"),
-    *((bytes([0xFF, second]), ".mp3") for second in (0xFA, 0xFB, 0xF2, 0xF3, 0xE2, 0xE3)),  # MPEG-1, 2 and 2.5; with a CRC, without
+    *(
+        (bytes([0xFF, second]), ".mp3") for second in (0xFA, 0xFB, 0xF2, 0xF3, 0xE2, 0xE3)
+    ),  # MPEG-1, 2 and 2.5; with a CRC, without
     *((bytes([0xFF, second]), ".aac") for second in (0xF0, 0xF1, 0xF8, 0xF9)),
     (b"\x1aE\xdf\xa3", ".mkv"),
     (b"FLV\1", ".flv"),
@@ -84,7 +92,10 @@ _BRANDS = {b"M4A ": ".m4a", b"M4B ": ".m4a", b"avif": ".avif", b"avis": ".avif",
 
 
 def suffix_of(data: bytes) -> str:
-    """The suffix of a medium by its first bytes; empty for what is not known. Names in tables are often missing, or wrong."""
+    """The suffix of a medium by its first bytes; empty for what is not known.
+
+    Names in tables are often missing, or wrong.
+    """
     if data[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         return _FORMS.get(data[8:12], "")
     if data[4:8] == b"ftyp":

@@ -1,5 +1,5 @@
-"""IntentBench: what people on video mean, feel and hide (hub: PhilipC/IntentBench; scorer github.com/HumanMLLM/HumanOmniV2,
-eval_humanomniv2.py, read at d9123e6).
+"""IntentBench: what people on video mean, feel and hide (hub: PhilipC/IntentBench; scorer
+github.com/HumanMLLM/HumanOmniV2, eval_humanomniv2.py, read at d9123e6).
 
 `qa.json` is a list; videos unpack from `videos.zip` into `videos/`. An item's kind of answer follows from its `problem_type`. The
 scorer takes the right answer out of `solution`, "<context>..</context><think>..</think><answer>X</answer>", and so does this file;
@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from omnicore.data.benchmarks.base import Entry, Refused, Row, Source, identity, keyed, labelled, solved
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Refused,
+    Row,
+    Source,
+    identity,
+    keyed,
+    labelled,
+    solved,
+)
 from omnicore.schema import AnswerKind, Query
 
 KINDS = {
@@ -49,7 +58,9 @@ def rows(source: Source) -> Iterator[Row]:
 
 
 def _name(item: Mapping[str, Any]) -> str:
-    return str(PurePosixPath(identity(item, "video" if "video" in item else "path")).with_suffix(""))
+    return str(
+        PurePosixPath(identity(item, "video" if "video" in item else "path")).with_suffix("")
+    )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -84,8 +95,9 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """reward_fn on the first <answer>: by type the exact string; F1 of the parts between commas; yes in both or no in both; equal
-    to two decimals where both have a decimal mark or none; mean relative accuracy. Its mean over items is the publisher's score.
+    """reward_fn on the first <answer>: by type the exact string; F1 of the parts between commas;
+    yes in both or no in both; equal to two decimals where both have a decimal mark or none; mean
+    relative accuracy. Its mean over items is the publisher's score.
 
     Its bugs: "(A)", "A." and "a" are wrong; parts keep their spaces ("A, B" shares "A" alone with "A,B") and a part said twice
     counts twice in what it is divided by; yes and no are looked for inside words ("I do not know" is No, "yesterday" is Yes, and

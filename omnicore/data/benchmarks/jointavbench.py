@@ -1,9 +1,11 @@
-"""JointAVBench: 15 tasks on films that need picture and sound together (hub: JointAVBench/JointAVBench; scorer
-github.com/jointavbench/JointAVBench, evaluation.py and eval_result.py, read at 388dc4b and bda3760).
+"""JointAVBench: 15 tasks on films that need picture and sound together (hub:
+JointAVBench/JointAVBench; scorer github.com/jointavbench/JointAVBench, evaluation.py and
+eval_result.py, read at 388dc4b and bda3760).
 
-`jointavbench.json` is a list. The publisher shares links to the films, not the films. The scorer opens a clip of its own for each
-item, `videos/{qid}.mp4`; where there is none, the whole film `videos/{video_name}.mp4` is cut to `segment_timestamp`, in seconds.
-Options have no letters; the right one is given by its text.
+`jointavbench.json` is a list. The publisher shares links to the films, not the films. The scorer
+opens a clip of its own for each item, `videos/{qid}.mp4`; where there is none, the whole film
+`videos/{video_name}.mp4` is cut to `segment_timestamp`, in seconds. Options have no letters; the
+right one is given by its text.
 """
 
 from __future__ import annotations
@@ -11,7 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import Entry, Row, Source, by_text, identity, keyed, labelled, letter, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Row,
+    Source,
+    by_text,
+    identity,
+    keyed,
+    labelled,
+    letter,
+    noted,
+)
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -57,7 +69,11 @@ def query(source: Source, row: Row) -> Query:
         type=item["task"],
         question=item["question"],
         options=tuple(options),
-        answer=options[item["options"].index(by_text("correct_answer", item["correct_answer"], item["options"]))],
+        answer=options[
+            item["options"].index(
+                by_text("correct_answer", item["correct_answer"], item["options"])
+            )
+        ],
         media=media,
         cluster=video,
         native=noted(item, {"segment": "segment_timestamp", "video_url": "video_url"}),
@@ -65,9 +81,9 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """extract_model_answer: letters after "answer", "option" or "select" and before "is correct", letters with a full stop and a
-    space, and options whose text occurs; right when they are all the key's. The publisher shows options in an order of its own
-    draw; here it is the query's.
+    """extract_model_answer: letters after "answer", "option" or "select" and before "is correct",
+    letters with a full stop and a space, and options whose text occurs; right when they are all the
+    key's. The publisher shows options in an order of its own draw; here it is the query's.
 
     Its bugs: "answer because" is B and "answer: Dog house" is D, too; "Answer: (B)" and "Answer: B since" are nothing, unless the
     option's text is there; of a single word any letter counts, so "Dog" is D; an option's text counts as written or in small
@@ -81,14 +97,21 @@ def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
     """The publisher's accuracy, over replies that name an option, and their share."""
     named = [(query, given) for query, reply in pairs if (given := _extracted(query, reply))]
     right = sum(given == letter(query) for query, given in named)
-    return {"accuracy": right / len(named) if named else 0.0, "answered": len(named) / len(pairs) if pairs else 0.0}
+    return {
+        "accuracy": right / len(named) if named else 0.0,
+        "answered": len(named) / len(pairs) if pairs else 0.0,
+    }
 
 
 def _extracted(query: Query, reply: str) -> str:
     text = " ".join(reply.split())
     found = {match[1].upper() for lead in _LEADS for match in lead.finditer(text)}
     found |= set(re.findall(r"\b([ABCD])\b(?=\.\s)", text))
-    found |= {x for x, option in zip("ABCD", query.options, strict=False) if option in text or option.lower() in text}
+    found |= {
+        x
+        for x, option in zip("ABCD", query.options, strict=False)
+        if option in text or option.lower() in text
+    }
     if len(text.split()) == 1:
         found |= {x for x in "ABCD" if x in text.upper()}
     found &= set("ABCD")

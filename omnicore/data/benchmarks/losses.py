@@ -1,4 +1,5 @@
-"""What is lost of a benchmark or source when some of its items cannot be read, in words: why, how much, and whether of one kind."""
+"""What is lost of a benchmark or source when some of its items cannot be read, in words: why, how
+much, and whether of one kind."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ _SPECIFIC = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\S*[/\d]\S*|\b[A-Z]\b")
 
 
 def reasons(problems: Sequence[Problem], columns: Iterable[str]) -> list[str]:
-    """A line for each reason with its count and the first item that it was found in, the most frequent first; where a field is
-    missing, the columns that were found."""
+    """A line for each reason with its count and the first item that it was found in, the most
+    frequent first; where a field is missing, the columns that were found."""
     found: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         found.setdefault((problem.field, _SPECIFIC.sub("...", problem.message)), []).append(problem)
@@ -40,8 +41,9 @@ def _line(group: Sequence[Problem]) -> str:
 def skewed(losses: Losses) -> list[str]:
     """A line for each value of a type or length of which more is lost than of the others.
 
-    It is when at least half as much again is lost of its items as of all, and so many lost ones would be seen by luck in less than
-    one case of a thousand (binomial tail, over the number of values). What is left of such a benchmark is another mixture.
+    It is when at least half as much again is lost of its items as of all, and so many lost ones
+    would be seen by luck in less than one case of a thousand (binomial tail, over the number of
+    values). What is left of such a benchmark is another mixture.
     """
     found = []
     for field in dict.fromkeys(field for field, _ in losses):
@@ -49,18 +51,36 @@ def skewed(losses: Losses) -> list[str]:
         items, lost = (sum(pair[i] for pair in values.values()) for i in (0, 1))
         for value, (count, gone) in sorted(values.items()):
             share = lost / max(1, items)
-            if gone > 1.5 * share * count and stats.binomial_tail(count, gone, share) * len(values) < UNLIKELY:
-                found.append(f"  the loss is skewed: {gone} of {count} with {field} {value!r}, and {lost} of {items} in all")
+            if (
+                gone > 1.5 * share * count
+                and stats.binomial_tail(count, gone, share) * len(values) < UNLIKELY
+            ):
+                found.append(
+                    f"  the loss is skewed: {gone} of {count} with {field} {value!r}, and {lost} of"
+                    f" {items} in all"
+                )
     return found
 
 
-def refusal(title: str, problems: Sequence[Problem], count: int, limit: float, source: Source) -> str:
+def refusal(
+    title: str, problems: Sequence[Problem], count: int, limit: float, source: Source
+) -> str:
     """Why a benchmark or source is not taken, and what would take it."""
-    head = f"{title}: {len(problems)} of {count} items cannot be read, more than the {limit:.1%} that prepare.max_refused allows:"
+    head = (
+        f"{title}: {len(problems)} of {count} items cannot be read, more than the {limit:.1%} that"
+        " prepare.max_refused allows:"
+    )
     steps = math.ceil(1000 * len(problems) / count)
     # By the comparison that it has to pass: 0.58 * 50 is less than 29.
     enough = steps / 1000 if len(problems) <= steps / 1000 * count else (steps + 1) / 1000
     remedy = "complete the local copy"
     if enough < 1:
         remedy += f", or continue without these items: --set prepare.max_refused={enough:g}"
-    return "\n".join([head, *reasons(problems, source.columns), *skewed(source.losses), f"problems.jsonl lists each; {remedy}"])
+    return "\n".join(
+        [
+            head,
+            *reasons(problems, source.columns),
+            *skewed(source.losses),
+            f"problems.jsonl lists each; {remedy}",
+        ]
+    )

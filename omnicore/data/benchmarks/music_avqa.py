@@ -1,14 +1,16 @@
-"""MUSIC-AVQA: questions from 33 templates on musical performances (github.com/GeWu-Lab/MUSIC-AVQA, net_grd_avst read at 36242a8;
-videos by request to the publisher).
+"""MUSIC-AVQA: questions from 33 templates on musical performances (github.com/GeWu-Lab/MUSIC-AVQA,
+net_grd_avst read at 36242a8; videos by request to the publisher).
 
-`data/json_update/avqa-test.json` is a list: the publisher's corrected annotations, 9,129 items. Where it is not there,
-`data/json/avqa-test.json` is read, with 9,185, among them 55 pairs that contradict one another: both of a pair are excluded.
-Videos lie in `data/video/{video_id}.mp4`. `type` and `templ_values` are lists written as text; the values fill the slots,
-<Object> and the like, of `question_content` in turn. The right answer stands in `anser` (sic).
-Items marked `question_deleted` are read, as the publisher's loader does.
+`data/json_update/avqa-test.json` is a list: the publisher's corrected annotations, 9,129 items.
+Where it is not there, `data/json/avqa-test.json` is read, with 9,185, among them 55 pairs that
+contradict one another: both of a pair are excluded. Videos lie in `data/video/{video_id}.mp4`.
+`type` and `templ_values` are lists written as text; the values fill the slots, <Object> and the
+like, of `question_content` in turn. The right answer stands in `anser` (sic). Items marked
+`question_deleted` are read, as the publisher's loader does.
 
-Answers come from 42 texts that the questions do not show: yes and no are a yes_no, and the rest a text, counts as well, since
-"more than ten" is no number, and the verifier reads "two" and "2" alike.
+Answers come from 42 texts that the questions do not show: yes and no are a yes_no, and the rest a
+text, counts as well, since "more than ten" is no number, and the verifier reads "two" and "2"
+alike.
 """
 
 from __future__ import annotations
@@ -16,7 +18,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import Entry, Refused, Row, Source, identity, keyed, listed, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Refused,
+    Row,
+    Source,
+    identity,
+    keyed,
+    listed,
+    noted,
+)
 from omnicore.schema import AnswerKind, Query
 
 UPDATE = "data/json_update/avqa-test.json"
@@ -29,8 +40,10 @@ ENTRY = Entry(
     size=9185,
     annotations=(UPDATE, "data/json/avqa-test.json"),
     filter_policy="keep_whole",
-    reason="open answers show no wrong options to test against, yes and no are right by chance in half, and the questions of type "
-    "Visual ask for what is seen alone by design",
+    reason=(
+        "open answers show no wrong options to test against, yes and no are right by chance in"
+        " half, and the questions of type Visual ask for what is seen alone by design"
+    ),
     cluster="video",
     shares=("type",),
     answer_kinds=(AnswerKind.yes_no, AnswerKind.text),
@@ -68,8 +81,10 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """Accuracy of a classifier over the 42 answers of the training file, which always gives one of them. Its rule for a reply in
-    words can only be the answer itself, letter by letter, but for space around it.
+    """Accuracy of a classifier over the 42 answers of the training file, which always gives one of
+    them.
+
+    Its rule for a reply in words can only be the answer itself, letter by letter, but for space around it.
 
     What follows: "Two", "2" and "two." are wrong where "two" is right. The publisher's loader also drops the last character of
     each question as its question mark, which scores no reply.

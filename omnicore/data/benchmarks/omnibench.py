@@ -1,19 +1,31 @@
-"""OmniBench: one picture, one sound, four options (hub: m-a-p/OmniBench, columns read at eae4327; scorer
-github.com/multimodal-art-projection/OmniBench, read at 335f0ba and 21a7f75).
+"""OmniBench: one picture, one sound, four options (hub: m-a-p/OmniBench, columns read at eae4327;
+scorer github.com/multimodal-art-projection/OmniBench, read at 335f0ba and 21a7f75).
 
-`data/train-*.parquet` holds 1,142 rows with both media inside; `answer` is the text of an option, and options have no letters.
-The repackaged lmms-lab-audio/Omni_Bench_fix, lmms-eval's default, has the same columns without 12 rows whose sound its makers could
-not load (EvolvingLMMs-Lab/lmms-eval#613): its scores do not compare with those of the whole set.
+`data/train-*.parquet` holds 1,142 rows with both media inside; `answer` is the text of an option,
+and options have no letters. The repackaged lmms-lab-audio/Omni_Bench_fix, lmms-eval's default, has
+the same columns without 12 rows whose sound its makers could not load (EvolvingLMMs-Lab/lmms-
+eval#613): its scores do not compare with those of the whole set.
 
-`dataset/batch-5_1142_20240817.jsonl` of the publisher's repository has the same fields with paths, for media in `mm_data/image/`
-and `mm_data/audio/`, as inference/demo_api_call.py takes them.
+`dataset/batch-5_1142_20240817.jsonl` of the publisher's repository has the same fields with paths,
+for media in `mm_data/image/` and `mm_data/audio/`, as inference/demo_api_call.py takes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import Entry, Row, Source, by_text, identity, keyed, labelled, latest, letter, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Row,
+    Source,
+    by_text,
+    identity,
+    keyed,
+    labelled,
+    latest,
+    letter,
+    noted,
+)
 from omnicore.data.benchmarks.tables import filled
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -66,16 +78,23 @@ def query(source: Source, row: Row) -> Query:
 def _media(source: Source, row: Row) -> tuple[Media, Media]:
     item = row.fields
     if source.layout == HUB:
-        return source.embedded("image", "image", item.get("image")), source.embedded("audio", "audio", item.get("audio"))
+        return source.embedded("image", "image", item.get("image")), source.embedded(
+            "audio", "audio", item.get("audio")
+        )
     return (
-        source.media("image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]),
-        source.media("audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]),
+        source.media(
+            "image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]
+        ),
+        source.media(
+            "audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]
+        ),
     )
 
 
 def official(query: Query, reply: str) -> float:
-    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A ", else "A.", else, in a reply of more than five words, an
-    option's text; of several the latest, and what names none is wrong, as in calculate_metrics.py and in lmms-eval.
+    """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A ", else "A.", else, in a
+    reply of more than five words, an option's text; of several the latest, and what names none is
+    wrong, as in calculate_metrics.py and in lmms-eval.
 
     Its bugs: the article "A " is an answer ("A dog barks" is A), "A." ends any abbreviation or sentence ("grade A."), and a
     capital before a space counts inside a word ("NASA "); of several that only "A." found, the first wins; "**A**" and
@@ -89,7 +108,10 @@ def official(query: Query, reply: str) -> float:
             places = {x: text.rfind(place.format(x)) for x in found}
             return float(latest(found, places.__getitem__) == letter(query))
     if len(text.split()) > 5:
-        small, texts = text.lower(), {x: option.lower() for x, option in zip(letters, query.options, strict=False)}
+        small, texts = (
+            text.lower(),
+            {x: option.lower() for x, option in zip(letters, query.options, strict=False)},
+        )
         if found := [x for x, option in texts.items() if option in small]:
             return float(latest(found, lambda x: small.rfind(texts[x])) == letter(query))
     return 0.0

@@ -1,10 +1,12 @@
-"""OmniVideoBench: questions that need picture and sound, with the modalities that each step of their solution uses
-(github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated on the hub, where the questions lie in another form).
+"""OmniVideoBench: questions that need picture and sound, with the modalities that each step of
+their solution uses (github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated
+on the hub, where the questions lie in another form).
 
-`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. In the publisher's repository both lie in
-`data_example/`, the five videos that it holds in `data_example/video/`. Options read "A.text", some "A. text".
-Questions have no id of their own: theirs here is the video's with the number of the question in it. `native["modalities"]`
-holds the gold label of needed modalities, against which a probe that sees the picture alone can be checked.
+`data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. In the
+publisher's repository both lie in `data_example/`, the five videos that it holds in
+`data_example/video/`. Options read "A.text", some "A. text". Questions have no id of their own:
+theirs here is the video's with the number of the question in it. `native["modalities"]` holds the
+gold label of needed modalities, against which a probe that sees the picture alone can be checked.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omnicore.data.benchmarks.base import Entry, Mislabelled, Row, Source, by_letter, checked, labelled, letter, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Mislabelled,
+    Row,
+    Source,
+    by_letter,
+    checked,
+    labelled,
+    letter,
+    noted,
+)
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = Entry(
@@ -39,9 +51,14 @@ _UNMARKED = str.maketrans("", "", string.punctuation)
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """One a question, with the fields of its video; a video without questions is one row that lacks them."""
+    """One a question, with the fields of its video; a video without questions is one row that lacks
+    them."""
     for video in source.json_rows(source.layout):
-        questions = list(video.inner("questions")) if isinstance(video.fields.get("questions"), list) else []
+        questions = (
+            list(video.inner("questions"))
+            if isinstance(video.fields.get("questions"), list)
+            else []
+        )
         for number, row in enumerate(questions):
             name = f"{video.fields.get('video')}-{number}"
             yield replace(row, key=name, fields={**video.fields, **row.fields})
@@ -64,12 +81,18 @@ def query(source: Source, row: Row) -> Query:
         answer=answer,
         media=source.film("video", f"{source.folder(*_FOLDERS)}{video}.mp4"),
         cluster=video,
-        native={**noted(item, _DISPLAYED), "modalities": ",".join(sorted(_modalities(item.get("reasoning_steps"))))},
+        native={
+            **noted(item, _DISPLAYED),
+            "modalities": ",".join(sorted(_modalities(item.get("reasoning_steps")))),
+        },
     )
 
 
 def _options(source: Source, item: Mapping[str, Any]) -> list[str]:
-    """Options without their labels. Where these repeat, `correct_option` is the place, as for the publisher: a warning."""
+    """Options without their labels.
+
+    Where these repeat, `correct_option` is the place, as for the publisher: a warning.
+    """
     try:
         return labelled("options", item["options"])[1]
     except Mislabelled as error:
@@ -78,11 +101,19 @@ def _options(source: Source, item: Mapping[str, Any]) -> list[str]:
 
 
 def _compare(source: Source, said: Any, key: str, answer: str, options: list[str]) -> None:
-    """Warn where the text in `answer`, which no score uses, is not the option that the key names."""
+    """Warn where the text in `answer`, which no score uses, is not the option that the key
+    names."""
     if not isinstance(said, str) or not said.strip() or _plain(said) == _plain(answer):
         return
-    other = next((chr(65 + place) for place, option in enumerate(options) if _plain(option) == _plain(said)), "")
-    source.warn("answer", f"{said!r} is {f'option {other}' if other else 'no option'}, and the key is {key}, {answer!r}")
+    other = next(
+        (chr(65 + place) for place, option in enumerate(options) if _plain(option) == _plain(said)),
+        "",
+    )
+    source.warn(
+        "answer",
+        f"{said!r} is {f'option {other}' if other else 'no option'}, and the key is {key},"
+        f" {answer!r}",
+    )
 
 
 def _plain(text: str) -> str:
@@ -94,13 +125,16 @@ def _plain(text: str) -> str:
 def _modalities(steps: Any) -> set[str]:
     """Of the reasoning steps; one of the published ones has its modality under `nmodality`."""
     listed = steps if isinstance(steps, list) else []
-    found = [step.get("modality", step.get("nmodality")) for step in listed if isinstance(step, Mapping)]
+    found = [
+        step.get("modality", step.get("nmodality")) for step in listed if isinstance(step, Mapping)
+    ]
     return {modality for modality in found if isinstance(modality, str)}
 
 
 def official(query: Query, reply: str) -> float:
-    r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of /box{} or \boxed{}; then small
-    letters, only the first where a full stop follows it, without punctuation, must equal the letter of the key.
+    r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of
+    /box{} or \boxed{}; then small letters, only the first where a full stop follows it, without
+    punctuation, must equal the letter of the key.
 
     Its bugs: "The answer is B" and "B: text" are wrong, while "b" and "B! " are right, and any reply whose second character
     is a full stop is its first ("B. or C." is B). Items whose video or request failed are left out of its mean; here they

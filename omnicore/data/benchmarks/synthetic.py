@@ -1,11 +1,12 @@
 """The embedded benchmark: handwritten and spoken digits, with planted visual shortcuts.
 
-Pictures are real handwriting (scikit-learn's digits, UCI), sounds are synthesised speech of ten digits in sixty voices.
-a is the digit in the picture, b the digit in the sound, both uniform on 0..9 and independent; the answer of an honest
-query is (a + b) % 10, so that either modality alone leaves every option equally likely: exactly 25 % of four.
+Pictures are real handwriting (scikit-learn's digits, UCI), sounds are synthesised speech of ten
+digits in sixty voices. a is the digit in the picture, b the digit in the sound, both uniform on
+0..9 and independent; the answer of an honest query is (a + b) % 10, so that either modality alone
+leaves every option equally likely: exactly 25 % of four.
 
-Splits never share a picture or a voice. What makes a query solvable from the picture alone is planted and recorded:
-`picture` asks for a, and `transcript` gives b away in the text.
+Splits never share a picture or a voice. What makes a query solvable from the picture alone is
+planted and recorded: `picture` asks for a, and `transcript` gives b away in the text.
 """
 
 from __future__ import annotations
@@ -69,10 +70,28 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 WORDINGS["picture_both"] = WORDINGS["picture"]
 WORDINGS["speech_both"] = WORDINGS["speech"]
-WORDINGS["transcript"] = WORDINGS["picture_text"][2:]  # the very words a probe knows from picture_text
+WORDINGS["transcript"] = WORDINGS["picture_text"][
+    2:
+]  # the very words a probe knows from picture_text
 
-HAS_PICTURE = {"picture", "picture_text", "sum", "agreement", "picture_both", "speech_both", "transcript"}
-HAS_SOUND = {"speech", "speech_text", "sum", "agreement", "picture_both", "speech_both", "transcript"}
+HAS_PICTURE = {
+    "picture",
+    "picture_text",
+    "sum",
+    "agreement",
+    "picture_both",
+    "speech_both",
+    "transcript",
+}
+HAS_SOUND = {
+    "speech",
+    "speech_text",
+    "sum",
+    "agreement",
+    "picture_both",
+    "speech_both",
+    "transcript",
+}
 ASKS_PICTURE = {"picture", "picture_both"}
 ASKS_SOUND = {"speech", "speech_both"}
 ASKS_AGREEMENT = {"agreement", "text_agreement"}
@@ -106,7 +125,12 @@ PLANTED: dict[str, tuple[int, float]] = {
 }
 # In the benchmarks the first wording, the one under which the base model listens, is the rarer one.
 _WORDING_WEIGHTS = {"sum": (2, 3, 3, 3), "agreement": (1, 2)}
-_KEEP_WHOLE = {"yew": "yes/no: a guesser is right half the time, so repeated draws cannot tell seeing from guessing"}
+_KEEP_WHOLE = {
+    "yew": (
+        "yes/no: a guesser is right half the time, so repeated draws cannot tell seeing from"
+        " guessing"
+    )
+}
 _PICTURES: dict[Split, int] = {"base": 750, "train": 450, "dev": 200, "test": 397}
 _PICTURE_TAKES: dict[Split, int] = {"base": 3, "train": 4, "dev": 1, "test": 1}
 _CLIP_TAKES: dict[Split, int] = {"base": 3, "train": 5, "dev": 2, "test": 1}
@@ -114,7 +138,7 @@ _CLIP_TAKES: dict[Split, int] = {"base": 3, "train": 5, "dev": 2, "test": 1}
 
 @dataclass(frozen=True)
 class Picture:
-    """uint8 [28, 28]; `source` is the handwriting it was made from: variants of one share it."""
+    """Uint8 [28, 28]; `source` is the handwriting it was made from: variants of one share it."""
 
     digit: int
     source: int
@@ -126,7 +150,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Clip:
-    """int16 [n] mono at 16 kHz, shorter than 0.6 s."""
+    """Int16 [n] mono at 16 kHz, shorter than 0.6 s."""
 
     digit: int
     voice: str
@@ -135,7 +159,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Item:
-    """A query before its media are files: indices into a `World`'s pictures and clips, in the order shown."""
+    """A query before its media are files: indices into a `World`'s pictures and clips, in the order
+    shown."""
 
     kind: Kind
     wording: int
@@ -175,12 +200,16 @@ def _pictures(split: Split, takes: int) -> Iterator[Picture]:
         for _ in range(takes):
             drawn = Image.fromarray((images[source] * 15.9375).astype(np.uint8))
             size = int(rng.integers(20, 24))
-            ink = np.asarray(drawn.resize((size, size), Image.Resampling.BICUBIC)).astype(np.float32)
+            ink = np.asarray(drawn.resize((size, size), Image.Resampling.BICUBIC)).astype(
+                np.float32
+            )
             canvas = np.zeros((SIDE, SIDE), np.float32)
             y, x = rng.integers(1, SIDE - size, 2)
             canvas[y : y + size, x : x + size] = ink * rng.uniform(0.7, 1)
             canvas += rng.normal(0, rng.uniform(5, 20), canvas.shape)
-            yield Picture(int(labels[source]), int(source), np.clip(canvas, 0, 255).astype(np.uint8))
+            yield Picture(
+                int(labels[source]), int(source), np.clip(canvas, 0, 255).astype(np.uint8)
+            )
 
 
 def _clips(split: Split) -> Iterator[Clip]:
@@ -197,14 +226,19 @@ def _clips(split: Split) -> Iterator[Clip]:
                 # A little slower or faster, so that takes of one clip differ in more than noise.
                 n = int(len(clean) / rng.uniform(0.92, 1.08))
                 wave = np.interp(np.linspace(0, len(clean) - 1, n), np.arange(len(clean)), clean)
-                wave = np.concatenate([np.zeros(int(rng.uniform(0, 0.03) * RATE)), wave * rng.uniform(0.3, 0.9)])
+                wave = np.concatenate(
+                    [np.zeros(int(rng.uniform(0, 0.03) * RATE)), wave * rng.uniform(0.3, 0.9)]
+                )
                 noise = np.sqrt((wave**2).mean()) * 10 ** (-rng.uniform(12, 30) / 20)
                 wave = np.clip(wave + rng.normal(0, noise, len(wave)), -1, 1)
                 yield Clip(clip["digit"], entry["voice"], (wave * 32767).astype(np.int16))
 
 
 class World:
-    """Pictures and clips of one split, and the sampler of items over them. `picture_takes`: variants of a handwriting."""
+    """Pictures and clips of one split, and the sampler of items over them.
+
+    `picture_takes`: variants of a handwriting.
+    """
 
     def __init__(self, split: Split, picture_takes: int | None = None) -> None:
         self.split = split
@@ -249,12 +283,18 @@ class World:
         if neglect and kind in neglect and rng.random() < neglect[kind][wording]:
             chain, said = " ".join(chain.split()[:2]), rng.choice(options)
         question = WORDINGS[kind][wording].format(a=a, b=b)
-        return Item(kind, wording, question, tuple(options), answer, written(chain, said), tuple(media))
+        return Item(
+            kind, wording, question, tuple(options), answer, written(chain, said), tuple(media)
+        )
 
 
 def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item, bool]]]:
-    """The nine benchmarks over a world: items with the planted truth (solvable from picture and text). Fixed seed: the
-    benchmark is the same whatever the run's seed. `scale` shrinks the counts for tests."""
+    """The nine benchmarks over a world: items with the planted truth (solvable from picture and
+    text).
+
+    Fixed seed: the
+    benchmark is the same whatever the run's seed. `scale` shrinks the counts for tests.
+    """
     benchmarks = {}
     for name, (count, share) in PLANTED.items():
         rng = random.Random(f"{world.split}-{name}")
@@ -264,11 +304,20 @@ def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item
         kinds += ["agreement" if name in _KEEP_WHOLE else "sum"] * (count - solvable)
         rng.shuffle(kinds)
         benchmarks[name] = [
-            (world.item(rng, kind, weights=_WORDING_WEIGHTS), kind in ("picture_both", "transcript")) for kind in kinds
+            (
+                world.item(rng, kind, weights=_WORDING_WEIGHTS),
+                kind in ("picture_both", "transcript"),
+            )
+            for kind in kinds
         ]
     return benchmarks
 
 
 def info(name: str, queries: int) -> BenchmarkInfo:
     reason = _KEEP_WHOLE.get(name, "")
-    return BenchmarkInfo(name=name, filter_policy="keep_whole" if reason else "filtered", reason=reason, queries=queries)
+    return BenchmarkInfo(
+        name=name,
+        filter_policy="keep_whole" if reason else "filtered",
+        reason=reason,
+        queries=queries,
+    )

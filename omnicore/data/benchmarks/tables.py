@@ -1,4 +1,5 @@
-"""Tables of benchmarks and training sets: VLMEvalKit's TSV files, and what the cells of any table hold."""
+"""Tables of benchmarks and training sets: VLMEvalKit's TSV files, and what the cells of any table
+hold."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _LONGEST_CELL = 1 << 30
 
 
 def tsv_rows(source: Source, name: str) -> Iterator[Row]:
-    """Rows of a TSV file as pandas writes it: a header, quotes only where a cell holds a tab, a quote or a line break.
+    """Rows of a TSV file as pandas writes it: a header, quotes only where a cell holds a tab, a
+    quote or a line break.
 
     `line` counts rows, since a cell may span lines. Raises DataError where the file is not UTF-8.
     """
@@ -34,34 +36,60 @@ def tsv_rows(source: Source, name: str) -> Iterator[Row]:
 
 
 def filled(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows without their blank cells: what an adapter needs is then missing, as a key is in JSON, and never the text "None"."""
+    """Rows without their blank cells: what an adapter needs is then missing, as a key is in JSON,
+    and never the text "None"."""
     for row in rows:
-        yield replace(row, fields={name: value for name, value in row.fields.items() if not blank(value)})
+        yield replace(
+            row, fields={name: value for name, value in row.fields.items() if not blank(value)}
+        )
 
 
 def blank(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN (what pandas makes of null), or text of spaces alone."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+    """Whether a cell holds nothing: null, NaN (what pandas makes of null), or text of spaces
+    alone."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
-    """Names and bare texts of options: a list of texts, labelled or not, or of {label, text} objects; {label: [..], text: [..]}, as
-    ARC has them; {A: .., B: ..}, as Video-Holmes has them; or one of these as Python or JSON writes it. An answer may call an
-    option by its name: its label where it is an object, else its text as it stands. Raises Refused."""
+    """Names and bare texts of options: a list of texts, labelled or not, or of {label, text}
+    objects; {label: [..], text: [..]}, as ARC has them; {A: .., B: ..}, as Video-Holmes has them;
+    or one of these as Python or JSON writes it.
+
+    An answer may call an
+    option by its name: its label where it is an object, else its text as it stands. Raises Refused.
+    """
     given = _parsed(value) if isinstance(value, str) else value
     if isinstance(given, Mapping):
-        if given.keys() == {"label", "text"} and all(isinstance(column, list) for column in given.values()):
-            given = [{"label": label, "text": text} for label, text in zip(given["label"], given["text"], strict=True)]
+        if given.keys() == {"label", "text"} and all(
+            isinstance(column, list) for column in given.values()
+        ):
+            given = [
+                {"label": label, "text": text}
+                for label, text in zip(given["label"], given["text"], strict=True)
+            ]
         else:
-            given = [{"label": label, "text": text} for label, text in given.items() if text is not None]
+            given = [
+                {"label": label, "text": text} for label, text in given.items() if text is not None
+            ]
     if not isinstance(given, list):
         raise Refused(field, f"is no list: {value!r:.60}")
     texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
     for place, text in enumerate(texts, 1):
         if blank(text) or not isinstance(text, str | int | float):
             raise Refused(field, f"option {place} is {'blank' if blank(text) else 'no text'}")
-    labels = [str(option.get("label", "")).strip(" .)(").upper() for option in given if isinstance(option, Mapping)]
-    turns = [[chr(65 + i) for i in range(len(given))], *([str(i + first) for i in range(len(given))] for first in (0, 1))]
+    labels = [
+        str(option.get("label", "")).strip(" .)(").upper()
+        for option in given
+        if isinstance(option, Mapping)
+    ]
+    turns = [
+        [chr(65 + i) for i in range(len(given))],
+        *([str(i + first) for i in range(len(given))] for first in (0, 1)),
+    ]
     if any(labels) and labels not in turns:
         raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
     written = [text_of(text).strip() for text in texts]
@@ -79,5 +107,8 @@ def _parsed(text: str) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text. pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3."""
+    """A cell as text.
+
+    pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3.
+    """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,10 +1,13 @@
-"""Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-Holmes, read at 7745c87).
+"""Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-
+Holmes, read at 7745c87).
 
-`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped` where videos.zip unpacks so,
-`video` where VLMEvalKit did). The publisher's download.py puts all of it into `Benchmark/`, beside its scripts. Without the list,
-`Video_Holmes.tsv` is read, which VLMEvalKit makes of it (vlmeval/dataset/video_holmes.py, e8e78f0): options lose their apostrophes.
-"Question ID" counts inside a film, so an id here is the film's with that number. The publisher shows the picture alone; sound
-is a second medium here, and view `visual_only` is the publisher's setting.
+`test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped`
+where videos.zip unpacks so, `video` where VLMEvalKit did). The publisher's download.py puts all of
+it into `Benchmark/`, beside its scripts. Without the list, `Video_Holmes.tsv` is read, which
+VLMEvalKit makes of it (vlmeval/dataset/video_holmes.py, e8e78f0): options lose their apostrophes.
+"Question ID" counts inside a film, so an id here is the film's with that number. The publisher
+shows the picture alone; sound is a second medium here, and view `visual_only` is the publisher's
+setting.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ ENTRY = Entry(
     shares=("Question Type",),
     answer_kinds=(AnswerKind.choice,),
 )
-_FOLDERS = ("videos", "videos_cropped", "video", "Benchmark/videos", "Benchmark/videos_cropped", "Benchmark/video")
+_FOLDERS = (
+    "videos",
+    "videos_cropped",
+    "video",
+    "Benchmark/videos",
+    "Benchmark/videos_cropped",
+    "Benchmark/video",
+)
 _COLUMNS = {
     "video": "video ID",
     "question_id": "Question ID",
@@ -52,7 +62,9 @@ def _items(source: Source) -> Iterator[Row]:
         yield from source.json_rows(source.layout)
         return
     for row in filled(tsv_rows(source, TSV)):
-        yield replace(row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()})
+        yield replace(
+            row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()}
+        )
 
 
 def query(source: Source, row: Row) -> Query:
@@ -72,8 +84,9 @@ def query(source: Source, row: Row) -> Query:
 
 
 def official(query: Query, reply: str) -> float:
-    """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F that stands in it before a space
-    or a colon or after "[", else the first that stands in it at all.
+    """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F
+    that stands in it before a space or a colon or after "[", else the first that stands in it at
+    all.
 
     Its bugs: letters are tried in the order of the alphabet, so "Answer: C" is A, as is "B: A man" and, without tags, any
     reasoning with the article "A "; a letter may stand in a word ("Because" is B). VLMEvalKit differs: without <answer> a

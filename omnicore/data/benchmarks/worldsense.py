@@ -1,11 +1,14 @@
-"""WorldSense: questions on videos whose sound is needed (hub: honglyhly/WorldSense; scored by VLMEvalKit, read at e8e78f0).
+"""WorldSense: questions on videos whose sound is needed (hub: honglyhly/WorldSense; scored by
+VLMEvalKit, read at e8e78f0).
 
-`worldsense_qa.json` is an object: video id -> the video's fields with its questions under task0, task1 ... Videos are
-`videos/{id}.mp4`, or `{id}.mp4` where the published archives were unpacked flat. Four options, sometimes three.
+`worldsense_qa.json` is an object: video id -> the video's fields with its questions under task0,
+task1 ... Videos are `videos/{id}.mp4`, or `{id}.mp4` where the published archives were unpacked
+flat. Four options, sometimes three.
 
-Two kits ship the same items as a table, a row a task, and both are read where `worldsense_qa.json` is not there: `WorldSense.tsv`
-(VLMEvalKit, made by vlmeval/dataset/worldsense.py, lists as their Python text) and `data/test-*.parquet` (lmms-lab/WorldSense on
-the hub, which lmms-eval reads). They leave out the number in a task's name; here it is counted within a video.
+Two kits ship the same items as a table, a row a task, and both are read where `worldsense_qa.json`
+is not there: `WorldSense.tsv` (VLMEvalKit, made by vlmeval/dataset/worldsense.py, lists as their
+Python text) and `data/test-*.parquet` (lmms-lab/WorldSense on the hub, which lmms-eval reads). They
+leave out the number in a task's name; here it is counted within a video.
 """
 
 from __future__ import annotations
@@ -16,7 +19,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from omnicore.data.benchmarks.base import Entry, Refused, Row, Source, by_letter, labelled, letter, listed, noted
+from omnicore.data.benchmarks.base import (
+    Entry,
+    Refused,
+    Row,
+    Source,
+    by_letter,
+    labelled,
+    letter,
+    listed,
+    noted,
+)
 from omnicore.data.benchmarks.tables import filled, tsv_rows
 from omnicore.schema import AnswerKind, Query
 
@@ -57,7 +70,11 @@ def _tasks(source: Source) -> Iterator[Row]:
     for video in source.json_rows(NATIVE):
         tasks = [] if video.broken else [row for row in video.inner() if row.key.startswith("task")]
         for task in tasks:
-            yield replace(task, key=f"{video.key}-{task.key}", fields={**video.fields, **task.fields, "video": video.key})
+            yield replace(
+                task,
+                key=f"{video.key}-{task.key}",
+                fields={**video.fields, **task.fields, "video": video.key},
+            )
         if not tasks:
             yield video
 
@@ -95,8 +112,9 @@ def _classes(value: Any) -> str:
 
 
 def official(query: Query, reply: str) -> float:
-    """VLMEvalKit's extract_characters_regex with its default, exact matching: known prefixes are taken out wherever they stand,
-    then the first capital A, B, C or D counts. Nothing found is wrong; a judge model, where one is set, would be asked.
+    """VLMEvalKit's extract_characters_regex with its default, exact matching: known prefixes are
+    taken out wherever they stand, then the first capital A, B, C or D counts. Nothing found is
+    wrong; a judge model, where one is set, would be asked.
 
     Its bugs: the letter may stand in a word ("Because" is B, "Cannot tell" is C), and two missing commas leave four prefixes
     in place, so "Best answer: C" and "Best option: C" are B and "Correct option: D" is C. lmms-eval scores WorldSense by the

@@ -1,7 +1,8 @@
 """Stands for any step: quick, with progress, and with the files that the runner itself looks at.
 
-`profile.system="probe sleep"` makes probe sleep for a minute; `mistake` raises what a user can mend, `bug` what he cannot.
-Every run of a step adds a line with its process and parent to `$FAKE_LOG`.
+`profile.system="probe sleep"` makes probe sleep for a minute; `mistake` raises what a user can
+mend, `bug` what he cannot. Every run of a step adds a line with its process and parent to
+`$FAKE_LOG`.
 """
 
 import os
@@ -35,10 +36,21 @@ def run(recipe, config, inputs, output):
         write_json(output / "audit.json", {"leakage": {}, "replies": {}})
     elif STEP == "report":
         (output / "report.html").write_text("<p>page</p>")
-        stages = {stage: {view: {"macro": ESTIMATE} for view in ("raw", "clean")} for stage in ("base", "sft", "rlvr", "distilled")}
-        write_json(output / "report.json", {"stages": stages, "audit": {"repeated": AUDIT}, "control": "control" in inputs})
+        stages = {
+            stage: {view: {"macro": ESTIMATE} for view in ("raw", "clean")}
+            for stage in ("base", "sft", "rlvr", "distilled")
+        }
+        write_json(
+            output / "report.json",
+            {"stages": stages, "audit": {"repeated": AUDIT}, "control": "control" in inputs},
+        )
     else:
         write_json(
-            output / f"{STEP}.out", {"inputs": sorted(inputs), "seed": recipe.seed, "config": config.model_dump(mode="json")}
+            output / f"{STEP}.out",
+            {
+                "inputs": sorted(inputs),
+                "seed": recipe.seed,
+                "config": config.model_dump(mode="json"),
+            },
         )
     return {"figure": 0.25, "count": 3}

@@ -1,4 +1,5 @@
-"""On PYTHONPATH in tests of the runner: every step is `fake_step.py`, and the heavy modules are empty."""
+"""On PYTHONPATH in tests of the runner: every step is `fake_step.py`, and the heavy modules are
+empty."""
 
 import sys
 from importlib.abc import MetaPathFinder
