@@ -22,7 +22,7 @@ def omniboost(
     recipe: str = "tiny",
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
     control: bool = False,
 ) -> None:
@@ -83,7 +83,7 @@ def omniboost(
             **settings,
         }
         # An output of one branch cannot be an optional input outside it: each branch has its own report.
-        with dsl.If(control == True, "with-control"):
+        with dsl.If(control == True, "with-control"):  # noqa: E712
             lucky = rlvr(
                 data=queries, start=tuned.outputs["checkpoint"], control="random_reward", **settings
             )

@@ -23,7 +23,7 @@ class Audit(NamedTuple):
     name="audit",
     description="Prepare a benchmark, probe it twice with modalities withheld, judge every query",
 )
-def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:
+def audit(recipe: str, overrides: str = "", model: str = "", benchmarks: dict = {}) -> Audit:  # noqa: B006
     """The part that every pipeline begins with: the queries, the draws of both probes, and the clean view with its audit.
 
     Args:
@@ -56,7 +56,7 @@ def omniclean(
     recipe: str = "tiny",
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
 ) -> None:
     """The audit with its page.

@@ -22,7 +22,7 @@ def retrain(
     champion: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
 ) -> None:
     """Both models answer the same queries of the same clean view in this run; the decision is an artefact of its own.

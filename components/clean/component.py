@@ -12,7 +12,7 @@ def clean(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     second_draws: dsl.Input[dsl.Dataset] | None = None,
 ) -> None:
     """From draws to verdicts, the manifest of the clean view, and the audit.

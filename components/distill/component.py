@@ -13,7 +13,7 @@ def distill(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     draws: dsl.Input[dsl.Dataset] | None = None,
     place: dsl.TaskConfig = None,
 ) -> None:

@@ -13,7 +13,7 @@ def evaluate(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     checkpoint: dsl.Input[dsl.Model] | None = None,
     place: dsl.TaskConfig = None,
 ) -> None:

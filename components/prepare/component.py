@@ -10,7 +10,7 @@ def prepare(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
 ) -> None:
     """Native annotations and media to queries and training sets.
 

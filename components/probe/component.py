@@ -12,7 +12,7 @@ def probe(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     section: str = "probe",
     place: dsl.TaskConfig = None,
 ) -> None:

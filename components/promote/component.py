@@ -15,7 +15,7 @@ def promote(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
     checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:

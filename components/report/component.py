@@ -14,7 +14,7 @@ def report(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     run_name: str = "",
     second_draws: dsl.Input[dsl.Dataset] | None = None,
     base: dsl.Input[dsl.Artifact] | None = None,

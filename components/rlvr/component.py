@@ -13,7 +13,7 @@ def rlvr(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     control: str = "",
     place: dsl.TaskConfig = None,
 ) -> None:

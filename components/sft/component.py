@@ -12,7 +12,7 @@ def sft(
     recipe: str,
     overrides: str = "",
     model: str = "",
-    benchmarks: dict = {},
+    benchmarks: dict = {},  # noqa: B006
     section: str = "sft",
     start: dsl.Input[dsl.Model] | None = None,
     place: dsl.TaskConfig = None,

@@ -67,7 +67,7 @@ class Cluster:
     `configuration` is the client's; `times` how patient to be.
     """
 
-    def __init__(self, configuration: Any, namespace: str, times: Times = Times()) -> None:
+    def __init__(self, configuration: Any, namespace: str, times: Times = Times()) -> None:  # noqa: B008
         configuration.retries = (
             False  # ours know when to stop, and which answers are worth another try
         )
@@ -309,7 +309,7 @@ class Cluster:
         return found
 
 
-def connect(namespace: str = "", times: Times = Times()) -> Cluster:
+def connect(namespace: str = "", times: Times = Times()) -> Cluster:  # noqa: B008
     """The cluster that this pod runs in, or that of the kubeconfig; `namespace` by default the
     pod's or the context's own.
 
@@ -385,7 +385,7 @@ def refused(error: ApiException) -> bool:
     return error.status not in BUSY
 
 
-def never(error: ApiException) -> bool:
+def never(error: ApiException) -> bool:  # noqa: ARG001
     return False
 
 

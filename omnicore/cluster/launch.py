@@ -509,7 +509,7 @@ def cancelling(job: Job) -> Iterator[None]:
         yield  # signals reach the main thread alone
         return
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int, frame: object) -> None:  # noqa: ARG001
         job.discard_now()
         raise SystemExit(128 + number)
 

@@ -24,7 +24,7 @@ class Plain(str):
 
 class _Loader(yaml.SafeLoader):
     # Only the merge key `<<` is still resolved.
-    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012 - as PyYAML declares it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice: PyYAML lets the last one win."""
@@ -48,7 +48,7 @@ _Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
 _Dumper.add_representer(Plain, lambda dumper, text: dumper.represent_str(str(text)))

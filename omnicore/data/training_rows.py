@@ -211,7 +211,7 @@ class _Format:
         return taught(made, self.profile) if "sft" in self.config.stages else made
 
 
-def _own(source: Source, row: Row, config: TrainingSource) -> Query:
+def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: ARG001
     given = Query.model_validate(row.fields)
     media = []
     for place, medium in enumerate(given.media):
@@ -335,7 +335,7 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
 
 
 @lru_cache(4096)
-def _has_sound(path: Path, sha256: str) -> bool:
+def _has_sound(path: Path, sha256: str) -> bool:  # noqa: ARG001 - another file may take its place
     try:
         return has_sound(path)
     except DataError:  # what is wrong with the video is said where its picture is checked

@@ -128,7 +128,7 @@ def _key(name: str) -> Iterator[Path | None]:
 def _installed(name: str) -> None:
     try:
         import model_signing.signing
-        import model_signing.verifying
+        import model_signing.verifying  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{name} is set and needs {error.name}, which is not installed: pip install"

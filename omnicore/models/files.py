@@ -98,7 +98,7 @@ def sizes(shard: Path) -> dict[str, int]:
     """
     try:
         with safe_open(shard, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             shapes = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard} is damaged or truncated ({error}): {AGAIN}") from error

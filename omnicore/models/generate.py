@@ -93,7 +93,7 @@ class _Drawn(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, temperature: float, part: Part) -> None:
         self._temperature, (self._first, self._all) = temperature, part
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
         probabilities = torch.softmax(scores / self._temperature, -1)
         others = probabilities.new_empty(scores.shape[1])
         for row in range(self._all):

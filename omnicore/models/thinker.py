@@ -129,7 +129,7 @@ def skeleton(model: str | Path, recipe: str = "") -> tuple[Any, str]:
 
     Raises CheckpointError.
     """
-    shipped = Path(str(packaged("omnicore") / "recipes" / f"{recipe}.json"))
+    shipped = Path(str(packaged("omnicore.config") / "recipes" / f"{recipe}.json"))
     if not Path(model).exists() and shipped.is_file():
         values, source = (
             json.loads(shipped.read_text()),

@@ -243,7 +243,7 @@ class Keeper:
         self._folders.add(folder)
         return True
 
-    def _moved(self, size: int, moved: int) -> None:
+    def _moved(self, size: int, moved: int) -> None:  # noqa: ARG002
         if self.finished:
             raise _Finished
 

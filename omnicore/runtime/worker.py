@@ -84,7 +84,10 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
     if "summary" in answer:
         return dict(answer["summary"])
     if "error" in answer:
-        raise getattr(errors, answer["error"], RuntimeError)(answer["message"])
+        if answer["error"]:
+            kind: type[errors.OmniError] = getattr(errors, answer["error"])
+            raise kind(answer["message"], **answer["details"])
+        raise RuntimeError(answer["message"])
     killed = f"by signal {answer['signal']}" if "signal" in answer else "with its worker"
     raise errors.OmniError(
         f"the step was killed {killed}: if memory ran out, free some; the same command goes on"
@@ -164,7 +167,11 @@ def become(connection: socket.socket, work: Work) -> None:
     try:
         answer: dict[str, Any] = {"summary": work(request)}
     except errors.OmniError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
+        answer = {
+            "error": type(error).__name__,
+            "message": str(error),
+            "details": error.details(),
+        }
     except BaseException as error:
         traceback.print_exc()
         answer = {"error": "", "message": f"{type(error).__name__}: {error}"}

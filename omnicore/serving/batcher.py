@@ -58,7 +58,7 @@ class _Rows(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, jobs: Sequence[Job], encoder: Encoder, ended: threading.Event) -> None:
         self._jobs, self._encoder, self._ended = jobs, encoder, ended
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         logprobs = torch.log_softmax(scores, -1)
         scores[:, self._encoder.suppressed] = -torch.inf
         for row, job in enumerate(self._jobs):

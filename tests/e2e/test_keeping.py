@@ -46,8 +46,8 @@ PROBE = [
     "probe.engine.concurrency=2",
 ]
 EAGER = (
-    "import sys; from omnicore import cli, keeping; keeping.EVERY = keeping.POLL = 0.05;"
-    " sys.exit(cli.main())"
+    "import sys; from omnicore.cli.main import main; from omnicore.runtime import checkpoint_sync as sync;"
+    " sync.EVERY = sync.POLL = 0.05; sys.exit(main())"
 )
 
 

@@ -41,7 +41,7 @@ from tests.seaweed import (
 __all__ = ["impatient", "proxy", "seaweed", "signed_in", "uri"]
 pytestmark = pytest.mark.usefixtures("signed_in")
 PUBLISH = (
-    "import sys; from pathlib import Path; from omnicore import store;"
+    "import sys; from pathlib import Path; from omnicore.storage import store;"
     " store.publish(Path(sys.argv[1]), sys.argv[2])"
 )
 
@@ -139,7 +139,7 @@ class Page(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = answer
+    do_GET = do_PUT = do_POST = answer  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         pass

@@ -32,7 +32,7 @@ from tests.seaweed import (
 __all__ = ["proxy", "seaweed", "signed_in", "uri"]
 pytestmark = pytest.mark.usefixtures("signed_in")
 PUBLISH = (
-    "import sys; from pathlib import Path; from omnicore import store;"
+    "import sys; from pathlib import Path; from omnicore.storage import store;"
     " store.publish(Path(sys.argv[1]), sys.argv[2])"
 )
 

@@ -15,8 +15,9 @@ from omnicore import __version__
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import DataError
 from omnicore.lineage import model_card
-from omnicore.lineage.step_record import read_step, revision, write_step
-from omnicore.storage.digests import code_digest, digest_directory, model_directory, sha256_file
+from omnicore.lineage.code_version import code_digest, revision
+from omnicore.lineage.step_record import read_step, write_step
+from omnicore.storage.digests import digest_directory, model_directory, sha256_file
 
 HUB = "models--Qwen--Qwen2.5-Omni-3B/snapshots/" + "f" * 40
 README = (

@@ -163,7 +163,7 @@ def test_media_are_processed_once_whatever_the_draws(
     opened: list[Path] = []
     monkeypatch.setattr(
         module,
-        "read",
+        "read_media",
         lambda media, root, profile: (opened.append(root), read_media(media, root, profile))[1],
     )
     prompts = [
@@ -196,7 +196,7 @@ def test_processed_media_make_room(
     read_again: list[Any] = []
     monkeypatch.setattr(
         module,
-        "read",
+        "read_media",
         lambda media, root, profile: (read_again.append(media), read_media(media, root, profile))[
             1
         ],

@@ -182,7 +182,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
 def test_a_full_disk_is_one_clear_error(tmp_path):
     # The temporary name leads to a device on which every write fails as on a full disk.
     (tmp_path / "rows.jsonl.tmp").symlink_to("/dev/full")
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     ):
         write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert not (tmp_path / "rows.jsonl").exists()
-    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # noqa: PTH116
 
 
 @pytest.mark.parametrize(

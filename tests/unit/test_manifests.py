@@ -256,7 +256,7 @@ def test_a_full_export_holds_the_evidence_and_is_no_list(prepared, tmp_path, suf
     path = tmp_path / f"all{suffix}"
     manifest = make(S, N, U)
     assert manifest_io.write_table(manifest, path, None) == 5
-    rows = [row for _, row in manifest._rows(path)]
+    rows = [row for _, row in manifest_io._rows(path)]
     for v, row in zip(manifest.verdicts, rows, strict=True):
         assert (row["benchmark"], row["id"], row["label"]) == (v.benchmark, v.id, v.label)
         assert (int(row["hits"]), float(row["null"]), str(row["kept"])) == (

@@ -10,8 +10,9 @@ import pytest
 
 from omnicore import __version__
 from omnicore.errors import DataError
-from omnicore.lineage.step_record import read_step, revision, versions, write_step
-from omnicore.storage.digests import code_digest, digest_directory, sha256_file
+from omnicore.lineage.code_version import code_digest, revision, versions
+from omnicore.lineage.step_record import read_step, write_step
+from omnicore.storage.digests import digest_directory, sha256_file
 
 FIELDS = {
     "step": "prepare",
@@ -133,7 +134,7 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
 
 def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
-    monkeypatch.setattr("omnicore.lineage.step_record.__file__", str(package / "provenance.py"))
+    monkeypatch.setattr("omnicore.lineage.code_version.PACKAGE", package)
     monkeypatch.setenv(
         "GIT_DIR", str(Path(__file__).parents[2] / ".git")
     )  # as a hook of another repository sets it
@@ -174,11 +175,11 @@ def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, t
 def test_the_code_digest_is_of_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
     change(package, "provenance.py", b"1")
-    change(package, "recipes/tiny.yaml")
-    monkeypatch.setattr("omnicore.lineage.step_record.__file__", str(package / "provenance.py"))
+    change(package, "config/recipes/tiny.yaml")
+    monkeypatch.setattr("omnicore.lineage.code_version.PACKAGE", package)
     digest = code_digest.__wrapped__
     before = digest()
-    change(package, "recipes/tiny.yaml", b"other values")
+    change(package, "config/recipes/tiny.yaml", b"other values")
     change(package, "steps/__pycache__/x.pyc")
     assert digest() == before
     change(package, "steps/probe.py", b"2")

@@ -14,11 +14,11 @@ from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
-from omnicore.lineage.step_record import revision
+from omnicore.lineage.code_version import code_digest, revision
 from omnicore.runtime import run
 from omnicore.runtime.run import run_step
 from omnicore.steps import STEPS
-from omnicore.storage.digests import code_digest, digest_directory
+from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_json, read_jsonl, write_json
 from omnicore.storage.journal import Journal
 from tests.unit.run_fixture import BATCHES, Fake, fake, finish, made, names, put, tiny

@@ -23,7 +23,7 @@ from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError, EngineError
 from tests.kube_server import NAMESPACE, Fault, KubeServer
-from tests.seaweed import BUCKET, WEED, Seaweed, seaweed
+from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
 from tests.stub_server import Answer, Stub
 from tests.unit.serve_plays import (
     BLOCKED,
@@ -433,7 +433,7 @@ def test_a_price_deploys_nothing(kube: KubeServer, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(WEED is None, reason="no SeaweedFS here")
 def test_a_checkpoint_is_published_once_and_fetched_whole(
-    seaweed: Seaweed,
+    seaweed: Seaweed,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -167,9 +167,9 @@ def test_the_light_modules_load_no_sdk():
 def test_a_missing_sdk_names_its_extra(monkeypatch):
     import sys
 
-    import omnicore
+    from omnicore import storage
 
-    monkeypatch.delattr(omnicore, "s3", raising=False)
+    monkeypatch.delattr(storage, "s3", raising=False)
     monkeypatch.delitem(sys.modules, "omnicore.storage.s3")
     monkeypatch.setitem(sys.modules, "minio", None)
     with pytest.raises(

@@ -14,7 +14,8 @@ from omnicore.runtime import worker
 WORK = """
 import os, sys, time
 from pathlib import Path
-from omnicore import errors, worker
+from omnicore import errors
+from omnicore.runtime import worker
 
 def threads(pid):
     return [path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
@@ -44,7 +45,7 @@ def work(request):
 worker.serve(sys.argv[1], work, sys.argv[2:])
 """
 CALL = (
-    "import sys, json; from omnicore import worker; worker.call(sys.argv[1],"
+    "import sys, json; from omnicore.runtime import worker; worker.call(sys.argv[1],"
     " json.loads(sys.argv[2]))"
 )
 

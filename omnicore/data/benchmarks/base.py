@@ -439,7 +439,7 @@ def read(
         )
         source.count(row, items=0, lost=int(problems[-1].refused))
 
-    for native, row in enumerate(adapter.rows(source), 1):
+    for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
         name = row.key
         source.warnings()
         source.count(row, items=1, lost=0)
