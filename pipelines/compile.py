@@ -17,7 +17,7 @@ from kfp.compiler import Compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from omnicore.errors import OmniError
-from omnicore.storage.files import replacing
+from omnicore.storage.files import atomic_writer
 from pipelines import request
 from pipelines.omniboost import omniboost
 from pipelines.omniclean import omniclean
@@ -85,7 +85,7 @@ def main() -> int:
     }.items():
         if not check:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as file:
+            with atomic_writer(target) as file:
                 file.write(content)
         elif not target.is_file() or target.read_bytes() != content:
             print(

@@ -74,7 +74,7 @@ class Request(Config):
 
     def newest(self) -> Request:
         """The same request on what is published by now at each s3:// address that `data` pins. Raises ConfigError for a recipe that
-        only the image holds, and what `store.known` raises."""
+        only the image holds, and what `store.require` raises."""
         recipe = self._recipe()
         if recipe is None:
             raise ConfigError(
@@ -83,7 +83,7 @@ class Request(Config):
             )
         paths = {name: recipe.prepare.training[name].path for name in self.data}
         found = {
-            name: store.known(path).digest for name, path in paths.items() if store.is_s3(path)
+            name: store.require(path).digest for name, path in paths.items() if store.is_s3(path)
         }
         return self.model_copy(update={"data": {**self.data, **found}})
 

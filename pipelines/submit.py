@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from omnicore.config import written
 from omnicore.config.recipe import load_recipe, recipe_names
 from omnicore.errors import ClusterError, ConfigError
-from omnicore.storage.store import FOLDER
+from omnicore.storage.store import FOLDER_DIGITS
 from pipelines.request import IMAGE, PIPELINE
 from pipelines.request import read as read_request
 
@@ -355,7 +355,7 @@ def submit_request(
     asked = asked.newest() if newest else asked
     given = {**asked.parameters(), **parameters}
     champion = str(given.get("champion") or "")
-    if not champion or f"/{'0' * FOLDER}" in champion:
+    if not champion or f"/{'0' * FOLDER_DIGITS}" in champion:
         raise ConfigError(
             "no champion to beat: name the first in k8s/overlays/prod/champion.yaml, and give"
             " --param champion=URI"

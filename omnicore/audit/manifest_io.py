@@ -20,10 +20,10 @@ from omnicore.audit import build_manifest
 from omnicore.audit.files import read_queries
 from omnicore.config import digest
 from omnicore.errors import ConfigError, DataError
-from omnicore.lineage.step_record import read_step, verified, write_step
+from omnicore.lineage.step_record import read_step, verify_step, write_step
 from omnicore.schema import Label, Manifest, Verdict
 from omnicore.storage.digests import STEP_FILE, sha256_file
-from omnicore.storage.files import read_json, replacing, write_json
+from omnicore.storage.files import atomic_writer, read_json, write_json
 
 Listed = Literal["kept", "removed"]
 Row = Mapping[str, Any]
@@ -152,7 +152,7 @@ def write_table(manifest: Manifest, path: Path, listed: Listed | None) -> int:
         rows = [{**v.model_dump(mode="json"), "kept": v.kept} for v in manifest.verdicts]
     names = ["benchmark", "id"] if listed else [*Verdict.model_fields, "kept"]
     kind = _kind(path)
-    with replacing(path) as file:
+    with atomic_writer(path) as file:
         if kind == ".parquet":
             arrow, parquet = _pyarrow()
             parquet.write_table(
@@ -257,7 +257,7 @@ def save(
     (output / STEP_FILE).unlink(missing_ok=True)
     write_json(output / "manifest.json", manifest)
     kept = len(manifest.kept())
-    inputs = {"table": sha256_file(table), "queries": verified(queries)["digest"]}
+    inputs = {"table": sha256_file(table), "queries": verify_step(queries)["digest"]}
     summary = {
         **counts,
         "policy": "imported",

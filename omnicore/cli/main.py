@@ -149,12 +149,12 @@ def _run(arguments: Sequence[str]) -> int:
     elif options.command == "serve":
         _serve(options)
     elif options.command == "card":
-        from omnicore.lineage.model_card import render
+        from omnicore.lineage.model_card import render_markdown
         from omnicore.lineage.release import release
 
         found = release(options.checkpoint, options.scores, options.output)
         if not options.output:
-            print(render(found), end="")
+            print(render_markdown(found), end="")
     elif options.command == "trace":
         from omnicore.lineage.trace import trace
 

@@ -21,10 +21,10 @@ def fetch(uri: str, digest: str, directory: Path) -> None:
     """Makes `directory` hold what is published at `uri`, every file checked, and the checkpoint's
     signature where there is a key to verify it with.
 
-    Raises DataError when that is no longer `digest`, and what `store.fetch` and `signing.verify`
+    Raises DataError when that is no longer `digest`, and what `store.fetch` and `signing.verify_signature`
     raise.
     """
-    published = store.known(uri)
+    published = store.require(uri)
     if published.digest != digest:
         raise DataError(
             f"{uri} holds {published.digest[:12]} by now, and {digest[:12]} is to be served: run"
@@ -32,7 +32,9 @@ def fetch(uri: str, digest: str, directory: Path) -> None:
         )
     store.fetch(uri, directory, published)
     # Were both there, the upper one's signature would have to cover the other: neither can be slipped in beside what is served.
-    signing.verify(directory if (directory / "config.json").is_file() else directory / "checkpoint")
+    signing.verify_signature(
+        directory if (directory / "config.json").is_file() else directory / "checkpoint"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
-from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
+from omnicore.cluster.inferenceservice import PublishedCheckpoint, publish_checkpoint
 from omnicore.errors import ConfigError, DataError
 from omnicore.models import safe
 from omnicore.schema import Record
 from omnicore.storage import store
 from omnicore.storage.digests import STEP_FILE
-from omnicore.storage.files import read_json, replacing
+from omnicore.storage.files import atomic_writer, read_json
 
 TOKEN = "OMNI_GIT_TOKEN"  # of whoever may push over https; any user name goes with it
 TRIES = 5
@@ -78,7 +78,7 @@ def deploy(
             f"--checkpoint {address!r}: what serves is fetched from S3, as from"
             " s3://omnicore/runs/results/rlvr-KEY"
         )
-    found = checkpoint(address, "")
+    found = publish_checkpoint(address, "")
     if (model := _model(found.address)) != decided["models"]["candidate"]:
         wanted = decided["models"]["candidate"] or "the recipe's own"
         raise DataError(
@@ -133,7 +133,7 @@ def deploy(
 
 
 def _in_work_tree(
-    work: Path, branch: str, file: str, found: Checkpoint, decided: Mapping[str, Any]
+    work: Path, branch: str, file: str, found: PublishedCheckpoint, decided: Mapping[str, Any]
 ) -> str:
     if changed := _git(work, "status", "--porcelain"):
         raise ConfigError(
@@ -151,7 +151,7 @@ def _in_work_tree(
 
 
 def _change(
-    tree: Path, branch: str, file: str, found: Checkpoint, decided: Mapping[str, Any]
+    tree: Path, branch: str, file: str, found: PublishedCheckpoint, decided: Mapping[str, Any]
 ) -> bool:
     """Commits the candidate on top of what is checked out; False where it serves already."""
     path = tree / file
@@ -177,7 +177,7 @@ def _change(
             " and promote again"
         )
     try:
-        with replacing(path) as out:
+        with atomic_writer(path) as out:
             out.write(replaced(text, wanted.model_dump()).encode())
         _git(tree, "add", file)
         _git(
@@ -222,7 +222,7 @@ def replaced(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def _message(found: Checkpoint, serves: Champion, decided: Mapping[str, Any]) -> str:
+def _message(found: PublishedCheckpoint, serves: Champion, decided: Mapping[str, Any]) -> str:
     """A commit's message with the evidence: what was decided, by which figures, over which
     queries."""
     figures = {"all": decided["difference"], **decided["by_benchmark"]}
@@ -261,23 +261,23 @@ def _message(found: Checkpoint, serves: Champion, decided: Mapping[str, Any]) ->
 
 def _model(address: str) -> str:
     """Digest of the model that is published as a step's result, as evaluations of it name it."""
-    published = store.known(address)
+    published = store.require(address)
     if STEP_FILE not in {file.name for file in published.files}:
         raise DataError(
             f"{address} is not a finished output: no {STEP_FILE}; publish the output of the"
             " training step"
         )
-    return str(json.loads(store.read(address, published, STEP_FILE))["digest"])
+    return str(json.loads(store.read_file(address, published, STEP_FILE))["digest"])
 
 
-def _check_files(found: Checkpoint) -> None:
-    published = store.known(found.address)
+def _check_files(found: PublishedCheckpoint) -> None:
+    published = store.require(found.address)
     inside = f"{found.inside}/" if found.inside else ""
     names = [
         file.name.removeprefix(inside) for file in published.files if file.name.startswith(inside)
     ]
     safe.check(
-        names, lambda name: store.read(found.address, published, f"{inside}{name}"), found.uri
+        names, lambda name: store.read_file(found.address, published, f"{inside}{name}"), found.uri
     )
 
 

@@ -37,7 +37,7 @@ MODEL, SCRATCH = "/mnt/models", "/mnt/model"
 GIB = 1 << 30
 
 
-class Checkpoint(NamedTuple):
+class PublishedCheckpoint(NamedTuple):
     """A checkpoint in S3: the publication at `address` with its `digest` and `size` in bytes, and
     the folder `inside` of it.
 
@@ -51,7 +51,7 @@ class Checkpoint(NamedTuple):
     inside: str
 
 
-def checkpoint(model: str, root: str) -> Checkpoint:
+def publish_checkpoint(model: str, root: str) -> PublishedCheckpoint:
     """Where `model` is published: an s3:// address as it is; a directory, or embedded:NAME, below `root`, sent where it is not
     there yet.
 
@@ -59,7 +59,7 @@ def checkpoint(model: str, root: str) -> Checkpoint:
     """
     if store.is_s3(model):
         address = model.rstrip("/")
-        published = store.known(address)
+        published = store.require(address)
     else:
         path, digest = _directory(model)
         if not root.startswith("s3://"):
@@ -68,9 +68,9 @@ def checkpoint(model: str, root: str) -> Checkpoint:
                 " s3://bucket/runs"
             )
         address = f"{root.rstrip('/')}/inputs/{digest[:32]}"
-        found = store.look(address)
+        found = store.stat(address)
         published = (
-            found if found and store.intact(address, found) else store.publish(path, address)
+            found if found and store.verify(address, found) else store.publish(path, address)
         )
     names = {file.name for file in published.files}
     inside = next(
@@ -83,7 +83,7 @@ def checkpoint(model: str, root: str) -> Checkpoint:
             " published there"
         )
     uri = f"{address}/{published.folder}/{inside}".rstrip("/")
-    return Checkpoint(
+    return PublishedCheckpoint(
         address, uri, published.digest, sum(file.size for file in published.files), inside
     )
 
@@ -108,7 +108,7 @@ class ServeSpec(BaseModel):
     name: str
     namespace: str
     labels: dict[str, str]
-    model: Checkpoint
+    model: PublishedCheckpoint
     engine: EngineConfig
     place: LauncherConfig
     owner: Owner | None = None

@@ -94,7 +94,7 @@ def run_job(
     """
     job = Job(cluster, kind, body, deadline)
     keep = False
-    with cancelling(job):
+    with delete_on_sigterm(job):
         try:
             job.start()
             job.wait()
@@ -503,7 +503,7 @@ class Job:
 
 
 @contextmanager
-def cancelling(job: Job) -> Iterator[None]:
+def delete_on_sigterm(job: Job) -> Iterator[None]:
     """Within the block SIGTERM deletes the job at once and ends this process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone

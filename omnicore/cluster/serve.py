@@ -41,7 +41,7 @@ REMEDIES = {
 }
 
 
-class Service(Job):
+class ServedModel(Job):
     """One InferenceService that this process looks after.
 
     Created, adopted, kept alive and removed as jobs are.
@@ -150,7 +150,7 @@ def failure(found: Mapping[str, Any]) -> str:
     )
 
 
-def stuck(pod: Mapping[str, Any], service: Service) -> Trouble | None:
+def stuck(pod: Mapping[str, Any], service: ServedModel) -> Trouble | None:
     """What keeps a pod from serving, and how long it may.
 
     One that has crashed and is held back has had its second chance; one that fetches its model is

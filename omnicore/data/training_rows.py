@@ -134,7 +134,7 @@ def _bring(where: str, config: TrainingSource, directory: Path) -> None:
             f"{where}: {config.path} needs `revision`, the 64 hex digits of `digest` in its"
             f" {store.PUBLISHED}"
         )
-    published = store.known(config.path)
+    published = store.require(config.path)
     if published.digest != config.revision:
         raise DataError(
             f"{where}: {config.path} holds {published.digest} by now, not {config.revision}, its"

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omnicore.cluster.client import connect
-from omnicore.cluster.inferenceservice import ServeSpec, checkpoint
-from omnicore.cluster.launch import cancelling
+from omnicore.cluster.inferenceservice import ServeSpec, publish_checkpoint
+from omnicore.cluster.launch import delete_on_sigterm
 from omnicore.cluster.names import job_name, labels
-from omnicore.cluster.serve import Service
-from omnicore.cluster.step import PASSED_ON, origin
+from omnicore.cluster.serve import ServedModel
+from omnicore.cluster.step_job import PASSED_ON, pipeline_run
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.config.recipe import Recipe
 from omnicore.engines.base import Batch, Finished, Sampling
@@ -26,7 +26,7 @@ class KServeEngine:
     """Asks the server behind `service`, and looks after it meanwhile."""
 
     def __init__(
-        self, service: Service, config: EngineConfig, model: str, profile: Profile
+        self, service: ServedModel, config: EngineConfig, model: str, profile: Profile
     ) -> None:
         self.name = model
         self._service = service
@@ -83,8 +83,8 @@ def served(
             " checkpoint"
         )
     cluster = connect(place.namespace)
-    found = checkpoint(model, place.storage)
-    run, owner = origin(cluster, recipe)
+    found = publish_checkpoint(model, place.storage)
+    run, owner = pipeline_run(cluster, recipe)
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     key = digest([str(output), found.uri, config.runtime, config.gpus])
     spec = ServeSpec(
@@ -96,8 +96,8 @@ def served(
         place=place.model_copy(update={"env": {**passed_on, **place.env}}),
         owner=owner,
     )
-    service = Service(cluster, spec)
-    with cancelling(service):
+    service = ServedModel(cluster, spec)
+    with delete_on_sigterm(service):
         try:
             service.start()
             yield KServeEngine(service, config, model, recipe.profile)

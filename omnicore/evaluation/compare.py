@@ -16,7 +16,7 @@ from typing import Any
 
 from omnicore.audit import manifest_io
 from omnicore.errors import ConfigError, DataError
-from omnicore.lineage.step_record import verified
+from omnicore.lineage.step_record import verify_step
 from omnicore.schema import Manifest, Outcome, Record, Response, View
 from omnicore.scoring import stats
 from omnicore.storage.files import read_json, read_jsonl
@@ -150,7 +150,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _read(folder: Path) -> Evaluation:
-    if (step := verified(folder)["step"]) != "evaluate":
+    if (step := verify_step(folder)["step"]) != "evaluate":
         raise ConfigError(f"{folder} is an output of {step}; compare takes two of evaluate")
     scores = read_json(folder / "scores.json")
     if (

@@ -56,7 +56,7 @@ def step_code_digest(step: str) -> str:
     return total.hexdigest()
 
 
-def reached(step: str) -> frozenset[str]:
+def reachable_modules(step: str) -> frozenset[str]:
     """The modules that count for a step, as in `omnicore.scoring`."""
     found: set[str] = set()
     waiting = [f"omnicore.steps.{step}"]
@@ -77,7 +77,7 @@ def _decides_nothing(name: str) -> bool:
 
 
 def _files(step: str) -> list[Path]:
-    sources = {path for name in reached(step) if (path := _source(name))}
+    sources = {path for name in reachable_modules(step) if (path := _source(name))}
     folders = {path.parent for path in sources} - {PACKAGE}
     beside = {
         path
@@ -135,7 +135,7 @@ def code_digest() -> str:
 
 
 @cache
-def revision() -> str:
+def git_revision() -> str:
     """The commit that last changed the package, `-dirty` behind it where files differ from it;
     empty where git knows of none.
 

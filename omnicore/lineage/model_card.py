@@ -21,13 +21,13 @@ from omnicore import __version__
 from omnicore.config import Profile, deciding
 from omnicore.config.recipe import Recipe
 from omnicore.errors import DataError
-from omnicore.lineage.code_version import code_digest, revision
+from omnicore.lineage.code_version import code_digest, git_revision
 from omnicore.lineage.step_record import read_step
 from omnicore.schema import Estimate, Record
 from omnicore.storage.digests import model_directory, sha256_file
-from omnicore.storage.files import read_json, replacing, write_json
+from omnicore.storage.files import atomic_writer, read_json, write_json
 
-FILE, README, CHECKPOINT = "card.json", "README.md", "checkpoint"
+CARD_FILE, README, CHECKPOINT = "card.json", "README.md", "checkpoint"
 EMBEDDED = {"license": "apache-2.0"}  # models and data of this repository are under its LICENSE
 EMBEDDED_DATA = (
     "omnicore; handwriting of UCI's Optical Recognition of Handwritten Digits, speech synthesised"
@@ -37,7 +37,7 @@ LICENCE = ("license", "license_name", "license_link")  # the hub's fields
 VIEWS = ("raw", "clean")
 
 
-class Base(Record):
+class BaseCheckpoint(Record):
     """The model that all training began from.
 
     `name` is embedded:NAME, an id of the hub where the directory lies in the hub's cache, or the
@@ -51,7 +51,7 @@ class Base(Record):
     licence: dict[str, str]
 
 
-class Source(Record):
+class DataSource(Record):
     """Where some rows of a data file come from.
 
     An empty `licence` is one that was not told.
@@ -64,7 +64,7 @@ class Source(Record):
     licence: str = ""
 
 
-class Data(Record):
+class TrainingData(Record):
     """A file of training rows.
 
     `digest` is of the output of `step` that holds it, `inputs` those of what that was made of.
@@ -76,10 +76,10 @@ class Data(Record):
     step: str
     digest: str
     inputs: dict[str, str]
-    sources: tuple[Source, ...] = ()
+    sources: tuple[DataSource, ...] = ()
 
 
-class Code(Record):
+class CodeVersion(Record):
     """Omnicore: its version, the digest of the package, and the commit that last changed it, where
     git is at hand."""
 
@@ -88,7 +88,7 @@ class Code(Record):
     revision: str = ""
 
 
-class Parent(Record):
+class ParentCheckpoint(Record):
     """A checkpoint that this one was trained from.
 
     `digest` is of the output that holds it, or of its own directory where the recipe named one.
@@ -101,7 +101,7 @@ class Parent(Record):
     code: str
 
 
-class Made(Record):
+class ProducingStep(Record):
     """The step whose checkpoint a released one is."""
 
     section: str
@@ -109,7 +109,7 @@ class Made(Record):
     digest: str
 
 
-class Scores(Record):
+class CheckpointScores(Record):
     """One evaluation: raw over all queries, clean over those that the audit's manifest keeps.
 
     `evaluation` is its digest.
@@ -125,7 +125,7 @@ class Scores(Record):
     ablation: dict[str, Estimate]
 
 
-class Card(Record):
+class CheckpointCard(Record):
     """`recipe_hash` covers all of the recipe that can decide an answer, `config` the stage's own
     part of that.
 
@@ -134,33 +134,33 @@ class Card(Record):
     """
 
     stage: str
-    base: Base
-    parents: tuple[Parent, ...] = ()
-    data: Data
+    base: BaseCheckpoint
+    parents: tuple[ParentCheckpoint, ...] = ()
+    data: TrainingData
     recipe: str
     recipe_hash: str
     config: dict[str, Any]
     profile: Profile
     seed: int
-    code: Code
-    made: Made | None = None
-    scores: Scores | None = None
+    code: CodeVersion
+    made: ProducingStep | None = None
+    scores: CheckpointScores | None = None
 
 
-def describe(
+def create_card(
     section: str,
     recipe: Recipe,
     config: BaseModel,
     inputs: Mapping[str, Path],
     digests: Mapping[str, str],
     models: Mapping[str, str],
-) -> Card:
+) -> CheckpointCard:
     """The card of what a training step wrote.
 
     `digests` are those of the inputs' outputs, `models` those of the recipe's models.
     """
     base, parents = _ancestors(recipe, inputs, digests, models)
-    return Card(
+    return CheckpointCard(
         stage=section,
         base=base,
         parents=parents,
@@ -170,29 +170,29 @@ def describe(
         config=deciding(config.model_dump(mode="json")),
         profile=recipe.profile,
         seed=recipe.seed,
-        code=Code(version=__version__, digest=code_digest(), revision=revision()),
+        code=CodeVersion(version=__version__, digest=code_digest(), revision=git_revision()),
     )
 
 
-def write(directory: Path, card: Card) -> None:
+def write_card(directory: Path, card: CheckpointCard) -> None:
     """Both files, into a checkpoint's directory."""
-    write_json(directory / FILE, card)
-    with replacing(directory / README) as file:
-        file.write(render(card).encode())
+    write_json(directory / CARD_FILE, card)
+    with atomic_writer(directory / README) as file:
+        file.write(render_markdown(card).encode())
 
 
-def read(directory: Path) -> Card:
+def read_card(directory: Path) -> CheckpointCard:
     """The card of a checkpoint.
 
     Raises DataError where it has none, or a damaged one.
     """
-    path = directory / FILE
+    path = directory / CARD_FILE
     if not path.is_file():
         raise DataError(
-            f"{directory} has no {FILE}: no step of this omnicore wrote it; train it again"
+            f"{directory} has no {CARD_FILE}: no step of this omnicore wrote it; train it again"
         )
     try:
-        return Card.model_validate(read_json(path))
+        return CheckpointCard.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise DataError(
@@ -205,7 +205,7 @@ def _ancestors(
     inputs: Mapping[str, Path],
     digests: Mapping[str, str],
     models: Mapping[str, str],
-) -> tuple[Base, tuple[Parent, ...]]:
+) -> tuple[BaseCheckpoint, tuple[ParentCheckpoint, ...]]:
     """What the training began from: known by the card of the model that it was given; one without a
     card is a base."""
     if "model" in inputs:
@@ -214,16 +214,16 @@ def _ancestors(
     else:
         directory, digest = model_directory(recipe.model), models[recipe.model]
         name, revised = _named(recipe.model, directory)
-    if not (directory / FILE).is_file():
+    if not (directory / CARD_FILE).is_file():
         licence = (
             EMBEDDED
             if recipe.model.startswith("embedded:") and "model" not in inputs
             else _licence(directory / README)
         )
-        return Base(name=name, revision=revised, digest=digest, licence=licence), ()
-    card = read(directory)
+        return BaseCheckpoint(name=name, revision=revised, digest=digest, licence=licence), ()
+    card = read_card(directory)
     known = card.made.digest if card.made else digest
-    parent = Parent(
+    parent = ParentCheckpoint(
         stage=card.stage,
         digest=known,
         recipe_hash=card.recipe_hash,
@@ -263,11 +263,11 @@ def _licence(readme: Path) -> dict[str, str]:
     )
 
 
-def _data(folder: Path, name: str, digest: str) -> Data:
+def _data(folder: Path, name: str, digest: str) -> TrainingData:
     record = read_step(folder)
     with (folder / name).open("rb") as file:
         rows = Counter(str(json.loads(line)["benchmark"]) for line in file)
-    return Data(
+    return TrainingData(
         name=name,
         rows=rows.total(),
         sha256=sha256_file(folder / name),
@@ -278,26 +278,26 @@ def _data(folder: Path, name: str, digest: str) -> Data:
     )
 
 
-def _sources(record: Mapping[str, Any], rows: Mapping[str, int]) -> Iterator[Source]:
+def _sources(record: Mapping[str, Any], rows: Mapping[str, int]) -> Iterator[DataSource]:
     given = record.get("config", {}).get("training", {})
     for name, count in sorted(rows.items()):
         if record["step"] == "distill":
-            yield Source(name=name, rows=count, place="replies of the model itself")
+            yield DataSource(name=name, rows=count, place="replies of the model itself")
         elif name in given:
             place, revised = given[name]["path"], given[name]["revision"]
-            yield Source(
+            yield DataSource(
                 name=name,
                 rows=count,
                 place=place if revised else Path(place).name,
                 revision=revised,
             )
         else:
-            yield Source(
+            yield DataSource(
                 name=name, rows=count, place=EMBEDDED_DATA, licence="apache-2.0, as omnicore"
             )
 
 
-def render(card: Card) -> str:
+def render_markdown(card: CheckpointCard) -> str:
     """The card as Markdown, with the front matter that the hub reads."""
     tags = [
         "omnicore",
@@ -385,7 +385,7 @@ def render(card: Card) -> str:
     )
 
 
-def _told(source: Source) -> str:
+def _told(source: DataSource) -> str:
     where = " ".join(part for part in (source.place, source.revision) if part)
     return (
         f"Data `{source.name}` ({where or 'place not recorded'}), {source.rows} rows:"
@@ -393,7 +393,7 @@ def _told(source: Source) -> str:
     )
 
 
-def _scores(scores: Scores | None) -> list[str]:
+def _scores(scores: CheckpointScores | None) -> list[str]:
     if scores is None:
         return [
             "Not scored yet: step promote, or `omnicore card CHECKPOINT --scores EVALUATION"

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from omnicore.errors import ConfigError, DataError
 from omnicore.lineage import model_card, signing
-from omnicore.lineage.model_card import Card, Made, Scores
-from omnicore.lineage.step_record import read_step, verified
+from omnicore.lineage.model_card import CheckpointCard, CheckpointScores, ProducingStep
+from omnicore.lineage.step_record import read_step, verify_step
 from omnicore.storage import store
 from omnicore.storage.digests import SIGNATURE, STEP_FILE
 from omnicore.storage.files import link_or_copy, read_json, storage_errors
 
-REPLACED = {model_card.FILE, model_card.README, SIGNATURE}
+REPLACED = {model_card.CARD_FILE, model_card.README, SIGNATURE}
 
 
-def release(checkpoint: str, scores: str = "", output: str = "") -> Card:
+def release(checkpoint: str, scores: str = "", output: str = "") -> CheckpointCard:
     """The card of a checkpoint with the scores of its evaluation, written with the checkpoint's
     files into a new directory.
 
@@ -36,7 +36,7 @@ def release(checkpoint: str, scores: str = "", output: str = "") -> Card:
     with ExitStack() as fetched:
         directory = _directory(fetched.enter_context(_local(checkpoint)))
         made = _made(directory)
-        found = model_card.read(directory).model_copy(update={"made": made})
+        found = model_card.read_card(directory).model_copy(update={"made": made})
         if scores:
             found = found.model_copy(
                 update={"scores": _scores(made, fetched.enter_context(_local(scores)))}
@@ -66,17 +66,19 @@ def _directory(place: Path) -> Path:
     return inside if inside.is_dir() else place
 
 
-def _made(directory: Path) -> Made:
+def _made(directory: Path) -> ProducingStep:
     """The step that wrote the checkpoint.
 
     What is not as it was written must not get a new signature.
     """
-    signing.verify(directory)
+    signing.verify_signature(directory)
     step = directory.resolve().parent
     if directory.resolve().name == model_card.CHECKPOINT and (step / STEP_FILE).is_file():
-        record = verified(step)
-        return Made.model_validate({name: record[name] for name in Made.model_fields})
-    if made := model_card.read(directory).made:
+        record = verify_step(step)
+        return ProducingStep.model_validate(
+            {name: record[name] for name in ProducingStep.model_fields}
+        )
+    if made := model_card.read_card(directory).made:
         return made
     raise DataError(
         f"{directory} lies apart from the {STEP_FILE} of the step that wrote it: name that step's"
@@ -84,7 +86,7 @@ def _made(directory: Path) -> Made:
     )
 
 
-def _scores(made: Made, place: Path) -> Scores:
+def _scores(made: ProducingStep, place: Path) -> CheckpointScores:
     records = {path.parent: read_step(path.parent) for path in sorted(place.rglob(STEP_FILE))}
     asked = {at: record for at, record in records.items() if record["step"] == "evaluate"}
     own = {
@@ -103,7 +105,7 @@ def _scores(made: Made, place: Path) -> Scores:
             f" {', '.join(map(str, own))}"
         )
     directory, record = next(iter(own.items()))
-    verified(directory)
+    verify_step(directory)
     scores = read_json(directory / "scores.json")
     by_benchmark = {
         name: {view: of[view] for view in model_card.VIEWS}
@@ -113,12 +115,12 @@ def _scores(made: Made, place: Path) -> Scores:
         name: scores[name]
         for name in ("profile_hash", "manifest_hash", "queries_hash", "ablation", *model_card.VIEWS)
     }
-    return Scores.model_validate(
+    return CheckpointScores.model_validate(
         {**plain, "evaluation": record["digest"], "by_benchmark": by_benchmark}
     )
 
 
-def _write(directory: Path, found: Card, output: Path) -> None:
+def _write(directory: Path, found: CheckpointCard, output: Path) -> None:
     """The checkpoint's files, linked where the disk can; whole or absent."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"output {output} is not empty; give a new directory")
@@ -129,6 +131,6 @@ def _write(directory: Path, found: Card, output: Path) -> None:
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
             if (name := path.relative_to(directory).as_posix()) not in REPLACED:
                 link_or_copy(path, scratch / name)
-        model_card.write(scratch, found)
-        signing.sign(scratch)
+        model_card.write_card(scratch, found)
+        signing.sign_checkpoint(scratch)
         scratch.rename(output)

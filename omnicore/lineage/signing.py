@@ -26,7 +26,7 @@ HOW = (
 )
 
 
-def check_key() -> None:
+def check_signing_key() -> None:
     """Raises ConfigError when there is a key to sign with that cannot be used: before hours of
     training, not after them."""
     with _key(SIGNING_KEY) as key:
@@ -34,7 +34,7 @@ def check_key() -> None:
             _signer(key)
 
 
-def sign(directory: Path) -> None:
+def sign_checkpoint(directory: Path) -> None:
     """Signs all files of a checkpoint where there is a key.
 
     Raises ConfigError for one that cannot be used.
@@ -44,7 +44,7 @@ def sign(directory: Path) -> None:
             _signer(key).sign(directory, directory / SIGNATURE)
 
 
-def verify(directory: Path) -> None:
+def verify_signature(directory: Path) -> None:
     """Where there is a key to verify with, raises CheckpointError unless the directory's files, and
     no others, are as the owner of the key signed them (but for what the signature itself leaves
     out); ConfigError for a key that cannot be used."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.errors import DataError
-from omnicore.lineage.code_version import code_digest, revision, versions
+from omnicore.lineage.code_version import code_digest, git_revision, versions
 from omnicore.storage.digests import (
     FILES_FILE,
     NOT_CONTENT,
@@ -39,13 +39,13 @@ def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
         directory / FILES_FILE,
         {name: [stats[name].st_size, stats[name].st_mtime_ns, contents[name]] for name in contents},
     )
-    code = {"digest": code_digest(), "revision": revision()}
+    code = {"digest": code_digest(), "revision": git_revision()}
     record = {**fields, "digest": digest_contents(contents), "versions": versions(), "code": code}
     write_json(directory / STEP_FILE, record)
     return record
 
 
-def verified(directory: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
+def verify_step(directory: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     """The content of `step.json` of an output whose files are those that the step wrote.
 
     A file of the same size and time of change is taken as it is; of any other, as in a copy, the

@@ -187,8 +187,8 @@ class Tracer:
         yield from same
         folder = path if path.is_dir() else path.parent
         made = (
-            model_card.read(folder).made
-            if not same and (folder / model_card.FILE).is_file()
+            model_card.read_card(folder).made
+            if not same and (folder / model_card.CARD_FILE).is_file()
             else None
         )
         if made and (named := self.outputs.get((made.digest, made.key))):
@@ -281,8 +281,8 @@ class Tracer:
                     " was made with"
                 )
             yield f"model {name}, digest {digest}{'  ALTERED since' if changed else ''}"
-        if (directory / model_card.CHECKPOINT / model_card.FILE).is_file():
-            known = model_card.read(directory / model_card.CHECKPOINT)
+        if (directory / model_card.CHECKPOINT / model_card.CARD_FILE).is_file():
+            known = model_card.read_card(directory / model_card.CHECKPOINT)
             yield f"base {known.base.name}, digest {known.base.digest}"
             yield f"data {known.data.name}, {known.data.rows} rows, sha256 {known.data.sha256}"
         for path in sorted(directory.glob(f"{model_card.CHECKPOINT}/*.safetensors")):

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from omnicore.errors import ConfigError, StorageError
-from omnicore.storage.files import replacing
+from omnicore.storage.files import atomic_writer
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _CHECKSUM = 32  # bytes
@@ -101,7 +101,7 @@ class Cache:
     def _write(self, key: str, data: bytes) -> None:
         with self._locked("write.lock"):
             if self._make_room(_CHECKSUM + len(data), key):
-                with replacing(self.directory / key) as file:
+                with atomic_writer(self.directory / key) as file:
                     file.write(_checksum(key, data))
                     file.write(data)
 

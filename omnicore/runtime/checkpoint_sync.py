@@ -28,7 +28,7 @@ from omnicore.errors import OmniError, StorageError
 from omnicore.runtime.run import KEY_FILE, unfinished_key
 from omnicore.storage import store
 from omnicore.storage.digests import STEP_FILE
-from omnicore.storage.files import read_json, replacing
+from omnicore.storage.files import atomic_writer, read_json
 
 if TYPE_CHECKING:
     from omnicore.storage.s3 import Bucket
@@ -144,7 +144,7 @@ class Keeper:
             with self._bucket.errors(self._uri):
                 self._bucket.remove(strange)
         if len(content) > len(held):
-            with replacing(path) as file:
+            with atomic_writer(path) as file:
                 file.write(content)
         self._ends[journal] = len(content), sha256
 

@@ -27,7 +27,7 @@ from omnicore.runtime.run import Run, Work, differences, run_step, step_work, te
 from omnicore.storage import store
 from omnicore.storage.digests import STEP_FILE
 from omnicore.storage.files import storage_errors
-from omnicore.storage.store import Published
+from omnicore.storage.store import Publication
 from omnicore.telemetry.live import serving
 
 
@@ -60,8 +60,8 @@ def run(
                 " own address"
             )
     own, local = scratch(output), Path(output)
-    with serving(), storage_errors(own), store.locked(own):
-        known = {role: store.known(place) for role, place in inputs.items() if store.is_s3(place)}
+    with serving(), storage_errors(own), store.lock_directory(own):
+        known = {role: store.require(place) for role, place in inputs.items() if store.is_s3(place)}
         places = {
             role: own / f"{role}-{known[role].folder}" if role in known else Path(inputs[role])
             for role in inputs
@@ -117,7 +117,7 @@ def scratch(output: str, whose: str = "") -> Path:
     return found
 
 
-def _head(uri: str, published: Published, directory: Path) -> Path:
+def _head(uri: str, published: Publication, directory: Path) -> Path:
     """A directory with the input's `step.json` alone: enough to know the key of what would be made
     of it."""
     if STEP_FILE not in {file.name for file in published.files}:
@@ -125,7 +125,7 @@ def _head(uri: str, published: Published, directory: Path) -> Path:
             f"{uri} is not a finished output: no {STEP_FILE}; publish the output of a step"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / STEP_FILE).write_bytes(store.read(uri, published, STEP_FILE))
+    (directory / STEP_FILE).write_bytes(store.read_file(uri, published, STEP_FILE))
     return directory
 
 
@@ -135,21 +135,21 @@ def _published(uri: str, work: Work, replace: bool) -> dict[str, Any] | None:
     Raises ConfigError where the address holds something else, or a result of other settings that
     nobody gave up.
     """
-    published = store.look(uri)
+    published = store.stat(uri)
     if published is None:
         return None
     if STEP_FILE not in {file.name for file in published.files}:
         raise ConfigError(
             f"output {uri} holds something that is no result of omnicore; give another address"
         )
-    if not store.intact(uri, published):
+    if not store.verify(uri, published):
         print(
             f"{uri} was changed after it was published; it is made again",
             file=sys.stderr,
             flush=True,
         )
         return None
-    record: dict[str, Any] = json.loads(store.read(uri, published, STEP_FILE))
+    record: dict[str, Any] = json.loads(store.read_file(uri, published, STEP_FILE))
     if record["step"] != work.step:
         raise ConfigError(
             f"output {uri} holds a result of {record['step']}; give {work.step} an address of"

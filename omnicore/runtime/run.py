@@ -29,7 +29,7 @@ from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.lineage import model_card, signing
 from omnicore.lineage.code_version import step_code_digest
-from omnicore.lineage.step_record import read_step, verified, write_step
+from omnicore.lineage.step_record import read_step, verify_step, write_step
 from omnicore.processes import without_deprecations
 from omnicore.progress import told
 from omnicore.steps import STEPS
@@ -109,7 +109,7 @@ def run_step(
     )
     for path in work.inputs.values():
         # A medium that was changed or lost is the error of the queries that show it; a training is refused before it starts.
-        verified(path, skip=() if step in TRAINING else ("media",))
+        verify_step(path, skip=() if step in TRAINING else ("media",))
     with storage_errors(output), ExitStack() as locks:
         locks.enter_context(_locked(output))
         old = output.with_name(output.name + ".replaced")
@@ -238,7 +238,7 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
 def _contents(model: str) -> str:
     """Digest of a model that may change under the same name: a directory, or what is published at an s3:// address."""
     if store.is_s3(model):
-        return store.known(model).digest
+        return store.require(model).digest
     place = model_directory(model)
     return digest_directory(place) if place.is_dir() else ""
 
@@ -298,14 +298,14 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     stage = stage_of(work.step, work.section, work.config, work.inputs)
     try:
         if _is_job(work):
-            from omnicore.cluster.step import run_as_job
+            from omnicore.cluster.step_job import run_as_job
 
             with working(work.step, stage):
                 run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
             _drop_journals(directory)
             return read_step(directory)
         if f"{model_card.CHECKPOINT}/" in STEPS[work.step].writes:
-            signing.check_key()
+            signing.check_signing_key()
         if execute:
             summary = execute(work.recipe, work.config, work.inputs, directory)
         else:
@@ -319,11 +319,11 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
             f" 'omnicore[{extra}]'"
         ) from error
     if (directory / model_card.CHECKPOINT).is_dir():
-        described = model_card.describe(
+        described = model_card.create_card(
             work.section, work.recipe, work.config, work.inputs, work.digests, work.models
         )
-        model_card.write(directory / model_card.CHECKPOINT, described)
-        signing.sign(directory / model_card.CHECKPOINT)
+        model_card.write_card(directory / model_card.CHECKPOINT, described)
+        signing.sign_checkpoint(directory / model_card.CHECKPOINT)
     seconds = round(time.monotonic() - clock, 3)
     metrics = snapshot(work.step, stage, seconds, summary, directory)
     metrics.write(directory / METRICS_FILE)
@@ -397,7 +397,7 @@ def _finished(directory: Path, key: str) -> dict[str, Any] | None:
     if record is None or record["key"] != key:
         return None
     try:
-        return verified(directory)
+        return verify_step(directory)
     except DataError as error:
         print(f"{error}. {directory} is made again", file=sys.stderr, flush=True)
         return None

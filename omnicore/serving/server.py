@@ -108,7 +108,7 @@ class Server:
     def _load(self) -> TransformersEngine:
         torch.set_num_threads(self._recipe.cores)
         torch.set_flush_denormal(True)
-        signing.verify(model_directory(self.name))
+        signing.verify_signature(model_directory(self.name))
         engine = TransformersEngine(self.name, self._recipe.profile)
         self._loading = "the canary is trying the model"
         return engine

@@ -21,7 +21,7 @@ from omnicore.report import evidence as ev
 from omnicore.report import words
 from omnicore.report.page import render
 from omnicore.schema import Label
-from omnicore.storage.files import replacing, write_json
+from omnicore.storage.files import atomic_writer, write_json
 
 
 def stage(scores: ev.Scores) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def run(
     found = figures(evidence, recipe)
     page = render(evidence, found, recipe, config).encode()
     write_json(output / "report.json", found)
-    with replacing(output / "report.html") as file:
+    with atomic_writer(output / "report.html") as file:
         file.write(page)
     ends = {"base": "base", "final": "distilled"} if evidence.trained else {}
     return {

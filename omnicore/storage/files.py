@@ -48,7 +48,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` only when the block ends well; before that it is
     `<path>.tmp`."""
     temporary = path.with_name(path.name + ".tmp")
@@ -69,7 +69,7 @@ def write_json(path: Path, value: BaseModel | Mapping[str, Any] | Sequence[Any])
 
     The file is whole or absent.
     """
-    with replacing(path) as file:
+    with atomic_writer(path) as file:
         file.write(to_json(value, indent=1, inf_nan_mode="null") + b"\n")
 
 
@@ -91,7 +91,7 @@ def write_jsonl(path: Path, records: Iterable[BaseModel | Mapping[str, Any]]) ->
 
     The file is whole or absent.
     """
-    with replacing(path) as file:
+    with atomic_writer(path) as file:
         for record in records:
             file.write(to_json(record, inf_nan_mode="null") + b"\n")
 

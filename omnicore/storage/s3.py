@@ -56,12 +56,12 @@ REFUSED = {
     "InvalidToken",
     "TokenRefreshRequired",
 }
-Moved = Callable[
+ProgressCallback = Callable[
     [int, int], None
 ]  # told of each piece that is done: its bytes, and how many of them had to travel
 
 
-class Object(NamedTuple):
+class ObjectStat(NamedTuple):
     """What a listing tells of an object.
 
     `etag`: md5 of its bytes or of its parts' md5s, where the server does not encrypt.
@@ -76,7 +76,7 @@ class Address(NamedTuple):
     prefix: str
 
 
-def parse(uri: str) -> Address:
+def parse_uri(uri: str) -> Address:
     """s3://bucket/prefix in its parts. Raises ConfigError for anything else."""
     found = urlsplit(uri)
     prefix = found.path.strip("/")
@@ -165,11 +165,13 @@ class Bucket:
         region = "; set AWS_REGION" if "egion" in f"{error.code}{error.message}" else ""
         return f"{self.endpoint} answered {error.code}: {error.message}{region}"
 
-    def list(self, prefix: str) -> dict[str, Object]:
+    def list(self, prefix: str) -> dict[str, ObjectStat]:
         """All objects whose names begin with `prefix`, by the rest of their names."""
         found = self._client.list_objects(self.name, prefix=prefix, recursive=True)
         return {
-            str(o.object_name).removeprefix(prefix): Object(o.size or 0, (o.etag or "").strip('"'))
+            str(o.object_name).removeprefix(prefix): ObjectStat(
+                o.size or 0, (o.etag or "").strip('"')
+            )
             for o in found
             if not o.is_dir
         }
@@ -201,9 +203,9 @@ class Bucket:
         key: str,
         path: Path,
         size: int,
-        there: Object | None,
+        there: ObjectStat | None,
         pool: ThreadPoolExecutor,
-        moved: Moved,
+        moved: ProgressCallback,
     ) -> str:
         """Makes `key` hold the file and returns its ETag.
 
@@ -230,7 +232,7 @@ class Bucket:
         )
 
     def _send_parts(
-        self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved
+        self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: ProgressCallback
     ) -> str:
         uploads = [
             u.upload_id
@@ -273,17 +275,19 @@ class Bucket:
             )
         return str(etag).strip('"')
 
-    def _parts(self, key: str, upload: str) -> dict[int, Object]:
-        found: dict[int, Object] = {}
+    def _parts(self, key: str, upload: str) -> dict[int, ObjectStat]:
+        found: dict[int, ObjectStat] = {}
         marker: str | None = None
         while True:
             page = self._client._list_parts(self.name, key, upload, part_number_marker=marker)
-            found |= {p.part_number: Object(p.size or 0, p.etag.strip('"')) for p in page.parts}
+            found |= {p.part_number: ObjectStat(p.size or 0, p.etag.strip('"')) for p in page.parts}
             if not page.is_truncated or not page.parts:
                 return found
             marker = str(page.next_part_number_marker)
 
-    def take(self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: Moved) -> str:
+    def take(
+        self, key: str, path: Path, size: int, pool: ThreadPoolExecutor, moved: ProgressCallback
+    ) -> str:
         """Writes the object to `path` and returns the sha256 of what came; of a large one the
         pieces come through `pool`.
 
@@ -318,7 +322,12 @@ class Bucket:
         return digest.hexdigest()
 
     def _take_piece(
-        self, key: str, write: Callable[[bytes], object], start: int, length: int, moved: Moved
+        self,
+        key: str,
+        write: Callable[[bytes], object],
+        start: int,
+        length: int,
+        moved: ProgressCallback,
     ) -> None:
         """A stream that breaks off goes on from there.
 

@@ -34,13 +34,13 @@ from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import storage_errors
 
 if TYPE_CHECKING:
-    from omnicore.storage.s3 import Bucket, Moved
+    from omnicore.storage.s3 import Bucket, ProgressCallback
 
 S = TypeVar("S")
 T = TypeVar("T")
 PUBLISHED = "published.json"
 UNFINISHED = ("*.journal", "*.lock", "*.tmp")  # work on its way is no part of a result
-FOLDER = 32  # digits of the digest in the name of its folder
+FOLDER_DIGITS = 32  # digits of the digest in the name of its folder
 MB = 1_000_000
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -53,7 +53,7 @@ def _inside(name: str) -> str:
     return name
 
 
-class File(Record):
+class PublishedFile(Record):
     """One file of a published directory.
 
     `etag` is what the server called the object when it was written.
@@ -65,14 +65,14 @@ class File(Record):
     etag: str
 
 
-class Published(Record):
+class Publication(Record):
     """The content of `published.json`.
 
     `digest` is over sorted names and sha256, as in `provenance.digest_directory`.
     """
 
     digest: Sha256
-    files: tuple[File, ...] = Field(min_length=1)
+    files: tuple[PublishedFile, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -83,14 +83,14 @@ class Published(Record):
     @property
     def folder(self) -> str:
         """Below the prefix, where the files are under their own names."""
-        return self.digest[:FOLDER]
+        return self.digest[:FOLDER_DIGITS]
 
 
 def is_s3(place: str) -> bool:
     return place.startswith("s3://")
 
 
-def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
+def publish(directory: Path, uri: str, moved: ProgressCallback | None = None) -> Publication:
     """Makes `uri` hold the files of `directory`, and lets readers see them when all are there.
 
     `moved` is told of each piece in place of who watches this process, and ends the publication by
@@ -104,11 +104,11 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
         before = {name: _state(path) for name, path in paths.items()}
         sums = dict(zip(paths, _sums(files, list(paths.values())), strict=True))
         whole = digest(sums.items())
-        folder = f"{prefix}/{whole[:FOLDER]}/"
+        folder = f"{prefix}/{whole[:FOLDER_DIGITS]}/"
         with bucket.errors(uri):
             there = bucket.list(folder)
 
-        def send(name: str, tell: Moved) -> File:
+        def send(name: str, tell: ProgressCallback) -> PublishedFile:
             size = before[name][0]
             with bucket.errors(f"s3://{bucket.name}/{folder}{name}"):
                 etag = bucket.send(folder + name, paths[name], size, there.get(name), parts, tell)
@@ -117,18 +117,18 @@ def publish(directory: Path, uri: str, moved: Moved | None = None) -> Published:
                     f"{paths[name]} changed while it was published to {uri}; give the same command"
                     " again"
                 )
-            return File(name=name, size=size, sha256=sums[name], etag=etag)
+            return PublishedFile(name=name, size=size, sha256=sums[name], etag=etag)
 
         total = sum(size for size, _ in before.values())
         with nullcontext(moved) if moved else _meter(total, f"publish {uri}, MB") as tell:
             sent = _each(files, partial(send, tell=tell), paths)
-    published = Published(digest=whole, files=tuple(sent))
+    published = Publication(digest=whole, files=tuple(sent))
     with bucket.errors(f"{uri}/{PUBLISHED}"):
         bucket.write(f"{prefix}/{PUBLISHED}", published.model_dump_json(indent=1).encode() + b"\n")
     return published
 
 
-def look(uri: str) -> Published | None:
+def stat(uri: str) -> Publication | None:
     """What is published at `uri`, None when nothing is.
 
     Raises StorageError when its manifest is damaged or the store refuses.
@@ -139,7 +139,7 @@ def look(uri: str) -> Published | None:
     if text is None:
         return None
     try:
-        return Published.model_validate_json(text)
+        return Publication.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -149,9 +149,9 @@ def look(uri: str) -> Published | None:
         ) from error
 
 
-def known(uri: str) -> Published:
-    """As `look`, but raises DataError when nothing is published."""
-    published = look(uri)
+def require(uri: str) -> Publication:
+    """As `stat`, but raises DataError when nothing is published."""
+    published = stat(uri)
     if published is None:
         raise DataError(
             f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with"
@@ -160,7 +160,7 @@ def known(uri: str) -> Published:
     return published
 
 
-def intact(uri: str, published: Published) -> bool:
+def verify(uri: str, published: Publication) -> bool:
     """Whether the store still has every object with the size and ETag that it was written with.
 
     One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted
@@ -172,7 +172,7 @@ def intact(uri: str, published: Published) -> bool:
     return all(there.get(file.name) == (file.size, file.etag) for file in published.files)
 
 
-def read(uri: str, published: Published, name: str) -> bytes:
+def read_file(uri: str, published: Publication, name: str) -> bytes:
     """One small file of a publication, which has it.
 
     Raises StorageError when it is damaged or gone, or the store refuses.
@@ -187,19 +187,19 @@ def read(uri: str, published: Published, name: str) -> bytes:
     return data
 
 
-def fetch(uri: str, directory: Path, published: Published | None = None) -> Published:
+def fetch(uri: str, directory: Path, published: Publication | None = None) -> Publication:
     """Makes `directory` hold what is published at `uri`, every file checked; the directory is whole
     or absent.
 
-    `published` is what `look` found there before. A directory that holds the same already is left
+    `published` is what `stat` found there before. A directory that holds the same already is left
     as it is. Raises DataError when nothing is published there, ConfigError for a directory with
     other content, StorageError for a damaged or vanished object, a full disk, or a store that
     refuses.
     """
-    published = published or known(uri)
+    published = published or require(uri)
     bucket, prefix = open_bucket(uri)
     scratch = directory.with_name(directory.name + ".part")
-    with storage_errors(directory), locked(directory), _pool() as pool, _pool() as parts:
+    with storage_errors(directory), lock_directory(directory), _pool() as pool, _pool() as parts:
         if directory.exists() and any(directory.iterdir()):
             if (
                 set(_good(directory, published, pool))
@@ -215,7 +215,7 @@ def fetch(uri: str, directory: Path, published: Published | None = None) -> Publ
         for name in set(_names(scratch)) - kept:
             (scratch / name).unlink()
 
-        def take(file: File, tell: Moved) -> None:
+        def take(file: PublishedFile, tell: ProgressCallback) -> None:
             target, where = scratch / file.name, f"{prefix}/{published.folder}/{file.name}"
             if file.name in kept:
                 return tell(file.size, 0)
@@ -234,7 +234,7 @@ def fetch(uri: str, directory: Path, published: Published | None = None) -> Publ
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def lock_directory(directory: Path) -> Iterator[None]:
     """One process at a time; the kernel lets go when it ends, however it ends."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with directory.with_name(directory.name + ".lock").open("a") as file:
@@ -253,7 +253,7 @@ def open_bucket(uri: str) -> tuple[Bucket, str]:
         raise ConfigError(
             f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'"
         ) from error
-    address = s3.parse(uri)
+    address = s3.parse_uri(uri)
     return s3.Bucket(address.bucket), address.prefix
 
 
@@ -290,7 +290,7 @@ def _files(directory: Path) -> dict[str, Path]:
     return found
 
 
-def _good(directory: Path, published: Published, pool: ThreadPoolExecutor) -> list[str]:
+def _good(directory: Path, published: Publication, pool: ThreadPoolExecutor) -> list[str]:
     """The files of a publication that the directory has already."""
     there = [file for file in published.files if (directory / file.name).is_file()]
     sized = [file for file in there if (directory / file.name).stat().st_size == file.size]
@@ -339,7 +339,7 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def _meter(total: int, label: str) -> Iterator[Moved]:
+def _meter(total: int, label: str) -> Iterator[ProgressCallback]:
     """Progress in MB out of threads; `moved` of them had to travel."""
     lock, stopped, done, travelled = threading.Lock(), threading.Event(), 0, 0
     with track(max(1, -(-total // MB)), label) as progress:

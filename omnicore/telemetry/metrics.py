@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from omnicore.storage.files import replacing
+from omnicore.storage.files import atomic_writer
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -209,7 +209,7 @@ class Metrics:
         """Writes the values in Prometheus' text format, whole or not at all."""
         from prometheus_client import generate_latest
 
-        with replacing(path) as file:
+        with atomic_writer(path) as file:
             file.write(generate_latest(self.registry()))
 
 

@@ -97,14 +97,14 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
         for path in (directory / "cache").glob("*/checkpoint/card.json")
     }
     assert {
-        name: [parent.stage for parent in model_card.read(path).parents]
+        name: [parent.stage for parent in model_card.read_card(path).parents]
         for name, path in cards.items()
     } == {
         "sft": [],
         "rlvr": ["sft"],
         "sft_distilled": ["sft", "rlvr"],
     }
-    final = model_card.read(cards["sft_distilled"])
+    final = model_card.read_card(cards["sft_distilled"])
     assert final.base.name == "embedded:tiny-base"
     assert {parent.digest for parent in final.parents} | {final.data.digest} < set(
         digests(directory).values()
@@ -115,13 +115,13 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
 def test_the_last_checkpoint_is_released_with_the_scores_of_the_report(first):
     directory, _ = first
     (released,) = (directory / "outputs").glob("*/promote/decision/release")
-    scores = model_card.read(released).scores
+    scores = model_card.read_card(released).scores
     report = json.loads((directory / "report.json").read_text())["stages"]["distilled"]
     for view in model_card.VIEWS:
         assert {
             name: found.model_dump() for name, found in getattr(scores, view).items()
         } == report[view]
-    assert model_card.read(released).made.section == "sft_distilled"
+    assert model_card.read_card(released).made.section == "sft_distilled"
     assert "Not scored yet" not in (released / "README.md").read_text()
     (weights,) = released.glob("*.safetensors")
     (decided,) = (path.parent for path in (directory / "cache").glob("promote-*/step.json"))
@@ -168,7 +168,7 @@ def test_a_checkpoint_is_released_with_its_scores_as_the_guide_says(first, tmp_p
     shown, silent = guide("card")
     assert "Not scored yet" in shown
     assert silent == ""
-    scores = model_card.read(tmp_path / "runs" / "release").scores
+    scores = model_card.read_card(tmp_path / "runs" / "release").scores
     report = json.loads((directory / "report.json").read_text())["stages"]["rlvr"]
     assert scores.clean["macro"].model_dump() == report["clean"]["macro"]
     assert scores.raw["micro"].model_dump() == report["raw"]["micro"]

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from omnicore.cli.main import main
 from omnicore.cluster.client import Times
-from omnicore.cluster.inferenceservice import checkpoint, fetching, storage
+from omnicore.cluster.inferenceservice import fetching, publish_checkpoint, storage
 from omnicore.cluster.reap import STALE
 from omnicore.config import SftConfig
 from omnicore.config.recipe import Recipe, load_recipe
@@ -297,7 +297,7 @@ def test_a_published_checkpoint_is_listed_found_and_fetched_as_it_reads(
     (made / "step.json").write_text("{}")
     name = f"sft-{'0' * 32}"
     store.publish(made, f"s3://{BUCKET}/runs/results/{name}")
-    found = checkpoint(f"s3://{BUCKET}/runs/results/{name}", "")
+    found = publish_checkpoint(f"s3://{BUCKET}/runs/results/{name}", "")
 
     def run(line: str) -> str:
         words = shlex.split(

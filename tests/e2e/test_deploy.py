@@ -20,7 +20,7 @@ import pytest
 
 from omnicore.cli.main import main
 from omnicore.cluster import gitops
-from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
+from omnicore.cluster.inferenceservice import PublishedCheckpoint, publish_checkpoint
 from omnicore.errors import DataError
 from omnicore.lineage.step_record import write_step
 from omnicore.storage import store
@@ -37,7 +37,7 @@ RESULTS = f"s3://{BUCKET}/deploy"
 class Repository:
     """A bare repository with the manifests and a champion, and work trees of it."""
 
-    def __init__(self, root: Path, champion: Checkpoint) -> None:
+    def __init__(self, root: Path, champion: PublishedCheckpoint) -> None:
         self.root, self.bare = root, root / "bare.git"
         self.git(root, "init", "--quiet", "--bare", "--initial-branch=main", str(self.bare))
         self.tree = self.clone("tree")
@@ -82,7 +82,9 @@ class Repository:
 
 
 @pytest.fixture(scope="module")
-def models(seaweed: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+def models(
+    seaweed: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PublishedCheckpoint]:
     """Published results of three trainings, and of one with a pickle beside its weights."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in seaweed.env.items():
@@ -93,7 +95,7 @@ def models(seaweed: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         }
 
 
-def published(folder: Path, name: str) -> Checkpoint:
+def published(folder: Path, name: str) -> PublishedCheckpoint:
     weights = folder / "checkpoint"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
@@ -104,16 +106,21 @@ def published(folder: Path, name: str) -> Checkpoint:
         folder, {"step": "rlvr", "section": "rlvr", "key": name, "seconds": 1.0, "summary": {}}
     )
     store.publish(folder, f"{RESULTS}/{name}")
-    return checkpoint(f"{RESULTS}/{name}", "")
+    return publish_checkpoint(f"{RESULTS}/{name}", "")
 
 
 @pytest.fixture
-def repository(signed_in: None, models: dict[str, Checkpoint], tmp_path: Path) -> Repository:
+def repository(
+    signed_in: None, models: dict[str, PublishedCheckpoint], tmp_path: Path
+) -> Repository:
     return Repository(tmp_path, models["first"])
 
 
 def decision(
-    root: Path, candidate: Checkpoint, champion: Checkpoint, decided: str = "promote"
+    root: Path,
+    candidate: PublishedCheckpoint,
+    champion: PublishedCheckpoint,
+    decided: str = "promote",
 ) -> Path:
     """What promote writes, about two published models."""
     folder = root / f"decision-{candidate.address.rpartition('/')[2]}"
@@ -140,7 +147,11 @@ def decision(
 
 
 def deploy(
-    repository: Repository, decided: Path, candidate: Checkpoint, to: str = "", *options: str
+    repository: Repository,
+    decided: Path,
+    candidate: PublishedCheckpoint,
+    to: str = "",
+    *options: str,
 ) -> int:
     place = ["--repo", to or str(repository.bare), "--checkpoint", candidate.address]
     return main(["deploy", "--decision", str(decided), *place, *options])
@@ -156,13 +167,13 @@ def served(tree: Path) -> tuple[str, str, str]:
     return *predictor["initContainers"][0]["args"][:2], predictor["model"]["storageUri"]
 
 
-def names(model: Checkpoint) -> tuple[str, str, str]:
+def names(model: PublishedCheckpoint) -> tuple[str, str, str]:
     return model.address, model.digest, model.uri
 
 
 def test_a_commit_changes_three_values_carries_its_evidence_and_is_reverted(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -205,7 +216,7 @@ def test_a_commit_changes_three_values_carries_its_evidence_and_is_reverted(
 
 def test_of_two_at_once_one_wins_and_the_other_is_told_to_compare_again(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -246,7 +257,7 @@ def test_a_branch_that_moves_is_taken_up_where_it_is(
     moves: int,
     status: int,
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -275,7 +286,7 @@ def test_a_branch_that_moves_is_taken_up_where_it_is(
 
 def test_a_push_whose_answer_was_lost_has_happened(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -292,7 +303,7 @@ def test_a_push_whose_answer_was_lost_has_happened(
 
 def test_a_proposal_is_a_branch_of_its_own(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -310,7 +321,7 @@ def test_a_proposal_is_a_branch_of_its_own(
 
 def test_in_a_work_tree_the_commit_is_made_and_left_to_be_pushed(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -333,7 +344,7 @@ def test_in_a_work_tree_the_commit_is_made_and_left_to_be_pushed(
 
 def test_a_commit_that_a_hook_refuses_leaves_the_work_tree_as_it_was(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -385,7 +396,7 @@ def read_only(repository: Repository) -> Iterator[str]:
 
 def test_who_may_not_push_is_told_so_and_nothing_is_half_done(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -450,7 +461,7 @@ REFUSED: dict[str, tuple[str, str, str, list[str], str]] = {
 def test_what_is_refused(
     case: str,
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -463,7 +474,7 @@ def test_what_is_refused(
 
 def test_a_decision_to_keep_is_kept_and_a_model_outside_of_s3_is_not_served(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -480,7 +491,7 @@ def test_a_decision_to_keep_is_kept_and_a_model_outside_of_s3_is_not_served(
 
 def test_the_first_champion_is_not_of_a_comparison(
     repository: Repository,
-    models: dict[str, Checkpoint],
+    models: dict[str, PublishedCheckpoint],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

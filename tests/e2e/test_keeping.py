@@ -178,7 +178,7 @@ def test_whole_folders_alone_are_kept_and_those_that_the_step_removes_go(
         tmp_path / "b" / "checkpoints.journal" / "step-000008" / "weights"
     ).read_text() == "whole 8"
     where = f"{uri}.unfinished/{KEY[:32]}/checkpoints.journal/step-000008"
-    overwrite(seaweed, where, f"{store.known(where).folder}/weights", b"rotten8")
+    overwrite(seaweed, where, f"{store.require(where).folder}/weights", b"rotten8")
     Keeper(tmp_path / "c", uri, KEY).bring_back()
     assert [path.name for path in (tmp_path / "c" / "checkpoints.journal").iterdir()] == [
         "step-000004"
@@ -197,7 +197,7 @@ def test_a_folder_that_the_step_removes_while_it_is_sent_is_kept(
     """Else a step that saves faster than the network takes it would have nothing kept, ever."""
     work, publish = tmp_path / "a", store.publish
 
-    def slow(directory: Path, where: str, **given: object) -> store.Published:
+    def slow(directory: Path, where: str, **given: object) -> store.Publication:
         shutil.rmtree(work / "checkpoints.journal" / "step-000002")
         return publish(directory, where, **given)  # type: ignore[arg-type]
 
@@ -311,7 +311,7 @@ def test_a_probe_whose_machine_is_lost_asks_only_what_is_missing(
         }
         assert sum(asked.values()) == (total - len(answered) if seed == 0 else total)
         assert seed or not any(asked[number] for number in answered)
-    record = json.loads(store.read(uri, store.known(uri), "step.json"))
+    record = json.loads(store.read_file(uri, store.require(uri), "step.json"))
     assert (record["key"], record["digest"]) == (calm["key"], calm["digest"])
     kept = {name.partition("/")[0] for name in objects(seaweed, f"{uri}.unfinished")}
     assert kept == (set() if seed == 0 else {key})  # what is kept of other settings stays

@@ -146,7 +146,7 @@ def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
     assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, (
         "one process says that it is done"
     )
-    record = json.loads(store.read(output, store.known(output), "step.json"))
+    record = json.loads(store.read_file(output, store.require(output), "step.json"))
     assert record["key"] == calm["key"]
     assert record, "whole, and of the same key"
     assert record["digest"] == calm["digest"]

@@ -536,7 +536,7 @@ def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"omnicore: {model} is not signed" in said
-    signing.sign(model)
+    signing.sign_checkpoint(model)
     served = Server(str(model), load_recipe("tiny"), most=8)
     assert served._load().model.config.model_type
 

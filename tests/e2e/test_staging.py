@@ -59,31 +59,33 @@ def test_steps_read_and_write_addresses(
     recipe = load_recipe("tiny")
     first = remote.run("prepare", recipe, {}, f"{uri}/prepare/")
     made = remote.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
-    assert store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "sft.txt") == b"preparesft"
+    assert store.read_file(f"{uri}/sft", store.require(f"{uri}/sft"), "sft.txt") == b"preparesft"
     assert made["inputs"] == {"data": first["digest"]}
     assert remote.run("sft", recipe, {"data": f"{uri}/prepare/"}, f"{uri}/sft") == made
     assert steps == {"prepare": 1, "sft": 1}
 
-    overwrite(seaweed, f"{uri}/sft", f"{store.known(f'{uri}/sft').folder}/sft.txt", b"spoilt")
+    overwrite(seaweed, f"{uri}/sft", f"{store.require(f'{uri}/sft').folder}/sft.txt", b"spoilt")
     remote.run("sft", recipe, {"data": f"{uri}/prepare"}, f"{uri}/sft")
     assert steps == {"prepare": 1, "sft": 2}
-    assert store.intact(f"{uri}/sft", store.known(f"{uri}/sft"))
+    assert store.verify(f"{uri}/sft", store.require(f"{uri}/sft"))
     other = load_recipe("tiny", ["sft.steps=7"])
     with pytest.raises(
         ConfigError,
         match=r"holds a finished sft: sft\.steps 45 -> 7\. Give another --output, or --replace",
     ):
         remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft")
-    assert json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json")) == made | {
+    assert json.loads(
+        store.read_file(f"{uri}/sft", store.require(f"{uri}/sft"), "step.json")
+    ) == made | {
         "started": ANY,
         "seconds": ANY,
     }
     remote.run("sft", other, {"data": f"{uri}/prepare"}, f"{uri}/sft", replace=True)
     assert steps == {"prepare": 1, "sft": 3}
     assert (
-        json.loads(store.read(f"{uri}/sft", store.known(f"{uri}/sft"), "step.json"))["config"][
-            "steps"
-        ]
+        json.loads(store.read_file(f"{uri}/sft", store.require(f"{uri}/sft"), "step.json"))[
+            "config"
+        ]["steps"]
         == 7
     )
 
@@ -110,9 +112,9 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
         with pytest.raises(StorageError, match="away"):
             remote.run("prepare", load_recipe("tiny"), {}, uri)
     assert scraped == [200]
-    assert store.look(uri) is None
+    assert store.stat(uri) is None
     remote.run("prepare", load_recipe("tiny"), {}, uri)
-    assert store.look(uri)
+    assert store.stat(uri)
     assert steps["prepare"] == 1
 
 
@@ -187,5 +189,5 @@ def test_the_command_line_on_addresses(uri: str, tmp_path: Path) -> None:
     again = omnicore(*train)
     assert again.stdout.startswith("sft: done before  rows ")
     assert again.stderr == ""
-    names = {file.name for file in store.known(f"{uri}/sft").files}
+    names = {file.name for file in store.require(f"{uri}/sft").files}
     assert {"step.json", "metrics.prom", "curves.jsonl", "checkpoint/model.safetensors"} <= names

@@ -155,8 +155,8 @@ def test_keys_of_a_mounted_secret_may_rotate(
     with pytest.raises(StorageError, match=f"refused the key of the secret in {secret}"):
         store.publish(source, uri)
     fill(secret, {"secretkey": SECRET})
-    store.fetch(uri, tmp_path / "back") if store.look(uri) else store.publish(source, uri)
-    assert store.look(uri)
+    store.fetch(uri, tmp_path / "back") if store.stat(uri) else store.publish(source, uri)
+    assert store.stat(uri)
 
 
 def test_keys_of_a_role(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_keys_of_a_role(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(
         "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{page.server_port}/keys"
     )
-    assert store.publish(fill(tmp_path / "source", {"a": 10}), uri) == store.look(uri)
+    assert store.publish(fill(tmp_path / "source", {"a": 10}), uri) == store.stat(uri)
     page.shutdown()
     page.server_close()
 
@@ -248,13 +248,13 @@ def test_a_server_that_stays_away_leaves_nothing_to_see_and_the_next_call_goes_o
     ):
         store.publish(source, uri)
     seaweed.start()
-    assert store.look(uri) is None
+    assert store.stat(uri) is None
     held = sum(parts(seaweed, uri)) + sum(objects(seaweed, uri).values())
     assert held > 10 * MIB
     up = proxy.up
     published = store.publish(source, uri)
     assert proxy.up - up < 104 * MIB + 50 * 50_000 - held + MIB
-    assert store.intact(uri, published)
+    assert store.verify(uri, published)
     assert parts(seaweed, uri) == []
 
 
@@ -290,7 +290,7 @@ def test_a_killed_uploader_goes_on(
     uploader = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     proxy.when("up", 120 * MIB, uploader.kill)
     assert uploader.wait() == -9
-    assert store.look(uri) is None
+    assert store.stat(uri) is None
     held = sum(parts(seaweed, uri))
     assert held > 50 * MIB
     up = proxy.up
@@ -326,7 +326,7 @@ def test_many_small_files(seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Pa
     published = store.publish(source, uri)
     assert proxy.up - up < (5000 - there + 100) * 3000
     assert len(published.files) == 5000
-    assert store.intact(uri, published)
+    assert store.verify(uri, published)
     store.fetch(uri, tmp_path / "back")
     assert same(source, tmp_path / "back")
 

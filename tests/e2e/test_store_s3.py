@@ -54,8 +54,8 @@ def test_a_directory_comes_back_as_it_went(
         *(f"{published.folder}/{name}" for name in names if name != "x.journal"),
     }
     assert published.digest == digest_directory(source, skip=("*.journal",))
-    assert store.look(uri) == published
-    assert store.intact(uri, published)
+    assert store.stat(uri) == published
+    assert store.verify(uri, published)
     assert store.fetch(uri, tmp_path / "back") == published
     assert same(source, tmp_path / "back")
     assert parts(seaweed, uri) == []
@@ -89,7 +89,7 @@ def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
         seaweed.client().remove_object(BUCKET, f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}")
     else:
         overwrite(seaweed, uri, name, b"wrong" if damage == "same size" else b"wrong bytes")
-    assert not store.intact(uri, published)
+    assert not store.verify(uri, published)
     said = (
         "the object has vanished"
         if damage == "vanished"
@@ -98,10 +98,10 @@ def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
     with pytest.raises(StorageError, match=f"{uri}/{name}: {said}.*command that made it"):
         store.fetch(uri, tmp_path / "back")
     with pytest.raises(StorageError, match=f"{uri}/{name}: "):
-        store.read(uri, published, "a")
+        store.read_file(uri, published, "a")
     assert not (tmp_path / "back").exists()
     assert store.publish(source, uri) == published
-    assert store.intact(uri, published)
+    assert store.verify(uri, published)
     store.fetch(uri, tmp_path / "back")
     assert same(source, tmp_path / "back")
 
@@ -181,7 +181,7 @@ def test_another_writer_may_end_the_upload(
     proxy.when("up", 20 * MIB, overtake)
     published = store.publish(source, uri)
     assert [done.returncode for done in second] == [0], second
-    assert store.intact(uri, published)
+    assert store.verify(uri, published)
     assert parts(seaweed, uri) == []
     store.fetch(uri, tmp_path / "back")
     assert same(source, tmp_path / "back")
@@ -211,4 +211,4 @@ def test_a_file_that_changes_meanwhile_is_not_published(
     proxy.when("up", 10 * MIB, lambda: fill(source, {"big": 20 * MIB}) and None)
     with pytest.raises(DataError, match=f"{source}/big changed while it was published"):
         store.publish(source, uri)
-    assert store.look(uri) is None
+    assert store.stat(uri) is None

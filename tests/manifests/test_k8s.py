@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.cluster import launch, reap, serve, step
+from omnicore.cluster import launch, reap, serve, step_job
 from omnicore.cluster.manifests import METRICS, METRICS_PORT, training_runtime
 from omnicore.cluster.names import KINDS, Resource
 from omnicore.config import EngineConfig, LauncherConfig
@@ -238,7 +238,7 @@ def test_pods_are_told_where_to_serve_and_push_their_figures() -> None:
     assert {name: told[name] for name in (live.PORT, live.HOST)} == METRICS
     (port,) = one("base", "Service", "omnicore-pushgateway")["spec"]["ports"]
     assert told[live.GATEWAY] == f"http://omnicore-pushgateway.omnicore.svc:{port['port']}"
-    assert live.GATEWAY in step.PASSED_ON
+    assert live.GATEWAY in step_job.PASSED_ON
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

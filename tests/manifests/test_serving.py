@@ -13,7 +13,7 @@ import yaml
 
 from omnicore.cluster import names
 from omnicore.cluster.inferenceservice import (
-    Checkpoint,
+    PublishedCheckpoint,
     ServeSpec,
     fetching,
     inference_service,
@@ -32,14 +32,14 @@ NEEDS_CRDS = pytest.mark.skipif(
 )
 IMAGE = "registry.example/omni-train@sha256:" + "0" * 64
 SECRETS = {name: f"omnicore-s3/{name}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-BIG = Checkpoint(
+BIG = PublishedCheckpoint(
     "s3://omnicore/runs/inputs/ab",
     "s3://omnicore/runs/inputs/ab/cd/checkpoint",
     "c" * 64,
     22_000_000_000,
     "checkpoint",
 )
-TINY = Checkpoint("s3://omnicore/base", "s3://omnicore/base/ef", "e" * 64, 900_000, "")
+TINY = PublishedCheckpoint("s3://omnicore/base", "s3://omnicore/base/ef", "e" * 64, 900_000, "")
 OWNER = Owner(name="omniboost-x7", uid="0b2f3c1e-9d1f-4c6a-8f44-6d1f0b6f1a11")
 FULL = {
     "env": {"OMNI_S3_ENDPOINT": "http://seaweedfs:8333"},
@@ -56,7 +56,7 @@ FULL = {
 
 
 def spec(
-    model: Checkpoint,
+    model: PublishedCheckpoint,
     owner: Owner | None = None,
     engine: dict[str, Any] | None = None,
     **place: Any,

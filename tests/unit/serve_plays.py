@@ -84,7 +84,7 @@ def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     class Stop(Exception):
         pass
 
-    class Built(serve.Service):
+    class Built(serve.ServedModel):
         def start(self) -> None:
             made.append(dict(self.body))
             raise Stop

@@ -15,7 +15,7 @@ from omnicore import __version__
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import DataError
 from omnicore.lineage import model_card
-from omnicore.lineage.code_version import code_digest, revision
+from omnicore.lineage.code_version import code_digest, git_revision
 from omnicore.lineage.step_record import read_step, write_step
 from omnicore.storage.digests import digest_directory, model_directory, sha256_file
 
@@ -55,14 +55,18 @@ def prepared(
     )
 
 
-def described(recipe: Recipe, inputs: dict[str, Path], section: str = "sft") -> model_card.Card:
+def described(
+    recipe: Recipe, inputs: dict[str, Path], section: str = "sft"
+) -> model_card.CheckpointCard:
     digests = {role: read_step(path)["digest"] for role, path in inputs.items()}
     models = (
         {recipe.model: digest_directory(model_directory(recipe.model))}
         if "model" not in inputs
         else {}
     )
-    return model_card.describe(section, recipe, getattr(recipe, section), inputs, digests, models)
+    return model_card.create_card(
+        section, recipe, getattr(recipe, section), inputs, digests, models
+    )
 
 
 def front(text: str) -> dict[str, Any]:
@@ -83,8 +87,8 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", ["seed=7"])
     data = prepared(tmp_path, sft=3)
     made = described(recipe, {"data": data})
-    model_card.write(tmp_path, made)
-    assert model_card.read(tmp_path) == made
+    model_card.write_card(tmp_path, made)
+    assert model_card.read_card(tmp_path) == made
     assert (made.stage, made.seed, made.recipe, made.recipe_hash) == (
         "sft",
         7,
@@ -93,8 +97,8 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
     )
     assert made.base.name == "embedded:tiny-base"
     assert made.base.digest == digest_directory(model_directory("embedded:tiny-base"))
-    assert made.code == model_card.Code(
-        version=__version__, digest=code_digest(), revision=revision()
+    assert made.code == model_card.CodeVersion(
+        version=__version__, digest=code_digest(), revision=git_revision()
     )
     assert (made.data.name, made.data.rows, made.data.step) == ("sft.jsonl", 3, "prepare")
     assert made.data.sha256 == sha256_file(data / "sft.jsonl")
@@ -105,7 +109,9 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
 
 def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    text = model_card.render(described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)}))
+    text = model_card.render_markdown(
+        described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)})
+    )
     found = hub.ModelCard(text).data
     assert (found.license, found.base_model) == ("apache-2.0", "embedded:tiny-base")
     assert (found.library_name, found.pipeline_tag, found.tags) == (
@@ -138,7 +144,7 @@ def test_a_licence_is_what_the_base_says_or_nothing(
     recipe = load_recipe("tiny", [f"model={base(tmp_path, place, readme)}"])
     made = described(recipe, {"data": prepared(tmp_path, sft=3)})
     assert (made.base.name, made.base.revision, made.base.licence) == (name, revised, licence)
-    text = model_card.render(made)
+    text = model_card.render_markdown(made)
     assert {
         field: value for field, value in front(text).items() if field.startswith("license")
     } == licence
@@ -157,7 +163,7 @@ def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
         ("mine", 1, "rows.jsonl", "", ""),
         ("omni", 2, "m-a-p/OmniInstruct_v1", "a" * 40, ""),
     ]
-    text = model_card.render(made)
+    text = model_card.render_markdown(made)
     assert front(text)["datasets"] == ["m-a-p/OmniInstruct_v1"]
     assert f"Data `omni` (m-a-p/OmniInstruct_v1 {'a' * 40}), 2 rows: not stated." in text
 
@@ -167,9 +173,9 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     data = prepared(tmp_path, sft=3)
     shutil.copy(data / "sft.jsonl", data / "rlvr.jsonl")
     at = {"sft": finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})}
-    model_card.write(at["sft"] / "checkpoint", described(recipe, {"data": data}))
+    model_card.write_card(at["sft"] / "checkpoint", described(recipe, {"data": data}))
     at["rlvr"] = finished(tmp_path / "rlvr", "rlvr", {"checkpoint/config.json": "{}"})
-    model_card.write(
+    model_card.write_card(
         at["rlvr"] / "checkpoint", described(recipe, {"data": data, "model": at["sft"]}, "rlvr")
     )
     digests = {name: read_step(path)["digest"] for name, path in at.items()}
@@ -188,7 +194,9 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     assert {parent.recipe_hash for parent in made.parents} == {recipe.identity}
     assert made.data.inputs == {"model": digests["rlvr"]}
     assert made.data.sources[0].place == "replies of the model itself"
-    assert "`embedded:tiny-base` → sft → rlvr → **sft_distilled**" in model_card.render(made)
+    assert "`embedded:tiny-base` → sft → rlvr → **sft_distilled**" in model_card.render_markdown(
+        made
+    )
 
 
 def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
@@ -198,7 +206,9 @@ def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
         {"data": prepared(tmp_path, "rlvr.jsonl", sft=3), "model": parent},
         "rlvr",
     )
-    assert made.base == model_card.Base(name="sft", digest=read_step(parent)["digest"], licence={})
+    assert made.base == model_card.BaseCheckpoint(
+        name="sft", digest=read_step(parent)["digest"], licence={}
+    )
     assert made.parents == ()
 
 
@@ -227,10 +237,10 @@ def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same
 
 def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [f"model={base(tmp_path, 'my-base', None)}"])
-    model_card.write(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
+    model_card.write_card(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
     assert all(
         str(tmp_path) not in (tmp_path / name).read_text()
-        for name in (model_card.FILE, model_card.README)
+        for name in (model_card.CARD_FILE, model_card.README)
     )
 
 
@@ -250,4 +260,4 @@ def test_a_card_that_is_none_is_named(tmp_path: Path, content: Any, message: str
     if content is not None:
         (tmp_path / "card.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        model_card.read(tmp_path)
+        model_card.read_card(tmp_path)

@@ -6,9 +6,9 @@ import pytest
 from omnicore.errors import DataError, StorageError
 from omnicore.schema import Estimate, Outcome
 from omnicore.storage.files import (
+    atomic_writer,
     read_json,
     read_jsonl,
-    replacing,
     storage_errors,
     write_json,
     write_jsonl,
@@ -221,7 +221,7 @@ def test_only_what_the_disk_refused_is_a_storage_error(tmp_path, error, expected
 
 
 def test_replacing_shows_nothing_before_the_end(tmp_path):
-    with replacing(tmp_path / "x") as file:
+    with atomic_writer(tmp_path / "x") as file:
         file.write(b"new")
         assert not (tmp_path / "x").exists()
     assert (tmp_path / "x").read_bytes() == b"new"

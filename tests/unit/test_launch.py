@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.cluster import launch, names, reap, step
+from omnicore.cluster import launch, names, reap, step_job
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.launch import run_job
 from omnicore.cluster.manifests import Owner, manifest
@@ -590,13 +590,16 @@ def test_the_job_belongs_to_the_workflow_of_the_own_pod(
     }
     kube.put("pods", {"metadata": {"name": "omniboost-x7-step-1", "ownerReferences": [owner]}})
     recipe, cluster = load_recipe("tiny"), connect(NAMESPACE, QUICK)
-    monkeypatch.delenv(step.POD_NAME, raising=False)
-    monkeypatch.delenv(step.RUN_ID, raising=False)
-    assert step.origin(cluster, recipe) == ("tiny", None)
-    monkeypatch.setenv(step.POD_NAME, "omniboost-x7-step-1")
-    assert step.origin(cluster, recipe) == ("omniboost-x7", Owner(name="omniboost-x7", uid="u-1"))
-    monkeypatch.setenv(step.RUN_ID, "5b6f")
-    assert step.origin(cluster, recipe)[0] == "5b6f"
+    monkeypatch.delenv(step_job.POD_NAME, raising=False)
+    monkeypatch.delenv(step_job.RUN_ID, raising=False)
+    assert step_job.pipeline_run(cluster, recipe) == ("tiny", None)
+    monkeypatch.setenv(step_job.POD_NAME, "omniboost-x7-step-1")
+    assert step_job.pipeline_run(cluster, recipe) == (
+        "omniboost-x7",
+        Owner(name="omniboost-x7", uid="u-1"),
+    )
+    monkeypatch.setenv(step_job.RUN_ID, "5b6f")
+    assert step_job.pipeline_run(cluster, recipe)[0] == "5b6f"
 
 
 def test_the_rights_listed_are_those_used() -> None:

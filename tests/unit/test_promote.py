@@ -156,7 +156,7 @@ def with_model(made: dict[str, Path], root: Path, **files: str) -> dict[str, Pat
     files."""
     model, candidate = root / "model", root / "candidate"
     (model / "checkpoint").mkdir(parents=True)
-    model_card.write(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
+    model_card.write_card(model / "checkpoint", described(RECIPE, {"data": prepared(root, sft=3)}))
     for name, text in {"model.safetensors": "", "config.json": "{}", **files}.items():
         (model / "checkpoint" / name).write_text(text)
     write_step(
@@ -217,12 +217,17 @@ def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
     given = with_model(made, tmp_path / "inputs")
     summary = promote.run(RECIPE, config, given, tmp_path)
     assert summary["decision"] in request.node.name
-    released, step = model_card.read(tmp_path / "release"), read_json(given["model"] / "step.json")
+    released, step = (
+        model_card.read_card(tmp_path / "release"),
+        read_json(given["model"] / "step.json"),
+    )
     scores, evaluation = (
         read_json(given["candidate"] / "scores.json"),
         read_json(given["candidate"] / "step.json"),
     )
-    assert released.made == model_card.Made(section="rlvr", key=step["key"], digest=step["digest"])
+    assert released.made == model_card.ProducingStep(
+        section="rlvr", key=step["key"], digest=step["digest"]
+    )
     assert released.scores
     assert (
         released.scores.evaluation
@@ -232,11 +237,11 @@ def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
     assert released.scores.model_dump(mode="json", include=set(model_card.VIEWS)) == {
         view: scores[view] for view in model_card.VIEWS
     }
-    assert (tmp_path / "release" / "README.md").read_text() == model_card.render(released)
+    assert (tmp_path / "release" / "README.md").read_text() == model_card.render_markdown(released)
     assert (tmp_path / "release" / "model.safetensors").samefile(
         given["model"] / "checkpoint" / "model.safetensors"
     )
-    assert model_card.read(given["model"] / "checkpoint").scores is None
+    assert model_card.read_card(given["model"] / "checkpoint").scores is None
 
 
 def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
@@ -249,7 +254,7 @@ def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
     monkeypatch.setenv(signing.SIGNING_KEY, private(KEY))
     signed = run_step("promote", RECIPE, given, tmp_path / "signed")
     monkeypatch.setenv(signing.VERIFY_KEY, public(KEY))
-    signing.verify(tmp_path / "signed" / "release")
+    signing.verify_signature(tmp_path / "signed" / "release")
     assert not (tmp_path / "plain" / "release" / SIGNATURE).exists()
     assert signed["digest"] == plain["digest"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from omnicore import __version__
 from omnicore.errors import DataError
-from omnicore.lineage.code_version import code_digest, revision, versions
+from omnicore.lineage.code_version import code_digest, git_revision, versions
 from omnicore.lineage.step_record import read_step, write_step
 from omnicore.storage.digests import digest_directory, sha256_file
 
@@ -138,7 +138,7 @@ def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, t
     monkeypatch.setenv(
         "GIT_DIR", str(Path(__file__).parents[2] / ".git")
     )  # as a hook of another repository sets it
-    found = revision.__wrapped__
+    found = git_revision.__wrapped__
 
     def git(*arguments):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

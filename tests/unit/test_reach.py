@@ -72,8 +72,10 @@ def test_what_a_step_imports_at_run_time_is_reached(step):
     }
     counted = {name for name in own if not code_version._decides_nothing(name)}
     assert counted
-    assert counted <= code_version.reached(step)
+    assert counted <= code_version.reachable_modules(step)
 
 
 def test_every_adapter_is_reached_by_prepare():
-    assert {f"omnicore.data.benchmarks.{name}" for name in NAMES} <= code_version.reached("prepare")
+    assert {f"omnicore.data.benchmarks.{name}" for name in NAMES} <= code_version.reachable_modules(
+        "prepare"
+    )

@@ -49,7 +49,7 @@ def evaluated(folder: Path, model: Path, clean: float = 0.8915) -> Path:
 
 def trained(folder: Path, data: Path, weights: str) -> Path:
     (folder / "checkpoint" / "more").mkdir(parents=True)
-    model_card.write(folder / "checkpoint", described(load_recipe("tiny"), {"data": data}))
+    model_card.write_card(folder / "checkpoint", described(load_recipe("tiny"), {"data": data}))
     files = {"config.json": "{}", "model.safetensors": weights, "more/a.txt": "a"}
     return finished(folder, "sft", {f"checkpoint/{name}": text for name, text in files.items()})
 
@@ -71,19 +71,22 @@ def test_a_release_has_the_files_and_the_scores(
     before = digest_directory(run / "sft")
     made = release(str(run / place), str(run / scores), str(tmp_path / "new" / "release"))
     folder = tmp_path / "new" / "release"
-    assert model_card.read(folder) == made
-    assert (folder / "README.md").read_text() == model_card.render(made)
+    assert model_card.read_card(folder) == made
+    assert (folder / "README.md").read_text() == model_card.render_markdown(made)
     assert (folder / "model.safetensors").read_text() == "sft"
     assert (folder / "more" / "a.txt").read_text() == "a"
     step = read_step(run / "sft")
-    assert made.made == model_card.Made(section="sft", key=step["key"], digest=step["digest"])
+    assert made.made == model_card.ProducingStep(
+        section="sft", key=step["key"], digest=step["digest"]
+    )
     assert made.scores is not None
     assert made.scores.evaluation == read_step(run / "evaluate-sft")["digest"]
     assert made.scores.clean["macro"].model_dump() == estimate(0.8915)
-    assert "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |" in model_card.render(
-        made
+    assert (
+        "| macro | 95.0 [90.0, 100.0], n 40 | 89.1 [84.1, 94.2], n 40 |"
+        in model_card.render_markdown(made)
     )
-    assert "| elm | 90.0 [85.0, 95.0], n 40 | none |" in model_card.render(made)
+    assert "| elm | 90.0 [85.0, 95.0], n 40 | none |" in model_card.render_markdown(made)
     assert digest_directory(run / "sft") == before
     assert list((tmp_path / "new").iterdir()) == [folder]
 
@@ -177,7 +180,7 @@ def test_a_release_is_signed_and_launders_nothing(
     monkeypatch.setenv(signing.SIGNING_KEY, private(KEY))
     release(str(run / "sft"), str(run), str(tmp_path / "release"))
     monkeypatch.setenv(signing.VERIFY_KEY, public(KEY))
-    signing.verify(tmp_path / "release")
+    signing.verify_signature(tmp_path / "release")
     with pytest.raises(CheckpointError, match=r"is not signed: it has no model\.sig"):
         release(str(run / "sft"), output=str(tmp_path / "again"))
     release(str(tmp_path / "release"), output=str(tmp_path / "again"))
@@ -198,5 +201,5 @@ def test_a_release_goes_from_bucket_to_bucket(
     made = release(at["sft"], at["evaluate-sft"], at["release"])
     published = store.fetch(at["release"], tmp_path / "back")
     assert capsys.readouterr().out == f"{at['release']}  digest {published.digest}\n"
-    assert model_card.read(tmp_path / "back") == made
+    assert model_card.read_card(tmp_path / "back") == made
     assert (tmp_path / "back" / "model.safetensors").read_text() == "sft"

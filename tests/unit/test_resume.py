@@ -208,7 +208,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     assert in_a_fork(lambda: remote.run("sft", recipe, given, uri)) == 0
     assert "step-000006: training goes on after step 6" in capfd.readouterr().err
     calm = run_step("sft", recipe, inputs["sft"], tmp_path / "calm")
-    record = json.loads(store.read(uri, store.known(uri), "step.json"))
+    record = json.loads(store.read_file(uri, store.require(uri), "step.json"))
     assert record["key"] == calm["key"]
     assert (record["digest"], told(record)) == (calm["digest"], told(calm))
     assert objects(seaweed, f"{uri}.unfinished") == {}

@@ -14,7 +14,7 @@ from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError, DataError, StepBusy, StorageError
-from omnicore.lineage.code_version import code_digest, revision
+from omnicore.lineage.code_version import code_digest, git_revision
 from omnicore.runtime import run
 from omnicore.runtime.run import run_step
 from omnicore.steps import STEPS
@@ -54,7 +54,7 @@ def test_a_result_is_finished_with_its_record(fake, tiny, tmp_path, capsys):
         {},
     )
     assert record["input_keys"] == {}
-    assert record["code"] == {"digest": code_digest(), "revision": revision()}
+    assert record["code"] == {"digest": code_digest(), "revision": git_revision()}
     assert record["digest"] == digest_directory(tmp_path / "out")
     metrics = (tmp_path / "out" / "metrics.prom").read_text()
     assert 'omni_step_duration_seconds{stage="prepare",step="prepare"}' in metrics

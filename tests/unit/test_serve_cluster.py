@@ -17,7 +17,7 @@ import pytest
 from omnicore.cluster import names, serve
 from omnicore.cluster.client import Times, connect
 from omnicore.cluster.fetch import main as fetch
-from omnicore.cluster.inferenceservice import Checkpoint, checkpoint
+from omnicore.cluster.inferenceservice import PublishedCheckpoint, publish_checkpoint
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
@@ -60,7 +60,7 @@ from tests.unit.serve_plays import (
     up,
 )
 
-MODEL = Checkpoint(
+MODEL = PublishedCheckpoint(
     "s3://b/inputs/ab", "s3://b/inputs/ab/cd/checkpoint", "c" * 64, 22 << 30, "checkpoint"
 )
 CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made the code ask for
@@ -444,7 +444,7 @@ def test_a_checkpoint_is_published_once_and_fetched_whole(
     (made / "checkpoint" / "config.json").write_text("{}")
     (made / "checkpoint" / "model.safetensors").write_bytes(b"w" * 5000)
     (made / "curves.jsonl").write_text("")
-    alone = checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
+    alone = publish_checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
     record = {
         "step": "sft",
         "section": "sft",
@@ -454,15 +454,15 @@ def test_a_checkpoint_is_published_once_and_fetched_whole(
         "summary": {},
     }
     (made / "step.json").write_text(json.dumps(record))
-    found = checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs/")
+    found = publish_checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs/")
     # The whole output of a step lies where a job that takes it as input puts it, too.
     assert found.address == f"s3://{BUCKET}/runs/inputs/{'d' * 32}"
     assert found.uri == f"{found.address}/{found.digest[:32]}/checkpoint"
     assert (alone.inside, found.inside) == ("", "checkpoint")
     assert (
         found
-        == checkpoint(found.address, "")
-        == checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
+        == publish_checkpoint(found.address, "")
+        == publish_checkpoint(str(made / "checkpoint"), f"s3://{BUCKET}/runs")
     )
     assert found.size > 5000
     volume = tmp_path / "volume"
@@ -474,11 +474,11 @@ def test_a_checkpoint_is_published_once_and_fetched_whole(
     )  # a container that is started again
     assert fetch([found.address, "0" * 64, str(tmp_path / "other")]) == 2
     with pytest.raises(DataError, match="nothing is published"):
-        checkpoint(f"s3://{BUCKET}/nowhere", "")
+        publish_checkpoint(f"s3://{BUCKET}/nowhere", "")
     with pytest.raises(ConfigError, match=r"launcher\.storage"):
-        checkpoint(str(made / "checkpoint"), "")
+        publish_checkpoint(str(made / "checkpoint"), "")
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        checkpoint(str(tmp_path), f"s3://{BUCKET}/runs")
+        publish_checkpoint(str(tmp_path), f"s3://{BUCKET}/runs")
 
 
 def test_what_is_asked_of_the_cluster_is_exactly_what_its_role_grants() -> None:

@@ -67,10 +67,10 @@ def test_without_keys_nothing_is_signed_or_asked_for(
 ) -> None:
     monkeypatch.setenv(signing.SIGNING_KEY, " ")  # as a Secret without a value gives it
     monkeypatch.delenv(signing.VERIFY_KEY, raising=False)
-    signing.check_key()
-    signing.sign(checkpoint)
+    signing.check_signing_key()
+    signing.sign_checkpoint(checkpoint)
     assert not (checkpoint / SIGNATURE).exists()
-    signing.verify(checkpoint)
+    signing.verify_signature(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_what_was_signed_is_let_through_wherever_it_lies(
         (tmp_path / name).write_text(value)
         monkeypatch.setenv(name, value if text else str(tmp_path / name))
     before = digest_directory(checkpoint)
-    signing.sign(checkpoint)
+    signing.sign_checkpoint(checkpoint)
     assert digest_directory(checkpoint) == before
-    signing.verify(checkpoint.rename(tmp_path / "elsewhere"))
+    signing.verify_signature(checkpoint.rename(tmp_path / "elsewhere"))
 
 
 def add(name: str) -> Callable[[Path], object]:
@@ -129,10 +129,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_as_it_was_signed_is_refused(checkpoint: Path, keys: None, case: str) -> None:
     change, said = REFUSED[case]
-    signing.sign(checkpoint)
+    signing.sign_checkpoint(checkpoint)
     change(checkpoint)
     with pytest.raises(CheckpointError, match=said) as caught:
-        signing.verify(checkpoint)
+        signing.verify_signature(checkpoint)
     assert str(checkpoint) in str(caught.value)
     assert "sign what you trust: model_signing sign key" in str(caught.value)
 
@@ -142,7 +142,7 @@ def forged(folder: Path) -> None:
     there."""
     found = json.loads((folder / SIGNATURE).read_text())
     (folder / "model.safetensors").write_bytes(b"evil")
-    signing.sign(folder)
+    signing.sign_checkpoint(folder)
     found["dsseEnvelope"]["payload"] = json.loads((folder / SIGNATURE).read_text())["dsseEnvelope"][
         "payload"
     ]
@@ -154,7 +154,7 @@ def renamed(folder: Path) -> None:
     hint = json.loads((folder / SIGNATURE).read_text())["verificationMaterial"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(signing.SIGNING_KEY, private(OTHER))
-        signing.sign(folder)
+        signing.sign_checkpoint(folder)
     found = json.loads((folder / SIGNATURE).read_text())
     (folder / SIGNATURE).write_text(json.dumps({**found, "verificationMaterial": hint}))
 
@@ -162,7 +162,7 @@ def renamed(folder: Path) -> None:
 def by_another(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(signing.SIGNING_KEY, private(OTHER))
-        signing.sign(folder)
+        signing.sign_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def by_another(folder: Path) -> None:
 def test_a_signature_of_somebody_else_is_refused(
     checkpoint: Path, keys: None, forge: Callable[[Path], None], said: str
 ) -> None:
-    signing.sign(checkpoint)
+    signing.sign_checkpoint(checkpoint)
     forge(checkpoint)
     with pytest.raises(CheckpointError, match=said):
-        signing.verify(checkpoint)
+        signing.verify_signature(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,11 @@ def test_a_key_that_cannot_be_used_is_told_with_its_name_and_not_its_content(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    use = signing.check_key if name == signing.SIGNING_KEY else partial(signing.verify, checkpoint)
+    use = (
+        signing.check_signing_key
+        if name == signing.SIGNING_KEY
+        else partial(signing.verify_signature, checkpoint)
+    )
     with pytest.raises(ConfigError, match=said) as caught:
         use()
     assert not any(line in str(caught.value) for line in value.splitlines()[1:2])
@@ -222,7 +226,7 @@ def test_a_missing_library_names_its_extra(
         ConfigError,
         match=r"OMNI_SIGNING_KEY is set and needs model_signing.signing.*omnicore\[sign\]",
     ):
-        signing.sign(checkpoint)
+        signing.sign_checkpoint(checkpoint)
 
 
 def test_its_own_command_line_and_ours_take_each_others_signatures(
@@ -244,14 +248,14 @@ def test_its_own_command_line_and_ours_take_each_others_signatures(
         ]
         subprocess.run([*command, str(checkpoint)], check=True, capture_output=True)
 
-    signing.sign(checkpoint)
+    signing.sign_checkpoint(checkpoint)
     run("verify", "--public_key", str(tmp_path / "verify.pem"))
     (checkpoint / SIGNATURE).unlink()
     run("sign", "--private_key", str(tmp_path / "signing.pem"))
-    signing.verify(checkpoint)
+    signing.verify_signature(checkpoint)
     add("added.json")(checkpoint)
     with pytest.raises(CheckpointError, match=r"Extra files found.*added\.json"):
-        signing.verify(checkpoint)
+        signing.verify_signature(checkpoint)
 
 
 class Training(Fake):
@@ -291,8 +295,8 @@ def test_a_step_signs_the_checkpoint_that_it_writes(
         "config.json",
         SIGNATURE,
     ]
-    signing.verify(folder)
-    signing.verify(training())  # found, not made again: the signature changes no digest
+    signing.verify_signature(folder)
+    signing.verify_signature(training())  # found, not made again: the signature changes no digest
 
 
 def test_a_step_looks_at_its_key_before_it_works(
@@ -326,7 +330,7 @@ def test_a_published_checkpoint_is_verified_when_it_is_fetched(
             ]
         )
 
-    signing.sign(checkpoint)
+    signing.sign_checkpoint(checkpoint)
     assert fetched("good") == 0
     (place / "step.json").write_text("{}")
     assert fetched("beside") == (

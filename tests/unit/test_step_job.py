@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.cluster import step
+from omnicore.cluster import step_job
 from omnicore.cluster.client import connect
 from omnicore.config import LauncherConfig
 from omnicore.config.recipe import load_recipe, parse_recipe, recipe_from_json
@@ -57,7 +57,7 @@ def test_a_pod_runs_the_step_in_its_own_process() -> None:
     """Else each job would launch the next."""
     place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
     recipe = load_recipe("tiny").model_copy(update={"launcher": place})
-    words = step.command("sft", "sft_distilled", recipe, {"data": "s3://b/d"}, "s3://b/o")
+    words = step_job.command("sft", "sft_distilled", recipe, {"data": "s3://b/d"}, "s3://b/o")
     assert words[:4] == ("omnicore", "sft", "--section", "sft_distilled")
     assert words[-4:] == ("--input", "data=s3://b/d", "--output", "s3://b/o")
     sent = recipe_from_json(words[5])
@@ -74,7 +74,9 @@ def test_only_a_job_that_writes_a_checkpoint_is_given_the_key_to_sign(
     place = LauncherConfig(
         secrets={SIGNING_KEY: "omnicore-signing/OMNI_SIGNING_KEY", "AWS_REGION": "s3/AWS_REGION"}
     )
-    assert set(step.secrets(name, place)) == {"AWS_REGION"} | ({SIGNING_KEY} if signs else set())
+    assert set(step_job.secrets(name, place)) == {"AWS_REGION"} | (
+        {SIGNING_KEY} if signs else set()
+    )
 
 
 def test_progress_lines_are_what_track_writes(

@@ -40,7 +40,7 @@ def environment(monkeypatch, tmp_path):
     ],
 )
 def test_addresses(uri, bucket, prefix):
-    assert s3.parse(uri) == (bucket, prefix)
+    assert s3.parse_uri(uri) == (bucket, prefix)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_addresses(uri, bucket, prefix):
 )
 def test_what_is_no_address_is_refused(uri):
     with pytest.raises(ConfigError, match="write s3://bucket/prefix"):
-        store.look(uri)
+        store.stat(uri)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def published(*names: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a", "a/../../b", "a//b", "./a", ".", "", "a/"])
 def test_a_manifest_cannot_place_files_outside(name):
-    store.Published.model_validate(published("a", "b/c", "..d", "a b/ü"))
+    store.Publication.model_validate(published("a", "b/c", "..d", "a b/ü"))
     with pytest.raises(ValidationError):
-        store.Published.model_validate(published(name))
+        store.Publication.model_validate(published(name))
 
 
 def test_a_manifest_holds_together():
     for change in ({"digest": SHA}, {"files": []}, {"more": 1}):
         with pytest.raises(ValidationError):
-            store.Published.model_validate(published("a") | change)
+            store.Publication.model_validate(published("a") | change)
 
 
 def test_the_digest_is_that_of_the_directory(tmp_path):
@@ -137,7 +137,7 @@ def test_a_wrong_setting_is_named(monkeypatch, values, message):
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
-        store.look("s3://omni/a")
+        store.stat("s3://omni/a")
 
 
 def test_a_session_token_goes_with_the_keys(monkeypatch):
@@ -176,14 +176,14 @@ def test_a_missing_sdk_names_its_extra(monkeypatch):
         ConfigError,
         match=r"s3://omni/a needs minio, which is not installed: pip install 'omnicore\[cluster\]'",
     ):
-        store.look("s3://omni/a")
+        store.stat("s3://omni/a")
 
 
 def test_a_lock_waits_for_the_other(tmp_path: Path):
     import threading
 
     order = []
-    with store.locked(tmp_path / "a"):
+    with store.lock_directory(tmp_path / "a"):
         other = threading.Thread(target=lambda: [stack_in(tmp_path / "a", order)])
         other.start()
         other.join(0.2)
@@ -193,5 +193,5 @@ def test_a_lock_waits_for_the_other(tmp_path: Path):
 
 
 def stack_in(path: Path, order: list[str]) -> None:
-    with store.locked(path):
+    with store.lock_directory(path):
         order.append("second")

@@ -61,7 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = made("prepare", {"queries.jsonl": "{}\n", "sft.jsonl": rows(sft=3)}, {})
     weights = {"checkpoint/model.safetensors": "weights", "checkpoint/config.json": "{}"}
     (root / "sft" / "checkpoint").mkdir(parents=True)
-    model_card.write(root / "sft" / "checkpoint", described(RECIPE, {"data": data}))
+    model_card.write_card(root / "sft" / "checkpoint", described(RECIPE, {"data": data}))
     sft = made("sft", weights, {"data": data}, models=models)
     base = made(
         "evaluate",

@@ -48,7 +48,7 @@ def run_as_job(
     result = f"{root}/results/{section}-{key[:32]}"
     if not _there(result, key):
         cluster = connect(place.namespace)
-        run, owner = origin(cluster, recipe)
+        run, owner = pipeline_run(cluster, recipe)
         sent = {role: _send(path, root) for role, path in sorted(inputs.items())}
         spec = JobSpec(
             name=job_name(run, section, key),
@@ -118,7 +118,7 @@ def secrets(step: str, place: LauncherConfig) -> dict[str, str]:
     }
 
 
-def origin(cluster: Cluster, recipe: Recipe) -> tuple[str, Owner | None]:
+def pipeline_run(cluster: Cluster, recipe: Recipe) -> tuple[str, Owner | None]:
     """The run that this process belongs to, and the Workflow that its job is deleted with: those of
     this component's pod.
 
@@ -134,19 +134,19 @@ def origin(cluster: Cluster, recipe: Recipe) -> tuple[str, Owner | None]:
 
 def _there(result: str, key: str) -> bool:
     """Whether the store holds a whole result of this key."""
-    published = store.look(result)
-    if published is None or not store.intact(result, published):
+    published = store.stat(result)
+    if published is None or not store.verify(result, published):
         return False
     if STEP_FILE not in {file.name for file in published.files}:
         return False
-    return bool(json.loads(store.read(result, published, STEP_FILE))["key"] == key)
+    return bool(json.loads(store.read_file(result, published, STEP_FILE))["key"] == key)
 
 
 def _send(path: Path, root: str) -> str:
     """The address of an input in the store, published where it is not there yet."""
     uri = f"{root}/inputs/{read_step(path)['digest'][:32]}"
-    published = store.look(uri)
-    if published is None or not store.intact(uri, published):
+    published = store.stat(uri)
+    if published is None or not store.verify(uri, published):
         store.publish(path, uri)
     return uri
 
