@@ -8,7 +8,6 @@ needed, no earlier.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.errors import ConfigError
+from omnicore.processes import is_main, local_rank, rank, world_size
 
 POLL = 0.1
 # How long processes wait for one another at work: the first writes checkpoints while the others wait for its next gradient.
@@ -25,42 +25,18 @@ TIMEOUT = timedelta(hours=1)
 CHUNK = 1 << 26  # bytes
 
 
-def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def world() -> int:
-    """How many there are, on all nodes together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """Which of its node's processes this is."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def node() -> int:
-    """The first process is on node 0; ranks of a node follow each other."""
-    return rank() // int(os.environ.get("LOCAL_WORLD_SIZE", str(world())))
-
-
-def first() -> bool:
-    """Whether this process is the one that prints, writes and publishes."""
-    return rank() == 0
-
-
 def share(total: int, name: str) -> int:
     """What one process does of a global count.
 
     Raises ConfigError where it does not divide; `name` is the count's in the recipe.
     """
-    if total % world():
-        fitting = -(-total // world()) * world()
+    if total % world_size():
+        fitting = -(-total // world_size()) * world_size()
         raise ConfigError(
-            f"{name}={total} does not divide among {world()} processes: set it to a multiple, as in"
+            f"{name}={total} does not divide among {world_size()} processes: set it to a multiple, as in"
             f" {name}={fitting}"
         )
-    return total // world()
+    return total // world_size()
 
 
 class Team:
@@ -78,10 +54,10 @@ class Team:
         store = next(rendezvous("env://", timeout=TIMEOUT))[0]
         store.set(f"omnicore/alive/{rank()}", uuid.uuid4().hex)
         while True:
-            alive = b"".join(store.get(f"omnicore/alive/{other}") for other in range(world()))
+            alive = b"".join(store.get(f"omnicore/alive/{other}") for other in range(world_size()))
             attempt = f"omnicore/{hashlib.sha256(alive).hexdigest()}"
             store.set(f"{attempt}/{rank()}", "")
-            if store.check([f"{attempt}/{other}" for other in range(world())]):
+            if store.check([f"{attempt}/{other}" for other in range(world_size())]):
                 break
             time.sleep(POLL)
         self._store = PrefixStore(attempt, store)
@@ -112,7 +88,7 @@ class Team:
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
-            backend, store=self._store, rank=rank(), world_size=world(), timeout=TIMEOUT
+            backend, store=self._store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
         )
         yield
         distributed.destroy_process_group()  # not after a failure: the others would be waited for
@@ -123,11 +99,11 @@ def every(value: Any) -> list[Any]:
 
     Small ones: they are pickled.
     """
-    if world() == 1:
+    if world_size() == 1:
         return [value]
     from torch import distributed
 
-    found: list[Any] = [None] * world()
+    found: list[Any] = [None] * world_size()
     distributed.all_gather_object(found, value)
     return found
 
@@ -135,18 +111,18 @@ def every(value: Any) -> list[Any]:
 def shared(folder: Path | None, into: Path) -> Path | None:
     """The first process' `folder` where this one can read it: itself on the same node, on each
     other node one copy, in the `into` of the node's first process."""
-    if world() == 1:
+    if world_size() == 1:
         return folder
     files = (
         [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _files(folder)]
-        if folder and first()
+        if folder and is_main()
         else []
     )
     name, files = every((folder.name if folder else "", files))[0]
     if not name:
         return None
     leader = rank() - local_rank()
-    place = Path(every(str(folder if first() else into / name))[leader])
+    place = Path(every(str(folder if is_main() else into / name))[leader])
     leaders = sorted(set(every(leader)))
     if len(leaders) > 1:
         _send(place, files, leaders)
@@ -169,12 +145,12 @@ def _send(place: Path, files: list[tuple[str, int]], leaders: list[int]) -> None
     for name, size in files:
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb" if first() else "wb") as file:
+        with path.open("rb" if is_main() else "wb") as file:
             for start in range(0, size, CHUNK):
                 length = min(CHUNK, size - start)
                 piece = torch.frombuffer(
-                    bytearray(file.read(length) if first() else length), dtype=torch.uint8
+                    bytearray(file.read(length) if is_main() else length), dtype=torch.uint8
                 )
                 distributed.broadcast(piece, 0, group=group)
-                if not first():
+                if not is_main():
                     file.write(piece.numpy().tobytes())

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from omnicore import distributed
+from omnicore import processes
 
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
@@ -68,9 +68,9 @@ def track(total: int, label: str) -> Iterator[Progress]:
     OMNI_PROGRESS names ({"label", "done", "total", "facts"}, for a pipeline's live table; `-`: as
     lines of the log, for who launched this as a job), or else by one line at the end."""
     file = (
-        os.environ.get(PROGRESS_FILE) if distributed.first() else None
+        os.environ.get(PROGRESS_FILE) if processes.is_main() else None
     )  # one voice for all processes of a training
-    bar = distributed.first() and not file and sys.stderr.isatty()
+    bar = processes.is_main() and not file and sys.stderr.isatty()
     display = (
         nullcontext(_writer(file) if file else lambda _: None) if not bar else _bar(total, label)
     )
@@ -78,7 +78,7 @@ def track(total: int, label: str) -> Iterator[Progress]:
         progress = Progress(total, label, show)
         show(progress)
         yield progress
-    if distributed.first() and not bar:
+    if processes.is_main() and not bar:
         print(
             f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(),
             file=sys.stderr,

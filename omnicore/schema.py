@@ -308,3 +308,19 @@ class Manifest(Record):
 
     def kept(self) -> frozenset[tuple[str, str]]:
         return frozenset((v.benchmark, v.id) for v in self.verdicts if v.kept)
+
+
+class RejectionReason(StrEnum):
+    """Why a rollout does not become a training row, in the order of the rules."""
+
+    failed = "failed"
+    cut = "cut"
+    no_answer = "no_answer"
+    incorrect = "incorrect"
+    minority = "minority"
+    solvable = "solvable"
+    short = "short"
+    long = "long"
+    per_query = "per_query"
+    source = "source"
+    type = "type"

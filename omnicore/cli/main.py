@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omnicore import __version__, distributed
+from omnicore import __version__, processes
 from omnicore.errors import ConfigError, OmniError
 from omnicore.steps import STEPS, StepInfo
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except OmniError as error:
         print(
-            f"omnicore: {'' if distributed.first() else f'process {distributed.rank()}: '}{error}",
+            f"omnicore: {'' if processes.is_main() else f'process {processes.rank()}: '}{error}",
             file=sys.stderr,
         )
         return 2

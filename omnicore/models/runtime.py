@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config.recipe import Recipe
 
 
@@ -36,7 +36,7 @@ def set_up(recipe: Recipe, threads: int | None = None) -> None:
 def device() -> torch.device:
     """Where a model of this process belongs: its GPU where there is one."""
     return (
-        torch.device("cuda", distributed.local_rank())
+        torch.device("cuda", processes.local_rank())
         if torch.cuda.is_available()
         else torch.device("cpu")
     )

@@ -13,8 +13,7 @@ from markupsafe import Markup
 from omnicore.report import plots
 from omnicore.report.evidence import STAGES, BenchmarkScore, Evidence, confusion
 from omnicore.report.words import NAMES, per_cent, share
-from omnicore.schema import Estimate, View
-from omnicore.training.selection import Reason
+from omnicore.schema import Estimate, RejectionReason, View
 
 SHORT = ("Base", "SFT", "RLVR", "Distilled")
 VIEWS = ("raw", "clean")
@@ -24,17 +23,17 @@ LEAKS = {
     View.audio_only: ("minor open", "sound and text"),
 }
 REJECTED = {
-    Reason.failed: "The request failed",
-    Reason.cut: "Cut by the length limit",
-    Reason.no_answer: "No answer",
-    Reason.incorrect: "Wrong answer",
-    Reason.minority: "Right, but the query's other rollouts say otherwise",
-    Reason.solvable: "A probe solves the query without the sound",
-    Reason.short: "Too short",
-    Reason.long: "Too long",
-    Reason.per_query: "The query has rows enough",
-    Reason.source: "Its source has its share",
-    Reason.type: "Its type has its share",
+    RejectionReason.failed: "The request failed",
+    RejectionReason.cut: "Cut by the length limit",
+    RejectionReason.no_answer: "No answer",
+    RejectionReason.incorrect: "Wrong answer",
+    RejectionReason.minority: "Right, but the query's other rollouts say otherwise",
+    RejectionReason.solvable: "A probe solves the query without the sound",
+    RejectionReason.short: "Too short",
+    RejectionReason.long: "Too long",
+    RejectionReason.per_query: "The query has rows enough",
+    RejectionReason.source: "Its source has its share",
+    RejectionReason.type: "Its type has its share",
 }
 TRUTHS = {
     "hit": "solvable, removed",
@@ -364,7 +363,7 @@ def selection(evidence: Evidence) -> Table | None:
         return None
     left = counts["rollouts"]
     rows = [("All rollouts", "", str(left))]
-    for reason in Reason:
+    for reason in RejectionReason:
         if taken := counts[f"rejected_{reason}"]:
             left -= taken
             rows.append((REJECTED[reason], str(taken), str(left)))

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omnicore import distributed
+from omnicore import distributed, processes
 from omnicore.config import TRAINING
 from omnicore.config.recipe import Recipe
 from omnicore.distributed import Team
@@ -41,15 +41,15 @@ def run(
 
     Raises what it raises, and ConfigError for a step that takes one.
     """
-    if distributed.world() == 1:
+    if processes.world_size() == 1:
         remote.run(step, recipe, inputs, output, section=section, replace=replace)
         return
     if step not in TRAINING:
         raise ConfigError(
-            f"step {step} takes one process, not {distributed.world()}: run it without torchrun"
+            f"step {step} takes one process, not {processes.world_size()}: run it without torchrun"
         )
     team = Team()
-    if not distributed.first():
+    if not processes.is_main():
         _follow(step, recipe, inputs, output, section or step, team)
         return
 
@@ -72,7 +72,7 @@ def run(
 
     remote.run(step, recipe, inputs, output, section=section, execute=lead, replace=replace)
     team.say("end")
-    for other in range(1, distributed.world()):  # the store may end with this process
+    for other in range(1, processes.world_size()):  # the store may end with this process
         team.hear(f"gone/{other}")
 
 
@@ -83,7 +83,7 @@ def _follow(
     if word == "work":
         fetched, own = (
             remote.scratch(output, f".{whose}")
-            for whose in (f"node-{distributed.node()}", f"rank-{distributed.rank()}")
+            for whose in (f"node-{processes.node_rank()}", f"rank-{processes.rank()}")
         )
         places = _places(inputs, json.loads(called), fetched, team)
         with team.at_work(), without_deprecations():
@@ -93,7 +93,7 @@ def _follow(
         team.hear("end")
         for directory in (fetched, own):
             shutil.rmtree(directory, ignore_errors=True)
-    team.say(f"gone/{distributed.rank()}")
+    team.say(f"gone/{processes.rank()}")
 
 
 def _places(
@@ -101,20 +101,20 @@ def _places(
 ) -> dict[str, Path]:
     """The inputs where this process can read them: on the first one's node they are there, on
     another its first process fetches."""
-    if distributed.node() == 0:
+    if processes.node_rank() == 0:
         return {role: Path(told["place"]) for role, told in called.items()}
     places = {}
     for role, place in inputs.items():
         local = Path(place)
         if store.is_s3(place):
             local = fetched / f"{role}-{called[role]['digest'][:32]}"
-            if distributed.local_rank() == 0:
+            if processes.local_rank() == 0:
                 store.fetch(place.rstrip("/"), local)
-                team.say(f"fetched/{distributed.node()}/{role}")
-            team.hear(f"fetched/{distributed.node()}/{role}")
+                team.say(f"fetched/{processes.node_rank()}/{role}")
+            team.hear(f"fetched/{processes.node_rank()}/{role}")
         if read_step(local)["digest"] != called[role]["digest"]:
             raise DataError(
-                f"input {role} {place} is another one on node {distributed.node()} than on the"
+                f"input {role} {place} is another one on node {processes.node_rank()} than on the"
                 " first: give all the same"
             )
         places[role] = local

@@ -17,10 +17,10 @@ from omnicore.engines.asking import Asking
 from omnicore.engines.base import Reply, Request, Sampling, tell_failures
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.media.read import intact
-from omnicore.schema import Outcome, Query, View
+from omnicore.schema import Outcome, Query, RejectionReason, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import link_or_copy, read_jsonl, write_jsonl
-from omnicore.training.selection import Key, Reason, Rollout, select
+from omnicore.training.selection import Key, Rollout, select
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
         "kept": len(rows),
         "kept_share": round(len(rows) / len(rollouts), 4),
         "errors": len(errors),
-        **{f"rejected_{reason}": rejected[reason] for reason in Reason},
+        **{f"rejected_{reason}": rejected[reason] for reason in RejectionReason},
         **perceived,
         **tell_failures("distill", len(rollouts), errors),
     }
@@ -137,7 +137,7 @@ def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Rollout
     )
 
 
-def _line(one: Rollout, reason: Reason | None) -> dict[str, Any]:
+def _line(one: Rollout, reason: RejectionReason | None) -> dict[str, Any]:
     return {
         "benchmark": one.query.benchmark,
         "id": one.query.id,

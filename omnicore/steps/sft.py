@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config import SftConfig
 from omnicore.config.recipe import Recipe
 from omnicore.progress import track
@@ -67,7 +67,7 @@ def run(
             checkpoints=checkpoints,
             trackers=trackers,
         )
-    if not distributed.first():
+    if not processes.is_main():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
     filmed = "video" in canary.shown(row.request for row in rows)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.progress import observed_by
 from omnicore.telemetry.metrics import Metrics
 from omnicore.telemetry.step_metrics import training
@@ -47,7 +47,7 @@ def working(step: str, stage: str) -> Iterator[None]:
     pushed.
     """
     global _work
-    if not distributed.first():
+    if not processes.is_main():
         yield
         return
     _work = _Work(Metrics(), {"step": step, "stage": stage})
@@ -89,7 +89,7 @@ def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> No
     No label names a run: the gateway forgets nothing. One that does not take them is a warning.
     """
     gateway = os.environ.get(GATEWAY)
-    if not gateway or not distributed.first():
+    if not gateway or not processes.is_main():
         return
     from prometheus_client import push_to_gateway, pushadd_to_gateway
 
@@ -128,7 +128,7 @@ def serving() -> Iterator[None]:
     """
     global _serving
     port, host = os.environ.get(PORT), os.environ.get(HOST, LOOPBACK)
-    if not port or _serving or not distributed.first():
+    if not port or _serving or not processes.is_main():
         yield
         return
     from prometheus_client import CollectorRegistry, start_http_server

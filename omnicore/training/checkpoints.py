@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
-from omnicore import distributed
+from omnicore import distributed, processes
 from omnicore.errors import CheckpointError
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, storage_errors, write_json, write_jsonl
@@ -93,7 +93,7 @@ class Checkpoints:
         if self.found:
             listing = json.loads((self.found / LISTING).read_text())
             self.step, self.saved_at = listing["step"], listing["written"]
-            if distributed.first():
+            if processes.is_main():
                 print(
                     f"{self.found}: training goes on after step {self.step}",
                     file=sys.stderr,
@@ -210,7 +210,7 @@ class Resumable(Trainer):  # type: ignore[misc]
             if self.is_deepspeed_enabled
             else (_trained(self.model), {})
         )
-        if not distributed.first():
+        if not processes.is_main():
             self.checkpoints.step = self.state.global_step
             return
         with self.checkpoints.writing(self.state.global_step) as folder:

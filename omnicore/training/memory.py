@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config import PARTS, LauncherConfig, RlvrConfig, SftConfig
 from omnicore.config.recipe import Recipe
 from omnicore.errors import ConfigError
@@ -223,7 +223,7 @@ def _room(launcher: LauncherConfig) -> int:
     if launcher.gpu_memory:
         return int(launcher.gpu_memory * GIB)
     return (
-        torch.cuda.get_device_properties(distributed.local_rank()).total_memory
+        torch.cuda.get_device_properties(processes.local_rank()).total_memory
         if torch.cuda.is_available()
         else 0
     )

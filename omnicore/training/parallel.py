@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers import Qwen2_5OmniThinkerModel, TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config import TrainingConfig
 from omnicore.errors import ConfigError
 
@@ -39,7 +39,7 @@ def check(config: TrainingConfig) -> None:
     """Raises ConfigError where ZeRO is asked for and cannot be: before a model is loaded."""
     if config.parallel == "ddp":
         return
-    if distributed.world() == 1:
+    if processes.world_size() == 1:
         raise ConfigError(
             f"parallel={config.parallel} shares out among processes and there is one: start several"
             " with torchrun"
@@ -173,7 +173,7 @@ def held(engine: Any) -> tuple[Tensors, Tensors]:
             safe_get_full_fp32_param(parameter),
             *(safe_get_full_optimizer_state(parameter, m) for m in MOMENTS),
         ]
-        if distributed.first():
+        if processes.is_main():
             weights[name], *moments = (tensor.to("cpu", copy=True) for tensor in whole)
             kept |= {f"{name}.{m}": tensor for m, tensor in zip(MOMENTS, moments, strict=True)}
     return weights, kept
@@ -240,8 +240,8 @@ def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
     """Of a tensor like the whole weight what this process holds at stage 3; the last one's is
     filled up with zeros."""
     size = parameter.ds_tensor.numel()
-    flat = functional.pad(whole.flatten(), (0, size * distributed.world() - whole.numel()))
-    return flat[size * distributed.rank() :][:size]
+    flat = functional.pad(whole.flatten(), (0, size * processes.world_size() - whole.numel()))
+    return flat[size * processes.rank() :][:size]
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def gather(model: nn.Module) -> None:
     for parameter in model.parameters():
         with GatheredParameters([parameter]):
             held = (
-                parameter.detach().to("cpu", copy=True) if distributed.first() else torch.empty(0)
+                parameter.detach().to("cpu", copy=True) if processes.is_main() else torch.empty(0)
             )
         parameter.data = held
     unset_hf_deepspeed_config()  # else a checkpoint that is loaded hereafter would be shared out, too

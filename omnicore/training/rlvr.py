@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
-from omnicore import distributed
+from omnicore import distributed, processes
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import shown
 from omnicore.errors import TrainingError
@@ -401,7 +401,7 @@ def train(
             )
         trainer.go_on()
         parallel.gather(trainer.model)
-        if distributed.first():
+        if processes.is_main():
             parts.merge(trainer.model)
         return {"logprob_gap": round(gap, 6)}
 
@@ -410,7 +410,7 @@ def _part(count: int) -> Part:
     """Where this process' `count` rows begin among those of all processes, and how many those are
     together."""
     counts = distributed.every(count)
-    return sum(counts[: distributed.rank()]), sum(counts)
+    return sum(counts[: processes.rank()]), sum(counts)
 
 
 def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Path) -> RolloutEngine:

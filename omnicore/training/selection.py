@@ -25,31 +25,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from omnicore.config import DistillConfig
 from omnicore.errors import TrainingError
-from omnicore.schema import Outcome, Query
+from omnicore.schema import Outcome, Query, RejectionReason
 from omnicore.scoring.verify import agree
 
 Key = tuple[str, str]
 ROUNDING = 1e-9  # 0.55 * 20 is a little more than 11 in binary, and 11 of 20 are 0.55
-
-
-class Reason(StrEnum):
-    """Why a rollout is no training row, in the order of the rules."""
-
-    failed = "failed"
-    cut = "cut"
-    no_answer = "no_answer"
-    incorrect = "incorrect"
-    minority = "minority"
-    solvable = "solvable"
-    short = "short"
-    long = "long"
-    per_query = "per_query"
-    source = "source"
-    type = "type"
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Rollout:
 
 def select(
     rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collection[Key], seed: int
-) -> list[Reason | None]:
+) -> list[RejectionReason | None]:
     """For each rollout why it is rejected, None for those that are chosen.
 
     `solvable` holds the keys of queries that a probe answers without the sound.
@@ -86,11 +69,15 @@ def select(
     nth = _numbered(rollouts, [i for i, reason in enumerate(found) if reason is None], seed)
     for i, number in nth.items():
         if number >= config.per_query:
-            found[i] = Reason.per_query
+            found[i] = RejectionReason.per_query
     order = [i for i, _ in sorted(nth.items(), key=lambda one: one[1]) if found[i] is None]
     caps = (
-        (Reason.source, config.max_source, {i: rollouts[i].query.benchmark for i in order}),
-        (Reason.type, config.max_type, {i: rollouts[i].query.type for i in order}),
+        (
+            RejectionReason.source,
+            config.max_source,
+            {i: rollouts[i].query.benchmark for i in order},
+        ),
+        (RejectionReason.type, config.max_type, {i: rollouts[i].query.type for i in order}),
     )
     before = -1
     while len(order) != before:
@@ -121,27 +108,27 @@ def _told(group: Mapping[int, str]) -> str:
 
 def _judged(
     one: Rollout, said: Sequence[str | None], config: DistillConfig, solvable: Collection[Key]
-) -> Reason | None:
+) -> RejectionReason | None:
     """What is wrong with a rollout by itself; `said` are the answers of all of its query's."""
     if one.failed:
-        return Reason.failed
+        return RejectionReason.failed
     if one.cut:
-        return Reason.cut
+        return RejectionReason.cut
     if one.answer is None:
-        return Reason.no_answer
+        return RejectionReason.no_answer
     if one.outcome is not Outcome.correct:
-        return Reason.incorrect
+        return RejectionReason.incorrect
     alike = sum(
         other is not None and agree(one.answer, other, one.query.answer_kind) for other in said
     )
     if alike < config.agreement * len(said) - ROUNDING:
-        return Reason.minority
+        return RejectionReason.minority
     if one.query.key in solvable:
-        return Reason.solvable
+        return RejectionReason.solvable
     if one.tokens < config.min_tokens:
-        return Reason.short
+        return RejectionReason.short
     if config.max_tokens and one.tokens > config.max_tokens:
-        return Reason.long
+        return RejectionReason.long
     return None
 
 

@@ -15,7 +15,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
-from omnicore import distributed
+from omnicore import distributed, processes
 from omnicore.config import SftConfig
 from omnicore.errors import DataError
 from omnicore.models.processor import Encoder, collate
@@ -160,6 +160,6 @@ def train(
         except DataError as error:  # a process that reads ahead puts its traceback before it
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         parallel.gather(trainer.model)
-        if distributed.first():
+        if processes.is_main():
             parts.merge(trainer.model)
     return mixture.epochs()

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config import TrackerConfig
 from omnicore.errors import ConfigError
 
@@ -36,7 +36,7 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
     folder = (
         Path(config.directory) if config.directory else output.with_name(f"{output.name}.tracker")
     )
-    if distributed.first():
+    if processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "TENSORBOARD_LOGGING_DIR": str(folder / output.name),

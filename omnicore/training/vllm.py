@@ -19,7 +19,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.http import closing, encoded, opening, said
 from omnicore.errors import EngineError
@@ -72,7 +72,7 @@ class VllmRollouts:
         self._model = models["data"][0]["id"]  # the only one, whatever it is called
 
     def load(self, model: Any) -> None:
-        if not distributed.first():
+        if not processes.is_main():
             return  # the first process does it for all
         shutil.rmtree(self._weights, ignore_errors=True)
         plain, weights = whole(model)
@@ -127,11 +127,11 @@ class VllmRollouts:
         return samples
 
     def wake(self) -> None:
-        if self._config.server_sleeps and distributed.first():
+        if self._config.server_sleeps and processes.is_main():
             self._do("wake_up")
 
     def sleep(self) -> None:
-        if self._config.server_sleeps and distributed.first():
+        if self._config.server_sleeps and processes.is_main():
             self._do("sleep?level=1")
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from omnicore import distributed
+from omnicore import processes
 from omnicore.cluster.manifests import JobSpec, manifest
 from omnicore.config import LauncherConfig
 from omnicore.config.recipe import load_recipe
@@ -107,7 +107,7 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
     def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-        while (distributed.rank(), state.global_step, attempt) == (0, 5, 0):
+        while (processes.rank(), state.global_step, attempt) == (0, 5, 0):
             if any(
                 "/step-000004/published.json" in name
                 for name in objects(seaweed, f"{uri}.unfinished")

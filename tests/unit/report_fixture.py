@@ -22,11 +22,10 @@ from omnicore.data.benchmarks import synthetic
 from omnicore.data.prompts import permutation
 from omnicore.evaluation.scores import score
 from omnicore.lineage.step_record import write_step
-from omnicore.schema import Draw, Manifest, Media, Query, Response, View
+from omnicore.schema import Draw, Manifest, Media, Query, RejectionReason, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.steps import clean
 from omnicore.storage.files import read_jsonl, write_json, write_jsonl
-from omnicore.training.selection import Reason
 
 RECIPE = load_recipe("tiny")
 PROFILE = hashlib.sha256(b"profile").hexdigest()
@@ -43,7 +42,7 @@ SKILL: dict[str, tuple[float | None, ...]] = {
 SELECTED = {
     "rollouts": 400,
     "kept": 250,
-    **{f"rejected_{reason}": 0 for reason in Reason},
+    **{f"rejected_{reason}": 0 for reason in RejectionReason},
     **{
         "rejected_no_answer": 10,
         "rejected_incorrect": 60,

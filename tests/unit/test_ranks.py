@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from omnicore import distributed
+from omnicore import distributed, processes
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
 from omnicore.lineage.step_record import read_step
@@ -134,7 +134,7 @@ def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
 
     def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
-        if (distributed.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (
+        if (processes.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (
             process,
             step,
             "0",
@@ -250,10 +250,10 @@ def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: P
         distributed.CHUNK = 1000
         with distributed.Team().at_work():
             found = [
-                distributed.shared(named, tmp_path / f"node-{distributed.node()}")
+                distributed.shared(named, tmp_path / f"node-{processes.node_rank()}")
                 for named in (folder, None)
             ]
-        assert found == [folder if distributed.first() else tmp_path / "node-1" / folder.name, None]
+        assert found == [folder if processes.is_main() else tmp_path / "node-1" / folder.name, None]
 
     assert launched(work) == 0
     assert digest_directory(tmp_path / "node-1" / folder.name) == digest_directory(folder)

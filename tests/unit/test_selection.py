@@ -14,8 +14,8 @@ import pytest
 from omnicore.config import DistillConfig
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, TrainingError
-from omnicore.schema import AnswerKind, Outcome, Query
-from omnicore.training.selection import Reason, Rollout, select
+from omnicore.schema import AnswerKind, Outcome, Query, RejectionReason
+from omnicore.training.selection import Rollout, select
 
 RIGHT = {
     AnswerKind.choice: "3",
@@ -202,7 +202,7 @@ def test_the_first_rule_that_is_broken_is_the_reason() -> None:
     )
     one_source = [rollout(asked=query(str(i), type_="u" if i == 0 else "t")) for i in range(3)]
     told += sorted(set(chosen(one_source, max_type=0.5)) - {"kept"})
-    assert told == list(Reason)
+    assert told == list(RejectionReason)
 
 
 @pytest.mark.parametrize("seed", range(4))
