@@ -93,7 +93,7 @@ def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(kserve, "Service", Built)
+        patch.setattr(kserve, "ServedModel", Built)
         with pytest.raises(Stop), kserve.served(run.engine, "model", run, folder, "evaluate"):
             pass
     return made[0]

@@ -71,7 +71,7 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeServer
     with KubeServer() as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        monkeypatch.setattr(kserve, "checkpoint", lambda model, root: MODEL)
+        monkeypatch.setattr(kserve, "publish_checkpoint", lambda model, root: MODEL)
         yield server
     CALLS.update(server.calls)
 
@@ -387,7 +387,9 @@ def test_names_hang_on_run_step_output_and_model(
     same = {name(recipe(), tmp_path), name(recipe(timeout=9.0, memory="1Gi"), tmp_path)}
     assert len(same) == 1
     monkeypatch.setattr(
-        kserve, "checkpoint", lambda model, root: MODEL._replace(uri="s3://b/inputs/zz/checkpoint")
+        kserve,
+        "publish_checkpoint",
+        lambda model, root: MODEL._replace(uri="s3://b/inputs/zz/checkpoint"),
     )
     other = {
         name(recipe(), tmp_path),
