@@ -259,8 +259,8 @@ def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No retries, so that what a retry would mend is seen."""
-    monkeypatch.setattr("omnicore.storage.s3.TRIES", 0)
+    """No retries, so that failures that a retry would fix are visible."""
+    monkeypatch.setattr("omnicore.storage.s3_connection.RETRIES", 0)
 
 
 def fill(folder: Path, files: dict[str, int | str]) -> Path:

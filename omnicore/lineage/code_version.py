@@ -37,8 +37,12 @@ DECIDE_NOTHING = (
     "lineage.signing",
     "processes",
     "progress",
+    "storage.publication",
     "storage.s3",
+    "storage.s3_connection",
+    "storage.s3_multipart",
     "storage.store",
+    "storage.transfer",
     "telemetry",
 )
 

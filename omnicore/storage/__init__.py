@@ -1,1 +1,1 @@
-"""Journals, digests, and stores of files (local directories, S3)."""
+"""Journals, digests, and stores of files: local directories and S3."""

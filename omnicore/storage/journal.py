@@ -1,7 +1,7 @@
-"""The journal of finished batches that makes long steps resumable.
+"""Append-only journal of finished batches; it makes long steps resumable.
 
-A step that asks a model thousands of things writes each finished batch to a `Journal`. After a kill
-at any moment the same step opens the same journal and leaves out what is done.
+A step that asks a model thousands of questions writes each finished batch to a `Journal`. After a
+kill at any moment, the same step opens the same journal and skips the finished batches.
 """
 
 from __future__ import annotations
@@ -20,82 +20,88 @@ from omnicore.storage.files import storage_errors
 
 
 class Journal:
-    """Batches of finished work, one JSON list of records a line; every record has its own string
-    `key`.
+    """Batches of finished work: one JSON list of records a line, each record with a unique `key`.
 
-    A batch is one line so that a kill in the middle of a write loses the whole batch, never a part
-    of it. Only the keys are held in memory, with the place of their line: `journal[key]` reads the
-    record back from the disk, whether it was written now or before, so a step that builds its
-    output from it gives the same bytes after a kill as without one.
+    A batch is one line, so a kill during a write loses the whole batch and never a part of it.
+    Memory holds only the keys and the offset of their line: `journal[key]` reads the record from
+    disk, whether it was written now or earlier. A step that builds its output from these records
+    therefore writes the same bytes with or without a kill.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or starts a journal; a last line without its end is cut off.
+        """Open or start a journal; truncate a last line without a newline.
 
-        Any other broken line raises DataError.
+        Raises:
+            DataError: Any other line is not a list of records with new keys.
         """
         self.path = path
-        self._places: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         with storage_errors(path):
             if path.exists():
-                self._read()
+                self._index_lines()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._offsets
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._offsets)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         with self.path.open("rb") as file:
-            file.seek(self._places[key])
-            return next(
-                dict(record) for record in json.loads(file.readline()) if record["key"] == key
-            )
+            file.seek(self._offsets[key])
+            for record in json.loads(file.readline()):
+                if record["key"] == key:
+                    return dict(record)
+        raise KeyError(key)
 
     def append(self, *batches: Sequence[Mapping[str, Any]]) -> None:
-        """Writes batches to the disk; when this returns, no kill can lose them.
+        """Write batches and flush them to disk; no later kill can lose them.
 
-        Raises ValueError for a key given twice.
+        Raises:
+            ValueError: A key is repeated or is not a string.
         """
         lines = [to_json(list(batch), inf_nan_mode="null") + b"\n" for batch in batches]
-        self._check([record["key"] for batch in batches for record in batch])
+        self._check_keys([record["key"] for batch in batches for record in batch])
         with storage_errors(self.path), self.path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
                 rest = memoryview(b"".join(lines))
                 while rest:
-                    rest = rest[file.write(rest) :]
+                    written = file.write(rest)
+                    rest = rest[written:]
                 os.fsync(file.fileno())
             except BaseException:
-                # Half a batch left here would become a broken line in the middle if this process goes on.
+                # If this process continues, half a batch would become a broken line in the middle.
                 with suppress(OSError):
                     file.truncate(size)
                 raise
         for batch, line in zip(batches, lines, strict=True):
-            self._places.update((record["key"], size) for record in batch)
+            self._offsets.update((record["key"], size) for record in batch)
             size += len(line)
 
-    def _read(self) -> None:
-        place = 0
+    def _index_lines(self) -> None:
+        offset = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    os.truncate(self.path, place)
+                    os.truncate(self.path, offset)
                     break
                 try:
                     keys = [record["key"] for record in from_json(line)]
-                    self._check(keys)
+                    self._check_keys(keys)
                 except (ValueError, TypeError, KeyError) as error:
                     raise DataError(
-                        f"{self.path}:{number}: broken line in a journal; remove the file and its"
-                        " work is done again"
+                        f"{self.path}:{number}: broken line in a journal; remove the file to redo"
+                        " its work",
+                        code="journal-broken-line",
+                        path=self.path,
+                        line=number,
                     ) from error
-                self._places.update(dict.fromkeys(keys, place))
-                place += len(line)
+                self._offsets.update(dict.fromkeys(keys, offset))
+                offset += len(line)
 
-    def _check(self, keys: Sequence[Any]) -> None:
+    def _check_keys(self, keys: Sequence[Any]) -> None:
         if not all(isinstance(key, str) for key in keys):
             raise ValueError(f"keys of a journal are strings, not {keys}")
-        if len(set(keys)) < len(keys) or not self._places.keys().isdisjoint(keys):
-            raise ValueError(f"a key is in {self.path} twice: {keys}")
+        if len(set(keys)) < len(keys) or not self._offsets.keys().isdisjoint(keys):
+            raise ValueError(f"{self.path} repeats a key: {keys}")

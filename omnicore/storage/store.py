@@ -1,137 +1,123 @@
-"""Directories in S3: published whole or not at all, believed only with their checksums.
+"""Directories in S3: published whole or not at all, and read with their checksums.
 
-  s3://bucket/prefix/published.json          names, sizes, sha256 and ETags of the files, and the digest over them; written last
-  s3://bucket/prefix/<digest>/<name>         the files, the folder named by the digest's first 32 digits
+  s3://bucket/prefix/published.json    names, sizes, sha256 and ETags of the files, and the digest
+                                       over them; written last
+  s3://bucket/prefix/<digest>/<name>   the files; the folder is the digest's first 32 digits
 
-Readers believe `published.json` alone. Other content has another digest and so another folder: a republish under the same prefix
-moves readers from one whole result to the next by the write of one object, two writers at once leave one of both whole, and who
-reads the old one goes on reading it. Nothing is ever removed here; folders that no `published.json` names may be.
+Readers trust only `published.json`. Other content has another digest and so another folder: a
+republish under the same prefix moves readers from one whole result to the next by one write, of two
+concurrent writers one wins whole, and readers of the old result keep it. Nothing is deleted here;
+folders that no `published.json` names may be deleted.
 
-An interrupted `publish` goes on when it is called again: what is there with the same checksum is not sent again, nor are parts of
-large files. `fetch` writes to `<directory>.part`, goes on with what is good there, and renames it when every file has its sha256.
-Servers, keys and certificates: omnicore/storage/s3.py.
+A repeated `publish` resumes an interrupted one: files with the same checksum, and parts of large
+files, are not sent again. `fetch` writes to `<directory>.part`, keeps the intact files there, and
+renames it when every file has its sha256. Servers, keys and certificates:
+omnicore/storage/s3_connection.py.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from omnicore.errors import ConfigError, DataError, StorageError
-from omnicore.progress import track
-from omnicore.schema import Record
-from omnicore.storage.digests import sha256_file
+from omnicore.storage.digests import matches_any
 from omnicore.storage.files import storage_errors
+from omnicore.storage.publication import (
+    FOLDER_DIGITS,
+    PUBLISHED,
+    Publication,
+    PublishedFile,
+    digest_files,
+)
+from omnicore.storage.transfer import map_all, progress_meter, sha256_files, transfer_pool
 
 if TYPE_CHECKING:
     from omnicore.storage.s3 import Bucket, ProgressCallback
 
-S = TypeVar("S")
-T = TypeVar("T")
-PUBLISHED = "published.json"
-UNFINISHED = ("*.journal", "*.lock", "*.tmp")  # work on its way is no part of a result
-FOLDER_DIGITS = 32  # digits of the digest in the name of its folder
-MB = 1_000_000
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+__all__ = [
+    "FOLDER_DIGITS",
+    "PUBLISHED",
+    "Publication",
+    "PublishedFile",
+    "fetch",
+    "is_s3",
+    "lock_directory",
+    "open_bucket",
+    "publish",
+    "read_file",
+    "require",
+    "stat",
+    "verify",
+]
 
-
-def _inside(name: str) -> str:
-    """A manifest that another wrote must not place files outside the directory that is filled."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
-        raise ValueError(f"{name!r} is no path inside a directory")
-    return name
-
-
-class PublishedFile(Record):
-    """One file of a published directory.
-
-    `etag` is what the server called the object when it was written.
-    """
-
-    name: Annotated[str, AfterValidator(_inside)]
-    size: int = Field(ge=0)
-    sha256: Sha256
-    etag: str
-
-
-class Publication(Record):
-    """The content of `published.json`.
-
-    `digest` is over sorted names and sha256, as in `provenance.digest_directory`.
-    """
-
-    digest: Sha256
-    files: tuple[PublishedFile, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.digest != digest((file.name, file.sha256) for file in self.files):
-            raise ValueError("the digest is not that of the files")
-        return self
-
-    @property
-    def folder(self) -> str:
-        """Below the prefix, where the files are under their own names."""
-        return self.digest[:FOLDER_DIGITS]
+UNFINISHED = ("*.journal", "*.lock", "*.tmp")  # unfinished work is not part of a result
 
 
 def is_s3(place: str) -> bool:
+    """Return whether a place is an s3:// address."""
     return place.startswith("s3://")
 
 
 def publish(directory: Path, uri: str, moved: ProgressCallback | None = None) -> Publication:
-    """Makes `uri` hold the files of `directory`, and lets readers see them when all are there.
+    """Upload a directory's files to `uri` and show them to readers once all are there.
 
-    `moved` is told of each piece in place of who watches this process, and ends the publication by
-    what it raises. Raises DataError for a directory without files, or one that changes meanwhile;
-    ConfigError for a wrong address or setting; StorageError when the store refuses or is away for
-    longer than the retries of omnicore/storage/s3.py last.
+    Args:
+        directory: The files; journals, locks and temporary files are left out.
+        uri: s3:// address.
+        moved: Called for each finished piece instead of a progress bar; an exception that it
+            raises cancels the upload.
+
+    Raises:
+        DataError: The directory has no files, or one changes during the upload.
+        ConfigError: The address or a setting is wrong.
+        StorageError: The store refuses, or stays away longer than the retries last.
     """
     bucket, prefix = open_bucket(uri)
-    paths = _files(directory)
-    with _pool() as files, _pool() as parts:
-        before = {name: _state(path) for name, path in paths.items()}
-        sums = dict(zip(paths, _sums(files, list(paths.values())), strict=True))
-        whole = digest(sums.items())
-        folder = f"{prefix}/{whole[:FOLDER_DIGITS]}/"
+    paths = _publishable_files(directory)
+    with transfer_pool() as files, transfer_pool() as parts:
+        before = {name: _size_and_mtime(path) for name, path in paths.items()}
+        sha256 = dict(zip(paths, sha256_files(files, list(paths.values())), strict=True))
+        digest = digest_files(sha256)
+        folder = f"{prefix}/{digest[:FOLDER_DIGITS]}/"
         with bucket.errors(uri):
-            there = bucket.list(folder)
+            existing = bucket.list(folder)
 
-        def send(name: str, tell: ProgressCallback) -> PublishedFile:
-            size = before[name][0]
-            with bucket.errors(f"s3://{bucket.name}/{folder}{name}"):
-                etag = bucket.send(folder + name, paths[name], size, there.get(name), parts, tell)
-            if _state(paths[name]) != before[name]:
+        def upload(name: str, report: ProgressCallback) -> PublishedFile:
+            key, size = folder + name, before[name][0]
+            with bucket.errors(f"s3://{bucket.name}/{key}"):
+                etag = bucket.upload(key, paths[name], size, existing.get(name), parts, report)
+            if _size_and_mtime(paths[name]) != before[name]:
                 raise DataError(
-                    f"{paths[name]} changed while it was published to {uri}; give the same command"
-                    " again"
+                    f"{paths[name]} changed while it was published to {uri}; re-run the command",
+                    code="publish-file-changed",
+                    path=paths[name],
                 )
-            return PublishedFile(name=name, size=size, sha256=sums[name], etag=etag)
+            return PublishedFile(name=name, size=size, sha256=sha256[name], etag=etag)
 
         total = sum(size for size, _ in before.values())
-        with nullcontext(moved) if moved else _meter(total, f"publish {uri}, MB") as tell:
-            sent = _each(files, partial(send, tell=tell), paths)
-    published = Publication(digest=whole, files=tuple(sent))
+        with nullcontext(moved) if moved else progress_meter(total, f"publish {uri}, MB") as report:
+            published_files = map_all(files, partial(upload, report=report), paths)
+    publication = Publication(digest=digest, files=tuple(published_files))
     with bucket.errors(f"{uri}/{PUBLISHED}"):
-        bucket.write(f"{prefix}/{PUBLISHED}", published.model_dump_json(indent=1).encode() + b"\n")
-    return published
+        manifest = publication.model_dump_json(indent=1).encode() + b"\n"
+        bucket.write(f"{prefix}/{PUBLISHED}", manifest)
+    return publication
 
 
 def stat(uri: str) -> Publication | None:
-    """What is published at `uri`, None when nothing is.
+    """Return what is published at `uri`; None when nothing is.
 
-    Raises StorageError when its manifest is damaged or the store refuses.
+    Raises:
+        StorageError: The manifest is damaged, or the store refuses.
     """
     bucket, prefix = open_bucket(uri)
     with bucket.errors(f"{uri}/{PUBLISHED}"):
@@ -142,100 +128,117 @@ def stat(uri: str) -> Publication | None:
         return Publication.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        field = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"{uri}/{PUBLISHED} is damaged: {where or 'content'}: {first['msg']}; remove it and"
-            " publish the result again"
+            f"{uri}/{PUBLISHED} is damaged: {field or 'content'}: {first['msg']}; remove it and"
+            " publish the result again",
+            code="s3-manifest-damaged",
+            path=f"{uri}/{PUBLISHED}",
+            field=field or None,
         ) from error
 
 
 def require(uri: str) -> Publication:
-    """As `stat`, but raises DataError when nothing is published."""
-    published = stat(uri)
-    if published is None:
+    """Return what is published at `uri`.
+
+    Raises:
+        DataError: Nothing is published there.
+        StorageError: As `stat` raises it.
+    """
+    publication = stat(uri)
+    if publication is None:
         raise DataError(
-            f"{uri}: nothing is published there (no {PUBLISHED}); run the step that makes it, with"
-            f" --output {uri}"
+            f"{uri}: nothing is published there (no {PUBLISHED}); run the step that writes it,"
+            f" with --output {uri}",
+            code="s3-not-published",
+            path=uri,
         )
-    return published
+    return publication
 
 
-def verify(uri: str, published: Publication) -> bool:
-    """Whether the store still has every object with the size and ETag that it was written with.
+def verify(uri: str, publication: Publication) -> bool:
+    """Return whether the store has every object with its size and ETag.
 
-    One listing, no bytes: objects that vanished or were overwritten are found, bytes that rotted
-    are found by `fetch`.
+    This takes one listing and no transfer: it finds objects that are missing or overwritten.
+    `fetch` finds corrupted bytes.
     """
     bucket, prefix = open_bucket(uri)
     with bucket.errors(uri):
-        there = bucket.list(f"{prefix}/{published.folder}/")
-    return all(there.get(file.name) == (file.size, file.etag) for file in published.files)
+        existing = bucket.list(f"{prefix}/{publication.folder}/")
+    return all(existing.get(file.name) == (file.size, file.etag) for file in publication.files)
 
 
-def read_file(uri: str, published: Publication, name: str) -> bytes:
-    """One small file of a publication, which has it.
+def read_file(uri: str, publication: Publication, name: str) -> bytes:
+    """Return the content of one small file of a publication.
 
-    Raises StorageError when it is damaged or gone, or the store refuses.
+    Raises:
+        StorageError: The object is damaged or missing, or the store refuses.
     """
-    file = next(file for file in published.files if file.name == name)
+    file = next(file for file in publication.files if file.name == name)
     bucket, prefix = open_bucket(uri)
-    where = f"{prefix}/{published.folder}/{name}"
-    with bucket.errors(f"s3://{bucket.name}/{where}"):
-        data = bucket.read(where)
+    key = f"{prefix}/{publication.folder}/{name}"
+    with bucket.errors(f"s3://{bucket.name}/{key}"):
+        data = bucket.read(key)
     if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise _damaged(f"s3://{bucket.name}/{where}")
+        raise _corrupted(f"s3://{bucket.name}/{key}")
     return data
 
 
-def fetch(uri: str, directory: Path, published: Publication | None = None) -> Publication:
-    """Makes `directory` hold what is published at `uri`, every file checked; the directory is whole
-    or absent.
+def fetch(uri: str, directory: Path, publication: Publication | None = None) -> Publication:
+    """Download what is published at `uri` and check every file; the directory is whole or absent.
 
-    `published` is what `stat` found there before. A directory that holds the same already is left
-    as it is. Raises DataError when nothing is published there, ConfigError for a directory with
-    other content, StorageError for a damaged or vanished object, a full disk, or a store that
-    refuses.
+    Args:
+        uri: s3:// address.
+        directory: Where to; one that holds the same files already is left as it is.
+        publication: What `stat` returned for the address earlier.
+
+    Raises:
+        DataError: Nothing is published there.
+        ConfigError: The directory has other content.
+        StorageError: An object is damaged or missing, the disk is full, or the store refuses.
     """
-    published = published or require(uri)
+    publication = publication or require(uri)
     bucket, prefix = open_bucket(uri)
-    scratch = directory.with_name(directory.name + ".part")
-    with storage_errors(directory), lock_directory(directory), _pool() as pool, _pool() as parts:
+    partial_dir = directory.with_name(directory.name + ".part")
+    with (
+        storage_errors(directory),
+        lock_directory(directory),
+        transfer_pool() as pool,
+        transfer_pool() as parts,
+    ):
         if directory.exists() and any(directory.iterdir()):
-            if (
-                set(_good(directory, published, pool))
-                == set(_names(directory))
-                == {file.name for file in published.files}
-            ):
-                return published
+            if _holds_exactly(directory, publication, pool):
+                return publication
             raise ConfigError(
-                f"{directory} is not empty and does not hold what {uri} does; give a new or empty"
-                " directory"
+                f"{directory} is not empty and differs from {uri}; choose a new or empty directory",
+                code="fetch-directory-not-empty",
+                path=directory,
             )
-        kept = set(_good(scratch, published, pool))
-        for name in set(_names(scratch)) - kept:
-            (scratch / name).unlink()
+        intact = set(_intact_files(partial_dir, publication, pool))
+        for name in set(_file_names(partial_dir)) - intact:
+            (partial_dir / name).unlink()
 
-        def take(file: PublishedFile, tell: ProgressCallback) -> None:
-            target, where = scratch / file.name, f"{prefix}/{published.folder}/{file.name}"
-            if file.name in kept:
-                return tell(file.size, 0)
+        def download(file: PublishedFile, report: ProgressCallback) -> None:
+            if file.name in intact:
+                report(file.size, 0)
+                return
+            target, key = partial_dir / file.name, f"{prefix}/{publication.folder}/{file.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            with bucket.errors(f"s3://{bucket.name}/{where}"):
-                found = bucket.take(where, target, file.size, parts, tell)
-            if found != file.sha256:
+            with bucket.errors(f"s3://{bucket.name}/{key}"):
+                sha256 = bucket.download(key, target, file.size, parts, report)
+            if sha256 != file.sha256:
                 target.unlink()
-                raise _damaged(f"s3://{bucket.name}/{where}")
-            return None
+                raise _corrupted(f"s3://{bucket.name}/{key}")
 
-        with _meter(sum(file.size for file in published.files), f"fetch {uri}, MB") as tell:
-            _each(pool, partial(take, tell=tell), published.files)
-        scratch.rename(directory)
-    return published
+        with progress_meter(publication.size, f"fetch {uri}, MB") as report:
+            map_all(pool, partial(download, report=report), publication.files)
+        partial_dir.rename(directory)
+    return publication
 
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go when it ends, however it ends."""
+    """Hold a lock on `<directory>.lock`; the kernel releases it when the process ends."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with directory.with_name(directory.name + ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -243,118 +246,66 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def open_bucket(uri: str) -> tuple[Bucket, str]:
-    """The bucket of an address, and the prefix in it.
+    """Return the bucket of an address and the prefix in it.
 
-    Raises ConfigError where the SDK is missing or the address is none.
+    Raises:
+        ConfigError: The SDK is not installed, or `uri` is not an s3:// address.
     """
     try:
         from omnicore.storage import s3
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'"
+            f"{uri} needs {error.name}, which is not installed: pip install 'omnicore[cluster]'",
+            code="s3-sdk-missing",
         ) from error
     address = s3.parse_uri(uri)
     return s3.Bucket(address.bucket), address.prefix
 
 
-def _damaged(where: str) -> StorageError:
+def _corrupted(where: str) -> StorageError:
     return StorageError(
-        f"{where}: its bytes are not those that were published; give the command that made it"
-        " again, it is mended"
+        f"{where}: content differs from what was published; re-run the command that published it",
+        code="s3-object-corrupted",
+        path=where,
     )
 
 
-def digest(sums: Iterable[tuple[str, str]]) -> str:
-    """Sha256 over pairs of a file's relative name and its sha256."""
-    total = hashlib.sha256()
-    for name, value in sorted(sums):
-        total.update(f"{name}\0{value}\n".encode())
-    return total.hexdigest()
+def _file_names(directory: Path) -> list[str]:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
-def _names(directory: Path) -> list[str]:
-    return sorted(
-        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
-    )
+def _publishable_files(directory: Path) -> dict[str, Path]:
+    names = _file_names(directory) if directory.is_dir() else []
+    paths = {name: directory / name for name in names if not matches_any(name, UNFINISHED)}
+    if not paths:
+        raise DataError(
+            f"{directory} has no files to publish; run the step that fills it",
+            code="publish-no-files",
+            path=directory,
+        )
+    return paths
 
 
-def _files(directory: Path) -> dict[str, Path]:
-    names = _names(directory) if directory.is_dir() else []
-    found = {
-        name: directory / name
-        for name in names
-        if not any(fnmatch(part, p) for part in name.split("/") for p in UNFINISHED)
-    }
-    if not found:
-        raise DataError(f"{directory} has no files to publish; run the step that fills it")
-    return found
+def _holds_exactly(directory: Path, publication: Publication, pool: ThreadPoolExecutor) -> bool:
+    """Return whether a directory holds the files of a publication and no others."""
+    if set(_file_names(directory)) != publication.names:
+        return False
+    return set(_intact_files(directory, publication, pool)) == publication.names
 
 
-def _good(directory: Path, published: Publication, pool: ThreadPoolExecutor) -> list[str]:
-    """The files of a publication that the directory has already."""
-    there = [file for file in published.files if (directory / file.name).is_file()]
-    sized = [file for file in there if (directory / file.name).stat().st_size == file.size]
-    sums = _sums(pool, [directory / file.name for file in sized])
-    return [file.name for file, value in zip(sized, sums, strict=True) if value == file.sha256]
+def _intact_files(directory: Path, publication: Publication, pool: ThreadPoolExecutor) -> list[str]:
+    """Return the files of a publication that the directory has with the right sha256."""
+    candidates = []
+    for file in publication.files:
+        path = directory / file.name
+        if path.is_file() and path.stat().st_size == file.size:
+            candidates.append(file)
+    hashes = sha256_files(pool, [directory / file.name for file in candidates])
+    pairs = zip(candidates, hashes, strict=True)
+    return [file.name for file, sha256 in pairs if sha256 == file.sha256]
 
 
-def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Ends what runs and leaves out what waits when the block fails."""
-    from omnicore.storage import s3
-
-    pool = ThreadPoolExecutor(s3.WORKERS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _each(pool: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Results in the items' order.
-
-    Raises the first failure when it happens.
-    """
-    futures = [pool.submit(call, item) for item in items]
-    # Not `as_completed`, which wakes this thread for each of thousands and takes the time from those that work.
-    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-        future.result()
-    return [future.result() for future in futures]
-
-
-def _sums(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> list[str]:
-    """Sha256 of files, in their order; a small one takes less time than handing it to a thread."""
-    large = [path for path in paths if path.stat().st_size > MB]
-    hashed = dict(zip(large, _each(pool, sha256_file, large), strict=True))
-    return [hashed.get(path) or sha256_file(path) for path in paths]
-
-
-class _Stopped(Exception):
-    """Ends the other threads' transfers when one has failed, or the user has pressed Ctrl-C."""
-
-
-@contextmanager
-def _meter(total: int, label: str) -> Iterator[ProgressCallback]:
-    """Progress in MB out of threads; `moved` of them had to travel."""
-    lock, stopped, done, travelled = threading.Lock(), threading.Event(), 0, 0
-    with track(max(1, -(-total // MB)), label) as progress:
-
-        def tell(size: int, moved: int) -> None:
-            nonlocal done, travelled
-            if stopped.is_set():
-                raise _Stopped
-            with lock:
-                done, travelled = done + size, travelled + moved
-                progress.advance(done // MB - progress.done, moved=-(-travelled // MB))
-
-        try:
-            yield tell
-        except BaseException:
-            stopped.set()
-            raise
-        progress.advance(progress.total - progress.done)
+def _size_and_mtime(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

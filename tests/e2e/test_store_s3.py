@@ -1,4 +1,4 @@
-"""What the store promises readers and writers, against a real S3 server."""
+"""Guarantees of the store to readers and writers, against a real S3 server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from omnicore.errors import ConfigError, DataError, StorageError
 from omnicore.storage import store
 from omnicore.storage.digests import digest_directory
+from tests.errors import refused
 from tests.seaweed import (
     BUCKET,
     MIB,
@@ -37,7 +38,7 @@ PUBLISH = (
 )
 
 
-def test_a_directory_comes_back_as_it_went(
+def test_fetch_returns_the_published_files(
     seaweed: Seaweed, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names: dict[str, int | str] = {
@@ -65,7 +66,9 @@ def test_a_directory_comes_back_as_it_went(
     ]
 
 
-def test_nothing_travels_twice(proxy: Proxy, uri: str, tmp_path: Path) -> None:
+def test_repeated_publish_and_fetch_transfer_nothing(
+    proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
     source = fill(tmp_path / "source", {"big": 20 * MIB, **{f"{i}": 50_000 for i in range(20)}})
     store.publish(source, uri)
     store.fetch(uri, tmp_path / "back")
@@ -78,26 +81,23 @@ def test_nothing_travels_twice(proxy: Proxy, uri: str, tmp_path: Path) -> None:
     assert proxy.down - down < 50_000
 
 
-@pytest.mark.parametrize("damage", ["overwritten", "same size", "vanished"])
-def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
+@pytest.mark.parametrize("damage", ["overwritten", "same size", "missing"])
+def test_republishing_repairs_a_damaged_object(
     seaweed: Seaweed, uri: str, tmp_path: Path, damage: str
 ) -> None:
     source = fill(tmp_path / "source", {"a": "right", "b": 1000})
     published = store.publish(source, uri)
     name = f"{published.folder}/a"
-    if damage == "vanished":
+    if damage == "missing":
         seaweed.client().remove_object(BUCKET, f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}")
     else:
         overwrite(seaweed, uri, name, b"wrong" if damage == "same size" else b"wrong bytes")
     assert not store.verify(uri, published)
-    said = (
-        "the object has vanished"
-        if damage == "vanished"
-        else "its bytes are not those that were published"
-    )
-    with pytest.raises(StorageError, match=f"{uri}/{name}: {said}.*command that made it"):
+    missing = damage == "missing"
+    fetch_code = "s3-object-missing" if missing else "s3-object-corrupted"
+    with refused(StorageError, fetch_code, path=f"{uri}/{name}"):
         store.fetch(uri, tmp_path / "back")
-    with pytest.raises(StorageError, match=f"{uri}/{name}: "):
+    with refused(StorageError, "s3-object-corrupted", path=f"{uri}/{name}"):
         store.read_file(uri, published, "a")
     assert not (tmp_path / "back").exists()
     assert store.publish(source, uri) == published
@@ -106,7 +106,7 @@ def test_a_damaged_object_is_refused_and_mended_by_publishing_again(
     assert same(source, tmp_path / "back")
 
 
-def test_a_damaged_manifest_is_refused(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
+def test_damaged_manifest_is_refused(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
     published = store.publish(fill(tmp_path / "source", {"a": 10}), uri)
     text = published.model_dump_json()
     for broken in (
@@ -117,16 +117,13 @@ def test_a_damaged_manifest_is_refused(seaweed: Seaweed, uri: str, tmp_path: Pat
         "null",
     ):
         overwrite(seaweed, uri, "published.json", broken.encode())
-        with pytest.raises(
-            StorageError,
-            match=f"{uri}/published.json is damaged: .*; remove it and publish the result again",
-        ):
+        with refused(StorageError, "s3-manifest-damaged", path=f"{uri}/published.json"):
             store.fetch(uri, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert not (tmp_path / "a").exists()
 
 
-def test_a_republish_never_mixes_and_leaves_old_readers_theirs(uri: str, tmp_path: Path) -> None:
+def test_republish_keeps_old_and_new_results_apart(uri: str, tmp_path: Path) -> None:
     first, second = fill(tmp_path / "1", {"a": "1", "only": "1"}), fill(tmp_path / "2", {"a": "2"})
     old = store.publish(first, uri)
     store.publish(second, uri)
@@ -136,8 +133,8 @@ def test_a_republish_never_mixes_and_leaves_old_readers_theirs(uri: str, tmp_pat
     assert same(first, tmp_path / "old")
 
 
-def test_two_writers_at_once_leave_one_of_both(uri: str, tmp_path: Path) -> None:
-    """Each publishes several times; who reads meanwhile sees one of both whole, every time."""
+def test_concurrent_writers_leave_one_whole_result(uri: str, tmp_path: Path) -> None:
+    """Each publishes several times; a reader sees one of both whole every time."""
     sources = [
         fill(tmp_path / name, {"big": 9 * MIB, "a": name, f"{name}/b": 10})
         for name in ("one", "two")
@@ -162,11 +159,10 @@ def test_two_writers_at_once_leave_one_of_both(uri: str, tmp_path: Path) -> None
         writer.stderr.close()
 
 
-def test_another_writer_may_end_the_upload(
+def test_another_writer_may_complete_the_upload(
     seaweed: Seaweed, proxy: Proxy, uri: str, tmp_path: Path
 ) -> None:
-    """The first is held up in the middle of a part while a second goes on with its upload and ends
-    it."""
+    """The first stalls in the middle of a part while a second resumes and completes its upload."""
     source = fill(tmp_path / "source", {"big": 30 * MIB})
     second: list[subprocess.CompletedProcess[bytes]] = []
 
@@ -187,28 +183,19 @@ def test_another_writer_may_end_the_upload(
     assert same(source, tmp_path / "back")
 
 
-def test_nothing_published_and_a_full_directory(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError,
-        match=(
-            f"{uri}: nothing is published there .*; run the step that makes it, with --output {uri}"
-        ),
-    ):
+def test_fetch_refuses_nothing_and_a_full_directory(uri: str, tmp_path: Path) -> None:
+    with refused(DataError, "s3-not-published", path=uri):
         store.fetch(uri, tmp_path / "back")
     store.publish(fill(tmp_path / "source", {"a": 10}), uri)
     other = fill(tmp_path / "other", {"a": "mine"})
-    with pytest.raises(
-        ConfigError, match=f"{other} is not empty and does not hold what {uri} does"
-    ):
+    with refused(ConfigError, "fetch-directory-not-empty", path=other):
         store.fetch(uri, other)
     assert (other / "a").read_text() == "mine"
 
 
-def test_a_file_that_changes_meanwhile_is_not_published(
-    proxy: Proxy, uri: str, tmp_path: Path
-) -> None:
+def test_file_changed_during_publish_is_refused(proxy: Proxy, uri: str, tmp_path: Path) -> None:
     source = fill(tmp_path / "source", {"big": 20 * MIB})
     proxy.when("up", 10 * MIB, lambda: fill(source, {"big": 20 * MIB}) and None)
-    with pytest.raises(DataError, match=f"{source}/big changed while it was published"):
+    with refused(DataError, "publish-file-changed", path=source / "big"):
         store.publish(source, uri)
     assert store.stat(uri) is None

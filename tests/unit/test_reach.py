@@ -1,4 +1,4 @@
-"""Which changes of the code make a step's results again."""
+"""Which code changes re-run a step."""
 
 import shutil
 from importlib import import_module
@@ -36,7 +36,7 @@ def package(monkeypatch, tmp_path):
         ("training/sft.py", {"sft", "rlvr"}),
         ("training/rlvr.py", {"rlvr"}),
         ("engines/http.py", {"probe", "evaluate", "distill", "sft", "rlvr"}),
-        ("scoring/extract.py", set(STEPS) - {"clean", "promote"}),
+        ("scoring/extract.py", set(STEPS) - {"clean", "promote", "report"}),
         ("audit/rules.py", {"clean", "distill"}),
         ("data/benchmarks/worldsense.py", {"prepare", "evaluate"}),
         ("report/page.css", {"report", "promote"}),
@@ -47,7 +47,7 @@ def package(monkeypatch, tmp_path):
         ("config/training.py", set()),
     ],
 )
-def test_only_steps_that_reach_a_file_are_made_again(package, changed, again):
+def test_changed_file_reruns_only_steps_that_reach_it(package, changed, again):
     digest = code_version.step_code_digest.__wrapped__
     before = {step: digest(step) for step in STEPS}
     with (package / changed).open("a") as file:
@@ -56,9 +56,8 @@ def test_only_steps_that_reach_a_file_are_made_again(package, changed, again):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_what_a_step_imports_at_run_time_is_reached(step):
-    """Against Python's own word: every module of the package that importing the step loads, but
-    those that decide nothing."""
+def test_imports_at_run_time_are_reachable(step):
+    """Python's own imports are the reference: every module of the package that the step names."""
     module = import_module(f"omnicore.steps.{step}")
     own = {
         value.__name__
@@ -75,7 +74,7 @@ def test_what_a_step_imports_at_run_time_is_reached(step):
     assert counted <= code_version.reachable_modules(step)
 
 
-def test_every_adapter_is_reached_by_prepare():
+def test_every_adapter_is_reachable_from_prepare():
     assert {f"omnicore.data.benchmarks.{name}" for name in NAMES} <= code_version.reachable_modules(
         "prepare"
     )
