@@ -95,7 +95,7 @@ def _log(evaluation: Path, record: Mapping[str, Any]) -> EvalLog:
         ),
         plan=EvalPlan(name="greedy", config=decoding),
         results=EvalResults(
-            total_samples=len(samples) + scores["errors"],
+            total_samples=len(read_jsonl(evaluation / "items.jsonl", dict)),
             completed_samples=len(samples),
             scores=[_overall(scores)],
         ),
