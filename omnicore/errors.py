@@ -8,8 +8,11 @@ traceback.
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 
 class OmniError(Exception):
@@ -83,3 +86,42 @@ class StepBusy(OmniError):
 
 class ClusterError(OmniError):
     """A cluster refused a request, or an object that was created on it failed."""
+
+
+def missing_package(package: str | None, extra: str, purpose: str) -> ConfigError:
+    """Return the error for an optional package that `purpose` needs, with the command to install it.
+
+    Args:
+        package: Name of the module that cannot be imported.
+        extra: The extra of omnicore that brings it, or several, as in `train,serve`.
+        purpose: What needs it, as in `omnicore serve`.
+    """
+    return ConfigError(
+        f"{purpose} needs {package or extra}, which is not installed: {install_command(extra)}",
+        code="package-missing",
+        field=package,
+    )
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that adds an extra to this installation of omnicore.
+
+    pip records where a package came from (PEP 610, `direct_url.json`); without a record it came
+    from an index.
+    """
+    try:
+        record = distribution("omnicore").read_text("direct_url.json")
+    except PackageNotFoundError:
+        record = None
+    origin: dict[str, Any] = json.loads(record) if record else {}
+    url = origin.get("url", "")
+    place = unquote(urlsplit(url).path)
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{place}[{extra}]'"
+    if "vcs_info" in origin:
+        version = origin["vcs_info"]["commit_id"]
+        return f"pip install 'omnicore[{extra}] @ git+{url}@{version}'"
+    if url.startswith("file:"):
+        return f"pip install '{place}[{extra}]'"
+    return f"pip install 'omnicore[{extra}]{f' @ {url}' if url else ''}'"
