@@ -2,16 +2,12 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from omnicore import errors
 from omnicore.errors import DataError, install_command, missing_package
-
-ROOT = Path(errors.__file__).parents[1]
 
 
 def test_an_error_survives_pickling() -> None:
@@ -55,19 +51,6 @@ def test_the_command_installs_from_where_it_came(
 
     monkeypatch.setattr(errors, "distribution", lambda name: Installed())
     assert install_command("train") == command
-
-
-def test_pip_understands_the_command_of_this_installation() -> None:
-    """A dry run by the real pip, without the network: dependencies are not resolved."""
-    command = install_command("sign").replace("pip install", "")
-    words = [word.strip("'") for word in command.split()]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", *words],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "omnicore" in done.stdout
 
 
 def test_a_missing_package_is_named_with_its_purpose() -> None:
