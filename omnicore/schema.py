@@ -12,7 +12,7 @@ import re
 from decimal import Decimal
 from enum import StrEnum
 from math import isfinite
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -324,3 +324,16 @@ class RejectionReason(StrEnum):
     per_query = "per_query"
     source = "source"
     type = "type"
+
+
+class Finding(NamedTuple):
+    """What one check of `omnicore doctor` found.
+
+    `fail` means that something asked for cannot run, `warn` that it may not; `remedy` is empty for
+    `ok`.
+    """
+
+    subject: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
