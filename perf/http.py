@@ -158,12 +158,14 @@ def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tupl
     read back and looked at."""
     from omnicore.config import EngineConfig, Profile
     from omnicore.engines import open_engine
-    from omnicore.engines.base import Sampling, ask
+    from omnicore.engines.base import Sampling, run_requests
 
     config = EngineConfig(kind="http", url=f"http://127.0.0.1:{port}/v1", concurrency=concurrency)
     server = open_engine(config, "stub", Profile())
     wall, cpu = time.perf_counter(), time.process_time()
-    replies = ask(server, asked, Sampling(1.0, 14), seed=0, batch=1, journal=journal, label="perf")
+    replies = run_requests(
+        server, asked, Sampling(1.0, 14), seed=0, batch=1, journal=journal, label="perf"
+    )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     assert sum(reply.text == "<answer>dog</answer>" for reply in replies) == len(asked), (
         "a reply is missing"

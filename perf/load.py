@@ -117,7 +117,7 @@ def questions(root: Path) -> list[bytes]:
     stream."""
     from omnicore.config.recipe import load_recipe
     from omnicore.data.prompts import parts
-    from omnicore.engines.http import closing, encoded, opening, said
+    from omnicore.engines.openai import media_item, request_head, request_tail, text_item
     from omnicore.schema import Query, View
     from omnicore.steps import prepare
     from omnicore.storage.files import read_jsonl
@@ -130,7 +130,7 @@ def questions(root: Path) -> list[bytes]:
     ):
         shown = parts(query, View.omni, recipe.profile)
         items = [
-            said(part) if isinstance(part, str) else encoded(part, root, recipe.profile)
+            text_item(part) if isinstance(part, str) else media_item(part, root, recipe.profile)
             for part in shown
         ]
         fields = {
@@ -140,7 +140,9 @@ def questions(root: Path) -> list[bytes]:
             "stream": number % STREAMED == 0,
         }
         bodies.append(
-            opening(fields, "") + b",".join(item.json for item in items) + closing(items, 0)
+            request_head(fields, "")
+            + b",".join(item.json for item in items)
+            + request_tail(items, 0)
         )
     return bodies
 

@@ -77,14 +77,14 @@ class Bench:
 
     def start(self, name: str, *, targets: bool) -> tuple[Any, Any, list[Any]]:
         """A fresh model, its encoder, and rows, their media unread."""
-        from omnicore.engines.transformers import Reader
+        from omnicore.engines.transformers import PromptReader
         from omnicore.models import thinker
         from omnicore.training.rows import read_rows
 
         model, encoder = thinker.load(self.recipe.model)
         rows = read_rows(
             self.root / name,
-            Reader(encoder, self.recipe.profile),
+            PromptReader(encoder, self.recipe.profile),
             self.recipe.profile,
             targets=targets,
         )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from omnicore.engines import canary, known
+from omnicore.engines import canary, canary_media
 from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
 from tests.stub_server import Answer, completion, told
 
@@ -26,12 +26,18 @@ class Seen(NamedTuple):
 
 @cache
 def _pictures() -> dict[str, np.ndarray[Any, Any]]:
-    return {name: np.asarray(known.draw(*name), float) for name in (*known.DIGITS, *known.MIXED)}
+    return {
+        name: np.asarray(canary_media.draw_digits(*name), float)
+        for name in (*canary_media.DIGITS, *canary_media.MIXED)
+    }
 
 
 @cache
 def _sounds() -> dict[str, np.ndarray[Any, Any]]:
-    return {name: known._speak(*name) / 32768 for name in ("", *known.DIGITS, *known.MIXED)}
+    return {
+        name: canary_media.speak_digits(*name) / 32768
+        for name in ("", *canary_media.DIGITS, *canary_media.MIXED)
+    }
 
 
 def _nearest(shown: np.ndarray[Any, Any], among: dict[str, np.ndarray[Any, Any]]) -> str:

@@ -14,9 +14,9 @@ def open_engine(config: EngineConfig, model: str, profile: Profile, *, workers: 
     """
     assert config.kind != "kserve", "opened as a context"
     if config.kind == "http":
-        from omnicore.engines.http import HttpEngine
+        from omnicore.engines.openai import OpenAIEngine
 
-        return HttpEngine(config, model, profile)
+        return OpenAIEngine(config, model, profile)
     from omnicore.engines.transformers import TransformersEngine
 
     return TransformersEngine(model, profile, workers=workers)

@@ -73,7 +73,7 @@ class Reply:
     tokens: int = 0
 
 
-def unreadable(request: Request, error: DataError) -> Reply:
+def media_error_reply(request: Request, error: DataError) -> Reply:
     """Return the failed reply to a request whose media cannot be shown.
 
     It names files below `root`: what goes into an output holds no absolute paths.
@@ -81,7 +81,7 @@ def unreadable(request: Request, error: DataError) -> Reply:
     return Reply(error=str(error).replace(f"{request.root}/", ""))
 
 
-Finished = Sequence[tuple[int, list[Reply]]]
+FinishedBatches = Sequence[tuple[int, list[Reply]]]
 
 
 class Engine(Protocol):
@@ -95,14 +95,14 @@ class Engine(Protocol):
 
     name: str
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]: ...
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]: ...
 
-    def under(self, profile: Profile) -> Engine:
+    def with_profile(self, profile: Profile) -> Engine:
         """The same model, reached the same way, that shows media as `profile` says."""
         ...
 
 
-def ask(
+def run_requests(
     engine: Engine,
     requests: Sequence[Request],
     sampling: Sampling,
@@ -156,8 +156,8 @@ def ask(
                 )
             )
             came = [reply for _, replies in finished for reply in replies if not reply.error]
-            live.count("omni_samples_total", len(came))
-            live.show("omni_engine_error_ratio", _errors(failed).total() / len(requests))
+            live.increment("omni_samples_total", len(came))
+            live.set_gauge("omni_engine_error_ratio", _errors(failed).total() / len(requests))
             names = {key: [requests[i].name for i in chunks[key]] for key in failed}
             _refuse_above(max_error_rate, failed, names, len(requests), label)
             progress.advance(sum(len(replies) for _, replies in finished))
@@ -168,7 +168,7 @@ def ask(
     return (batch_of(key)[place] for _, key, place in places)
 
 
-def tell_failures(label: str, asked: int, errors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def log_failures(label: str, asked: int, errors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Print how many of the requests `asked` failed for good, by benchmark, and return these counts
     for a step's summary, as `errors_<benchmark>`."""
     counts = Counter(str(error["benchmark"]) for error in errors)

@@ -25,10 +25,10 @@ from pydantic import ValidationError
 
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.data.prompts import parts
-from omnicore.engines import known, orders
+from omnicore.engines import canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
-from omnicore.engines.known import DIGITS, MIXED, Files, Kind
-from omnicore.engines.orders import Order
+from omnicore.engines.canary_media import DIGITS, MIXED, MediaFiles, MediaKind
+from omnicore.engines.media_orders import MediaOrder
 from omnicore.errors import ConfigError, DataError, EngineError
 from omnicore.schema import Media, Query, Record, View
 from omnicore.scoring.extract import extract
@@ -130,25 +130,25 @@ class _Group:
     """
 
     key: str
-    kind: Kind
+    kind: MediaKind
     told: Sequence[tuple[str, str | None, Query]]
     where: str = ""
     prompts: str = ""
 
 
-def shown(requests: Iterable[Request]) -> frozenset[Kind]:
+def media_kinds(requests: Iterable[Request]) -> frozenset[MediaKind]:
     """The kinds of media that requests show: what the canary has to prove."""
     return frozenset(
         part.kind for request in requests for part in request.parts if isinstance(part, Media)
     )
 
 
-def check(
+def verify_engine(
     engine: Engine,
     config: EngineConfig,
     profile: Profile,
-    kinds: Set[Kind],
-    together: Sequence[Order] = (),
+    kinds: Set[MediaKind],
+    together: Sequence[MediaOrder] = (),
 ) -> dict[str, str | float]:
     """Raises EngineError unless `engine`, reached as `config` says, perceives media of all `kinds`,
     each of them where they are shown `together`, and answers as the reference does:
@@ -161,7 +161,7 @@ def check(
     if not kinds:
         return {}
     stored = _reference(engine, config, profile)
-    with known.media(kinds) as (root, media):
+    with canary_media.write_media(kinds) as (root, media):
         groups = [
             *_alone(kinds, media),
             *(group for order in together for group in _together(order, media)),
@@ -211,7 +211,7 @@ def check(
         for reply, expected in zip([*replies, *timed], given, strict=True)
     ]
     if same:
-        live.show("omni_canary_agreement_ratio", sum(same) / len(same))
+        live.set_gauge("omni_canary_agreement_ratio", sum(same) / len(same))
     if sum(same) < AGREEMENT * len(same):
         raise EngineError(
             f"{engine.name} perceives what it is shown, but answers as another or differently"
@@ -225,14 +225,16 @@ def check(
     }
 
 
-def record(
+def record_reference(
     engine: Engine, config: EngineConfig, profile: Profile, *, videos: bool = False
 ) -> Reference:
     """Asks the fixed questions, with `videos` those about films, too.
 
     Raises EngineError.
     """
-    with known.media({"image", "audio", "video"} if videos else {"image", "audio"}) as (
+    with canary_media.write_media(
+        {"image", "audio", "video"} if videos else {"image", "audio"}
+    ) as (
         root,
         media,
     ):
@@ -251,14 +253,16 @@ def record(
     return Reference(asked=_asked(profile), answers=answers)
 
 
-def remember(directory: Path, profile: Profile, *, videos: bool = False) -> None:
+def write_reference(directory: Path, profile: Profile, *, videos: bool = False) -> None:
     """Writes `canary.json` into a checkpoint: what it answers when it is loaded from there, its
     weights rounded to bf16."""
     from omnicore.engines.transformers import TransformersEngine
 
     write_json(
         directory / FILE,
-        record(TransformersEngine(directory, profile), EngineConfig(), profile, videos=videos),
+        record_reference(
+            TransformersEngine(directory, profile), EngineConfig(), profile, videos=videos
+        ),
     )
 
 
@@ -268,7 +272,7 @@ def _tell_apart(name: str, group: _Group, told: Sequence[_Shown], noise: float) 
     Raises EngineError where they are not, or are exchanged, or where silence
     is told from neither: a model may well mistake it for one.
     """
-    live.show("omni_canary_passed", 0, kind=group.kind)  # until it has: what follows raises
+    live.set_gauge("omni_canary_passed", 0, kind=group.kind)  # until it has: what follows raises
     first, second, *silence = told
     if set(first.answers) == {second.digit} and set(second.answers) == {first.digit}:
         raise EngineError(
@@ -283,7 +287,7 @@ def _tell_apart(name: str, group: _Group, told: Sequence[_Shown], noise: float) 
     for quiet in silence:
         if not (_evidence(first, quiet, noise, floor) or _evidence(second, quiet, noise, floor)):
             raise EngineError(_unproven(name, group, first, quiet, noise))
-    live.show("omni_canary_passed", 1, kind=group.kind)
+    live.set_gauge("omni_canary_passed", 1, kind=group.kind)
     return by
 
 
@@ -413,8 +417,8 @@ def _ask_few(
 ) -> list[Reply]:
     """Asks with few frames of a film, so that a long one is shown at a lower rate and nothing
     else."""
-    few = profile.model_copy(update={"fps": 1.0, "max_frames": known.FRAMES})
-    return _ask(engine.under(few), config, few, queries, root) if queries else []
+    few = profile.model_copy(update={"fps": 1.0, "max_frames": canary_media.VIDEO_FRAMES})
+    return _ask(engine.with_profile(few), config, few, queries, root) if queries else []
 
 
 def _reference(engine: Engine, config: EngineConfig, profile: Profile) -> Reference | str:
@@ -465,7 +469,7 @@ def _twice(groups: Iterable[_Group]) -> list[Query]:
     return [query for group in groups for *_, query in group.told for _ in range(2)]
 
 
-def _alone(kinds: Set[Kind], media: Files) -> Iterator[_Group]:
+def _alone(kinds: Set[MediaKind], media: MediaFiles) -> Iterator[_Group]:
     what = {"image": "the written {}", "audio": "the spoken {}", "video": "the filmed {}"}
     for kind in sorted(kinds):
         names: list[tuple[str, str | None, Media]] = [
@@ -480,44 +484,50 @@ def _alone(kinds: Set[Kind], media: Files) -> Iterator[_Group]:
         )
 
 
-def _together(order: Order, media: Files) -> Iterator[_Group]:
+def _together(order: MediaOrder, media: MediaFiles) -> Iterator[_Group]:
     """Each first and last medium of a kind among the others, then two that change places."""
-    where = orders.label(order)
-    for place in orders.places(order):
+    where = media_orders.order_label(order)
+    for place in media_orders.tested_places(order):
         told = []
         for varied in (False, True):
-            digits = orders.held(order, place, varied)
-            name = f"a {digits[place]} as {orders.name(order, place)}"
+            digits = media_orders.digits_shown(order, place, varied)
+            name = f"a {digits[place]} as {media_orders.place_name(order, place)}"
             query = _query(
-                name, orders.question(order, place), DIGITS, *orders.shown(order, digits, media)
+                name,
+                media_orders.place_question(order, place),
+                DIGITS,
+                *media_orders.media_shown(order, digits, media),
             )
             told.append((name, digits[place], query))
         yield _Group(f"canary_{where}", order[place], told, where)
-    at, both = orders.exchanged(order)
-    asked = orders.question(order, at)
+    at, both = media_orders.swapped_orders(order)
+    asked = media_orders.place_question(order, at)
     named = [
-        (f"{orders.label(turned)} ({', '.join(names)})", orders.shown(turned, names, media))
+        (
+            f"{media_orders.order_label(turned)} ({', '.join(names)})",
+            media_orders.media_shown(turned, names, media),
+        )
         for turned, names in both
     ]
     turns = [(name, None, _query(name, asked, DIGITS, *given)) for name, given in named]
     yield _Group(f"canary_{where}_order", order[at], turns, where, _REORDERED)
 
 
-def _rates(media: Files) -> _Group:
+def _rates(media: MediaFiles) -> _Group:
     """The same frames, said to be one a second and one in sixteen."""
-    options = tuple(str(seconds) for seconds in (*known.LENGTHS.values(), 2, 32))
+    options = tuple(str(seconds) for seconds in (*canary_media.VIDEO_SECONDS.values(), 2, 32))
     told = [
         (
             f"a video of {seconds} s",
             None,
             _query(f"{name} video", RATE, options, media["video"][name]),
         )
-        for name, seconds in known.LENGTHS.items()
+        for name, seconds in canary_media.VIDEO_SECONDS.items()
     ]
     return _Group("canary_rate", "video", told, "a video", _RATELESS)
 
 
-def _fixed(media: Files) -> list[Query]:
+def _fixed(media: MediaFiles) -> list[Query]:
     """The questions of the reference: of a picture, of a sound, of both; of films at one frame in
     sixteen seconds."""
     kinds = [kind for kind in ("image", "audio") if kind in media]
@@ -551,7 +561,7 @@ def main() -> None:
     )
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
     for directory in parser.parse_args().directories:
-        remember(directory, Profile())
+        write_reference(directory, Profile())
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ from omnicore.errors import EngineError
 from omnicore.telemetry import live
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between tries
-IDLE = 4.0  # seconds an idle connection is kept: uvicorn closes its own after 5, and a request sent then would be lost
-PING = 10.0  # seconds for a connection to open, and for /models to answer
+KEEPALIVE_SECONDS = 4.0  # seconds an idle connection is kept: uvicorn closes its own after 5, and a request sent then would be lost
+CONNECT_SECONDS = 10.0  # seconds for a connection to open, and for /models to answer
 
 SAID = 300  # characters of a server's message
 
@@ -116,7 +116,7 @@ class _Lost(_Again):
     """No whole answer came: the server may be gone."""
 
 
-class Client:
+class ChatClient:
     """Posts to one server until it answers, and knows whether it is there."""
 
     def __init__(self, config: EngineConfig, model: str) -> None:
@@ -134,7 +134,7 @@ class Client:
         key = os.environ.get(self._config.key_env)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=IDLE
+                limit=0, keepalive_timeout=KEEPALIVE_SECONDS
             ),  # whoever calls bounds the requests, not the pool
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
@@ -155,7 +155,7 @@ class Client:
         failure = _Again("")
         for tries in range(self._config.retries + 1):
             if tries:
-                live.count("omni_engine_retries_total", 1)
+                live.increment("omni_engine_retries_total", 1)
                 await asyncio.sleep(failure.after + _wait(tries))
             await self._up.wait()
             try:
@@ -216,7 +216,9 @@ class Client:
 
     async def _look(self) -> None:
         try:
-            models = _Models.model_validate_json(await self._fetch(self._models, PING)).data
+            models = _Models.model_validate_json(
+                await self._fetch(self._models, CONNECT_SECONDS)
+            ).data
         except (ValidationError, _Refused) as error:
             raise EngineError(
                 f"{self._models} lists no models, so engine.url is no OpenAI-compatible API:"
@@ -236,7 +238,7 @@ class Client:
         )
 
     async def _fetch(self, url: URL, timeout: float, body: bytes | None = None) -> bytes:
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=PING)
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         method = "GET" if body is None else "POST"
         try:
             async with self._session.request(

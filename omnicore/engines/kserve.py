@@ -17,8 +17,8 @@ from omnicore.cluster.serve import ServedModel
 from omnicore.cluster.step_job import PASSED_ON, pipeline_run
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.config.recipe import Recipe
-from omnicore.engines.base import Batch, Finished, Sampling
-from omnicore.engines.http import HttpEngine
+from omnicore.engines.base import Batch, FinishedBatches, Sampling
+from omnicore.engines.openai import OpenAIEngine
 from omnicore.errors import ConfigError, EngineError
 
 
@@ -34,7 +34,7 @@ class KServeEngine:
         while True:
             url = f"{service.ready().rstrip('/')}/v1"
             try:
-                self._http = HttpEngine(
+                self._http = OpenAIEngine(
                     config.model_copy(update={"url": url}), service.name, profile
                 )
                 return
@@ -47,7 +47,7 @@ class KServeEngine:
                     ) from error
             service.look(times.first_wait)
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         """Raises ClusterError, before what came last is given, when the server is not the one that
         was deployed any more; EngineError when it answers no more, with what the cluster knows of
         it."""
@@ -59,12 +59,12 @@ class KServeEngine:
             raise EngineError(self._service.told(f"answers no more: {error}")) from error
         self._service.confirm()
 
-    def under(self, profile: Profile) -> HttpEngine:
-        return self._http.under(profile)
+    def with_profile(self, profile: Profile) -> OpenAIEngine:
+        return self._http.with_profile(profile)
 
 
 @contextmanager
-def served(
+def deployed_engine(
     config: EngineConfig, model: str, recipe: Recipe, output: Path, label: str
 ) -> Iterator[KServeEngine]:
     """Deploys `model`, an s3:// address or a directory, and gives an engine that has been seen to answer; whatever happens

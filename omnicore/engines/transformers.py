@@ -12,7 +12,14 @@ import torch
 from PIL.Image import Image
 
 from omnicore.config import Profile
-from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
+from omnicore.engines.base import (
+    Batch,
+    FinishedBatches,
+    Reply,
+    Request,
+    Sampling,
+    media_error_reply,
+)
 from omnicore.errors import DataError, TooLongError
 from omnicore.media.read import RATE, Video, Wave, measure, read_media, with_one_rate
 from omnicore.models import thinker
@@ -23,10 +30,10 @@ from omnicore.models.runtime import device
 from omnicore.processes import die_with_parent
 from omnicore.schema import Media
 
-FEATURES = 2 << 30  # bytes of processed media that a reader keeps
+CACHE_BYTES = 2 << 30  # bytes of processed media that a reader keeps
 
 
-class Reader:
+class PromptReader:
     """Turns requests into prompts.
 
     A medium is processed once whatever the number of draws and epochs, as long as `FEATURES` bytes
@@ -50,7 +57,7 @@ class Reader:
             except TooLongError as error:
                 raise TooLongError(f"{media.uri}: {error}") from error
             self._size += found.size
-            while self._size > FEATURES and len(self._features) > 1:
+            while self._size > CACHE_BYTES and len(self._features) > 1:
                 self._size -= self._features.pop(next(iter(self._features))).size
         return self._features[key]
 
@@ -113,17 +120,17 @@ class TransformersEngine:
         self.name = str(model)
         self.model, self.encoder = thinker.load(model, **loading)
         self.model.to(device())
-        self.reader = Reader(self.encoder, profile)
+        self.reader = PromptReader(self.encoder, profile)
         self._workers = (
             workers if self.model.device.type == "cpu" else 1
         )  # a GPU is not to be used across a fork
 
-    def under(self, profile: Profile) -> TransformersEngine:
+    def with_profile(self, profile: Profile) -> TransformersEngine:
         engine = copy(self)
-        engine.reader = Reader(self.encoder, profile)
+        engine.reader = PromptReader(self.encoder, profile)
         return engine
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         if self._workers == 1 or len(batches) < 2:
             yield from (
                 [(index, self.generate(batch, sampling))] for index, batch in enumerate(batches)
@@ -166,7 +173,7 @@ class TransformersEngine:
         try:
             return self.reader.prompt(request)
         except DataError as error:
-            return unreadable(request, error)
+            return media_error_reply(request, error)
 
 
 def _reply(found: Generated) -> Reply:

@@ -62,7 +62,7 @@ def check_server(url: str, model: str, recipe: Recipe) -> list[Finding]:
         subject = f"{url} {kind}"
         try:
             engine = open_engine(config, model, recipe.profile, workers=1)
-            told = canary.check(engine, config, recipe.profile, {kind})
+            told = canary.verify_engine(engine, config, recipe.profile, {kind})
         except OmniError as error:
             findings.append(Finding(subject, "fail", str(error), "fix the server, then ask again"))
         else:

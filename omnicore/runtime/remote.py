@@ -28,7 +28,7 @@ from omnicore.storage import store
 from omnicore.storage.digests import STEP_FILE
 from omnicore.storage.files import storage_errors
 from omnicore.storage.store import Publication
-from omnicore.telemetry.live import serving
+from omnicore.telemetry.live import serve_metrics
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
                 " own address"
             )
     own, local = scratch(output), Path(output)
-    with serving(), storage_errors(own), store.lock_directory(own):
+    with serve_metrics(), storage_errors(own), store.lock_directory(own):
         known = {role: store.require(place) for role, place in inputs.items() if store.is_s3(place)}
         places = {
             role: own / f"{role}-{known[role].folder}" if role in known else Path(inputs[role])

@@ -36,11 +36,11 @@ from omnicore.steps import STEPS
 from omnicore.storage import store
 from omnicore.storage.digests import METRICS_FILE, STEP_FILE, digest_directory, model_directory
 from omnicore.storage.files import storage_errors
-from omnicore.telemetry.live import push, working
-from omnicore.telemetry.step_metrics import snapshot, stage_of
+from omnicore.telemetry.live import active_step, push_metrics
+from omnicore.telemetry.step_metrics import stage_label, step_metrics
 
 if TYPE_CHECKING:
-    from omnicore.engines.estimate import Estimate
+    from omnicore.engines.cost import CostEstimate
     from omnicore.training.memory import Memory
 
 KEY_FILE = "key.journal"
@@ -170,7 +170,7 @@ def tell(record: Mapping[str, Any], *, found: bool) -> None:
 
 def cost(
     step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None
-) -> Estimate | Memory:
+) -> CostEstimate | Memory:
     """What a step that asks a model would ask, in requests, tokens and hours, or what a training
     takes of a GPU's memory; nothing is written.
 
@@ -182,8 +182,8 @@ def cost(
         memory.check()
         return memory
     _input_records(step, inputs)
-    _, asked = import_module(f"omnicore.steps.{step}").asking(recipe, config, inputs)
-    found: Estimate = asked.cost(recipe)
+    _, asked = import_module(f"omnicore.steps.{step}").inference_task(recipe, config, inputs)
+    found: CostEstimate = asked.estimate_cost(recipe)
     return found
 
 
@@ -295,12 +295,12 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     """Runs the step in `directory` and finishes it."""
     _begin(work, directory)
     started, clock = datetime.now(UTC), time.monotonic()
-    stage = stage_of(work.step, work.section, work.config, work.inputs)
+    stage = stage_label(work.step, work.section, work.config, work.inputs)
     try:
         if _is_job(work):
             from omnicore.cluster.step_job import run_as_job
 
-            with working(work.step, stage):
+            with active_step(work.step, stage):
                 run_as_job(work.step, work.section, work.recipe, work.inputs, directory, work.key)
             _drop_journals(directory)
             return read_step(directory)
@@ -325,7 +325,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
         model_card.write_card(directory / model_card.CHECKPOINT, described)
         signing.sign_checkpoint(directory / model_card.CHECKPOINT)
     seconds = round(time.monotonic() - clock, 3)
-    metrics = snapshot(work.step, stage, seconds, summary, directory)
+    metrics = step_metrics(work.step, stage, seconds, summary, directory)
     metrics.write(directory / METRICS_FILE)
     fields = {
         "step": work.step,
@@ -348,7 +348,7 @@ def _do(work: Work, directory: Path, execute: Run | None) -> dict[str, Any]:
     }
     record = write_step(directory, fields)
     _drop_journals(directory)
-    push(metrics, work.step, stage)
+    push_metrics(metrics, work.step, stage)
     return record
 
 
@@ -360,7 +360,7 @@ def in_process(
     Returns its summary, raises what it raises.
     """
     config = getattr(recipe, section)
-    with working(step, stage_of(step, section, config, inputs)), without_deprecations():
+    with active_step(step, stage_label(step, section, config, inputs)), without_deprecations():
         return dict(import_module(f"omnicore.steps.{step}").run(recipe, config, inputs, output))
 
 

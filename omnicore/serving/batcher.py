@@ -21,20 +21,20 @@ import torch
 from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, collate
-from omnicore.serving.chat import Answer, Asked, Refused
+from omnicore.serving.chat import Generation, PreparedRequest, RequestError
 
-MOST = 32  # requests in a batch
+MAX_BATCH = 32  # requests in a batch
 
-Tell = Callable[[Answer | Refused], None]
+Tell = Callable[[Generation | RequestError], None]
 
 
-class Job:
+class GenerationJob:
     """One request on its way.
 
     `tell` is called in the batcher's thread: at every token where `stream`, and at the end.
     """
 
-    def __init__(self, asked: Asked, tell: Tell, *, stream: bool) -> None:
+    def __init__(self, asked: PreparedRequest, tell: Tell, *, stream: bool) -> None:
         self.asked, self.tell, self.stream = asked, tell, stream
         self.left = False  # set by whoever asked when nobody waits for the reply any more
         self.ids: list[int] = []
@@ -44,18 +44,20 @@ class Job:
             secrets.randbits(62) if asked.seed is None else asked.seed
         )
 
-    def answer(self, encoder: Encoder) -> Answer:
+    def answer(self, encoder: Encoder) -> Generation:
         """The text so far, and its tokens one by one, the end of the turn among them."""
         tokens = tuple(encoder.tokenizer.batch_decode([[token] for token in self.ids]))
         # A copy: the next token is appended while this answer is still being sent.
-        return Answer(encoder.text([self.ids])[0], tokens, tuple(self.logprobs), self.finish)
+        return Generation(encoder.text([self.ids])[0], tokens, tuple(self.logprobs), self.finish)
 
 
-class _Rows(LogitsProcessor):  # type: ignore[misc]
+class _RowSampler(LogitsProcessor):  # type: ignore[misc]
     """Chooses every row's next token by leaving it alone above all others; transformers then takes
     the greedy one."""
 
-    def __init__(self, jobs: Sequence[Job], encoder: Encoder, ended: threading.Event) -> None:
+    def __init__(
+        self, jobs: Sequence[GenerationJob], encoder: Encoder, ended: threading.Event
+    ) -> None:
         self._jobs, self._encoder, self._ended = jobs, encoder, ended
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
@@ -79,7 +81,7 @@ class _Rows(LogitsProcessor):  # type: ignore[misc]
             scores[row, chosen] = 0.0
         return scores
 
-    def _took(self, job: Job, token: int, logprob: float) -> None:
+    def _took(self, job: GenerationJob, token: int, logprob: float) -> None:
         job.ids.append(token)
         job.logprobs.append(logprob)
         job.finish = (
@@ -99,10 +101,10 @@ class Batcher:
     def __init__(self, sizes: Callable[[int], object]) -> None:
         """`sizes` is told the size of every batch."""
         self._sizes = sizes
-        self._queue: Queue[Job] = Queue()  # whoever takes requests in bounds them
+        self._queue: Queue[GenerationJob] = Queue()  # whoever takes requests in bounds them
         self._ended = threading.Event()
 
-    def put(self, job: Job) -> None:
+    def submit(self, job: GenerationJob) -> None:
         """Raises Refused after `stop`."""
         if self._ended.is_set():
             raise _cut()
@@ -122,7 +124,7 @@ class Batcher:
                 jobs = [self._queue.get(timeout=0.2)]
             except Empty:
                 continue
-            while len(jobs) < MOST and not self._queue.empty():
+            while len(jobs) < MAX_BATCH and not self._queue.empty():
                 jobs.append(self._queue.get_nowait())
             jobs = [job for job in jobs if not job.left]
             try:
@@ -133,7 +135,7 @@ class Batcher:
                 traceback.print_exc()
                 _tell_unfinished(
                     jobs,
-                    Refused(
+                    RequestError(
                         500,
                         f"generation failed: {type(error).__name__}: {error}",
                         "generation_failed",
@@ -148,10 +150,10 @@ class Batcher:
         self._ended.set()
 
     @torch.inference_mode()
-    def _answer(self, model: Any, encoder: Encoder, jobs: Sequence[Job]) -> None:
+    def _answer(self, model: Any, encoder: Encoder, jobs: Sequence[GenerationJob]) -> None:
         batch = collate([job.asked.prompt for job in jobs], None, encoder.pad_id, model.device)
         del batch["labels"]
-        rows = _Rows(jobs, encoder, self._ended)
+        rows = _RowSampler(jobs, encoder, self._ended)
         model.generate(
             **batch,
             max_new_tokens=max(job.asked.most for job in jobs),
@@ -160,11 +162,11 @@ class Batcher:
         )
 
 
-def _cut() -> Refused:
-    return Refused(503, "the server was ended before the reply was whole: ask again", "ending")
+def _cut() -> RequestError:
+    return RequestError(503, "the server was ended before the reply was whole: ask again", "ending")
 
 
-def _tell_unfinished(jobs: Sequence[Job], why: Refused) -> None:
+def _tell_unfinished(jobs: Sequence[GenerationJob], why: RequestError) -> None:
     for job in jobs:
         if not job.finish:
             job.finish = "error"

@@ -66,7 +66,7 @@ IGNORED = {
 }
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that is answered with an error in OpenAI's shape; `code` is for programs."""
 
     def __init__(self, status: int, message: str, code: str = "", field: str = "") -> None:
@@ -127,14 +127,14 @@ class Video(_Part):
     video_url: _Url
 
 
-Item = Annotated[Text | Image | Audio | Video, Field(discriminator="type")]
+ContentItem = Annotated[Text | Image | Audio | Video, Field(discriminator="type")]
 
 
 class Message(_Part):
     role: Literal["system", "user"]
     name: str = ""  # chat templates have no place for it
     content: Annotated[
-        list[Item],
+        list[ContentItem],
         BeforeValidator(lambda c: [{"type": "text", "text": c}] if isinstance(c, str) else c),
     ]
 
@@ -187,7 +187,7 @@ class ChatRequest(_Part):
         """Raises Refused for unlike rates: all videos of a request share one."""
         read, processed = self.media_io_kwargs.video.fps, self.mm_processor_kwargs.fps
         if read and processed and read != processed:
-            raise Refused(
+            raise RequestError(
                 400,
                 f"media_io_kwargs.video.fps is {read:g} and mm_processor_kwargs.fps {processed:g}:"
                 " the videos of a request share one rate, so sample them alike",
@@ -197,14 +197,14 @@ class ChatRequest(_Part):
         return read or processed or 1.0
 
 
-def parse(body: bytes) -> ChatRequest:
+def parse_request(body: bytes) -> ChatRequest:
     """Raises Refused naming the first field that is wrong, in one sentence."""
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        raise Refused(400, f"the body is not JSON: {first['ctx']['error']}")
+        raise RequestError(400, f"the body is not JSON: {first['ctx']['error']}")
     loc = first["loc"]
     path = (
         (*loc[:4], *loc[5:]) if len(loc) > 5 else loc
@@ -215,7 +215,7 @@ def parse(body: bytes) -> ChatRequest:
         if first["type"] == "extra_forbidden"
         else first["msg"][0].lower() + first["msg"][1:]
     )
-    raise Refused(400, f"{field or 'the body'}: {said}", "invalid_field", field)
+    raise RequestError(400, f"{field or 'the body'}: {said}", "invalid_field", field)
 
 
 def _unsupported(field: str) -> str:
@@ -224,7 +224,7 @@ def _unsupported(field: str) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedRequest:
     """A request ready to be answered.
 
     `most` is the number of tokens that the reply may have.
@@ -236,22 +236,22 @@ class Asked:
     seed: int | None
 
 
-def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
+def prepare_request(request: ChatRequest, encoder: Encoder, context: int) -> PreparedRequest:
     """Decodes the media and tokenises.
 
     Raises Refused: 400 for what the model cannot be asked, 422 for broken media.
     """
     *system, user = request.messages
     if user.role != "user" or len(system) > 1 or any(m.role != "system" for m in system):
-        raise Refused(
+        raise RequestError(
             400,
             "messages: this server answers one user message, after at most one system message",
             field="messages",
         )
     if any(not isinstance(item, Text) for message in system for item in message.content):
-        raise Refused(400, "messages.0: a system message holds text only", field="messages")
+        raise RequestError(400, "messages.0: a system message holds text only", field="messages")
     if sum(not isinstance(item, Text) for item in user.content) > MAX_MEDIA:
-        raise Refused(
+        raise RequestError(
             400, f"more than {MAX_MEDIA} media in one request", "too_many_media", "messages"
         )
     parts = [
@@ -262,7 +262,7 @@ def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
     # One of these in a text would stand for a medium that is not there, or end the user's turn.
     for text in (*texts, *(part for part in parts if isinstance(part, str))):
         if found := CONTROL.search(text):
-            raise Refused(
+            raise RequestError(
                 400,
                 f"the text holds {found[0]!r}, which controls the model: leave it out",
                 "control_token",
@@ -271,14 +271,14 @@ def read(request: ChatRequest, encoder: Encoder, context: int) -> Asked:
     prompt = encoder.prompt(parts, "".join(texts))
     most = request.max_completion_tokens or request.max_tokens or max(1, context - len(prompt.ids))
     if len(prompt.ids) + most > context:
-        raise Refused(
+        raise RequestError(
             400,
             f"the prompt has {len(prompt.ids)} tokens and max_tokens is {most}: together more than"
             f" the context length of {context}",
             "context_length_exceeded",
             "messages",
         )
-    return Asked(prompt, most, request.temperature, request.seed)
+    return PreparedRequest(prompt, most, request.temperature, request.seed)
 
 
 def _part(
@@ -292,14 +292,14 @@ def _part(
         else (item.image_url if isinstance(item, Image) else item.video_url).url
     )
     if url.startswith(("http://", "https://", "file:", "ftp:")):
-        raise Refused(
+        raise RequestError(
             400,
             f"{field}: nothing is fetched from elsewhere; send the medium itself as a data URL",
             "external_url",
             field,
         )
     if isinstance(item, Video) and not is_torchvision_available():
-        raise Refused(
+        raise RequestError(
             400,
             f"{field}: videos need torchvision, which is not installed where this server runs",
             "no_video",
@@ -312,7 +312,7 @@ def _part(
             return encoder.audio(from_wav(url))
         video = frames_from_url(url, request.fps)
         if 0 <= request.media_io_kwargs.video.num_frames < len(video.jpegs):
-            raise Refused(
+            raise RequestError(
                 400,
                 f"{field}: {len(video.jpegs)} frames, and media_io_kwargs.video.num_frames is "
                 f"{request.media_io_kwargs.video.num_frames}: send so many, or -1 for all",
@@ -321,11 +321,11 @@ def _part(
             )
         return encoder.video(video.frames, video.fps)
     except DataError as error:
-        raise Refused(422, f"{field}: {error}", "broken_media", field) from error
+        raise RequestError(422, f"{field}: {error}", "broken_media", field) from error
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """What was generated so far; `finish` once it ended: `stop`, or `length` where it was cut."""
 
     text: str
@@ -334,7 +334,7 @@ class Answer:
     finish: str = ""
 
 
-def usage(asked: Asked, answer: Answer) -> dict[str, int]:
+def token_usage(asked: PreparedRequest, answer: Generation) -> dict[str, int]:
     prompt, completion = len(asked.prompt.ids), len(answer.tokens)
     return {
         "prompt_tokens": prompt,
@@ -343,8 +343,8 @@ def usage(asked: Asked, answer: Answer) -> dict[str, int]:
     }
 
 
-def completion(
-    head: dict[str, Any], request: ChatRequest, asked: Asked, answer: Answer
+def completion_body(
+    head: dict[str, Any], request: ChatRequest, asked: PreparedRequest, answer: Generation
 ) -> dict[str, Any]:
     """The whole reply; `head` is its id, time and model."""
     choice = {
@@ -353,10 +353,15 @@ def completion(
         "logprobs": _logprobs(answer, 0) if request.logprobs else None,
         "finish_reason": answer.finish,
     }
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage(asked, answer)}
+    return {
+        **head,
+        "object": "chat.completion",
+        "choices": [choice],
+        "usage": token_usage(asked, answer),
+    }
 
 
-def _logprobs(answer: Answer, start: int) -> dict[str, Any]:
+def _logprobs(answer: Generation, start: int) -> dict[str, Any]:
     tokens = zip(answer.tokens[start:], answer.logprobs[start:], strict=True)
     return {
         "content": [
@@ -366,7 +371,7 @@ def _logprobs(answer: Answer, start: int) -> dict[str, Any]:
     }
 
 
-class Events:
+class EventStream:
     """The reply as server-sent events, each with what is new since the last."""
 
     def __init__(self, head: dict[str, Any], request: ChatRequest) -> None:
@@ -376,7 +381,7 @@ class Events:
     def first(self) -> bytes:
         return self._event({"role": "assistant", "content": ""}, None, None)
 
-    def more(self, answer: Answer) -> bytes:
+    def more(self, answer: Generation) -> bytes:
         # A character whose bytes are not all there yet, and space that may be the reply's last, wait for what follows.
         text = answer.text if answer.finish or not answer.text.endswith("\ufffd") else self._text
         new, self._text = text.removeprefix(self._text), text
@@ -384,9 +389,9 @@ class Events:
         self._tokens = len(answer.tokens)
         return self._event({"content": new}, answer.finish or None, logprobs)
 
-    def last(self, asked: Asked, answer: Answer) -> bytes:
+    def last(self, asked: PreparedRequest, answer: Generation) -> bytes:
         end = (
-            _sse({**self._head, "choices": [], "usage": usage(asked, answer)})
+            _sse({**self._head, "choices": [], "usage": token_usage(asked, answer)})
             if self._request.stream_options.include_usage
             else b""
         )
@@ -399,7 +404,7 @@ class Events:
         return _sse({**self._head, "choices": [choice]})
 
 
-def failure(refused: Refused) -> bytes:
+def error_event(refused: RequestError) -> bytes:
     """An error after the first event, when the status is out already."""
     return _sse(refused.body())
 

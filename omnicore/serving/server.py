@@ -27,25 +27,34 @@ from starlette.types import Receive, Scope, Send
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe
 from omnicore.engines import canary
-from omnicore.engines.known import Kind
+from omnicore.engines.canary_media import MediaKind
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import ConfigError, EngineError
 from omnicore.lineage import signing
 from omnicore.progress import told
-from omnicore.serving.batcher import Batcher, Job
-from omnicore.serving.chat import Answer, Asked, Events, Refused, completion, failure, parse, read
+from omnicore.serving.batcher import Batcher, GenerationJob
+from omnicore.serving.chat import (
+    EventStream,
+    Generation,
+    PreparedRequest,
+    RequestError,
+    completion_body,
+    error_event,
+    parse_request,
+    prepare_request,
+)
 from omnicore.storage.digests import model_directory
-from omnicore.telemetry.metrics import SERVING
+from omnicore.telemetry.metrics import SERVE_METRICS
 
-KINDS: frozenset[Kind] = frozenset({"image", "audio"})
-Said = asyncio.Queue[Answer | Refused]
+KINDS: frozenset[MediaKind] = frozenset({"image", "audio"})
+Said = asyncio.Queue[Generation | RequestError]
 MAX_BODY = 64 << 20  # bytes: 32 frames of a video and more
 READING = 60.0  # seconds that a body may take: who sends none would hold a place for ever
 LAST = 3  # seconds for the last bytes of what is answered, once the port is closed
 
 
 def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
-    return name, SERVING[name].help, SERVING[name].labels
+    return name, SERVE_METRICS[name].help, SERVE_METRICS[name].labels
 
 
 REQUESTS = Counter(*_named("omni_serve_requests_total"))
@@ -54,12 +63,12 @@ SECONDS = Histogram(
 )
 TOKENS = Counter(*_named("omni_serve_tokens_total"))
 BATCH = Histogram(*_named("omni_serve_batch_size"), buckets=(1, 2, 4, 8, 16, 32))
-TAKEN = Gauge(*_named("omni_serve_taken"))
-WAITING = Gauge(*_named("omni_serve_waiting"))
+TAKEN = Gauge(*_named("omni_serve_requests_in_flight"))
+WAITING = Gauge(*_named("omni_serve_requests_waiting"))
 CANARY = Gauge(*_named("omni_serve_canary_passed"))
 
 
-class Server:
+class ChatServer:
     """One model.
 
     `instead` says why it is not ready; empty when it is. `error` is what no waiting mends: the
@@ -85,7 +94,7 @@ class Server:
         own, where all of torch runs."""
         try:
             engine = self._load()
-            found = canary.check(engine, EngineConfig(), self._recipe.profile, KINDS)
+            found = canary.verify_engine(engine, EngineConfig(), self._recipe.profile, KINDS)
         except EngineError as error:
             self._loading = str(
                 error
@@ -152,7 +161,7 @@ class Server:
         try:
             try:
                 response = await self._chat(Request(scope, receive), began)
-            except Refused as refused:
+            except RequestError as refused:
                 response = _error(refused)
             if not isinstance(response, StreamingResponse):
                 _count(response.status_code, began)
@@ -162,35 +171,35 @@ class Server:
 
     async def _chat(self, request: Request, began: float) -> Response:
         if self.instead:
-            raise Refused(503, f"not ready: {self.instead}", "not_ready")
+            raise RequestError(503, f"not ready: {self.instead}", "not_ready")
         if self._taken > self.most:  # before the body is read: overload must not cost memory
-            raise Refused(
+            raise RequestError(
                 429, f"{self.most} requests are on their way already: try again later", "overloaded"
             )
-        wanted = parse(await _body(request))
+        wanted = parse_request(await _body(request))
         if wanted.model != self.name:
-            raise Refused(
+            raise RequestError(
                 404,
                 f"no model {wanted.model!r} here; this server has {self.name!r}",
                 "model_not_found",
                 "model",
             )
-        asked = await asyncio.to_thread(read, wanted, self.encoder, self.context)
+        asked = await asyncio.to_thread(prepare_request, wanted, self.encoder, self.context)
         loop, said = asyncio.get_running_loop(), Said()
 
-        def tell(so_far: Answer | Refused) -> None:
+        def tell(so_far: Generation | RequestError) -> None:
             with suppress(RuntimeError):  # the server has ended meanwhile
                 loop.call_soon_threadsafe(said.put_nowait, so_far)
 
-        job = Job(asked, tell, stream=wanted.stream)
-        self.batcher.put(job)
+        job = GenerationJob(asked, tell, stream=wanted.stream)
+        self.batcher.submit(job)
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": self.name,
         }
         if wanted.stream:
-            events = _events(Events(head, wanted), job, said, began)
+            events = _events(EventStream(head, wanted), job, said, began)
             return StreamingResponse(
                 events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
@@ -202,18 +211,20 @@ class Server:
                 job.left = (
                     True  # else the model would write on for somebody who tries again already
                 )
-                raise Refused(499, "the client is gone")
-        if isinstance(answer, Refused):
+                raise RequestError(499, "the client is gone")
+        if isinstance(answer, RequestError):
             raise answer
         _tokens(asked, answer)
-        return JSONResponse(completion(head, wanted, asked, answer))
+        return JSONResponse(completion_body(head, wanted, asked, answer))
 
 
-async def _events(events: Events, job: Job, said: Said, began: float) -> AsyncIterator[bytes]:
+async def _events(
+    events: EventStream, job: GenerationJob, said: Said, began: float
+) -> AsyncIterator[bytes]:
     code = 499  # unless it is told to the end
     try:
         yield events.first()
-        while isinstance(answer := await said.get(), Answer):
+        while isinstance(answer := await said.get(), Generation):
             yield events.more(answer)
             if answer.finish:
                 yield events.last(job.asked, answer)
@@ -221,7 +232,7 @@ async def _events(events: Events, job: Job, said: Said, began: float) -> AsyncIt
                 _tokens(job.asked, answer)
                 return
         code = answer.status
-        yield failure(answer)
+        yield error_event(answer)
     finally:
         job.left = True
         _count(code, began)
@@ -236,20 +247,22 @@ async def _body(request: Request) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY:
-                    raise Refused(
+                    raise RequestError(
                         413,
                         f"the body is larger than {MAX_BODY >> 20} MiB: send fewer or smaller"
                         " media",
                         "body_too_large",
                     )
     except TimeoutError:
-        raise Refused(408, f"the body was not there after {READING:g} s", "body_too_slow") from None
+        raise RequestError(
+            408, f"the body was not there after {READING:g} s", "body_too_slow"
+        ) from None
     except ClientDisconnect:
-        raise Refused(499, "the client is gone") from None
+        raise RequestError(499, "the client is gone") from None
     return bytes(body)
 
 
-def _error(refused: Refused) -> Response:
+def _error(refused: RequestError) -> Response:
     again = {"Retry-After": "1"} if refused.status in (429, 503) else {}
     return JSONResponse(refused.body(), refused.status, headers=again)
 
@@ -259,7 +272,7 @@ def _count(code: int, began: float) -> None:
     SECONDS.observe(time.monotonic() - began)
 
 
-def _tokens(asked: Asked, answer: Answer) -> None:
+def _tokens(asked: PreparedRequest, answer: Generation) -> None:
     TOKENS.labels("prompt").inc(len(asked.prompt.ids))
     TOKENS.labels("completion").inc(len(answer.tokens))
 
@@ -295,7 +308,7 @@ def serve(model: str, recipe: Recipe, host: str, port: int, most: int, grace: fl
         from kserve.model_server import app
     finally:
         sys.argv = arguments
-    server = Server(model, recipe, most)
+    server = ChatServer(model, recipe, most)
     server.add_to(app)
 
     class Bound(ModelServer):  # type: ignore[misc]

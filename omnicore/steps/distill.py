@@ -13,8 +13,8 @@ from omnicore.audit.files import read_draws, read_probe, read_queries
 from omnicore.config import DistillConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import parts
-from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling, tell_failures
+from omnicore.engines.base import Reply, Request, Sampling, log_failures
+from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.media.read import intact
 from omnicore.schema import Outcome, Query, RejectionReason, View
@@ -42,10 +42,10 @@ def run(
         for query in tries
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    asked = Asking(
+    asked = InferenceTask(
         recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch
     )
-    replies, perceived = asked.answers(recipe, output, "distill")
+    replies, perceived = asked.run(recipe, output, "distill")
     rollouts = [
         _rollout(query, number % config.samples, reply, recipe)
         for number, (query, reply) in enumerate(zip(tries, replies, strict=True))
@@ -94,7 +94,7 @@ def run(
         "errors": len(errors),
         **{f"rejected_{reason}": rejected[reason] for reason in RejectionReason},
         **perceived,
-        **tell_failures("distill", len(rollouts), errors),
+        **log_failures("distill", len(rollouts), errors),
     }
 
 

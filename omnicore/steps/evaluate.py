@@ -17,8 +17,8 @@ from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
 from omnicore.data.prompts import choices, parts, profile_hash
-from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling, tell_failures
+from omnicore.engines.base import Reply, Request, Sampling, log_failures
+from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError
 from omnicore.evaluation import lmms_eval
 from omnicore.evaluation.scores import queries_hash, score
@@ -40,9 +40,9 @@ class Shown:
     asked: list[Asked]
 
 
-def asking(
+def inference_task(
     recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]
-) -> tuple[Shown, Asking]:
+) -> tuple[Shown, InferenceTask]:
     """Every query and control, then the clean queries again under each ablation.
 
     Raises DataError as `run` does.
@@ -63,7 +63,7 @@ def asking(
     ]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
-    return Shown(queries, controls, manifest, asked), Asking(
+    return Shown(queries, controls, manifest, asked), InferenceTask(
         recipe.engine, model, requests, sampling, config.batch
     )
 
@@ -76,8 +76,8 @@ def run(
     Raises DataError for a manifest of another profile or other queries, EngineError when more
     requests fail than the engine's `max_error_rate`.
     """
-    shown, asked = asking(recipe, config, inputs)
-    replies, perceived = asked.answers(recipe, output, "evaluate")
+    shown, asked = inference_task(recipe, config, inputs)
+    replies, perceived = asked.run(recipe, output, "evaluate")
     queries, manifest = shown.queries, shown.manifest
     kept = manifest.kept()
     errors: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def run(
     lmms_eval.write(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
-    failures = tell_failures("evaluate", len(shown.asked), errors)
+    failures = log_failures("evaluate", len(shown.asked), errors)
     figures = {
         "queries": len(queries),
         "asked": len(shown.asked),

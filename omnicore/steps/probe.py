@@ -11,8 +11,8 @@ from typing import Any
 from omnicore.config import ProbeConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import choices, parts, permutation, profile_hash
-from omnicore.engines.asking import Asking
-from omnicore.engines.base import Reply, Request, Sampling, tell_failures
+from omnicore.engines.base import Reply, Request, Sampling, log_failures
+from omnicore.engines.task import InferenceTask
 from omnicore.errors import ConfigError
 from omnicore.schema import Draw, Outcome, Query, View
 from omnicore.scoring import stats
@@ -22,7 +22,9 @@ from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 Plan = list[tuple[Query, View, int, tuple[int, ...]]]
 
 
-def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> tuple[Plan, Asking]:
+def inference_task(
+    recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]
+) -> tuple[Plan, InferenceTask]:
     """All draws, view by view in the order of the queries' keys, and their requests.
 
     Raises ConfigError where there are none.
@@ -49,7 +51,7 @@ def asking(recipe: Recipe, config: ProbeConfig, inputs: Mapping[str, Path]) -> t
         for query, view, _, order in plan
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    return plan, Asking(config.engine, config.model, requests, sampling, config.batch)
+    return plan, InferenceTask(config.engine, config.model, requests, sampling, config.batch)
 
 
 def run(
@@ -60,8 +62,8 @@ def run(
 
     Raises EngineError when more fail than the engine's `max_error_rate`.
     """
-    plan, asked = asking(recipe, config, inputs)
-    replies, perceived = asked.answers(recipe, output, "probe")
+    plan, asked = inference_task(recipe, config, inputs)
+    replies, perceived = asked.run(recipe, output, "probe")
     seen: Counter[str] = Counter()
     errors: list[dict[str, Any]] = []
     hits: dict[View, list[tuple[float, str]]] = {}
@@ -115,7 +117,7 @@ def run(
         "errors": len(errors),
         **{f"accuracy_{view}": round(e["value"], 4) for view, e in accuracy.items()},
         **perceived,
-        **tell_failures("probe", len(plan), errors),
+        **log_failures("probe", len(plan), errors),
     }
 
 

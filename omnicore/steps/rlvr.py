@@ -18,7 +18,7 @@ def run(
     recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
     from omnicore.engines import canary
-    from omnicore.engines.orders import orders
+    from omnicore.engines.media_orders import frequent_orders
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
@@ -41,8 +41,8 @@ def run(
     context = model.config.text_config.max_position_embeddings
     rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
     asked = [row.request for row in rows]
-    perceived = canary.check(
-        engine, EngineConfig(), recipe.profile, canary.shown(asked), orders(asked)
+    perceived = canary.verify_engine(
+        engine, EngineConfig(), recipe.profile, canary.media_kinds(asked), frequent_orders(asked)
     )
     curve: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
@@ -84,8 +84,8 @@ def run(
     if not processes.is_main():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
-    filmed = "video" in canary.shown(row.request for row in rows)
-    canary.remember(output / "checkpoint", recipe.profile, videos=filmed)
+    filmed = "video" in canary.media_kinds(row.request for row in rows)
+    canary.write_reference(output / "checkpoint", recipe.profile, videos=filmed)
     write_jsonl(output / "curves.jsonl", curve)
     write_jsonl(output / "rollouts.jsonl", rollouts)
     last = curve[-max(1, len(curve) // 5) :]

@@ -18,7 +18,7 @@ def run(
     recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
     from omnicore.engines import canary
-    from omnicore.engines.transformers import Reader
+    from omnicore.engines.transformers import PromptReader
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
     from omnicore.training import parallel, parts, sft, tracking
@@ -32,7 +32,10 @@ def run(
         **parts.loading(config),
     )
     found = read_rows(
-        inputs["data"] / config.data, Reader(encoder, recipe.profile), recipe.profile, targets=True
+        inputs["data"] / config.data,
+        PromptReader(encoder, recipe.profile),
+        recipe.profile,
+        targets=True,
     )
     rows = fitting(found, config, output, context=model.config.text_config.max_position_embeddings)
     curve: list[dict[str, Any]] = []
@@ -70,8 +73,8 @@ def run(
     if not processes.is_main():
         return {}
     thinker.save(model, encoder, output / "checkpoint")
-    filmed = "video" in canary.shown(row.request for row in rows)
-    canary.remember(output / "checkpoint", recipe.profile, videos=filmed)
+    filmed = "video" in canary.media_kinds(row.request for row in rows)
+    canary.write_reference(output / "checkpoint", recipe.profile, videos=filmed)
     write_jsonl(output / "curves.jsonl", curve)
     return {
         "rows": len(rows),

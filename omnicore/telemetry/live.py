@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omnicore import processes
 from omnicore.progress import observed_by
 from omnicore.telemetry.metrics import Metrics
-from omnicore.telemetry.step_metrics import training
+from omnicore.telemetry.step_metrics import set_training_metrics
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -40,7 +40,7 @@ _serving = False
 
 
 @contextmanager
-def working(step: str, stage: str) -> Iterator[None]:
+def active_step(step: str, stage: str) -> Iterator[None]:
     """Within the block this process works on a step.
 
     One that fails is gone before anybody can ask it why: its last figures are
@@ -52,37 +52,37 @@ def working(step: str, stage: str) -> Iterator[None]:
         return
     _work = _Work(Metrics(), {"step": step, "stage": stage})
     try:
-        with serving(), observed_by(lambda done: show("omni_step_progress_ratio", done)):
+        with serve_metrics(), observed_by(lambda done: set_gauge("omni_step_progress_ratio", done)):
             yield
     except Exception:
-        show("omni_step_succeeded", 0)
-        push(_work.metrics, step, stage, replace=False)
+        set_gauge("omni_step_succeeded", 0)
+        push_metrics(_work.metrics, step, stage, replace=False)
         raise
     finally:
         _work = None
 
 
-def show(name: str, value: float, **labels: str) -> None:
+def set_gauge(name: str, value: float, **labels: str) -> None:
     """The present value of a gauge."""
     if _work:
         _work.metrics.set(name, value, **labels, **_work.labels)
 
 
-def count(name: str, more: float, **labels: str) -> None:
+def increment(name: str, more: float, **labels: str) -> None:
     """So many more of what a counter counts."""
     if _work:
         _work.metrics.add(name, more, **labels, **_work.labels)
 
 
-def trained(record: Mapping[str, Any]) -> None:
+def log_step(record: Mapping[str, Any]) -> None:
     """A record as `curves.jsonl` holds it, whole or not yet."""
     if _work:
-        training(_work.metrics, record, _work.labels)
+        set_training_metrics(_work.metrics, record, _work.labels)
         for name in {"samples", "tokens"} & record.keys():
-            count(f"omni_{name}_total", record[name])
+            increment(f"omni_{name}_total", record[name])
 
 
-def push(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> None:
+def push_metrics(metrics: Metrics, step: str, stage: str, *, replace: bool = True) -> None:
     """Sends figures to the Pushgateway, in place of all that it has of this step and stage, or only
     of those of the same names.
 
@@ -119,7 +119,7 @@ class _Present:
 
 
 @contextmanager
-def serving() -> Iterator[None]:
+def serve_metrics() -> Iterator[None]:
     """Serve /metrics within the block.
 
     Inside another such block it does nothing.     Around the fetching of inputs and the publishing

@@ -135,7 +135,7 @@ METRICS = {
 }
 
 # Of `omnicore serve`, which is no step: Prometheus' own client holds their values, in serving/server.py.
-SERVING = {
+SERVE_METRICS = {
     "omni_serve_requests_total": Metric("Chat completions by HTTP status.", ("code",), "counter"),
     "omni_serve_request_seconds": Metric(
         "From a request's arrival to its last byte.", (), "histogram"
@@ -144,10 +144,10 @@ SERVING = {
         "Tokens read (prompt) and written (completion).", ("kind",), "counter"
     ),
     "omni_serve_batch_size": Metric("Requests that were generated together.", (), "histogram"),
-    "omni_serve_taken": Metric(
+    "omni_serve_requests_in_flight": Metric(
         "Requests on their way: being read, waiting, or being answered.", ()
     ),
-    "omni_serve_waiting": Metric("Requests that wait for the model.", ()),
+    "omni_serve_requests_waiting": Metric("Requests that wait for the model.", ()),
     "omni_serve_canary_passed": Metric(
         "1: the model was seen to perceive this kind of media.", ("kind",)
     ),

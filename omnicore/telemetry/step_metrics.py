@@ -34,7 +34,7 @@ CURVES = {
 }
 
 
-def stage_of(step: str, section: str, config: BaseModel, inputs: Mapping[str, Path]) -> str:
+def stage_label(step: str, section: str, config: BaseModel, inputs: Mapping[str, Path]) -> str:
     """The label `stage`.
 
     An evaluation has that of the model which it asks, `base` for the recipe's own: the four of a
@@ -51,7 +51,7 @@ def stage_of(step: str, section: str, config: BaseModel, inputs: Mapping[str, Pa
     return section if control == "none" else f"{section}_{control}"
 
 
-def snapshot(
+def step_metrics(
     step: str, stage: str, seconds: float, summary: Mapping[str, Any], output: Path
 ) -> Metrics:
     """The figures of a finished step: from its summary and from those of its files whose format is
@@ -93,7 +93,7 @@ def snapshot(
         for bound in ("value", "low", "high"):
             metrics.set("omni_promotion_difference_ratio", difference[bound], bound=bound, **labels)
     if curve:
-        training(metrics, curve[-1], labels)
+        set_training_metrics(metrics, curve[-1], labels)
     return metrics
 
 
@@ -102,7 +102,9 @@ def _left_out(summary: Mapping[str, Any]) -> int:
     return int(summary["errors"]) if "draws" in summary else 0
 
 
-def training(metrics: Metrics, record: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+def set_training_metrics(
+    metrics: Metrics, record: Mapping[str, Any], labels: Mapping[str, str]
+) -> None:
     """What a training says of one step (a line of `curves.jsonl`), as its latest figures."""
     groups = {ALL: record, **record.get("by_modality", {})}
     for modality, figures in groups.items():

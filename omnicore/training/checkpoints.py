@@ -119,7 +119,7 @@ class Checkpoints:
             temporary.rename(folder)
             _sync(self.directory)
             self.step = step
-            live.show("omni_checkpoint_saved_timestamp_seconds", self.saved_at)
+            live.set_gauge("omni_checkpoint_saved_timestamp_seconds", self.saved_at)
             for old in sorted(self.directory.glob("step-*"))[: -self.keep]:
                 shutil.rmtree(old)
 
@@ -190,7 +190,7 @@ class Resumable(Trainer):  # type: ignore[misc]
         """Trains from the newest whole checkpoint, or from the start."""
         found = self.checkpoints and self.checkpoints.found
         if self.checkpoints and self.checkpoints.every:
-            live.show(
+            live.set_gauge(
                 "omni_checkpoint_saved_timestamp_seconds", self.checkpoints.saved_at or time.time()
             )
         if found and self.is_deepspeed_enabled:

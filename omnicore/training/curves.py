@@ -45,14 +45,14 @@ class Curve(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._tokens, self._since = state.num_input_tokens_seen, time.monotonic()
-        live.trained(
+        live.log_step(
             {"step": state.global_step}
         )  # a training that hangs before its first step is seen to
-        live.show("omni_training_active", 1)
-        live.show("omni_training_step_timestamp_seconds", time.time())
+        live.set_gauge("omni_training_active", 1)
+        live.set_gauge("omni_training_step_timestamp_seconds", time.time())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        live.show("omni_training_active", 0)
+        live.set_gauge("omni_training_active", 0)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -64,10 +64,10 @@ class Curve(TrainerCallback):  # type: ignore[misc]
             if theirs in logs:
                 record[ours] = round(float(logs[theirs]), 6)
         began, self._since = self._since, time.monotonic()
-        live.show("omni_training_step_duration_seconds", self._since - began)
-        live.show("omni_training_step_timestamp_seconds", time.time())
+        live.set_gauge("omni_training_step_duration_seconds", self._since - began)
+        live.set_gauge("omni_training_step_timestamp_seconds", time.time())
         if not math.isfinite(record["loss"]):
-            live.trained(record)
+            live.log_step(record)
             raise TrainingError(
                 f"the loss became {record['loss']} at step {state.global_step}: lower the learning"
                 " rate"
@@ -81,7 +81,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
                 int(logs["num_tokens"]),
             )
         whole = self._add(record)
-        live.trained(whole)
+        live.log_step(whole)
         self._log(whole)
 
 

@@ -79,5 +79,5 @@ class Finite(TrainerCallback):  # type: ignore[misc]
 def _stop(step: int, message: str) -> NoReturn:
     """Shows Prometheus a loss that is none, which the alert NaNLoss looks for, and ends the
     training."""
-    live.trained({"step": step, "loss": math.nan})
+    live.log_step({"step": step, "loss": math.nan})
     raise TrainingError(message)

@@ -270,7 +270,7 @@ def make(name: str, out: Path, plan: Plan | None = None) -> dict[str, Any]:
     model, encoder, facts = pretrain(plan, log=lambda line: print(f"{name}: {line}", flush=True))
     directory = out / name
     thinker.save(model, encoder, directory)
-    canary.remember(directory, Profile())
+    canary.write_reference(directory, Profile())
     provenance = {
         "name": name,
         "stands_for": STANDS_FOR[name],

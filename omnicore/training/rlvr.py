@@ -33,7 +33,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from omnicore import distributed, processes
 from omnicore.config import Profile, RlvrConfig, digest
-from omnicore.engines.canary import shown
+from omnicore.engines.canary import media_kinds
 from omnicore.errors import TrainingError
 from omnicore.models.generate import Part
 from omnicore.models.processor import Encoder, Features, media_tensors
@@ -423,7 +423,7 @@ def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Pat
 
 def _training_towers(model: Any, rows: Sequence[Row]) -> dict[str, str]:
     """The towers that must get a gradient: those that train, of media that are shown."""
-    kinds = shown(row.request for row in rows)
+    kinds = media_kinds(row.request for row in rows)
     alive = [name for name, p in model.named_parameters() if p.requires_grad]
     return {
         kind: tower

@@ -17,7 +17,7 @@ from typing import Any
 from omnicore.config import Profile, TrainingConfig
 from omnicore.data.prompts import parts
 from omnicore.engines.base import Request
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
 from omnicore.models.processor import Prompt
 from omnicore.schema import Query, View
@@ -36,7 +36,7 @@ class Row:
     request: Request
     reply: list[int]
     tokens: int
-    reader: Reader = field(repr=False, compare=False)
+    reader: PromptReader = field(repr=False, compare=False)
 
     @property
     def prompt(self) -> Prompt:
@@ -49,7 +49,7 @@ class Row:
 
 
 def read_rows(
-    path: Path, reader: Reader, profile: Profile, *, targets: bool, view: View = View.omni
+    path: Path, reader: PromptReader, profile: Profile, *, targets: bool, view: View = View.omni
 ) -> list[Row]:
     """Reads `path` (Query a line), as `view` shows them.
 

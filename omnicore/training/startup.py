@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from omnicore.engines.canary import shown
+from omnicore.engines.canary import media_kinds
 from omnicore.errors import TrainingError
 from omnicore.models.processor import Prompt, collate
 from omnicore.training.rollouts import RolloutEngine, Sample
@@ -35,7 +35,7 @@ def check(
 
     Raises TrainingError above `limit`, and where the two have read different prompts.
     """
-    chosen = {"+".join(sorted(shown([row.request]))) or "text": row for row in reversed(rows)}
+    chosen = {"+".join(sorted(media_kinds([row.request]))) or "text": row for row in reversed(rows)}
     found = engine.generate(
         list(chosen.values()), SAMPLES, temperature=temperature, seed=0, logprobs=True
     )

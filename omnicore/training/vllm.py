@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from omnicore import processes
 from omnicore.config import Profile, RlvrConfig
-from omnicore.engines.http import closing, encoded, opening, said
+from omnicore.engines.openai import media_item, request_head, request_tail, text_item
 from omnicore.errors import EngineError
 from omnicore.models import thinker
 from omnicore.models.generate import Part
@@ -138,7 +138,7 @@ class VllmRollouts:
         root = row.request.root
         with named(row.request.name):
             items = [
-                said(part) if isinstance(part, str) else encoded(part, root, self._profile)
+                text_item(part) if isinstance(part, str) else media_item(part, root, self._profile)
                 for part in row.request.parts
             ]
         fields = {
@@ -154,7 +154,9 @@ class VllmRollouts:
             "logit_bias": {str(token): -100 for token in self._encoder.suppressed},
         }
         content = b",".join(item.json for item in items)
-        return opening(fields, self._profile.system) + content + closing(items, seed % 2**31)
+        return (
+            request_head(fields, self._profile.system) + content + request_tail(items, seed % 2**31)
+        )
 
     def _do(self, route: str, body: Mapping[str, Any] | None = None) -> None:
         asyncio.run(self._call([("POST", f"{self._root}/{route}", to_json(body or {}))]))

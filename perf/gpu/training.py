@@ -130,11 +130,11 @@ def write_rows(count: int, size: Size, root: Path) -> None:
 
 
 def rows_of(root: Path, encoder: Any, recipe: Recipe) -> list[Any]:
-    from omnicore.engines.transformers import Reader
+    from omnicore.engines.transformers import PromptReader
     from omnicore.training.rows import read_rows
 
     return read_rows(
-        root / "rows.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=True
+        root / "rows.jsonl", PromptReader(encoder, recipe.profile), recipe.profile, targets=True
     )
 
 

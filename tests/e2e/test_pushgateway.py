@@ -54,8 +54,8 @@ def loss(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return {"queries": 12}
 
     def sft(recipe: Any, config: Any, inputs: Any, output: Path) -> dict[str, Any]:
-        live.trained({"step": 3, **held})
-        live.show("omni_canary_passed", 1, kind="audio")
+        live.log_step({"step": 3, **held})
+        live.set_gauge("omni_canary_passed", 1, kind="audio")
         if held["loss"] != held["loss"]:
             raise TrainingError("the loss became nan")
         write_jsonl(output / "curves.jsonl", [{"step": 4, **held}])

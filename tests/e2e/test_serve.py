@@ -26,16 +26,16 @@ from transformers.utils import is_torchvision_available
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.prompts import parts
-from omnicore.engines import canary, known, orders
+from omnicore.engines import canary, canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
-from omnicore.engines.http import HttpEngine
+from omnicore.engines.openai import OpenAIEngine
 from omnicore.lineage import signing
 from omnicore.media.data_url import image_url, wav_base64
 from omnicore.schema import Media, Query, View
-from omnicore.serving.server import Server
+from omnicore.serving.server import ChatServer
 from omnicore.storage.digests import model_directory
 from omnicore.storage.files import read_jsonl
-from omnicore.telemetry.metrics import SERVING
+from omnicore.telemetry.metrics import SERVE_METRICS
 
 MODEL = "embedded:tiny-base"
 CLIENT = httpx.Client(timeout=60)
@@ -135,8 +135,8 @@ def answers(
     return [reply for index in range(len(batches)) for reply in found[index]]
 
 
-def http_engine(url: str, **config: Any) -> HttpEngine:
-    return HttpEngine(EngineConfig(kind="http", url=f"{url}/v1", **config), MODEL, Profile())
+def http_engine(url: str, **config: Any) -> OpenAIEngine:
+    return OpenAIEngine(EngineConfig(kind="http", url=f"{url}/v1", **config), MODEL, Profile())
 
 
 @pytest.mark.parametrize("kinds", [{"image"}, {"audio"}, {"image", "audio"}])
@@ -182,10 +182,10 @@ def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> No
     from omnicore.models import thinker
 
     shutil.copytree(thinker.resolve(MODEL), tmp_path / "model")
-    canary.remember(tmp_path / "model", Profile())
+    canary.write_reference(tmp_path / "model", Profile())
     served = EngineConfig(kind="http", url=f"{server}/v1", reference=str(tmp_path / "model"))
-    found = canary.check(
-        HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset({"image", "audio"})
+    found = canary.verify_engine(
+        OpenAIEngine(served, MODEL, Profile()), served, Profile(), frozenset({"image", "audio"})
     )
     assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == (
         "answers",
@@ -210,34 +210,34 @@ TOGETHER: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
+@pytest.mark.parametrize("order", TOGETHER, ids=media_orders.order_label)
 def test_the_canary_finds_each_combination_of_media_behind_the_server(
-    server: str, order: orders.Order
+    server: str, order: media_orders.MediaOrder
 ) -> None:
     served = EngineConfig(kind="http", url=f"{server}/v1")
     together = (order,) if len(order) > 1 else ()
-    found = canary.check(
-        HttpEngine(served, MODEL, Profile()), served, Profile(), frozenset(order), together
+    found = canary.verify_engine(
+        OpenAIEngine(served, MODEL, Profile()), served, Profile(), frozenset(order), together
     )
     assert found.get("canary_rate", "answers") in ("answers", "logprobs")
     assert all(found[f"canary_{kind}"] in ("answers", "logprobs") for kind in order)
 
 
 @pytest.mark.parametrize("fps", [2.0, 0.5])
-@pytest.mark.parametrize("order", TOGETHER, ids=orders.label)
+@pytest.mark.parametrize("order", TOGETHER, ids=media_orders.order_label)
 def test_each_combination_of_media_is_answered_as_in_this_process(
-    server: str, local: Any, order: orders.Order, fps: float
+    server: str, local: Any, order: media_orders.MediaOrder, fps: float
 ) -> None:
     profile, sampling = Profile(fps=fps), Sampling(0, 6, logprobs=True)
-    with known.media(set(order)) as (root, media):
+    with canary_media.write_media(set(order)) as (root, media):
         names = {"image": ("7", "5"), "audio": ("6", "9"), "video": ("long", "long")}
         shown = [
             media[kind][names[kind][order[:place].count(kind)]] for place, kind in enumerate(order)
         ]
         clips = [m.model_copy(update={"end": 4.0}) if m.kind == "video" else m for m in shown]
         request = Request((*clips, "Which digit is written? 7 5 6 9"), root)
-        engine = HttpEngine(EngineConfig(kind="http", url=f"{server}/v1"), MODEL, profile)
-        (ours,) = local.under(profile).generate(Batch([request], 0), sampling)
+        engine = OpenAIEngine(EngineConfig(kind="http", url=f"{server}/v1"), MODEL, profile)
+        (ours,) = local.with_profile(profile).generate(Batch([request], 0), sampling)
         (theirs,) = answers(engine, [request], sampling, 1)
     assert not theirs.error
     assert canary._apart(ours, theirs) < 1e-3
@@ -451,10 +451,10 @@ def test_models_liveness_and_metrics(server: str) -> None:
     chat(server, "x", model="unknown")
     said = httpx.get(f"{server}/metrics").text
     types = dict(re.findall(r"^# TYPE (omni_\w+) (\w+)$", said, re.MULTILINE))
-    assert types.items() >= {(name, metric.kind) for name, metric in SERVING.items()}
+    assert types.items() >= {(name, metric.kind) for name, metric in SERVE_METRICS.items()}
     assert {name.removesuffix("_created") for name in types} <= {
-        name.removesuffix("_total") for name in SERVING
-    } | SERVING.keys()
+        name.removesuffix("_total") for name in SERVE_METRICS
+    } | SERVE_METRICS.keys()
     lines = dict(line.rsplit(" ", 1) for line in said.splitlines() if line.startswith("omni_serve"))
     assert float(lines['omni_serve_requests_total{code="200"}']) >= 1
     assert float(lines['omni_serve_requests_total{code="404"}']) >= 1
@@ -537,7 +537,7 @@ def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(
     assert process.returncode == 2
     assert f"omnicore: {model} is not signed" in said
     signing.sign_checkpoint(model)
-    served = Server(str(model), load_recipe("tiny"), most=8)
+    served = ChatServer(str(model), load_recipe("tiny"), most=8)
     assert served._load().model.config.model_type
 
 

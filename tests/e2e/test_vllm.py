@@ -25,9 +25,9 @@ import pytest
 from omnicore.cli import main
 from omnicore.config import EngineConfig, Profile
 from omnicore.data.prompts import parts
-from omnicore.engines import canary, http, orders
+from omnicore.engines import canary, media_orders, openai
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
-from omnicore.engines.http import HttpEngine
+from omnicore.engines.openai import OpenAIEngine
 from omnicore.errors import EngineError
 from omnicore.media import data_url
 from omnicore.models import thinker
@@ -195,7 +195,7 @@ def test_vllm_says_what_transformers_says(
     requests = shapes[shape]
     assert len(requests) >= {"omni": 100}.get(shape, 20)
     ours = answers(served.local, requests, GREEDY, 64)
-    theirs = answers(HttpEngine(served.config, served.name, Profile()), requests, GREEDY, 1)
+    theirs = answers(OpenAIEngine(served.config, served.name, Profile()), requests, GREEDY, 1)
     assert not [reply.error for reply in theirs if reply.error]
     apart = [
         canary._apart(a, b)
@@ -234,8 +234,8 @@ def test_vllm_builds_the_same_prompt(
 
 
 def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
-    found = canary.check(
-        HttpEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH
+    found = canary.verify_engine(
+        OpenAIEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH
     )
     assert (found["canary_image"], found["canary_audio"], found["canary_agreement"]) == (
         "answers",
@@ -254,16 +254,16 @@ def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
         ("video", "video"),
         ("video", "image"),
     ],
-    ids=orders.label,
+    ids=media_orders.order_label,
 )
 def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(
-    served: Served, order: orders.Order
+    served: Served, order: media_orders.MediaOrder
 ) -> None:
-    engine = HttpEngine(served.config, served.name, Profile())
-    found = canary.check(engine, served.config, Profile(), frozenset(order), (order,))
+    engine = OpenAIEngine(served.config, served.name, Profile())
+    found = canary.verify_engine(engine, served.config, Profile(), frozenset(order), (order,))
     assert {
-        found[f"canary_{orders.label(order)}"],
-        found[f"canary_{orders.label(order)}_order"],
+        found[f"canary_{media_orders.order_label(order)}"],
+        found[f"canary_{media_orders.order_label(order)}_order"],
     } <= {"answers", "logprobs"}
     assert found.get("canary_rate", "answers") in ("answers", "logprobs")
 
@@ -275,13 +275,13 @@ def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
     told the rate."""
     both = data_url.video_settings
     monkeypatch.setattr(
-        http, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]}
+        openai, "video_settings", lambda fps: {"media_io_kwargs": both(fps)["media_io_kwargs"]}
     )
     with pytest.raises(
         EngineError, match="one and the same prompt for a video of 8 s and for a video of 128 s"
     ):
-        canary.check(
-            HttpEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"}
+        canary.verify_engine(
+            OpenAIEngine(served.config, served.name, Profile()), served.config, Profile(), {"video"}
         )
 
 
@@ -292,7 +292,7 @@ def test_vllm_says_nothing_but_the_choices(
     ignores, is refused."""
     words = ("a red fox", "owl", "3")
     bounded = [replace(request, choices=words) for request in shapes["omni"][:24]]
-    engine = HttpEngine(served.config, served.name, Profile())
+    engine = OpenAIEngine(served.config, served.name, Profile())
     said = [reply.text for reply in answers(engine, bounded, Sampling(1.0, 14), 1)]
     assert set(said) <= set(words)
     assert len(set(said)) > 1
@@ -304,8 +304,8 @@ def test_vllm_says_nothing_but_the_choices(
 def test_a_field_that_vllm_does_not_know_is_no_constraint(
     served: Served, shapes: dict[str, list[Request]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "BOUND", "guided_choice")
-    engine = HttpEngine(served.config, served.name, Profile())
+    monkeypatch.setattr(openai, "CHOICES_FIELD", "guided_choice")
+    engine = OpenAIEngine(served.config, served.name, Profile())
     with pytest.raises(EngineError, match="none of the choices"):
         answers(engine, [replace(shapes["omni"][0], choices=("a red fox", "owl"))], GREEDY, 1)
 
@@ -314,7 +314,7 @@ def test_seeded_draws_are_answered_and_repeat(
     served: Served, shapes: dict[str, list[Request]]
 ) -> None:
     """As a probe asks: from the whole distribution, each request with its seed."""
-    engine = HttpEngine(served.config, served.name, Profile())
+    engine = OpenAIEngine(served.config, served.name, Profile())
     first, second = (answers(engine, shapes["omni"], Sampling(1.0, 14), 1) for _ in range(2))
     assert not [reply.error for reply in first if reply.error]
     assert [reply.text for reply in first] == [reply.text for reply in second]
@@ -360,10 +360,10 @@ def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[
     with vllm(broken, "embedded:tiny-base", runs / "broken.log") as url:
         request = shapes["image audio"][0]
         served = EngineConfig(kind="http", url=url, reference="embedded:tiny-base", retries=0)
-        engine = HttpEngine(served, "embedded:tiny-base", Profile())
+        engine = OpenAIEngine(served, "embedded:tiny-base", Profile())
         assert not answers(engine, [request], GREEDY, 1)[0].error
         with pytest.raises(EngineError, match="answers as another or differently configured model"):
-            canary.check(engine, served, Profile(), BOTH)
+            canary.verify_engine(engine, served, Profile(), BOTH)
 
 
 def test_rollouts_follow_the_weights_that_train(

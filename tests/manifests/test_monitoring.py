@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.telemetry.metrics import METRICS, SERVING
+from omnicore.telemetry.metrics import METRICS, SERVE_METRICS
 from tests.kubectl import kustomize
 from tests.monitoring import needs
 
@@ -48,7 +48,7 @@ FUNCTIONS = set(
 def known() -> dict[str, set[str]]:
     """Labels of every metric by the name of its series."""
     found = {name: labels | TARGET for name, labels in FOREIGN.items()}
-    for name, metric in {**METRICS, **SERVING}.items():
+    for name, metric in {**METRICS, **SERVE_METRICS}.items():
         parts = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
         found |= {
             f"{name}{part}": {*metric.labels, *TARGET, *(["le"] if part == "_bucket" else [])}
@@ -565,7 +565,7 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
         "QueueBacklog",
         {
             'vllm:num_requests_waiting{pod="p"}': "100x8 stale",
-            'omni_serve_waiting{pod="q"}': "_x8 100x5",
+            'omni_serve_requests_waiting{pod="q"}': "_x8 100x5",
         },
         "15m",
         False,
@@ -577,7 +577,7 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
         True,
     ),
     ("QueueBacklog", {'vllm:num_requests_waiting{pod="p"}': "100x30"}, "20m", True),
-    ("QueueBacklog", {'omni_serve_waiting{pod="p"}': "100x30"}, "20m", True),
+    ("QueueBacklog", {'omni_serve_requests_waiting{pod="p"}': "100x30"}, "20m", True),
     (
         "QueueBacklog",
         {

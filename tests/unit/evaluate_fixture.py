@@ -11,8 +11,8 @@ import pytest
 from omnicore.audit import build_manifest
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.prompts import profile_hash
-from omnicore.engines import asking
-from omnicore.engines.base import Batch, Finished, Reply, Sampling
+from omnicore.engines import task
+from omnicore.engines.base import Batch, FinishedBatches, Reply, Sampling
 from omnicore.lineage.step_record import write_step
 from omnicore.runtime.run import run_step
 from omnicore.schema import Label, Media, Query, Verdict
@@ -78,7 +78,7 @@ class Stub:
     def __init__(self, said: Mapping[str, str | Reply], usual: str = "B") -> None:
         self._said, self._usual = said, usual
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         for index, batch in enumerate(batches):
             yield [(index, [self._reply(str(request.parts[-1])) for request in batch.requests])]
 
@@ -126,7 +126,7 @@ def evaluated(
     recipe: Recipe = RECIPE,
 ) -> Path:
     """The output of evaluate, through the door."""
-    monkeypatch.setattr(asking, "open_engine", lambda *args, **how: Stub(said, usual))
-    monkeypatch.setattr(asking.canary, "check", lambda *args: {})  # the stub looks at nothing
+    monkeypatch.setattr(task, "open_engine", lambda *args, **how: Stub(said, usual))
+    monkeypatch.setattr(task.canary, "verify_engine", lambda *args: {})  # the stub looks at nothing
     run_step("evaluate", recipe, given, root)
     return root

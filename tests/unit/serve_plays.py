@@ -20,8 +20,8 @@ from omnicore.cluster.inferenceservice import INITIALIZER, KIND
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
-from omnicore.engines.asking import Asking
 from omnicore.engines.base import Request, Sampling
+from omnicore.engines.task import InferenceTask
 from omnicore.schema import Media
 from omnicore.storage.digests import sha256_file
 from tests.kube_server import Fault, KubeServer, Log
@@ -68,13 +68,13 @@ def recipe(**engine: Any) -> Recipe:
     return found.model_copy(update={"engine": EngineConfig(kind="kserve", **quick)})
 
 
-def asking(run: Recipe, folder: Path, *, picture: bool = False) -> Asking:
+def asking(run: Recipe, folder: Path, *, picture: bool = False) -> InferenceTask:
     parts: tuple[Media | str, ...] = ("Which? red green blue grey",)
     if picture:
         Image.new("RGB", (8, 8), "red").save(folder / PICTURE)
         parts = (Media(kind="image", uri=PICTURE, sha256=sha256_file(folder / PICTURE)), *parts)
     requests = [Request((*parts[:-1], f"{number}: {parts[-1]}"), folder) for number in range(8)]
-    return Asking(run.engine, "model", requests, Sampling(0, 14), 4)
+    return InferenceTask(run.engine, "model", requests, Sampling(0, 14), 4)
 
 
 def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -94,7 +94,10 @@ def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
 
     with monkeypatch.context() as patch:
         patch.setattr(kserve, "ServedModel", Built)
-        with pytest.raises(Stop), kserve.served(run.engine, "model", run, folder, "evaluate"):
+        with (
+            pytest.raises(Stop),
+            kserve.deployed_engine(run.engine, "model", run, folder, "evaluate"),
+        ):
             pass
     return made[0]
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.data.benchmarks import synthetic
-from omnicore.engines import canary, known, orders
-from omnicore.engines.base import Batch, Engine, Finished, Reply, Request, Sampling
+from omnicore.engines import canary, canary_media, media_orders
+from omnicore.engines.base import Batch, Engine, FinishedBatches, Reply, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
 from omnicore.media.read import Video, read_media
 from omnicore.schema import Media, View
@@ -47,7 +47,7 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory = tmp_path_factory.mktemp("models") / "base"
     shutil.copytree(thinker.resolve("embedded:tiny-base"), directory)
-    canary.remember(directory, Profile())
+    canary.write_reference(directory, Profile())
     return directory
 
 
@@ -63,10 +63,10 @@ class Changed:
     ) -> None:
         self.name, self._engine, self._asked, self._replied = name, engine, asked, replied
 
-    def under(self, profile: Profile) -> Engine:
-        return Changed(self._engine.under(profile), self._asked, self._replied, self.name)
+    def with_profile(self, profile: Profile) -> Engine:
+        return Changed(self._engine.with_profile(profile), self._asked, self._replied, self.name)
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         assert sampling.temperature == 0
         changed = [Batch(self._asked(batch.requests), batch.seed) for batch in batches]
         for done in self._engine.answer(changed, sampling):
@@ -144,7 +144,7 @@ def thinking_apart(reply: Reply) -> Reply:
 
 
 def test_the_honest_engine_passes_by_its_answers(base: Any) -> None:
-    found = canary.check(base, LOCAL, Profile(), BOTH)
+    found = canary.verify_engine(base, LOCAL, Profile(), BOTH)
     assert {k: v for k, v in found.items() if k != "canary_agreement"} == {
         "canary_audio": "answers",
         "canary_image": "answers",
@@ -161,7 +161,7 @@ def test_an_honest_server_passes(
     base: Any, remembered: Path, replied: Callable[[Reply], Reply]
 ) -> None:
     served = EngineConfig(reference=str(remembered))
-    found = canary.check(Changed(base, replied=replied), served, Profile(), BOTH)
+    found = canary.verify_engine(Changed(base, replied=replied), served, Profile(), BOTH)
     assert (found["canary_audio"], found["canary_image"], found["canary_agreement"]) == (
         "answers",
         "answers",
@@ -225,7 +225,7 @@ def test_an_honest_server_passes(
 )
 def test_broken_servers_are_refused(base: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=rf"server {message}"):
-        canary.check(Changed(base, **changes), LOCAL, Profile(), BOTH)
+        canary.verify_engine(Changed(base, **changes), LOCAL, Profile(), BOTH)
 
 
 def test_a_noisy_deaf_server_never_passes_by_luck(base: Any) -> None:
@@ -238,7 +238,9 @@ def test_a_noisy_deaf_server_never_passes_by_luck(base: Any) -> None:
 
         try:
             passed.append(
-                canary.check(Changed(base, without("audio"), jitter), LOCAL, Profile(), {"audio"})
+                canary.verify_engine(
+                    Changed(base, without("audio"), jitter), LOCAL, Profile(), {"audio"}
+                )
             )
         except EngineError:
             continue
@@ -249,19 +251,19 @@ def test_what_was_never_taught_to_hear_is_refused_only_where_sound_is_shown() ->
     from omnicore.engines.transformers import TransformersEngine
 
     engine = TransformersEngine("embedded:tiny-probe-2", Profile())
-    assert canary.check(engine, LOCAL, Profile(), {"image"})["canary_image"] == "answers"
+    assert canary.verify_engine(engine, LOCAL, Profile(), {"image"})["canary_image"] == "answers"
     with pytest.raises(EngineError, match="does not hear"):
-        canary.check(engine, LOCAL, Profile(), BOTH)
+        canary.verify_engine(engine, LOCAL, Profile(), BOTH)
 
 
 def test_nothing_is_asked_where_nothing_is_shown(base: Any) -> None:
     assert (
-        canary.check(
+        canary.verify_engine(
             Changed(base, asked=lambda _: pytest.fail("asked")), LOCAL, Profile(), frozenset()
         )
         == {}
     )
-    assert canary.shown([Request(("only text",), Path())]) == frozenset()
+    assert canary.media_kinds([Request(("only text",), Path())]) == frozenset()
 
 
 ANOTHER = (
@@ -277,7 +279,7 @@ def test_another_model_is_refused_whatever_is_shown(remembered: Path, kinds: set
     engine = TransformersEngine("embedded:tiny-probe", Profile())
     served = EngineConfig(reference=str(remembered))
     with pytest.raises(EngineError, match=ANOTHER.replace("18", str(18 if len(kinds) == 2 else 6))):
-        canary.check(engine, served, Profile(), kinds)
+        canary.verify_engine(engine, served, Profile(), kinds)
 
 
 def test_a_changed_configuration_is_refused(remembered: Path, tmp_path: Path) -> None:
@@ -286,16 +288,18 @@ def test_a_changed_configuration_is_refused(remembered: Path, tmp_path: Path) ->
     shutil.copytree(remembered, tmp_path / "model")
     config = (tmp_path / "model" / "config.json").read_text()
     assert (
-        canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)[
-            "canary_agreement"
-        ]
+        canary.verify_engine(
+            TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH
+        )["canary_agreement"]
         == 1.0
     )
     (tmp_path / "model" / "config.json").write_text(
         config.replace('"rope_theta": 10000.0', '"rope_theta": 1000000.0')
     )
     with pytest.raises(EngineError, match=ANOTHER):
-        canary.check(TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH)
+        canary.verify_engine(
+            TransformersEngine(tmp_path / "model", Profile()), LOCAL, Profile(), BOTH
+        )
 
 
 def test_the_same_model_in_bf16_is_the_same(remembered: Path) -> None:
@@ -305,14 +309,14 @@ def test_the_same_model_in_bf16_is_the_same(remembered: Path) -> None:
 
     engine = TransformersEngine(remembered, Profile())
     engine.model = engine.model.to(torch.bfloat16)
-    assert canary.check(engine, LOCAL, Profile(), BOTH)["canary_agreement"] == 1.0
+    assert canary.verify_engine(engine, LOCAL, Profile(), BOTH)["canary_agreement"] == 1.0
 
 
 def test_a_reference_of_other_questions_is_not_compared(remembered: Path) -> None:
     from omnicore.engines.transformers import TransformersEngine
 
     profile = Profile(system="You look and listen.")
-    found = canary.check(TransformersEngine(remembered, profile), LOCAL, profile, BOTH)
+    found = canary.verify_engine(TransformersEngine(remembered, profile), LOCAL, profile, BOTH)
     assert found["canary_agreement"] == "reference of another profile"
 
 
@@ -336,7 +340,7 @@ def test_a_reference_that_cannot_be_read_is_named(
     if text:
         (tmp_path / canary.FILE).write_text(text)
     with pytest.raises(error, match=f"(?s){message}"):
-        canary.check(base, EngineConfig(reference=str(tmp_path)), Profile(), BOTH)
+        canary.verify_engine(base, EngineConfig(reference=str(tmp_path)), Profile(), BOTH)
 
 
 def test_the_command_writes_the_reference(
@@ -356,22 +360,24 @@ class Oracle:
 
     name = "oracle"
 
-    def under(self, profile: Profile) -> Engine:
+    def with_profile(self, profile: Profile) -> Engine:
         return self
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         yield [(i, [self._reply(r) for r in batch.requests]) for i, batch in enumerate(batches)]
 
     def _reply(self, request: Request) -> Reply:
         medium, text = request.parts
         assert isinstance(medium, Media)
         assert isinstance(text, str)
-        shown = read_media(medium, request.root, Profile(max_frames=known.FRAMES))
+        shown = read_media(medium, request.root, Profile(max_frames=canary_media.VIDEO_FRAMES))
         assert isinstance(shown, Video)
         pixels = np.asarray(shown.frames[0], float)
         digit = min(
             canary.DIGITS,
-            key=lambda d: float(np.abs(pixels - np.asarray(known.draw(d), float)).mean()),
+            key=lambda d: float(
+                np.abs(pixels - np.asarray(canary_media.draw_digits(d), float)).mean()
+            ),
         )
         if canary.RATE in text:
             digit = str(round(len(shown.frames) / shown.fps))
@@ -384,17 +390,17 @@ def test_films_are_told_apart_and_letters_understood() -> None:
         EngineConfig(kind="http", url="http://x"),
         Profile(style="letter", instruction="Answer with a letter."),
     )
-    found = canary.check(Oracle(), config, profile, {"video"})
+    found = canary.verify_engine(Oracle(), config, profile, {"video"})
     seen = {"canary_video": "answers", "canary_rate": "answers"}
     assert found == {**seen, "canary_noise": 0.0, "canary_agreement": "no reference"}
     class_blind = Changed(Oracle(), replied=lambda _: Reply("The answer is A."))
     with pytest.raises(
         EngineError, match="does not see videos: the filmed 7 and the filmed 5 are answered alike"
     ):
-        canary.check(class_blind, config, profile, {"video"})
+        canary.verify_engine(class_blind, config, profile, {"video"})
 
 
-ORDERS: list[orders.Order] = [
+ORDERS: list[media_orders.MediaOrder] = [
     ("video", "audio"),
     ("image", "audio"),
     ("audio", "image"),
@@ -407,24 +413,24 @@ ORDERS: list[orders.Order] = [
 
 
 def asked_over_http(
-    reply: Callable[[Any], Answer], order: orders.Order, **config: Any
+    reply: Callable[[Any], Answer], order: media_orders.MediaOrder, **config: Any
 ) -> tuple[dict[str, Any], int]:
     """What the canary finds of a server that replies so, and how many requests it took."""
     with Stub(reply) as stub:
         engine = connect(stub, **config)
         served = EngineConfig(kind="http", url=stub.url, **config)
         return (
-            canary.check(engine, served, Profile(), frozenset(order), (order,)),
+            canary.verify_engine(engine, served, Profile(), frozenset(order), (order,)),
             stub.counts.total(),
         )
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=orders.label)
+@pytest.mark.parametrize("order", ORDERS, ids=media_orders.order_label)
 def test_an_honest_server_is_seen_to_perceive_all_that_is_shown_together(
-    order: orders.Order,
+    order: media_orders.MediaOrder,
 ) -> None:
     found, asked = asked_over_http(seeing(), order)
-    label = orders.label(order)
+    label = media_orders.order_label(order)
     assert {found[f"canary_{label}"], *(found[f"canary_{kind}"] for kind in order)} == {"answers"}
     assert found[f"canary_{label}_order"] in ("answers", "logprobs")
     assert found.get("canary_rate", "answers") == "answers"
@@ -434,7 +440,7 @@ def test_an_honest_server_is_seen_to_perceive_all_that_is_shown_together(
         == 4 * len(kinds)
         + 2 * ("audio" in kinds)
         + 4 * ("video" in kinds)
-        + 4 * len(orders.places(order))
+        + 4 * len(media_orders.tested_places(order))
         + 4
     )
 
@@ -532,13 +538,13 @@ def blind_beside_sound(seen: Sequence[Seen]) -> Sequence[Seen]:
     ids=lambda value: (
         ""
         if isinstance(value, str)
-        else orders.label(value)
+        else media_orders.order_label(value)
         if isinstance(value, tuple)
         else value.__name__
     ),
 )
 def test_a_server_that_loses_media_beside_others_is_refused(
-    lose: Callable[[Sequence[Seen]], Sequence[Seen]], order: orders.Order, message: str
+    lose: Callable[[Sequence[Seen]], Sequence[Seen]], order: media_orders.MediaOrder, message: str
 ) -> None:
     with pytest.raises(EngineError, match=message):
         asked_over_http(seeing(lose), order)
@@ -561,11 +567,11 @@ def test_a_server_that_gives_every_video_one_rate_is_refused_unless_the_model_is
 
 def test_a_reference_of_films_is_that_of_their_rate(tmp_path: Path) -> None:
     with Stub(seeing()) as stub:
-        reference = canary.record(
+        reference = canary.record_reference(
             connect(stub), EngineConfig(kind="http", url=stub.url), Profile(), videos=True
         )
     write_json(tmp_path / canary.FILE, reference)
-    assert len(reference.answers) == 18 + len(known.MIXED)
+    assert len(reference.answers) == 18 + len(canary_media.MIXED)
     kept = {"reference": str(tmp_path), "video_rate": "unseen"}
     assert asked_over_http(seeing(), ("video", "audio"), **kept)[0]["canary_agreement"] == 1.0
     assert asked_over_http(seeing(), ("image", "audio"), **kept)[0]["canary_agreement"] == 1.0
@@ -577,25 +583,27 @@ def test_a_reference_of_films_is_that_of_their_rate(tmp_path: Path) -> None:
 
 
 def test_two_films_differ_in_their_rate_alone() -> None:
-    with known.media({"video"}) as (root, media):
-        profile = Profile(fps=1.0, max_frames=known.FRAMES)
-        short, long = (read_media(media["video"][name], root, profile) for name in known.LENGTHS)
+    with canary_media.write_media({"video"}) as (root, media):
+        profile = Profile(fps=1.0, max_frames=canary_media.VIDEO_FRAMES)
+        short, long = (
+            read_media(media["video"][name], root, profile) for name in canary_media.VIDEO_SECONDS
+        )
     assert isinstance(short, Video)
     assert isinstance(long, Video)
     assert (short.fps, long.fps) == (1.0, 1 / 16)
     assert short.jpegs == long.jpegs
-    assert len(short.jpegs) == known.FRAMES
+    assert len(short.jpegs) == canary_media.VIDEO_FRAMES
 
 
 @pytest.mark.parametrize(
-    "order", [order for order in ORDERS if "video" not in order], ids=orders.label
+    "order", [order for order in ORDERS if "video" not in order], ids=media_orders.order_label
 )
 def test_the_embedded_model_perceives_all_that_it_is_shown_together(
-    base: Any, order: orders.Order
+    base: Any, order: media_orders.MediaOrder
 ) -> None:
-    found = canary.check(base, LOCAL, Profile(), frozenset(order), (order,))
-    assert found[f"canary_{orders.label(order)}"] in ("answers", "logprobs")
-    assert found[f"canary_{orders.label(order)}_order"] in ("answers", "logprobs")
+    found = canary.verify_engine(base, LOCAL, Profile(), frozenset(order), (order,))
+    assert found[f"canary_{media_orders.order_label(order)}"] in ("answers", "logprobs")
+    assert found[f"canary_{media_orders.order_label(order)}_order"] in ("answers", "logprobs")
 
 
 @pytest.mark.parametrize(
@@ -619,21 +627,21 @@ def test_the_orders_of_a_step_are_those_of_its_requests(shown: Any, found: Any) 
         kind: Media(kind=kind, uri=kind, sha256="0" * 64) for kind in ("image", "audio", "video")
     }
     requests = [Request((*(media[kind] for kind in kinds), "?"), Path()) for kinds in shown]
-    assert list(orders.orders(requests)) == found
+    assert list(media_orders.frequent_orders(requests)) == found
     many = [Request(tuple(media[k] for k in ("image", "audio") * n), Path()) for n in range(1, 20)]
-    assert len(orders.orders(many)) == orders.MOST
+    assert len(media_orders.frequent_orders(many)) == media_orders.MAX_ORDERS
 
 
 def test_media_of_a_kind_are_alike_in_size_and_of_the_base_split() -> None:
-    with known.media(BOTH) as (root, media):
+    with canary_media.write_media(BOTH) as (root, media):
         assert {Image.open(root / m.uri).size for m in media["image"].values()} == {
-            (known.SIDE, known.SIDE)
+            (canary_media.SIDE, canary_media.SIDE)
         }
         assert {soundfile.info(root / m.uri).frames for m in media["audio"].values()} == {9600}
         assert not soundfile.read(root / media["audio"]["silence"].uri)[0].any()
     drawn = {(picture.source, str(picture.digit)) for picture in synthetic._pictures("base", 1)}
-    assert {(source, digit) for digit, source in known.HANDWRITING.items()} <= drawn
-    assert set(known.VOICES.values()) <= {clip.voice for clip in synthetic._clips("base")}
+    assert {(source, digit) for digit, source in canary_media.HANDWRITING.items()} <= drawn
+    assert set(canary_media.VOICES.values()) <= {clip.voice for clip in synthetic._clips("base")}
 
 
 def test_embedded_models_know_the_questions() -> None:
@@ -658,7 +666,9 @@ def test_training_leaves_a_reference_with_the_checkpoint(
     answers = json.loads((tmp_path / "checkpoint" / canary.FILE).read_text())["answers"]
     assert len(answers) == 18
     engine = TransformersEngine(tmp_path / "checkpoint", small_recipe.profile)
-    assert canary.check(engine, LOCAL, small_recipe.profile, BOTH)["canary_agreement"] == 1.0
+    assert (
+        canary.verify_engine(engine, LOCAL, small_recipe.profile, BOTH)["canary_agreement"] == 1.0
+    )
 
 
 def test_a_step_refuses_who_does_not_hear(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from omnicore.serving.chat import ChatRequest, Refused, parse
+from omnicore.serving.chat import ChatRequest, RequestError, parse_request
 
 TURN = {"role": "user", "content": "Which digit?"}
 
 
 def asked(changed: dict[str, Any]) -> ChatRequest:
-    return parse(json.dumps({"model": "m", "messages": [TURN], **changed}).encode())
+    return parse_request(json.dumps({"model": "m", "messages": [TURN], **changed}).encode())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_null_and_values_that_ask_for_nothing_are_accepted(changed: dict[str, An
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_what_would_change_the_answer_is_refused(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         asked(changed)
     assert (refused.value.status, refused.value.message) == (400, message)
 
@@ -136,7 +136,7 @@ def test_unlike_rates_in_one_request_are_refused() -> None:
         {"media_io_kwargs": {"video": {"fps": 1.0}}, "mm_processor_kwargs": {"fps": 2.0}}
     )
     with pytest.raises(
-        Refused,
+        RequestError,
         match=r"media_io_kwargs.video.fps is 1 and mm_processor_kwargs.fps 2: .* share one rate",
     ):
         _ = request.fps

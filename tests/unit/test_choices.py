@@ -9,8 +9,8 @@ import pytest
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.prompts import choices, parts, profile_hash
-from omnicore.engines.asking import Asking
 from omnicore.engines.base import Batch, Request, Sampling
+from omnicore.engines.task import InferenceTask
 from omnicore.errors import ConfigError, DataError, EngineError
 from omnicore.schema import AnswerKind, Media, Query, View
 from omnicore.storage.files import read_jsonl
@@ -142,7 +142,9 @@ def test_engine_that_cannot_score_so_is_refused_at_once(
 ) -> None:
     recipe = load_recipe("tiny", [f"profile.scoring={scoring}"])
     with pytest.raises(ConfigError, match=reason):
-        Asking(engine, "embedded:tiny-base", [], Sampling(0, 14), 8).answers(recipe, tmp_path, "x")
+        InferenceTask(engine, "embedded:tiny-base", [], Sampling(0, 14), 8).run(
+            recipe, tmp_path, "x"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.prompts import permutation
-from omnicore.engines import asking
-from omnicore.engines.base import Batch, Finished, Reply, Sampling
+from omnicore.engines import task
+from omnicore.engines.base import Batch, FinishedBatches, Reply, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.lineage.step_record import write_step
 from omnicore.media.read import locate
@@ -78,7 +78,7 @@ class Speaker:
     def __init__(self, said: dict[str, list[Reply]]) -> None:
         self._said = {name: iter(replies) for name, replies in said.items()}
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         for index, batch in enumerate(batches):
             yield [(index, [self._reply(str(request.parts[-1])) for request in batch.requests])]
 
@@ -101,8 +101,10 @@ Distill = Callable[..., tuple[dict[str, Any], Path]]
 @pytest.fixture
 def distill(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distill:
     def run(said: dict[str, list[Reply]], *sets: str, **more: Path) -> tuple[dict[str, Any], Path]:
-        monkeypatch.setattr(asking, "open_engine", lambda *args, **how: Speaker(said))
-        monkeypatch.setattr(asking.canary, "check", lambda *args: {})  # the stub looks at nothing
+        monkeypatch.setattr(task, "open_engine", lambda *args, **how: Speaker(said))
+        monkeypatch.setattr(
+            task.canary, "verify_engine", lambda *args: {}
+        )  # the stub looks at nothing
         recipe = load_recipe("tiny", [*_sets(RECIPE), *sets])
         output = tmp_path / "distill"
         return (

@@ -12,7 +12,7 @@ import torch
 from omnicore.config import Profile
 from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import parts
-from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
+from omnicore.engines.base import Batch, FinishedBatches, Reply, Request, Sampling, run_requests
 from omnicore.errors import DataError, EngineError
 from omnicore.media.read import read_media
 from omnicore.schema import Query, View
@@ -29,7 +29,7 @@ class Counting:
         self.batches = 0
         self._dies_at = dies_at
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         for index, batch in enumerate(batches):
             if self.batches == self._dies_at:
                 raise KeyboardInterrupt
@@ -44,15 +44,21 @@ def requests(count: int) -> list[Request]:
 def test_a_killed_run_goes_on_and_says_the_same(tmp_path: Path) -> None:
     how: dict[str, Any] = {"seed": 5, "batch": 4, "label": "x"}
     whole = list(
-        ask(Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how)
+        run_requests(
+            Counting(), requests(10), Sampling(1, 1), journal=tmp_path / "a.journal", **how
+        )
     )
     with pytest.raises(KeyboardInterrupt):
-        ask(
+        run_requests(
             Counting(dies_at=2), requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how
         )
     second = Counting()
     assert (
-        list(ask(second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how))
+        list(
+            run_requests(
+                second, requests(10), Sampling(1, 1), journal=tmp_path / "b.journal", **how
+            )
+        )
         == whole
     )
     assert second.batches == 1  # two batches were journaled
@@ -65,7 +71,7 @@ class Failing(Counting):
         super().__init__()
         self._numbers = numbers
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         for done in super().answer(batches, sampling):
             for index, replies in reversed(done):
                 failed = any(replies[0].text.endswith(f" {n}") for n in self._numbers)
@@ -74,10 +80,14 @@ class Failing(Counting):
 
 def test_failures_are_told_and_asked_again_never_journaled(tmp_path: Path) -> None:
     how: dict[str, Any] = {"seed": 0, "batch": 1, "label": "x", "journal": tmp_path / "a.journal"}
-    replies = list(ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.2, **how))
+    replies = list(
+        run_requests(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.2, **how)
+    )
     assert [i for i, reply in enumerate(replies) if reply.error] == [2, 5]
     again = Counting()
-    assert not any(reply.error for reply in ask(again, requests(10), Sampling(1, 1), **how))
+    assert not any(
+        reply.error for reply in run_requests(again, requests(10), Sampling(1, 1), **how)
+    )
     assert again.batches == 2
 
 
@@ -91,7 +101,7 @@ def test_more_failures_than_allowed_are_an_error_that_counts_them(tmp_path: Path
     with pytest.raises(
         EngineError, match=r"probe: 2 of 10 requests failed, more than the 10\.0%.*2 x HTTP 500"
     ):
-        ask(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.1, **how)
+        run_requests(Failing(2, 5), requests(10), Sampling(1, 1), max_error_rate=0.1, **how)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +116,7 @@ def test_failures_name_the_queries(tmp_path: Path, allowed: float, told: str) ->
             f"{told}. Fix the cause, or allow more failures with engine.max_error_rate"
         ),
     ):
-        ask(
+        run_requests(
             Failing(2, 3, 5),
             asked,
             Sampling(1, 1),
@@ -119,7 +129,7 @@ def test_failures_name_the_queries(tmp_path: Path, allowed: float, told: str) ->
 
 
 def test_batches_have_seeds_of_their_own(tmp_path: Path) -> None:
-    replies = ask(
+    replies = run_requests(
         Counting(),
         requests(8),
         Sampling(1, 1),
@@ -159,7 +169,7 @@ def test_media_are_processed_once_whatever_the_draws(
     from omnicore.engines import transformers as module
 
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
-    reader = module.Reader(engine.encoder, Profile())
+    reader = module.PromptReader(engine.encoder, Profile())
     opened: list[Path] = []
     monkeypatch.setattr(
         module,
@@ -189,10 +199,10 @@ def test_processed_media_make_room(
     )
     monkeypatch.setattr(
         module,
-        "FEATURES",
+        "CACHE_BYTES",
         3 * engine.reader.features(pictures[0], prepared, engine.reader.profile).size,
     )
-    reader = module.Reader(engine.encoder, Profile())
+    reader = module.PromptReader(engine.encoder, Profile())
     read_again: list[Any] = []
     monkeypatch.setattr(
         module,

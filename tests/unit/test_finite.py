@@ -65,7 +65,7 @@ def test_a_training_that_diverges_publishes_nothing(
 def test_rows_whose_loss_is_not_finite_are_named() -> None:
     rows = make_queries("b", 3)
     check_rows([0.1, 0.2, 0.3], rows, 4)
-    with live.working("sft", "sft"):
+    with live.active_step("sft", "sft"):
         with pytest.raises(TrainingError):
             check_rows([math.inf] * 3, rows, 4)
         assert live._work

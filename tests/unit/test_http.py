@@ -14,9 +14,9 @@ import pytest
 from omnicore.config import Profile
 from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import parts
-from omnicore.engines import http
+from omnicore.engines import openai
 from omnicore.engines.base import Batch, Reply, Request, Sampling
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, EngineError
 from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
 from omnicore.media.read import load_audio, load_image, load_video, read_media, with_one_rate
@@ -91,13 +91,17 @@ def test_a_video_is_sent_as_frames_and_its_sound_apart(
 
 
 def test_videos_of_unlike_rates_are_an_error_and_never_sent_with_the_rate_of_the_first() -> None:
-    slow, fast, text = http.Item(b"{}", 0.5), http.Item(b"{}", 2.0), http.said("?")
+    slow, fast, text = (
+        openai.MessageItem(b"{}", 0.5),
+        openai.MessageItem(b"{}", 2.0),
+        openai.text_item("?"),
+    )
     with pytest.raises(
         DataError,
         match=r"videos are shown at 0\.5 and 2 frames a second, and a request has one rate",
     ):
-        http.closing([slow, text, fast], 1)
-    assert json.loads(b'[{"a":[{"b":[' + http.closing([slow, text, slow], 1) + b"]")[0][
+        openai.request_tail([slow, text, fast], 1)
+    assert json.loads(b'[{"a":[{"b":[' + openai.request_tail([slow, text, slow], 1) + b"]")[0][
         "mm_processor_kwargs"
     ] == {"fps": 0.5}
 
@@ -131,7 +135,7 @@ def test_several_videos_of_a_request_are_shown_at_one_rate(
     assert {video.fps for video in videos} == {videos[0].fps}
     assert videos[0].fps == pytest.approx(fps)
     # The same in this process, by headers alone, and over HTTP.
-    reader = Reader(encoder, profile)
+    reader = PromptReader(encoder, profile)
     assert [reader._size_of(each, tmp_path, shown)[0] for each in media] == frames
     with Stub() as stub:
         (reply,) = answers(connect(stub, profile), [Batch([request], 0)])
@@ -151,9 +155,9 @@ def test_without_a_system_prompt_none_is_sent(prepared: Path) -> None:
 def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
     prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, encoded = http.encoded, []
+    encode, encoded = openai.media_item, []
     monkeypatch.setattr(
-        http, "encoded", lambda media, *args: (encoded.append(media), encode(media, *args))[1]
+        openai, "media_item", lambda media, *args: (encoded.append(media), encode(media, *args))[1]
     )
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
     shown = parts(query, View.omni, small_recipe.profile)
@@ -169,11 +173,11 @@ def test_encoded_media_are_kept_up_to_a_bound(
     media = [q.media[0] for q in read_jsonl(prepared / "queries.jsonl", Query) if q.media]
     media = list(dict.fromkeys(media))[:6]
     monkeypatch.setattr(
-        http,
-        "encoded",
-        lambda medium, *args: (encoded.append(medium), http.Item(b"{}".rjust(100)))[1],
+        openai,
+        "media_item",
+        lambda medium, *args: (encoded.append(medium), openai.MessageItem(b"{}".rjust(100)))[1],
     )
-    monkeypatch.setattr(http, "KEPT", 300)
+    monkeypatch.setattr(openai, "CACHE_BYTES", 300)
     encoded: list[Any] = []
     with Stub(lambda request: completion("x")) as stub:
         engine = connect(stub, concurrency=1)
@@ -211,7 +215,7 @@ def test_unreadable_medium_is_error_of_its_query(
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        http, "KEPT", 0
+        openai, "CACHE_BYTES", 0
     )  # each medium makes room for the next, the unreadable one as well
     path = {
         "image": lambda: make_picture(tmp_path / "bad.png", "red", (32, 32)),

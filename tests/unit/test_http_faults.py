@@ -14,7 +14,7 @@ import pytest
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.engines import client, open_engine
-from omnicore.engines.base import Reply, Sampling, ask
+from omnicore.engines.base import Reply, Sampling, run_requests
 from omnicore.errors import EngineError
 from omnicore.storage.journal import Journal
 from tests.stub_server import MODEL, Answer, Stub, completion, error
@@ -61,11 +61,13 @@ def test_a_fault_that_passes_leaves_no_trace(fault: Answer, tmp_path: Path) -> N
     how: dict[str, Any] = {"seed": 3, "batch": 1, "label": "x"}
     with Stub() as stub:
         calm = list(
-            ask(connect(stub), requests(12), Sampling(1, 9), journal=tmp_path / "a.journal", **how)
+            run_requests(
+                connect(stub), requests(12), Sampling(1, 9), journal=tmp_path / "a.journal", **how
+            )
         )
     with Stub(fault=on(5, fault, times=2)) as stub:
         shaken = list(
-            ask(
+            run_requests(
                 connect(stub, timeout=0.3),
                 requests(12),
                 Sampling(1, 9),
@@ -149,14 +151,18 @@ def test_a_fault_that_stays_is_an_error_and_never_an_answer(
             match=r"(?s)probe: 1 of 12 requests failed, more than the 5\.0%.*1 x "
             + says.strip("^$"),
         ):
-            list(ask(engine, requests(12), Sampling(1, 9), max_error_rate=0.05, **how))
-        replies = list(ask(engine, requests(12), Sampling(1, 9), max_error_rate=0.1, **how))
+            list(run_requests(engine, requests(12), Sampling(1, 9), max_error_rate=0.05, **how))
+        replies = list(
+            run_requests(engine, requests(12), Sampling(1, 9), max_error_rate=0.1, **how)
+        )
         assert [i for i, reply in enumerate(replies) if reply.error] == [5]
         assert replies[5] == Reply(error=replies[5].error)
         assert re.search(says, replies[5].error), replies[5].error
         stub.fault = lambda request, seen: None
         before = len(stub.requests)
-        assert not any(reply.error for reply in ask(engine, requests(12), Sampling(1, 9), **how))
+        assert not any(
+            reply.error for reply in run_requests(engine, requests(12), Sampling(1, 9), **how)
+        )
         assert len(stub.requests) == before + 1
 
 
@@ -185,7 +191,7 @@ def test_what_no_retry_can_mend_ends_the_step_at_once(
     with Stub(fault=on(5, fault)) as stub:
         engine = connect(stub, concurrency=1)
         with pytest.raises(EngineError, match=says):
-            ask(
+            run_requests(
                 engine,
                 requests(12),
                 Sampling(1, 9),
@@ -330,7 +336,7 @@ def test_a_dead_server_ends_the_step_and_loses_nothing(tmp_path: Path) -> None:
     }
     with Stub() as stub:
         calm = list(
-            ask(
+            run_requests(
                 connect(stub),
                 requests(200),
                 Sampling(1, 9),
@@ -357,12 +363,12 @@ def test_a_dead_server_ends_the_step_and_loses_nothing(tmp_path: Path) -> None:
             r" rest"
         ),
     ):
-        ask(Killing(), requests(200), Sampling(1, 9), **how)
+        run_requests(Killing(), requests(200), Sampling(1, 9), **how)
     kept = list(Journal(tmp_path / "a.journal"))
     assert 0 < len(kept) < 200
     before = sum(stub.counts.values())
     with stub:
-        assert list(ask(connect(stub), requests(200), Sampling(1, 9), **how)) == calm
+        assert list(run_requests(connect(stub), requests(200), Sampling(1, 9), **how)) == calm
     assert sum(stub.counts.values()) - before == 200 - len(kept)
     assert max(stub.counts.values()) <= 2
 
@@ -374,7 +380,7 @@ def test_a_server_that_fails_every_question_but_lists_models_is_laid_to_the_ques
         Stub(lambda request: error(500, "out of memory")) as stub,
         pytest.raises(EngineError, match=r"x: \d of 5 requests failed.*HTTP 500: out of memory"),
     ):
-        ask(
+        run_requests(
             connect(stub, concurrency=1),
             requests(5),
             Sampling(1, 9),

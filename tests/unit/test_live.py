@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from omnicore.config import EngineConfig
-from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, ask
+from omnicore.engines.base import Batch, FinishedBatches, Reply, Request, Sampling, run_requests
 from omnicore.errors import EngineError
 from omnicore.progress import track
 from omnicore.telemetry import live
@@ -40,13 +40,13 @@ def scraped(port: int) -> dict[str, float]:
 def test_figures_are_served_while_the_step_works_and_no_longer(
     port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    live.show("omni_training_steps", 7)  # nobody works: of no consequence
-    with live.working("probe", "second_probe"):
+    live.set_gauge("omni_training_steps", 7)  # nobody works: of no consequence
+    with live.active_step("probe", "second_probe"):
         assert scraped(port) == {}
-        live.show("omni_canary_passed", 1, kind="audio")
-        live.count("omni_engine_retries_total", 1)
-        live.count("omni_engine_retries_total", 2)
-        live.trained({"step": 3, "loss": float("nan"), "samples": 4, "tokens": 50, "by_type": {}})
+        live.set_gauge("omni_canary_passed", 1, kind="audio")
+        live.increment("omni_engine_retries_total", 1)
+        live.increment("omni_engine_retries_total", 2)
+        live.log_step({"step": 3, "loss": float("nan"), "samples": 4, "tokens": 50, "by_type": {}})
         with track(8, "probe") as progress:
             progress.advance(2, loss=1.0)
         found = scraped(port)
@@ -62,16 +62,16 @@ def test_figures_are_served_while_the_step_works_and_no_longer(
     assert f"metrics at http://127.0.0.1:{port}/metrics" in capsys.readouterr().err
     with pytest.raises(URLError):
         scraped(port)
-    with live.working("probe", "second_probe"):
+    with live.active_step("probe", "second_probe"):
         assert scraped(port) == {}
 
 
 def test_a_target_stays_up_before_and_after_the_step(port: int) -> None:
     """While inputs are fetched and the result is published: a target that is down is an alert."""
-    with live.serving():
+    with live.serve_metrics():
         assert scraped(port) == {}
-        with live.working("sft", "sft"):
-            live.show("omni_training_active", 1)
+        with live.active_step("sft", "sft"):
+            live.set_gauge("omni_training_active", 1)
             assert scraped(port) == {'omni_training_active{stage="sft",step="sft"}': 1.0}
         assert scraped(port) == {}
     with pytest.raises(URLError):
@@ -89,7 +89,7 @@ def test_only_this_machine_may_look_unless_it_is_said(
         if host:
             monkeypatch.setenv(live.HOST, host)
         found = []
-        with live.working("sft", "sft"):
+        with live.active_step("sft", "sft"):
             for address in ("127.0.0.1", "127.0.0.2"):
                 with suppress(OSError), socket.create_connection((address, port), timeout=1):
                     found.append(address)
@@ -98,12 +98,12 @@ def test_only_this_machine_may_look_unless_it_is_said(
 
 def test_of_several_processes_the_first_speaks(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with live.working("sft", "sft"):
-        live.show("omni_training_steps", 1)
+    with live.active_step("sft", "sft"):
+        live.set_gauge("omni_training_steps", 1)
         with pytest.raises(URLError):
             scraped(port)
     monkeypatch.setenv("RANK", "0")
-    with live.working("sft", "sft"):
+    with live.active_step("sft", "sft"):
         assert scraped(port) == {}
 
 
@@ -113,13 +113,13 @@ def test_no_work_fails_for_its_metrics(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv(live.PORT, str(other.getsockname()[1]) if given == "taken" else given)
-        with live.working("sft", "sft"):
-            live.show("omni_training_steps", 1)
+        with live.active_step("sft", "sft"):
+            live.set_gauge("omni_training_steps", 1)
     assert "no metrics at 127.0.0.1:" in capsys.readouterr().err
 
 
 def test_a_step_that_fails_ends_its_server(port: int) -> None:
-    with pytest.raises(RuntimeError, match="fell"), live.working("sft", "sft"):
+    with pytest.raises(RuntimeError, match="fell"), live.active_step("sft", "sft"):
         raise RuntimeError("fell over")
     with pytest.raises(URLError):
         scraped(port)
@@ -134,7 +134,7 @@ class Half:
         self.seen: list[dict[str, float]] = []
         self._port = port
 
-    def answer(self, batches: list[Batch], sampling: Sampling) -> Finished:
+    def answer(self, batches: list[Batch], sampling: Sampling) -> FinishedBatches:
         for index, _ in enumerate(batches):
             self.seen.append(scraped(self._port))
             yield [(index, [Reply(error="HTTP 422") if index % 2 else Reply("A")])]
@@ -144,10 +144,10 @@ def test_replies_and_errors_are_counted_as_they_come(port: int, tmp_path: Path) 
     requests = [Request((str(number),), tmp_path) for number in range(4)]
     engine, config = Half(port), EngineConfig(max_error_rate=0.25)
     with (
-        live.working("probe", "second_probe"),
+        live.active_step("probe", "second_probe"),
         pytest.raises(EngineError, match="2 of 4 requests failed"),
     ):
-        ask(
+        run_requests(
             engine,
             requests,
             Sampling(0, 8),

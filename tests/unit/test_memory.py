@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from omnicore.cli import main
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.models import thinker
 from omnicore.training import memory, parts, sft
 from omnicore.training.rows import read_rows
@@ -73,7 +73,7 @@ def test_weights_gradients_and_optimizer_take_what_is_said(
     model, encoder = thinker.load(BASE, **parts.loading(recipe.sft))
     rows = read_rows(
         prepared / "sft.jsonl",
-        Reader(encoder, small_recipe.profile),
+        PromptReader(encoder, small_recipe.profile),
         small_recipe.profile,
         targets=True,
     )

@@ -14,7 +14,7 @@ from transformers import AutoModelForMultimodalLM
 
 from omnicore.config import PARTS, RlvrConfig, SftConfig
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
 from omnicore.models.generate import generate
@@ -31,7 +31,7 @@ CLOSE = 0.1  # between logits of up to 19 before and after the weights were roun
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str) -> list[Row]:
     return read_rows(
         prepared / f"{name}.jsonl",
-        Reader(encoder, recipe.profile),
+        PromptReader(encoder, recipe.profile),
         recipe.profile,
         targets=name == "sft",
     )

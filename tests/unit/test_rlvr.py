@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 
 from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import TrainingError
 from omnicore.models import thinker
 from omnicore.models.generate import _Drawn, generate
@@ -35,7 +35,7 @@ BASE = "embedded:tiny-base"
 
 @pytest.fixture(scope="module")
 def rows(prepared: Path, small_recipe: Recipe) -> list[Row]:
-    reader = Reader(thinker.load(BASE)[1], small_recipe.profile)
+    reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
     return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
 
 
@@ -533,7 +533,7 @@ def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_a
     )
     prepare.run(small_recipe, config, {}, tmp_path)
     model, encoder = thinker.load(BASE)
-    reader, right = Reader(encoder, small_recipe.profile), {}
+    reader, right = PromptReader(encoder, small_recipe.profile), {}
     for view in (View.omni, View.visual_only):
         found = read_rows(
             tmp_path / "rlvr.jsonl", reader, small_recipe.profile, targets=False, view=view

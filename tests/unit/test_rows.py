@@ -12,7 +12,7 @@ from PIL import Image
 
 from omnicore.config import Profile, SftConfig
 from omnicore.engines.base import Request
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
 from omnicore.media.read import RATE
 from omnicore.schema import Media, Query
@@ -59,7 +59,7 @@ def test_length_by_the_header_is_the_prompts(
 ) -> None:
     make(tmp_path / name)
     kind = "audio" if Path(name).suffix in (".wav", ".flac", ".mp3") else "image"
-    reader = Reader(encoder, Profile())
+    reader = PromptReader(encoder, Profile())
     request = Request((medium(tmp_path / name, kind, **clip), "Which digit?"), tmp_path)
     assert reader.length(request) == len(reader.prompt(request).ids)
     assert reader.seconds(request.parts[0], tmp_path) == (  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_a_videos_length_is_known_without_torchvision(encoder: Any, tmp_path: Pa
     """4 s at 2 a second: 8 frames, two a step of the grid; 168 x 112, which upstream's least size
     for videos makes larger."""
     path = make_video(tmp_path / "film.mp4", 4.0, 10, (168, 112), None)
-    reader = Reader(encoder, Profile(fps=2.0))
+    reader = PromptReader(encoder, Profile(fps=2.0))
     request = Request((medium(path, "video"), "Which digit?"), tmp_path)
     blank = reader.length(Request(("Which digit?",), tmp_path))
     high, wide = (
@@ -113,7 +113,9 @@ def rows(encoder: Any, tmp_path: Path) -> list[Row]:
         for name, found in media.items()
     ]
     write_jsonl(tmp_path / "rows.jsonl", queries)
-    return read_rows(tmp_path / "rows.jsonl", Reader(encoder, Profile()), Profile(), targets=True)
+    return read_rows(
+        tmp_path / "rows.jsonl", PromptReader(encoder, Profile()), Profile(), targets=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_unreadable_medium_names_line_and_row(rows: list[Row], tmp_path: Path) -
     ):
         read_rows(
             tmp_path / "rows.jsonl",
-            Reader(rows[0].reader.encoder, Profile()),
+            PromptReader(rows[0].reader.encoder, Profile()),
             Profile(),
             targets=True,
         )
@@ -172,13 +174,13 @@ def test_media_are_processed_when_a_row_is_due_and_once(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    process = Reader._process
+    process = PromptReader._process
 
-    def counted(self: Reader, decoded: Any) -> Any:
+    def counted(self: PromptReader, decoded: Any) -> Any:
         done.append(type(decoded).__name__)
         return process(self, decoded)
 
-    monkeypatch.setattr(Reader, "_process", counted)
+    monkeypatch.setattr(PromptReader, "_process", counted)
     assert not done
     first = [row.prompt for row in rows if row.query.id in ("heard", "seen")]
     assert done == ["ndarray", "Image"]

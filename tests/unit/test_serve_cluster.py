@@ -334,7 +334,7 @@ def test_whatever_happens_nothing_stays_and_nothing_else_is_asked(
     player.start()
 
     def act() -> None:
-        replies, perceived = asking(run, tmp_path, picture=scenario.picture).answers(
+        replies, perceived = asking(run, tmp_path, picture=scenario.picture).run(
             run, tmp_path, "evaluate"
         )
         # The server is gone by now; the replies are all there.
@@ -366,7 +366,7 @@ def test_the_heartbeat_goes_on_and_never_reaches_the_pods(
     with Stub(answered) as stub:
         world = Cluster(kube, stub)
         threading.Thread(target=world.serves, daemon=True).start()
-        with kserve.served(run.engine, "model", run, tmp_path, "evaluate"):
+        with kserve.deployed_engine(run.engine, "model", run, tmp_path, "evaluate"):
             first = kube.all(PLURAL)[0]
             kube.wait_for(lambda: kube.count("patch", PLURAL) >= 3)
             now = kube.all(PLURAL)[0]
@@ -422,12 +422,12 @@ def test_it_goes_with_the_workflow_of_its_pod(
 def test_without_an_image_nothing_is_deployed(kube: KubeServer, tmp_path: Path) -> None:
     run = load_recipe("tiny").model_copy(update={"engine": EngineConfig(kind="kserve")})
     with pytest.raises(ConfigError, match=r"launcher\.image"):
-        asking(run, tmp_path).answers(run, tmp_path, "evaluate")
+        asking(run, tmp_path).run(run, tmp_path, "evaluate")
     assert kube.calls == set()
 
 
 def test_a_price_deploys_nothing(kube: KubeServer, tmp_path: Path) -> None:
-    found = asking(recipe(), tmp_path).cost(recipe())
+    found = asking(recipe(), tmp_path).estimate_cost(recipe())
     assert (found.requests, found.seconds) == (8, None)
     assert "KServe" in found.unmeasured
     assert kube.calls == set()

@@ -4,7 +4,7 @@ import pytest
 
 from omnicore.config import EvaluateConfig, RlvrConfig, SftConfig
 from omnicore.storage.files import write_json, write_jsonl
-from omnicore.telemetry.step_metrics import snapshot, stage_of
+from omnicore.telemetry.step_metrics import stage_label, step_metrics
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
 END = 'stage="y",step="x"'
@@ -28,7 +28,7 @@ def values(metrics, path):
 )
 def test_counts_and_throughput_come_from_the_summary(tmp_path, summary, failed):
     found = values(
-        snapshot("x", "y", 2.0, {"queries": 40, "model": "z", **summary}, tmp_path),
+        step_metrics("x", "y", 2.0, {"queries": 40, "model": "z", **summary}, tmp_path),
         tmp_path / "metrics.prom",
     )
     assert found == {
@@ -44,7 +44,7 @@ def test_counts_and_throughput_come_from_the_summary(tmp_path, summary, failed):
 
 def test_canary_and_waiting_come_from_the_summary(tmp_path):
     summary = {"canary_audio": "answers", "canary_agreement": 0.75, "data_seconds": 0.5}
-    found = values(snapshot("x", "y", 1.0, summary, tmp_path), tmp_path / "metrics.prom")
+    found = values(step_metrics("x", "y", 1.0, summary, tmp_path), tmp_path / "metrics.prom")
     assert found == {
         f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 1.0,
@@ -76,7 +76,7 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
     leakage = {"words": {"visual_only": {"solved": HALF, "chance": 0.25, "corrected": HALF}}}
     write_json(tmp_path / "audit.json", {"leakage": leakage, "replies": replies})
     write_json(tmp_path / "decision.json", {"difference": {**HALF, "low": -0.25}})
-    assert values(snapshot("x", "y", 1.0, {}, tmp_path), tmp_path / "metrics.prom") == {
+    assert values(step_metrics("x", "y", 1.0, {}, tmp_path), tmp_path / "metrics.prom") == {
         f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 1.0,
         f'omni_accuracy_ratio{{benchmark="all",{END},view="raw"}}': 0.5,
@@ -112,7 +112,7 @@ def test_curves_give_the_last_figures_and_the_sums(tmp_path):
         | {"by_modality": {"audio": {"reward": 0.75, "groups": 3}}},
     ]
     write_jsonl(tmp_path / "curves.jsonl", curve)
-    assert values(snapshot("x", "y", 2.0, {}, tmp_path), tmp_path / "metrics.prom") == {
+    assert values(step_metrics("x", "y", 2.0, {}, tmp_path), tmp_path / "metrics.prom") == {
         f"omni_step_succeeded{{{END}}}": 1.0,
         f"omni_step_duration_seconds{{{END}}}": 2.0,
         f"omni_step_samples{{{END}}}": 16.0,
@@ -143,8 +143,8 @@ def test_an_evaluation_has_the_stage_of_the_model_that_it_asks(tmp_path, made, s
             tmp_path / "step.json",
             {**record, "key": "0", "digest": "0", "seconds": 0, "summary": {}},
         )
-        assert stage_of(made[0], *made, {}) == stage
+        assert stage_label(made[0], *made, {}) == stage
     assert (
-        stage_of("evaluate", "evaluate", EvaluateConfig(), {"model": tmp_path} if made else {})
+        stage_label("evaluate", "evaluate", EvaluateConfig(), {"model": tmp_path} if made else {})
         == stage
     )

@@ -13,7 +13,7 @@ import torch
 
 from omnicore.config import SftConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, TrainingError
 from omnicore.models import thinker, tiny
 from omnicore.models.processor import collate
@@ -29,7 +29,10 @@ WEIGHTS = {"picture": 3, "speech_text": 1, "speech": 0, "picture_text": 0}
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool) -> list[Row]:
     return read_rows(
-        prepared / f"{name}.jsonl", Reader(encoder, recipe.profile), recipe.profile, targets=targets
+        prepared / f"{name}.jsonl",
+        PromptReader(encoder, recipe.profile),
+        recipe.profile,
+        targets=targets,
     )
 
 
@@ -314,7 +317,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     class State:
         global_step = 3
 
-    with live.working("sft", "sft"):
+    with live.active_step("sft", "sft"):
         with pytest.raises(TrainingError, match="the loss became nan at step 3"):
             Curve(lambda _: None, lambda r: r).on_log(None, State(), None, {"loss": math.nan})
         assert live._work
@@ -340,7 +343,7 @@ def test_bad_rows_are_named(
     with pytest.raises(DataError, match=message):
         read_rows(
             tmp_path / name,
-            Reader(encoder, small_recipe.profile),
+            PromptReader(encoder, small_recipe.profile),
             small_recipe.profile,
             targets=True,
         )

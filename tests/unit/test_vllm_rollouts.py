@@ -15,7 +15,7 @@ import torch
 
 from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import Reader
+from omnicore.engines.transformers import PromptReader
 from omnicore.errors import EngineError
 from omnicore.models import thinker
 from omnicore.training.mixture import modality
@@ -28,7 +28,7 @@ BASE = "embedded:tiny-base"
 
 @pytest.fixture(scope="module")
 def rows(prepared: Path, small_recipe: Recipe) -> list[Row]:
-    reader = Reader(thinker.load(BASE)[1], small_recipe.profile)
+    reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
     return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
 
 

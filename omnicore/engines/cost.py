@@ -34,7 +34,7 @@ SECOND = 25  # of sound
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """`reply` tokens are a bound: every reply as long as it may be.
 
     `asked` requests were asked to know the `seconds`, which are None where nobody could be asked;
@@ -62,7 +62,7 @@ class Estimate:
         ]
 
 
-def estimate(
+def estimate_cost(
     requests: Sequence[Request],
     sampling: Sampling,
     profile: Profile,
@@ -70,7 +70,7 @@ def estimate(
     batch: int,
     together: int,
     opened: Callable[[], Engine],
-) -> Estimate:
+) -> CostEstimate:
     """The cost of `requests`, asked in batches of `batch` and `together` at a time of the engine
     that `opened` gives."""
     some = random.Random(0).sample(requests, min(together, len(requests)))
@@ -91,10 +91,10 @@ def estimate(
             for reply in found
         ]
     except OmniError as error:
-        return Estimate(*facts, unmeasured=str(error))
+        return CostEstimate(*facts, unmeasured=str(error))
     if failed := next((reply.error for reply in replies if reply.error), ""):
-        return Estimate(*facts, unmeasured=failed)
-    return Estimate(*facts, seconds=(time.monotonic() - began) * len(requests) / len(some))
+        return CostEstimate(*facts, unmeasured=failed)
+    return CostEstimate(*facts, seconds=(time.monotonic() - began) * len(requests) / len(some))
 
 
 def _prompt(requests: Sequence[Request], profile: Profile) -> int:

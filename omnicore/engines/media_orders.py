@@ -13,25 +13,25 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from omnicore.engines.base import Request
-from omnicore.engines.known import DIGITS, MIXED, Files, Kind
+from omnicore.engines.canary_media import DIGITS, MIXED, MediaFiles, MediaKind
 from omnicore.schema import Media
 
-Order = tuple[Kind, ...]
+MediaOrder = tuple[MediaKind, ...]
 
-MOST = 6  # orders that are asked about: 4 requests for each first and last medium of a kind, and 4 for two that change places
+MAX_ORDERS = 6  # orders that are asked about: 4 requests for each first and last medium of a kind, and 4 for two that change places
 _NOUNS = {"image": "picture", "audio": "sound", "video": "video"}
 _VERBS = {"image": "written", "audio": "spoken", "video": "written"}
 
 
-def orders(requests: Iterable[Request]) -> tuple[Order, ...]:
+def frequent_orders(requests: Iterable[Request]) -> tuple[MediaOrder, ...]:
     """The orders of two media or more that requests show: of those alike but for how often a kind
     stands in a row, the longest; the `MOST` that come most often."""
     found = Counter(
         tuple(part.kind for part in request.parts if isinstance(part, Media))
         for request in requests
     )
-    longest: dict[tuple[tuple[Kind, bool], ...], Order] = {}
-    often = Counter[tuple[tuple[Kind, bool], ...]]()
+    longest: dict[tuple[tuple[MediaKind, bool], ...], MediaOrder] = {}
+    often = Counter[tuple[tuple[MediaKind, bool], ...]]()
     for order, count in found.items():
         alike = tuple((kind, len(list(run)) > 1) for kind, run in groupby(order))
         often[alike] += count
@@ -40,16 +40,16 @@ def orders(requests: Iterable[Request]) -> tuple[Order, ...]:
         longest[alike]
         for alike, _ in sorted(often.items(), key=lambda x: (-x[1], x[0]))
         if len(longest[alike]) > 1
-    )[:MOST]
+    )[:MAX_ORDERS]
 
 
-def label(order: Order) -> str:
+def order_label(order: MediaOrder) -> str:
     """As in image+audio, or 3*image+audio."""
     runs = [(kind, len(list(run))) for kind, run in groupby(order)]
     return "+".join(f"{length}*{kind}" if length > 1 else kind for kind, length in runs)
 
 
-def places(order: Order) -> list[int]:
+def tested_places(order: MediaOrder) -> list[int]:
     """The first and the last medium of each kind: whatever a server loses of a request, it loses
     one of them."""
     ends = {order.index(kind) for kind in order} | {
@@ -58,34 +58,34 @@ def places(order: Order) -> list[int]:
     return sorted(ends)
 
 
-def name(order: Order, place: int) -> str:
+def place_name(order: MediaOrder, place: int) -> str:
     """As in `the second sound`, or `the video` where there is no other."""
     kind = order[place]
     number = f" {order[: place + 1].count(kind)}" if order.count(kind) > 1 else ""
     return f"{_NOUNS[kind]}{number}"
 
 
-def question(order: Order, place: int) -> str:
+def place_question(order: MediaOrder, place: int) -> str:
     """Which digit the medium at `place` holds."""
     kind = order[place]
     alone = [_VERBS[other] for other in order].count(_VERBS[kind]) == 1
     return (
         f"Which digit is {_VERBS[kind]}?"
         if alone
-        else f"Which digit is {_VERBS[kind]} in {name(order, place)}?"
+        else f"Which digit is {_VERBS[kind]} in {place_name(order, place)}?"
     )
 
 
-def held(order: Order, place: int, varied: bool) -> tuple[str, ...]:
+def digits_shown(order: MediaOrder, place: int, varied: bool) -> tuple[str, ...]:
     """The digit of each medium; that at `place` is another one where it is varied."""
     return tuple(DIGITS[(i + 2 * (varied and i == place)) % len(DIGITS)] for i in range(len(order)))
 
 
-def shown(order: Order, names: Sequence[str], media: Files) -> list[Media]:
-    return [media[kind][held] for kind, held in zip(order, names, strict=True)]
+def media_shown(order: MediaOrder, names: Sequence[str], media: MediaFiles) -> list[Media]:
+    return [media[kind][digits_shown] for kind, digits_shown in zip(order, names, strict=True)]
 
 
-def exchanged(order: Order) -> tuple[int, list[tuple[Order, tuple[str, ...]]]]:
+def swapped_orders(order: MediaOrder) -> tuple[int, list[tuple[MediaOrder, tuple[str, ...]]]]:
     """The place of a medium that changes places with the next, of another kind where there is one,
     and what is shown before and after.
 

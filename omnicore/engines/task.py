@@ -10,14 +10,14 @@ from pathlib import Path
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe
 from omnicore.engines import canary, open_engine
-from omnicore.engines.base import Engine, Reply, Request, Sampling, ask
-from omnicore.engines.estimate import Estimate, estimate
-from omnicore.engines.orders import orders
+from omnicore.engines.base import Engine, Reply, Request, Sampling, run_requests
+from omnicore.engines.cost import CostEstimate, estimate_cost
+from omnicore.engines.media_orders import frequent_orders
 from omnicore.errors import ConfigError, EngineError
 
 
 @dataclass(frozen=True)
-class Asking:
+class InferenceTask:
     """`requests` to `model` through the engine of `config`, in batches of `batch` where the model
     is in this process."""
 
@@ -27,7 +27,7 @@ class Asking:
     sampling: Sampling
     batch: int
 
-    def answers(
+    def run(
         self, recipe: Recipe, output: Path, label: str
     ) -> tuple[Iterator[Reply], dict[str, str | float]]:
         """All replies in order, journaled in `output`, and what the canary found before the first
@@ -38,14 +38,14 @@ class Asking:
         """
         self._check(recipe)
         with self._opened(recipe, output, label) as engine:
-            perceived = canary.check(
+            perceived = canary.verify_engine(
                 engine,
                 self.config,
                 recipe.profile,
-                canary.shown(self.requests),
-                orders(self.requests),
+                canary.media_kinds(self.requests),
+                frequent_orders(self.requests),
             )
-            replies = ask(
+            replies = run_requests(
                 engine,
                 self.requests,
                 self.sampling,
@@ -57,11 +57,11 @@ class Asking:
             )
         return replies, perceived  # all are in the journal by now: nobody asks the engine any more
 
-    def cost(self, recipe: Recipe) -> Estimate:
+    def estimate_cost(self, recipe: Recipe) -> CostEstimate:
         """Asks a batch, or as many as go at a time, and no more."""
         self._check(recipe)
         together = self.batch if self.config.kind == "transformers" else self.config.concurrency
-        return estimate(
+        return estimate_cost(
             self.requests,
             self.sampling,
             recipe.profile,
@@ -95,9 +95,9 @@ class Asking:
         if self.config.kind != "kserve":
             yield self._open(recipe)
             return
-        from omnicore.engines.kserve import served
+        from omnicore.engines.kserve import deployed_engine
 
-        with served(self.config, self.model, recipe, output, label) as engine:
+        with deployed_engine(self.config, self.model, recipe, output, label) as engine:
             yield engine
 
     def _open(self, recipe: Recipe) -> Engine:

@@ -22,21 +22,30 @@ import numpy as np
 from pydantic_core import to_json
 
 from omnicore.config import EngineConfig, Profile
-from omnicore.engines.base import Batch, Finished, Reply, Request, Sampling, unreadable
-from omnicore.engines.client import Client
+from omnicore.engines.base import (
+    Batch,
+    FinishedBatches,
+    Reply,
+    Request,
+    Sampling,
+    media_error_reply,
+)
+from omnicore.engines.client import ChatClient
 from omnicore.errors import DataError, EngineError
 from omnicore.media.data_url import image_url, video_settings, video_url, wav_base64
 from omnicore.media.read import Video, intact, read_media, with_one_rate
 from omnicore.schema import Media
 
-COMMIT = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
-CODERS = 2  # threads that decode and encode media
-BOUND = "structured_outputs"  # vLLM's field; `guided_choice`, its name before, is ignored by 0.32
-SHOWN = 80  # characters of a reply or a choice in a message
-KEPT = 64 << 20  # bytes of encoded media kept for further draws of the same query
+COMMIT_SECONDS = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
+CODER_THREADS = 2  # threads that decode and encode media
+CHOICES_FIELD = (
+    "structured_outputs"  # vLLM's field; `guided_choice`, its name before, is ignored by 0.32
+)
+MESSAGE_CHARACTERS = 80  # characters of a reply or a choice in a message
+CACHE_BYTES = 64 << 20  # bytes of encoded media kept for further draws of the same query
 
 
-class HttpEngine:
+class OpenAIEngine:
     """Asks `model` of the server at `config.url`.
 
     Raises EngineError when the server cannot be reached, refuses the credentials or does not have
@@ -52,10 +61,10 @@ class HttpEngine:
             pool.submit(asyncio.run, self._open()).result()
 
     async def _open(self) -> None:
-        async with Client(self._config, self.name) as client:
+        async with ChatClient(self._config, self.name) as client:
             await client.ready(retries=0)
 
-    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[Finished]:
+    def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         """Yield replies as they come; a request with a medium that cannot be read gets one with an
         error.
 
@@ -78,7 +87,7 @@ class HttpEngine:
                 ended = False
                 while not ended:
                     group = [finished.get()]
-                    time.sleep(COMMIT)
+                    time.sleep(COMMIT_SECONDS)
                     while not finished.empty():
                         group.append(finished.get())
                     ended = group[-1] is None
@@ -90,8 +99,8 @@ class HttpEngine:
                     with suppress(RuntimeError):  # the loop may have ended since
                         loop.call_soon_threadsafe(task.cancel)
 
-    def under(self, profile: Profile) -> HttpEngine:
-        return HttpEngine(self._config, self.name, profile)
+    def with_profile(self, profile: Profile) -> OpenAIEngine:
+        return OpenAIEngine(self._config, self.name, profile)
 
     async def _ask_all(
         self,
@@ -99,10 +108,10 @@ class HttpEngine:
         sampling: Sampling,
         finished: SimpleQueue[tuple[int, list[Reply]] | None],
     ) -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CODERS, "media"))
-        items, head, todo = _Items(self._profile), self._head(sampling), enumerate(batches)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CODER_THREADS, "media"))
+        items, head, todo = _MessageItems(self._profile), self._head(sampling), enumerate(batches)
 
-        async def ask_in_turn(client: Client) -> None:
+        async def ask_in_turn(client: ChatClient) -> None:
             for index, batch in todo:
                 finished.put(
                     (
@@ -114,7 +123,7 @@ class HttpEngine:
                     )
                 )
 
-        async with Client(self._config, self.name) as client:
+        async with ChatClient(self._config, self.name) as client:
             if batches:
                 await client.ready(retries=self._config.retries)
             try:
@@ -134,17 +143,17 @@ class HttpEngine:
             "max_tokens": sampling.max_new_tokens,
             **({"logprobs": True} if sampling.logprobs else {}),
         }
-        return opening(fields, self._profile.system)
+        return request_head(fields, self._profile.system)
 
 
-class Item(NamedTuple):
+class MessageItem(NamedTuple):
     """One item of a message as JSON; `fps` are a video's frames a second."""
 
     json: bytes
     fps: float | None = None
 
 
-class _Items:
+class _MessageItems:
     """Parts of a prompt as items of a message.
 
     Media are encoded in threads, just before they are sent, and once for the draws of a query,
@@ -153,10 +162,10 @@ class _Items:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._kept: OrderedDict[tuple[Media, float], asyncio.Task[Item]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Media, float], asyncio.Task[MessageItem]] = OrderedDict()
         self._size = 0
 
-    async def of(self, request: Request) -> list[Item]:
+    async def of(self, request: Request) -> list[MessageItem]:
         """All items of a request.
 
         Raises DataError.
@@ -164,48 +173,48 @@ class _Items:
         profile = await asyncio.to_thread(with_one_rate, request.parts, request.root, self._profile)
         return [await self._item(part, request.root, profile) for part in request.parts]
 
-    async def _item(self, part: Media | str, root: Path, profile: Profile) -> Item:
+    async def _item(self, part: Media | str, root: Path, profile: Profile) -> MessageItem:
         if isinstance(part, str):
-            return said(part)
+            return text_item(part)
         key = part, profile.fps
         if key not in self._kept:
             self._kept[key] = asyncio.create_task(self._encode(part, root, profile))
         self._kept.move_to_end(key)
         return await self._kept[key]
 
-    async def _encode(self, media: Media, root: Path, profile: Profile) -> Item:
-        item = await asyncio.to_thread(encoded, media, root, profile)
+    async def _encode(self, media: Media, root: Path, profile: Profile) -> MessageItem:
+        item = await asyncio.to_thread(media_item, media, root, profile)
         self._size += len(item.json)
-        while self._size > KEPT and (oldest := next(iter(self._kept.values()))).done():
+        while self._size > CACHE_BYTES and (oldest := next(iter(self._kept.values()))).done():
             self._size -= 0 if oldest.exception() else len(oldest.result().json)
             self._kept.popitem(last=False)
         return item
 
 
-def said(text: str) -> Item:
-    return Item(to_json({"type": "text", "text": text}))
+def text_item(text: str) -> MessageItem:
+    return MessageItem(to_json({"type": "text", "text": text}))
 
 
-def encoded(media: Media, root: Path, profile: Profile) -> Item:
+def media_item(media: Media, root: Path, profile: Profile) -> MessageItem:
     """Raises DataError for a medium that is missing, was changed or cannot be read."""
     if media.kind == "image":
-        return Item(
+        return MessageItem(
             to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}})
         )
     shown = read_media(media, root, profile)
     if isinstance(shown, Video):
-        return Item(
+        return MessageItem(
             to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps
         )
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
-    return Item(
+    return MessageItem(
         to_json(
             {"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}
         )
     )
 
 
-def opening(fields: Mapping[str, Any], system: str) -> bytes:
+def request_head(fields: Mapping[str, Any], system: str) -> bytes:
     """The body of a request up to the items of the user's turn, which are JSON already: a video of
     megabytes is escaped once, not once a draw."""
     messages = [{"role": "system", "content": system}] if system else []
@@ -217,7 +226,7 @@ def opening(fields: Mapping[str, Any], system: str) -> bytes:
     )
 
 
-def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> bytes:
+def request_tail(items: Sequence[MessageItem], seed: int, choices: Sequence[str] = ()) -> bytes:
     """The end of a body; with `choices` the server may generate nothing else.
 
     Raises DataError for videos of unlike rates: a request has room for one.
@@ -229,20 +238,22 @@ def closing(items: Sequence[Item], seed: int, choices: Sequence[str] = ()) -> by
             f"its videos are shown at {listed} frames a second, and a request has one rate for all:"
             " clip them alike"
         )
-    bounded = {BOUND: {"choice": choices}} if choices else {}
+    bounded = {CHOICES_FIELD: {"choice": choices}} if choices else {}
     return (
         b"]}],"
         + to_json({**(video_settings(rates[0]) if rates else {}), **bounded, "seed": seed})[1:]
     )
 
 
-async def _asked(client: Client, head: bytes, items: _Items, request: Request, seed: int) -> Reply:
+async def _asked(
+    client: ChatClient, head: bytes, items: _MessageItems, request: Request, seed: int
+) -> Reply:
     """Raises EngineError as `_check_choice` does."""
     try:
         shown = await items.of(request)
-        end = closing(shown, seed, request.choices)
+        end = request_tail(shown, seed, request.choices)
     except DataError as error:
-        return unreadable(request, error)
+        return media_error_reply(request, error)
     reply = await client.reply(head + b",".join(item.json for item in shown) + end)
     if request.choices and not reply.error:
         _check_choice(reply, request.choices)
@@ -257,11 +268,11 @@ def _check_choice(reply: Reply, choices: Sequence[str]) -> None:
         return
     if reply.truncated:
         raise EngineError(
-            f"profile.max_new_tokens cuts a choice at {said[:SHOWN]!r}: raise it above the longest"
+            f"profile.max_new_tokens cuts a choice at {said[:MESSAGE_CHARACTERS]!r}: raise it above the longest"
             " option's tokens"
         )
-    listed = ", ".join(repr(choice[:SHOWN]) for choice in choices)
+    listed = ", ".join(repr(choice[:MESSAGE_CHARACTERS]) for choice in choices)
     raise EngineError(
-        f"the server answered {said[:SHOWN]!r}, which is none of the choices {listed}: it ignores"
-        f" {BOUND}. Use a server that knows it, as vLLM 0.32 does, or profile.scoring=reply"
+        f"the server answered {said[:MESSAGE_CHARACTERS]!r}, which is none of the choices {listed}: it ignores"
+        f" {CHOICES_FIELD}. Use a server that knows it, as vLLM 0.32 does, or profile.scoring=reply"
     )

@@ -22,8 +22,8 @@ from omnicore.media.read import RATE
 from omnicore.schema import Media
 from omnicore.storage.digests import sha256_file
 
-Kind = Literal["image", "audio", "video"]
-Files = Mapping[str, Mapping[str, Media]]
+MediaKind = Literal["image", "audio", "video"]
+MediaFiles = Mapping[str, Mapping[str, Media]]
 
 # Of split `base`: handwriting as places in digits.npz, speech as voices. Nothing that a benchmark asks about.
 HANDWRITING = {"7": 374, "5": 850, "6": 360, "9": 813}
@@ -32,14 +32,14 @@ DIGITS = tuple(HANDWRITING)
 # What a model is sure of tells little about which model it is: the reference shows two digits on top of each other.
 MIXED = tuple(a + b for a, b in combinations(DIGITS, 2))
 SIDE, INK = 224, 176  # pixels: legible for a large model; one that shows 28 pixels scales it down
-SECONDS = 0.6
+SOUND_SECONDS = 0.6
 # A film of either length is shown in so many frames at one a second, or one in sixteen: nothing but their rate differs.
-FRAMES = 8
-LENGTHS = {"short": FRAMES, "long": 16 * FRAMES}  # seconds
+VIDEO_FRAMES = 8
+VIDEO_SECONDS = {"short": VIDEO_FRAMES, "long": 16 * VIDEO_FRAMES}  # seconds
 
 
 @contextmanager
-def media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
+def write_media(kinds: Set[MediaKind]) -> Iterator[tuple[Path, MediaFiles]]:
     """Files of all kinds of media in a directory of their own, and what each holds.
 
     All of a kind are of one size: else the
@@ -49,26 +49,31 @@ def media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
         root = Path(folder)
         if "image" in kinds:
             for name in (*DIGITS, *MIXED):
-                draw(*name).save(root / f"image-{name}.png", compress_level=1)
+                draw_digits(*name).save(root / f"image-{name}.png", compress_level=1)
         if "audio" in kinds:
             for name, digits in {
                 "silence": "",
                 **{name: name for name in (*DIGITS, *MIXED)},
             }.items():
-                soundfile.write(root / f"audio-{name}.wav", _speak(*digits), RATE, subtype="PCM_16")
+                soundfile.write(
+                    root / f"audio-{name}.wav", speak_digits(*digits), RATE, subtype="PCM_16"
+                )
         if "video" in kinds:
             for name in (*DIGITS, *MIXED):
-                _film(draw(*name), root / f"video-{name}.mp4")
+                _film(draw_digits(*name), root / f"video-{name}.mp4")
             for name in MIXED:
                 _film(
-                    draw(*name),
+                    draw_digits(*name),
                     root / f"video-long{name}.mp4",
-                    FRAMES,
-                    Fraction(FRAMES, LENGTHS["long"]),
+                    VIDEO_FRAMES,
+                    Fraction(VIDEO_FRAMES, VIDEO_SECONDS["long"]),
                 )
-            for name, seconds in LENGTHS.items():
+            for name, seconds in VIDEO_SECONDS.items():
                 _film(
-                    draw(DIGITS[0]), root / f"video-{name}.mp4", FRAMES, Fraction(FRAMES, seconds)
+                    draw_digits(DIGITS[0]),
+                    root / f"video-{name}.mp4",
+                    VIDEO_FRAMES,
+                    Fraction(VIDEO_FRAMES, seconds),
                 )
         found: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}
         for path in sorted(root.iterdir()):
@@ -79,7 +84,7 @@ def media(kinds: Set[Kind]) -> Iterator[tuple[Path, Files]]:
         yield root, found
 
 
-def draw(*digits: str) -> Image.Image:
+def draw_digits(*digits: str) -> Image.Image:
     """Handwriting; of several digits, their mean."""
     with (files("omnicore") / "assets" / "digits.npz").open("rb") as file, np.load(file) as data:
         ink = sum(data["images"][HANDWRITING[digit]] for digit in digits) / len(
@@ -93,13 +98,13 @@ def draw(*digits: str) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _speak(*digits: str) -> npt.NDArray[np.int16]:
+def speak_digits(*digits: str) -> npt.NDArray[np.int16]:
     """A spoken digit and the silence after it; of several digits, their mean."""
     folder = files("omnicore") / "assets" / "speech"
     index = {
         entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())
     }
-    mixed = np.zeros(int(SECONDS * RATE))
+    mixed = np.zeros(int(SOUND_SECONDS * RATE))
     for digit in digits:
         clip = next(clip for clip in index[VOICES[digit]] if clip["digit"] == int(digit))
         with (folder / f"{VOICES[digit]}.flac").open("rb") as file:
