@@ -158,20 +158,20 @@ class Bench:
                 return [coin.flip() for _ in completions]
             texts = [completion[0]["content"] for completion in completions]
             return [
-                judged(text, False, rows[i].query, self.recipe.profile).worth
+                judged(text, False, rows[i].query, self.recipe.profile).score
                 for text, i in zip(texts, index, strict=True)
             ]
 
         with tempfile.TemporaryDirectory() as scratch:
             args = GRPOConfig(
                 output_dir=scratch,
-                per_device_train_batch_size=config.prompts * config.group,
-                num_generations=config.group,
+                per_device_train_batch_size=config.prompts_per_step * config.num_generations,
+                num_generations=config.num_generations,
                 max_completion_length=self.recipe.profile.max_new_tokens,
                 max_steps=steps,
-                learning_rate=config.rate,
+                learning_rate=config.learning_rate,
                 temperature=config.temperature,
-                loss_type=config.loss,
+                loss_type=config.loss_type,
                 seed=0,
                 use_cpu=True,
                 generation_kwargs={"suppress_tokens": encoder.suppressed},
@@ -260,9 +260,9 @@ class Bench:
         with tempfile.TemporaryDirectory() as scratch:
             args = SFTConfig(
                 output_dir=scratch,
-                per_device_train_batch_size=config.batch,
+                per_device_train_batch_size=config.train_batch_size,
                 max_steps=steps,
-                learning_rate=config.rate,
+                learning_rate=config.learning_rate,
                 seed=0,
                 use_cpu=True,
                 dataset_kwargs={"skip_prepare_dataset": True},
@@ -317,7 +317,7 @@ def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     """Of every comparison; `steps` of each run, of which the first is not counted."""
     bench, shares = Bench(recipe, root), list[float]()
     _, _, rows = bench.start("sft.jsonl", targets=True)
-    epoch = -(-len(rows) // recipe.sft.batch)
+    epoch = -(-len(rows) // recipe.sft.train_batch_size)
     longer = max(steps, 2 * epoch + 2)  # more than an epoch, for the share of the media
 
     def sft(published: bool) -> list[Step]:
@@ -332,7 +332,7 @@ def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     for reward in ("verified", "coin"):
         ours, theirs = (partial(run, steps, reward) for run in (bench.rlvr, bench.stock_rlvr))
         lines.append(compared(f"rlvr, pictures, {reward}", rounds, ours, theirs))
-    batch = f"sft, batch {recipe.sft.batch}"
+    batch = f"sft, batch {recipe.sft.train_batch_size}"
     lines.append(compared(batch, rounds, partial(sft, False), partial(bench.naive_sft, longer)))
     slow = partial(bench.naive_sft, 4, published=True)  # seconds each
     lines.append(compared("sft, published padding", rounds, partial(sft, True), slow))

@@ -260,13 +260,13 @@ TRANSPORT = frozenset(
 # decides nothing of where it ends.
 SAVING = frozenset(
     {
-        "checkpoint_every",
-        "keep_checkpoints",
-        "micro_batch",
-        "workers",
-        "server",
-        "server_weights",
-        "server_sleeps",
+        "save_steps",
+        "save_total_limit",
+        "per_device_train_batch_size",
+        "dataloader_num_workers",
+        "vllm_server_base_url",
+        "vllm_weights_dir",
+        "vllm_enable_sleep_mode",
     }
 )
 

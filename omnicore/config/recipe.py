@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -38,6 +38,7 @@ from omnicore.config import (
     digest,
     written,
 )
+from omnicore.config.renamed import present_name
 from omnicore.errors import ConfigError
 from omnicore.schema import View
 
@@ -187,28 +188,43 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {_told(detail)}" for detail in error.errors()]
+        faults = [_fault(detail) for detail in error.errors()]
+        first = min(faults, key=lambda fault: fault.code != "recipe-renamed-field")
+        listed = "\n".join(f"  {fault.message}" for fault in faults)
         raise ConfigError(
-            f"recipe {name} has {error.error_count()} wrong field(s):\n" + "\n".join(lines)
+            f"recipe {name} has {len(faults)} wrong field(s):\n{listed}",
+            code=first.code,
+            field=first.field,
         ) from error
 
 
-def _told(error: ErrorDetails) -> str:
-    """One wrong field; of one that does not exist, the nearest one and all that do."""
+class _Fault(NamedTuple):
+    """What is wrong with one field of a recipe."""
+
+    code: str
+    field: str
+    message: str
+
+
+def _fault(error: ErrorDetails) -> _Fault:
+    """Describe one validation error; for an unknown field also the fields that there are."""
     *parents, last = map(str, error["loc"] or ("recipe",))
     place = ".".join([*parents, last])
     section = _annotation(parents)
-    if (
-        error["type"] != "extra_forbidden"
-        or not isinstance(section, type)
-        or not issubclass(section, BaseModel)
-    ):
-        return f"{place}: {error['msg']} (got {error['input']!r:.80})"
+    is_section = isinstance(section, type) and issubclass(section, BaseModel)
+    if error["type"] != "extra_forbidden" or not is_section:
+        code = "recipe-missing-field" if error["type"] == "missing" else "recipe-invalid-value"
+        return _Fault(code, place, f"{place}: {error['msg']} (got {error['input']!r:.80})")
+    if renamed := present_name(section, last):
+        present = ".".join([*parents, renamed])
+        return _Fault("recipe-renamed-field", place, f"{place}: renamed to {present}")
     near = get_close_matches(last, section.model_fields, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return (
-        f"{place}: no such field; {meant}{'.'.join(parents) or 'A recipe'} has"
-        f" {', '.join(section.model_fields)}"
+    suggestion = f"did you mean {near[0]}? " if near else ""
+    fields = ", ".join(section.model_fields)
+    return _Fault(
+        "recipe-unknown-field",
+        place,
+        f"{place}: no such field; {suggestion}{'.'.join(parents) or 'A recipe'} has {fields}",
     )
 
 

@@ -154,7 +154,7 @@ class ProbeConfig(Config):
         description="draws per query under each view; 0 leaves a view out"
     )
     temperature: float = Field(1.0, ge=0, le=10)
-    batch: int = Field(
+    batch_size: int = Field(
         256, ge=1, description="prompts generated together; also the unit of the journal"
     )
 
@@ -211,7 +211,7 @@ class EvaluateConfig(Config):
     """Asks once, greedily; the ablations ask again with one modality hidden."""
 
     ablations: tuple[View, ...] = (View.visual_only, View.audio_only)
-    batch: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1)
 
 
 class ReportConfig(Config):

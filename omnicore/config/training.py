@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from omnicore.config.base import Config
 
 # The steps that train, and the count of each that is shared out among the processes.
-TRAINING = {"sft": "batch", "rlvr": "prompts"}
+TRAINING = {"sft": "train_batch_size", "rlvr": "prompts_per_step"}
 
 
 class MixtureConfig(Config):
@@ -55,7 +55,7 @@ class LoraConfig(Config):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0, description="what an adapter says is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what an adapter hears")
-    targets: tuple[str, ...] = Field(
+    target_modules: tuple[str, ...] = Field(
         (), description="ends of the layers' names, as in q_proj; none given: all but lm_head"
     )
 
@@ -64,11 +64,11 @@ class TrainingConfig(Config):
     """What both trainers take."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
-    rate: float = Field(
+    learning_rate: float = Field(
         2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
     )
-    warmup: int = Field(5, ge=0, description="steps until the rate is reached")
-    parts: tuple[Part, ...] = Field(
+    warmup_steps: int = Field(5, ge=0, description="steps until the rate is reached")
+    trainable_modules: tuple[Part, ...] = Field(
         PARTS,
         min_length=1,
         description="what trains; projectors lead from each tower to the language model",
@@ -79,12 +79,12 @@ class TrainingConfig(Config):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the arithmetic; what trains is kept in float32"
     )
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = Field(
         False, description="compute a layer's activations again for the backward pass: less memory"
     )
     mixture: MixtureConfig = MixtureConfig()
-    max_tokens: int = Field(
+    max_length: int = Field(
         0, ge=0, description="of a row, media and reply included; 0: what the model's context holds"
     )
     max_too_long: float = Field(
@@ -96,17 +96,17 @@ class TrainingConfig(Config):
             " is cut"
         ),
     )
-    checkpoint_every: int = Field(
+    save_steps: int = Field(
         0,
         ge=0,
         description=(
             "steps from one checkpoint to the next, from which a killed run goes on; 0: none"
         ),
     )
-    keep_checkpoints: int = Field(
+    save_total_limit: int = Field(
         2, ge=1, description="newest checkpoints that are kept while a run is under way"
     )
-    micro_batch: int = Field(
+    per_device_train_batch_size: int = Field(
         0,
         ge=0,
         description=(
@@ -124,10 +124,10 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _flash_attention_is_of_half_precision(self) -> Self:
-        if self.attention == "flash_attention_2" and self.precision != "bfloat16":
+        if self.attn_implementation == "flash_attention_2" and self.precision != "bfloat16":
             raise ValueError(
-                "attention=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or"
-                " attention=sdpa"
+                "attn_implementation=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or"
+                " attn_implementation=sdpa"
             )
         return self
 
@@ -138,17 +138,17 @@ class TrackerConfig(Config):
     It decides no answer.
     """
 
-    to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = Field(
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = Field(
         (), description="trackers, each an installed package"
     )
     project: str = Field(
         "omnicore", description="the project of W&B and trackio, the experiment of MLflow"
     )
-    uri: str = Field(
+    tracking_uri: str = Field(
         "",
         description="MLflow's server, as in http://127.0.0.1:5000 (default: MLFLOW_TRACKING_URI)",
     )
-    directory: str = Field(
+    logging_dir: str = Field(
         "", description="where trackers write files (default: <output>.tracker, beside the output)"
     )
 
@@ -158,37 +158,37 @@ class SftConfig(TrainingConfig):
 
     data: str = Field(description="file of queries with targets in the input named `data`")
     steps: int = Field(60, ge=1, description="optimizer steps")
-    batch: int = Field(64, ge=1, description="rows a step, on all processes together")
-    workers: int = Field(
+    train_batch_size: int = Field(64, ge=1, description="rows a step, on all processes together")
+    dataloader_num_workers: int = Field(
         0,
         ge=0,
         description=(
             "processes that read media ahead of the training; 0: the training does it itself"
         ),
     )
-    rate: float = Field(
+    learning_rate: float = Field(
         1.5e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
     )
-    warmup: int = Field(10, ge=0, description="steps until the rate is reached")
+    warmup_steps: int = Field(10, ge=0, description="steps until the rate is reached")
 
 
 class RlvrConfig(TrainingConfig):
     """GRPO on verifiable rewards over mixed modalities (TRL's GRPOTrainer with audio)."""
 
     data: str = "rlvr.jsonl"
-    prompts: int = Field(16, ge=1, description="prompts a step, on all processes together")
-    group: int = Field(8, ge=2, description="rollouts a prompt")
+    prompts_per_step: int = Field(16, ge=1, description="prompts a step, on all processes together")
+    num_generations: int = Field(8, ge=2, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0, le=10)
-    loss: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
         "dapo", description="gspo weighs whole replies: grpo with importance sampling by sequence"
     )
-    iterations: int = Field(
+    num_iterations: int = Field(
         1,
         ge=1,
         description="optimizer steps on the same rollouts; above 1, clipping begins to matter",
     )
     beta: float = Field(0.0, ge=0, description="weight of the KL term to the start model")
-    format_weight: float = Field(
+    format_reward_weight: float = Field(
         0.0,
         ge=0,
         le=0.2,
@@ -196,7 +196,7 @@ class RlvrConfig(TrainingConfig):
             "paid for a reply whose answer can be read; never decides whether a group is used"
         ),
     )
-    refill: int = Field(
+    dynamic_sampling: int = Field(
         0,
         ge=0,
         description=(
@@ -212,24 +212,24 @@ class RlvrConfig(TrainingConfig):
             " beyond it"
         ),
     )
-    rollouts: Literal["transformers", "vllm"] = Field(
+    rollout_engine: Literal["transformers", "vllm"] = Field(
         "transformers",
         description=(
             "who generates: the model that trains, or a vLLM server that is given its weights each"
             " step"
         ),
     )
-    server: str = Field(
+    vllm_server_base_url: str = Field(
         "", description="base of the vLLM server's API, as in http://127.0.0.1:8000/v1"
     )
-    server_weights: str = Field(
+    vllm_weights_dir: str = Field(
         "",
         description=(
             "directory that the vLLM server can read, for the weights of each step; default: a"
             " temporary one"
         ),
     )
-    server_sleeps: bool = Field(
+    vllm_enable_sleep_mode: bool = Field(
         False,
         description="the server shares the GPU and sleeps (frees its memory) while the step trains",
     )
@@ -244,8 +244,12 @@ class RlvrConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _vllm_has_a_server(self) -> Self:
-        if self.rollouts == "vllm" and not self.server.startswith(("http://", "https://")):
-            raise ValueError("rlvr.rollouts=vllm needs rlvr.server, as in http://127.0.0.1:8000/v1")
+        if self.rollout_engine == "vllm" and not self.vllm_server_base_url.startswith(
+            ("http://", "https://")
+        ):
+            raise ValueError(
+                "rlvr.rollout_engine=vllm needs rlvr.vllm_server_base_url, as in http://127.0.0.1:8000/v1"
+            )
         return self
 
 
@@ -254,9 +258,9 @@ class DistillConfig(Config):
     training rows."""
 
     data: str = "distill.jsonl"
-    samples: int = Field(2, ge=1, description="rollouts a prompt")
+    num_generations: int = Field(2, ge=1, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0, le=10)
-    batch: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1)
     agreement: float = Field(
         0.5,
         ge=0,

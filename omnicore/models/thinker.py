@@ -71,8 +71,8 @@ def load(
         attention == "flash_attention_2" and not is_flash_attn_2_available()
     ):  # transformers would ask the hub for a kernel
         raise ConfigError(
-            "attention=flash_attention_2 needs a GPU and its package: pip install flash-attn, or"
-            " set attention=sdpa"
+            "attn_implementation=flash_attention_2 needs a GPU and its package: pip install flash-attn, or"
+            " set attn_implementation=sdpa"
         )
     loaded, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         directory,

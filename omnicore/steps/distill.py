@@ -36,18 +36,18 @@ def run(
     root = inputs["data"]
     prompts = read_jsonl(root / config.data, Query)
     solvable = _solvable(recipe, config, inputs)
-    tries = [query for query in prompts for _ in range(config.samples)]
+    tries = [query for query in prompts for _ in range(config.num_generations)]
     requests = [
         Request(parts(query, View.omni, recipe.profile), root, "/".join(query.key))
         for query in tries
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
     asked = InferenceTask(
-        recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch
+        recipe.engine, str(inputs["model"] / "checkpoint"), requests, sampling, config.batch_size
     )
     replies, perceived = asked.run(recipe, output, "distill")
     rollouts = [
-        _rollout(query, number % config.samples, reply, recipe)
+        _rollout(query, number % config.num_generations, reply, recipe)
         for number, (query, reply) in enumerate(zip(tries, replies, strict=True))
     ]
     if (config.min_tokens or config.max_tokens) and not all(

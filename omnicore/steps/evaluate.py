@@ -64,7 +64,7 @@ def inference_task(
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
     return Shown(queries, controls, manifest, asked), InferenceTask(
-        recipe.engine, model, requests, sampling, config.batch
+        recipe.engine, model, requests, sampling, config.batch_size
     )
 
 

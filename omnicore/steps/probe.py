@@ -51,7 +51,7 @@ def inference_task(
         for query, view, _, order in plan
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
-    return plan, InferenceTask(config.engine, config.model, requests, sampling, config.batch)
+    return plan, InferenceTask(config.engine, config.model, requests, sampling, config.batch_size)
 
 
 def run(

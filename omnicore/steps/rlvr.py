@@ -49,8 +49,8 @@ def run(
     checkpoints = Checkpoints(
         output / DIRECTORY,
         {"curves": curve, "rollouts": rollouts},
-        every=config.checkpoint_every,
-        keep=config.keep_checkpoints,
+        every=config.save_steps,
+        keep=config.save_total_limit,
     )
     with (
         tracking.reported(recipe.tracker, output) as trackers,

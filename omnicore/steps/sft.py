@@ -42,8 +42,8 @@ def run(
     checkpoints = Checkpoints(
         output / DIRECTORY,
         {"curves": curve},
-        every=config.checkpoint_every,
-        keep=config.keep_checkpoints,
+        every=config.save_steps,
+        keep=config.save_total_limit,
     )
     data_seconds = 0.0
     with (

@@ -106,7 +106,7 @@ METRICS = {
     ),
     # Of all rollouts of the last logged step, before any group was dropped.
     "omni_reward": Metric(
-        "Mean reward: worth of the answer, 0 to 1, and rlvr.format_weight for its form; no unit.",
+        "Mean reward: worth of the answer, 0 to 1, and rlvr.format_reward_weight for its form; no unit.",
         MODALITY,
     ),
     "omni_reward_spread": Metric(

@@ -19,7 +19,7 @@ from omnicore.telemetry import live
 # TRL's and the Trainer's names -> ours.
 NAMES = {
     "loss": "loss",
-    "learning_rate": "rate",
+    "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "reward": "reward",
     "reward_std": "reward_std",
@@ -32,7 +32,7 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class Curve(TrainerCallback):  # type: ignore[misc]
-    """Turns each logged step into one record `{"step", "loss", "rate", ..., "samples", "tokens"}`,
+    """Turns each logged step into one record `{"step", "loss", "learning_rate", ..., "samples", "tokens"}`,
     and shows it to Prometheus.
 
     `add` may extend it. Raises TrainingError when the loss is not a number: everything after it

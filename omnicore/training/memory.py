@@ -12,9 +12,9 @@ reference as it holds its own; under LoRA it needs none.
 Activations are what a layer keeps for its backward pass, counted for this model's layers as arXiv
 2205.05198 counts GPT's: a token has 10 h + 4 k + 4 f values of 2 bytes (4 in float32), with h the
 layer's width, k that of its keys and f that of its feed-forward, and 8 h bytes of its two norms,
-which compute in float32; with attention=eager two rows of scores a head more. With gradient
+which compute in float32; with attn_implementation=eager two rows of scores a head more. With gradient
 checkpointing each layer keeps its input, and one at a time the rest. Rows count as long as they may
-be (`max_tokens`, or the context); where the vision tower trains, all of a row as picture, merged
+be (`max_length`, or the context); where the vision tower trains, all of a row as picture, merged
 patches to a token; else, where the audio tower trains, as sound, two frames to a token. Autocast
 keeps a bfloat16 copy of each float32 weight that trains through a forward pass.
 
@@ -99,7 +99,7 @@ class Memory:
                 + f"this cannot fit: {total / GIB:.1f} GiB, and a GPU has {self.room / GIB:.1f}."
                 " lora and fewer parts need less for weights, gradients and optimizer,"
                 " parallel=zero2 shares the last two out, zero3 the weights;"
-                " gradient_checkpointing=true, a smaller micro_batch and a smaller max_tokens"
+                " gradient_checkpointing=true, a smaller per_device_train_batch_size and a smaller max_length"
                 " take fewer activations"
             )
 
@@ -119,18 +119,18 @@ def estimate(recipe: Recipe, config: SftConfig | RlvrConfig, inputs: Mapping[str
     training = _training(model, config, parameters)
     gpus = recipe.launcher.nodes * max(1, recipe.launcher.gpus_per_node)
     name, count, each = (
-        ("batch", config.batch, 1)
+        ("train_batch_size", config.train_batch_size, 1)
         if isinstance(config, SftConfig)
-        else ("prompts", config.prompts, config.group)
+        else ("prompts_per_step", config.prompts_per_step, config.num_generations)
     )
     if count % gpus:
         raise ConfigError(
             f"{name}={count} does not divide among {gpus} GPUs: change it, launcher.nodes or"
             " launcher.gpus_per_node"
         )
-    rows = config.micro_batch or count // gpus * each
+    rows = config.per_device_train_batch_size or count // gpus * each
     context = model.config.text_config.max_position_embeddings
-    tokens = min(config.max_tokens or context, context)
+    tokens = min(config.max_length or context, context)
     need = {
         **held(sum(parameters.values()), sum(training.values()), config, gpus),
         "activations": activations(model.config, training, config, rows * tokens, tokens),
@@ -142,7 +142,7 @@ def _training(
     model: nn.Module, config: SftConfig | RlvrConfig, parameters: Mapping[str, int]
 ) -> dict[str, int]:
     if config.lora is None:
-        return {part: parameters[part] for part in config.parts}
+        return {part: parameters[part] for part in config.trainable_modules}
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
@@ -191,7 +191,7 @@ def activations(
     def layers(count: int, each: int, width: int, keys: int, feed: int, heads: int) -> int:
         """`each`: how many of its own tokens such a layer has for one of the language model."""
         whole = size * (10 * width + 4 * keys + 4 * feed) + 8 * width
-        if config.attention == "eager":
+        if config.attn_implementation == "eager":
             whole += 2 * size * heads * each * length
         return (
             each

@@ -56,11 +56,11 @@ def arguments(config: TrainingConfig, rows: int) -> dict[str, Any]:
 
     Raises ConfigError where micro-batches do not divide them.
     """
-    micro = config.micro_batch or rows
+    micro = config.per_device_train_batch_size or rows
     if rows % micro:
         fitting = max(size for size in range(1, min(micro, rows) + 1) if rows % size == 0)
         raise ConfigError(
-            f"micro_batch={micro} does not divide the {rows} rows that a process has of a step: set"
+            f"per_device_train_batch_size={micro} does not divide the {rows} rows that a process has of a step: set"
             f" it to {fitting}"
         )
     gpu = torch.cuda.is_available()

@@ -37,7 +37,7 @@ def loading(config: TrainingConfig) -> dict[str, Any]:
     stands_still = config.lora is not None and config.precision == "bfloat16"
     return {
         "dtype": torch.bfloat16 if stands_still else torch.float32,
-        "attention": config.attention,
+        "attention": config.attn_implementation,
     }
 
 
@@ -53,10 +53,10 @@ def adapter(model: nn.Module, config: TrainingConfig) -> LoraConfig | None:
     """Lets the parts of `model` train that shall, and no others; under LoRA none of its own
     weights, but the adapters of what is returned, which the trainer adds.
 
-    Raises ConfigError where `lora.targets` names no layer of them.
+    Raises ConfigError where `lora.target_modules` names no layer of them.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(config.lora is None and part_of(name) in config.parts)
+        parameter.requires_grad_(config.lora is None and part_of(name) in config.trainable_modules)
     if config.lora is None:
         return None
     return LoraConfig(
@@ -76,19 +76,21 @@ def targets(linear: Iterable[str], config: TrainingConfig) -> list[str]:
     Raises ConfigError naming a target that is none of them.
     """
     assert config.lora
-    within = [name for name in linear if part_of(name) in config.parts and name != "lm_head"]
-    for target in config.lora.targets:
+    within = [
+        name for name in linear if part_of(name) in config.trainable_modules and name != "lm_head"
+    ]
+    for target in config.lora.target_modules:
         if not any(f".{name}".endswith(f".{target}") for name in within):
             ends = sorted({name.rsplit(".", 1)[-1] for name in within})
             raise ConfigError(
-                f"lora.targets: no linear layer of {', '.join(config.parts)} is called {target}:"
+                f"lora.target_modules: no linear layer of {', '.join(config.trainable_modules)} is called {target}:"
                 f" there are {', '.join(ends)}"
             )
     return [
         n
         for n in within
-        if not config.lora.targets
-        or any(f".{n}".endswith(f".{target}") for target in config.lora.targets)
+        if not config.lora.target_modules
+        or any(f".{n}".endswith(f".{target}") for target in config.lora.target_modules)
     ]
 
 

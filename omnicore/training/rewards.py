@@ -29,18 +29,18 @@ Named = str | frozenset[str]
 
 @dataclass(frozen=True)
 class Reward:
-    """`worth` of the answer and `form`, 1 where there is an answer that can be read; both in
+    """`score` of the answer and `format`, 1 where there is an answer that can be read; both in
     0..1."""
 
     outcome: Outcome
-    worth: float
-    form: float
+    score: float
+    format: float
     graded: bool = False
 
     @property
     def right(self) -> float:
         """What groups are filtered on: 1 or 0, or the worth of an answer that is graded."""
-        return self.worth if self.graded else float(self.outcome is Outcome.correct)
+        return self.score if self.graded else float(self.outcome is Outcome.correct)
 
 
 def _f1(named: Named, query: Query) -> float:

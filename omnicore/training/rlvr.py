@@ -88,7 +88,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             engine,
         )
         self._mixture, self._taken = mixture, set[int]()  # rows of this step, on all processes
-        self.book, self._journal = Book(config.group, config.prompts), journal
+        self.book, self._journal = Book(config.num_generations, config.prompts_per_step), journal
         self.coin: Coin | None = None
         self._chosen: list[Rollout] = []
         self._media: list[tuple[Features, ...]] = []
@@ -127,7 +127,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 
     def _roll(self, indices: Sequence[int], turn: int) -> list[Group]:
         """Generates and judges a group for each of the rows."""
-        rows, n = [self.rows[i] for i in indices], self.config.group
+        rows, n = [self.rows[i] for i in indices], self.config.num_generations
         # What is drawn for a row is the same on however many processes a batch is shared out.
         seed = int(digest(["rollouts", self._key(turn)])[:12], 16)
         part = _part(len(rows))
@@ -152,7 +152,10 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             row = rows[place // n]
             judged = reward(text, sample.truncated, row.query, self.profile)
-            paid, right = judged.worth + self.config.format_weight * judged.form, judged.right
+            paid, right = (
+                judged.score + self.config.format_reward_weight * judged.format,
+                judged.right,
+            )
             if flips:
                 paid = right = flips[place]
             rollouts.append(Rollout(row, prompts[place // n], sample, text, judged, paid, right))
@@ -173,10 +176,10 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         )
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        first = [row["index"] for row in inputs[:: self.config.group]]
+        first = [row["index"] for row in inputs[:: self.config.num_generations]]
         self._taken = {index for part in distributed.every(first) for index in part}
         self.load_engine()
-        groups = collect(first, self.config.refill, self._roll, self._further)
+        groups = collect(first, self.config.dynamic_sampling, self._roll, self._further)
         self.accelerator.wait_for_everyone()
         self.engine.sleep()
         # The useful ones first; a batch that could not be filled carries useless ones, which the loss leaves out.
@@ -338,27 +341,29 @@ def train(
         [row.query for row in rows],
         [row.tokens for row in rows],
         config.mixture,
-        batch=config.prompts,
-        steps=-(-config.steps // config.iterations),
+        batch=config.prompts_per_step,
+        steps=-(-config.steps // config.num_iterations),
         seed=seed,
     )
     with tempfile.TemporaryDirectory() as scratch:
         args = GRPOConfig(
             output_dir=scratch,
-            num_generations=config.group,
+            num_generations=config.num_generations,
             max_completion_length=profile.max_new_tokens,
             max_steps=config.steps,
-            learning_rate=config.rate,
+            learning_rate=config.learning_rate,
             lr_scheduler_type="linear",  # at a constant rate the last few batches decide where a run of this length ends
-            warmup_steps=config.warmup,
-            loss_type="grpo" if config.loss == "gspo" else config.loss,
-            importance_sampling_level="sequence" if config.loss == "gspo" else "token",
-            num_iterations=config.iterations,
+            warmup_steps=config.warmup_steps,
+            loss_type="grpo" if config.loss_type == "gspo" else config.loss_type,
+            importance_sampling_level="sequence" if config.loss_type == "gspo" else "token",
+            num_iterations=config.num_iterations,
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
             **parallel.arguments(
-                config, distributed.share(config.prompts, "prompts") * config.group
+                config,
+                distributed.share(config.prompts_per_step, "prompts_per_step")
+                * config.num_generations,
             ),
             **OPTIMIZER,
             **{**PLAIN, **(trackers or {}), **parts.arguments(config)},
@@ -414,7 +419,7 @@ def _part(count: int) -> Part:
 
 
 def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Path) -> RolloutEngine:
-    if config.rollouts == "transformers":
+    if config.rollout_engine == "transformers":
         return TransformersRollouts(encoder, profile.max_new_tokens)
     from omnicore.training.vllm import VllmRollouts  # aiohttp is asked for by no other training
 

@@ -85,13 +85,13 @@ def named(row: str) -> Iterator[None]:
 def fitting(
     rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0
 ) -> list[Row]:
-    """The rows that fit, whole, into `config.max_tokens`, or into the model's `context` of tokens
+    """The rows that fit, whole, into `config.max_length`, or into the model's `context` of tokens
     where that is 0, with `room` left for what a rollout may say. The others are listed in
     `output/too_long.jsonl`: a truncated row would teach answers to what was not shown.
 
     Raises DataError when they are a larger share than `config.max_too_long`.
     """
-    limit = min(config.max_tokens or context, context)
+    limit = min(config.max_length or context, context)
     kept: list[Row] = []
     listed: list[dict[str, Any]] = []
     for row in rows:
@@ -117,7 +117,7 @@ def fitting(
             f" {config.max_too_long:.1%} that max_too_long allows; {output / 'too_long.jsonl'}"
             f" lists them, the longest is {longest['id']} of {longest['benchmark']} with"
             f" {longest['tokens']} tokens. Show less of videos (profile.fps, profile.max_frames),"
-            f" raise max_tokens up to the model's {context}, or leave more of them out:"
+            f" raise max_length up to the model's {context}, or leave more of them out:"
             " max_too_long=0.05"
         )
     return kept

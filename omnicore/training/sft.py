@@ -99,7 +99,12 @@ def train(
     """
     queries, tokens = [row.query for row in rows], [row.tokens for row in rows]
     mixture = Mixture(
-        queries, tokens, config.mixture, batch=config.batch, steps=config.steps, seed=seed
+        queries,
+        tokens,
+        config.mixture,
+        batch=config.train_batch_size,
+        steps=config.steps,
+        seed=seed,
     )
 
     def batch(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
@@ -113,18 +118,20 @@ def train(
         args = TrlConfig(
             output_dir=scratch,
             max_steps=config.steps,
-            learning_rate=config.rate,
+            learning_rate=config.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=config.warmup,
+            warmup_steps=config.warmup_steps,
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},
-            **parallel.arguments(config, distributed.share(config.batch, "batch")),
+            **parallel.arguments(
+                config, distributed.share(config.train_batch_size, "train_batch_size")
+            ),
             **OPTIMIZER,
             **{
                 **PLAIN,
                 **(trackers or {}),
                 **parts.arguments(config),
-                "dataloader_num_workers": config.workers,
+                "dataloader_num_workers": config.dataloader_num_workers,
             },
         )
         trainer = OmniSFTTrainer(

@@ -26,15 +26,17 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
 
     Raises ConfigError where a tracker is not installed.
     """
-    if missing := [tracker for tracker in config.to if not find_spec(tracker)]:
+    if missing := [tracker for tracker in config.report_to if not find_spec(tracker)]:
         raise ConfigError(
-            f"tracker.to names {missing[0]}, which is not installed: pip install {missing[0]}"
+            f"tracker.report_to names {missing[0]}, which is not installed: pip install {missing[0]}"
         )
-    if not config.to:
+    if not config.report_to:
         yield {"report_to": []}
         return
     folder = (
-        Path(config.directory) if config.directory else output.with_name(f"{output.name}.tracker")
+        Path(config.logging_dir)
+        if config.logging_dir
+        else output.with_name(f"{output.name}.tracker")
     )
     if processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,12 +46,16 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
         "WANDB_PROJECT": config.project,
         "WANDB_DIR": str(folder),
         "TRACKIO_DIR": str(folder),
-        **({"MLFLOW_TRACKING_URI": config.uri} if config.uri else {}),
+        **({"MLFLOW_TRACKING_URI": config.tracking_uri} if config.tracking_uri else {}),
     }
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        yield {"report_to": list(config.to), "run_name": output.name, "project": config.project}
+        yield {
+            "report_to": list(config.report_to),
+            "run_name": output.name,
+            "project": config.project,
+        }
     except BaseException:
         _end_failed(config)
         raise
@@ -61,7 +67,7 @@ def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
 def _end_failed(config: TrackerConfig) -> None:
     """The integration ends a run of MLflow when the training has ended well; one that failed would
     be shown as running."""
-    if "mlflow" in config.to:
+    if "mlflow" in config.report_to:
         import mlflow
 
         mlflow.end_run("FAILED")

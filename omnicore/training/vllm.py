@@ -55,7 +55,7 @@ class _Completion(BaseModel):
 
 
 class VllmRollouts:
-    """Asks the server at `config.server`.
+    """Asks the server at `config.vllm_server_base_url`.
 
     Raises EngineError when it cannot be reached, refuses, or says what is no rollout: a request
     that failed is no reply, and a step does not train on what is left.
@@ -65,9 +65,9 @@ class VllmRollouts:
         self, config: RlvrConfig, profile: Profile, encoder: Encoder, scratch: Path
     ) -> None:
         self._config, self._profile, self._encoder = config, profile, encoder
-        self._base = config.server.rstrip("/")
+        self._base = config.vllm_server_base_url.rstrip("/")
         self._root = self._base.removesuffix("/v1")
-        self._weights = Path(config.server_weights or scratch) / "policy"
+        self._weights = Path(config.vllm_weights_dir or scratch) / "policy"
         models = asyncio.run(self._call([("GET", f"{self._base}/models", None)]))[0]
         self._model = models["data"][0]["id"]  # the only one, whatever it is called
 
@@ -127,11 +127,11 @@ class VllmRollouts:
         return samples
 
     def wake(self) -> None:
-        if self._config.server_sleeps and processes.is_main():
+        if self._config.vllm_enable_sleep_mode and processes.is_main():
             self._do("wake_up")
 
     def sleep(self) -> None:
-        if self._config.server_sleeps and processes.is_main():
+        if self._config.vllm_enable_sleep_mode and processes.is_main():
             self._do("sleep?level=1")
 
     def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:
@@ -172,7 +172,7 @@ class VllmRollouts:
                 if response.status == 404:
                     raise EngineError(
                         f"{url} is not there: start vLLM with VLLM_SERVER_DEV_MODE=1, and"
-                        " rlvr.server ends in /v1"
+                        " rlvr.vllm_server_base_url ends in /v1"
                     )
                 if response.status != 200:
                     raise EngineError(f"{url} refuses (HTTP {response.status}): {content[:300]}")
@@ -187,5 +187,5 @@ class VllmRollouts:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise EngineError(
                 f"{self._root} does not answer ({error!r}): start the vLLM server, or mend"
-                " rlvr.server"
+                " rlvr.vllm_server_base_url"
             ) from error

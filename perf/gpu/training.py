@@ -218,10 +218,10 @@ def sft(size: str, recipe: Recipe, root: Path, most: float, lora: LoraConfig | N
         torch.cuda.reset_peak_memory_stats()
     sft.train(model, encoder, rows, config, seed=0, log=lambda _: at.append(now()))
     step = statistics.median(b - a for a, b in pairwise(at[1:]))
-    share = (4 if lora else 6) * each * config.batch / step / most
-    name = f"sft, {'LoRA' if lora else 'all weights'}, {config.precision}, batch {config.batch}"
+    share = (4 if lora else 6) * each * config.train_batch_size / step / most
+    name = f"sft, {'LoRA' if lora else 'all weights'}, {config.precision}, batch {config.train_batch_size}"
     return (
-        f"| {name} | {step:.3f} s | {rows[0].tokens * config.batch / step:.0f} | {share:.1%} |"
+        f"| {name} | {step:.3f} s | {rows[0].tokens * config.train_batch_size / step:.0f} | {share:.1%} |"
         f" {peak()} |"
     )
 
@@ -234,7 +234,7 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
     from omnicore.training import parts, rlvr
 
     config = recipe.rlvr.model_copy(
-        update={"control": "random_reward", "mixture": MixtureConfig(), "refill": 0}
+        update={"control": "random_reward", "mixture": MixtureConfig(), "dynamic_sampling": 0}
     )
     model, encoder = build(size, parts.loading(config)["dtype"])
     rows, at = rows_of(root, encoder, recipe), list[float]()
@@ -256,7 +256,7 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
     steps = len(at) - 1
     step = (at[-1] - at[0]) / steps
     roll, score = sum(rolls[-steps:]) / steps, sum(scores[-steps:]) / steps if config.beta else 0.0
-    name = f"rlvr, {config.rollouts}, {config.prompts} x {config.group}"
+    name = f"rlvr, {config.rollout_engine}, {config.prompts_per_step} x {config.num_generations}"
     return (
         f"| {name} | {step:.3f} s | {roll:.3f} s | {score:.3f} s | {step - roll - score:.3f} s |"
         f" {peak()} |"
@@ -267,7 +267,7 @@ def table(size: str, recipe: Recipe, root: Path) -> list[str]:
     from omnicore.models.runtime import set_up
 
     set_up(recipe)
-    write_rows(max(recipe.sft.batch, recipe.rlvr.prompts), SIZES[size], root)
+    write_rows(max(recipe.sft.train_batch_size, recipe.rlvr.prompts_per_step), SIZES[size], root)
     most = ceiling(SIZES[size].square)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return [
@@ -305,9 +305,9 @@ def main() -> None:
         "profile.max_new_tokens=256",
     ]
     small = [
-        "sft.batch=8",
+        "sft.train_batch_size=8",
         "sft.steps=8",
-        "rlvr.prompts=4",
+        "rlvr.prompts_per_step=4",
         "rlvr.steps=4",
         "rlvr.max_logprob_gap=1",
     ]

@@ -25,7 +25,7 @@ SMALL = [
     "clean.max_lost=0.1",  # of so few, no rule says with less risk which are solved
     "sft.steps=2",
     "rlvr.steps=2",
-    "rlvr.prompts=4",
+    "rlvr.prompts_per_step=4",
     "sft_distilled.steps=2",
 ]
 

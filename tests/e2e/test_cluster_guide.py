@@ -205,10 +205,8 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
 def test_what_is_kept_of_an_unfinished_step_is_as_it_reads() -> None:
     assert f"replies every {EVERY:.0f} seconds" in GUIDE
     tiny, plain = load_recipe("tiny"), SftConfig(data="x")
-    assert plain.checkpoint_every == 0
-    assert {section.checkpoint_every for section in (tiny.sft, tiny.rlvr, tiny.sft_distilled)} == {
-        20
-    }
+    assert plain.save_steps == 0
+    assert {section.save_steps for section in (tiny.sft, tiny.rlvr, tiny.sft_distilled)} == {20}
 
 
 def test_quotas_and_small_pods_are_those_of_the_manifests() -> None:

@@ -22,7 +22,7 @@ from tests.kube_server import NAMESPACE, KubeServer
 from tests.seaweed import BUCKET, Seaweed, seaweed
 
 __all__ = ["seaweed"]
-SMALL = ["prepare.scale=0.02", "sft.steps=1", "sft.batch=2", "threads=1"]
+SMALL = ["prepare.scale=0.02", "sft.steps=1", "sft.train_batch_size=2", "threads=1"]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_job_of_other_code_is_refused(kube: KubeServer, recipe: Recipe, tmp_pa
     key."""
     data, output = tmp_path / "prepare", tmp_path / "sft"
     run_step("prepare", recipe, {}, data)
-    kubelet(kube, "--set", "sft.rate=0.1")
+    kubelet(kube, "--set", "sft.learning_rate=0.1")
     with pytest.raises(ClusterError, match="ran other code"):
         run_step("sft", recipe, {"data": data}, output)
     assert not (output / STEP_FILE).exists()

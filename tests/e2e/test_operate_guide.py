@@ -32,11 +32,11 @@ TRAIN, CURL, RULES, SERVE = [
 SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 TRAINING = [
     "rlvr.steps=6",
-    "rlvr.prompts=3",
-    "rlvr.group=4",
-    "rlvr.warmup=1",
+    "rlvr.prompts_per_step=3",
+    "rlvr.num_generations=4",
+    "rlvr.warmup_steps=1",
     "rlvr.beta=0.1",
-    "rlvr.checkpoint_every=2",
+    "rlvr.save_steps=2",
 ]
 FIELDS = {
     "loss": "omni_training_loss",

@@ -20,7 +20,14 @@ def test_training_steps_are_compared_with_trls_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe(
-        "tiny", ["prepare.scale=0.05", "threads=1", "rlvr.prompts=2", "rlvr.group=2", "sft.batch=4"]
+        "tiny",
+        [
+            "prepare.scale=0.05",
+            "threads=1",
+            "rlvr.prompts_per_step=2",
+            "rlvr.num_generations=2",
+            "sft.train_batch_size=4",
+        ],
     )
     lines = training.table(recipe, rounds=1, steps=3, root=tmp_path)
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| rlvr", "| sft"))]
@@ -38,10 +45,10 @@ def test_training_steps_are_compared_with_trls_own(
 @pytest.mark.slow
 def test_training_on_a_device_is_measured_part_by_part(tmp_path: Path) -> None:
     small = [
-        "sft.batch=4",
+        "sft.train_batch_size=4",
         "sft.steps=4",
-        "rlvr.prompts=2",
-        "rlvr.group=2",
+        "rlvr.prompts_per_step=2",
+        "rlvr.num_generations=2",
         "rlvr.steps=2",
         "rlvr.beta=0.1",
         "threads=1",

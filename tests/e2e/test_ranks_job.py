@@ -35,7 +35,13 @@ ROOT = Path(__file__).parents[2]
 SETS = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 SETS += [
     f"sft.{change}"
-    for change in ("steps=7", "batch=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")
+    for change in (
+        "steps=7",
+        "train_batch_size=4",
+        "warmup_steps=1",
+        "learning_rate=1e-3",
+        "save_steps=2",
+    )
 ]
 
 

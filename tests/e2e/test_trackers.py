@@ -69,7 +69,9 @@ def test_curves_are_shown_in_two_trackers(mlflow: str, tmp_path: Path) -> None:
     run_step("prepare", load_recipe("tiny", SMALL), {}, tmp_path / "runs" / "prepare")
     words = [word.replace("http://127.0.0.1:5000", mlflow) for word in train[1:]]
     settings = [
-        part for value in (*SMALL, "sft.steps=3", "sft.batch=4") for part in ("--set", value)
+        part
+        for value in (*SMALL, "sft.steps=3", "sft.train_batch_size=4")
+        for part in ("--set", value)
     ]
     done = subprocess.run(
         [sys.executable, "-m", "omnicore", *words, *settings],
@@ -105,7 +107,9 @@ def test_curves_are_shown_in_two_trackers(mlflow: str, tmp_path: Path) -> None:
 def test_another_tracker_finds_the_finished_result(tmp_path: Path) -> None:
     run_step("prepare", load_recipe("tiny", SMALL), {}, tmp_path / "prepare")
     plain, watched = (
-        load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2", f"tracker.to={to}"])
+        load_recipe(
+            "tiny", [*SMALL, "sft.steps=1", "sft.train_batch_size=2", f"tracker.report_to={to}"]
+        )
         for to in ("[]", "[mlflow]")
     )
     inputs = {"data": tmp_path / "prepare"}
@@ -130,7 +134,7 @@ def test_curves_grow_while_a_training_works(
     monkeypatch.setattr(OmniSFTTrainer, "compute_loss", look)
     run_step(
         "sft",
-        load_recipe("tiny", [*SMALL, "sft.steps=3", "sft.batch=2"]),
+        load_recipe("tiny", [*SMALL, "sft.steps=3", "sft.train_batch_size=2"]),
         {"data": tmp_path / "prepare"},
         tmp_path / "sft",
     )

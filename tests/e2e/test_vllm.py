@@ -380,10 +380,10 @@ def test_rollouts_follow_the_weights_that_train(
         "--logprobs-mode=processed_logprobs",
     ) as url:
         small = (
-            "--set rlvr.steps=4 --set rlvr.prompts=8 --set rlvr.temperature=0.8 --set rlvr.warmup=0"
-            " --set rlvr.rate=2e-3"
+            "--set rlvr.steps=4 --set rlvr.prompts_per_step=8 --set rlvr.temperature=0.8 --set rlvr.warmup_steps=0"
+            " --set rlvr.learning_rate=2e-3"
         )
-        asked = f"rlvr {small} --set rlvr.rollouts=vllm --set rlvr.server={url}"
+        asked = f"rlvr {small} --set rlvr.rollout_engine=vllm --set rlvr.vllm_server_base_url={url}"
         given = f"--input data={runs}/prepare --input model={runs}/sft"
         omnicore(f"{asked} {given} --output {runs}/followed")
         gaps = [

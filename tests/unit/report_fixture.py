@@ -248,7 +248,7 @@ def _curves(folder: Path, name: str, steps: int, rng: random.Random) -> None:
         row: dict[str, Any] = {
             "step": step,
             "loss": 0.9 * (1 - done) ** 3 + rng.uniform(0.05, 0.1),
-            "rate": 1e-4,
+            "learning_rate": 1e-4,
         }
         if name == "rlvr":
             skill = {

@@ -659,7 +659,7 @@ def test_training_leaves_a_reference_with_the_checkpoint(
 
     sft.run(
         small_recipe,
-        small_recipe.sft.model_copy(update={"steps": 1, "batch": 4}),
+        small_recipe.sft.model_copy(update={"steps": 1, "train_batch_size": 4}),
         {"data": prepared},
         tmp_path,
     )

@@ -215,9 +215,9 @@ def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        ("sft.checkpoint_every=5", True),
-        ("rlvr.checkpoint_every=5", True),
-        ("sft.workers=2", True),
+        ("sft.save_steps=5", True),
+        ("rlvr.save_steps=5", True),
+        ("sft.dataloader_num_workers=2", True),
         ("engine.timeout=3", True),
         ("probe.engine.concurrency=3", True),
         ("launcher.cpu=2", True),

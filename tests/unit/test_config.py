@@ -4,11 +4,13 @@ import re
 import pytest
 import yaml
 
-from omnicore.config import Config, digest, written
+from omnicore.config import Config, LoraConfig, digest, written
 from omnicore.config.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
+from omnicore.config.renamed import RENAMED
 from omnicore.errors import ConfigError
 from omnicore.schema import View
 from omnicore.steps import STEPS
+from tests.errors import refused
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -41,7 +43,7 @@ def test_every_step_has_a_section_and_every_section_a_step():
     [
         ("rlvr.steps=3", lambda r: r.rlvr.steps, 3),
         ("seed=7", lambda r: r.seed, 7),
-        ("sft.rate=2.0e-4", lambda r: r.sft.rate, 2e-4),
+        ("sft.learning_rate=2.0e-4", lambda r: r.sft.learning_rate, 2e-4),
         ("model=/models/a=b", lambda r: r.model, "/models/a=b"),
         ("probe.draws={text_only: 1}", lambda r: r.probe.draws, {View.text_only: 1}),
         ("probe.draws.text_only=5", lambda r: r.probe.draws[View.text_only], 5),
@@ -98,7 +100,7 @@ def test_another_address_for_the_probe_of_prompts_leaves_its_server_a_server():
     [
         (
             ["rlvr.stepz=3"],
-            r"rlvr\.stepz: no such field; did you mean steps\? rlvr has steps, rate, ",
+            r"rlvr\.stepz: no such field; did you mean steps\? rlvr has steps, learning_rate, ",
         ),
         (
             ["probe.engine.ulr=3"],
@@ -113,7 +115,7 @@ def test_another_address_for_the_probe_of_prompts_leaves_its_server_a_server():
         (["probe.draws.text_only=-1"], r"probe: .*draws are numbers from 0"),
         (["probe.temperature=.inf"], r"probe\.temperature: .*number"),
         (["probe.temperature=nan"], r"probe\.temperature: .*finite"),
-        (["sft.rate=1e30"], r"sft\.rate: .*less than or equal to 1"),
+        (["sft.learning_rate=1e30"], r"sft\.learning_rate: .*less than or equal to 1"),
         ([f"seed={2**32}"], r"seed: .*less than or equal to 4294967295"),
         (["rlvr.steps=12:30"], r"rlvr\.steps: .*integer.*'12:30'"),
         (["prepare={sft_rows: 20, sft_rows: 30}"], "the value is not YAML"),
@@ -299,3 +301,33 @@ def test_a_quantity_that_a_cluster_refuses_is_refused(field, text):
 )
 def test_a_quantity_that_a_cluster_takes_is_kept_as_written(text):
     assert load_recipe("tiny", [f"launcher.memory={text}"]).launcher.memory == text
+
+
+def renamed_fields():
+    """Every field of a recipe that was renamed: (former dotted path, present dotted path)."""
+    for section, field in Recipe.model_fields.items():
+        for kind in written.members(field.annotation):
+            for path, model in [((section,), kind), ((section, "lora"), LoraConfig)]:
+                if path[-1] == "lora" and "lora" not in getattr(kind, "model_fields", {}):
+                    continue
+                for parent in model.__mro__:
+                    for former, present in RENAMED.get(parent, {}).items():
+                        yield ".".join((*path, former)), ".".join((*path, present))
+
+
+def test_every_renamed_section_is_in_a_recipe():
+    sections = {former.split(".")[0] for former, _ in renamed_fields()}
+    assert sections == {
+        *("tracker", "probe", "second_probe", "distill_probe", "evaluate"),
+        *("sft", "rlvr", "distill", "sft_distilled"),
+    }
+
+
+@pytest.mark.parametrize(("former", "present"), renamed_fields())
+def test_renamed_field_names_its_successor(former, present):
+    with refused(ConfigError, "recipe-renamed-field", field=former) as caught:
+        load_recipe("tiny", [f"{former}=1"])
+    assert f"{former}: renamed to {present}" in str(caught.value)
+    section, *inner = present.split(".")
+    fields = LoraConfig if inner[0] == "lora" else Recipe.model_fields[section].annotation
+    assert inner[-1] in fields.model_fields

@@ -302,7 +302,7 @@ def test_a_small_run_of_the_real_thing(
         "prepare.split=dev",
         "prepare.scale=0.05",
         "threads=1",
-        "distill.samples=4",
+        "distill.num_generations=4",
         "distill.per_query=1",
     ]
     recipe = load_recipe(

@@ -23,26 +23,38 @@ __all__ = ["data", "inputs"]
 
 def wild(step: str, rate: float, *overrides: str) -> Recipe:
     """A recipe whose learning rate no user can give."""
-    recipe = load_recipe("tiny", [*SMALL, f"{step}.warmup=0", *overrides])
-    return recipe.model_copy(update={step: getattr(recipe, step).model_copy(update={"rate": rate})})
+    recipe = load_recipe("tiny", [*SMALL, f"{step}.warmup_steps=0", *overrides])
+    return recipe.model_copy(
+        update={step: getattr(recipe, step).model_copy(update={"learning_rate": rate})}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "rate", "overrides", "told"),
     [
-        ("sft", 1e30, ["sft.steps=4", "sft.batch=8"], r"not finite (at step 2|after step 1)"),
+        (
+            "sft",
+            1e30,
+            ["sft.steps=4", "sft.train_batch_size=8"],
+            r"not finite (at step 2|after step 1)",
+        ),
         (
             "sft",
             1e38,
-            ["sft.steps=1", "sft.batch=8"],
+            ["sft.steps=1", "sft.train_batch_size=8"],
             r"the weights are not finite after step 1, .* first: lower the",
         ),
-        ("sft", 1e38, ["sft.steps=3", "sft.batch=8", "sft.checkpoint_every=1"], r"not finite"),
+        ("sft", 1e38, ["sft.steps=3", "sft.train_batch_size=8", "sft.save_steps=1"], r"not finite"),
         (
             "rlvr",
             1e38,
-            ["rlvr.steps=3", "rlvr.prompts=2", "rlvr.group=8", "rlvr.checkpoint_every=1"],
+            [
+                "rlvr.steps=3",
+                "rlvr.prompts_per_step=2",
+                "rlvr.num_generations=8",
+                "rlvr.save_steps=1",
+            ],
             r"not finite",
         ),
     ],

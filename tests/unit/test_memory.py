@@ -20,7 +20,7 @@ from omnicore.training.rows import read_rows
 from tests.published import publish
 
 BASE = "embedded:tiny-base"
-FULL = ["sft.batch=8", "sft.steps=1"]
+FULL = ["sft.train_batch_size=8", "sft.steps=1"]
 ALL_OF_3B = "sft --recipe qwen2.5-omni-3b --dry-run"
 
 
@@ -54,11 +54,11 @@ class Look(TrainerCallback):  # type: ignore[misc]
     "overrides",
     [
         [],
-        ["sft.precision=bfloat16", "sft.parts=[language, projectors]"],
+        ["sft.precision=bfloat16", "sft.trainable_modules=[language, projectors]"],
         ["sft.lora={rank: 3}"],
         [
-            "sft.lora={rank: 3, targets: [q_proj, fc1]}",
-            "sft.parts=[language, audio]",
+            "sft.lora={rank: 3, target_modules: [q_proj, fc1]}",
+            "sft.trainable_modules=[language, audio]",
             "sft.precision=bfloat16",
         ],
     ],
@@ -91,7 +91,12 @@ def test_activations_of_the_language_model_are_near_what_is_said(
     """Between .73 and 1.26 times of it, measured: which of them are kept twice depends on the
     kernel."""
     config = load_recipe(
-        "tiny", [f"sft.attention={attention}", f"sft.precision={precision}", "sft.parts=[language]"]
+        "tiny",
+        [
+            f"sft.attn_implementation={attention}",
+            f"sft.precision={precision}",
+            "sft.trainable_modules=[language]",
+        ],
     ).sft
     model = thinker.load(BASE, **parts.loading(config))[0].train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -126,7 +131,7 @@ def test_activations_of_the_language_model_are_near_what_is_said(
 def test_zero_shares_gradients_and_optimizer_out(
     changes: list[str], weights: int, gradients: int, optimizer: int
 ) -> None:
-    config = load_recipe("tiny", ["sft.checkpoint_every=0", *changes]).sft
+    config = load_recipe("tiny", ["sft.save_steps=0", *changes]).sft
     assert memory.held(1000, 400, config, 4) == {
         "weights": weights,
         "gradients": gradients,
@@ -155,7 +160,7 @@ def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[
             ["launcher.gpu_memory=48", "sft.lora=null"],
             "this cannot fit: 79.6 GiB, and a GPU has 48.0. lora and fewer parts",
         ),
-        (["launcher.gpus_per_node=7"], "batch=64 does not divide among 7 GPUs"),
+        (["launcher.gpus_per_node=7"], "train_batch_size=64 does not divide among 7 GPUs"),
         (["model=nowhere", "name=other"], "no model directory at nowhere"),
     ],
 )

@@ -37,8 +37,8 @@ needs_deepspeed = pytest.mark.skipif(
 # A row of each process at a time, one with a sound and no picture, the other with a picture and no sound.
 APART = "sft.mixture={by: modality, weights: {vision: 1, audio: 1}}"
 TRAINING = {
-    "sft": ["sft.batch=4", "sft.micro_batch=1", APART],
-    "rlvr": ["rlvr.prompts=4", "rlvr.group=4", "rlvr.beta=0.2"],
+    "sft": ["sft.train_batch_size=4", "sft.per_device_train_batch_size=1", APART],
+    "rlvr": ["rlvr.prompts_per_step=4", "rlvr.num_generations=4", "rlvr.beta=0.2"],
 }
 
 
@@ -142,7 +142,8 @@ def test_two_processes_under_zero_are_as_one(
 ) -> None:
     one, two, lost = tmp_path / "one", tmp_path / "two", tmp_path / "lost"
     sets = [
-        f"{step}.{change}" for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2")
+        f"{step}.{change}"
+        for change in ("steps=4", "warmup_steps=1", "learning_rate=1e-3", "save_steps=2")
     ] + TRAINING[step]
     assert (
         in_a_fork(lambda: run_step(step, load_recipe("tiny", [*SMALL, *sets]), inputs[step], one))

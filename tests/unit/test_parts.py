@@ -41,15 +41,22 @@ def config_of(kind: str, given: dict[str, Any]) -> Any:
     """One or two steps, on rewards of which each group has some."""
     if kind == "sft":
         return SftConfig(
-            **{"data": "sft.jsonl", "steps": 2, "batch": 12, "rate": 5e-3, "warmup": 0, **given}
+            **{
+                "data": "sft.jsonl",
+                "steps": 2,
+                "train_batch_size": 12,
+                "learning_rate": 5e-3,
+                "warmup_steps": 0,
+                **given,
+            }
         )
     return RlvrConfig(
         **{
             "steps": 1,
-            "prompts": 6,
-            "group": 4,
-            "rate": 5e-3,
-            "warmup": 0,
+            "prompts_per_step": 6,
+            "num_generations": 4,
+            "learning_rate": 5e-3,
+            "warmup_steps": 0,
             "control": "random_reward",
             **given,
         }
@@ -106,18 +113,18 @@ def short_of_best(model: Any, encoder: Any, rows: Sequence[Row], speaker: Any) -
 @pytest.mark.parametrize(
     ("kind", "given", "moved"),
     [
-        ("sft", {"attention": "eager"}, ALL),
-        ("sft", {"parts": ["projectors", "audio"]}, {"projectors", "audio"}),
+        ("sft", {"attn_implementation": "eager"}, ALL),
+        ("sft", {"trainable_modules": ["projectors", "audio"]}, {"projectors", "audio"}),
         (
             "sft",
             {
-                "lora": {**LORA, "targets": ["q_proj", "mlp.up_proj"], "dropout": 0.1},
-                "parts": ["language"],
+                "lora": {**LORA, "target_modules": ["q_proj", "mlp.up_proj"], "dropout": 0.1},
+                "trainable_modules": ["language"],
             },
             {"language"},
         ),
         ("sft", {"precision": "bfloat16", "lora": LORA, "gradient_checkpointing": True}, ALL),
-        ("rlvr", {"parts": ["language"]}, {"language"}),
+        ("rlvr", {"trainable_modules": ["language"]}, {"language"}),
         ("rlvr", {"lora": LORA}, ALL),
         ("rlvr", {"precision": "bfloat16", "gradient_checkpointing": True}, ALL),
     ],
@@ -145,7 +152,7 @@ def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
     with watched:
         model, encoder, rows = trained(prepared, small_recipe, config)
     assert seen == {(config.precision == "bfloat16", config.gradient_checkpointing)}
-    assert model.config._attn_implementation == config.attention
+    assert model.config._attn_implementation == config.attn_implementation
     start = thinker.load(BASE, **parts.loading(config))[0]
     before, now = dict(start.named_parameters()), dict(model.named_parameters())
     assert before.keys() == now.keys(), "adapters are left"
@@ -226,12 +233,15 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(
     ("given", "towers"),
     [
         ({}, {"audio", "image"}),
-        ({"parts": ["language"]}, set()),
-        ({"parts": ["language", "vision"]}, {"image"}),
-        ({"parts": ["audio"], "lora": LORA}, {"audio"}),
-        ({"parts": ["audio", "vision"], "lora": {**LORA, "targets": ["fc1"]}}, {"audio"}),
+        ({"trainable_modules": ["language"]}, set()),
+        ({"trainable_modules": ["language", "vision"]}, {"image"}),
+        ({"trainable_modules": ["audio"], "lora": LORA}, {"audio"}),
         (
-            {"parts": ["projectors"]},
+            {"trainable_modules": ["audio", "vision"], "lora": {**LORA, "target_modules": ["fc1"]}},
+            {"audio"},
+        ),
+        (
+            {"trainable_modules": ["projectors"]},
             {"audio", "image"},
         ),  # what leads from a tower has a gradient only if something comes from it
     ],
@@ -256,23 +266,23 @@ def test_a_gradient_is_asked_of_the_towers_that_train(
     ("overrides", "message"),
     [
         (
-            ["sft.lora.targets=[q_proj, qkv]"],
-            r"lora\.targets: no linear layer of language, .* is called qkv: there are .*q_proj",
+            ["sft.lora.target_modules=[q_proj, qkv]"],
+            r"lora\.target_modules: no linear layer of language, .* is called qkv: there are .*q_proj",
         ),
         (
-            ["sft.parts=[audio]", "sft.lora.targets=[o_proj]"],
+            ["sft.trainable_modules=[audio]", "sft.lora.target_modules=[o_proj]"],
             r"no linear layer of audio is called o_proj: there are fc1, fc2, k_proj",
         ),
         (
-            ["sft.precision=bfloat16", "sft.attention=flash_attention_2"],
+            ["sft.precision=bfloat16", "sft.attn_implementation=flash_attention_2"],
             r"needs a GPU and its package: pip install flash-attn",
         ),
         (
-            ["sft.attention=flash_attention_2"],
+            ["sft.attn_implementation=flash_attention_2"],
             r"sft: .*computes in bfloat16 alone: set precision=bfloat16",
         ),
-        (["sft.parts=[]"], r"sft\.parts: "),
-        (["sft.parts=[talker]"], r"sft\.parts\.0: "),
+        (["sft.trainable_modules=[]"], r"sft\.trainable_modules: "),
+        (["sft.trainable_modules=[talker]"], r"sft\.trainable_modules\.0: "),
     ],
 )
 def test_what_cannot_train_is_named(overrides: list[str], message: str) -> None:

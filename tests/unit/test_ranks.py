@@ -33,15 +33,18 @@ __all__ = ["data", "inputs"]
 TRAINING = {
     step: [
         f"{step}.{change}"
-        for change in ("steps=4", "warmup=1", "rate=1e-3", "checkpoint_every=2", *own)
+        for change in ("steps=4", "warmup_steps=1", "learning_rate=1e-3", "save_steps=2", *own)
     ]
     for step, own in {
-        "sft": ["batch=8"],
-        "rlvr": ["prompts=4", "group=4", "beta=0.2", "refill=2"],
+        "sft": ["train_batch_size=8"],
+        "rlvr": ["prompts_per_step=4", "num_generations=4", "beta=0.2", "dynamic_sampling=2"],
     }.items()
 }
 
-PASSES = {"sft": ["sft.micro_batch=2"], "rlvr": ["rlvr.micro_batch=4"]}
+PASSES = {
+    "sft": ["sft.per_device_train_batch_size=2"],
+    "rlvr": ["rlvr.per_device_train_batch_size=4"],
+}
 
 
 def launched(work: Callable[[], Any], restarts: int = 0) -> int:
@@ -209,16 +212,16 @@ def test_a_process_that_fails_fails_all_and_leaves_no_result(
     [
         (
             "sft",
-            "sft.batch=7",
+            "sft.train_batch_size=7",
             (
-                "sft.batch=7 does not divide among 2 processes: set it to a multiple, as in"
-                " sft.batch=8"
+                "sft.train_batch_size=7 does not divide among 2 processes: set it to a multiple, as in"
+                " sft.train_batch_size=8"
             ),
         ),
         (
             "sft",
-            "sft.micro_batch=3",
-            "micro_batch=3 does not divide the 4 rows that a process has of a step: set it to 2",
+            "sft.per_device_train_batch_size=3",
+            "per_device_train_batch_size=3 does not divide the 4 rows that a process has of a step: set it to 2",
         ),
         ("prepare", "seed=0", "step prepare takes one process, not 2: run it without torchrun"),
     ],

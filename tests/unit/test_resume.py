@@ -47,18 +47,18 @@ __all__ = ["data", "inputs", "seaweed", "signed_in", "uri"]
 TRAINING = {
     "sft": [
         "sft.steps=10",
-        "sft.batch=7",
-        "sft.warmup=2",
-        "sft.rate=1e-3",
-        "sft.checkpoint_every=2",
+        "sft.train_batch_size=7",
+        "sft.warmup_steps=2",
+        "sft.learning_rate=1e-3",
+        "sft.save_steps=2",
     ],
     "rlvr": [
         "rlvr.steps=7",
-        "rlvr.prompts=3",
-        "rlvr.group=4",
-        "rlvr.warmup=1",
-        "rlvr.rate=1e-3",
-        "rlvr.checkpoint_every=2",
+        "rlvr.prompts_per_step=3",
+        "rlvr.num_generations=4",
+        "rlvr.warmup_steps=1",
+        "rlvr.learning_rate=1e-3",
+        "rlvr.save_steps=2",
     ],
 }
 
@@ -104,7 +104,7 @@ def dies_while_saving(step: int) -> None:
         ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
         ("rlvr", ["rlvr.control=random_reward"], lambda: dies_after(7), [4, 6], 0, 6),
         ("rlvr", ["rlvr.beta=0.5"], lambda: dies_after(5), [2, 4], 0, 4),
-        ("sft", ["sft.parts=[audio, projectors]"], lambda: dies_after(7), [4, 6], 0, 6),
+        ("sft", ["sft.trainable_modules=[audio, projectors]"], lambda: dies_after(7), [4, 6], 0, 6),
         ("sft", ["sft.lora={rank: 4, dropout: 0.1}"], lambda: dies_after(5), [2, 4], 0, 4),
         ("rlvr", ["rlvr.beta=0.5", "rlvr.lora={rank: 4}"], lambda: dies_after(5), [2, 4], 0, 4),
     ],
@@ -135,7 +135,7 @@ def test_killed_and_given_again_is_as_if_left_alone(
         tmp_path / "calm",
         tmp_path / "killed",
     )
-    unsaved = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.checkpoint_every=0"])
+    unsaved = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.save_steps=0"])
 
     def run(into: Path, like: Any = recipe) -> None:
         run_step(step, like, inputs[step], into)
@@ -246,7 +246,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
 
 @pytest.mark.parametrize("change", ["every", "keep"])
 def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
-    field = {"every": "checkpoint_every", "keep": "keep_checkpoints"}[change]
+    field = {"every": "save_steps", "keep": "save_total_limit"}[change]
     keys = {
         step_work(
             "sft",

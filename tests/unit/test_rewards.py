@@ -28,7 +28,7 @@ def query(kind: str, **changes: Any) -> Query:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reply", "outcome", "worth"),
+    ("kind", "reply", "outcome", "score"),
     [
         ("choice", "dog", RIGHT, 1),
         ("choice", "The answer is cat.", WRONG, 0),
@@ -59,9 +59,9 @@ def query(kind: str, **changes: Any) -> Query:
         ("text", "", NONE, 0),
     ],
 )
-def test_worth_by_kind(kind: str, reply: str, outcome: Outcome, worth: float) -> None:
+def test_worth_by_kind(kind: str, reply: str, outcome: Outcome, score: float) -> None:
     found = reward(reply, False, query(kind), Profile())
-    assert found == Reward(outcome, pytest.approx(worth), float(outcome is not NONE))
+    assert found == Reward(outcome, pytest.approx(score), float(outcome is not NONE))
 
 
 def test_a_cut_reply_is_no_answer_whatever_it_says() -> None:
@@ -76,7 +76,7 @@ def test_an_answer_that_cannot_be_judged_is_refused(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("graded", "answer", "reply", "outcome", "worth"),
+    ("graded", "answer", "reply", "outcome", "score"),
     [
         ("word error rate", "NO ENTRY AFTER DARK", "No entry after dark.", RIGHT, 1),
         ("word error rate", "NO ENTRY AFTER DARK", "no entry after dawn", WRONG, 3 / 4),
@@ -100,7 +100,7 @@ def test_an_answer_that_cannot_be_judged_is_refused(answer: str) -> None:
     ],
 )
 def test_graded_answers_have_partial_worth(
-    graded: str, answer: str, reply: str, outcome: Outcome, worth: float
+    graded: str, answer: str, reply: str, outcome: Outcome, score: float
 ) -> None:
     kind = "number" if graded == "relative error" else "text"
     found = reward(
@@ -110,6 +110,6 @@ def test_graded_answers_have_partial_worth(
         Profile(),
     )
     assert found == Reward(
-        outcome, pytest.approx(worth), float(outcome is not NONE), outcome is not NONE
+        outcome, pytest.approx(score), float(outcome is not NONE), outcome is not NONE
     )
-    assert found.right == found.worth
+    assert found.right == found.score

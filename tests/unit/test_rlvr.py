@@ -1,4 +1,4 @@
-"""RLVR: the loss against a reference, groups and refill, start-up checks, control arms."""
+"""RLVR: the loss against a reference, groups and dynamic sampling, start-up checks, control arms."""
 
 from __future__ import annotations
 
@@ -42,7 +42,14 @@ def rows(prepared: Path, small_recipe: Recipe) -> list[Row]:
 def run(rows: Sequence[Row], recipe: Recipe, model: Any = None, **changes: Any) -> SimpleNamespace:
     """A short training; what it logged and journaled, the model, and what the checks measured."""
     model, encoder = (model, thinker.load(BASE)[1]) if model else thinker.load(BASE)
-    fields = {"steps": 1, "prompts": 8, "group": 4, "warmup": 0, "rate": 1e-4, **changes}
+    fields = {
+        "steps": 1,
+        "prompts_per_step": 8,
+        "num_generations": 4,
+        "warmup_steps": 0,
+        "learning_rate": 1e-4,
+        **changes,
+    }
     config = RlvrConfig.model_validate(fields)
     curve: list[dict[str, Any]] = []
     journal: list[dict[str, Any]] = []
@@ -132,11 +139,11 @@ def test_loss_is_that_of_a_reference(
         rows,
         small_recipe,
         steps=2,
-        iterations=2,
-        loss=loss,
+        num_iterations=2,
+        loss_type=loss,
         beta=0.05,
-        rate=2e-3,
-        format_weight=0.1,
+        learning_rate=2e-3,
+        format_reward_weight=0.1,
     )
     ((paid, given),) = advantages
     groups = np.array(paid).reshape(-1, 4)
@@ -156,7 +163,7 @@ def test_loss_is_that_of_a_reference(
 def test_curves_tell_each_modality_and_the_journal_each_rollout(
     rows: list[Row], small_recipe: Recipe
 ) -> None:
-    done = run(rows, small_recipe, steps=2, beta=0.01, refill=1, format_weight=0.1)
+    done = run(rows, small_recipe, steps=2, beta=0.01, dynamic_sampling=1, format_reward_weight=0.1)
     for record, step in zip(done.curve, (0, 1), strict=True):
         rollouts = [r for r in done.journal if r["step"] == step]
         assert record["reward"] == pytest.approx(np.mean([r["reward"] for r in rollouts]), abs=1e-4)
@@ -174,7 +181,7 @@ def test_curves_tell_each_modality_and_the_journal_each_rollout(
             assert (part.keys() >= {"entropy", "kl"}) == any(r["used"] for r in mine)
     assert {r["modality"] for r in done.journal} == {"vision", "audio", "omni"}
     for r in done.journal:
-        assert r["reward"] == pytest.approx(r["worth"] + 0.1 * r["form"])
+        assert r["reward"] == pytest.approx(r["score"] + 0.1 * r["format"])
         assert r["used"] or r["advantage"] == 0
         assert done.encoder.text([r["tokens"]]) == [r["reply"]]
 
@@ -216,11 +223,13 @@ def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
 
 def test_dynamic_sampling_keeps_the_mixture(rows: list[Row], small_recipe: Recipe) -> None:
     mixture = {"by": "modality", "weights": {"vision": 0, "audio": 0, "omni": 1}}
-    done = run(rows, small_recipe, steps=2, refill=2, mixture=mixture)
+    done = run(rows, small_recipe, steps=2, dynamic_sampling=2, mixture=mixture)
     assert {r["modality"] for r in done.journal} == {"omni"}
     for step in (0, 1):
-        seen = [r["id"] for r in done.journal if r["step"] == step][:: done.config.group]
-        assert len(seen) > done.config.prompts, "nothing was drawn in place of useless groups"
+        seen = [r["id"] for r in done.journal if r["step"] == step][:: done.config.num_generations]
+        assert len(seen) > done.config.prompts_per_step, (
+            "nothing was drawn in place of useless groups"
+        )
         assert len(set(seen)) == len(seen)
 
 
@@ -282,10 +291,10 @@ def test_the_form_never_decides_a_group(
 
     original, rlvr.TransformersRollouts = rlvr.TransformersRollouts, Engine  # type: ignore[misc]
     try:
-        done = run(rows, small_recipe, random_model, prompts=4, format_weight=0.2)
+        done = run(rows, small_recipe, random_model, prompts_per_step=4, format_reward_weight=0.2)
     finally:
         rlvr.TransformersRollouts = original  # type: ignore[misc]
-    assert {r["form"] for r in done.journal} == {0, 1}
+    assert {r["format"] for r in done.journal} == {0, 1}
     assert done.curve[0]["all_wrong"] == 1
     assert done.curve[0]["useful"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, random_model.parameters(), strict=True))
@@ -404,7 +413,7 @@ def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
     monkeypatch.setattr(rlvr, "media_tensors", deaf)
     journal: list[Any] = []
     model, encoder = thinker.load(BASE)
-    config = RlvrConfig(steps=1, prompts=8, group=4)
+    config = RlvrConfig(steps=1, prompts_per_step=8, num_generations=4)
     speech = [row for row in rows if modality(row.query) == "audio"]
     with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
         rlvr.train(
@@ -508,7 +517,7 @@ def test_what_a_control_arm_withholds_reaches_no_forward_pass(
 
     monkeypatch.setattr(rlvr, "train", watched)
     config = small_recipe.rlvr.model_copy(
-        update={"steps": 1, "prompts": 8, "group": 2, "control": control}
+        update={"steps": 1, "prompts_per_step": 8, "num_generations": 2, "control": control}
     )
     inputs = {"data": prepared, "model": tmp_path / "model"}
     summary = rlvr_step.run(small_recipe, config, inputs, tmp_path)

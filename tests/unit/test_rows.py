@@ -126,9 +126,9 @@ def rows(encoder: Any, tmp_path: Path) -> list[Row]:
             0,
             ["heard", "seen", "wordy"],
         ),  # what the model would hear a part of is too long whatever the context
-        ({"max_tokens": 40}, 0, ["heard", "seen"]),
-        ({"max_tokens": 60}, 33, ["seen"]),
-        ({"max_tokens": 10_000}, 0, ["heard", "seen", "wordy"]),
+        ({"max_length": 40}, 0, ["heard", "seen"]),
+        ({"max_length": 60}, 33, ["seen"]),
+        ({"max_length": 10_000}, 0, ["heard", "seen", "wordy"]),
     ],
 )
 def test_rows_that_are_too_long_are_listed_and_left_out(

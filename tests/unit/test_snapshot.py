@@ -99,7 +99,14 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
 
 def test_curves_give_the_last_figures_and_the_sums(tmp_path):
     curve = [
-        {"step": 1, "loss": 3.0, "rate": 1e-4, "reward": 0.25, "samples": 8, "tokens": 100},
+        {
+            "step": 1,
+            "loss": 3.0,
+            "learning_rate": 1e-4,
+            "reward": 0.25,
+            "samples": 8,
+            "tokens": 100,
+        },
         {
             "step": 2,
             "loss": 2.0,

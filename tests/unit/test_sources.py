@@ -294,7 +294,7 @@ def test_when_something_happens_is_an_interval(
         )
         assert reward(
             f"From {start} to {(start + end) / 2} s", False, query, Profile()
-        ).worth == pytest.approx(0.5, abs=1e-3)
+        ).score == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_numbers_in_any_notation_are_numbers(
 
 
 @pytest.mark.parametrize(
-    ("kind", "gold", "reply", "worth"),
+    ("kind", "gold", "reply", "score"),
     [
         ("OCR", "NO ENTRY AFTER DARK", "NO ENTRY AFTER DAWN", 3 / 4),
         ("free-form", "the red door opens", "opens door red the", 5 / 12),
@@ -348,7 +348,7 @@ def test_numbers_in_any_notation_are_numbers(
     ],
 )
 def test_graded_types_have_the_publishers_reward(
-    folder: Path, tmp_path: Path, kind: str, gold: str, reply: str, worth: float
+    folder: Path, tmp_path: Path, kind: str, gold: str, reply: str, score: float
 ) -> None:
     row = {**R1, "problem_type": kind, "options": [], "solution": f"<answer>{gold}</answer>"}
     (folder / "rows.jsonl").write_text(json.dumps(row))
@@ -359,7 +359,7 @@ def test_graded_types_have_the_publishers_reward(
     (query,) = found(tmp_path / "out", "rlvr").values()
     assert reward(
         f"<think>so</think><answer>{reply}</answer>", False, query, Profile()
-    ).worth == pytest.approx(worth)
+    ).score == pytest.approx(score)
 
 
 def test_each_grade_has_its_reward() -> None:

@@ -47,7 +47,7 @@ def test_sft_lowers_the_loss_of_every_type(
     rows = rows_of(prepared, encoder, small_recipe, "sft", targets=True)
     curve: list[dict[str, Any]] = []
     config = small_recipe.sft.model_copy(
-        update={"steps": 12, "rate": 3e-3, "warmup": 2, "batch": 16}
+        update={"steps": 12, "learning_rate": 3e-3, "warmup_steps": 2, "train_batch_size": 16}
     )
     sft.train(random_model, encoder, rows, config, seed=0, log=curve.append)
     assert [r["step"] for r in curve] == list(range(1, 13))
@@ -65,8 +65,8 @@ def test_sft_draws_its_mixture_whoever_reads_the_media(
     for workers in (0, 1):
         given = {
             "steps": 3,
-            "batch": 8,
-            "workers": workers,
+            "train_batch_size": 8,
+            "dataloader_num_workers": workers,
             "mixture": {"by": "type", "weights": WEIGHTS, "window": 3},
         }
         config = SftConfig.model_validate({"data": "sft.jsonl", **given})
@@ -95,7 +95,9 @@ def test_medium_that_breaks_while_training_names_its_row(
         update={"uri": "media/lost.png"}
     )
     rows[2] = replace(rows[2], request=replace(rows[2].request, parts=(lost, "?")))
-    config = SftConfig(data="sft.jsonl", steps=4, batch=2, workers=workers)
+    config = SftConfig(
+        data="sft.jsonl", steps=4, train_batch_size=2, dataloader_num_workers=workers
+    )
     with pytest.raises(
         DataError, match=rf"^sft/{rows[2].query.id}: \S+media/lost\.png is missing: .*there$"
     ):
@@ -107,7 +109,7 @@ def test_rlvr_journals_rollouts_and_moves_both_towers(prepared: Path, small_reci
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
     config = small_recipe.rlvr.model_copy(
-        update={"steps": 4, "prompts": 8, "group": 4, "warmup": 0}
+        update={"steps": 4, "prompts_per_step": 8, "num_generations": 4, "warmup_steps": 0}
     )
     curve: list[dict[str, Any]] = []
     journal: list[dict[str, Any]] = []
@@ -157,10 +159,10 @@ def test_log_probs_equal_a_direct_forward(prepared: Path, base: Any, small_recip
         config = small_recipe.rlvr.model_copy(
             update={
                 "steps": 1,
-                "prompts": len(rows),
-                "group": 4,
-                "rate": 1e-9,
-                "warmup": 0,
+                "prompts_per_step": len(rows),
+                "num_generations": 4,
+                "learning_rate": 1e-9,
+                "warmup_steps": 0,
                 "control": "random_reward",
             }
         )
@@ -209,7 +211,7 @@ def test_groups_without_a_difference_move_nothing(
     before = {name: p.detach().clone() for name, p in random_model.named_parameters()}
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
     config = small_recipe.rlvr.model_copy(
-        update={"steps": 2, "prompts": 4, "group": 2, "warmup": 0}
+        update={"steps": 2, "prompts_per_step": 4, "num_generations": 2, "warmup_steps": 0}
     )
     curve: list[dict[str, Any]] = []
     rlvr.train(
@@ -231,7 +233,7 @@ def test_random_reward_pays_for_luck(
 ) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
     config = small_recipe.rlvr.model_copy(
-        update={"steps": 1, "prompts": 8, "group": 8, "control": "random_reward"}
+        update={"steps": 1, "prompts_per_step": 8, "num_generations": 8, "control": "random_reward"}
     )
     journal: list[dict[str, Any]] = []
     rlvr.train(

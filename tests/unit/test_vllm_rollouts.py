@@ -74,7 +74,9 @@ def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[Vllm
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        config = RlvrConfig(rollouts="vllm", server=url, server_sleeps=True)
+        config = RlvrConfig(
+            rollout_engine="vllm", vllm_server_base_url=url, vllm_enable_sleep_mode=True
+        )
         yield VllmRollouts(config, small_recipe.profile, thinker.load(BASE)[1], tmp_path)
         server.shutdown()
         thread.join()
@@ -139,8 +141,8 @@ def test_what_is_no_rollout_stops_the_run(
 
 
 def test_no_server_is_told_at_once(small_recipe: Recipe, tmp_path: Path) -> None:
-    config = RlvrConfig(rollouts="vllm", server="http://127.0.0.1:9/v1")
+    config = RlvrConfig(rollout_engine="vllm", vllm_server_base_url="http://127.0.0.1:9/v1")
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:9 does not answer"):
         VllmRollouts(config, small_recipe.profile, None, tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"needs rlvr\.server"):
-        RlvrConfig(rollouts="vllm")
+    with pytest.raises(ValueError, match=r"needs rlvr\.vllm_server_base_url"):
+        RlvrConfig(rollout_engine="vllm")

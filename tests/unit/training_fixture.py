@@ -25,7 +25,7 @@ def inputs(data: Path) -> dict[str, dict[str, Path]]:
     """Of each step; RLVR starts from a model that SFT has taught for one step."""
     start, recipe = (
         data.with_name("start"),
-        load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.batch=2"]),
+        load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.train_batch_size=2"]),
     )
     assert in_a_fork(lambda: run_step("sft", recipe, {"data": data}, start)) == 0
     return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
