@@ -23,7 +23,7 @@ import yaml
 from kfp import dsl
 
 from components.placement import placed
-from omnicore.config import written
+from omnicore.config import raw_yaml
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
 from omnicore.progress import PROGRESS_FILE
@@ -87,11 +87,11 @@ def parse_overrides(text: str) -> list[str]:
     Raises ConfigError.
     """
     try:
-        value = written.load(text)
+        value = raw_yaml.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"overrides are not YAML: {error}") from error
     if isinstance(value, Mapping):
-        return [f"{field}={written.dump(given)}" for field, given in value.items()]
+        return [f"{field}={raw_yaml.dump(given)}" for field, given in value.items()]
     if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         return value or []
     raise ConfigError(

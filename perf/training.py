@@ -138,13 +138,13 @@ class Bench:
         from trl import GRPOConfig, GRPOTrainer
 
         from omnicore.media.read import load_image
-        from omnicore.training.rewards import Coin
-        from omnicore.training.rewards import reward as judged
+        from omnicore.training.rewards import RandomReward
+        from omnicore.training.rewards import compute_reward as judged
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
         model, encoder, rows = self.start("sft.jsonl", targets=False)
         rows = [row for row in rows if pictures_alone(row)]
-        config, coin, clock = self.recipe.rlvr, Coin(0), Clock()
+        config, coin, clock = self.recipe.rlvr, RandomReward(0), Clock()
 
         def shown(row: Any) -> list[Any]:
             return [
@@ -155,7 +155,7 @@ class Bench:
 
         def paid(completions: Any, index: Sequence[int], **_: Any) -> list[Step]:
             if reward == "coin":
-                return [coin.flip() for _ in completions]
+                return [coin.draw() for _ in completions]
             texts = [completion[0]["content"] for completion in completions]
             return [
                 judged(text, False, rows[i].query, self.recipe.profile).score

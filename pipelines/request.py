@@ -14,7 +14,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from omnicore.config import Config, digest, written
+from omnicore.config import Config, digest, raw_yaml
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError
 from omnicore.storage import store
@@ -109,7 +109,7 @@ class Request(Config):
 def read(path: Path) -> Request:
     """Raises ConfigError naming the file and the field."""
     try:
-        values = written.load(path.read_text())
+        values = raw_yaml.load(path.read_text())
         found = Request.model_validate(values)
         found.check()
     except OSError as error:

@@ -26,7 +26,7 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 from urllib3.exceptions import HTTPError
 
-from omnicore.config import written
+from omnicore.config import raw_yaml
 from omnicore.config.recipe import load_recipe, recipe_names
 from omnicore.errors import ClusterError, ConfigError
 from omnicore.storage.store import FOLDER_DIGITS
@@ -322,7 +322,7 @@ def _checked(
     spec = spec.get("pipeline_spec", spec)
     takes = spec.get("root", {}).get("inputDefinitions", {}).get("parameters")
     if takes is None:
-        return {name: written.fitted(value, Any) for name, value in arguments.items()}
+        return {name: raw_yaml.fit_to_field(value, Any) for name, value in arguments.items()}
     unknown = sorted(arguments.keys() - takes.keys())
     absent = sorted(
         name
@@ -340,7 +340,7 @@ def _checked(
         name: str if value.get("parameterType") == "STRING" else Any
         for name, value in takes.items()
     }
-    return {name: written.fitted(value, kinds[name]) for name, value in arguments.items()}
+    return {name: raw_yaml.fit_to_field(value, kinds[name]) for name, value in arguments.items()}
 
 
 def submit_request(
@@ -404,7 +404,7 @@ def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
                 f"--param {text!r}: write NAME=VALUE, as in champion=s3://models/champion"
             )
         try:
-            found[name] = written.load(value)
+            found[name] = raw_yaml.load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--param {text!r}: the value is not YAML; quote it") from error
     return found

@@ -276,7 +276,7 @@ def _check_files(found: PublishedCheckpoint) -> None:
     names = [
         file.name.removeprefix(inside) for file in published.files if file.name.startswith(inside)
     ]
-    safe.check(
+    safe.check_files(
         names, lambda name: store.read_file(found.address, published, f"{inside}{name}"), found.uri
     )
 

@@ -4,7 +4,7 @@ Unknown or mistyped fields are refused. `digest` of what a step reads is part of
 its output is cached. The recipe as a whole: recipe.py.
 """
 
-from omnicore.config import written
+from omnicore.config import raw_yaml
 from omnicore.config.base import (
     SAVING,
     TRANSPORT,
@@ -12,8 +12,8 @@ from omnicore.config.base import (
     EngineConfig,
     LauncherConfig,
     Profile,
-    deciding,
     digest,
+    result_fields,
 )
 from omnicore.config.steps import (
     COLUMNS,
@@ -26,12 +26,12 @@ from omnicore.config.steps import (
     TrainingSource,
 )
 from omnicore.config.training import (
-    PARTS,
+    MODULE_GROUPS,
     TRAINING,
     DistillConfig,
     LoraConfig,
     MixtureConfig,
-    Part,
+    ModuleGroup,
     RlvrConfig,
     SftConfig,
     TrackerConfig,
@@ -40,7 +40,7 @@ from omnicore.config.training import (
 
 __all__ = [
     "COLUMNS",
-    "PARTS",
+    "MODULE_GROUPS",
     "SAVING",
     "TRAINING",
     "TRANSPORT",
@@ -52,7 +52,7 @@ __all__ = [
     "LauncherConfig",
     "LoraConfig",
     "MixtureConfig",
-    "Part",
+    "ModuleGroup",
     "PrepareConfig",
     "ProbeConfig",
     "Profile",
@@ -63,7 +63,7 @@ __all__ = [
     "TrackerConfig",
     "TrainingConfig",
     "TrainingSource",
-    "deciding",
     "digest",
-    "written",
+    "raw_yaml",
+    "result_fields",
 ]

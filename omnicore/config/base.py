@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from omnicore.config.written import fitted
+from omnicore.config.raw_yaml import fit_to_field
 from omnicore.schema import CONTROL
 
 LARGEST = (
@@ -33,7 +33,7 @@ class Config(BaseModel):
         if not isinstance(values, dict):
             return values
         fields = {name: field.annotation for name, field in cls.model_fields.items()}
-        return {name: fitted(value, fields.get(name, Any)) for name, value in values.items()}
+        return {name: fit_to_field(value, fields.get(name, Any)) for name, value in values.items()}
 
     @model_validator(mode="after")
     def _numbers_are_bounded(self) -> Self:
@@ -271,7 +271,7 @@ SAVING = frozenset(
 )
 
 
-def deciding(values: dict[str, Any]) -> dict[str, Any]:
+def result_fields(values: dict[str, Any]) -> dict[str, Any]:
     """A section's values, or a recipe's, without what decides no answer: how an engine is reached,
     where the step runs, and how often it saves what it has."""
     engine = (

@@ -34,9 +34,9 @@ from omnicore.config import (
     RlvrConfig,
     SftConfig,
     TrackerConfig,
-    deciding,
     digest,
-    written,
+    raw_yaml,
+    result_fields,
 )
 from omnicore.config.renamed import present_name
 from omnicore.errors import ConfigError
@@ -113,11 +113,11 @@ class Recipe(Config):
     @property
     def identity(self) -> str:
         """Hash of all values that can decide an answer, of whatever step."""
-        whole = deciding(self.model_dump(mode="json"))
+        whole = result_fields(self.model_dump(mode="json"))
         # The profile's `server` is another thing than a training's, which only says where it is.
         return digest(
             {
-                name: deciding(v) if isinstance(v, dict) and name != "profile" else v
+                name: result_fields(v) if isinstance(v, dict) and name != "profile" else v
                 for name, v in whole.items()
             }
         )
@@ -154,7 +154,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             " .yaml file"
         )
     try:
-        values = written.load(text)
+        values = raw_yaml.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe {name} is not YAML: {error}") from error
     if not isinstance(values, dict):
@@ -235,19 +235,23 @@ def _annotation(path: Sequence[str]) -> Any:
         field = _fields(found).get(part)
         if field is None:
             found = next(
-                (get_args(kind)[1] for kind in written.members(found) if get_origin(kind) is dict),
+                (
+                    get_args(kind)[1]
+                    for kind in raw_yaml.union_members(found)
+                    if get_origin(kind) is dict
+                ),
                 None,
             )
         else:
             found = field.annotation
-    return next((kind for kind in written.members(found) if kind is not type(None)), None)
+    return next((kind for kind in raw_yaml.union_members(found) if kind is not type(None)), None)
 
 
 def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
     """The fields of the section that an annotation admits; none where it is no section."""
     sections = (
         kind
-        for kind in written.members(annotation)
+        for kind in raw_yaml.union_members(annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel)
     )
     return next((section.model_fields for section in sections), {})
@@ -281,6 +285,6 @@ def _override(values: dict[str, Any], override: str) -> None:
         values[last] = text  # as it is: in YAML a colon or a # would end it
         return
     try:
-        values[last] = written.load(text)
+        values[last] = raw_yaml.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error

@@ -44,8 +44,8 @@ class MixtureConfig(Config):
         return self
 
 
-Part = Literal["language", "projectors", "audio", "vision"]
-PARTS: tuple[Part, ...] = get_args(Part)
+ModuleGroup = Literal["language", "projectors", "audio", "vision"]
+MODULE_GROUPS: tuple[ModuleGroup, ...] = get_args(ModuleGroup)
 
 
 class LoraConfig(Config):
@@ -68,8 +68,8 @@ class TrainingConfig(Config):
         2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
     )
     warmup_steps: int = Field(5, ge=0, description="steps until the rate is reached")
-    trainable_modules: tuple[Part, ...] = Field(
-        PARTS,
+    trainable_modules: tuple[ModuleGroup, ...] = Field(
+        MODULE_GROUPS,
         min_length=1,
         description="what trains; projectors lead from each tower to the language model",
     )

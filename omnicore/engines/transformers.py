@@ -23,7 +23,7 @@ from omnicore.engines.base import (
 from omnicore.errors import DataError, TooLongError
 from omnicore.media.read import RATE, Video, Wave, measure, read_media, with_one_rate
 from omnicore.models import thinker
-from omnicore.models.choose import likeliest
+from omnicore.models.choose import most_likely_choice
 from omnicore.models.generate import Generated, generate
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.models.runtime import device
@@ -167,7 +167,7 @@ class TransformersEngine:
         prompt = self._prompt(request)
         if isinstance(prompt, Reply) or not request.choices:
             return prompt
-        return Reply(likeliest(self.model, self.encoder, prompt, request.choices))
+        return Reply(most_likely_choice(self.model, self.encoder, prompt, request.choices))
 
     def _prompt(self, request: Request) -> Prompt | Reply:
         try:

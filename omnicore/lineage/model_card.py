@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from omnicore import __version__
-from omnicore.config import Profile, deciding
+from omnicore.config import Profile, result_fields
 from omnicore.config.recipe import Recipe
 from omnicore.errors import DataError
 from omnicore.lineage.code_version import code_digest, git_revision
@@ -167,7 +167,7 @@ def create_card(
         data=_data(inputs["data"], config.model_dump()["data"], digests["data"]),
         recipe=recipe.name,
         recipe_hash=recipe.identity,
-        config=deciding(config.model_dump(mode="json")),
+        config=result_fields(config.model_dump(mode="json")),
         profile=recipe.profile,
         seed=recipe.seed,
         code=CodeVersion(version=__version__, digest=code_digest(), revision=git_revision()),

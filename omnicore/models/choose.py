@@ -11,7 +11,7 @@ import torch
 from omnicore.models.processor import Encoder, Prompt, collate
 
 
-def likeliest(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> str:
+def most_likely_choice(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> str:
     """Return the choice of the highest log-probability a character (acc_norm of lm-evaluation-
     harness); the first of equal ones.
 

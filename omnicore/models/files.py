@@ -25,7 +25,7 @@ _BYTES = {
 }  # of what can train; a quantised weight is no number without its scale
 
 
-def check(directory: Path) -> None:
+def check_checkpoint(directory: Path) -> None:
     """Raises CheckpointError naming the file and what is wrong with it: remote code, pickled
     weights, a shard that is missing or cut off, weights that are not where the index has them or
     not as large together as it says, a dtype that is no float."""
@@ -50,7 +50,7 @@ def check(directory: Path) -> None:
                 f"{directory} has neither {WEIGHTS} nor {INDEX}, which says what its shards hold:"
                 f" {AGAIN}"
             )
-        sizes(directory / WEIGHTS)
+        weight_sizes(directory / WEIGHTS)
         return
     if (directory / WEIGHTS).exists():
         raise CheckpointError(
@@ -76,7 +76,7 @@ def _check_index(index: Path) -> None:
         path = index.parent / shard
         if Path(shard).name != shard or not path.is_file():
             raise CheckpointError(f"{index} names {shard}, which is not in its directory: {AGAIN}")
-        held = sizes(path)
+        held = weight_sizes(path)
         if unlike := weights ^ held.keys():
             raise CheckpointError(
                 f"{path} is not as {index.name} says: {min(unlike)} is in one of them alone;"
@@ -90,7 +90,7 @@ def _check_index(index: Path) -> None:
         )
 
 
-def sizes(shard: Path) -> dict[str, int]:
+def weight_sizes(shard: Path) -> dict[str, int]:
     """Bytes of each weight by its header.
 
     Raises CheckpointError where the file is not as long as its header says, or holds what is no

@@ -11,7 +11,7 @@ from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, Prompt, collate
 
-Part = tuple[
+BatchSlice = tuple[
     int, int
 ]  # (first, all): which row of a batch the first of these is, and how many the batch has
 
@@ -35,7 +35,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     logprobs: bool = False,
-    part: Part | None = None,
+    part: BatchSlice | None = None,
 ) -> list[Generated]:
     """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no
     top-p).
@@ -48,7 +48,7 @@ def generate(
     batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
     sampling = (
-        {"logits_processor": [_Drawn(temperature, part or (0, len(prompts)))]}
+        {"logits_processor": [_SampleOne(temperature, part or (0, len(prompts)))]}
         if temperature
         else {}
     )
@@ -79,7 +79,7 @@ def generate(
     ]
 
 
-class _Drawn(LogitsProcessor):  # type: ignore[misc]
+class _SampleOne(LogitsProcessor):  # type: ignore[misc]
     """Leaves one token a row: what would be drawn for these rows if the others of the batch were
     there, too.
 
@@ -90,7 +90,7 @@ class _Drawn(LogitsProcessor):  # type: ignore[misc]
     vocabulary of 152,000 the noise of 1,024 rollouts is 0.6 GB a token.
     """
 
-    def __init__(self, temperature: float, part: Part) -> None:
+    def __init__(self, temperature: float, part: BatchSlice) -> None:
         self._temperature, (self._first, self._all) = temperature, part
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002

@@ -155,7 +155,7 @@ class Features:
         return sum(t.nbytes for t in self.tensors.values())
 
 
-Part = str | Features
+PromptPart = str | Features
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Encoder:
             "input_features": out["input_features"][..., :frames].contiguous(),
             "feature_attention_mask": out["attention_mask"][:, :frames].contiguous(),
         }
-        return Features("audio", tensors, _heard(frames))
+        return Features("audio", tensors, audio_tokens(frames))
 
     def video(self, frames: Sequence[Any], fps: float) -> Features:
         """PIL frames, `fps` of them a second, to `pixel_values_videos` [patches, d],
@@ -253,7 +253,7 @@ class Encoder:
     def tokens(self, kind: Literal["image", "audio", "video"], size: tuple[int, ...]) -> int:
         """How many tokens a medium takes that is as large as `media.measure` says."""
         if kind == "audio":
-            return _heard(-(-size[0] // self.processor.feature_extractor.hop_length))
+            return audio_tokens(-(-size[0] // self.processor.feature_extractor.hop_length))
         picture = self.processor.image_processor
         side, limits = picture.patch_size * picture.merge_size, picture.size
         *frames, width, height = size
@@ -274,7 +274,7 @@ class Encoder:
         """Seconds; the feature extractor drops what a sound holds beyond."""
         return float(self.processor.feature_extractor.n_samples / RATE)
 
-    def prompt(self, parts: Sequence[Part], system: str = "") -> Prompt:
+    def prompt(self, parts: Sequence[PromptPart], system: str = "") -> Prompt:
         """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated
         per media token."""
         media = tuple(p for p in parts if isinstance(p, Features))
@@ -314,7 +314,7 @@ class Encoder:
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def _heard(frames: int) -> int:
+def audio_tokens(frames: int) -> int:
     """Tokens of mel frames: upstream's _get_feat_extract_output_lengths, two convolutions of stride
     2, then pooling by 2."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1

@@ -22,7 +22,7 @@ VOICES = "spk_dict.pt"
 NOTHING = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "BINPUT", "MEMOIZE", "STOP"})
 
 
-def check(names: Iterable[str], read: Callable[[str], bytes], where: str) -> None:
+def check_files(names: Iterable[str], read: Callable[[str], bytes], where: str) -> None:
     """Raises CheckpointError for a checkpoint with a file that may run code, with none of weights,
     or that asks for code of its own (`auto_map`).
 

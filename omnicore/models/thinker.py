@@ -55,7 +55,7 @@ def resolve(model: str | Path) -> Path:
     for name in ("config.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise CheckpointError(f"{text} is not a checkpoint: {name} is missing")
-    files.check(directory)
+    files.check_checkpoint(directory)
     return directory
 
 
@@ -94,7 +94,7 @@ def load(
             f"{directory} has {len(unlike)} weights of another size than its config.json says,"
             f" {name} first: {list(found)} for {list(wanted)}; one of the two is another model's"
         )
-    if name := not_finite(loaded.named_parameters()):
+    if name := first_not_finite(loaded.named_parameters()):
         raise CheckpointError(
             f"{directory}: the weight {name} holds numbers that are not finite, so the training"
             " that wrote it has diverged; take an earlier checkpoint, or train again with a lower"
@@ -107,7 +107,7 @@ def load(
     return loaded.eval(), encoder
 
 
-def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+def first_not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
     """The name of the first of these weights that holds a number that is not finite; empty where
     there is none."""
     sums = {
@@ -122,7 +122,7 @@ def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
     )
 
 
-def skeleton(model: str | Path, recipe: str = "") -> tuple[Any, str]:
+def load_skeleton(model: str | Path, recipe: str = "") -> tuple[Any, str]:
     """A thinker without weights (on the device `meta`), and whose `config.json` gave its
     dimensions: the model's own, or, as long as its directory is not there, the one that is shipped
     with the recipe of this name.
@@ -163,7 +163,7 @@ def save(
     That the directory appears whole or not at all is the caller's care (`run_step`). Raises
     CheckpointError, before anything is written, for weights that are not finite.
     """
-    if name := not_finite((weights or dict(model.named_parameters())).items()):
+    if name := first_not_finite((weights or dict(model.named_parameters())).items()):
         raise CheckpointError(
             f"the weight {name} holds numbers that are not finite: nothing is written to"
             f" {directory}"

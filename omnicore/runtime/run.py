@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore.config import TRAINING, TrainingSource, deciding, digest
+from omnicore.config import TRAINING, TrainingSource, digest, result_fields
 from omnicore.config.recipe import SECTION_STEP, Recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError, DataError, StepBusy
@@ -41,7 +41,7 @@ from omnicore.telemetry.step_metrics import stage_label, step_metrics
 
 if TYPE_CHECKING:
     from omnicore.engines.cost import CostEstimate
-    from omnicore.training.memory import Memory
+    from omnicore.training.memory import MemoryEstimate
 
 KEY_FILE = "key.journal"
 ASKING = {"probe", "evaluate", "distill"}
@@ -170,7 +170,7 @@ def tell(record: Mapping[str, Any], *, found: bool) -> None:
 
 def cost(
     step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None
-) -> CostEstimate | Memory:
+) -> CostEstimate | MemoryEstimate:
     """What a step that asks a model would ask, in requests, tokens and hours, or what a training
     takes of a GPU's memory; nothing is written.
 
@@ -178,7 +178,9 @@ def cost(
     """
     config = getattr(recipe, section or step)
     if step in TRAINING:  # its rows do not matter, so there need be none yet
-        memory: Memory = import_module("omnicore.training.memory").estimate(recipe, config, inputs)
+        memory: MemoryEstimate = import_module("omnicore.training.memory").estimate(
+            recipe, config, inputs
+        )
         memory.check()
         return memory
     _input_records(step, inputs)
@@ -216,10 +218,10 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
     decides = {
         "step": step,
         "section": section,
-        "config": deciding(config.model_dump(mode="json")),
+        "config": result_fields(config.model_dump(mode="json")),
         "seed": recipe.seed,
         "profile": {**recipe.profile.model_dump(mode="json"), "hash": profile_hash(recipe.profile)},
-        "recipe": deciding(read),
+        "recipe": result_fields(read),
         "models": models,
         "sources": {
             name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()

@@ -20,7 +20,7 @@ from omnicore.media.read import intact
 from omnicore.schema import Outcome, Query, RejectionReason, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import link_or_copy, read_jsonl, write_jsonl
-from omnicore.training.selection import Key, Rollout, select
+from omnicore.training.selection import DistilledRollout, Key, select_rollouts
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
             f"{recipe.engine.url} does not say how many tokens a reply has: leave out"
             " distill.min_tokens and max_tokens"
         )
-    reasons = select(rollouts, config, solvable, recipe.seed)
+    reasons = select_rollouts(rollouts, config, solvable, recipe.seed)
     errors = [
         {
             "benchmark": one.query.benchmark,
@@ -118,14 +118,14 @@ def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path])
     return frozenset((v.benchmark, v.id) for v in verdicts[recipe.clean.policy] if not v.kept)
 
 
-def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Rollout:
+def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> DistilledRollout:
     # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
     nothing = reply.error or reply.truncated
     answer, outcome = (
         (None, Outcome.no_answer) if nothing else judge(reply.text, query, recipe.profile.style)
     )
     text = reply.error or reply.text
-    return Rollout(
+    return DistilledRollout(
         query,
         sample,
         text,
@@ -137,7 +137,7 @@ def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Rollout
     )
 
 
-def _line(one: Rollout, reason: RejectionReason | None) -> dict[str, Any]:
+def _line(one: DistilledRollout, reason: RejectionReason | None) -> dict[str, Any]:
     return {
         "benchmark": one.query.benchmark,
         "id": one.query.id,
@@ -152,7 +152,7 @@ def _line(one: Rollout, reason: RejectionReason | None) -> dict[str, Any]:
     }
 
 
-def _row(one: Rollout) -> Query:
+def _row(one: DistilledRollout) -> Query:
     """The query with the reply as its target; its source keeps its name, so that a mixture can
     weigh it."""
     return one.query.model_copy(update={"id": f"{one.query.id}-{one.sample}", "target": one.reply})

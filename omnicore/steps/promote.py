@@ -72,7 +72,7 @@ def unsafe(checkpoint: Path) -> list[str]:
         path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()
     ]
     try:
-        safe.check(names, lambda name: (checkpoint / name).read_bytes(), "the candidate")
+        safe.check_files(names, lambda name: (checkpoint / name).read_bytes(), "the candidate")
     except CheckpointError as error:
         return [str(error)]
     return []

@@ -22,14 +22,14 @@ def run(
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parallel, parts, rlvr, tracking
+    from omnicore.training import parallel, rlvr, tracking, trainable_modules
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
-    from omnicore.training.rows import fitting, read_rows
+    from omnicore.training.rows import filter_by_length, read_rows
 
-    parallel.check(config)
+    parallel.check_parallel(config)
     set_up(recipe)
     engine = TransformersEngine(
-        inputs["model"] / "checkpoint", recipe.profile, **parts.loading(config)
+        inputs["model"] / "checkpoint", recipe.profile, **trainable_modules.load_options(config)
     )
     model, encoder = engine.model, engine.encoder
     view = {"muted_audio": View.visual_only, "text_only": View.text_only}.get(
@@ -39,7 +39,9 @@ def run(
         inputs["data"] / config.data, engine.reader, recipe.profile, targets=False, view=view
     )
     context = model.config.text_config.max_position_embeddings
-    rows = fitting(found, config, output, context=context, room=recipe.profile.max_new_tokens)
+    rows = filter_by_length(
+        found, config, output, context=context, room=recipe.profile.max_new_tokens
+    )
     asked = [row.request for row in rows]
     perceived = canary.verify_engine(
         engine, EngineConfig(), recipe.profile, canary.media_kinds(asked), frequent_orders(asked)
@@ -53,7 +55,7 @@ def run(
         keep=config.save_total_limit,
     )
     with (
-        tracking.reported(recipe.tracker, output) as trackers,
+        tracking.tracker_arguments(recipe.tracker, output) as trackers,
         track(config.steps, "rlvr") as progress,
     ):
         progress.advance(len(curve))

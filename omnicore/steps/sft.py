@@ -21,15 +21,15 @@ def run(
     from omnicore.engines.transformers import PromptReader
     from omnicore.models import thinker
     from omnicore.models.runtime import set_up
-    from omnicore.training import parallel, parts, sft, tracking
+    from omnicore.training import parallel, sft, tracking, trainable_modules
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
-    from omnicore.training.rows import fitting, read_rows
+    from omnicore.training.rows import filter_by_length, read_rows
 
-    parallel.check(config)
+    parallel.check_parallel(config)
     set_up(recipe)
     model, encoder = thinker.load(
         inputs["model"] / "checkpoint" if "model" in inputs else recipe.model,
-        **parts.loading(config),
+        **trainable_modules.load_options(config),
     )
     found = read_rows(
         inputs["data"] / config.data,
@@ -37,7 +37,9 @@ def run(
         recipe.profile,
         targets=True,
     )
-    rows = fitting(found, config, output, context=model.config.text_config.max_position_embeddings)
+    rows = filter_by_length(
+        found, config, output, context=model.config.text_config.max_position_embeddings
+    )
     curve: list[dict[str, Any]] = []
     checkpoints = Checkpoints(
         output / DIRECTORY,
@@ -47,7 +49,7 @@ def run(
     )
     data_seconds = 0.0
     with (
-        tracking.reported(recipe.tracker, output) as trackers,
+        tracking.tracker_arguments(recipe.tracker, output) as trackers,
         track(config.steps, "sft") as progress,
     ):
         progress.advance(len(curve))

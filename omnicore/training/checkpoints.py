@@ -44,7 +44,7 @@ DIRECTORY = "checkpoints.journal"
 LISTING = "checkpoint.json"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 STATES = "states.json"
-Books = Mapping[str, list[dict[str, Any]]]
+Records = Mapping[str, list[dict[str, Any]]]
 
 
 class Stateful(Protocol):
@@ -72,12 +72,12 @@ class Checkpoints:
     first has found.
     """
 
-    def __init__(self, directory: Path, books: Books, *, every: int, keep: int) -> None:
+    def __init__(self, directory: Path, books: Records, *, every: int, keep: int) -> None:
         self.directory, self.books, self.every, self.keep = directory, books, every, keep
         self.found: Path | None = None
         with storage_errors(directory):
             for folder in sorted(directory.glob("step-*"), reverse=True):
-                damage = damaged(folder)
+                damage = find_damage(folder)
                 if not damage:
                     self.found = folder
                     break
@@ -124,7 +124,7 @@ class Checkpoints:
                 shutil.rmtree(old)
 
 
-def damaged(folder: Path) -> str:
+def find_damage(folder: Path) -> str:
     """What is wrong with a checkpoint, nothing if it is whole: every file has the size and sha256
     with which it was written."""
     try:
@@ -186,7 +186,7 @@ class Resumable(Trainer):  # type: ignore[misc]
         if checkpoints and checkpoints.every:
             self.add_callback(_Due(self, checkpoints))
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Trains from the newest whole checkpoint, or from the start."""
         found = self.checkpoints and self.checkpoints.found
         if self.checkpoints and self.checkpoints.every:
@@ -199,14 +199,14 @@ class Resumable(Trainer):  # type: ignore[misc]
         with mock.patch("transformers.trainer.deepspeed_load_checkpoint", _take_over):
             self.train(resume_from_checkpoint=str(found) if found else None)
 
-    def at_rest(self) -> bool:
+    def can_checkpoint(self) -> bool:
         return True
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.checkpoints, "asked for by _Due alone"
         numbers = distributed.every(self._random_numbers())
         weights, optimizer = (
-            parallel.held(self.model_wrapped)
+            parallel.gather_zero_state(self.model_wrapped)
             if self.is_deepspeed_enabled
             else (_trained(self.model), {})
         )
@@ -283,7 +283,7 @@ def _buffers(model: Any) -> dict[str, torch.Tensor]:
 
 def _take_over(engine: Any, folder: str, **_: Any) -> None:
     """In place of transformers' own: what ZeRO shares out, from a checkpoint of ours."""
-    parallel.take_over(
+    parallel.load_zero_state(
         engine, load_file(Path(folder) / WEIGHTS), load_file(Path(folder) / OPTIMIZER)
     )
 

@@ -31,7 +31,7 @@ NAMES = {
 Log = Callable[[dict[str, Any]], None]
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]
+class CurveCallback(TrainerCallback):  # type: ignore[misc]
     """Turns each logged step into one record `{"step", "loss", "learning_rate", ..., "samples", "tokens"}`,
     and shows it to Prometheus.
 

@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
 from omnicore.errors import TrainingError
-from omnicore.models.thinker import not_finite
+from omnicore.models.thinker import first_not_finite
 from omnicore.schema import Query
 from omnicore.telemetry import live
 
@@ -43,7 +43,7 @@ def check_rows(losses: Sequence[float], queries: Sequence[Query], step: int) -> 
         )
 
 
-class Finite(TrainerCallback):  # type: ignore[misc]
+class FiniteCheck(TrainerCallback):  # type: ignore[misc]
     """Looks at gradients and weights.
 
     Raises TrainingError.
@@ -66,7 +66,7 @@ class Finite(TrainerCallback):  # type: ignore[misc]
         trained = (
             (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
         )
-        if name := not_finite(
+        if name := first_not_finite(
             (name, getattr(weight, "ds_tensor", weight)) for name, weight in trained
         ):
             _stop(

@@ -13,7 +13,7 @@ from omnicore.schema import Outcome
 from omnicore.training.mixture import modality
 from omnicore.training.rewards import Reward
 from omnicore.training.rollouts import Sample
-from omnicore.training.rows import Row
+from omnicore.training.rows import TrainingRow
 
 Records = Sequence[dict[str, Any]]
 
@@ -26,7 +26,7 @@ class Rollout:
     ones are trained on, with their advantage.
     """
 
-    row: Row
+    row: TrainingRow
     prompt: Prompt
     sample: Sample
     text: str
@@ -59,13 +59,13 @@ Group = list[Rollout]
 Draw = Callable[[int, int], Sequence[int] | None]
 
 
-def useful(group: Group) -> bool:
+def has_advantage(group: Group) -> bool:
     """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2),
     nor does one graded alike."""
     return len({rollout.right for rollout in group}) > 1
 
 
-def collect(
+def collect_groups(
     first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw
 ) -> list[Group]:
     """Groups for the rows `first`, and for as many further ones as useful groups are missing, up to
@@ -77,17 +77,17 @@ def collect(
     """
     groups = roll(first, 0)
     for turn in range(1, refill + 1):
-        further = draw(len(first) - sum(map(useful, groups)), turn)
+        further = draw(len(first) - sum(map(has_advantage, groups)), turn)
         if further is None:
             break
         groups += roll(further, turn)
-    for group in [group for group in groups if useful(group)][: len(first)]:
+    for group in [group for group in groups if has_advantage(group)][: len(first)]:
         for rollout in group:
             rollout.used = True
     return groups
 
 
-class Book:
+class RolloutStats:
     """What was generated last, and what the trainer has measured on it since the last logged
     step."""
 

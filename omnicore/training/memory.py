@@ -34,11 +34,11 @@ import torch
 from torch import nn
 
 from omnicore import processes
-from omnicore.config import PARTS, LauncherConfig, RlvrConfig, SftConfig
+from omnicore.config import MODULE_GROUPS, LauncherConfig, RlvrConfig, SftConfig
 from omnicore.config.recipe import Recipe
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
-from omnicore.training.parts import part_of, targets
+from omnicore.training.trainable_modules import lora_target_modules, module_group
 
 GIB = 1 << 30
 LIVE = (
@@ -47,7 +47,7 @@ LIVE = (
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Parameters by part, all and those that train, and bytes by what they are for on each of
     `gpus` GPUs of `room` bytes (0:
 
@@ -104,18 +104,20 @@ class Memory:
             )
 
 
-def estimate(recipe: Recipe, config: SftConfig | RlvrConfig, inputs: Mapping[str, Path]) -> Memory:
+def estimate_memory(
+    recipe: Recipe, config: SftConfig | RlvrConfig, inputs: Mapping[str, Path]
+) -> MemoryEstimate:
     """Of a step with the input `model`, where it is given, or `recipe.model`, as `launcher` spreads
     it; only config.json is read.
 
     Raises CheckpointError without one, ConfigError for a batch that does not divide.
     """
-    model, source = thinker.skeleton(
+    model, source = thinker.load_skeleton(
         inputs["model"] / "checkpoint" if "model" in inputs else recipe.model, recipe.name
     )
-    parameters: dict[str, int] = dict.fromkeys(PARTS, 0)
+    parameters: dict[str, int] = dict.fromkeys(MODULE_GROUPS, 0)
     for name, parameter in model.named_parameters():
-        parameters[part_of(name)] += parameter.numel()
+        parameters[module_group(name)] += parameter.numel()
     training = _training(model, config, parameters)
     gpus = recipe.launcher.nodes * max(1, recipe.launcher.gpus_per_node)
     name, count, each = (
@@ -132,10 +134,12 @@ def estimate(recipe: Recipe, config: SftConfig | RlvrConfig, inputs: Mapping[str
     context = model.config.text_config.max_position_embeddings
     tokens = min(config.max_length or context, context)
     need = {
-        **held(sum(parameters.values()), sum(training.values()), config, gpus),
-        "activations": activations(model.config, training, config, rows * tokens, tokens),
+        **state_bytes(sum(parameters.values()), sum(training.values()), config, gpus),
+        "activations": activation_bytes(model.config, training, config, rows * tokens, tokens),
     }
-    return Memory(source, parameters, training, need, gpus, rows, tokens, _room(recipe.launcher))
+    return MemoryEstimate(
+        source, parameters, training, need, gpus, rows, tokens, _room(recipe.launcher)
+    )
 
 
 def _training(
@@ -147,14 +151,14 @@ def _training(
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
     counted: Counter[str] = Counter()
-    for name in targets(linear, config):
-        counted[part_of(name)] += config.lora.rank * (
+    for name in lora_target_modules(linear, config):
+        counted[module_group(name)] += config.lora.rank * (
             linear[name].in_features + linear[name].out_features
         )
     return dict(counted)
 
 
-def held(
+def state_bytes(
     parameters: int, trained: int, config: SftConfig | RlvrConfig, gpus: int
 ) -> dict[str, int]:
     """Bytes on each process of weights, gradients and optimizer; `trained` are LoRA's own where
@@ -177,7 +181,7 @@ def held(
     return {"weights": weights, **own, **reference}
 
 
-def activations(
+def activation_bytes(
     model: Any,
     training: Mapping[str, int],
     config: SftConfig | RlvrConfig,

@@ -42,7 +42,7 @@ def modality(query: Query) -> str:
     return "omni" if heard and seen else "audio" if heard else "vision" if seen else "text"
 
 
-def group(query: Query, by: str) -> str:
+def group_of(query: Query, by: str) -> str:
     """The name of the group of a mixture that a query belongs to."""
     return modality(query) if by == "modality" else query.type if by == "type" else query.benchmark
 
@@ -66,7 +66,7 @@ class Mixture:
     ) -> None:
         members: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
-            members.setdefault(group(query, config.by), []).append(index)
+            members.setdefault(group_of(query, config.by), []).append(index)
         weights = config.weights or dict.fromkeys(members, 1.0)
         if weights.keys() != members.keys():
             missing, unknown = (
@@ -179,7 +179,7 @@ class Mixture:
         return rows
 
 
-class Order:
+class RowOrder:
     """All batches of a mixture one after the other: a sampler for a DataLoader."""
 
     def __init__(self, mixture: Mixture) -> None:

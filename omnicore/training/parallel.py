@@ -35,7 +35,7 @@ STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # Adam's state, as torch name
 FRAMES = 4  # the shortest sound, in mel frames: of fewer, nothing is left after two convolutions and a pooling
 
 
-def check(config: TrainingConfig) -> None:
+def check_parallel(config: TrainingConfig) -> None:
     """Raises ConfigError where ZeRO is asked for and cannot be: before a model is loaded."""
     if config.parallel == "ddp":
         return
@@ -51,7 +51,7 @@ def check(config: TrainingConfig) -> None:
         )
 
 
-def arguments(config: TrainingConfig, rows: int) -> dict[str, Any]:
+def batch_arguments(config: TrainingConfig, rows: int) -> dict[str, Any]:
     """Of a Trainer for `rows` rows of a step on this process.
 
     Raises ConfigError where micro-batches do not divide them.
@@ -82,16 +82,16 @@ def arguments(config: TrainingConfig, rows: int) -> dict[str, Any]:
     return found
 
 
-class BothTowers(TrainerCallback):  # type: ignore[misc]
+class RunBothEncoders(TrainerCallback):  # type: ignore[misc]
     """`both_towers` when DeepSpeed has put its own hooks on the model."""
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        both_towers(model)
+        run_both_encoders(model)
 
 
-def both_towers(model: nn.Module) -> None:
+def run_both_encoders(model: nn.Module) -> None:
     """Leads each pass of `model` that computes gradients through the audio tower, then through that
     for pictures and videos.
 
@@ -157,7 +157,7 @@ def _blank(thinker: Any, embeddings: torch.Tensor) -> torch.Tensor:
     return seen
 
 
-def held(engine: Any) -> tuple[Tensors, Tensors]:
+def gather_zero_state(engine: Any) -> tuple[Tensors, Tensors]:
     """The weights that train, whole and in float32, and what Adam keeps of them, each by name: on
     the first process, in the CPU's memory. All processes call it together.
 
@@ -179,7 +179,7 @@ def held(engine: Any) -> tuple[Tensors, Tensors]:
     return weights, kept
 
 
-def take_over(engine: Any, weights: Tensors, kept: Tensors) -> None:
+def load_zero_state(engine: Any, weights: Tensors, kept: Tensors) -> None:
     """Gives each process its share of what `held` returned, after DeepSpeed has taken over the
     model, with these weights in it:
 
@@ -245,7 +245,7 @@ def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
 
 
 @contextmanager
-def still_whole(args: Any) -> Iterator[None]:
+def before_sharding(args: Any) -> Iterator[None]:
     """While DeepSpeed has not yet taken the model over: TRL would ask for the shares of weights
     that are whole."""
     if not args.deepspeed:
@@ -256,7 +256,7 @@ def still_whole(args: Any) -> Iterator[None]:
     set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def gather(model: nn.Module) -> None:
+def gather_weights(model: nn.Module) -> None:
     """Gives the first process its whole weights back, in the CPU's memory, one at a time, where
     they were shared out (stage 3).
 

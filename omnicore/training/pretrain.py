@@ -37,7 +37,7 @@ CHECK = 125  # steps between looks at the criterion
 
 
 @dataclass(frozen=True)
-class Plan:
+class PretrainPlan:
     """How one embedded model is made.
 
     `warm` kinds are taught alone first, `mix` gives weights afterwards.     `criterion` is the
@@ -59,7 +59,7 @@ class Plan:
 
 
 PLANS = {
-    "tiny-base": Plan(
+    "tiny-base": PretrainPlan(
         seed=3,
         warm=("picture", "speech", "text", "text_agreement"),
         warm_steps=500,
@@ -88,7 +88,7 @@ PLANS = {
         },
         picture_takes=10,
     ),
-    "tiny-probe": Plan(
+    "tiny-probe": PretrainPlan(
         seed=1,
         warm=("picture", "speech", "text", "text_agreement"),
         warm_steps=500,
@@ -111,7 +111,7 @@ PLANS = {
         most=2500,
         picture_takes=10,
     ),
-    "tiny-probe-2": Plan(
+    "tiny-probe-2": PretrainPlan(
         seed=2,
         warm=("picture", "text"),
         warm_steps=400,
@@ -135,7 +135,7 @@ STANDS_FOR = {
 }
 
 
-class Encoded:
+class EncodedWorld:
     """A world's media, processed once, and its items as prompts."""
 
     def __init__(self, world: World, encoder: Encoder) -> None:
@@ -176,7 +176,7 @@ class Encoded:
         )
 
 
-def batches(plan: Plan, data: Encoded) -> Iterator[dict[str, torch.Tensor]]:
+def batches(plan: PretrainPlan, data: EncodedWorld) -> Iterator[dict[str, torch.Tensor]]:
     rng = random.Random(plan.seed)
     kinds, weights = list(plan.mix), list(plan.mix.values())
     step = 0
@@ -195,7 +195,9 @@ def batches(plan: Plan, data: Encoded) -> Iterator[dict[str, torch.Tensor]]:
         step += 1
 
 
-def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encoder, dict[str, Any]]:
+def pretrain(
+    plan: PretrainPlan, log: Callable[[str], None] = print
+) -> tuple[Any, Encoder, dict[str, Any]]:
     """Trains at a constant rate until the criterion holds, then `plan.decay` steps of linear decay.
 
     Returns the model, its encoder and what was measured. Raises RuntimeError when `plan.most` steps
@@ -204,7 +206,10 @@ def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encod
     started = time.perf_counter()
     encoder = Encoder(tiny.build_processor())
     model = tiny.build_model(encoder.tokenizer, plan.seed)
-    data, dev = Encoded(World("base", plan.picture_takes), encoder), Encoded(World("dev"), encoder)
+    data, dev = (
+        EncodedWorld(World("base", plan.picture_takes), encoder),
+        EncodedWorld(World("dev"), encoder),
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -261,7 +266,7 @@ def pretrain(plan: Plan, log: Callable[[str], None] = print) -> tuple[Any, Encod
     raise AssertionError("unreachable")
 
 
-def make(name: str, out: Path, plan: Plan | None = None) -> dict[str, Any]:
+def make(name: str, out: Path, plan: PretrainPlan | None = None) -> dict[str, Any]:
     """Trains one embedded model, saves it as a checkpoint under `out`/`name` with `provenance.json`
     beside it."""
     torch.set_flush_denormal(True)

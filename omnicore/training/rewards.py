@@ -55,7 +55,7 @@ def _near(named: Named, query: Query) -> float:
 
 
 # What an answer is worth that may be partly right. Any other is right or wrong.
-WORTH: Mapping[AnswerKind, Callable[[Named, Query], float]] = {
+PARTIAL_CREDIT: Mapping[AnswerKind, Callable[[Named, Query], float]] = {
     AnswerKind.set: _f1,
     AnswerKind.number: _near,
     AnswerKind.interval: lambda named, query: overlap(str(named), query.answer),
@@ -123,24 +123,24 @@ GRADES: Mapping[str, Callable[[Named, Query], float]] = {
 }
 
 
-def outcome(reply: str, query: Query, profile: Profile) -> Outcome:
+def judge_reply(reply: str, query: Query, profile: Profile) -> Outcome:
     return judge(reply, query, profile.style)[1]
 
 
-def reward(reply: str, truncated: bool, query: Query, profile: Profile) -> Reward:
+def compute_reward(reply: str, truncated: bool, query: Query, profile: Profile) -> Reward:
     """A reply that was cut by its length limit has no answer."""
     named = None if truncated else read(reply, query, profile.style)
     if named is None:
         return Reward(Outcome.no_answer, 0.0, 0.0)
-    found = outcome(reply, query, profile)
+    found = judge_reply(reply, query, profile)
     right = float(found is Outcome.correct)
     if graded := GRADES.get(query.native.get("graded", "")):
         return Reward(found, right or graded(named, query), 1.0, graded=True)
-    worth = WORTH.get(query.answer_kind)
+    worth = PARTIAL_CREDIT.get(query.answer_kind)
     return Reward(found, worth(named, query) if worth else right, 1.0)
 
 
-class Coin:
+class RandomReward:
     """The control arm's reward: a coin flip, whatever was said.
 
     Seeded, so that an arm can be repeated.
@@ -156,5 +156,5 @@ class Coin:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.setstate((state["version"], tuple(state["numbers"]), state["spare"]))
 
-    def flip(self) -> float:
+    def draw(self) -> float:
         return float(self._rng.random() < 0.5)

@@ -35,17 +35,17 @@ from omnicore import distributed, processes
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.engines.canary import media_kinds
 from omnicore.errors import TrainingError
-from omnicore.models.generate import Part
+from omnicore.models.generate import BatchSlice
 from omnicore.models.processor import Encoder, Features, media_tensors
 from omnicore.schema import Query
-from omnicore.training import finite, parallel, parts, startup
+from omnicore.training import finite, parallel, startup, trainable_modules
 from omnicore.training.checkpoints import Checkpoints, Resumable
-from omnicore.training.curves import Curve, GradientCheck, Log
-from omnicore.training.groups import Book, Group, Rollout, collect
-from omnicore.training.mixture import Mixture, Order, modality
-from omnicore.training.rewards import Coin, reward
+from omnicore.training.curves import CurveCallback, GradientCheck, Log
+from omnicore.training.groups import Group, Rollout, RolloutStats, collect_groups
+from omnicore.training.mixture import Mixture, RowOrder, modality
+from omnicore.training.rewards import RandomReward, compute_reward
 from omnicore.training.rollouts import RolloutEngine, TransformersRollouts
-from omnicore.training.rows import Row
+from omnicore.training.rows import TrainingRow
 from omnicore.training.sft import OPTIMIZER, PLAIN
 
 TOWERS = {"audio": "audio_tower", "image": "visual", "video": "visual"}
@@ -71,7 +71,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         model: Any,
         args: GRPOConfig,
         *,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         mixture: Mixture,
         config: RlvrConfig,
         profile: Profile,
@@ -88,8 +88,11 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             engine,
         )
         self._mixture, self._taken = mixture, set[int]()  # rows of this step, on all processes
-        self.book, self._journal = Book(config.num_generations, config.prompts_per_step), journal
-        self.coin: Coin | None = None
+        self.book, self._journal = (
+            RolloutStats(config.num_generations, config.prompts_per_step),
+            journal,
+        )
+        self.coin: RandomReward | None = None
         self._chosen: list[Rollout] = []
         self._media: list[tuple[Features, ...]] = []
         self._scored: Any = None  # log-probs and entropies of the last forward pass
@@ -105,7 +108,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
             else:
                 self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         if config.control == "random_reward":
-            self.coin = Coin(args.seed)
+            self.coin = RandomReward(args.seed)
 
     def at_rest(self) -> bool:
         """Rollouts are not saved: none may be left that a later step trains on.
@@ -143,7 +146,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
                 if rows
                 else []
             )
-        flips = [self.coin.flip() for _ in range(part[1] * n)][part[0] * n :] if self.coin else []
+        flips = [self.coin.draw() for _ in range(part[1] * n)][part[0] * n :] if self.coin else []
         if not rows:
             return []
         texts = self.encoder.text([list(sample.ids) for sample in samples])
@@ -151,7 +154,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         rollouts = []
         for place, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             row = rows[place // n]
-            judged = reward(text, sample.truncated, row.query, self.profile)
+            judged = compute_reward(text, sample.truncated, row.query, self.profile)
             paid, right = (
                 judged.score + self.config.format_reward_weight * judged.format,
                 judged.right,
@@ -179,7 +182,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         first = [row["index"] for row in inputs[:: self.config.num_generations]]
         self._taken = {index for part in distributed.every(first) for index in part}
         self.load_engine()
-        groups = collect(first, self.config.dynamic_sampling, self._roll, self._further)
+        groups = collect_groups(first, self.config.dynamic_sampling, self._roll, self._further)
         self.accelerator.wait_for_everyone()
         self.engine.sleep()
         # The useful ones first; a batch that could not be filled carries useless ones, which the loss leaves out.
@@ -321,7 +324,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 def train(
     model: Any,
     encoder: Encoder,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     config: RlvrConfig,
     profile: Profile,
     *,
@@ -360,13 +363,13 @@ def train(
             temperature=config.temperature,
             seed=seed,
             shuffle_dataset=False,  # the mixture has its own order
-            **parallel.arguments(
+            **parallel.batch_arguments(
                 config,
                 distributed.share(config.prompts_per_step, "prompts_per_step")
                 * config.num_generations,
             ),
             **OPTIMIZER,
-            **{**PLAIN, **(trackers or {}), **parts.arguments(config)},
+            **{**PLAIN, **(trackers or {}), **trainable_modules.precision_arguments(config)},
         )
         trainer = OmniGRPOTrainer(
             model,
@@ -379,24 +382,27 @@ def train(
             engine=_engine(encoder, config, profile, Path(scratch)),
             journal=journal,
             checkpoints=checkpoints,
-            peft_config=parts.adapter(model, config),
+            peft_config=trainable_modules.freeze_modules(model, config),
             # What TRL takes for the prompt is never shown: the rows hold the prompts.
             train_dataset=Dataset.from_list(
-                [{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in Order(drawn)]
+                [
+                    {"prompt": [{"role": "user", "content": "?"}], "index": i}
+                    for i in RowOrder(drawn)
+                ]
             ),
         )
         if trainer.is_deepspeed_enabled:
-            trainer.add_callback(parallel.BothTowers())
+            trainer.add_callback(parallel.RunBothEncoders())
         check = GradientCheck(_training_towers(trainer.model, rows))
         trainer.add_callback(check)
         trainer.states |= {"gradients": check, **({"coin": trainer.coin} if trainer.coin else {})}
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(finite.Finite())
-        trainer.add_callback(Curve(log, trainer.figures))
+        trainer.add_callback(finite.FiniteCheck())
+        trainer.add_callback(CurveCallback(log, trainer.figures))
         trainer.load_engine()
         # After the weights were handed over: an engine that cannot take them is found here.
-        with parallel.still_whole(args):
-            gap = startup.check(
+        with parallel.before_sharding(args):
+            gap = startup.check_engine(
                 trainer,
                 trainer.engine,
                 rows,
@@ -404,14 +410,14 @@ def train(
                 config.temperature,
                 config.max_logprob_gap,
             )
-        trainer.go_on()
-        parallel.gather(trainer.model)
+        trainer.resume()
+        parallel.gather_weights(trainer.model)
         if processes.is_main():
-            parts.merge(trainer.model)
+            trainable_modules.merge_adapters(trainer.model)
         return {"logprob_gap": round(gap, 6)}
 
 
-def _part(count: int) -> Part:
+def _part(count: int) -> BatchSlice:
     """Where this process' `count` rows begin among those of all processes, and how many those are
     together."""
     counts = distributed.every(count)
@@ -426,7 +432,7 @@ def _engine(encoder: Encoder, config: RlvrConfig, profile: Profile, scratch: Pat
     return VllmRollouts(config, profile, encoder, scratch)
 
 
-def _training_towers(model: Any, rows: Sequence[Row]) -> dict[str, str]:
+def _training_towers(model: Any, rows: Sequence[TrainingRow]) -> dict[str, str]:
     """The towers that must get a gradient: those that train, of media that are shown."""
     kinds = media_kinds(row.request for row in rows)
     alive = [name for name, p in model.named_parameters() if p.requires_grad]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from omnicore.models.generate import Part, generate
+from omnicore.models.generate import BatchSlice, generate
 from omnicore.models.processor import Encoder
-from omnicore.training.rows import Row
+from omnicore.training.rows import TrainingRow
 
 
 class Sample(NamedTuple):
@@ -37,13 +37,13 @@ class RolloutEngine(Protocol):
 
     def generate(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         n: int,
         *,
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: Part | None = None,
+        part: BatchSlice | None = None,
     ) -> list[Sample]:
         """`n` samples of each row, those of a row beside each other; the same for the same weights
         and seed, and those that the rows would have in the batch of rows that they are a part
@@ -71,13 +71,13 @@ class TransformersRollouts:
 
     def generate(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         n: int,
         *,
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: Part | None = None,
+        part: BatchSlice | None = None,
     ) -> list[Sample]:
         prompts = [prompt for row in rows for prompt in [row.prompt] * n]
         training = self._model.training

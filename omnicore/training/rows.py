@@ -25,7 +25,7 @@ from omnicore.storage.files import read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """A query that is asked as `request`; `reply` holds the target's token ids where there is a
     target.
 
@@ -44,13 +44,13 @@ class Row:
 
         Raises DataError naming the row where a medium cannot be read, or was changed.
         """
-        with named(self.request.name):
+        with error_context(self.request.name):
             return self.reader.prompt(self.request)
 
 
 def read_rows(
     path: Path, reader: PromptReader, profile: Profile, *, targets: bool, view: View = View.omni
-) -> list[Row]:
+) -> list[TrainingRow]:
     """Reads `path` (Query a line), as `view` shows them.
 
     Raises DataError when it is missing, empty, or lacks a target that is needed, or a medium's
@@ -68,13 +68,15 @@ def read_rows(
             )
         request = Request(parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
-        with named(f"{path}:{number}: {request.name}"):
-            rows.append(Row(query, request, reply, reader.length(request) + len(reply), reader))
+        with error_context(f"{path}:{number}: {request.name}"):
+            rows.append(
+                TrainingRow(query, request, reply, reader.length(request) + len(reply), reader)
+            )
     return rows
 
 
 @contextmanager
-def named(row: str) -> Iterator[None]:
+def error_context(row: str) -> Iterator[None]:
     """Put the name of a row before what is wrong with its media."""
     try:
         yield
@@ -82,9 +84,14 @@ def named(row: str) -> Iterator[None]:
         raise DataError(f"{row}: {error}") from error
 
 
-def fitting(
-    rows: Sequence[Row], config: TrainingConfig, output: Path, *, context: int, room: int = 0
-) -> list[Row]:
+def filter_by_length(
+    rows: Sequence[TrainingRow],
+    config: TrainingConfig,
+    output: Path,
+    *,
+    context: int,
+    room: int = 0,
+) -> list[TrainingRow]:
     """The rows that fit, whole, into `config.max_length`, or into the model's `context` of tokens
     where that is 0, with `room` left for what a rollout may say. The others are listed in
     `output/too_long.jsonl`: a truncated row would teach answers to what was not shown.
@@ -92,7 +99,7 @@ def fitting(
     Raises DataError when they are a larger share than `config.max_too_long`.
     """
     limit = min(config.max_length or context, context)
-    kept: list[Row] = []
+    kept: list[TrainingRow] = []
     listed: list[dict[str, Any]] = []
     for row in rows:
         seconds = max(

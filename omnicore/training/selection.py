@@ -36,7 +36,7 @@ ROUNDING = 1e-9  # 0.55 * 20 is a little more than 11 in binary, and 11 of 20 ar
 
 
 @dataclass(frozen=True)
-class Rollout:
+class DistilledRollout:
     """The `sample`-th reply to a query.
 
     `answer` is as `judge` reads it, None where there is none or it was `cut`.
@@ -52,8 +52,11 @@ class Rollout:
     failed: bool = False
 
 
-def select(
-    rollouts: Sequence[Rollout], config: DistillConfig, solvable: Collection[Key], seed: int
+def select_rollouts(
+    rollouts: Sequence[DistilledRollout],
+    config: DistillConfig,
+    solvable: Collection[Key],
+    seed: int,
 ) -> list[RejectionReason | None]:
     """For each rollout why it is rejected, None for those that are chosen.
 
@@ -107,7 +110,10 @@ def _told(group: Mapping[int, str]) -> str:
 
 
 def _judged(
-    one: Rollout, said: Sequence[str | None], config: DistillConfig, solvable: Collection[Key]
+    one: DistilledRollout,
+    said: Sequence[str | None],
+    config: DistillConfig,
+    solvable: Collection[Key],
 ) -> RejectionReason | None:
     """What is wrong with a rollout by itself; `said` are the answers of all of its query's."""
     if one.failed:
@@ -132,7 +138,9 @@ def _judged(
     return None
 
 
-def _numbered(rollouts: Sequence[Rollout], rows: Sequence[int], seed: int) -> dict[int, int]:
+def _numbered(
+    rollouts: Sequence[DistilledRollout], rows: Sequence[int], seed: int
+) -> dict[int, int]:
     """Rows in an order drawn by the seed, each with its place among those of its query."""
     drawn = list(rows)
     random.Random(f"{seed}|selection").shuffle(drawn)

@@ -19,11 +19,11 @@ from omnicore import distributed, processes
 from omnicore.config import SftConfig
 from omnicore.errors import DataError
 from omnicore.models.processor import Encoder, collate
-from omnicore.training import finite, parallel, parts
+from omnicore.training import finite, parallel, trainable_modules
 from omnicore.training.checkpoints import Checkpoints, Resumable
-from omnicore.training.curves import Curve
-from omnicore.training.mixture import Mixture, Order
-from omnicore.training.rows import Row
+from omnicore.training.curves import CurveCallback
+from omnicore.training.mixture import Mixture, RowOrder
+from omnicore.training.rows import TrainingRow
 
 # Adam's second moment forgets faster than usual: runs are a few dozen steps long.
 OPTIMIZER = {"adam_beta1": 0.9, "adam_beta2": 0.98, "weight_decay": 0.0, "max_grad_norm": 1.0}
@@ -44,14 +44,16 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
     """Draws its rows from a mixture, and keeps the loss by query type beside the trainer's own
     mean."""
 
-    def __init__(self, *args: Any, rows: Sequence[Row], mixture: Mixture, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, rows: Sequence[TrainingRow], mixture: Mixture, **kwargs: Any
+    ) -> None:
         self._rows, self._mixture = rows, mixture
         self.by_type: dict[str, list[float]] = defaultdict(list)
         self.waited = 0.0  # seconds for data since the last logged step
         super().__init__(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return Order(self._mixture)
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
+        return RowOrder(self._mixture)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         began = time.monotonic()
@@ -82,7 +84,7 @@ class OmniSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
 def train(
     model: Any,
     encoder: Encoder,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     config: SftConfig,
     *,
     seed: int,
@@ -123,14 +125,14 @@ def train(
             warmup_steps=config.warmup_steps,
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},
-            **parallel.arguments(
+            **parallel.batch_arguments(
                 config, distributed.share(config.train_batch_size, "train_batch_size")
             ),
             **OPTIMIZER,
             **{
                 **PLAIN,
                 **(trackers or {}),
-                **parts.arguments(config),
+                **trainable_modules.precision_arguments(config),
                 "dataloader_num_workers": config.dataloader_num_workers,
             },
         )
@@ -143,7 +145,7 @@ def train(
             train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
             processing_class=encoder.tokenizer,
             data_collator=batch,
-            peft_config=parts.adapter(model, config),
+            peft_config=trainable_modules.freeze_modules(model, config),
         )
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
@@ -158,15 +160,15 @@ def train(
             return {**record, "by_type": by_type, "data_seconds": waited}
 
         if trainer.is_deepspeed_enabled:
-            trainer.add_callback(parallel.BothTowers())
+            trainer.add_callback(parallel.RunBothEncoders())
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(finite.Finite())
-        trainer.add_callback(Curve(log, add))
+        trainer.add_callback(finite.FiniteCheck())
+        trainer.add_callback(CurveCallback(log, add))
         try:
-            trainer.go_on()
+            trainer.resume()
         except DataError as error:  # a process that reads ahead puts its traceback before it
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
-        parallel.gather(trainer.model)
+        parallel.gather_weights(trainer.model)
         if processes.is_main():
-            parts.merge(trainer.model)
+            trainable_modules.merge_adapters(trainer.model)
     return mixture.epochs()

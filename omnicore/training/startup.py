@@ -17,15 +17,15 @@ from omnicore.engines.canary import media_kinds
 from omnicore.errors import TrainingError
 from omnicore.models.processor import Prompt, collate
 from omnicore.training.rollouts import RolloutEngine, Sample
-from omnicore.training.rows import Row
+from omnicore.training.rows import TrainingRow
 
 SAMPLES = 4  # of each modality
 
 
-def check(
+def check_engine(
     trainer: Any,
     engine: RolloutEngine,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     pad_id: int,
     temperature: float,
     limit: float,

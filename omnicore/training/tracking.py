@@ -20,7 +20,7 @@ from omnicore.errors import ConfigError
 
 
 @contextmanager
-def reported(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
+def tracker_arguments(config: TrackerConfig, output: Path) -> Iterator[dict[str, Any]]:
     """The Trainer's arguments for a training that writes to `output`, whose name is that of its
     run.
 

@@ -24,11 +24,11 @@ from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.openai import media_item, request_head, request_tail, text_item
 from omnicore.errors import EngineError
 from omnicore.models import thinker
-from omnicore.models.generate import Part
+from omnicore.models.generate import BatchSlice
 from omnicore.models.processor import Encoder
-from omnicore.training.parts import whole
 from omnicore.training.rollouts import Sample
-from omnicore.training.rows import Row, named
+from omnicore.training.rows import TrainingRow, error_context
+from omnicore.training.trainable_modules import merged_weights
 
 CONCURRENCY, TIMEOUT = 64, 1_800.0  # requests on their way, and seconds for all of a step's
 
@@ -75,7 +75,7 @@ class VllmRollouts:
         if not processes.is_main():
             return  # the first process does it for all
         shutil.rmtree(self._weights, ignore_errors=True)
-        plain, weights = whole(model)
+        plain, weights = merged_weights(model)
         thinker.save(plain, self._encoder, self._weights, dtype=model.dtype, weights=weights)
         reload = {
             "method": "reload_weights",
@@ -88,13 +88,13 @@ class VllmRollouts:
 
     def generate(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         n: int,
         *,
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: Part | None = None,
+        part: BatchSlice | None = None,
     ) -> list[Sample]:
         first = seed + (part[0] if part else 0)
         bodies = [self._body(row, n, temperature, first + place) for place, row in enumerate(rows)]
@@ -134,9 +134,9 @@ class VllmRollouts:
         if self._config.vllm_enable_sleep_mode and processes.is_main():
             self._do("sleep?level=1")
 
-    def _body(self, row: Row, n: int, temperature: float, seed: int) -> bytes:
+    def _body(self, row: TrainingRow, n: int, temperature: float, seed: int) -> bytes:
         root = row.request.root
-        with named(row.request.name):
+        with error_context(row.request.name):
             items = [
                 text_item(part) if isinstance(part, str) else media_item(part, root, self._profile)
                 for part in row.request.parts

@@ -159,12 +159,12 @@ def now() -> float:
 def work(model: Any, row: Any) -> float:
     """Weights times positions of a row, by part: tokens for the language model, patches and frames
     for the towers."""
-    from omnicore.training.parts import part_of
+    from omnicore.training.trainable_modules import module_group
 
     weights: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
         if "lora_" not in name and "embed_tokens" not in name and name != "lm_head.weight":
-            weights[part_of(name)] += parameter.numel()
+            weights[module_group(name)] += parameter.numel()
     media = {feature.kind: feature.tensors for feature in row.prompt.media}
     patches, frames = (
         len(media["image"]["pixel_values"]),
@@ -208,10 +208,10 @@ def sft(size: str, recipe: Recipe, root: Path, most: float, lora: LoraConfig | N
 
     Its median step is of all but the first two, which allocate.
     """
-    from omnicore.training import parts, sft
+    from omnicore.training import sft, trainable_modules
 
     config = recipe.sft.model_copy(update={"lora": lora, "mixture": MixtureConfig()})
-    model, encoder = build(size, parts.loading(config)["dtype"])
+    model, encoder = build(size, trainable_modules.load_options(config)["dtype"])
     rows, at = rows_of(root, encoder, recipe), list[float]()
     each = work(model, rows[0])
     if torch.cuda.is_available():
@@ -231,12 +231,12 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
 
     A coin pays, so that every group is trained on.
     """
-    from omnicore.training import parts, rlvr
+    from omnicore.training import rlvr, trainable_modules
 
     config = recipe.rlvr.model_copy(
         update={"control": "random_reward", "mixture": MixtureConfig(), "dynamic_sampling": 0}
     )
-    model, encoder = build(size, parts.loading(config)["dtype"])
+    model, encoder = build(size, trainable_modules.load_options(config)["dtype"])
     rows, at = rows_of(root, encoder, recipe), list[float]()
     rolls, scores = list[float](), list[float]()
     trainer = rlvr.OmniGRPOTrainer

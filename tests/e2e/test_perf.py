@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omnicore.config.recipe import load_recipe
-from omnicore.training.parts import part_of
+from omnicore.training.trainable_modules import module_group
 from perf import swift, training
 from perf.gpu import training as gpu
 
@@ -75,7 +75,7 @@ def test_training_on_a_device_is_measured_part_by_part(tmp_path: Path) -> None:
 def test_true_dimensions_are_those_of_a_3b_thinker() -> None:
     model, encoder = gpu.build("3b", torch.bfloat16, "meta")  # shapes without memory
     weights = {name: p.numel() for name, p in model.named_parameters()}
-    language = sum(count for name, count in weights.items() if part_of(name) == "language")
+    language = sum(count for name, count in weights.items() if module_group(name) == "language")
     assert (
         language == 3_085_938_688 + 151_936 * 2_048
     )  # those of Qwen2.5-3B, and a head that is not tied

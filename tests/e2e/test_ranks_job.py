@@ -25,7 +25,7 @@ from omnicore.lineage.step_record import read_step
 from omnicore.runtime import checkpoint_sync, remote
 from omnicore.runtime.run import run_step
 from omnicore.storage import store
-from omnicore.training.curves import Curve
+from omnicore.training.curves import CurveCallback
 from tests.forks import ended
 from tests.seaweed import Seaweed, free_ports, objects, seaweed, signed_in, uri
 from tests.torchrun import agent, omnicore
@@ -108,9 +108,9 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
     """Kill -9 of the first process of the first attempt, and its disk gone, when a checkpoint is in
     S3."""
     checkpoint_sync.POLL = 0.02
-    log = Curve.on_log
+    log = CurveCallback.on_log
 
-    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_log(self: CurveCallback, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         while (processes.rank(), state.global_step, attempt) == (0, 5, 0):
@@ -122,7 +122,7 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
 
-    Curve.on_log = on_log  # type: ignore[method-assign]
+    CurveCallback.on_log = on_log  # type: ignore[method-assign]
 
 
 @pytest.mark.slow

@@ -206,4 +206,4 @@ def test_length_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     from omnicore.models import choose
 
     monkeypatch.setattr(choose, "log_probabilities", lambda *_: [-3.0, -6.0])
-    assert choose.likeliest(None, None, None, ["owl", "a red fox"]) == "a red fox"  # type: ignore[arg-type]
+    assert choose.most_likely_choice(None, None, None, ["owl", "a red fox"]) == "a red fox"  # type: ignore[arg-type]

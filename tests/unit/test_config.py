@@ -4,7 +4,7 @@ import re
 import pytest
 import yaml
 
-from omnicore.config import Config, LoraConfig, digest, written
+from omnicore.config import Config, LoraConfig, digest, raw_yaml
 from omnicore.config.recipe import SECTION_STEP, Recipe, load_recipe, parse_recipe, recipe_names
 from omnicore.config.renamed import RENAMED
 from omnicore.errors import ConfigError
@@ -265,7 +265,7 @@ def test_a_key_that_occurs_twice_in_a_recipe_file_is_refused(tmp_path):
 def numbers(model, path=()):
     """The dotted paths of all numbers of a model."""
     for name, field in model.model_fields.items():
-        for kind in written.members(field.annotation):
+        for kind in raw_yaml.union_members(field.annotation):
             if isinstance(kind, type) and issubclass(kind, Config):
                 yield from numbers(kind, (*path, name))
             elif kind in (int, float):
@@ -306,7 +306,7 @@ def test_a_quantity_that_a_cluster_takes_is_kept_as_written(text):
 def renamed_fields():
     """Every field of a recipe that was renamed: (former dotted path, present dotted path)."""
     for section, field in Recipe.model_fields.items():
-        for kind in written.members(field.annotation):
+        for kind in raw_yaml.union_members(field.annotation):
             for path, model in [((section,), kind), ((section, "lora"), LoraConfig)]:
                 if path[-1] == "lora" and "lora" not in getattr(kind, "model_fields", {}):
                     continue

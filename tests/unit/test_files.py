@@ -52,7 +52,7 @@ def test_a_whole_omni_is_loaded_and_saved_as_transformers_does(
     assert torch.equal(logits(thinker.load(tmp_path / "alone")[0]), expected)
     monkeypatch.setattr(thinker, "SHARD", "1MB")
     thinker.save(model, encoder, tmp_path / "saved")
-    files.check(tmp_path / "saved")
+    files.check_checkpoint(tmp_path / "saved")
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
     # vLLM would let a left-over rope_scaling win over rope_parameters, and drop the theta.
     assert (

@@ -14,7 +14,7 @@ from omnicore.errors import CheckpointError, TrainingError
 from omnicore.models import thinker
 from omnicore.runtime.run import run_step
 from omnicore.telemetry import live
-from omnicore.training.finite import Finite, check_rows
+from omnicore.training.finite import FiniteCheck, check_rows
 from tests.unit.audit_fixture import make_queries
 from tests.unit.training_fixture import SMALL, data, inputs
 
@@ -97,10 +97,10 @@ def test_gradients_are_looked_at_before_the_weights_move() -> None:
 
     model = torch.nn.Linear(2, 1)
     model(torch.ones(1, 2)).sum().backward()
-    Finite().on_pre_optimizer_step(None, State(), None, model=model)
+    FiniteCheck().on_pre_optimizer_step(None, State(), None, model=model)
     model.weight.grad[0, 0] = math.inf
     with pytest.raises(TrainingError, match="the gradients are not finite at step 3"):
-        Finite().on_pre_optimizer_step(None, State(), None, model=model)
+        FiniteCheck().on_pre_optimizer_step(None, State(), None, model=model)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_only_numbers_that_are_not_finite_count(value: float, name: str) -> None
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():
         model[1].bias.fill_(value)  # the sum of two of 3e38 is infinite
-    assert thinker.not_finite(model.named_parameters()) == name
+    assert thinker.first_not_finite(model.named_parameters()) == name
 
 
 def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_loaded(

@@ -15,7 +15,7 @@ from omnicore.cli import main
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines.transformers import PromptReader
 from omnicore.models import thinker
-from omnicore.training import memory, parts, sft
+from omnicore.training import memory, sft, trainable_modules
 from omnicore.training.rows import read_rows
 from tests.published import publish
 
@@ -66,11 +66,15 @@ class Look(TrainerCallback):  # type: ignore[misc]
 def test_weights_gradients_and_optimizer_take_what_is_said(
     prepared: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
-    recipe, look, go_on = load_recipe("tiny", [*FULL, *overrides]), Look(), sft.OmniSFTTrainer.go_on
+    recipe, look, go_on = (
+        load_recipe("tiny", [*FULL, *overrides]),
+        Look(),
+        sft.OmniSFTTrainer.resume,
+    )
     monkeypatch.setattr(
         sft.OmniSFTTrainer, "go_on", lambda self: (self.add_callback(look), go_on(self))
     )
-    model, encoder = thinker.load(BASE, **parts.loading(recipe.sft))
+    model, encoder = thinker.load(BASE, **trainable_modules.load_options(recipe.sft))
     rows = read_rows(
         prepared / "sft.jsonl",
         PromptReader(encoder, small_recipe.profile),
@@ -78,7 +82,7 @@ def test_weights_gradients_and_optimizer_take_what_is_said(
         targets=True,
     )
     sft.train(model, encoder, rows, recipe.sft, seed=0, log=lambda _: None)
-    said = memory.estimate(recipe, recipe.sft, {}).need
+    said = memory.estimate_memory(recipe, recipe.sft, {}).need
     # Of the audio tower, 2 embeddings of 1004160 parameters are in no forward pass, so they have no gradient.
     assert look.found == pytest.approx({name: said[name] for name in look.found}, rel=5e-4)
 
@@ -98,7 +102,7 @@ def test_activations_of_the_language_model_are_near_what_is_said(
             "sft.trainable_modules=[language]",
         ],
     ).sft
-    model = thinker.load(BASE, **parts.loading(config))[0].train()
+    model = thinker.load(BASE, **trainable_modules.load_options(config))[0].train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}  # alive, else its address would be another's
 
@@ -113,10 +117,10 @@ def test_activations_of_the_language_model_are_near_what_is_said(
     ):
         model.model(input_ids=torch.randint(0, 300, (8, 256)))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    said = memory.activations(model.config, {}, config, tokens=8 * 256, length=256)
+    said = memory.activation_bytes(model.config, {}, config, tokens=8 * 256, length=256)
     assert 0.65 < measured / said < 1.35
     saving = config.model_copy(update={"gradient_checkpointing": True})
-    assert memory.activations(model.config, {}, saving, tokens=8 * 256, length=256) < said / 2
+    assert memory.activation_bytes(model.config, {}, saving, tokens=8 * 256, length=256) < said / 2
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_zero_shares_gradients_and_optimizer_out(
     changes: list[str], weights: int, gradients: int, optimizer: int
 ) -> None:
     config = load_recipe("tiny", ["sft.save_steps=0", *changes]).sft
-    assert memory.held(1000, 400, config, 4) == {
+    assert memory.state_bytes(1000, 400, config, 4) == {
         "weights": weights,
         "gradients": gradients,
         "optimizer": optimizer,

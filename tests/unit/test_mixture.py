@@ -12,7 +12,7 @@ import pytest
 from omnicore.config import MixtureConfig
 from omnicore.errors import ConfigError
 from omnicore.schema import Media, Query
-from omnicore.training.mixture import Mixture, Order, group, modality
+from omnicore.training.mixture import Mixture, RowOrder, group_of, modality
 
 KINDS = {"vision": ("image",), "audio": ("audio",), "omni": ("video", "audio"), "text": ()}
 
@@ -61,7 +61,7 @@ def made(
 def test_groups(kind: str, by: str) -> None:
     assert modality(query(0, kind)) == kind
     assert (
-        group(query(0, kind, "src"), by)
+        group_of(query(0, kind, "src"), by)
         == {"source": "src", "modality": kind, "type": f"t-{kind}"}[by]
     )
 
@@ -117,8 +117,8 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     in_order = [whole.batch(step) for step in range(30)]
     backwards = made(queries, tokens, steps=30, **given)
     assert [backwards.batch(step) for step in reversed(range(30))] == in_order[::-1]
-    assert list(Order(whole)) == [i for chosen in in_order for i in chosen]
-    assert len(Order(whole)) == 30 * 8
+    assert list(RowOrder(whole)) == [i for chosen in in_order for i in chosen]
+    assert len(RowOrder(whole)) == 30 * 8
     assert [
         made(queries, tokens, steps=30, seed=1, **given).batch(step) for step in range(30)
     ] != in_order
@@ -138,7 +138,7 @@ def test_balance_by_tokens_gives_shares_of_tokens() -> None:
 def padding(mixture: Mixture, tokens: Sequence[int], micro: int) -> float:
     """Share of pad tokens in micro-batches."""
     padded = real = 0
-    order = list(Order(mixture))
+    order = list(RowOrder(mixture))
     for start in range(0, len(order), micro):
         lengths = [tokens[i] for i in order[start : start + micro]]
         padded += max(lengths) * len(lengths)

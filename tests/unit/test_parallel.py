@@ -24,8 +24,8 @@ from omnicore.runtime.run import run_step
 from omnicore.training import parallel
 from omnicore.training.checkpoints import DIRECTORY
 from tests.forks import in_a_fork
-from tests.unit.test_parts import rows_of
 from tests.unit.test_ranks import alike
+from tests.unit.test_trainable_modules import rows_of
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs"]
@@ -74,7 +74,7 @@ def test_gradients_come_in_one_order_whatever_a_batch_shows(
 
     before = {kind: passed(rows) for kind, rows in shown.items()}
     assert before["picture"][0] != before["speech"][0]
-    parallel.both_towers(random_model)
+    parallel.run_both_encoders(random_model)
     after = {kind: passed(rows) for kind, rows in shown.items()}
     for kind, (went, gradients, loss) in after.items():
         assert went == before["both"][0]
@@ -105,8 +105,8 @@ def test_zero_that_cannot_be_is_refused(
     monkeypatch.setenv("WORLD_SIZE", str(world))
     monkeypatch.setattr(parallel, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=message):
-        parallel.check(SftConfig(data="sft.jsonl", parallel="zero2"))
-    parallel.check(SftConfig(data="sft.jsonl"))
+        parallel.check_parallel(SftConfig(data="sft.jsonl", parallel="zero2"))
+    parallel.check_parallel(SftConfig(data="sft.jsonl"))
 
 
 def torchrun(

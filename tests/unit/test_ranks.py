@@ -21,7 +21,7 @@ from omnicore.runtime.run import KEY_FILE, run_step
 from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
-from omnicore.training.curves import Curve
+from omnicore.training.curves import CurveCallback
 from tests.forks import ended, in_a_fork
 from tests.seaweed import free_ports
 from tests.torchrun import agent, omnicore
@@ -133,9 +133,9 @@ def test_two_processes_are_as_one(
 def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
     """Does it in a process of the first attempt, when the optimizer step of this number has been
     logged."""
-    log = Curve.on_log
+    log = CurveCallback.on_log
 
-    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_log(self: CurveCallback, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
         if (processes.rank(), state.global_step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (
             process,
@@ -144,7 +144,7 @@ def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
         ):
             what()
 
-    Curve.on_log = on_log  # type: ignore[method-assign]
+    CurveCallback.on_log = on_log  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(("step", "process"), [("sft", 0), ("rlvr", 1)])

@@ -32,10 +32,10 @@ from omnicore.training.checkpoints import (
     WEIGHTS,
     Checkpoints,
     Resumable,
-    damaged,
+    find_damage,
 )
-from omnicore.training.curves import Curve, GradientCheck
-from omnicore.training.rewards import Coin
+from omnicore.training.curves import CurveCallback, GradientCheck
+from omnicore.training.rewards import RandomReward
 from omnicore.training.rlvr import OmniGRPOTrainer
 from tests.forks import in_a_fork
 from tests.seaweed import Seaweed, objects, seaweed, signed_in, uri
@@ -74,14 +74,14 @@ def die() -> None:
 
 def dies_after(step: int) -> None:
     """This process, when the optimizer step of this number has been taken and logged."""
-    log = Curve.on_log
+    log = CurveCallback.on_log
 
-    def on_log(self: Curve, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_log(self: CurveCallback, args: Any, state: Any, control: Any, **given: Any) -> None:
         log(self, args, state, control, **given)
         if state.global_step == step:
             die()
 
-    Curve.on_log = on_log  # type: ignore[method-assign]
+    CurveCallback.on_log = on_log  # type: ignore[method-assign]
 
 
 def dies_while_saving(step: int) -> None:
@@ -184,9 +184,9 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
 
     def dies_when_kept(step: int) -> None:
         checkpoint_sync.POLL = 0.02
-        log = Curve.on_log
+        log = CurveCallback.on_log
 
-        def on_log(self: Curve, args: Any, state: Any, control: Any, **more: Any) -> None:
+        def on_log(self: CurveCallback, args: Any, state: Any, control: Any, **more: Any) -> None:
             log(self, args, state, control, **more)
             while state.global_step == step + 1:
                 if any(
@@ -196,7 +196,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
                     die()
                 time.sleep(0.02)
 
-        Curve.on_log = on_log  # type: ignore[method-assign]
+        CurveCallback.on_log = on_log  # type: ignore[method-assign]
 
     assert (
         in_a_fork(lambda: (dies_when_kept(6), remote.run("sft", recipe, given, uri)))
@@ -325,7 +325,7 @@ def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], said: str
 ) -> None:
     write(tmp_path, 2, 4)
-    assert damaged(tmp_path / "step-000004") == ""
+    assert find_damage(tmp_path / "step-000004") == ""
     harm(tmp_path / "step-000004")
     found = Checkpoints(tmp_path, {"curves": []}, every=1, keep=2)
     assert found.step == 2
@@ -379,16 +379,16 @@ def test_rollouts_that_a_later_step_trains_on_hold_a_checkpoint_back(
 
 
 def test_a_coin_and_a_check_go_on_where_they_were() -> None:
-    coin, check = Coin(3), GradientCheck({"audio": "audio_tower"})
+    coin, check = RandomReward(3), GradientCheck({"audio": "audio_tower"})
     for _ in range(random.Random(1).randrange(10, 20)):
-        coin.flip()
+        coin.draw()
     check._moved = 2
     for part, other in (
-        (coin, Coin(4)),
+        (coin, RandomReward(4)),
         (check, GradientCheck({"audio": "audio_tower", "image": "visual"})),
     ):
         other.load_state_dict(part.state_dict())
         assert other.state_dict() == part.state_dict()
-    again = Coin(0)
+    again = RandomReward(0)
     again.load_state_dict(coin.state_dict())
-    assert [again.flip() for _ in range(30)] == [coin.flip() for _ in range(30)]
+    assert [again.draw() for _ in range(30)] == [coin.draw() for _ in range(30)]

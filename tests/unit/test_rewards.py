@@ -8,7 +8,7 @@ import pytest
 
 from omnicore.config import Profile
 from omnicore.schema import Outcome, Query
-from omnicore.training.rewards import Reward, reward
+from omnicore.training.rewards import Reward, compute_reward
 
 ANIMALS = {"options": ("cat", "dog", "cow", "hen")}
 QUERIES: dict[str, dict[str, Any]] = {
@@ -60,12 +60,12 @@ def query(kind: str, **changes: Any) -> Query:
     ],
 )
 def test_worth_by_kind(kind: str, reply: str, outcome: Outcome, score: float) -> None:
-    found = reward(reply, False, query(kind), Profile())
+    found = compute_reward(reply, False, query(kind), Profile())
     assert found == Reward(outcome, pytest.approx(score), float(outcome is not NONE))
 
 
 def test_a_cut_reply_is_no_answer_whatever_it_says() -> None:
-    assert reward("dog", True, query("choice"), Profile()) == Reward(NONE, 0.0, 0.0)
+    assert compute_reward("dog", True, query("choice"), Profile()) == Reward(NONE, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("answer", ["soon", "20-10", "10-10", "-1-2", "0:10-0:20"])
@@ -103,7 +103,7 @@ def test_graded_answers_have_partial_worth(
     graded: str, answer: str, reply: str, outcome: Outcome, score: float
 ) -> None:
     kind = "number" if graded == "relative error" else "text"
-    found = reward(
+    found = compute_reward(
         f"<answer>{reply}</answer>",
         False,
         query(kind, answer=answer, native={"graded": graded}),

@@ -18,28 +18,30 @@ from omnicore.config.recipe import Recipe
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import TrainingError
 from omnicore.models import thinker
-from omnicore.models.generate import _Drawn, generate
+from omnicore.models.generate import _SampleOne, generate
 from omnicore.models.processor import Features, Prompt, collate, media_tensors
 from omnicore.schema import Outcome, View
 from omnicore.steps import prepare
 from omnicore.steps import rlvr as rlvr_step
 from omnicore.training import rlvr, startup
-from omnicore.training.groups import collect, useful
+from omnicore.training.groups import collect_groups, has_advantage
 from omnicore.training.mixture import modality
-from omnicore.training.rewards import outcome
+from omnicore.training.rewards import judge_reply
 from omnicore.training.rollouts import Sample, TransformersRollouts
-from omnicore.training.rows import Row, read_rows
+from omnicore.training.rows import TrainingRow, read_rows
 
 BASE = "embedded:tiny-base"
 
 
 @pytest.fixture(scope="module")
-def rows(prepared: Path, small_recipe: Recipe) -> list[Row]:
+def rows(prepared: Path, small_recipe: Recipe) -> list[TrainingRow]:
     reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
     return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
 
 
-def run(rows: Sequence[Row], recipe: Recipe, model: Any = None, **changes: Any) -> SimpleNamespace:
+def run(
+    rows: Sequence[TrainingRow], recipe: Recipe, model: Any = None, **changes: Any
+) -> SimpleNamespace:
     """A short training; what it logged and journaled, the model, and what the checks measured."""
     model, encoder = (model, thinker.load(BASE)[1]) if model else thinker.load(BASE)
     fields = {
@@ -100,7 +102,7 @@ def reference(
 
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "gspo"])
 def test_loss_is_that_of_a_reference(
-    rows: list[Row], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, loss: str
+    rows: list[TrainingRow], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
     """Over a second step on the same rollouts, where ratios have left 1 and some are clipped."""
     seen: list[tuple[dict[str, Any], float]] = []
@@ -161,7 +163,7 @@ def test_loss_is_that_of_a_reference(
 
 
 def test_curves_tell_each_modality_and_the_journal_each_rollout(
-    rows: list[Row], small_recipe: Recipe
+    rows: list[TrainingRow], small_recipe: Recipe
 ) -> None:
     done = run(rows, small_recipe, steps=2, beta=0.01, dynamic_sampling=1, format_reward_weight=0.1)
     for record, step in zip(done.curve, (0, 1), strict=True):
@@ -198,7 +200,7 @@ class Told:
     [((0.2, 0.4), True), ((0.0, 0.0), False), ((0.5, 0.5), False), ((1.0, 0.9), True)],
 )
 def test_graded_groups_teach_where_grades_differ(worths: Sequence[float], teaches: bool) -> None:
-    assert useful([Told(worth) for worth in worths]) is teaches
+    assert has_advantage([Told(worth) for worth in worths]) is teaches
 
 
 def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
@@ -212,16 +214,16 @@ def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
     def draw(missing: int, turn: int) -> list[int] | None:
         return {1: [3, 4], 2: [5, 6]}[turn][:missing] if missing else None
 
-    groups = collect([0, 1, 2], 5, roll, draw)
+    groups = collect_groups([0, 1, 2], 5, roll, draw)
     assert turns == [[0, 1, 2], [3, 4], [5]]
     assert [all(r.used for r in g) for g in groups] == [False, True, False, False, True, True]
     turns.clear()
-    groups = collect([0, 1, 2], 1, roll, draw)
+    groups = collect_groups([0, 1, 2], 1, roll, draw)
     assert turns == [[0, 1, 2], [3, 4]]
-    assert [useful(g) for g in groups] == [any(r.used for r in g) for g in groups]
+    assert [has_advantage(g) for g in groups] == [any(r.used for r in g) for g in groups]
 
 
-def test_dynamic_sampling_keeps_the_mixture(rows: list[Row], small_recipe: Recipe) -> None:
+def test_dynamic_sampling_keeps_the_mixture(rows: list[TrainingRow], small_recipe: Recipe) -> None:
     mixture = {"by": "modality", "weights": {"vision": 0, "audio": 0, "omni": 1}}
     done = run(rows, small_recipe, steps=2, dynamic_sampling=2, mixture=mixture)
     assert {r["modality"] for r in done.journal} == {"omni"}
@@ -257,7 +259,7 @@ def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(
     for first, end in parts:
         torch.manual_seed(3)
         with Largest():
-            left = _Drawn(1.3, (first, 5))(None, scores[first:end])
+            left = _SampleOne(1.3, (first, 5))(None, scores[first:end])
         assert (left > -torch.inf).sum(1).tolist() == [1] * (end - first)
         found += left.argmax(1).tolist()
     assert found == whole
@@ -265,14 +267,14 @@ def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(
 
 
 def test_the_form_never_decides_a_group(
-    random_model: Any, rows: list[Row], small_recipe: Recipe
+    random_model: Any, rows: list[TrainingRow], small_recipe: Recipe
 ) -> None:
     """All wrong, some with an answer that can be read: rewards differ, and nothing may move."""
     before = [p.detach().clone() for p in random_model.parameters()]
     heard = ["nothing", rows[0].query.options[0]]
 
     class Engine(TransformersRollouts):
-        def generate(self, rows: Sequence[Row], n: int, **given: Any) -> list[Sample]:
+        def generate(self, rows: Sequence[TrainingRow], n: int, **given: Any) -> list[Sample]:
             found = super().generate(rows, n, **given)
             wrong = [
                 next(o for o in row.query.options if o != row.query.answer)
@@ -304,7 +306,7 @@ def test_the_form_never_decides_a_group(
 
 
 @pytest.fixture(scope="module")
-def trainer(rows: list[Row], small_recipe: Recipe) -> Any:
+def trainer(rows: list[TrainingRow], small_recipe: Recipe) -> Any:
     built: list[Any] = []
     patch = pytest.MonkeyPatch()
     patch.setattr(rlvr.OmniGRPOTrainer, "go_on", lambda self: built.append(self))
@@ -319,11 +321,11 @@ def engine_of(trainer: Any, model: Any = None) -> TransformersRollouts:
     return engine
 
 
-def checked(trainer: Any, engine: Any, rows: Sequence[Row]) -> float:
-    return startup.check(trainer, engine, rows, 0, 1.0, 0.1)
+def checked(trainer: Any, engine: Any, rows: Sequence[TrainingRow]) -> float:
+    return startup.check_engine(trainer, engine, rows, 0, 1.0, 0.1)
 
 
-def test_trainer_and_engine_agree_on_every_modality(trainer: Any, rows: list[Row]) -> None:
+def test_trainer_and_engine_agree_on_every_modality(trainer: Any, rows: list[TrainingRow]) -> None:
     assert checked(trainer, engine_of(trainer), rows) < 1e-4
 
 
@@ -380,7 +382,7 @@ def other_prompt(engine: Any) -> None:
     ],
 )
 def test_an_engine_that_is_wrong_is_refused(
-    trainer: Any, rows: list[Row], fault: Callable[[Any], None], message: str
+    trainer: Any, rows: list[TrainingRow], fault: Callable[[Any], None], message: str
 ) -> None:
     engine = engine_of(trainer)
     fault(engine)
@@ -388,7 +390,9 @@ def test_an_engine_that_is_wrong_is_refused(
         checked(trainer, engine, rows)
 
 
-def test_a_stock_trainer_fails_the_check_of_log_probs(trainer: Any, rows: list[Row]) -> None:
+def test_a_stock_trainer_fails_the_check_of_log_probs(
+    trainer: Any, rows: list[TrainingRow]
+) -> None:
     """Its forward pass gets no sound, and says nothing of it."""
 
     def scored(model: Any, ids: Any, mask: Any, keep: int) -> Any:
@@ -407,7 +411,7 @@ def test_a_stock_trainer_fails_the_check_of_log_probs(trainer: Any, rows: list[R
 
 
 def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
-    rows: list[Row], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    rows: list[TrainingRow], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaf = lambda media, device: media_tensors([f for f in media if f.kind != "audio"], device)  # noqa: E731
     monkeypatch.setattr(rlvr, "media_tensors", deaf)
@@ -433,7 +437,7 @@ def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
 
 
 def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(
-    trainer: Any, rows: list[Row]
+    trainer: Any, rows: list[TrainingRow]
 ) -> None:
     """The features of the video are made here, since its preprocessor needs torchvision: two steps
     of a grid of 2 x 2 patches."""
@@ -558,7 +562,7 @@ def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_a
                 model, encoder, [r.prompt for r in asked], max_new_tokens=14, temperature=0
             )
             judged = [
-                outcome(g.text, r.query, small_recipe.profile)
+                judge_reply(g.text, r.query, small_recipe.profile)
                 for g, r in zip(replies, asked, strict=True)
             ]
             right[kind, view] = [found is Outcome.correct for found in judged]

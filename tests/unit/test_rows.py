@@ -18,7 +18,7 @@ from omnicore.media.read import RATE
 from omnicore.schema import Media, Query
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl
-from omnicore.training.rows import Row, fitting, read_rows
+from omnicore.training.rows import TrainingRow, filter_by_length, read_rows
 from tests.media_files import make_video
 
 
@@ -88,7 +88,7 @@ def test_a_videos_length_is_known_without_torchvision(encoder: Any, tmp_path: Pa
 
 
 @pytest.fixture
-def rows(encoder: Any, tmp_path: Path) -> list[Row]:
+def rows(encoder: Any, tmp_path: Path) -> list[TrainingRow]:
     sound(tmp_path / "a.wav", 0.5)
     sound(tmp_path / "long.wav", 1.5)  # the embedded models hear one second
     picture(tmp_path / "p.png", 28, 28)
@@ -132,10 +132,10 @@ def rows(encoder: Any, tmp_path: Path) -> list[Row]:
     ],
 )
 def test_rows_that_are_too_long_are_listed_and_left_out(
-    rows: list[Row], tmp_path: Path, given: dict[str, Any], room: int, kept: list[str]
+    rows: list[TrainingRow], tmp_path: Path, given: dict[str, Any], room: int, kept: list[str]
 ) -> None:
     config = SftConfig(data="rows.jsonl", max_too_long=0.8, **given)
-    found = fitting(rows, config, tmp_path, context=2048, room=room)
+    found = filter_by_length(rows, config, tmp_path, context=2048, room=room)
     assert [row.query.id for row in found] == kept
     listed = read_jsonl(tmp_path / "too_long.jsonl", dict)
     assert {one["id"] for one in listed} == {row.query.id for row in rows} - set(kept)
@@ -145,17 +145,17 @@ def test_rows_that_are_too_long_are_listed_and_left_out(
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_above_the_limit_the_step_fails_with_the_remedy(
-    rows: list[Row], tmp_path: Path, share: float
+    rows: list[TrainingRow], tmp_path: Path, share: float
 ) -> None:
     with pytest.raises(
         DataError,
         match=r"1 of 4 rows are too long for a context of 2048 tokens .*max_too_long=0.05",
     ):
-        fitting(rows, SftConfig(data="x", max_too_long=share), tmp_path, context=2048)
+        filter_by_length(rows, SftConfig(data="x", max_too_long=share), tmp_path, context=2048)
     assert [one["id"] for one in read_jsonl(tmp_path / "too_long.jsonl", dict)] == ["unheard"]
 
 
-def test_unreadable_medium_names_line_and_row(rows: list[Row], tmp_path: Path) -> None:
+def test_unreadable_medium_names_line_and_row(rows: list[TrainingRow], tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"^b/heard: .*a\.wav is not the file that was prepared"):
         _ = rows[0].prompt
@@ -171,7 +171,7 @@ def test_unreadable_medium_names_line_and_row(rows: list[Row], tmp_path: Path) -
 
 
 def test_media_are_processed_when_a_row_is_due_and_once(
-    rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    rows: list[TrainingRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     process = PromptReader._process
@@ -190,7 +190,7 @@ def test_media_are_processed_when_a_row_is_due_and_once(
     assert all(a.media[0] is b.media[0] for a, b in zip(first, again, strict=True))
 
 
-def test_a_row_counts_its_reply(rows: list[Row], encoder: Any) -> None:
+def test_a_row_counts_its_reply(rows: list[TrainingRow], encoder: Any) -> None:
     for row in rows:
         if row.query.id != "unheard":
             assert row.tokens == len(row.prompt.ids) + len(encoder.reply_ids("<answer>1</answer>"))

@@ -15,7 +15,7 @@ from omnicore.config import DistillConfig
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, TrainingError
 from omnicore.schema import AnswerKind, Outcome, Query, RejectionReason
-from omnicore.training.selection import Rollout, select
+from omnicore.training.selection import DistilledRollout, select_rollouts
 
 RIGHT = {
     AnswerKind.choice: "3",
@@ -38,7 +38,7 @@ def query(
 
 def rollout(
     sample: int = 0, answer: str | None = "3", asked: Query | None = None, **given: Any
-) -> Rollout:
+) -> DistilledRollout:
     asked = asked or query()
     right = {RIGHT[asked.answer_kind], "11-21"}  # what judge would call right of the answers below
     worth = (
@@ -48,22 +48,24 @@ def rollout(
         if answer in right
         else Outcome.incorrect
     )
-    return Rollout(asked, sample, f"so {answer}", given.pop("tokens", 10), answer, worth, **given)
+    return DistilledRollout(
+        asked, sample, f"so {answer}", given.pop("tokens", 10), answer, worth, **given
+    )
 
 
-def group(*answers: str | None, asked: Query | None = None) -> list[Rollout]:
+def group(*answers: str | None, asked: Query | None = None) -> list[DistilledRollout]:
     return [rollout(i, answer, asked) for i, answer in enumerate(answers)]
 
 
 def chosen(
-    rollouts: Sequence[Rollout],
+    rollouts: Sequence[DistilledRollout],
     solvable: frozenset[tuple[str, str]] = frozenset(),
     seed: int = 0,
     **config: Any,
 ) -> list[str]:
     """The reasons, `kept` where there is none."""
     settings = DistillConfig.model_validate({"per_query": 99, **config})
-    return [reason or "kept" for reason in select(rollouts, settings, solvable, seed)]
+    return [reason or "kept" for reason in select_rollouts(rollouts, settings, solvable, seed)]
 
 
 NUMBER, INTERVAL, SET = (
@@ -160,7 +162,9 @@ NUMBER, INTERVAL, SET = (
         ),
     ],
 )
-def test_each_rule(rollouts: list[Rollout], config: dict[str, Any], expected: list[str]) -> None:
+def test_each_rule(
+    rollouts: list[DistilledRollout], config: dict[str, Any], expected: list[str]
+) -> None:
     assert chosen(rollouts, **config) == expected
 
 
@@ -214,7 +218,7 @@ def test_at_most_k_rows_of_a_query_drawn_by_the_seed(seed: int) -> None:
     assert len(others) > 1
 
 
-def rows(**counts: int) -> list[Rollout]:
+def rows(**counts: int) -> list[DistilledRollout]:
     """Right rollouts by "source_type" and number of queries, two of each query."""
     made = [
         rollout(

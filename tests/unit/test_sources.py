@@ -24,7 +24,7 @@ from omnicore.scoring.verify import judge
 from omnicore.steps import prepare
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl
-from omnicore.training.rewards import GRADES, reward
+from omnicore.training.rewards import GRADES, compute_reward
 from tests.media_files import make_picture, make_tone, make_video, medium
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -292,7 +292,7 @@ def test_when_something_happens_is_an_interval(
             f"{start}-{end}",
             Outcome.correct,
         )
-        assert reward(
+        assert compute_reward(
             f"From {start} to {(start + end) / 2} s", False, query, Profile()
         ).score == pytest.approx(0.5, abs=1e-3)
 
@@ -357,7 +357,7 @@ def test_graded_types_have_the_publishers_reward(
         {"x": {"format": "r1", "path": str(folder / "rows.jsonl"), "stages": ["rlvr"]}},
     )
     (query,) = found(tmp_path / "out", "rlvr").values()
-    assert reward(
+    assert compute_reward(
         f"<think>so</think><answer>{reply}</answer>", False, query, Profile()
     ).score == pytest.approx(score)
 

@@ -12,7 +12,7 @@ from omnicore.data.benchmarks.synthetic import World
 from omnicore.errors import CheckpointError
 from omnicore.models import thinker
 from omnicore.models.processor import collate
-from omnicore.training.pretrain import Encoded
+from omnicore.training.pretrain import EncodedWorld
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def saved(tmp_path: Path, encoder: Any, random_model: Any) -> Path:
 @pytest.fixture(scope="module")
 def batch(encoder: Any) -> dict[str, torch.Tensor]:
     world, rng = World("dev"), random.Random(0)
-    data = Encoded(world, encoder)
+    data = EncodedWorld(world, encoder)
     prompts = [data.prompt(world.item(rng, kind)) for kind in ("sum", "picture", "speech", "text")]
     tensors = collate(prompts, None, encoder.pad_id)
     del tensors["labels"]

@@ -19,15 +19,17 @@ from omnicore.models import thinker, tiny
 from omnicore.models.processor import collate
 from omnicore.telemetry import live
 from omnicore.training import rlvr, sft
-from omnicore.training.curves import Curve, GradientCheck
-from omnicore.training.rewards import Coin
-from omnicore.training.rows import Row, read_rows
+from omnicore.training.curves import CurveCallback, GradientCheck
+from omnicore.training.rewards import RandomReward
+from omnicore.training.rows import TrainingRow, read_rows
 from omnicore.training.sft import PLAIN
 
 WEIGHTS = {"picture": 3, "speech_text": 1, "speech": 0, "picture_text": 0}
 
 
-def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool) -> list[Row]:
+def rows_of(
+    prepared: Path, encoder: Any, recipe: Recipe, name: str, *, targets: bool
+) -> list[TrainingRow]:
     return read_rows(
         prepared / f"{name}.jsonl",
         PromptReader(encoder, recipe.profile),
@@ -248,8 +250,8 @@ def test_random_reward_pays_for_luck(
     )
     assert all(r["outcome"] != "correct" for r in journal)
     assert 0.25 < sum(r["reward"] for r in journal) / len(journal) < 0.75
-    coins = [Coin(3) for _ in range(2)]
-    assert [coins[0].flip() for _ in range(50)] == [coins[1].flip() for _ in range(50)]
+    coins = [RandomReward(3) for _ in range(2)]
+    assert [coins[0].draw() for _ in range(50)] == [coins[1].draw() for _ in range(50)]
 
 
 def test_stock_grpo_trainer_fails_the_gradient_check(
@@ -298,7 +300,7 @@ def test_stock_grpo_trainer_fails_the_gradient_check(
         generation_kwargs={"suppress_tokens": encoder.suppressed},
         **{**PLAIN, "logging_steps": 100},
     )
-    coin = Coin(0)
+    coin = RandomReward(0)
     trainer = Stock(
         model=model,
         args=args,
@@ -306,7 +308,7 @@ def test_stock_grpo_trainer_fails_the_gradient_check(
             [{"prompt": [{"role": "user", "content": "?"}], "index": i} for i in range(len(rows))]
         ),
         processing_class=encoder.tokenizer,
-        reward_funcs=lambda completions, **_: [coin.flip() for _ in completions],
+        reward_funcs=lambda completions, **_: [coin.draw() for _ in completions],
         callbacks=[GradientCheck({"audio": "audio_tower"})],
     )
     with pytest.raises(
@@ -321,7 +323,9 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
 
     with live.active_step("sft", "sft"):
         with pytest.raises(TrainingError, match="the loss became nan at step 3"):
-            Curve(lambda _: None, lambda r: r).on_log(None, State(), None, {"loss": math.nan})
+            CurveCallback(lambda _: None, lambda r: r).on_log(
+                None, State(), None, {"loss": math.nan}
+            )
         assert live._work
         (loss,) = next(
             f for f in live._work.metrics.collect() if f.name == "omni_training_loss"

@@ -20,14 +20,14 @@ from omnicore.errors import EngineError
 from omnicore.models import thinker
 from omnicore.training.mixture import modality
 from omnicore.training.rollouts import Sample
-from omnicore.training.rows import Row, read_rows
+from omnicore.training.rows import TrainingRow, read_rows
 from omnicore.training.vllm import VllmRollouts
 
 BASE = "embedded:tiny-base"
 
 
 @pytest.fixture(scope="module")
-def rows(prepared: Path, small_recipe: Recipe) -> list[Row]:
+def rows(prepared: Path, small_recipe: Recipe) -> list[TrainingRow]:
     reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
     return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
 
@@ -62,7 +62,7 @@ CHOICE = {
 
 
 @pytest.fixture
-def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[VllmRollouts]:
+def vllm(rows: list[TrainingRow], small_recipe: Recipe, tmp_path: Path) -> Iterator[VllmRollouts]:
     Stub.asked, Stub.answer = (
         [],
         {
@@ -83,7 +83,7 @@ def vllm(rows: list[Row], small_recipe: Recipe, tmp_path: Path) -> Iterator[Vllm
 
 
 def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(
-    vllm: Any, rows: list[Row], tmp_path: Path
+    vllm: Any, rows: list[TrainingRow], tmp_path: Path
 ) -> None:
     model = thinker.load(BASE)[0]
     model.lm_head.weight.data += 1e-4
@@ -133,7 +133,7 @@ def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(
     ],
 )
 def test_what_is_no_rollout_stops_the_run(
-    vllm: Any, rows: list[Row], answer: dict[str, Any], message: str
+    vllm: Any, rows: list[TrainingRow], answer: dict[str, Any], message: str
 ) -> None:
     Stub.answer = answer
     with pytest.raises(EngineError, match=message):

@@ -74,14 +74,14 @@ def dump(value: Any) -> str:
     ).strip()
 
 
-def fitted(value: Any, annotation: Any) -> Any:
+def fit_to_field(value: Any, annotation: Any) -> Any:
     """`value` with every `Plain` as the type of its field takes it: null where the field may be
     null, YAML's own reading where it may be anything (objects of Kubernetes), else the text, which
     pydantic reads on.
 
     Inner models fit their own fields.
     """
-    kinds = members(annotation)
+    kinds = union_members(annotation)
     if isinstance(value, Plain):
         if Any in kinds or object in kinds:
             return _resolved(value)
@@ -92,17 +92,17 @@ def fitted(value: Any, annotation: Any) -> Any:
     if isinstance(value, Mapping) and not any(
         isinstance(kind, type) and hasattr(kind, "model_fields") for kind in kinds
     ):
-        return {str(key): fitted(item, inner[-1]) for key, item in value.items()}
+        return {str(key): fit_to_field(item, inner[-1]) for key, item in value.items()}
     if isinstance(value, list):
-        return [fitted(item, inner[0]) for item in value]
+        return [fit_to_field(item, inner[0]) for item in value]
     return value
 
 
-def members(annotation: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     """The types that a field's annotation admits."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return members(get_args(annotation)[0])
+        return union_members(get_args(annotation)[0])
     return get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
 
 

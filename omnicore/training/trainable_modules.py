@@ -19,20 +19,20 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from omnicore.config import Part, TrainingConfig
+from omnicore.config import ModuleGroup, TrainingConfig
 from omnicore.errors import ConfigError
 
 ADAPTER = "default"  # peft's name for the only one
 
 
-def part_of(name: str) -> Part:
+def module_group(name: str) -> ModuleGroup:
     """The part that a weight or module belongs to, by its name in memory or in a checkpoint."""
     if "audio_tower.proj" in name or "visual.merger" in name:
         return "projectors"
     return "audio" if "audio_tower" in name else "vision" if "visual" in name else "language"
 
 
-def loading(config: TrainingConfig) -> dict[str, Any]:
+def load_options(config: TrainingConfig) -> dict[str, Any]:
     """How `thinker.load` loads what is trained."""
     stands_still = config.lora is not None and config.precision == "bfloat16"
     return {
@@ -41,7 +41,7 @@ def loading(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def arguments(config: TrainingConfig) -> dict[str, Any]:
+def precision_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Of a Trainer."""
     return {
         "bf16": config.precision == "bfloat16",
@@ -49,35 +49,39 @@ def arguments(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def adapter(model: nn.Module, config: TrainingConfig) -> LoraConfig | None:
+def freeze_modules(model: nn.Module, config: TrainingConfig) -> LoraConfig | None:
     """Lets the parts of `model` train that shall, and no others; under LoRA none of its own
     weights, but the adapters of what is returned, which the trainer adds.
 
     Raises ConfigError where `lora.target_modules` names no layer of them.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(config.lora is None and part_of(name) in config.trainable_modules)
+        parameter.requires_grad_(
+            config.lora is None and module_group(name) in config.trainable_modules
+        )
     if config.lora is None:
         return None
     return LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=targets(
+        target_modules=lora_target_modules(
             [name for name, module in model.named_modules() if isinstance(module, nn.Linear)],
             config,
         ),
     )
 
 
-def targets(linear: Iterable[str], config: TrainingConfig) -> list[str]:
+def lora_target_modules(linear: Iterable[str], config: TrainingConfig) -> list[str]:
     """Which of these linear layers get an adapter.
 
     Raises ConfigError naming a target that is none of them.
     """
     assert config.lora
     within = [
-        name for name in linear if part_of(name) in config.trainable_modules and name != "lm_head"
+        name
+        for name in linear
+        if module_group(name) in config.trainable_modules and name != "lm_head"
     ]
     for target in config.lora.target_modules:
         if not any(f".{name}".endswith(f".{target}") for name in within):
@@ -94,14 +98,14 @@ def targets(linear: Iterable[str], config: TrainingConfig) -> list[str]:
     ]
 
 
-def merge(model: Any) -> None:
+def merge_adapters(model: Any) -> None:
     """Merges the adapters, where there are any, into the model that they were added to, which is a
     plain one again."""
     if isinstance(model, PeftModel):
         model.merge_and_unload()
 
 
-def whole(model: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+def merged_weights(model: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """The plain model, and the weights that it would have if the adapters were merged now; they
     stay as they are.
 

@@ -12,23 +12,23 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForMultimodalLM
 
-from omnicore.config import PARTS, RlvrConfig, SftConfig
+from omnicore.config import MODULE_GROUPS, RlvrConfig, SftConfig
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import ConfigError
 from omnicore.models import thinker
 from omnicore.models.generate import generate
 from omnicore.models.processor import collate
-from omnicore.training import parts, rlvr, sft
-from omnicore.training.rows import Row, read_rows
+from omnicore.training import rlvr, sft, trainable_modules
+from omnicore.training.rows import TrainingRow, read_rows
 
 BASE = "embedded:tiny-base"
 LORA = {"rank": 4, "alpha": 128}
-ALL = frozenset(PARTS)
+ALL = frozenset(MODULE_GROUPS)
 CLOSE = 0.1  # between logits of up to 19 before and after the weights were rounded to bfloat16; 0.07 was measured
 
 
-def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str) -> list[Row]:
+def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str) -> list[TrainingRow]:
     return read_rows(
         prepared / f"{name}.jsonl",
         PromptReader(encoder, recipe.profile),
@@ -63,8 +63,8 @@ def config_of(kind: str, given: dict[str, Any]) -> Any:
     )
 
 
-def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list[Row]]:
-    model, encoder = thinker.load(BASE, **parts.loading(config))
+def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list[TrainingRow]]:
+    model, encoder = thinker.load(BASE, **trainable_modules.load_options(config))
     torch.manual_seed(0)
     rows = rows_of(prepared, encoder, recipe, "sft" if isinstance(config, SftConfig) else "rlvr")
     if isinstance(config, SftConfig):
@@ -84,14 +84,14 @@ def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list
 
 
 @torch.no_grad()
-def logits(model: Any, encoder: Any, rows: Sequence[Row]) -> Any:
+def logits(model: Any, encoder: Any, rows: Sequence[TrainingRow]) -> Any:
     batch = collate([row.prompt for row in rows], None, encoder.pad_id)
     batch.pop("labels")
     return model(**batch).logits[:, -1].float()
 
 
 @torch.no_grad()
-def short_of_best(model: Any, encoder: Any, rows: Sequence[Row], speaker: Any) -> float:
+def short_of_best(model: Any, encoder: Any, rows: Sequence[TrainingRow], speaker: Any) -> float:
     """How far, in logits, what `speaker` says greedily is from what `model` would say; 0 where they
     say the same."""
     prompts = [row.prompt for row in rows]
@@ -153,13 +153,15 @@ def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
         model, encoder, rows = trained(prepared, small_recipe, config)
     assert seen == {(config.precision == "bfloat16", config.gradient_checkpointing)}
     assert model.config._attn_implementation == config.attn_implementation
-    start = thinker.load(BASE, **parts.loading(config))[0]
+    start = thinker.load(BASE, **trainable_modules.load_options(config))[0]
     before, now = dict(start.named_parameters()), dict(model.named_parameters())
     assert before.keys() == now.keys(), "adapters are left"
     assert {
-        parts.part_of(name) for name in now if not torch.equal(before[name], now[name])
+        trainable_modules.module_group(name)
+        for name in now
+        if not torch.equal(before[name], now[name])
     } == moved
-    assert {p.dtype for p in now.values()} == {parts.loading(config)["dtype"]}
+    assert {p.dtype for p in now.values()} == {trainable_modules.load_options(config)["dtype"]}
     thinker.save(model, encoder, tmp_path / "saved")
     saved = AutoModelForMultimodalLM.from_pretrained(
         tmp_path / "saved", dtype=torch.float32
@@ -176,16 +178,16 @@ def test_an_engine_gets_the_weights_that_merging_gives_and_those_beneath_stay(
     encoder: Any, random_model: Any, tmp_path: Path
 ) -> None:
     config = config_of("sft", {"lora": LORA})
-    adapted = get_peft_model(random_model, parts.adapter(random_model, config))
+    adapted = get_peft_model(random_model, trainable_modules.freeze_modules(random_model, config))
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 weight.normal_()
     before = {name: weight.clone() for name, weight in adapted.state_dict().items()}
-    plain, weights = parts.whole(adapted)
+    plain, weights = trainable_modules.merged_weights(adapted)
     thinker.save(plain, encoder, tmp_path / "policy", dtype=torch.float32, weights=weights)
     assert all(torch.equal(weight, before[name]) for name, weight in adapted.state_dict().items())
-    parts.merge(adapted)
+    trainable_modules.merge_adapters(adapted)
     thinker.save(random_model, encoder, tmp_path / "merged", dtype=torch.float32)
     policy, merged = (
         dict(thinker.load(tmp_path / name)[0].named_parameters()) for name in ("policy", "merged")
@@ -254,7 +256,7 @@ def test_a_gradient_is_asked_of_the_towers_that_train(
     given: dict[str, Any],
     towers: set[str],
 ) -> None:
-    adapter = parts.adapter(random_model, config_of("rlvr", given))
+    adapter = trainable_modules.freeze_modules(random_model, config_of("rlvr", given))
     model = get_peft_model(random_model, adapter) if adapter else random_model
     assert (
         set(rlvr._training_towers(model, rows_of(prepared, encoder, small_recipe, "rlvr")))
@@ -288,7 +290,9 @@ def test_a_gradient_is_asked_of_the_towers_that_train(
 def test_what_cannot_train_is_named(overrides: list[str], message: str) -> None:
     def start() -> None:
         config = load_recipe("tiny", overrides).sft
-        parts.adapter(thinker.load(BASE, **parts.loading(config))[0], config)
+        trainable_modules.freeze_modules(
+            thinker.load(BASE, **trainable_modules.load_options(config))[0], config
+        )
 
     with pytest.raises(ConfigError, match=message):
         start()
