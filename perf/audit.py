@@ -24,7 +24,7 @@ import numpy as np
 from omnicore import audit
 from omnicore.config import CleanConfig
 from omnicore.config.recipe import load_recipe
-from omnicore.data.prompts import permutation
+from omnicore.data.prompts import draw_permutation
 from omnicore.schema import BenchmarkInfo, Media, Query, View
 from omnicore.steps import clean
 from omnicore.storage.files import write_json, write_jsonl
@@ -83,7 +83,7 @@ def lines(asked: list[Query], given: np.ndarray) -> Iterator[dict[str, object]]:
             yield {
                 **{"benchmark": q.benchmark, "id": q.id, "view": "visual_only", "draw": i},
                 **{
-                    "permutation": permutation(q, View.visual_only, i, 0),
+                    "permutation": draw_permutation(q, View.visual_only, i, 0),
                     "reply": REPLY.format(answer),
                     "reasoning": "",
                 },

@@ -116,7 +116,7 @@ def questions(root: Path) -> list[bytes]:
     """Bodies of requests, a twentieth of the embedded benchmark, every so many of them for a
     stream."""
     from omnicore.config.recipe import load_recipe
-    from omnicore.data.prompts import parts
+    from omnicore.data.prompts import prompt_parts
     from omnicore.engines.openai import media_item, request_head, request_tail, text_item
     from omnicore.schema import Query, View
     from omnicore.steps import prepare
@@ -128,7 +128,7 @@ def questions(root: Path) -> list[bytes]:
     for number, query in enumerate(
         read_jsonl(root / "controls.jsonl", Query) + read_jsonl(root / "queries.jsonl", Query)
     ):
-        shown = parts(query, View.omni, recipe.profile)
+        shown = prompt_parts(query, View.omni, recipe.profile)
         items = [
             text_item(part) if isinstance(part, str) else media_item(part, root, recipe.profile)
             for part in shown

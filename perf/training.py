@@ -219,7 +219,7 @@ class Bench:
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from omnicore.media.read import RATE, load_audio, load_image
+        from omnicore.media.read import SAMPLE_RATE, load_audio, load_image
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
         model, encoder, rows = self.start("sft.jsonl", targets=True)
@@ -247,7 +247,7 @@ class Bench:
                 audio=sounds or None,
                 padding=True,
                 return_tensors="pt",
-                sampling_rate=RATE,
+                sampling_rate=SAMPLE_RATE,
             )
             labels = tensors["input_ids"].clone()
             for row, (ids, label) in enumerate(zip(tensors["input_ids"], labels, strict=True)):

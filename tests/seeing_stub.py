@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnicore.engines import canary, canary_media
-from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
+from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
 from tests.stub_server import Answer, completion, told
 
 KINDS = {"image_url": "image", "input_audio": "audio", "video_url": "video"}
@@ -47,10 +47,10 @@ def _nearest(shown: np.ndarray[Any, Any], among: dict[str, np.ndarray[Any, Any]]
 @cache
 def _look(kind: str, data: str) -> tuple[str, int]:
     if kind == "audio":
-        return _nearest(from_wav(data), _sounds()), 0
+        return _nearest(wav_from_base64(data), _sounds()), 0
     if kind == "image":
-        return _nearest(np.asarray(from_data_url(data), float), _pictures()), 0
-    frames = frames_from_url(data).frames
+        return _nearest(np.asarray(image_from_url(data), float), _pictures()), 0
+    frames = video_from_url(data).frames
     return _nearest(np.asarray(frames[0], float), _pictures()), len(frames)
 
 

@@ -12,7 +12,7 @@ from omnicore.config import Profile, digest
 from omnicore.errors import DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, View
 
-SHOWN: dict[View, frozenset[str]] = {
+SHOWN_KINDS: dict[View, frozenset[str]] = {
     View.omni: frozenset({"image", "audio", "video"}),
     View.visual_only: frozenset({"image", "video"}),
     View.audio_only: frozenset({"audio"}),
@@ -26,7 +26,7 @@ def profile_hash(profile: Profile) -> str:
     return digest({"profile": profile.model_dump(mode="json"), "format": _FORMAT})
 
 
-def parts(
+def prompt_parts(
     query: Query, view: View, profile: Profile, permutation: Sequence[int] | None = None
 ) -> tuple[Media | str, ...]:
     """The user turn: the media that the view shows, in the query's order or where `<media_N>`
@@ -47,12 +47,12 @@ def parts(
     first = [
         m
         for number, m in enumerate(query.media, 1)
-        if number not in placed and m.kind in SHOWN[view]
+        if number not in placed and m.kind in SHOWN_KINDS[view]
     ]
     return (*first, *_inline(text, query.media, view))
 
 
-def choices(
+def answer_choices(
     query: Query, profile: Profile, permutation: Sequence[int] | None = None
 ) -> tuple[str, ...]:
     """Return what a model may answer where `profile.scoring` bounds it, in the order shown:
@@ -86,7 +86,7 @@ def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | s
     for i, piece in enumerate(PLACE.split(text)):
         if i % 2 == 0:
             said += piece
-        elif (medium := media[int(piece) - 1]).kind not in SHOWN[view]:
+        elif (medium := media[int(piece) - 1]).kind not in SHOWN_KINDS[view]:
             said += f"[{medium.kind} {sum(m.kind == medium.kind for m in media[: int(piece)])}]"
         else:
             if said:
@@ -97,7 +97,7 @@ def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | s
         yield said
 
 
-def permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:
+def draw_permutation(query: Query, view: View, draw: int, seed: int) -> tuple[int, ...]:
     """The recorded re-shuffling of one draw: a function of query, view, draw and seed alone.
 
     Every K draws in turn, K the number of options, are the K rotations of one random order: such a

@@ -42,26 +42,26 @@ from typing import Any, cast
 
 from omnicore.config import Profile, TrainingSource
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Excluded,
-    Faults,
-    Kind,
+    MediaCheck,
+    MediaKind,
     Problem,
     Refused,
-    Row,
-    Source,
-    by_letter,
-    digits,
-    identity,
-    keyed,
-    listed,
-    read,
-    solved,
+    item_id,
+    option_by_letter,
+    parse_list,
+    parse_solution,
+    plain_number,
+    read_queries,
+    with_keys,
 )
-from omnicore.data.benchmarks.hub import fetch
-from omnicore.data.benchmarks.tables import blank, options_of, text_of
+from omnicore.data.benchmarks.hub import download_benchmark
+from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options
 from omnicore.errors import ConfigError, DataError
-from omnicore.media.video import has_sound
+from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Outcome, Query
 from omnicore.scoring.extract import number
 from omnicore.scoring.verify import judge
@@ -83,7 +83,7 @@ GRADED = {"OCR": "word error rate", "free-form": "rouge", "regression": "relativ
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
+def open_source(name: str, config: TrainingSource, scratch: Path) -> AnnotationSource:
     """The files of a source: a local file or folder, or what is downloaded from the hub at its
     revision.
 
@@ -101,7 +101,7 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
             f"{where}: say which files of {config.path} hold its rows, as in files:"
             " data/train-*.parquet"
         )
-    entry = Entry(
+    entry = BenchmarkEntry(
         name=name,
         title=name,
         source=config.path,
@@ -113,9 +113,11 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
     )
     if store.is_s3(config.path):
         local = scratch / "published" / name
-        _bring(where, config, local)
+        _fetch_published(where, config, local)
     elif config.revision:
-        local, _ = fetch(entry, "hub", otherwise="a local copy as `path`, without `revision`")
+        local, _ = download_benchmark(
+            entry, "hub", otherwise="a local copy as `path`, without `revision`"
+        )
     elif not local.is_dir():
         raise ConfigError(
             f"{where}: there is no {config.path} here; a data set of the hub needs `revision`, the"
@@ -125,10 +127,10 @@ def opened(name: str, config: TrainingSource, scratch: Path) -> Source:
         raise ConfigError(f"{where}: no {files} in {local}")
     if config.media and not Path(config.media).is_dir():
         raise ConfigError(f"{where}.media: there is no folder {config.media} here")
-    return Source(entry, local, scratch, Path(config.media) if config.media else None)
+    return AnnotationSource(entry, local, scratch, Path(config.media) if config.media else None)
 
 
-def _bring(where: str, config: TrainingSource, directory: Path) -> None:
+def _fetch_published(where: str, config: TrainingSource, directory: Path) -> None:
     if not config.revision:
         raise ConfigError(
             f"{where}: {config.path} needs `revision`, the 64 hex digits of `digest` in its"
@@ -143,22 +145,25 @@ def _bring(where: str, config: TrainingSource, directory: Path) -> None:
     store.fetch(config.path, directory, published)
 
 
-def rows(
-    config: TrainingSource, source: Source, profile: Profile, faults: Faults = lambda _: {}
+def read_training_queries(
+    config: TrainingSource,
+    source: AnnotationSource,
+    profile: Profile,
+    faults: MediaCheck = lambda _: {},
 ) -> tuple[list[Query], list[Problem], int]:
     """All queries of a source, all rows that became none, and the number of rows.
 
     `faults` as in `benchmarks.base.read`.
     """
-    return read(cast(Any, _Format(config, profile)), source, faults)
+    return read_queries(cast(Any, _SourceFormat(config, profile)), source, faults)
 
 
-def taught(query: Query, profile: Profile) -> Query:
+def with_target(query: Query, profile: Profile) -> Query:
     """The query with a written reply.
 
     Raises Refused for one whose answer is not the query's.
     """
-    reply = query.target or _said(query, profile)
+    reply = query.target or _bare_answer(query, profile)
     if query.answer_kind is not AnswerKind.text:  # an open answer cannot be told from other words
         given, outcome = judge(reply, query, profile.style)
         if outcome is not Outcome.correct:
@@ -171,7 +176,7 @@ def taught(query: Query, profile: Profile) -> Query:
     return query.model_copy(update={"target": reply})
 
 
-def _said(query: Query, profile: Profile) -> str:
+def _bare_answer(query: Query, profile: Profile) -> str:
     """The bare answer as the profile reads it."""
     members = [option for option in query.options if option in (query.answer, *query.also)] or [
         query.answer
@@ -182,19 +187,19 @@ def _said(query: Query, profile: Profile) -> str:
 
 
 @dataclass(frozen=True)
-class _Format:
+class _SourceFormat:
     """What `benchmarks.base.read` asks of a benchmark, of a source's rows."""
 
     config: TrainingSource
     profile: Profile
 
-    def rows(self, source: Source) -> Iterator[Row]:
+    def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]:
         field = {"queries": "id", "r1": "problem_id", "hub": self.config.columns.get("id", "")}[
             self.config.format
         ]
-        return keyed(self._items(source), lambda item: identity(item, field))
+        return with_keys(self._items(source), lambda item: item_id(item, field))
 
-    def _items(self, source: Source) -> Iterator[Row]:
+    def _items(self, source: AnnotationSource) -> Iterator[AnnotationRow]:
         pattern = source.layout
         if pattern.endswith(".parquet"):
             yield from source.parquet_rows(pattern)
@@ -203,19 +208,23 @@ class _Format:
             name = str(path.relative_to(source.root))
             yield from source.json_rows(name) if path.suffix == ".json" else source.jsonl_rows(name)
 
-    def query(self, source: Source, row: Row) -> Query:
-        made = {"queries": _own, "r1": _r1, "hub": _table}[self.config.format](
-            source, row, self.config
-        )
+    def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query:
+        made = {"queries": _query_from_schema, "r1": _query_from_r1, "hub": _query_from_table}[
+            self.config.format
+        ](source, row, self.config)
         # Supervised training alone needs a reply, so it alone refuses one.
-        return taught(made, self.profile) if "sft" in self.config.stages else made
+        return with_target(made, self.profile) if "sft" in self.config.stages else made
 
 
-def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: ARG001
+def _query_from_schema(
+    source: AnnotationSource,
+    row: AnnotationRow,
+    config: TrainingSource,  # noqa: ARG001
+) -> Query:
     given = Query.model_validate(row.fields)
     media = []
     for place, medium in enumerate(given.media):
-        found = source.media(
+        found = source.find_media(
             f"media.{place}",
             medium.kind,
             str(Path(row.file).parent / medium.uri),
@@ -232,10 +241,10 @@ def _own(source: Source, row: Row, config: TrainingSource) -> Query:  # noqa: AR
     return given.model_copy(update={"benchmark": source.entry.name, "media": tuple(media)})
 
 
-def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
+def _query_from_r1(source: AnnotationSource, row: AnnotationRow, config: TrainingSource) -> Query:
     item = row.fields
     if missing := [
-        field for field in ("problem_type", "solution", "data_type") if blank(item[field])
+        field for field in ("problem_type", "solution", "data_type") if is_blank(item[field])
     ]:
         raise Refused(missing[0], "is missing")
     kind = R1_KINDS.get(item["problem_type"])
@@ -250,11 +259,13 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
         raise Refused("solution", "holds no <answer>")
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
-        _, options = options_of("options", item["options"])
+        _, options = parse_options("options", item["options"])
     question = item["problem"]
     if kind is AnswerKind.interval:
-        question, answer = _when(question, item.get("duration")), _span(answer)
-    answers = solved(kind, answer.rstrip(".") if kind is AnswerKind.choice else answer, options)
+        question, answer = _interval_question(question, item.get("duration")), _parse_span(answer)
+    answers = parse_solution(
+        kind, answer.rstrip(".") if kind is AnswerKind.choice else answer, options
+    )
     native = {"data_source": str(item.get("data_source") or "")}
     if kind is AnswerKind.number and answers[0] != answer:
         native["answer"] = answer  # replies are read in its notation
@@ -263,7 +274,7 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     media = _r1_media(source, item, config)
     return Query(
         benchmark=source.entry.name,
-        id=str(item["problem_id"] if "problem_id" in item else source.number("rows")),
+        id=str(item["problem_id"] if "problem_id" in item else source.next_number("rows")),
         type=item["problem_type"],
         question=question,
         options=tuple(options),
@@ -277,7 +288,7 @@ def _r1(source: Source, row: Row, config: TrainingSource) -> Query:
     )
 
 
-def _when(event: str, duration: float | None) -> str:
+def _interval_question(event: str, duration: float | None) -> str:
     """A question after an event, which the row only names."""
     lasts = f" The video lasts {duration:.2f} seconds." if duration else ""
     return (
@@ -286,7 +297,7 @@ def _when(event: str, duration: float | None) -> str:
     )
 
 
-def _span(answer: str) -> str:
+def _parse_span(answer: str) -> str:
     """The one span of an answer as `Query.answer` holds it, to the millisecond.
 
     Raises Excluded for several, Refused for none.
@@ -297,7 +308,7 @@ def _span(answer: str) -> str:
             "solution", f"holds {len(spans)} spans of time, and an answer is judged here by one"
         )
     try:
-        start, end = (round(time, 3) for time in listed("solution", answer))
+        start, end = (round(time, 3) for time in parse_list("solution", answer))
         if not 0 <= start < end:
             raise ValueError
     except (TypeError, ValueError) as error:
@@ -305,7 +316,9 @@ def _span(answer: str) -> str:
     return f"{start}-{end}"
 
 
-def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -> tuple[Media, ...]:
+def _r1_media(
+    source: AnnotationSource, item: Mapping[str, Any], config: TrainingSource
+) -> tuple[Media, ...]:
     kinds, place = item["data_type"].split("_"), item.get("path")
     if kinds == ["text"]:
         return ()
@@ -325,11 +338,11 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
         raise Refused("path", f"names no {missing[0]}")
     # Video-R1's paths start at the folder of the data, some with a slash.
     media = {
-        kind: source.media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri
+        kind: source.find_media("path", kind, uri.lstrip("/")) for kind, uri in given.items() if uri
     }
     if config.sound and "video" in media and "audio" not in media:
         film = media["video"]
-        if _has_sound(source.path(film), film.sha256):
+        if _has_sound(source.media_path(film), film.sha256):
             media["audio"] = film.model_copy(update={"kind": "audio"})
     return tuple(media.values())
 
@@ -337,36 +350,38 @@ def _r1_media(source: Source, item: Mapping[str, Any], config: TrainingSource) -
 @lru_cache(4096)
 def _has_sound(path: Path, sha256: str) -> bool:  # noqa: ARG001 - another file may take its place
     try:
-        return has_sound(path)
+        return has_sound_track(path)
     except DataError:  # what is wrong with the video is said where its picture is checked
         return False
 
 
-def mute(rows: Sequence[Query]) -> int:
+def count_without_sound(rows: Sequence[Query]) -> int:
     """Count the rows that show a video without sound: of a source with `sound`, those whose video
     has no sound track."""
     kinds = [{medium.kind for medium in row.media} for row in rows]
     return sum("video" in shown and "audio" not in shown for shown in kinds)
 
 
-def _table(source: Source, row: Row, config: TrainingSource) -> Query:
+def _query_from_table(
+    source: AnnotationSource, row: AnnotationRow, config: TrainingSource
+) -> Query:
     def cell(name: str) -> Any:
         column = config.columns.get(name)
         value = None if column is None or column in row.null else row.fields[column]
-        return None if blank(value) else value
+        return None if is_blank(value) else value
 
     if missing := [name for name in ("question", "answer") if cell(name) is None]:
         raise Refused(config.columns[missing[0]], "is missing")
-    kinds: tuple[Kind, ...] = ("image", "audio", "video")
+    kinds: tuple[MediaKind, ...] = ("image", "audio", "video")
     media = tuple(
-        source.embedded(config.columns[kind], kind, cell(kind))
+        source.embedded_media(config.columns[kind], kind, cell(kind))
         for kind in kinds
         if cell(kind) is not None
     )
     names, options = (
-        options_of(config.columns["options"], cell("options")) if cell("options") else ([], [])
+        parse_options(config.columns["options"], cell("options")) if cell("options") else ([], [])
     )
-    written = answer = text_of(cell("answer")).strip()
+    written = answer = cell_text(cell("answer")).strip()
     target, native = cell("target"), {}
     kind = AnswerKind.text
     if options:
@@ -374,14 +389,16 @@ def _table(source: Source, row: Row, config: TrainingSource) -> Query:
         # The text of an option, its name or its letter; an option may well be "A".
         if answer not in options:
             named = options[names.index(answer)] if answer in names else None
-            answer = named or by_letter(config.columns["answer"], answer.strip("().:"), options)
+            answer = named or option_by_letter(
+                config.columns["answer"], answer.strip("().:"), options
+            )
     elif any(map(str.isdigit, written)) and number(written, written) is not None:
-        kind, answer = AnswerKind.number, digits(written)
+        kind, answer = AnswerKind.number, plain_number(written)
         if answer != written:
             target, native = target or written, {"answer": written}
     return Query(
         benchmark=source.entry.name,
-        id=str(source.number("rows")) if cell("id") is None else text_of(cell("id")),
+        id=str(source.next_number("rows")) if cell("id") is None else cell_text(cell("id")),
         type=str(cell("type") or kind),
         question=str(cell("question")),
         options=tuple(options),

@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from omnicore.config import EngineConfig, Profile, digest
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines import canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.canary_media import DIGITS, MIXED, MediaFiles, MediaKind
@@ -393,7 +393,7 @@ def _apart(a: Reply, b: Reply) -> float:
 def _ask(
     engine: Engine, config: EngineConfig, profile: Profile, queries: Sequence[Query], root: Path
 ) -> list[Reply]:
-    requests = [Request(parts(query, View.omni, profile), root) for query in queries]
+    requests = [Request(prompt_parts(query, View.omni, profile), root) for query in queries]
     # A model in this process answers them at one go; a server gets them one by one, as it will those of the step.
     size = len(requests) if config.kind == "transformers" else 1
     batches = [Batch(requests[i : i + size], 0) for i in range(0, len(requests), size)]
@@ -454,7 +454,7 @@ def _asked(profile: Profile) -> str:
         kind: {name: Media(kind=kind, uri=name, sha256="0" * 64) for name in MIXED}
         for kind in ("image", "audio")
     }
-    texts = {query.id: parts(query, View.text_only, profile) for query in _fixed(media)}
+    texts = {query.id: prompt_parts(query, View.text_only, profile) for query in _fixed(media)}
     return digest(
         {
             "media": 1,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
-from omnicore.media.read import RATE
+from omnicore.media.read import SAMPLE_RATE
 from omnicore.schema import Media
 from omnicore.storage.digests import sha256_file
 
@@ -56,7 +56,7 @@ def write_media(kinds: Set[MediaKind]) -> Iterator[tuple[Path, MediaFiles]]:
                 **{name: name for name in (*DIGITS, *MIXED)},
             }.items():
                 soundfile.write(
-                    root / f"audio-{name}.wav", speak_digits(*digits), RATE, subtype="PCM_16"
+                    root / f"audio-{name}.wav", speak_digits(*digits), SAMPLE_RATE, subtype="PCM_16"
                 )
         if "video" in kinds:
             for name in (*DIGITS, *MIXED):
@@ -104,7 +104,7 @@ def speak_digits(*digits: str) -> npt.NDArray[np.int16]:
     index = {
         entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())
     }
-    mixed = np.zeros(int(SOUND_SECONDS * RATE))
+    mixed = np.zeros(int(SOUND_SECONDS * SAMPLE_RATE))
     for digit in digits:
         clip = next(clip for clip in index[VOICES[digit]] if clip["digit"] == int(digit))
         with (folder / f"{VOICES[digit]}.flac").open("rb") as file:

@@ -16,7 +16,7 @@ from PIL import Image
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Engine, Request, Sampling
 from omnicore.errors import DataError, OmniError
-from omnicore.media.read import RATE, Video, read_media
+from omnicore.media.read import SAMPLE_RATE, Video, read_media
 from omnicore.schema import Media
 
 READ = 24  # media of a kind that are read for an estimate
@@ -131,7 +131,7 @@ def _tokens(medium: Media, root: Path, profile: Profile) -> float:
         return _visual(found, *IMAGE)
     if isinstance(found, Video):
         return len(found.jpegs) / 2 * _visual(found.frames[0], *FRAME)
-    return SECOND * len(found) / RATE
+    return SECOND * len(found) / SAMPLE_RATE
 
 
 def _visual(image: Image.Image, least: int, most: int) -> float:

@@ -32,8 +32,8 @@ from omnicore.engines.base import (
 )
 from omnicore.engines.client import ChatClient
 from omnicore.errors import DataError, EngineError
-from omnicore.media.data_url import image_url, video_settings, video_url, wav_base64
-from omnicore.media.read import Video, intact, read_media, with_one_rate
+from omnicore.media.data_url import image_to_url, video_settings, video_to_url, wav_to_base64
+from omnicore.media.read import Video, read_media, verify_media, with_common_fps
 from omnicore.schema import Media
 
 COMMIT_SECONDS = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many
@@ -170,7 +170,9 @@ class _MessageItems:
 
         Raises DataError.
         """
-        profile = await asyncio.to_thread(with_one_rate, request.parts, request.root, self._profile)
+        profile = await asyncio.to_thread(
+            with_common_fps, request.parts, request.root, self._profile
+        )
         return [await self._item(part, request.root, profile) for part in request.parts]
 
     async def _item(self, part: Media | str, root: Path, profile: Profile) -> MessageItem:
@@ -199,17 +201,19 @@ def media_item(media: Media, root: Path, profile: Profile) -> MessageItem:
     """Raises DataError for a medium that is missing, was changed or cannot be read."""
     if media.kind == "image":
         return MessageItem(
-            to_json({"type": "image_url", "image_url": {"url": image_url(intact(media, root))}})
+            to_json(
+                {"type": "image_url", "image_url": {"url": image_to_url(verify_media(media, root))}}
+            )
         )
     shown = read_media(media, root, profile)
     if isinstance(shown, Video):
         return MessageItem(
-            to_json({"type": "video_url", "video_url": {"url": video_url(shown)}}), shown.fps
+            to_json({"type": "video_url", "video_url": {"url": video_to_url(shown)}}), shown.fps
         )
     assert isinstance(shown, np.ndarray), "what is no image and no video is a sound"
     return MessageItem(
         to_json(
-            {"type": "input_audio", "input_audio": {"data": wav_base64(shown), "format": "wav"}}
+            {"type": "input_audio", "input_audio": {"data": wav_to_base64(shown), "format": "wav"}}
         )
     )
 

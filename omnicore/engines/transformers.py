@@ -21,7 +21,7 @@ from omnicore.engines.base import (
     media_error_reply,
 )
 from omnicore.errors import DataError, TooLongError
-from omnicore.media.read import RATE, Video, Wave, measure, read_media, with_one_rate
+from omnicore.media.read import SAMPLE_RATE, Video, Wave, measure_media, read_media, with_common_fps
 from omnicore.models import thinker
 from omnicore.models.choose import most_likely_choice
 from omnicore.models.generate import Generated, generate
@@ -72,7 +72,7 @@ class PromptReader:
 
     def length(self, request: Request) -> int:
         """Tokens of a prompt, without a look into its media: they are measured by their headers."""
-        profile = with_one_rate(request.parts, request.root, self.profile)
+        profile = with_common_fps(request.parts, request.root, self.profile)
         # The prompt itself, with media that have their tokens and nothing else.
         parts = [
             (
@@ -88,16 +88,20 @@ class PromptReader:
 
     def seconds(self, media: Media, root: Path) -> float:
         """How long a sound is; 0 for what is none."""
-        return self._size_of(media, root, self.profile)[0] / RATE if media.kind == "audio" else 0.0
+        return (
+            self._size_of(media, root, self.profile)[0] / SAMPLE_RATE
+            if media.kind == "audio"
+            else 0.0
+        )
 
     def _size_of(self, media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
         key = media, profile.fps
         if key not in self._sizes:
-            self._sizes[key] = measure(media, root, profile)
+            self._sizes[key] = measure_media(media, root, profile)
         return self._sizes[key]
 
     def prompt(self, request: Request) -> Prompt:
-        profile = with_one_rate(request.parts, request.root, self.profile)
+        profile = with_common_fps(request.parts, request.root, self.profile)
         parts = [
             p if isinstance(p, str) else self.features(p, request.root, profile)
             for p in request.parts

@@ -22,7 +22,7 @@ from typing import Any
 
 from omnicore import __version__
 from omnicore.config import Profile
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.schema import Outcome, Query, Response, View
 from omnicore.storage.files import write_json, write_jsonl
 
@@ -59,7 +59,7 @@ def _sample(
     target = ", ".join(o for o in query.options if o in {query.answer, *query.also}) or query.answer
     prompt = "".join(
         part if isinstance(part, str) else f"<{part.kind}>"
-        for part in parts(query, View.omni, profile)
+        for part in prompt_parts(query, View.omni, profile)
     )
     return {
         "doc_id": place,

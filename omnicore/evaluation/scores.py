@@ -126,7 +126,7 @@ class Found:
         """The publisher's figures that are no mean of scores (an F1, an error in counts), raw and
         clean, where there are any."""
         aggregate = (
-            getattr(benchmarks.adapter(benchmark), "aggregate", None)
+            getattr(benchmarks.get_adapter(benchmark), "official_figures", None)
             if benchmark in benchmarks.NAMES
             else None
         )

@@ -28,7 +28,7 @@ _CHECKSUM = 32  # bytes
 _MARKS = "marks.txt"
 
 
-class Cache:
+class MediaCache:
     """Files in `directory`, at most `limit` bytes of them."""
 
     def __init__(self, directory: Path, limit: int) -> None:
@@ -149,7 +149,7 @@ class Cache:
             )
 
 
-def cache() -> Cache:
+def media_cache() -> MediaCache:
     """The one of this user: in `OMNI_MEDIA_CACHE` (~/.cache/omnicore/media), of
     `OMNI_MEDIA_CACHE_GB` (20; 0 keeps nothing).
 
@@ -167,7 +167,7 @@ def cache() -> Cache:
 
 
 @lru_cache
-def _cache(directory: str, size: str) -> Cache:
+def _cache(directory: str, size: str) -> MediaCache:
     try:
         limit = int(float(size) * 1e9)
     except (ValueError, OverflowError):
@@ -176,7 +176,7 @@ def _cache(directory: str, size: str) -> Cache:
         raise ConfigError(
             f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes as in 20, or 0 to keep nothing"
         )
-    return Cache(Path(directory), limit)
+    return MediaCache(Path(directory), limit)
 
 
 def _checksum(key: str, data: bytes) -> bytes:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from omnicore.errors import DataError
-from omnicore.media.cache import cache
-from omnicore.media.read import check, check_key
+from omnicore.media.cache import media_cache
+from omnicore.media.read import check_media, check_media_key
 from omnicore.progress import track
 from omnicore.schema import Media, Query
 
@@ -21,7 +21,7 @@ Clip = tuple[str, str, float | None, float | None]
 _FILE = "<file>"  # in a fault: queries may have the same bytes under other names
 
 
-def faults(
+def find_media_errors(
     queries: Sequence[Query], place: Callable[[Media], Path], label: str, workers: int
 ) -> dict[str, str]:
     """Return the first fault of each query that has one, by its id.
@@ -48,9 +48,9 @@ def _checked(
     media: dict[Clip, Media], place: Callable[[Media], Path], label: str, workers: int
 ) -> dict[Clip, str]:
     """Return the faults of those media that have one."""
-    kept = cache()
+    kept = media_cache()
     passed = kept.marks()
-    keys = {clip: check_key(medium) for clip, medium in media.items()}
+    keys = {clip: check_media_key(medium) for clip, medium in media.items()}
     found: dict[Clip, str] = {}
     pool = ThreadPoolExecutor(workers, "check")  # decoders work without Python's lock
     try:
@@ -74,7 +74,7 @@ def _checked(
 
 def _fault(medium: Media, path: Path) -> str:
     try:
-        check(medium, path)
+        check_media(medium, path)
     except DataError as error:
         return str(error).replace(str(path), _FILE)
     return ""

@@ -20,14 +20,14 @@ import soundfile
 from PIL import Image
 
 from omnicore.errors import DataError
-from omnicore.media.read import RATE, Wave, load_audio, load_image
+from omnicore.media.read import SAMPLE_RATE, Wave, load_audio, load_image
 from omnicore.media.video import MAX_FRAMES, Video
 
 _VIDEO = "data:video/jpeg;base64,"
 _SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
-def image_url(picture: Path | Image.Image) -> str:
+def image_to_url(picture: Path | Image.Image) -> str:
     """A picture as data URL: the bytes of its file where every server reads them as `load_image`
     does, else PNG of that.
 
@@ -49,17 +49,17 @@ def image_url(picture: Path | Image.Image) -> str:
     return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
-def wav_base64(wave: Wave) -> str:
+def wav_to_base64(wave: Wave) -> str:
     """Samples [n] at 16 kHz as a 16-bit WAV in base64: `data` of `input_audio`, whose `format` is
     wav."""
     file = io.BytesIO()
     # By hand: libsndfile scales by 32767 and reads by 32768, which would change each sample a little on the way.
     whole = np.clip(np.round(wave * np.float32(32768)), -32768, 32767).astype(np.int16)
-    soundfile.write(file, whole, RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(file, whole, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def video_url(video: Video) -> str:
+def video_to_url(video: Video) -> str:
     """The frames, and nothing of the sound."""
     return _VIDEO + ",".join(base64.b64encode(jpeg).decode() for jpeg in video.jpegs)
 
@@ -78,7 +78,7 @@ def video_settings(fps: float) -> dict[str, Any]:
     }
 
 
-def from_data_url(url: str) -> Image.Image:
+def image_from_url(url: str) -> Image.Image:
     """The RGB picture of an image's data URL.
 
     Raises DataError when it is none, or larger than `load_image` allows.
@@ -89,7 +89,7 @@ def from_data_url(url: str) -> Image.Image:
     return load_image(io.BytesIO(_bytes(data, "picture")))
 
 
-def from_wav(data: str) -> Wave:
+def wav_from_base64(data: str) -> Wave:
     """Samples [n] at 16 kHz of a WAV in base64.
 
     Raises DataError when it is none, or longer than `load_audio` allows.
@@ -97,7 +97,7 @@ def from_wav(data: str) -> Wave:
     return load_audio(io.BytesIO(_bytes(data, "sound")))
 
 
-def frames_from_url(url: str, fps: float = 1.0) -> Video:
+def video_from_url(url: str, fps: float = 1.0) -> Video:
     """The frames of a video's data URL, `fps` of them a second.
 
     Raises DataError when they are none, or too many.

@@ -27,43 +27,43 @@ from PIL import Image, ImageOps
 
 from omnicore.config import Profile, digest
 from omnicore.errors import DataError
-from omnicore.media.cache import cache
+from omnicore.media.cache import media_cache
 from omnicore.media.video import (
     MAX_PIXELS,
-    Mix,
+    MonoMix,
     Video,
     check_file,
     check_size,
-    check_sound,
+    check_sound_track,
     check_video,
-    clip,
-    damaged,
+    clip_bounds,
+    damaged_error,
+    frame_interval,
+    load_sound_track,
     load_video,
-    measure_sound,
+    measure_sound_track,
     measure_video,
-    sound_track,
-    video_step,
 )
 from omnicore.schema import Media
 from omnicore.storage.digests import sha256_file
 
 __all__ = [
-    "RATE",
+    "SAMPLE_RATE",
     "Video",
-    "intact",
     "load_audio",
     "load_image",
     "load_video",
-    "locate",
-    "measure",
+    "locate_media",
+    "measure_media",
     "read_media",
     "resample",
-    "with_one_rate",
+    "verify_media",
+    "with_common_fps",
 ]
 
 Wave = npt.NDArray[np.float32]
 
-RATE = 16_000
+SAMPLE_RATE = 16_000
 LONG = 30.0  # seconds of sound above which keeping them saves time; see `read`
 SHORTEST = 0.025  # seconds of sound; below, vLLM refuses it and the model has no token for it
 _FULL = 1 - 2**-15  # the largest sample of 16 bits, as `dataurl.wav_base64` sends them
@@ -80,7 +80,7 @@ _ENDLESS = 2**48  # frames
 _FORMAT = 5  # raised when the same file would be decoded to something else
 
 
-def locate(media: Media, root: Path) -> Path:
+def locate_media(media: Media, root: Path) -> Path:
     """The file of a medium listed in a file of directory `root`.
 
     Raises DataError when it is missing.
@@ -91,14 +91,14 @@ def locate(media: Media, root: Path) -> Path:
     return path
 
 
-def intact(media: Media, root: Path) -> Path:
+def verify_media(media: Media, root: Path) -> Path:
     """Return the file of a medium after a check that it is the one that the record names, whose
     sha256 is computed once.
 
     Raises DataError when it is missing, cannot be read or was changed: a score would be that of
     another medium.
     """
-    path = locate(media, root)
+    path = locate_media(media, root)
     try:
         state = path.stat()
         found = _sha256(path, state.st_size, state.st_mtime_ns)
@@ -140,10 +140,10 @@ def read_media(media: Media, root: Path, profile: Profile) -> Image.Image | Wave
 
 
 def _decode(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | Video:
-    path = locate(media, root)
+    path = locate_media(media, root)
     start, end = media.start, media.end
     if media.kind == "image":
-        return load_image(intact(media, root))
+        return load_image(verify_media(media, root))
     if media.kind == "video":
         asked = {"fps": profile.fps, "max_frames": profile.max_frames}
         return Video.unpack(
@@ -155,13 +155,13 @@ def _decode(media: Media, root: Path, profile: Profile) -> Image.Image | Wave | 
             )
         )
     if _short(path, start, end):
-        return load_audio(intact(media, root), start, end)
+        return load_audio(verify_media(media, root), start, end)
     return np.frombuffer(
         _kept(media, root, {}, lambda: load_audio(path, start, end).tobytes()), np.float32
     ).copy()
 
 
-def with_one_rate(parts: Sequence[Media | str], root: Path, profile: Profile) -> Profile:
+def with_common_fps(parts: Sequence[Media | str], root: Path, profile: Profile) -> Profile:
     """The profile for the media of one request: several videos are shown at one rate, that of the
     one that is shown slowest.
 
@@ -172,7 +172,8 @@ def with_one_rate(parts: Sequence[Media | str], root: Path, profile: Profile) ->
     if len(videos) < 2:
         return profile
     step = max(
-        _step(locate(m, root), profile.fps, profile.max_frames, m.start, m.end) for m in videos
+        _step(locate_media(m, root), profile.fps, profile.max_frames, m.start, m.end)
+        for m in videos
     )
     fps = 1 / step
     while 1 / fps < step:  # rounded the wrong way, the slowest would keep a rate of its own
@@ -182,10 +183,10 @@ def with_one_rate(parts: Sequence[Media | str], root: Path, profile: Profile) ->
 
 @lru_cache(4096)
 def _step(path: Path, fps: float, max_frames: int, start: float | None, end: float | None) -> float:
-    return video_step(path, fps, max_frames, start, end)
+    return frame_interval(path, fps, max_frames, start, end)
 
 
-def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
+def measure_media(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
     """How large a clip is that `read` gives, by its file's header alone: width and height of a
     picture, samples of a sound at 16 kHz, frames, width and height of a video.
 
@@ -193,7 +194,7 @@ def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
     sides); nothing is decoded or checked. Raises DataError when the file is missing or has no
     readable header; ConfigError where PyAV is missing.
     """
-    path = locate(media, root)
+    path = locate_media(media, root)
     if media.kind == "video":
         return measure_video(path, profile.fps, profile.max_frames, media.start, media.end)
     if media.kind == "image":
@@ -207,12 +208,12 @@ def measure(media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
             raise DataError(f"{path} is not a readable picture: {error}; copy it again") from error
     info = _info(path)
     if info is None:
-        return (round(measure_sound(path, media.start, media.end) * RATE),)
-    begin, stop = clip(path, media.start, media.end, info.duration, "sound")
-    return (round((stop - begin) * RATE),)
+        return (round(measure_sound_track(path, media.start, media.end) * SAMPLE_RATE),)
+    begin, stop = clip_bounds(path, media.start, media.end, info.duration, "sound")
+    return (round((stop - begin) * SAMPLE_RATE),)
 
 
-def check(media: Media, path: Path) -> None:
+def check_media(media: Media, path: Path) -> None:
     """Raise DataError for a file of which a clip will hardly be read, by its header and a short
     decode: the whole picture, the beginning and the end of a video and of a sound track, the whole
     of a sound that libsndfile reads.
@@ -234,12 +235,12 @@ def check(media: Media, path: Path) -> None:
 
 def _check_track(path: Path, start: float | None, end: float | None) -> None:
     try:
-        check_sound(path, start, end)
+        check_sound_track(path, start, end)
     except DataError:  # what a part lacks the whole may have
         load_audio(path, start, end)
 
 
-def check_key(media: Media) -> str:
+def check_media_key(media: Media) -> str:
     """Return a digest of all that the result of `check` depends on."""
     return digest({"check": _FORMAT, "decoder": _decoder(), **_clip(media)})
 
@@ -289,14 +290,14 @@ def load_audio(file: Path | BinaryIO, start: float | None = None, end: float | N
     if _info(file) is not None:
         wave, rate = _samples(file, name, start, end)
     elif isinstance(file, Path):
-        wave, rate = sound_track(file, start, end)
+        wave, rate = load_sound_track(file, start, end)
     else:
         raise DataError(
             "the sound is not a readable wav, or holds no samples: send it as 16-bit PCM in a WAV"
         )
     wave = np.clip(resample(wave, rate), -1.0, _FULL)
-    if len(wave) < SHORTEST * RATE:
-        length = f"{1000 * len(wave) / RATE:.1f} ms of sound"
+    if len(wave) < SHORTEST * SAMPLE_RATE:
+        length = f"{1000 * len(wave) / SAMPLE_RATE:.1f} ms of sound"
         raise DataError(
             f"{name}: {length}, too short for the model, which needs {1000 * SHORTEST:g} ms: take a"
             " longer clip"
@@ -313,9 +314,9 @@ def _samples(
     """
     with soundfile.SoundFile(file) as sound:
         rate, length = sound.samplerate, sound.frames / sound.samplerate
-        begin, stop = clip(name, start, end, length, "sound")
+        begin, stop = clip_bounds(name, start, end, length, "sound")
         first, left = round(begin * rate), max(1, round((stop - begin) * rate))
-        mix = Mix(name)
+        mix = MonoMix(name)
         try:
             sound.seek(min(first, sound.frames - 1))
             # `SoundFile.blocks` would give what happens to lie in memory for samples that were cut off.
@@ -330,7 +331,7 @@ def _samples(
             ) from error
     wave = mix.wave()
     if left > rate or (isinstance(file, Path) and (end is None or end > length) and _cut(file)):
-        raise damaged(name, begin + len(wave) / rate)
+        raise damaged_error(name, begin + len(wave) / rate)
     return wave, rate
 
 
@@ -340,10 +341,10 @@ def resample(wave: npt.NDArray[np.floating[Any]], rate: int) -> Wave:
 
     Measured at 48 kHz: 7.0 kHz is kept within 0.01 dB, 8.1 kHz comes back below -130 dB.
     """
-    if rate == RATE:
+    if rate == SAMPLE_RATE:
         return wave.astype(np.float32)
-    resampled: Wave = soxr.resample(wave.astype(np.float32), rate, RATE, quality="HQ")
-    return resampled[: len(wave) * RATE // rate]  # soxr rounds to the nearest
+    resampled: Wave = soxr.resample(wave.astype(np.float32), rate, SAMPLE_RATE, quality="HQ")
+    return resampled[: len(wave) * SAMPLE_RATE // rate]  # soxr rounds to the nearest
 
 
 def _eight_bits(name: Path | str, image: Image.Image, opened: Image.Image) -> Image.Image:
@@ -414,7 +415,7 @@ def _short(path: Path, start: float | None, end: float | None) -> bool:
     info = _info(path)
     if info is None:
         return False
-    if info.format == "WAV" and info.samplerate == RATE:
+    if info.format == "WAV" and info.samplerate == SAMPLE_RATE:
         return True
     return bool(
         (info.duration if end is None else min(end, info.duration)) - (start or 0.0) <= LONG
@@ -425,12 +426,12 @@ def _kept(media: Media, root: Path, asked: dict[str, float], make: Callable[[], 
     """From the cache, whose key holds all that the result depends on."""
 
     def checked() -> bytes:
-        intact(
+        verify_media(
             media, root
         )  # else another file's frames would be kept under this one's name, for every later run
         return make()
 
-    return cache().get(
+    return media_cache().get(
         digest({"format": _FORMAT, "decoder": _decoder(), **_clip(media), **asked}), checked
     )
 

@@ -36,9 +36,9 @@ MAX_PIXELS = 64_000_000  # of one picture or frame
 MAX_RATIO = 200  # of the sides of one picture or frame; smart_resize in Qwen's processors raises ValueError above
 MAX_SECONDS = 7200.0  # of one clip
 MAX_FRAMES = 2048  # of one clip
-LOUDEST = 100.0  # samples; full scale is 1. Whole numbers of 16 bits written as floats are far above, quiet speech included
-CANCELLED = 1e-2  # of the energy of its channels: less is left where they cancel out, lossy codecs included (Vorbis: 1e-3)
-QUALITY = 95  # of a frame's JPEG
+MAX_SAMPLE = 100.0  # samples; full scale is 1. Whole numbers of 16 bits written as floats are far above, quiet speech included
+MIN_MIX_ENERGY = 1e-2  # of the energy of its channels: less is left where they cancel out, lossy codecs included (Vorbis: 1e-3)
+JPEG_QUALITY = 95  # of a frame's JPEG
 # Nothing that refers to other files, as playlists do: a hostile file may not make us read or fetch another.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,aac,ac3,amr,aiff,au,caf"
@@ -118,7 +118,7 @@ def measure_video(
         return count, *_size(stream, stream.codec_context.width, stream.codec_context.height)
 
 
-def video_step(
+def frame_interval(
     path: Path, fps: float, max_frames: int, start: float | None = None, end: float | None = None
 ) -> float:
     """Seconds from one frame that `load_video` shows to the next, by the file's header alone.
@@ -142,7 +142,7 @@ def check_video(path: Path, start: float | None = None, end: float | None = None
             pass
 
 
-def check_sound(path: Path, start: float | None = None, end: float | None = None) -> None:
+def check_sound_track(path: Path, start: float | None = None, end: float | None = None) -> None:
     """Decode the first and the last second of a clip of a sound track, or all of it where the file
     does not say how long it is.
 
@@ -152,13 +152,13 @@ def check_sound(path: Path, start: float | None = None, end: float | None = None
     with _opened(path, "sound") as container:
         _, _, begin, stop = _heard(path, container, start, end)
     if stop - begin <= 2 * _SLACK or stop == math.inf:
-        sound_track(path, start, end)
+        load_sound_track(path, start, end)
         return
-    sound_track(path, begin, begin + _SLACK)
-    sound_track(path, stop - _SLACK, stop)
+    load_sound_track(path, begin, begin + _SLACK)
+    load_sound_track(path, stop - _SLACK, stop)
 
 
-def has_sound(path: Path) -> bool:
+def has_sound_track(path: Path) -> bool:
     """Whether a video has a sound track.
 
     Raises DataError for what is no video; ConfigError where PyAV is missing.
@@ -188,7 +188,7 @@ def _plan(
     check_size(path, *_size(stream, stream.codec_context.width, stream.codec_context.height))
     origin = (container.start_time or 0) / 1e6
     last = max(_end(path, container, stream), _mp4_end(path, container, stream))
-    begin, stop = clip(path, start, end, last - origin, "video")
+    begin, stop = clip_bounds(path, start, end, last - origin, "video")
     step = max(1 / fps, (stop - begin) / max_frames)
     count = max(1, math.ceil((stop - begin) / step - 1e-6))
     if count > MAX_FRAMES:
@@ -198,7 +198,7 @@ def _plan(
     return stream, origin, begin, step, count
 
 
-class Mix:
+class MonoMix:
     """The mean of the channels of a sound, which is read block by block and checked as it comes."""
 
     def __init__(self, path: Path) -> None:
@@ -212,7 +212,7 @@ class Mix:
         Raises DataError for one that is not finite or beyond `LOUDEST`: it would drown all.
         """
         peak = np.abs(channels).max(initial=0.0)
-        if not peak <= LOUDEST:
+        if not peak <= MAX_SAMPLE:
             raise DataError(
                 f"{self._path} holds a sample of {peak:g}, and full scale is 1: encode it again, as"
                 " 16-bit PCM"
@@ -226,7 +226,7 @@ class Mix:
         Raises DataError where the channels cancel each other: the model would hear silence.
         """
         wave = np.concatenate([np.zeros(0, np.float32), *self._blocks])
-        if float(np.vdot(wave, wave)) < CANCELLED * self._energy:
+        if float(np.vdot(wave, wave)) < MIN_MIX_ENERGY * self._energy:
             raise DataError(
                 f"{self._path}: its channels cancel out when they are mixed to one: keep one"
                 " (ffmpeg -af 'pan=mono|c0=c0')"
@@ -234,7 +234,7 @@ class Mix:
         return wave
 
 
-def sound_track(
+def load_sound_track(
     path: Path, start: float | None = None, end: float | None = None
 ) -> tuple[npt.NDArray[np.float32], int]:
     """Read samples [n] of the first sound track, its channels averaged, and their rate.
@@ -254,7 +254,7 @@ def sound_track(
             raise DataError(f"{path} holds no samples")
         rate, place = first.sample_rate, round((first.time - origin - begin) * first.sample_rate)
         most = max(1, round(min(stop - begin, MAX_SECONDS + 1) * rate))
-        mix = Mix(path)
+        mix = MonoMix(path)
         mix.add(_silence(0, min(place, most)))
         for frame in chain([first], frames):
             if frame.sample_rate != rate:
@@ -283,7 +283,7 @@ def sound_track(
     return wave, rate
 
 
-def measure_sound(path: Path, start: float | None = None, end: float | None = None) -> float:
+def measure_sound_track(path: Path, start: float | None = None, end: float | None = None) -> float:
     """Return the seconds of the sound track that `sound_track` reads; nothing is decoded.
 
     By the file's header, where that states a length, or where its estimate is near what the packets
@@ -295,7 +295,7 @@ def measure_sound(path: Path, start: float | None = None, end: float | None = No
             return stop - begin
         counted = _counted(container, stream)
         stated = (container.duration or 0) / 1e6
-        begin, stop = clip(
+        begin, stop = clip_bounds(
             path, start, end, stated if abs(stated - counted) < 0.2 else counted, "sound"
         )
         return stop - begin
@@ -314,7 +314,7 @@ def _heard(
     stream = container.streams.audio[0]
     origin = (container.start_time or 0) / 1e6
     length = _end(path, container, stream) - origin if _states_length(container) else math.inf
-    return stream, origin, *clip(path, start, end, length, "sound")
+    return stream, origin, *clip_bounds(path, start, end, length, "sound")
 
 
 def _states_length(container: InputContainer) -> bool:
@@ -368,7 +368,7 @@ def _refuse_short(
     if _states_length(container):
         _refuse_cut(path, container)
     elif container.format.name == "mp3" and last < min(stop, _mp3_length(path, rate)) - _SLACK:
-        raise damaged(path, last)
+        raise damaged_error(path, last)
 
 
 def _mp3_length(path: Path, rate: int) -> float:
@@ -416,7 +416,7 @@ def check_size(file: Path | str, width: int, height: int) -> None:
         )
 
 
-def clip(
+def clip_bounds(
     path: Path, start: float | None, end: float | None, length: float, what: str
 ) -> tuple[float, float]:
     """Seconds from where to where a clip goes in a file of `length` seconds, infinity where that is
@@ -442,7 +442,7 @@ def clip(
     return begin, stop
 
 
-def damaged(path: Path, time: float) -> DataError:
+def damaged_error(path: Path, time: float) -> DataError:
     """The error to raise for a file of which nothing after `time`, in seconds, can be read."""
     return DataError(
         f"{path} is damaged or cut off after {time:.2f} s: copy it again, or end the clip before"
@@ -615,7 +615,7 @@ def _refuse_cut(path: Path, container: InputContainer) -> None:
     last = _last_packet(path, container, *container.streams)
     stated = _stated_end(container, last)
     if stated and last < stated - _SLACK:
-        raise damaged(path, last - start / 1e6)
+        raise damaged_error(path, last - start / 1e6)
 
 
 def _seek(container: InputContainer, stream: Stream, time: float) -> None:
@@ -663,7 +663,7 @@ def _decoded(
     except FFmpegError as error:
         if container.format.name == "mp3" and not _goes_on(container, stream):
             return  # tags and padding, which the parser takes for a last frame
-        raise damaged(path, time - (container.start_time or 0) / 1e6) from error
+        raise damaged_error(path, time - (container.start_time or 0) / 1e6) from error
 
 
 def _goes_on(container: InputContainer, stream: Any) -> bool:
@@ -801,7 +801,7 @@ def _upright(frame: Any, stream: VideoStream) -> Image.Image:
 
 def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
+    image.save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 

@@ -24,7 +24,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from omnicore.errors import ConfigError, TooLongError
-from omnicore.media.read import RATE
+from omnicore.media.read import SAMPLE_RATE
 
 SPECIAL = (
     "<|endoftext|>",
@@ -198,7 +198,7 @@ class Encoder:
         extractor = self.processor.feature_extractor
         if len(wave) > extractor.n_samples:
             raise TooLongError(
-                f"a sound of {len(wave) / RATE:.1f} s, and the model hears {self.longest_sound:g}"
+                f"a sound of {len(wave) / SAMPLE_RATE:.1f} s, and the model hears {self.longest_sound:g}"
                 " s: give it a clip (start, end), or leave it out"
             )
         # As much silence as one window reaches into: the last frame is then what it is before 300 s of padding, to the bit.
@@ -208,7 +208,7 @@ class Encoder:
         )
         out = extractor(
             [wave],
-            sampling_rate=RATE,
+            sampling_rate=SAMPLE_RATE,
             padding="max_length",
             max_length=length,
             return_attention_mask=True,
@@ -272,7 +272,7 @@ class Encoder:
     @property
     def longest_sound(self) -> float:
         """Seconds; the feature extractor drops what a sound holds beyond."""
-        return float(self.processor.feature_extractor.n_samples / RATE)
+        return float(self.processor.feature_extractor.n_samples / SAMPLE_RATE)
 
     def prompt(self, parts: Sequence[PromptPart], system: str = "") -> Prompt:
         """Ids of `system` and one user turn up to where the assistant speaks, placeholders repeated

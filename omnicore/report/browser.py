@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from omnicore.errors import DataError
-from omnicore.media.read import intact, locate
+from omnicore.media.read import locate_media, verify_media
 from omnicore.report.evidence import STAGES, Evidence
 from omnicore.report.words import NAMES
 from omnicore.schema import Response
@@ -28,9 +28,9 @@ def embedded_media(evidence: Evidence, limit: int = MEDIA_BYTES) -> tuple[dict[s
             continue
         seen.add(medium.sha256)
         try:
-            if spent + locate(medium, evidence.folder).stat().st_size * 4 / 3 > limit:
+            if spent + locate_media(medium, evidence.folder).stat().st_size * 4 / 3 > limit:
                 continue
-            path = intact(medium, evidence.folder)
+            path = verify_media(medium, evidence.folder)
         except DataError:
             continue
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

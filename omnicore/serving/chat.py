@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from transformers.utils import is_torchvision_available
 
 from omnicore.errors import DataError
-from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
+from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
 from omnicore.models.processor import Encoder, Features, Prompt
 from omnicore.schema import CONTROL
 
@@ -307,10 +307,10 @@ def _part(
         )
     try:
         if isinstance(item, Image):
-            return encoder.image(from_data_url(url))
+            return encoder.image(image_from_url(url))
         if isinstance(item, Audio):
-            return encoder.audio(from_wav(url))
-        video = frames_from_url(url, request.fps)
+            return encoder.audio(wav_from_base64(url))
+        video = video_from_url(url, request.fps)
         if 0 <= request.media_io_kwargs.video.num_frames < len(video.jpegs):
             raise RequestError(
                 400,

@@ -12,11 +12,11 @@ from omnicore import audit
 from omnicore.audit.files import read_draws, read_probe, read_queries
 from omnicore.config import DistillConfig
 from omnicore.config.recipe import Recipe
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines.base import Reply, Request, Sampling, log_failures
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError, EngineError, TrainingError
-from omnicore.media.read import intact
+from omnicore.media.read import verify_media
 from omnicore.schema import Outcome, Query, RejectionReason, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import link_or_copy, read_jsonl, write_jsonl
@@ -38,7 +38,7 @@ def run(
     solvable = _solvable(recipe, config, inputs)
     tries = [query for query in prompts for _ in range(config.num_generations)]
     requests = [
-        Request(parts(query, View.omni, recipe.profile), root, "/".join(query.key))
+        Request(prompt_parts(query, View.omni, recipe.profile), root, "/".join(query.key))
         for query in tries
     ]
     sampling = Sampling(config.temperature, recipe.profile.max_new_tokens)
@@ -84,7 +84,7 @@ def run(
         )
     for row in rows:
         for medium in row.media:
-            link_or_copy(intact(medium, root), output / medium.uri)
+            link_or_copy(verify_media(medium, root), output / medium.uri)
     write_jsonl(output / "distilled.jsonl", rows)
     return {
         "prompts": len(prompts),

@@ -16,7 +16,7 @@ from typing import Any
 from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
-from omnicore.data.prompts import choices, parts, profile_hash
+from omnicore.data.prompts import answer_choices, profile_hash, prompt_parts
 from omnicore.engines.base import Reply, Request, Sampling, log_failures
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError
@@ -58,7 +58,12 @@ def inference_task(
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
     requests = [
-        Request(parts(q, view, recipe.profile), root, "/".join(q.key), choices(q, recipe.profile))
+        Request(
+            prompt_parts(q, view, recipe.profile),
+            root,
+            "/".join(q.key),
+            answer_choices(q, recipe.profile),
+        )
         for q, view in asked
     ]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
@@ -135,7 +140,9 @@ def _responses(
     asked: Iterable[Asked], replies: Iterable[Reply], recipe: Recipe, errors: list[dict[str, Any]]
 ) -> Iterator[Response]:
     """Judged replies; those that failed for good go to `errors`."""
-    rules = {name: benchmarks.official(name) for name in {query.benchmark for query, _ in asked}}
+    rules = {
+        name: benchmarks.official_scorer(name) for name in {query.benchmark for query, _ in asked}
+    }
     for (query, view), reply in zip(asked, replies, strict=True):
         if reply.error:
             errors.append(

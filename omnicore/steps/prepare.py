@@ -20,23 +20,23 @@ import soundfile
 from omnicore.config import PrepareConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import training_rows
-from omnicore.data.benchmarks import adapter, synthetic
-from omnicore.data.benchmarks.base import Faults, Problem, Source, read
-from omnicore.data.benchmarks.hub import fetch, is_hub
-from omnicore.data.benchmarks.losses import reasons, refusal, skewed
-from omnicore.data.benchmarks.synthetic import Item, Kind, World
+from omnicore.data.benchmarks import get_adapter, synthetic
+from omnicore.data.benchmarks.base import AnnotationSource, MediaCheck, Problem, read_queries
+from omnicore.data.benchmarks.hub import download_benchmark, is_hub_place
+from omnicore.data.benchmarks.losses import reason_lines, refusal_message, skew_lines
+from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.errors import DataError
 from omnicore.media import check
-from omnicore.media.read import RATE
+from omnicore.media.read import SAMPLE_RATE
 from omnicore.progress import track
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.storage.files import link_or_copy, read_jsonl, write_json, write_jsonl
 
-CONTROLS: tuple[Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
+CONTROLS: tuple[ItemKind, ...] = ("picture", "speech", "picture_text", "speech_text")
 SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}
 
 
-class Files:
+class SyntheticWriter:
     """Writes the pictures and clips that items use, once each, and knows their `Media`."""
 
     def __init__(self, world: World, root: Path) -> None:
@@ -51,7 +51,11 @@ class Files:
                 self.world.pictures[index].image().save(buffer, "png")
             else:
                 soundfile.write(
-                    buffer, self.world.clips[index].wave, RATE, format="WAV", subtype="PCM_16"
+                    buffer,
+                    self.world.clips[index].wave,
+                    SAMPLE_RATE,
+                    format="WAV",
+                    subtype="PCM_16",
                 )
             data = buffer.getvalue()
             sha = hashlib.sha256(data).hexdigest()
@@ -85,7 +89,7 @@ class Files:
 
 
 def _rows(
-    files: Files,
+    files: SyntheticWriter,
     name: str,
     count: int,
     mix: Mapping[str, float],
@@ -109,11 +113,15 @@ def run(
 ) -> dict[str, Any]:
     """Raises DataError when more items of a benchmark or source are unreadable than `max_refused`
     allows."""
-    made = native(recipe, config, output) if config.sources else embedded(recipe, config, output)
-    return {**made, **training(recipe, config, output)} if config.training else made
+    made = (
+        prepare_benchmarks(recipe, config, output)
+        if config.sources
+        else prepare_synthetic(recipe, config, output)
+    )
+    return {**made, **prepare_training(recipe, config, output)} if config.training else made
 
 
-def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
+def prepare_training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
     """The sets of the stages that `config.training` has sources for, shuffled; what became no query
     goes into `problems.jsonl`."""
     sets: dict[str, list[Query]] = {}
@@ -124,14 +132,14 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     others = len(problems)
     mute = 0  # rows of sources that ask for sound
     for name, given in sorted(config.training.items()):
-        source = training_rows.opened(name, given, output / "scratch")
-        rows, found, _ = training_rows.rows(
+        source = training_rows.open_source(name, given, output / "scratch")
+        rows, found, _ = training_rows.read_training_queries(
             given, source, recipe.profile, _faults(name, source, recipe)
         )
         problems += found
         write_jsonl(listed, problems)
         _check_losses(name, found, rows, source, config)
-        if given.sound and (count := training_rows.mute(rows)):
+        if given.sound and (count := training_rows.count_without_sound(rows)):
             mute += count
             _say(
                 f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no"
@@ -167,18 +175,20 @@ def training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     }
 
 
-def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
+def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
     """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into
     `media/`."""
     queries: list[Query] = []
     problems: list[Problem] = []
     infos: list[BenchmarkInfo] = []
     for name, place in sorted(config.sources.items()):
-        found = adapter(name)
+        found = get_adapter(name)
         entry = found.ENTRY
-        root, revision = fetch(entry, place) if is_hub(place) else (Path(place), "")
-        source = Source(entry, root, output / "scratch")
-        rows, listed, count = read(found, source, _faults(name, source, recipe))
+        root, revision = (
+            download_benchmark(entry, place) if is_hub_place(place) else (Path(place), "")
+        )
+        source = AnnotationSource(entry, root, output / "scratch")
+        rows, listed, count = read_queries(found, source, _faults(name, source, recipe))
         refused, excluded, flagged = (
             sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept")
         )
@@ -217,22 +227,26 @@ def native(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any
     return {"benchmarks": len(infos), "queries": len(queries), **totals}
 
 
-def _faults(name: str, source: Source, recipe: Recipe) -> Faults:
-    return lambda queries: check.faults(
-        queries, source.path, f"prepare {name}: media", recipe.cores
+def _faults(name: str, source: AnnotationSource, recipe: Recipe) -> MediaCheck:
+    return lambda queries: check.find_media_errors(
+        queries, source.media_path, f"prepare {name}: media", recipe.cores
     )
 
 
-def _link(media: Media, source: Source, output: Path) -> Media:
+def _link(media: Media, source: AnnotationSource, output: Path) -> Media:
     """The medium under a name by its content, so that files of several benchmarks cannot meet under
     one name."""
     uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
-    link_or_copy(source.path(media), output / uri)
+    link_or_copy(source.media_path(media), output / uri)
     return media.model_copy(update={"uri": uri})
 
 
 def _check_losses(
-    title: str, problems: list[Problem], rows: list[Query], source: Source, config: PrepareConfig
+    title: str,
+    problems: list[Problem],
+    rows: list[Query],
+    source: AnnotationSource,
+    config: PrepareConfig,
 ) -> None:
     """Says what was lost or is doubtful.
 
@@ -241,18 +255,18 @@ def _check_losses(
     lost, flagged = [p for p in problems if p.refused], [p for p in problems if p.kept]
     count = len(rows) + len(lost)
     if len(lost) > config.max_refused * count:
-        raise DataError(refusal(title, lost, count, config.max_refused, source))
+        raise DataError(refusal_message(title, lost, count, config.max_refused, source))
     for found, what in ((lost, "cannot be read"), (flagged, "are kept and doubtful")):
         if found:
             _say(
                 "\n".join(
                     [
                         f"{title}: {len(found)} of {count} items {what}:",
-                        *reasons(found, source.columns),
+                        *reason_lines(found, source.columns),
                     ]
                 )
             )
-    if lost and (lines := skewed(source.losses)):
+    if lost and (lines := skew_lines(source.losses)):
         _say("\n".join(lines))
 
 
@@ -260,16 +274,16 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def embedded(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
+def prepare_synthetic(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
     def scaled(count: int) -> int:
         return max(8, round(count * config.scale))
 
-    files = Files(World(config.split), output)
+    files = SyntheticWriter(World(config.split), output)
     queries, planted, infos = [], {}, []
     for name, items in synthetic.planted_items(files.world, config.scale).items():
         rows = [files.query(item, name, f"{name}-{i:04d}") for i, (item, _) in enumerate(items)]
         planted[name] = {row.id: solvable for row, (_, solvable) in zip(rows, items, strict=True)}
-        infos.append(synthetic.info(name, len(rows)))
+        infos.append(synthetic.benchmark_info(name, len(rows)))
         queries += rows
     rng = random.Random(f"{config.split}-controls")
     controls = [
@@ -282,7 +296,7 @@ def embedded(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, A
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
     write_json(output / "planted.json", planted)
 
-    train = Files(World("train"), output)
+    train = SyntheticWriter(World("train"), output)
     counts = {}
     for name, count, mix in (
         ("sft", config.sft_rows, SFT_MIX),

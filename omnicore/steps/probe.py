@@ -10,7 +10,7 @@ from typing import Any
 
 from omnicore.config import ProbeConfig
 from omnicore.config.recipe import Recipe
-from omnicore.data.prompts import choices, parts, permutation, profile_hash
+from omnicore.data.prompts import answer_choices, draw_permutation, profile_hash, prompt_parts
 from omnicore.engines.base import Reply, Request, Sampling, log_failures
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import ConfigError
@@ -36,17 +36,17 @@ def inference_task(
     root = inputs["queries"]
     queries = sorted(read_jsonl(root / config.data, Query), key=lambda q: q.key)
     plan = [
-        (query, view, number, permutation(query, view, number, recipe.seed))
+        (query, view, number, draw_permutation(query, view, number, recipe.seed))
         for view, count in sorted(config.draws.items())
         for query in queries
         for number in range(count)
     ]
     requests = [
         Request(
-            parts(query, view, recipe.profile, order),
+            prompt_parts(query, view, recipe.profile, order),
             root,
             "/".join(query.key),
-            choices(query, recipe.profile, order),
+            answer_choices(query, recipe.profile, order),
         )
         for query, view, _, order in plan
     ]

@@ -25,7 +25,7 @@ import transformers
 
 from omnicore import __version__
 from omnicore.config import Profile
-from omnicore.data.benchmarks.synthetic import Item, Kind, World
+from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.engines import canary
 from omnicore.models import thinker, tiny
 from omnicore.models.generate import generate
@@ -45,10 +45,10 @@ class PretrainPlan:
     """
 
     seed: int
-    warm: tuple[Kind, ...]
+    warm: tuple[ItemKind, ...]
     warm_steps: int
-    mix: Mapping[Kind, float]
-    criterion: Mapping[Kind, float]
+    mix: Mapping[ItemKind, float]
+    criterion: Mapping[ItemKind, float]
     least: int
     most: int
     neglect: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class EncodedWorld:
         media = [self._media(kind, index) for kind, index in item.media]
         return self.encoder.prompt([*media, f"{item.question} {' '.join(item.options)}"])
 
-    def accuracy(self, model: Any, kind: Kind, count: int, seed: int = 123) -> float:
+    def accuracy(self, model: Any, kind: ItemKind, count: int, seed: int = 123) -> float:
         """Greedy accuracy on fresh items of a kind."""
         rng = random.Random(f"{seed}-{kind}")
         items = [self.world.item(rng, kind) for _ in range(count)]

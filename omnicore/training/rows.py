@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omnicore.config import Profile, TrainingConfig
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
@@ -66,7 +66,7 @@ def read_rows(
                 f"{path}:{number}: field `target` is empty, and supervised training needs a written"
                 " reply"
             )
-        request = Request(parts(query, view, profile), path.parent, "/".join(query.key))
+        request = Request(prompt_parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
         with error_context(f"{path}:{number}: {request.name}"):
             rows.append(

@@ -10,8 +10,8 @@ import pytest
 
 from omnicore.config import Profile
 from omnicore.data.benchmarks import av_odyssey
-from omnicore.data.benchmarks.base import Source, read, unplaced
-from omnicore.data.prompts import parts
+from omnicore.data.benchmarks.base import AnnotationSource, places_to_tags, read_queries
+from omnicore.data.prompts import prompt_parts
 from omnicore.schema import Media, Query, View
 from tests.benchmarks import tables
 from tests.benchmarks.scoring import both, queries
@@ -162,9 +162,10 @@ def test_nothing_is_lost(items: dict[str, Query]) -> None:
             tags[f"[{'img' if medium.kind == 'image' else medium.kind}{counts[medium.kind]}]"] = (
                 number
             )
-        assert unplaced(query.question, tags) == row["question"]
+        assert places_to_tags(query.question, tags) == row["question"]
         assert [
-            f"{chr(65 + i)}. {unplaced(option, tags)}" for i, option in enumerate(query.options)
+            f"{chr(65 + i)}. {places_to_tags(option, tags)}"
+            for i, option in enumerate(query.options)
         ] == row["options"]
 
 
@@ -173,10 +174,10 @@ def test_sounds_inside_options_are_shown_there_and_withheld_by_name(
 ) -> None:
     query, profile = items["2_7"], Profile(style="letter")
     texts = ["Which of the sounds goes with ", "?\nA. ", "\nB. ", "\nC. ", "\nD. "]
-    assert list(parts(query, View.omni, profile)) == [
+    assert list(prompt_parts(query, View.omni, profile)) == [
         part for pair in zip(texts, query.media, strict=True) for part in pair
     ]
-    silent = parts(query, View.visual_only, profile)
+    silent = prompt_parts(query, View.visual_only, profile)
     assert [part.kind for part in silent if isinstance(part, Media)] == ["image"]
     assert silent[-1] == "?\nA. [audio 1]\nB. [audio 2]\nC. [audio 3]\nD. [audio 4]"
 
@@ -192,8 +193,8 @@ def test_what_a_row_lacks_is_listed(tmp_path: Path) -> None:
         {**first, "question_id": "1_0"},
     ]
     tables.write(tmp_path / "av_odyssey_part1.parquet", wrong, MEDIA, "bytes")
-    rows, problems, count = read(
-        av_odyssey, Source(av_odyssey.ENTRY, tmp_path, tmp_path / "scratch")
+    rows, problems, count = read_queries(
+        av_odyssey, AnnotationSource(av_odyssey.ENTRY, tmp_path, tmp_path / "scratch")
     )
     assert ([row.id for row in rows], count) == (["1_0"], 6)
     assert [(p.line, p.field, p.message) for p in problems] == [

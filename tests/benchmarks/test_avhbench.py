@@ -11,7 +11,7 @@ import pytest
 from omnicore.config import PrepareConfig
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import avhbench
-from omnicore.data.benchmarks.base import Problem, Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, Problem, read_queries
 from omnicore.schema import AnswerKind, Query
 from omnicore.steps import prepare
 from tests.benchmarks import native
@@ -60,7 +60,7 @@ Read = tuple[dict[str, Query], list[Problem]]
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Read:
     folder = native.copy("avhbench", tmp_path_factory.mktemp("copy"))
-    rows, problems, count = read(avhbench, Source(avhbench.ENTRY, folder))
+    rows, problems, count = read_queries(avhbench, AnnotationSource(avhbench.ENTRY, folder))
     assert len(rows) + len(problems) == count == 8
     return {row.id: row for row in rows}, problems
 
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
     )
     (folder / "QA.json").write_text(text)
     (folder / "videos" / "00003_swap.mp4").unlink()
-    _, problems, count = read(avhbench, Source(avhbench.ENTRY, folder))
+    _, problems, count = read_queries(avhbench, AnnotationSource(avhbench.ENTRY, folder))
     assert count == 8
     assert [(p.field, p.message) for p in problems if not p.excluded] == [
         ("text", "is missing"),
@@ -110,7 +110,7 @@ def test_what_is_excluded_does_not_fail_the_step(tmp_path: Path) -> None:
         sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0
     )
     (tmp_path / "out").mkdir()
-    summary = prepare.native(load_recipe("tiny"), config, tmp_path / "out")
+    summary = prepare.prepare_benchmarks(load_recipe("tiny"), config, tmp_path / "out")
     assert summary == {"benchmarks": 1, "queries": 6, "refused": 0, "excluded": 2, "flagged": 0}
     (info,) = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert [
@@ -138,7 +138,7 @@ def test_the_figures_by_task(copy: Read) -> None:
         ("00001-1", "No"),
         ("00002-1", "?"),
     ]
-    assert avhbench.aggregate([(items[name], reply) for name, reply in asked]) == {
+    assert avhbench.official_figures([(items[name], reply) for name, reply in asked]) == {
         f"{MATCH}/accuracy": 0,
         f"{MATCH}/precision": 0,
         f"{MATCH}/recall": 0,

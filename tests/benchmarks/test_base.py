@@ -17,26 +17,26 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnicore.data.benchmarks import NAMES, adapter, official
+from omnicore.data.benchmarks import NAMES, get_adapter, official_scorer
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Refused,
-    Row,
-    Source,
-    by_letter,
-    by_text,
-    labelled,
-    latest,
-    placed,
-    read,
-    unplaced,
+    last_occurring,
+    option_by_letter,
+    option_by_text,
+    places_to_tags,
+    read_queries,
+    split_labels,
+    tags_to_places,
 )
-from omnicore.data.benchmarks.files import members, suffix_of
+from omnicore.data.benchmarks.files import json_members, media_suffix
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Query
 from tests.benchmarks import tables
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="made_up",
     title="Made-up",
     source="nobody/made-up",
@@ -62,10 +62,10 @@ JSON = st.recursive(
 def test_inline_tags_come_back_as_they_were(text: str) -> None:
     if PLACE.search(text):
         with pytest.raises(Refused, match="holds <media_"):
-            placed(text, TAGS)
+            tags_to_places(text, TAGS)
         return
-    ours = placed(text, TAGS)
-    assert unplaced(ours, TAGS) == text
+    ours = tags_to_places(text, TAGS)
+    assert places_to_tags(ours, TAGS) == text
     assert len(PLACE.findall(ours)) == sum(text.count(tag) for tag in TAGS)
     assert not any(tag in ours for tag in TAGS)
 
@@ -81,7 +81,7 @@ def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) 
         [form.format(x) + text for x, text in zip(string.ascii_uppercase, texts, strict=False)],
     ):
         try:
-            labels, bare = labelled("options", options)
+            labels, bare = split_labels("options", options)
         except Refused:
             continue
         assert [label + text for label, text in zip(labels, bare, strict=True)] == options
@@ -93,7 +93,7 @@ def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) 
 @given(st.lists(JSON, max_size=5), st.integers(0, 3))
 def test_members_of_a_list_stand_where_they_are_found(values: list[object], indent: int) -> None:
     text = json.dumps(values, indent=indent or None, ensure_ascii=False)
-    found = list(members(text))
+    found = list(json_members(text))
     assert [value for _, value, *_ in found] == values
     assert [json.loads(text[start:end]) for *_, start, end in found] == values
     assert json.loads(text) == values
@@ -102,7 +102,7 @@ def test_members_of_a_list_stand_where_they_are_found(values: list[object], inde
 @given(st.dictionaries(st.text(), JSON, max_size=5), st.integers(0, 3))
 def test_members_of_an_object_have_their_keys(values: dict[str, object], indent: int) -> None:
     text = json.dumps(values, indent=indent or None)
-    assert {key: value for key, value, *_ in members(text)} == values
+    assert {key: value for key, value, *_ in json_members(text)} == values
 
 
 class Made:
@@ -110,10 +110,10 @@ class Made:
 
     ENTRY = ENTRY
 
-    def rows(self, source: Source) -> Iterator[Row]:
+    def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]:
         return source.json_rows("items.json")
 
-    def query(self, source: Source, row: Row) -> Query:
+    def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query:
         item = row.fields
         return Query(
             benchmark="made_up",
@@ -125,7 +125,7 @@ class Made:
             cluster="c",
         )
 
-    def official(self, query: Query, reply: str) -> float:
+    def official_score(self, query: Query, reply: str) -> float:
         return 0.0
 
 
@@ -148,7 +148,7 @@ def test_queries_and_problems_add_up_to_the_items(items: list[object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "items.json").write_text(json.dumps(items, indent=1))
-        rows, problems, native = read(Made(), Source(ENTRY, root))
+        rows, problems, native = read_queries(Made(), AnnotationSource(ENTRY, root))
     assert len(rows) + sum(not problem.kept for problem in problems) == native == len(items)
     assert len({row.id for row in rows}) == len(rows)
     for problem in problems:
@@ -175,20 +175,20 @@ def test_a_broken_json_file_is_an_error_with_its_line(
         DataError,
         match=f"items.json:{line}: broken JSON, {message}.*copy the file again from nobody/made-up",
     ):
-        list(Source(ENTRY, tmp_path).json_rows("items.json"))
+        list(AnnotationSource(ENTRY, tmp_path).json_rows("items.json"))
 
 
 def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_bytes(b'["\xff"]')
     with pytest.raises(DataError, match="is not UTF-8"):
-        list(Source(ENTRY, tmp_path).json_rows("items.json"))
+        list(AnnotationSource(ENTRY, tmp_path).json_rows("items.json"))
 
 
 def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_bytes(
         b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n"text"\n{"a": "\xff"}\n{"a": 2}\n'
     )
-    rows = list(Source(ENTRY, tmp_path).jsonl_rows("items.json"))
+    rows = list(AnnotationSource(ENTRY, tmp_path).jsonl_rows("items.json"))
     assert [(row.line, dict(row.fields)) for row in rows if not row.broken] == [
         (1, {"a": 1}),
         (6, {"a": 2}),
@@ -205,7 +205,7 @@ def test_tables_come_in_their_order_and_a_broken_one_is_an_error(tmp_path: Path)
     tables.write(tmp_path / "part1.parquet", rows[:9], (), "bytes", group=4)
     tables.write(tmp_path / "part2.parquet", rows[9:], (), "bytes", group=4)
     (tmp_path / "items.json").touch()
-    source = Source(ENTRY, tmp_path)
+    source = AnnotationSource(ENTRY, tmp_path)
     found = list(source.parquet_rows("part*.parquet"))
     assert [row.fields["n"] for row in found] == list(range(20))
     assert [(row.file, row.line) for row in (found[0], found[8], found[9])] == [
@@ -223,7 +223,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     tables.write(tmp_path / "big.parquet", rows, (), "bytes", group=4)
     (tmp_path / "items.json").touch()
     before, most = pa.total_allocated_bytes(), 0
-    for row in Source(ENTRY, tmp_path).parquet_rows("big.parquet"):
+    for row in AnnotationSource(ENTRY, tmp_path).parquet_rows("big.parquet"):
         assert row.fields["picture"] == rows[row.fields["n"]]["picture"]
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 20_000_000  # of 60 million bytes; a row group has 2 million
@@ -233,7 +233,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 def test_a_medium_outside_the_copy_is_refused(tmp_path: Path, uri: str) -> None:
     (tmp_path / "items.json").touch()
     with pytest.raises(Refused, match="lies outside"):
-        Source(ENTRY, tmp_path).media("video", "video", uri)
+        AnnotationSource(ENTRY, tmp_path).find_media("video", "video", uri)
 
 
 def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
     (tmp_path / "copy" / "items.json").touch()
     (tmp_path / "blob").write_bytes(b"film")
     (tmp_path / "copy" / "a.mp4").symlink_to("../blob")
-    source = Source(ENTRY, tmp_path / "copy")
-    assert source.path(source.media("video", "video", "a.mp4")) == tmp_path / "blob"
+    source = AnnotationSource(ENTRY, tmp_path / "copy")
+    assert source.media_path(source.find_media("video", "video", "a.mp4")) == tmp_path / "blob"
 
 
 def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
@@ -253,28 +253,28 @@ def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
             r"items\.json is missing\. Give the folder as nobody/made-up lays it out, or .* --hub"
         ),
     ):
-        Source(ENTRY, tmp_path)
+        AnnotationSource(ENTRY, tmp_path)
 
 
 def test_answers_by_letter_and_by_text() -> None:
     options = ["red ", "blue", "blue "]
-    assert [by_letter("answer", letter, options) for letter in ("A", " b ", "C")] == options
-    assert by_text("answer", " red", options) == "red "
+    assert [option_by_letter("answer", letter, options) for letter in ("A", " b ", "C")] == options
+    assert option_by_text("answer", " red", options) == "red "
     for letter in ("D", "", "AB", "1", "é"):
         with pytest.raises(Refused, match="names none of the 3 options"):
-            by_letter("answer", letter, options)
+            option_by_letter("answer", letter, options)
     for odd in (1, ["A"], True):
         with pytest.raises(Refused, match="is no letter"):
-            by_letter("answer", odd, options)  # type: ignore[arg-type]
+            option_by_letter("answer", odd, options)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="'Red' is none of the options"):
-        by_text("answer", "Red", options)
+        option_by_text("answer", "Red", options)
     with pytest.raises(Refused, match="'blue' is more than one of the options"):
-        by_text("answer", "blue", options)
+        option_by_text("answer", "blue", options)
 
 
 def test_latest_is_the_first_where_none_is_found() -> None:
-    assert latest("ABC", "C B A".rfind) == "A"
-    assert latest("BC", "none here".rfind) == "B"
+    assert last_occurring("ABC", "C B A".rfind) == "A"
+    assert last_occurring("BC", "none here".rfind) == "B"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_latest_is_the_first_where_none_is_found() -> None:
     ],
 )
 def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
-    assert suffix_of(data) == suffix
+    assert media_suffix(data) == suffix
 
 
 @pytest.mark.parametrize(
@@ -310,35 +310,35 @@ def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
 def test_mp3_of_every_rate_is_known_by_its_first_bytes(rate: int) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros(rate), rate, format="MP3")
-    assert suffix_of(file.getvalue()) == ".mp3"
+    assert media_suffix(file.getvalue()) == ".mp3"
 
 
 @pytest.mark.parametrize("kind", ["tone:440", "picture:red", "video:300"])
 def test_made_media_are_known_by_their_first_bytes(kind: str) -> None:
     expected = {"tone": ".wav", "picture": ".png", "video": ".mp4"}[kind.partition(":")[0]]
-    assert suffix_of(tables.cell(kind, "bytes")) == expected
+    assert media_suffix(tables.cell(kind, "bytes")) == expected
 
 
 def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path: Path) -> None:
     (tmp_path / "items.json").touch()
-    source = Source(ENTRY, tmp_path, tmp_path / "scratch")
-    assert source.embedded("audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}).uri.endswith(
-        ".mp3"
-    )
+    source = AnnotationSource(ENTRY, tmp_path, tmp_path / "scratch")
+    assert source.embedded_media(
+        "audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}
+    ).uri.endswith(".mp3")
     with pytest.raises(ValueError, match="scratch"):
-        Source(ENTRY, tmp_path).embedded("audio", "audio", b"ID3...")
+        AnnotationSource(ENTRY, tmp_path).embedded_media("audio", "audio", b"ID3...")
 
 
 def test_every_name_of_the_registry_is_an_adapter() -> None:
     found: dict[str, SimpleNamespace] = {}
     for name in NAMES:
         try:
-            found[name] = adapter(name)  # type: ignore[assignment]
+            found[name] = get_adapter(name)  # type: ignore[assignment]
         except ModuleNotFoundError:  # another half of the registry
             continue
         entry = found[name].ENTRY
         assert entry.name == name
-        assert official(name) is found[name].official
+        assert official_scorer(name) is found[name].official_score
         assert (entry.filter_policy == "keep_whole") == bool(entry.reason)
     assert {
         "av_odyssey",
@@ -348,6 +348,6 @@ def test_every_name_of_the_registry_is_an_adapter() -> None:
         "video_holmes",
         "worldsense",
     } <= set(found)
-    assert official("synthetic") is None
+    assert official_scorer("synthetic") is None
     with pytest.raises(ConfigError, match="no benchmark 'nonsense'"):
-        adapter("nonsense")
+        get_adapter("nonsense")

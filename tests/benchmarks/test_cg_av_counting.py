@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import cg_av_counting
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import AnswerKind, Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -96,7 +96,9 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     file.write_text(text.replace('"query_interval": [0, 9.5]', '"query_interval": [9.5]'))
     (folder / "cg_videos_720p" / "film_b.mp4").unlink()
     (folder / "videos.zip.part-aa").touch()
-    rows, problems, count = read(cg_av_counting, Source(cg_av_counting.ENTRY, folder))
+    rows, problems, count = read_queries(
+        cg_av_counting, AnnotationSource(cg_av_counting.ENTRY, folder)
+    )
     assert ([row.id for row in rows], count) == (["0", "4"], 6)
     hint = "; join the pieces and unpack them here: cat videos.zip?* > videos.zip"
     assert [(p.line, p.field, p.message) for p in problems] == [
@@ -116,7 +118,9 @@ def test_both_scores_of_a_reply(
 
 def test_the_figures_over_all(items: dict[str, Query]) -> None:
     said = {"0": "3", "1": "14", "2": "one", "3": "101", "4": "421", "17": "120"}
-    figures = cg_av_counting.aggregate([(items[name], reply) for name, reply in said.items()])
+    figures = cg_av_counting.official_figures(
+        [(items[name], reply) for name, reply in said.items()]
+    )
     # Errors 0, 2, 1, 101, 281, 99. Those of 3 and 4 pass max(2 * count, 100) and become twice the count, 0 and 280: 101 too many
     # where there is none cost nothing, 99 too many cost 99.
     assert figures == {
@@ -125,4 +129,4 @@ def test_the_figures_over_all(items: dict[str, Query]) -> None:
         "mae": pytest.approx((0 + 2 + 1 + 0 + 280 + 99) / 6),
         "rmse": pytest.approx(((4 + 1 + 280**2 + 99**2) / 6) ** 0.5),
     }
-    assert cg_av_counting.aggregate([]) == {"acc": 0, "oboa": 0, "mae": 0, "rmse": 0}
+    assert cg_av_counting.official_figures([]) == {"acc": 0, "oboa": 0, "mae": 0, "rmse": 0}

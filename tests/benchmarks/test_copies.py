@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import daily_omni, omnivideobench
-from omnicore.data.benchmarks.archives import missing_step, unpack
-from omnicore.data.benchmarks.base import Problem, Refused, Row, Source
+from omnicore.data.benchmarks.archives import missing_file_remedy, unpack_archives
+from omnicore.data.benchmarks.base import AnnotationRow, AnnotationSource, Problem, Refused
 from omnicore.data.benchmarks.files import check_shards
-from omnicore.data.benchmarks.losses import refusal, skewed
+from omnicore.data.benchmarks.losses import refusal_message, skew_lines
 from omnicore.errors import DataError
 
 
@@ -75,23 +75,23 @@ def test_archives_in_pieces_are_unpacked_once(tmp_path: Path, name: str, pieces:
     for i, piece in enumerate(pieces):
         (root / piece).write_bytes(data[i * size :][:size])
     patterns = (name,)
-    said = missing_step(root, patterns)
+    said = missing_file_remedy(root, patterns)
     assert ("join the pieces" in said) is (len(pieces) > 1)
-    unpack(root, patterns)
+    unpack_archives(root, patterns)
     made = root / "deep" / "inside" / "film.txt"
     assert made.read_text() == text
     assert sorted(path.name for path in root.iterdir()) == sorted(
         [*pieces, "deep", f"{name}.unpacked"]
     )
     made.unlink()
-    unpack(root, patterns)
+    unpack_archives(root, patterns)
     assert not made.exists(), "a second run unpacks nothing"
-    assert "download them again" in missing_step(root, patterns)
+    assert "download them again" in missing_file_remedy(root, patterns)
     if len(pieces) > 1:
         (root / f"{name}.unpacked").unlink()
         (root / pieces[1]).unlink()
         with pytest.raises(DataError, match="before or between them are missing"):
-            unpack(root, patterns)
+            unpack_archives(root, patterns)
 
 
 def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
@@ -99,29 +99,30 @@ def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
     for place in ("qa.json", "Videos/chunk_1/film.mp4", "a/twice.mp4", "b/twice.mp4"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text("[]")
-    source = Source(entry, tmp_path)
-    assert source.film("f", "Videos/film.mp4")[0].uri == "Videos/chunk_1/film.mp4"
+    source = AnnotationSource(entry, tmp_path)
+    assert source.video_with_sound("f", "Videos/film.mp4")[0].uri == "Videos/chunk_1/film.mp4"
     with pytest.raises(
         Refused, match=r"is missing, and which of a/twice\.mp4, b/twice\.mp4 it is cannot be told"
     ):
-        source.film("f", "Videos/twice.mp4")
+        source.video_with_sound("f", "Videos/twice.mp4")
     assert (
-        source.media("f", "video", "Videos/b/twice.mp4", named="b/twice.mp4").uri == "b/twice.mp4"
+        source.find_media("f", "video", "Videos/b/twice.mp4", named="b/twice.mp4").uri
+        == "b/twice.mp4"
     )
     with pytest.raises(Refused, match=r"is missing; download Videos\.tar and unpack it here"):
-        source.media("f", "video", "Videos/none.mp4")
+        source.find_media("f", "video", "Videos/none.mp4")
 
 
 def test_a_film_of_another_folder_is_another_film(tmp_path: Path) -> None:
     (tmp_path / "qa.json").write_text("[]")
     (tmp_path / "unpacked" / "b").mkdir(parents=True)
     (tmp_path / "unpacked" / "b" / "001.mp4").write_text("film")
-    source = Source(daily_omni.ENTRY, tmp_path)
-    assert source.media("path", "video", "b/001.mp4").uri == "unpacked/b/001.mp4"
+    source = AnnotationSource(daily_omni.ENTRY, tmp_path)
+    assert source.find_media("path", "video", "b/001.mp4").uri == "unpacked/b/001.mp4"
     with pytest.raises(Refused, match=r"a/001\.mp4 is missing"):
-        source.media("path", "video", "a/001.mp4")
+        source.find_media("path", "video", "a/001.mp4")
     with pytest.raises(Refused, match=r"videos/a/001\.mp4 is missing"):
-        source.film("video", "videos/a/001.mp4", named="a/001.mp4")
+        source.video_with_sound("video", "videos/a/001.mp4", named="a/001.mp4")
 
 
 def test_files_are_found_through_linked_folders(tmp_path: Path) -> None:
@@ -133,7 +134,8 @@ def test_files_are_found_through_linked_folders(tmp_path: Path) -> None:
     (copy / "qa.json").write_text("[]")
     (copy / "videos").symlink_to("../store")
     assert (
-        Source(daily_omni.ENTRY, copy).film("f", "Videos/film.mp4")[0].uri == "videos/deep/film.mp4"
+        AnnotationSource(daily_omni.ENTRY, copy).video_with_sound("f", "Videos/film.mp4")[0].uri
+        == "videos/deep/film.mp4"
     )
 
 
@@ -149,25 +151,27 @@ def test_only_archives_are_unpacked_and_pieces_in_their_order(tmp_path: Path) ->
     (tmp_path / "whole.zip").rename(copy / "Benchmark" / "videos.zip")
     for beside in ("videos.zip.md5", "videos.zip.sha256", "videos.zip.part", "videos.zip.aria2"):
         (copy / beside).write_text("no archive")
-    unpack(copy, ("videos.zip", "Benchmark/videos.zip"))
+    unpack_archives(copy, ("videos.zip", "Benchmark/videos.zip"))
     assert (copy / "film.txt").read_bytes() == (copy / "Benchmark" / "film.txt").read_bytes()
-    assert "download them again" in missing_step(copy, ("videos.zip", "Benchmark/videos.zip"))
+    assert "download them again" in missing_file_remedy(
+        copy, ("videos.zip", "Benchmark/videos.zip")
+    )
 
 
 def test_volumes_name_the_command_that_joins_them(tmp_path: Path) -> None:
     (tmp_path / "videos.zip").write_bytes(b"PK")
     (tmp_path / "videos.z01").touch()
     with pytest.raises(DataError, match=r"`zip -s 0 videos\.zip --out whole\.zip`"):
-        unpack(tmp_path, ("videos.zip",))
+        unpack_archives(tmp_path, ("videos.zip",))
 
 
 @pytest.mark.parametrize("count", [50, 90, 150, 170, 1197, 9185])
 def test_the_proposed_limit_would_pass(count: int, tmp_path: Path) -> None:
     (tmp_path / "qa.json").write_text("[]")
-    source = Source(daily_omni.ENTRY, tmp_path)
+    source = AnnotationSource(daily_omni.ENTRY, tmp_path)
     problem = Problem(benchmark="b", file="f", line=1, id="", field="x", message="is missing")
     for lost in range(1, count, 1 + count // 400):
-        said = refusal("B", [problem] * lost, count, 0.0, source)
+        said = refusal_message("B", [problem] * lost, count, 0.0, source)
         if found := re.search(r"max_refused=([\d.]+)", said):
             assert lost <= float(found[1]) * count
             assert float(found[1]) - lost / count < 0.0021
@@ -175,9 +179,9 @@ def test_the_proposed_limit_would_pass(count: int, tmp_path: Path) -> None:
 
 def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("[]")
-    source = Source(omnivideobench.ENTRY, tmp_path)
+    source = AnnotationSource(omnivideobench.ENTRY, tmp_path)
     for length in ("00:59", "01:00", "4:59", "05:00", "14:59", "15:00", "1:00:00"):
-        source.count(Row("data.json", 1, {"duration": length}), items=1, lost=0)
+        source.count_item(AnnotationRow("data.json", 1, {"duration": length}), items=1, lost=0)
     assert source.losses == {
         ("duration", name): (n, 0)
         for name, n in (("<1 min", 1), ("1-5 min", 2), ("5-15 min", 2), (">15 min", 2))
@@ -186,7 +190,7 @@ def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_skewed_is_told() -> None:
     even = {("length", "30s"): (600, 6), ("length", "60s"): (550, 5)}
-    assert skewed(even) == []
-    assert skewed(even | {("length", "60s"): (550, 50)}) == [
+    assert skew_lines(even) == []
+    assert skew_lines(even | {("length", "60s"): (550, 50)}) == [
         "  the loss is skewed: 50 of 550 with length '60s', and 56 of 1150 in all"
     ]

@@ -134,25 +134,25 @@ def test_videos_may_lie_beside_the_questions(tmp_path: Path, items: dict[str, Qu
 
 def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
-    from omnicore.data.benchmarks.base import Source, read
+    from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 
     folder = native.copy("daily_omni", tmp_path)
     written = json.loads((folder / "qa.json").read_text())
     del written[0]["Choice"]
     (folder / "qa.json").write_text(json.dumps(written))
-    rows, problems, _ = read(daily_omni, Source(ENTRY, folder))
+    rows, problems, _ = read_queries(daily_omni, AnnotationSource(ENTRY, folder))
     assert [row.id for row in rows] == [name for name, *_ in ITEMS[1:]]
     assert [(problem.field, problem.message) for problem in problems] == [("Choice", "is missing")]
 
 
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
-    from omnicore.data.benchmarks.base import Source, read
+    from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 
     folder = native.copy("daily_omni", tmp_path)
     shutil.rmtree(folder / "Videos")
     (folder / "Videos.tar").write_bytes(b"")
-    _, problems, native_items = read(daily_omni, Source(ENTRY, folder))
+    _, problems, native_items = read_queries(daily_omni, AnnotationSource(ENTRY, folder))
     assert len(problems) == native_items == 6
     assert problems[0].message.endswith(
         "_video.mp4 is missing; unpack Videos.tar here if that has not been done"

@@ -10,8 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from omnicore.data.benchmarks import NAMES, adapter
-from omnicore.data.benchmarks.base import Adapter, Problem, Row, Source, read
+from omnicore.data.benchmarks import NAMES, get_adapter
+from omnicore.data.benchmarks.base import (
+    Adapter,
+    AnnotationRow,
+    AnnotationSource,
+    Problem,
+    read_queries,
+)
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 
@@ -63,7 +69,7 @@ ODD: tuple[Any, ...] = (None, 7, ["x", None, {"y": 1}], {"z": [1]}, "")
 
 
 @pytest.fixture(scope="module")
-def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnotationSource]:
     root, found = tmp_path_factory.mktemp("copies"), {}
     for name in NAMES:
         if name in FILES:
@@ -76,31 +82,40 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
             tables.write(root / name / FILES[name], rows, CELLS[name], "bytes")
         else:
             native.copy(name, root)
-        found[name] = Source(adapter(name).ENTRY, root / name, root / "scratch" / name)
+        found[name] = AnnotationSource(
+            get_adapter(name).ENTRY, root / name, root / "scratch" / name
+        )
     return found
 
 
-def again(name: str, source: Source, row: Row) -> tuple[list[Query], list[Problem]]:
+def again(
+    name: str, source: AnnotationSource, row: AnnotationRow
+) -> tuple[list[Query], list[Problem]]:
     """What the adapter makes of one row."""
-    found = adapter(name)
+    found = get_adapter(name)
 
-    def rows(_: Source) -> Iterator[Row]:
+    def rows(_: AnnotationSource) -> Iterator[AnnotationRow]:
         yield row
 
     made = cast(
         Adapter,
-        SimpleNamespace(ENTRY=found.ENTRY, rows=rows, query=found.query, official=found.official),
+        SimpleNamespace(
+            ENTRY=found.ENTRY,
+            read_rows=rows,
+            build_query=found.build_query,
+            official_score=found.official_score,
+        ),
     )
-    queries, problems, _ = read(made, source)
+    queries, problems, _ = read_queries(made, source)
     return queries, [problem for problem in problems if not problem.kept]
 
 
-def first(name: str, source: Source) -> Row:
-    return next(row for row in adapter(name).rows(source) if again(name, source, row)[0])
+def first(name: str, source: AnnotationSource) -> AnnotationRow:
+    return next(row for row in get_adapter(name).read_rows(source) if again(name, source, row)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, Source]) -> None:
+def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, AnnotationSource]) -> None:
     source, row = copies[name], first(name, copies[name])
     whole = again(name, source, row)[0][0]
     refusing = set()
@@ -126,7 +141,7 @@ def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, Source]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_refused_item_has_the_id_that_its_query_would_have(
-    name: str, copies: Mapping[str, Source]
+    name: str, copies: Mapping[str, AnnotationSource]
 ) -> None:
     source = copies[name]
     row = first(name, source)
@@ -146,7 +161,9 @@ def test_a_refused_item_has_the_id_that_its_query_would_have(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_null_in_a_needed_field_is_missing_by_name(name: str, copies: Mapping[str, Source]) -> None:
+def test_null_in_a_needed_field_is_missing_by_name(
+    name: str, copies: Mapping[str, AnnotationSource]
+) -> None:
     source, row = copies[name], first(name, copies[name])
     media = {"video", "image", "audio"}  # each in its adapter's own words
     for field in sorted((NEEDED[name] & set(row.fields)) - media):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import intentbench
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_listed(
     text = (folder / "qa.json").read_text()
     assert old in text
     (folder / "qa.json").write_text(text.replace(old, new, 1))
-    rows, problems, count = read(intentbench, Source(intentbench.ENTRY, folder))
+    rows, problems, count = read_queries(intentbench, AnnotationSource(intentbench.ENTRY, folder))
     assert (len(rows), count) == (8, 9)
     field, message = problem
     assert (problems[0].field, problems[0].excluded) == (field, False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import jointavbench
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     )
     (folder / "jointavbench.json").write_text(text)
     (folder / "videos" / "-abC.mp4").unlink()
-    rows, problems, count = read(jointavbench, Source(jointavbench.ENTRY, folder))
+    rows, problems, count = read_queries(jointavbench, AnnotationSource(jointavbench.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["xyz_task9_0"], 6)
     assert [(p.field, p.message) for p in problems] == [
         ("video_name", "video videos/-abC.mp4 is missing"),
@@ -131,5 +131,5 @@ def test_both_scores_of_a_reply(
 
 def test_the_publishers_mean_leaves_out_what_names_nothing(items: dict[str, Query]) -> None:
     asked = [(items[LAMP], reply) for reply in ("B", "D", "A and B", "")] + [(items[DOG], "A")]
-    assert jointavbench.aggregate(asked) == {"accuracy": 2 / 3, "answered": 3 / 5}
-    assert jointavbench.aggregate([]) == {"accuracy": 0, "answered": 0}
+    assert jointavbench.official_figures(asked) == {"accuracy": 2 / 3, "answered": 3 / 5}
+    assert jointavbench.official_figures([]) == {"accuracy": 0, "answered": 0}

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from omnicore.data.benchmarks.base import Mislabelled, Refused, labelled
+from omnicore.data.benchmarks.base import Mislabelled, Refused, split_labels
 
 WORDS = ["a dog", "a cat", "a cow", "an owl"]
 STRIPPED = [
@@ -74,16 +74,16 @@ REFUSED = [
 def test_labels_in_turn_are_stripped(form: str) -> None:
     places = [form.format(U=chr(65 + place), l=chr(97 + place), n=place + 1) for place in range(4)]
     options = [label + word for label, word in zip(places, WORDS, strict=True)]
-    assert labelled("options", options) == (places, WORDS)
+    assert split_labels("options", options) == (places, WORDS)
     wide = [label.translate({65 + i: 0xFF21 + i for i in range(26)}) for label in places]
     if wide != places and not form.endswith(("} ", "\u3000")):
-        assert labelled(
+        assert split_labels(
             "options", [label + word for label, word in zip(wide, WORDS, strict=True)]
         ) == (wide, WORDS)
 
 
 def test_one_of_the_marks_may_be_missing() -> None:
-    assert labelled("options", ["A.dog", "B cat", "C.cow", "D. owl"])[1] == [
+    assert split_labels("options", ["A.dog", "B cat", "C.cow", "D. owl"])[1] == [
         "dog",
         "cat",
         "cow",
@@ -93,13 +93,13 @@ def test_one_of_the_marks_may_be_missing() -> None:
 
 @pytest.mark.parametrize("options", TEXTS)
 def test_texts_that_begin_like_labels_are_kept(options: list[str]) -> None:
-    assert labelled("options", options) == ([""] * len(options), options)
+    assert split_labels("options", options) == ([""] * len(options), options)
 
 
 @pytest.mark.parametrize("options", DISORDER)
 def test_labels_out_of_turn_are_refused(options: list[str]) -> None:
     with pytest.raises(Mislabelled, match="are not labelled in turn, but") as error:
-        labelled("options", options)
+        split_labels("options", options)
     assert error.value.texts == [
         option.split(" ")[-1] if option != "an owl" else option for option in options
     ]
@@ -108,4 +108,4 @@ def test_labels_out_of_turn_are_refused(options: list[str]) -> None:
 @pytest.mark.parametrize(("options", "message"), REFUSED)
 def test_blank_and_equal_options_are_refused(options: object, message: str) -> None:
     with pytest.raises(Refused, match=message):
-        labelled("options", options)
+        split_labels("options", options)

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omnicore.data.benchmarks import adapter
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks import get_adapter
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
@@ -223,10 +223,10 @@ def test_own_layout_is_read_where_both_are_there(tmp_path: Path) -> None:
     ["worldsense", "cg_av_counting", "av_odyssey", "omnibench", "omnivideobench", "video_holmes"],
 )
 def test_every_layout_is_named_where_none_is_there(name: str, tmp_path: Path) -> None:
-    entry = adapter(name).ENTRY
+    entry = get_adapter(name).ENTRY
     assert len(entry.annotations) > 1
     with pytest.raises(ConfigError) as error:
-        Source(entry, tmp_path)
+        AnnotationSource(entry, tmp_path)
     assert all(layout in str(error.value) for layout in entry.annotations)
 
 
@@ -264,8 +264,8 @@ def test_blank_cells_of_a_table_are_missing(tmp_path: Path, column: str, blank: 
 
 
 def check(folder: Path, column: str) -> None:
-    found = adapter("worldsense")
-    _, problems, count = read(found, Source(found.ENTRY, folder))
+    found = get_adapter("worldsense")
+    _, problems, count = read_queries(found, AnnotationSource(found.ENTRY, folder))
     assert count == 1
     assert [(p.line, p.id, p.field, p.message) for p in problems] == [
         (1, "aaKiteXy-task0", column, "is missing")
@@ -278,8 +278,8 @@ def test_tsv_row_with_too_many_cells_is_listed(tmp_path: Path) -> None:
     path = folder / "CG-AV-Counting.tsv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], lines[2].replace("\n", "\tmore\n"), *lines[3:]]))
-    found = adapter("cg_av_counting")
-    rows, problems, count = read(found, Source(found.ENTRY, folder))
+    found = get_adapter("cg_av_counting")
+    rows, problems, count = read_queries(found, AnnotationSource(found.ENTRY, folder))
     assert (len(rows), count) == (5, 6)
     assert [(p.line, p.field, p.message) for p in problems] == [
         (2, "line", "has more cells than the header has columns")

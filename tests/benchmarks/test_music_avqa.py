@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import music_avqa
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
         '"question_id": 12', '"question_id": 11'
     )
     file.write_text(text)
-    rows, problems, count = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    rows, problems, count = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["11", "22", "24", "25"], 8)
     assert [(p.line, p.field, p.message) for p in problems] == [
         (3, "id", "11 occurs twice"),
@@ -147,7 +147,7 @@ def pair(folder: Path, **changed: object) -> None:
 def test_both_items_of_a_contradicting_pair_are_excluded(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     pair(folder, anser="three")
-    rows, problems, count = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    rows, problems, count = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
     assert ([row.id for row in rows], count) == (["12", "13", "21", "22", "23", "24", "25"], 9)
     assert [(p.id, p.field, p.excluded) for p in problems] == [("11", "answer", True)] * 2
     assert [p.message.partition(":")[0] for p in problems] == [
@@ -159,7 +159,7 @@ def test_both_items_of_a_contradicting_pair_are_excluded(tmp_path: Path) -> None
 def test_the_same_item_twice_is_kept_once(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     pair(folder)
-    rows, problems, _ = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    rows, problems, _ = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
     assert len(rows) == 8
     assert [(p.id, p.message, p.excluded) for p in problems] == [("11", "11 occurs twice", False)]
 
@@ -170,6 +170,6 @@ def test_the_corrected_annotations_are_read_where_they_are(tmp_path: Path) -> No
     items = json.loads((folder / "data" / "json" / "avqa-test.json").read_text())
     (folder / "data" / "json_update").mkdir()
     (folder / "data" / "json_update" / "avqa-test.json").write_text(json.dumps(items[1:]))
-    rows, problems, _ = read(music_avqa, Source(music_avqa.ENTRY, folder))
+    rows, problems, _ = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
     assert problems == []
     assert {row.id: row.answer for row in rows}["11"] == "three"

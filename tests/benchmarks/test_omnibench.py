@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import omnibench
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.media.read import load_audio, load_image
 from omnicore.schema import Query
 from omnicore.storage.digests import sha256_file
@@ -102,9 +102,9 @@ def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
 
 
 def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None:
-    source = Source(omnibench.ENTRY, copy, tmp_path / "scratch")
-    rows, _, _ = read(omnibench, source)
-    files = {medium.uri: source.path(medium) for row in rows for medium in row.media}
+    source = AnnotationSource(omnibench.ENTRY, copy, tmp_path / "scratch")
+    rows, _, _ = read_queries(omnibench, source)
+    files = {medium.uri: source.media_path(medium) for row in rows for medium in row.media}
     assert sorted(path.name for path in copy.rglob("*") if path.is_file()) == [
         "train-00000-of-00002.parquet",
         "train-00001-of-00002.parquet",
@@ -112,7 +112,7 @@ def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None
     assert {path.parent for path in files.values()} == {tmp_path / "scratch"}
     assert len(files) == 11  # six sounds, five pictures: one is shown twice
     for row in rows:
-        picture, sound = (source.path(medium) for medium in row.media)
+        picture, sound = (source.media_path(medium) for medium in row.media)
         assert (picture.suffix, sound.suffix) == (
             ".png",
             ".wav",
@@ -135,7 +135,9 @@ def test_an_answer_that_is_no_option_or_no_medium_is_listed(tmp_path: Path) -> N
         {**ROWS[5], "options": ["one", "two", "two", "A. with a plus"]},
     ]
     tables.write(tmp_path / "data/train-00000-of-00001.parquet", wrong, MEDIA, "feature")
-    rows, problems, count = read(omnibench, Source(omnibench.ENTRY, tmp_path, tmp_path / "scratch"))
+    rows, problems, count = read_queries(
+        omnibench, AnnotationSource(omnibench.ENTRY, tmp_path, tmp_path / "scratch")
+    )
     assert ([row.id for row in rows], count) == (["0"], 7)
     assert {problem.file for problem in problems} == {"data/train-00000-of-00001.parquet"}
     assert [(p.line, p.field, p.message) for p in problems] == [

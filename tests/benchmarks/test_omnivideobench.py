@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import omnivideobench
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -129,7 +129,9 @@ def test_what_is_wrong_inside_a_list_is_listed_where_it_stands(tmp_path: Path) -
     )
     (folder / "data.json").write_text(text)
     lines = text.splitlines()
-    rows, problems, count = read(omnivideobench, Source(omnivideobench.ENTRY, folder))
+    rows, problems, count = read_queries(
+        omnivideobench, AnnotationSource(omnivideobench.ENTRY, folder)
+    )
     assert [row.id for row in rows] == [
         "video_1-0",
         "video_1-1",
@@ -156,7 +158,9 @@ def test_a_video_without_questions_is_counted(tmp_path: Path) -> None:
     (folder / "data.json").write_text(
         '[{"video": "video_1", "video_type": "V", "duration": "00:01"}, "video_2"]'
     )
-    rows, problems, count = read(omnivideobench, Source(omnivideobench.ENTRY, folder))
+    rows, problems, count = read_queries(
+        omnivideobench, AnnotationSource(omnivideobench.ENTRY, folder)
+    )
     assert (rows, count) == ([], 2)
     assert [(p.field, p.message) for p in problems] == [
         ("options", "is missing"),
@@ -211,7 +215,9 @@ def test_the_key_decides_and_doubt_is_flagged(
     question |= {"options": options, "correct_option": key, "answer": answer}
     question["reasoning_steps"] = [{"nmodality": "vision"}, {"modality": "audio"}]
     (folder / "data.json").write_text(json.dumps(written, indent=1))
-    rows, problems, count = read(omnivideobench, Source(omnivideobench.ENTRY, folder))
+    rows, problems, count = read_queries(
+        omnivideobench, AnnotationSource(omnivideobench.ENTRY, folder)
+    )
     assert (rows[0].options, rows[0].answer) == (texts, texts[ord(key) - 65])
     assert rows[0].native["modalities"] == "audio,vision"
     assert len(rows) == count

@@ -21,11 +21,11 @@ import pytest
 from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import video_holmes
-from omnicore.data.benchmarks.archives import unpack
-from omnicore.data.benchmarks.base import Entry, Problem
-from omnicore.data.benchmarks.hub import fetch
+from omnicore.data.benchmarks.archives import unpack_archives
+from omnicore.data.benchmarks.base import BenchmarkEntry, Problem
+from omnicore.data.benchmarks.hub import download_benchmark
 from omnicore.errors import ConfigError, DataError
-from omnicore.media.read import locate
+from omnicore.media.read import locate_media
 from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Query
 from omnicore.storage.digests import sha256_file
@@ -87,7 +87,7 @@ def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> 
     assert {name: sum(row.benchmark == name for row in rows) for name in counts} == counts
     for row in rows:
         for medium in row.media:
-            path = locate(medium, tmp_path / "a")
+            path = locate_media(medium, tmp_path / "a")
             assert sha256_file(path) == medium.sha256
             assert path.name == medium.sha256[:16] + path.suffix
     infos = [
@@ -122,7 +122,7 @@ def test_several_benchmarks_at_once(tmp_path: Path, copies: dict[str, Path]) -> 
     } == before
     # Linked where the disk can.
     assert all(
-        locate(row.media[0], tmp_path / "a").stat().st_nlink > 1
+        locate_media(row.media[0], tmp_path / "a").stat().st_nlink > 1
         for row in rows
         if row.benchmark == "worldsense"
     )
@@ -358,7 +358,7 @@ def test_a_download_takes_the_same_path(tmp_path: Path, snapshot: list[dict[str,
     assert info["revision"] == COMMIT
     for row in rows:
         for medium in row.media:
-            path = locate(medium, tmp_path / "out")
+            path = locate_media(medium, tmp_path / "out")
             assert not path.is_symlink()
             assert sha256_file(path) == medium.sha256
 
@@ -389,13 +389,13 @@ def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
             film.unlink()
         packed.writestr("../outside.txt", "no")
     (copy / "videos").rmdir()
-    unpack(copy, video_holmes.ENTRY.archives)
+    unpack_archives(copy, video_holmes.ENTRY.archives)
     assert not (tmp_path / "outside.txt").exists()
     assert len(queries("video_holmes", copy)) == 7
     (copy / "videos.zip.unpacked").unlink()
     (copy / "videos.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"videos\.zip is no whole archive"):
-        unpack(copy, video_holmes.ENTRY.archives)
+        unpack_archives(copy, video_holmes.ENTRY.archives)
 
 
 @pytest.mark.parametrize("revision", ["", "main", COMMIT[:12]])
@@ -413,8 +413,8 @@ def test_a_download_needs_a_pinned_commit(
 def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> None:
     from omnicore.data.benchmarks.daily_omni import ENTRY
 
-    pinned = Entry.model_validate({**ENTRY.model_dump(), "revision": COMMIT})
-    assert fetch(pinned, "hub")[1] == COMMIT
+    pinned = BenchmarkEntry.model_validate({**ENTRY.model_dump(), "revision": COMMIT})
+    assert download_benchmark(pinned, "hub")[1] == COMMIT
 
 
 def test_a_benchmark_that_is_not_read_from_the_hub_says_where_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omnicore.data.benchmarks import uno_bench
-from omnicore.data.benchmarks.base import Problem, Refused, Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, Problem, Refused, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 from tests.benchmarks.scoring import both
@@ -77,7 +77,9 @@ REPLIES = [
 
 def made(rows: list[dict[str, Any]], folder: Path) -> tuple[list[Query], list[Problem]]:
     tables.write(native.copy("uno_bench", folder) / "validation.parquet", rows, (), "bytes")
-    found, problems, count = read(uno_bench, Source(uno_bench.ENTRY, folder / "uno_bench"))
+    found, problems, count = read_queries(
+        uno_bench, AnnotationSource(uno_bench.ENTRY, folder / "uno_bench")
+    )
     assert len(found) + len(problems) == count == len(rows)
     return found, problems
 

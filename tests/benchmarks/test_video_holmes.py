@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import video_holmes
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -85,7 +85,7 @@ def test_options_that_are_not_named_in_turn_are_refused(tmp_path: Path) -> None:
     written = json.loads((folder / "test_Video-Holmes.json").read_text())
     written[1]["Options"] = {"A": "one", "C": "two", "B": "three"}
     (folder / "test_Video-Holmes.json").write_text(json.dumps(written, indent=0))
-    rows, problems, count = read(video_holmes, Source(video_holmes.ENTRY, folder))
+    rows, problems, count = read_queries(video_holmes, AnnotationSource(video_holmes.ENTRY, folder))
     assert (len(rows), count) == (6, 7)
     assert [(p.field, p.message) for p in problems] == [
         ("Options", "are not labelled A, B or 1, 2 in turn, but A, C, B")
@@ -99,7 +99,7 @@ def test_options_in_other_forms_are_read_alike(tmp_path: Path) -> None:
     written[1] |= {"Options": {"A": 1, "B": 2, "C": 3}, "Answer": "B"}
     written[2] |= {"Options": ["A. one", "B. two", "C. three"], "Answer": "B"}
     (folder / "test_Video-Holmes.json").write_text(json.dumps(written))
-    made, problems, _ = read(video_holmes, Source(video_holmes.ENTRY, folder))
+    made, problems, _ = read_queries(video_holmes, AnnotationSource(video_holmes.ENTRY, folder))
     assert not problems
     assert [(query.options, query.answer) for query in made] == [
         (("one", "two", "three"), "two"),

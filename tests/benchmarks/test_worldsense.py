@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import worldsense
-from omnicore.data.benchmarks.base import Source, read
+from omnicore.data.benchmarks.base import AnnotationSource, read_queries
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -123,7 +123,7 @@ def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path
             ]
         )
     )
-    rows, problems, count = read(worldsense, Source(worldsense.ENTRY, folder))
+    rows, problems, count = read_queries(worldsense, AnnotationSource(worldsense.ENTRY, folder))
     either = "the annotation cannot tell which is right"
     assert rows == []
     assert count == len(rows) + len(problems) == 7

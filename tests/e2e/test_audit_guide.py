@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from omnicore.data.benchmarks import NAMES, adapter
+from omnicore.data.benchmarks import NAMES, get_adapter
 from tests.benchmarks.native import copy
 from tests.stub_server import Answer, Stub, completion, told
 
@@ -126,7 +126,7 @@ def test_the_table_has_every_benchmark_as_the_registry_knows_it() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `[^|]+ \| ([^|]+) \|$", GUIDE, re.MULTILINE))
     assert sorted(rows) == sorted(NAMES)
     for name, policy in rows.items():
-        entry = adapter(name).ENTRY
+        entry = get_adapter(name).ENTRY
         assert policy.startswith(
             {"filtered": "filtered", "keep_whole": "kept whole"}[entry.filter_policy]
         ), name

@@ -94,7 +94,7 @@ def test_prepare_reads_the_revision_or_says_what_is_there(signed_in: None, tmp_p
         recipe = load_recipe("tiny", [*SMALL, f"prepare.training={source}"])
         output = tmp_path / (revision[:8] or "none")
         output.mkdir()
-        prepare.training(recipe, recipe.prepare, output)
+        prepare.prepare_training(recipe, recipe.prepare, output)
         assert not (output / "scratch").exists()
         return read_jsonl(output / "rlvr.jsonl", Query)
 

@@ -25,12 +25,12 @@ from transformers.utils import is_torchvision_available
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines import canary, canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.openai import OpenAIEngine
 from omnicore.lineage import signing
-from omnicore.media.data_url import image_url, wav_base64
+from omnicore.media.data_url import image_to_url, wav_to_base64
 from omnicore.schema import Media, Query, View
 from omnicore.serving.server import ChatServer
 from omnicore.storage.digests import model_directory
@@ -104,7 +104,7 @@ def asked(prepared: Path, small_recipe: Recipe) -> list[Request]:
     queries = read_jsonl(prepared / "controls.jsonl", Query) + read_jsonl(
         prepared / "queries.jsonl", Query
     )
-    return [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+    return [Request(prompt_parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
 
 
 def chat(url: str, content: Any, **changed: Any) -> httpx.Response:
@@ -123,7 +123,7 @@ def item(part: Media | str, root: Path) -> dict[str, Any]:
         return {"type": "text", "text": part}
     data = base64.b64encode((root / part.uri).read_bytes()).decode()
     if part.kind == "image":
-        return {"type": "image_url", "image_url": {"url": image_url(root / part.uri)}}
+        return {"type": "image_url", "image_url": {"url": image_to_url(root / part.uri)}}
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
@@ -329,7 +329,7 @@ def test_a_reply_that_is_cut_says_so(server: str) -> None:
 
 
 PNG = base64.b64encode(b"no picture").decode()
-LONG = wav_base64(np.zeros(24_000, np.float32))  # of 1.5 s
+LONG = wav_to_base64(np.zeros(24_000, np.float32))  # of 1.5 s
 VIDEO = "data:video/jpeg;base64,"
 
 
@@ -338,7 +338,7 @@ def picture(url: str) -> list[dict[str, Any]]:
 
 
 def dot() -> str:
-    return image_url(Image.new("RGB", (28, 28)))
+    return image_to_url(Image.new("RGB", (28, 28)))
 
 
 @pytest.mark.parametrize(

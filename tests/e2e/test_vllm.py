@@ -24,7 +24,7 @@ import pytest
 
 from omnicore.cli import main
 from omnicore.config import EngineConfig, Profile
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines import canary, media_orders, openai
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.openai import OpenAIEngine
@@ -172,7 +172,7 @@ def shapes(runs: Path) -> dict[str, list[Request]]:
         root / "queries.jsonl", Query
     ):
         for view in (View.omni, View.text_only):
-            request = Request(parts(query, view, Profile()), root)
+            request = Request(prompt_parts(query, view, Profile()), root)
             shape = (
                 " ".join(part.kind for part in request.parts if isinstance(part, Media)) or "text"
             )

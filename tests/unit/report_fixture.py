@@ -19,7 +19,7 @@ import soundfile
 from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import synthetic
-from omnicore.data.prompts import permutation
+from omnicore.data.prompts import draw_permutation
 from omnicore.evaluation.scores import score
 from omnicore.lineage.step_record import write_step
 from omnicore.schema import Draw, Manifest, Media, Query, RejectionReason, Response, View
@@ -147,10 +147,10 @@ def _prepare(folder: Path, scale: float, planted: bool) -> None:
     for name, items in synthetic.planted_items(world, scale).items():
         rows = [query(item, name, f"{name}-{i:04d}") for i, (item, _) in enumerate(items)]
         truth[name] = {row.id: solvable for row, (_, solvable) in zip(rows, items, strict=True)}
-        infos.append(synthetic.info(name, len(rows)).model_dump(mode="json"))
+        infos.append(synthetic.benchmark_info(name, len(rows)).model_dump(mode="json"))
         queries += rows
     rng = random.Random(1)
-    kinds: tuple[synthetic.Kind, ...] = ("picture", "speech", "picture_text", "speech_text")
+    kinds: tuple[synthetic.ItemKind, ...] = ("picture", "speech", "picture_text", "speech_text")
     each = range(max(8, round(100 * scale)))
     controls = [
         query(world.item(rng, kind), "controls", f"{kind}-{i:04d}") for kind in kinds for i in each
@@ -181,7 +181,7 @@ def _probe(folder: Path, queries: list[Query], rng: random.Random) -> None:
         for view, i in ((view, i) for view, count in counts.items() for i in range(count)):
             keeps = view is View.visual_only and rng.random() < (0.97 if solves else 0.3)
             said = _reply(guess if keeps else rng.choice([*q.options, "77"]))
-            order = permutation(q, view, i, 0)
+            order = draw_permutation(q, view, i, 0)
             answer, outcome = judge(said, q, "value", order)
             found = {
                 "benchmark": q.benchmark,

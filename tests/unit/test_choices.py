@@ -8,7 +8,7 @@ import pytest
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.data.prompts import choices, parts, profile_hash
+from omnicore.data.prompts import answer_choices, profile_hash, prompt_parts
 from omnicore.engines.base import Batch, Request, Sampling
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import ConfigError, DataError, EngineError
@@ -54,19 +54,19 @@ def query(
 def test_choices_are_what_the_style_asks_for(
     scoring: Any, style: Any, kind: AnswerKind, expected: tuple[str, ...]
 ) -> None:
-    assert choices(query(kind), Profile(scoring=scoring, style=style), (2, 0, 1)) == expected
+    assert answer_choices(query(kind), Profile(scoring=scoring, style=style), (2, 0, 1)) == expected
 
 
 def test_question_without_options_has_no_choices() -> None:
-    assert choices(query(AnswerKind.number, ()), Profile(scoring="choice")) == ()
+    assert answer_choices(query(AnswerKind.number, ()), Profile(scoring="choice")) == ()
 
 
 def test_options_that_are_media_need_letters() -> None:
     sounds = tuple(Media(kind="audio", uri=f"{i}.wav", sha256="0" * 64) for i in range(2))
     asked = query(options=("<media_1>", "<media_2>"), media=sounds)
-    assert choices(asked, Profile(scoring="choice", style="letter")) == ("A", "B")
+    assert answer_choices(asked, Profile(scoring="choice", style="letter")) == ("A", "B")
     with pytest.raises(DataError, match=r"b, id 7: an option is a medium.*profile\.style=letter"):
-        choices(asked, Profile(scoring="choice"))
+        answer_choices(asked, Profile(scoring="choice"))
 
 
 def test_scoring_is_part_of_the_profile() -> None:
@@ -165,7 +165,7 @@ def test_log_probabilities_are_those_of_generation(
         q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")
     ][:6]
     for one in asked:
-        request = Request(parts(one, View.omni, small_recipe.profile), prepared)
+        request = Request(prompt_parts(one, View.omni, small_recipe.profile), prepared)
         (said,) = engine.generate(Batch([request], 0), Sampling(0, 14, logprobs=True))
         assert not said.truncated
         other = f"{said.text} {said.text}"  # padding must not count
@@ -191,9 +191,9 @@ def test_likeliest_choice_is_the_right_one_where_the_model_knows(
 
     requests = [
         Request(
-            parts(q, View.omni, profile),
+            prompt_parts(q, View.omni, profile),
             prepared,
-            choices=tuple(thought(q, option) for option in choices(q, profile)),
+            choices=tuple(thought(q, option) for option in answer_choices(q, profile)),
         )
         for q in asked
     ]

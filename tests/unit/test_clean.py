@@ -7,7 +7,7 @@ import pytest
 
 from omnicore.config import CleanConfig
 from omnicore.config.recipe import load_recipe
-from omnicore.data.prompts import permutation
+from omnicore.data.prompts import draw_permutation
 from omnicore.errors import DataError
 from omnicore.runtime.run import run_step
 from omnicore.schema import (
@@ -362,7 +362,12 @@ def rotated(rows, queries):
     """The same draws, shown as a probe shows them."""
     known = {q.key: q for q in queries}
     return [
-        {**r, "permutation": permutation(known[r["benchmark"], r["id"]], r["view"], r["draw"], 0)}
+        {
+            **r,
+            "permutation": draw_permutation(
+                known[r["benchmark"], r["id"]], r["view"], r["draw"], 0
+            ),
+        }
         for r in rows
     ]
 

@@ -56,25 +56,25 @@ def test_picture_comes_back_as_it_is_read(
 ) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8))
     (noise.convert("L") if mode == "I;16" else noise).convert(mode).save(tmp_path / name, **options)
-    url = data_url.image_url(tmp_path / name)
+    url = data_url.image_to_url(tmp_path / name)
     assert url.startswith(f"data:image/{kind.split(',')[0]};base64,")
     assert (data_url._bytes(url.partition(",")[2], "") == (tmp_path / name).read_bytes()) == (
         "anew" not in kind
     )
-    assert data_url.from_data_url(url).tobytes() == load_image(tmp_path / name).tobytes()
+    assert data_url.image_from_url(url).tobytes() == load_image(tmp_path / name).tobytes()
 
 
 def test_drawn_picture_comes_back(tmp_path: Path) -> None:
     picture = Image.new("RGB", (5, 3), "green")
-    assert data_url.from_data_url(data_url.image_url(picture)).tobytes() == picture.tobytes()
+    assert data_url.image_from_url(data_url.image_to_url(picture)).tobytes() == picture.tobytes()
 
 
 def test_wav_comes_back_exactly(tmp_path: Path) -> None:
     samples = np.arange(-32768, 32768).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
     wave = load_audio(tmp_path / "a.wav")
-    data = data_url.wav_base64(wave)
-    assert np.array_equal(data_url.from_wav(data), wave)
+    data = data_url.wav_to_base64(wave)
+    assert np.array_equal(data_url.wav_from_base64(data), wave)
     info = soundfile.info(io.BytesIO(data_url._bytes(data, "")))
     assert (info.samplerate, info.channels, info.subtype, info.format) == (
         16_000,
@@ -82,7 +82,9 @@ def test_wav_comes_back_exactly(tmp_path: Path) -> None:
         "PCM_16",
         "WAV",
     )
-    back = data_url.from_wav(data_url.wav_base64(np.tile(np.array([2, -2], np.float32), 200)))
+    back = data_url.wav_from_base64(
+        data_url.wav_to_base64(np.tile(np.array([2, -2], np.float32), 200))
+    )
     assert back[:2].tolist() == [32767 / 32768, -1], "cut, not wrapped"
 
 
@@ -91,18 +93,20 @@ def test_wav_above_full_scale_is_the_same_here_and_at_a_server(tmp_path: Path) -
     soundfile.write(tmp_path / "a.wav", loud, 16_000, subtype="FLOAT")
     here = load_audio(tmp_path / "a.wav")
     assert here.max() == 32767 / 32768
-    assert np.abs(here - data_url.from_wav(data_url.wav_base64(here))).max() <= 0.5 / 32768
+    assert (
+        np.abs(here - data_url.wav_from_base64(data_url.wav_to_base64(here))).max() <= 0.5 / 32768
+    )
 
 
 def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
     clip = load_video(make_video(tmp_path / "a.mp4", 2, 25, SIZE, 440), 2, 3)
-    url = data_url.video_url(clip)
+    url = data_url.video_to_url(clip)
     head, *frames = url.split(",")
     assert head == "data:video/jpeg;base64"
     assert [Image.open(io.BytesIO(data_url._bytes(frame, ""))).format for frame in frames] == [
         "JPEG"
     ] * 3
-    back = data_url.frames_from_url(url, clip.fps)
+    back = data_url.video_from_url(url, clip.fps)
     assert (back.jpegs, back.fps) == (clip.jpegs, clip.fps)
     assert numbers(back) == [0, 16, 33]
     settings = {
@@ -116,29 +120,33 @@ def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
     ("parse", "text", "message"),
     [
         (
-            data_url.from_data_url,
+            data_url.image_from_url,
             "http://example.com/a.png",
             "is no picture: give data:image/png;base64",
         ),
-        (data_url.from_data_url, "data:image/png,abc", "is no picture"),
-        (data_url.from_data_url, "data:image/png;base64,???", "the picture is not base64"),
-        (data_url.from_data_url, "data:image/png;base64,", "the picture is not a readable picture"),
+        (data_url.image_from_url, "data:image/png,abc", "is no picture"),
+        (data_url.image_from_url, "data:image/png;base64,???", "the picture is not base64"),
         (
-            data_url.from_data_url,
+            data_url.image_from_url,
+            "data:image/png;base64,",
+            "the picture is not a readable picture",
+        ),
+        (
+            data_url.image_from_url,
             "data:image/png;base64,YWJj",
             "the picture is not a readable picture",
         ),
-        (data_url.from_wav, "YWJj", "the sound is not a readable wav"),
-        (data_url.from_wav, "é", "the sound is not base64"),
+        (data_url.wav_from_base64, "YWJj", "the sound is not a readable wav"),
+        (data_url.wav_from_base64, "é", "the sound is not base64"),
         (
-            data_url.from_wav,
-            data_url.wav_base64(np.zeros(399, np.float32)),
+            data_url.wav_from_base64,
+            data_url.wav_to_base64(np.zeros(399, np.float32)),
             r"the sound: 24\.9 ms of sound, too short",
         ),
-        (data_url.frames_from_url, "data:video/mp4;base64,YWJj", "is no video of frames"),
-        (data_url.frames_from_url, "data:video/jpeg;base64,", "is not a readable picture"),
+        (data_url.video_from_url, "data:video/mp4;base64,YWJj", "is no video of frames"),
+        (data_url.video_from_url, "data:video/jpeg;base64,", "is not a readable picture"),
         (
-            data_url.frames_from_url,
+            data_url.video_from_url,
             "data:video/jpeg;base64," + "," * 3000,
             "a video of 3001 frames, more than 2048",
         ),

@@ -20,7 +20,7 @@ import pytest
 
 from omnicore.errors import ConfigError, DataError
 from omnicore.media import cache
-from omnicore.media.cache import Cache
+from omnicore.media.cache import MediaCache
 
 FORK = multiprocessing.get_context("fork")
 
@@ -57,8 +57,8 @@ def in_process(work: Callable[[], None]) -> int:
 
 
 def test_made_once_and_found_by_another(tmp_path: Path) -> None:
-    assert Cache(tmp_path / "new", 10_000).get(key(1), lambda: content(1)) == content(1)
-    assert Cache(tmp_path / "new", 10_000).get(key(1), never) == content(1)
+    assert MediaCache(tmp_path / "new", 10_000).get(key(1), lambda: content(1)) == content(1)
+    assert MediaCache(tmp_path / "new", 10_000).get(key(1), never) == content(1)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_made_once_and_found_by_another(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_entry_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    cache = Cache(tmp_path, 10_000)
+    cache = MediaCache(tmp_path, 10_000)
     for number in (1, 2):
         cache.get(key(number), lambda number=number: content(number))  # type: ignore[misc]
     damage(tmp_path / key(1))
@@ -81,7 +81,7 @@ def test_damaged_entry_is_made_again(tmp_path: Path, damage: Callable[[Path], No
 
 
 def test_longest_unused_goes_first(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 3 * 1032)
+    cache = MediaCache(tmp_path, 3 * 1032)
     for number in range(3):
         cache.get(key(number), lambda: b"x" * 1000)
         os.utime(tmp_path / key(number), (number, number))
@@ -95,7 +95,7 @@ def test_longest_unused_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_never_fits_is_made_each_time(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 1000)
+    cache = MediaCache(tmp_path, 1000)
     cache.get(key(0), lambda: b"small")
     made = [cache.get(key(1), lambda: bytes(1000)) for _ in range(2)]
     assert made == [bytes(1000)] * 2
@@ -104,7 +104,7 @@ def test_what_never_fits_is_made_each_time(tmp_path: Path) -> None:
 
 
 def test_failure_is_raised_and_not_kept(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 1000)
+    cache = MediaCache(tmp_path, 1000)
 
     def broken() -> bytes:
         raise DataError("broken file")
@@ -116,7 +116,7 @@ def test_failure_is_raised_and_not_kept(tmp_path: Path) -> None:
 
 def test_remains_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / f"{key(9)}.tmp").write_bytes(bytes(5000))
-    Cache(tmp_path, 1000).get(key(0), lambda: b"small")
+    MediaCache(tmp_path, 1000).get(key(0), lambda: b"small")
     assert used(tmp_path) == 32 + len(b"small")
 
 
@@ -131,13 +131,13 @@ def open_directory() -> Iterator[Path]:
 def test_directory_of_another_is_read_and_not_written(
     open_directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Cache(open_directory, 10_000).get(key(0), lambda: b"there")
+    MediaCache(open_directory, 10_000).get(key(0), lambda: b"there")
     open_directory.chmod(0o555)
 
     def work() -> None:
         if os.getuid() == 0:  # whom no permission stops
             os.setuid(65534)
-        cache = Cache(open_directory, 10_000)
+        cache = MediaCache(open_directory, 10_000)
         assert cache.get(key(0), never) == b"there"
         assert [cache.get(key(1), lambda: b"made") for _ in range(3)] == [b"made"] * 3
 
@@ -155,7 +155,7 @@ def test_write_that_fails_midway_leaves_nothing(
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (2000, 2000)
         )  # as a full disk: the first 2000 bytes are taken
-        cache = Cache(tmp_path, 100_000)
+        cache = MediaCache(tmp_path, 100_000)
         assert [cache.get(key(0), lambda: bytes(50_000)) for _ in range(3)] == [bytes(50_000)] * 3
         assert cache.get(key(1), lambda: b"small") == b"small"
 
@@ -166,7 +166,7 @@ def test_write_that_fails_midway_leaves_nothing(
 
 def test_path_that_is_no_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    assert Cache(tmp_path / "file", 1000).get(key(0), lambda: b"made") == b"made"
+    assert MediaCache(tmp_path / "file", 1000).get(key(0), lambda: b"made") == b"made"
     assert "media are decoded anew" in capfd.readouterr().err
 
 
@@ -180,7 +180,7 @@ def test_those_who_want_the_same_wait_for_the_first(tmp_path: Path) -> None:
         return b"decoded"
 
     def work() -> None:
-        cache = Cache(tmp_path / "cache", 1000)
+        cache = MediaCache(tmp_path / "cache", 1000)
         threads = [threading.Thread(target=cache.get, args=(key(0), slow)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -204,7 +204,7 @@ def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Pat
     )  # a third of what all entries need, so that every other call throws one out
 
     def work(seed: int) -> None:
-        cache, rng = Cache(tmp_path, limit), random.Random(seed)
+        cache, rng = MediaCache(tmp_path, limit), random.Random(seed)
         for _ in range(rounds):
             number = rng.randrange(16)
             if cache.get(key(number), lambda number=number: content(number)) != content(number):  # type: ignore[misc]
@@ -213,7 +213,7 @@ def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Pat
     processes = [FORK.Process(target=work, args=(seed,)) for seed in range(4)]
     for process in processes:
         process.start()
-    cache, rng, largest = Cache(tmp_path, limit), random.Random(0), 0
+    cache, rng, largest = MediaCache(tmp_path, limit), random.Random(0), 0
     victims = {processes[3]: 60, processes[2]: 120}  # killed after so many damages
     damages = 0
     while any(process.is_alive() for process in processes[:2]):
@@ -244,7 +244,7 @@ def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Pat
 def test_wrong_size_is_named(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", size)
     with pytest.raises(ConfigError, match=f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes"):
-        cache.cache()
+        cache.media_cache()
 
 
 def test_directory_and_size_come_from_the_environment(
@@ -252,12 +252,12 @@ def test_directory_and_size_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "kept"))
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0")
-    assert cache.cache().get(key(0), lambda: b"made") == b"made"
+    assert cache.media_cache().get(key(0), lambda: b"made") == b"made"
     assert not (tmp_path / "kept").exists(), "0 keeps nothing"
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0.5")
-    assert cache.cache().limit == 500_000_000
-    assert cache.cache() is cache.cache(), "else each would complain anew"
-    cache.cache().get(key(0), lambda: b"made")
+    assert cache.media_cache().limit == 500_000_000
+    assert cache.media_cache() is cache.media_cache(), "else each would complain anew"
+    cache.media_cache().get(key(0), lambda: b"made")
     assert (tmp_path / "kept" / key(0)).exists()
 
 
@@ -269,6 +269,6 @@ def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> None:
         os.setuid(54321)
         with pytest.raises(ConfigError, match="no home directory: set OMNI_MEDIA_CACHE"):
-            cache.cache()
+            cache.media_cache()
 
     assert in_process(work) == 0

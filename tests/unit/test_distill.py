@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.data.prompts import permutation
+from omnicore.data.prompts import draw_permutation
 from omnicore.engines import task
 from omnicore.engines.base import Batch, FinishedBatches, Reply, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.lineage.step_record import write_step
-from omnicore.media.read import locate
+from omnicore.media.read import locate_media
 from omnicore.models.thinker import resolve
 from omnicore.runtime.run import run_step
 from omnicore.schema import Query, View
@@ -174,7 +174,7 @@ def test_rows_keep_the_name_of_their_source_and_their_media(
             update={"id": f"{name}-{sample}", "target": row.target}
         )
         assert judge(str(row.target), row, "value")[0] == row.answer
-        assert all(sha256_file(locate(m, output)) == m.sha256 for m in row.media)
+        assert all(sha256_file(locate_media(m, output)) == m.sha256 for m in row.media)
 
 
 def test_shares_and_lengths_are_configuration(distill: Distill) -> None:
@@ -212,7 +212,7 @@ def draws(
             lines.append(
                 {
                     **where,
-                    "permutation": permutation(query, View.visual_only, i, 0),
+                    "permutation": draw_permutation(query, View.visual_only, i, 0),
                     "reply": "",
                     **worth,
                 }

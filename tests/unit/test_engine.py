@@ -11,7 +11,7 @@ import torch
 
 from omnicore.config import Profile
 from omnicore.config.recipe import Recipe
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines.base import Batch, FinishedBatches, Reply, Request, Sampling, run_requests
 from omnicore.errors import DataError, EngineError
 from omnicore.media.read import read_media
@@ -154,7 +154,7 @@ def test_tiny_base_sees_and_hears(engine: Any, prepared: Path, small_recipe: Rec
     queries = [
         q for q in read_jsonl(prepared / "controls.jsonl", Query) if q.type in ("picture", "speech")
     ]
-    asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+    asked = [Request(prompt_parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     replies = engine.generate(Batch(asked, 0), Sampling(0, small_recipe.profile.max_new_tokens))
     right = sum(
         f"<answer>{q.answer}</answer>" in reply.text
@@ -177,7 +177,7 @@ def test_media_are_processed_once_whatever_the_draws(
         lambda media, root, profile: (opened.append(root), read_media(media, root, profile))[1],
     )
     prompts = [
-        reader.prompt(Request(parts(query, View.omni, small_recipe.profile), prepared))
+        reader.prompt(Request(prompt_parts(query, View.omni, small_recipe.profile), prepared))
         for _ in range(5)
     ]
     assert len(opened) == 2
@@ -218,7 +218,9 @@ def test_processed_media_make_room(
 
 def test_sampling_is_seeded(engine: Any, prepared: Path, small_recipe: Recipe) -> None:
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:16]
-    asked = [Request(parts(q, View.visual_only, small_recipe.profile), prepared) for q in queries]
+    asked = [
+        Request(prompt_parts(q, View.visual_only, small_recipe.profile), prepared) for q in queries
+    ]
     first, again, other = (
         engine.generate(Batch(asked, seed), Sampling(1.0, 14)) for seed in (1, 1, 2)
     )
@@ -230,7 +232,7 @@ def test_forks_say_what_one_process_says(prepared: Path, small_recipe: Recipe) -
 
     torch.set_num_threads(1)
     queries = read_jsonl(prepared / "queries.jsonl", Query)[:24]
-    asked = [Request(parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
+    asked = [Request(prompt_parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
     batches = [Batch(asked[i : i + 8], seed=i) for i in (0, 8, 16)]
     one, two = (
         TransformersEngine("embedded:tiny-base", Profile(), workers=n).answer(
@@ -249,7 +251,7 @@ def test_missing_media_is_named(
     query = read_jsonl(prepared / "queries.jsonl", Query)[0]
     with pytest.raises(DataError, match=r"media/.* is missing: run prepare again"):
         type(engine.reader)(engine.encoder, Profile()).prompt(
-            Request(parts(query, View.omni, small_recipe.profile), tmp_path)
+            Request(prompt_parts(query, View.omni, small_recipe.profile), tmp_path)
         )
 
 

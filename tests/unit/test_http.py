@@ -13,13 +13,13 @@ import pytest
 
 from omnicore.config import Profile
 from omnicore.config.recipe import Recipe
-from omnicore.data.prompts import parts
+from omnicore.data.prompts import prompt_parts
 from omnicore.engines import openai
 from omnicore.engines.base import Batch, Reply, Request, Sampling
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, EngineError
-from omnicore.media.data_url import frames_from_url, from_data_url, from_wav
-from omnicore.media.read import load_audio, load_image, load_video, read_media, with_one_rate
+from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
+from omnicore.media.read import load_audio, load_image, load_video, read_media, with_common_fps
 from omnicore.schema import Query, View
 from omnicore.storage.files import read_jsonl
 from tests.media_files import make_picture, make_tone, make_video, medium, number_shown
@@ -33,7 +33,7 @@ def test_a_request_holds_media_in_their_places_as_data_urls(
     prepared: Path, small_recipe: Recipe
 ) -> None:
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
-    shown = (*parts(query, View.omni, small_recipe.profile), query.media[0], "and again?")
+    shown = (*prompt_parts(query, View.omni, small_recipe.profile), query.media[0], "and again?")
     with Stub(lambda request: completion("x")) as stub:
         engine = connect(stub, Profile(system="Be brief."))
         answers(engine, [Batch([Request(shown, prepared)], 7)], Sampling(0.5, 9, logprobs=True))
@@ -56,11 +56,11 @@ def test_a_request_holds_media_in_their_places_as_data_urls(
         if isinstance(part, str):
             assert item == {"type": "text", "text": part}
         elif part.kind == "image":
-            assert from_data_url(item["image_url"]["url"]) == load_image(prepared / part.uri)
+            assert image_from_url(item["image_url"]["url"]) == load_image(prepared / part.uri)
         else:
             assert item["input_audio"]["format"] == "wav"
             assert np.array_equal(
-                from_wav(item["input_audio"]["data"]), load_audio(prepared / part.uri)
+                wav_from_base64(item["input_audio"]["data"]), load_audio(prepared / part.uri)
             )
 
 
@@ -76,14 +76,17 @@ def test_a_video_is_sent_as_frames_and_its_sound_apart(
         )
         (sent,) = stub.requests
     video, sound, text = sent["messages"][0]["content"]
-    frames = frames_from_url(video["video_url"]["url"]).frames
+    frames = video_from_url(video["video_url"]["url"]).frames
     assert [number_shown(frame) for frame in frames] == [
         number_shown(f) for f in load_video(path, 2.0, 32, 1.0, 3.0).frames
     ]
     assert len(frames) > 2
     assert sent["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
     assert sent["mm_processor_kwargs"] == {"fps": 2.0}
-    assert np.abs(from_wav(sound["input_audio"]["data"]) - load_audio(path, 1.0, 3.0)).max() < 1e-4
+    assert (
+        np.abs(wav_from_base64(sound["input_audio"]["data"]) - load_audio(path, 1.0, 3.0)).max()
+        < 1e-4
+    )
     assert (sound["input_audio"]["format"], text) == (
         "wav",
         {"type": "text", "text": "What barks?"},
@@ -129,7 +132,7 @@ def test_several_videos_of_a_request_are_shown_at_one_rate(
     ]
     media = [medium(path, "video") for path in made]
     request = Request((*media, "?"), tmp_path)
-    shown = with_one_rate(request.parts, tmp_path, profile)
+    shown = with_common_fps(request.parts, tmp_path, profile)
     videos = [read_media(each, tmp_path, shown) for each in media]
     assert [len(video.frames) for video in videos] == frames
     assert {video.fps for video in videos} == {videos[0].fps}
@@ -160,7 +163,7 @@ def test_a_medium_is_encoded_once_for_the_draws_of_its_query(
         openai, "media_item", lambda media, *args: (encoded.append(media), encode(media, *args))[1]
     )
     query = next(q for q in read_jsonl(prepared / "queries.jsonl", Query) if len(q.media) == 2)
-    shown = parts(query, View.omni, small_recipe.profile)
+    shown = prompt_parts(query, View.omni, small_recipe.profile)
     with Stub() as stub:
         answers(connect(stub), [Batch([Request(shown, prepared)], seed) for seed in range(8)])
         assert len({json.dumps(request["messages"]) for request in stub.requests}) == 1

@@ -46,7 +46,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"media/gone\.wav is missing: run prepare again, or copy the audio there"
     ):
-        read.locate(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
+        read.locate_media(Media(kind="audio", uri="media/gone.wav", sha256="0" * 64), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_picture_that_the_processor_refuses_is_named(tmp_path: Path, size: tuple
     path = make_picture(tmp_path / "a.png", "red", size)
     for load in (
         lambda: load_image(path),
-        lambda: read.measure(medium(path, "image"), tmp_path, PROFILE),
+        lambda: read.measure_media(medium(path, "image"), tmp_path, PROFILE),
     ):
         with pytest.raises(
             DataError, match=rf"a\.png: {size[0]}x{size[1]} pixels, sides in a ratio above 200"

@@ -233,7 +233,7 @@ def query(name: str, *shown: Media) -> Query:
 
 
 def faults(folder: Path, *queries: Query) -> dict[str, str]:
-    return check_media.faults(queries, lambda one: folder / one.uri, "check", 2)
+    return check_media.find_media_errors(queries, lambda one: folder / one.uri, "check", 2)
 
 
 @pytest.mark.parametrize(("kind", "name", "make", "message"), BAD.values(), ids=BAD)
@@ -286,9 +286,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     def check(one: Media, path: Path) -> None:
         done.append((one.kind, one.uri))
-        read.check(one, path)
+        read.check_media(one, path)
 
-    monkeypatch.setattr(check_media, "check", check)
+    monkeypatch.setattr(check_media, "check_media", check)
     return done
 
 
@@ -377,8 +377,8 @@ def test_long_film_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.Monk
             yield frame
 
     monkeypatch.setattr(video, "_decoded", counted)
-    read.check(medium(path, "video"), path)
+    read.check_media(medium(path, "video"), path)
     pictures = len(frames)
-    read.check(medium(path, "audio"), path)
+    read.check_media(medium(path, "audio"), path)
     assert pictures < 50  # of 480
     assert len(frames) - pictures < 300  # of 2813

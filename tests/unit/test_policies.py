@@ -7,7 +7,7 @@ import pytest
 from omnicore import audit
 from omnicore.audit.files import _Turns
 from omnicore.config import CleanConfig
-from omnicore.data.prompts import permutation
+from omnicore.data.prompts import draw_permutation
 from omnicore.schema import AnswerKind, Label, Query, View
 from omnicore.scoring.stats import binomial_tail
 from tests.unit.audit_fixture import N, judge, make_queries, quality, simulate
@@ -195,7 +195,8 @@ def orders_of(queries, draws, seed=0):
     turns, cycle, turn = _Turns(), [], []
     for q in queries:
         shown = [
-            turns(permutation(q, View.visual_only, i, seed), len(q.options)) for i in range(draws)
+            turns(draw_permutation(q, View.visual_only, i, seed), len(q.options))
+            for i in range(draws)
         ]
         cycle.append([c for c, _ in shown])
         turn.append([t for _, t in shown])
@@ -218,7 +219,7 @@ def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, dra
         "the first of the circles"
     )
     for row, circle in enumerate(found.tolist()):
-        shown = [permutation(queries[row], View.visual_only, i, 0) for i in circle]
+        shown = [draw_permutation(queries[row], View.visual_only, i, 0) for i in circle]
         assert all(sorted(places) == list(range(options)) for places in zip(*shown, strict=True)), (
             "each option at each place"
         )
@@ -298,7 +299,7 @@ def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(fa
     queries = [q for right in range(4) for q in make_queries(f"b{right}", 500, right=right)]
     answers = np.array(
         [
-            [permutation(q, View.visual_only, i, 0)[favourite_place] for i in range(N)]
+            [draw_permutation(q, View.visual_only, i, 0)[favourite_place] for i in range(N)]
             for q in queries
         ]
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from omnicore.config.recipe import Recipe
-from omnicore.media.read import load_audio, load_image, locate
+from omnicore.media.read import load_audio, load_image, locate_media
 from omnicore.schema import Query
 from omnicore.steps import prepare
 from omnicore.storage.digests import digest_directory, sha256_file
@@ -19,7 +19,7 @@ def test_media_are_real_files_with_the_recorded_digest(prepared: Path) -> None:
     for name in SETS:
         for query in read_jsonl(prepared / f"{name}.jsonl", Query):
             for media in query.media:
-                path = locate(media, prepared)
+                path = locate_media(media, prepared)
                 assert sha256_file(path) == media.sha256
                 if media.kind == "image":
                     assert load_image(path).size == (28, 28)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from omnicore.config import Profile
-from omnicore.data.prompts import parts, permutation, profile_hash
+from omnicore.data.prompts import draw_permutation, profile_hash, prompt_parts
 from omnicore.schema import Media, Query, View
 
 PICTURE = Media(kind="image", uri="a.png", sha256="0" * 64)
@@ -30,7 +30,7 @@ QUERY = Query(
     ],
 )
 def test_views_withhold(view: View, shown: tuple[Media, ...]) -> None:
-    assert parts(QUERY, view, Profile())[:-1] == shown
+    assert prompt_parts(QUERY, view, Profile())[:-1] == shown
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_views_withhold(view: View, shown: tuple[Media, ...]) -> None:
 def test_options_are_written_as_the_profile_says(
     profile: Profile, order: tuple[int, ...] | None, text: str
 ) -> None:
-    assert parts(QUERY, View.text_only, profile, order) == (text,)
+    assert prompt_parts(QUERY, View.text_only, profile, order) == (text,)
 
 
 def test_profile_hash_tells_profiles_apart() -> None:
@@ -66,11 +66,11 @@ def test_profile_hash_tells_profiles_apart() -> None:
 def test_permutation_is_a_function_of_query_view_draw_and_seed() -> None:
     query = QUERY.model_copy(update={"options": tuple("0123456789"), "answer": "5"})
     orders = {
-        (view, draw, seed): permutation(query, view, draw, seed)
+        (view, draw, seed): draw_permutation(query, view, draw, seed)
         for view in (View.visual_only, View.text_only)
         for draw in (0, 1)
         for seed in (0, 1)
     }
     assert len(set(orders.values())) == len(orders)
     assert all(sorted(order) == list(range(10)) for order in orders.values())
-    assert permutation(query, View.visual_only, 0, 0) == orders[View.visual_only, 0, 0]
+    assert draw_permutation(query, View.visual_only, 0, 0) == orders[View.visual_only, 0, 0]

@@ -18,7 +18,7 @@ import soundfile
 
 from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media.read import load_audio, load_video, measure, resample
+from omnicore.media.read import load_audio, load_video, measure_media, resample
 from tests.media_files import medium, painted
 
 pytestmark = pytest.mark.skipif(
@@ -231,7 +231,7 @@ def frames_error(path: Path, start: float, end: float | None) -> float:
     in levels of 255."""
     times, frames = reference(path)
     clip = load_video(path, 5, 1000, start, end)
-    measured = measure(
+    measured = measure_media(
         medium(path, "video", start, end), path.parent, Profile(fps=5, max_frames=1000)
     )
     assert sorted(measured) == sorted((len(clip.jpegs), *clip.frames[0].size))
@@ -318,7 +318,7 @@ def test_matroska_that_begins_late_ends_with_its_last_frame(
     path.write_bytes(data.replace(struct.pack(">d", 13_000.0), struct.pack(">d", duration)))
     assert (
         len(load_video(path, 5, 1000).jpegs)
-        == measure(medium(path, "video"), directory, Profile(fps=5, max_frames=1000))[0]
+        == measure_media(medium(path, "video"), directory, Profile(fps=5, max_frames=1000))[0]
         == 30
     )
     path.write_bytes(path.read_bytes()[: len(data) * 3 // 5])

@@ -14,7 +14,7 @@ from omnicore.config import Profile, SftConfig
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
-from omnicore.media.read import RATE
+from omnicore.media.read import SAMPLE_RATE
 from omnicore.schema import Media, Query
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl
@@ -31,7 +31,7 @@ def picture(path: Path, width: int, height: int, turned: bool = False) -> None:
     image.save(path, exif=exif)
 
 
-def sound(path: Path, seconds: float, rate: int = RATE) -> None:
+def sound(path: Path, seconds: float, rate: int = SAMPLE_RATE) -> None:
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, round(seconds * rate)), rate)
 
 
@@ -63,7 +63,7 @@ def test_length_by_the_header_is_the_prompts(
     request = Request((medium(tmp_path / name, kind, **clip), "Which digit?"), tmp_path)
     assert reader.length(request) == len(reader.prompt(request).ids)
     assert reader.seconds(request.parts[0], tmp_path) == (  # type: ignore[arg-type]
-        pytest.approx(len(reader_wave(request)) / RATE, abs=1e-3) if kind == "audio" else 0
+        pytest.approx(len(reader_wave(request)) / SAMPLE_RATE, abs=1e-3) if kind == "audio" else 0
     )
 
 

@@ -207,9 +207,9 @@ def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(
     path = make(tmp_path / name)
     whole = load_audio(path)
     assert len(whole) / 16_000 == pytest.approx(seconds, abs=0.11), "encoders add up to 0.1 s"
-    assert read.measure(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(
-        len(whole) / 16_000, abs=0.2
-    )
+    assert read.measure_media(medium(path, "audio"), tmp_path, Profile())[
+        0
+    ] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
     assert np.abs(whole[-16_000:]).max() > 0.05
     for start, end in (
         (5.0, 7.0),
@@ -237,7 +237,7 @@ def test_wav_of_a_pipe_is_read_whatever_its_data_size(tmp_path: Path, size: int)
     data = path.read_bytes()
     path.write_bytes(data[:40] + size.to_bytes(4, "little") + data[44:])
     assert np.abs(load_audio(path) - tone(440, 2)).max() < 1e-4
-    assert read.measure(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
+    assert read.measure_media(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
 
 
 @pytest.mark.parametrize("name", ["a.aiff", "a.mp3"])

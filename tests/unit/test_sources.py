@@ -17,7 +17,7 @@ from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.benchmarks.base import Problem
 from omnicore.data.training_rows import GRADED, R1_KINDS
 from omnicore.errors import ConfigError, DataError, OmniError
-from omnicore.media.read import locate
+from omnicore.media.read import locate_media
 from omnicore.runtime.run import step_work
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.scoring.verify import judge
@@ -245,7 +245,7 @@ def test_a_row_of_the_r1_sets(
     assert (query.answer, *query.also) == answers
     assert query.answer_kind is AnswerKind(kind)
     assert tuple(m.kind for m in query.media) == kinds
-    assert all(sha256_file(locate(m, tmp_path / "out")) == m.sha256 for m in query.media)
+    assert all(sha256_file(locate_media(m, tmp_path / "out")) == m.sha256 for m in query.media)
     assert query.target == target
 
 
@@ -495,7 +495,9 @@ def test_media_may_have_a_root_of_their_own(folder: Path, tmp_path: Path, form: 
     (query,) = found(tmp_path / "out", "rlvr").values()
     for made, path in zip(query.media, ("images/a.png", "audios/a.wav"), strict=True):
         assert (
-            made.sha256 == sha256_file(folder / path) == sha256_file(locate(made, tmp_path / "out"))
+            made.sha256
+            == sha256_file(folder / path)
+            == sha256_file(locate_media(made, tmp_path / "out"))
         )
     before = step_work("prepare", recipe({"x": source}), {}, tmp_path / "out").key
     make_picture(folder / "images" / "c.png", "green", (32, 24))
@@ -889,7 +891,9 @@ def test_a_data_set_of_the_hub_at_its_commit(
     assert problems(tmp_path / "out") == {(5, "answer"): "'cow' names none of the 2 options"}
     assert summary["training_refused"] == 1
     assert all(
-        sha256_file(locate(m, tmp_path / "out")) == m.sha256 for q in rows.values() for m in q.media
+        sha256_file(locate_media(m, tmp_path / "out")) == m.sha256
+        for q in rows.values()
+        for m in q.media
     )
     assert not (tmp_path / "out" / "scratch").exists()
 

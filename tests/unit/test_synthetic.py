@@ -13,10 +13,10 @@ from omnicore.data.benchmarks.synthetic import (
     HAS_SOUND,
     PLANTED,
     WORDINGS,
-    Kind,
+    ItemKind,
     Split,
     World,
-    info,
+    benchmark_info,
     planted_items,
 )
 
@@ -52,8 +52,8 @@ def test_shipped_speech_is_under_3_mb() -> None:
     assert sum(f.stat().st_size for f in folder.iterdir()) < 3_000_000
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_items_are_what_their_kind_says(worlds: dict[str, World], kind: Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(ItemKind))
+def test_items_are_what_their_kind_says(worlds: dict[str, World], kind: ItemKind) -> None:
     world, rng = worlds["dev"], random.Random(0)
     seen = set()
     for _ in range(200):
@@ -111,7 +111,7 @@ def test_planted_shares_are_as_recorded(worlds: dict[str, World]) -> None:
 
 
 def test_only_the_yes_no_benchmark_is_kept_whole(worlds: dict[str, World]) -> None:
-    whole = [name for name in PLANTED if info(name, 1).filter_policy == "keep_whole"]
+    whole = [name for name in PLANTED if benchmark_info(name, 1).filter_policy == "keep_whole"]
     assert whole == ["yew"]
     assert {item.options for item, _ in planted_items(worlds["test"])["yew"]} <= {
         ("yes", "no"),

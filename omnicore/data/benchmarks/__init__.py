@@ -29,7 +29,7 @@ NAMES = (
 )
 
 
-def adapter(name: str) -> Adapter:
+def get_adapter(name: str) -> Adapter:
     """The adapter of a public benchmark.
 
     Raises ConfigError for a name that is not in `NAMES`.
@@ -41,6 +41,6 @@ def adapter(name: str) -> Adapter:
     return cast(Adapter, import_module(f"omnicore.data.benchmarks.{name}"))
 
 
-def official(name: str) -> Callable[[Query, str], float | None] | None:
+def official_scorer(name: str) -> Callable[[Query, str], float | None] | None:
     """The publisher's rule for one reply, in 0..1; None for benchmarks without a publisher."""
-    return adapter(name).official if name in NAMES else None
+    return get_adapter(name).official_score if name in NAMES else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from omnicore.errors import DataError
 from omnicore.storage.files import storage_errors
 
-DONE = ".unpacked"
+UNPACKED = ".unpacked"
 _WHOLE = (".zip", ".tar", ".tar.gz", ".tgz")
 # x.zip.part00, x.zip.partaa, x.zip.001, x.tar.gz.aa, x.tar.part-01: pieces of one file, cut by split or by hand.
 _PIECE = re.compile(
@@ -24,7 +24,7 @@ _PIECE = re.compile(
 )
 
 
-def archives(root: Path, patterns: Iterable[str]) -> dict[Path, list[Path]]:
+def find_archives(root: Path, patterns: Iterable[str]) -> dict[Path, list[Path]]:
     """The archives below `root` that the patterns name, by the path of the whole, each with the
     files that it consists of, in order."""
     found: dict[Path, list[Path]] = {}
@@ -48,13 +48,13 @@ def archives(root: Path, patterns: Iterable[str]) -> dict[Path, list[Path]]:
     }
 
 
-def unpack(root: Path, patterns: Sequence[str]) -> None:
+def unpack_archives(root: Path, patterns: Sequence[str]) -> None:
     """Unpacks archives where they lie and once: each leaves `<archive>.unpacked` when it is done.
 
     Pieces are read as one file, and are not joined on the disk. Raises DataError for a broken or
     incomplete one, StorageError for a full disk.
     """
-    for archive, pieces in archives(root, patterns).items():
+    for archive, pieces in find_archives(root, patterns).items():
         if _done(archive).exists():
             continue
         _check_whole(archive, pieces)
@@ -75,12 +75,12 @@ def unpack(root: Path, patterns: Sequence[str]) -> None:
         _done(archive).touch()
 
 
-def missing_step(root: Path, patterns: Sequence[str]) -> str:
+def missing_file_remedy(root: Path, patterns: Sequence[str]) -> str:
     """What is to be done where a medium is not there: download, join, or unpack.
 
     Empty where media are not packed.
     """
-    found = archives(root, patterns)
+    found = find_archives(root, patterns)
     packed = [
         (archive.name, pieces) for archive, pieces in found.items() if not _done(archive).exists()
     ]
@@ -98,7 +98,7 @@ def missing_step(root: Path, patterns: Sequence[str]) -> str:
 
 
 def _done(archive: Path) -> Path:
-    return archive.with_name(archive.name + DONE)
+    return archive.with_name(archive.name + UNPACKED)
 
 
 def _check_whole(archive: Path, pieces: Sequence[Path]) -> None:

@@ -21,25 +21,25 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from omnicore.data.benchmarks.base import (
-    Entry,
-    Kind,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    MediaKind,
     Refused,
-    Row,
-    Source,
-    by_letter,
-    identity,
-    keyed,
-    labelled,
-    latest,
-    letter,
-    noted,
-    placed,
+    answer_letter,
+    item_id,
+    last_occurring,
+    native_fields,
+    option_by_letter,
+    split_labels,
+    tags_to_places,
+    with_keys,
 )
-from omnicore.data.benchmarks.tables import filled
+from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
 NATIVE, PATHS = "av_odyssey_part*.parquet", "av_odyssey.parquet"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="av_odyssey",
     title="AV-Odyssey Bench",
     source="AV-Odyssey/AV_Odyssey_Bench",
@@ -50,7 +50,7 @@ ENTRY = Entry(
     shares=("subfield", "question_type_id"),
     answer_kinds=(AnswerKind.choice,),
 )
-_COLUMNS: tuple[tuple[str, Kind, int], ...] = (
+_COLUMNS: tuple[tuple[str, MediaKind, int], ...] = (
     ("img", "image", 4),
     ("video", "video", 1),
     ("audio", "audio", 4),
@@ -58,13 +58,14 @@ _COLUMNS: tuple[tuple[str, Kind, int], ...] = (
 _TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(
-        filled(source.parquet_rows(source.layout)), lambda item: identity(item, "question_id")
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(
+        without_blank_cells(source.parquet_rows(source.layout)),
+        lambda item: item_id(item, "question_id"),
     )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     media: list[Media] = []
     tags: dict[str, int] = {}
@@ -73,32 +74,34 @@ def query(source: Source, row: Row) -> Query:
             if (found := _medium(source, item, kind, number)) is not None:
                 media.append(found)
                 tags[f"[{name}{number}]"] = len(media)
-    _, bare = labelled("options", item["options"])
-    question, *options = (placed(text, tags) for text in (item["question"], *bare))
+    _, bare = split_labels("options", item["options"])
+    question, *options = (tags_to_places(text, tags) for text in (item["question"], *bare))
     for field, text in (("question", question), *(("options", option) for option in options)):
         if lost := _TAG.search(text):
             raise Refused(field, f"{lost[0]} names a medium that the row does not hold")
     return Query(
         benchmark=ENTRY.name,
-        id=identity(item, "question_id"),
+        id=item_id(item, "question_id"),
         type=item["subfield"],
         question=question,
         options=tuple(options),
-        answer=by_letter("answer", item["answer"], options),
+        answer=option_by_letter("answer", item["answer"], options),
         media=tuple(media),
         cluster=media[0].sha256[:16] if media else "",
         native={
-            **noted(item, {"task": "question_type_id", "data_type": "data_type"}),
+            **native_fields(item, {"task": "question_type_id", "data_type": "data_type"}),
             "options": json.dumps(item["options"], ensure_ascii=False),
         },
     )
 
 
-def _medium(source: Source, item: Mapping[str, Any], kind: Kind, number: int) -> Media | None:
+def _medium(
+    source: AnnotationSource, item: Mapping[str, Any], kind: MediaKind, number: int
+) -> Media | None:
     """The medium of a row by its kind and number, from 1 on."""
     if source.layout == NATIVE:
         column = f"{kind}_{number}"
-        return source.embedded(column, kind, item[column]) if item.get(column) else None
+        return source.embedded_media(column, kind, item[column]) if item.get(column) else None
     column = f"{kind}_path"
     paths = item.get(column) or []
     # The list of the other kind of picture may hold what the row does not show.
@@ -106,10 +109,12 @@ def _medium(source: Source, item: Mapping[str, Any], kind: Kind, number: int) ->
         return None
     path = PurePosixPath(paths[number - 1])
     nested = f"{path.parts[0]}/{path}"
-    return source.media(column, kind, nested if (source.root / nested).is_file() else str(path))
+    return source.find_media(
+        column, kind, nested if (source.root / nested).is_file() else str(path)
+    )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a
     candidate, the one that is latest as "(X)" wins, and only without any, in a reply of more than
     five words, an option's text, letter and all.
@@ -126,9 +131,9 @@ def official(query: Query, reply: str) -> float:
         dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True)),
     )
     if found := [x for x in "ABCD" if x in text]:
-        chosen = latest(found, lambda x: text.rfind(f"({x})"))
+        chosen = last_occurring(found, lambda x: text.rfind(f"({x})"))
     elif len(text.split()) > 5 and (found := [x for x, option in texts.items() if option in small]):
-        chosen = latest(found, lambda x: small.rfind(texts[x]))
+        chosen = last_occurring(found, lambda x: small.rfind(texts[x]))
     else:
         chosen = "A"
-    return float(chosen == letter(query))
+    return float(chosen == answer_letter(query))

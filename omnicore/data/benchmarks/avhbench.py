@@ -13,10 +13,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import Entry, Excluded, Row, Source, by_text, identity, keyed
+from omnicore.data.benchmarks.base import (
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    Excluded,
+    item_id,
+    option_by_text,
+    with_keys,
+)
 from omnicore.schema import AnswerKind, Query
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="avhbench",
     title="AVHBench",
     source="github.com/kaist-ami/AVHBench",
@@ -35,13 +43,13 @@ ENTRY = Entry(
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(
-        source.json_rows("QA.json"), lambda item: source.counted(identity(item, "video_id"))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(
+        source.json_rows("QA.json"), lambda item: source.numbered_name(item_id(item, "video_id"))
     )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     video, task = item["video_id"], item["task"]
     if task == "AV Captioning":
@@ -52,14 +60,16 @@ def query(source: Source, row: Row) -> Query:
         type=task,
         question=item["text"],
         options=("Yes", "No"),
-        answer=by_text("label", item["label"].capitalize(), ("Yes", "No")),
+        answer=option_by_text("label", item["label"].capitalize(), ("Yes", "No")),
         answer_kind=AnswerKind.yes_no,
-        media=source.film("video_id", f"{source.folder('videos', 'video')}{video}.mp4"),
+        media=source.video_with_sound(
+            "video_id", f"{source.existing_folder('videos', 'video')}{video}.mp4"
+        ),
         cluster=video,
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """Accuracy.
 
     The publisher gives its figures without a scorer; here a reply says Yes or No by its first word,
@@ -71,7 +81,7 @@ def official(query: Query, reply: str) -> float:
     return float(_said(reply) == query.answer)
 
 
-def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
+def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
     """By task, as "{task}/{figure}": accuracy; precision, recall and f1 of Yes; and the share of
     replies that say Yes.
 

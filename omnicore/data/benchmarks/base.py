@@ -2,13 +2,13 @@
 
 An adapter is a module with four names:
 
-  ENTRY                  what the registry knows of the benchmark
-  rows(source)           the native items with the place where each stands
-  query(source, row)     one item as a Query; raises Refused, or lets KeyError and the Query's own ValidationError through
-  official(query, reply) the publisher's score of one reply, 0..1, with the publisher's bugs, named in its docstring; None where
-                         only a judge that is not here can tell
+  ENTRY                         the benchmark's record in the registry
+  read_rows(source)             the native items with the place where each stands
+  build_query(source, row)      one item as a Query; raises Refused, or lets KeyError and the Query's own ValidationError through
+  official_score(query, reply)  the publisher's score of one reply, 0..1, with the publisher's bugs, named in its docstring; None
+                                where only a judge that is not here can tell
 
-and may have `aggregate(pairs)`, the publisher's figures over all (query, reply) that are no mean of `official`.
+and may have `official_figures(pairs)`, the publisher's figures over all (query, reply) that are no mean of `official_score`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
-from omnicore.data.benchmarks.archives import missing_step
-from omnicore.data.benchmarks.files import check_shards, members, suffix_of
+from omnicore.data.benchmarks.archives import missing_file_remedy
+from omnicore.data.benchmarks.files import check_shards, json_members, media_suffix
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
 from omnicore.scoring.extract import number
 
-Kind = Literal["image", "audio", "video"]
+MediaKind = Literal["image", "audio", "video"]
 
 
-class Entry(Record):
+class BenchmarkEntry(Record):
     """One benchmark of the registry.
 
     `annotations` are alternatives, one for each layout that is read: a file under the root, or a
@@ -89,7 +89,7 @@ class Problem(Record):
 
 
 @dataclass(frozen=True)
-class Row:
+class AnnotationRow:
     """One native item: its fields, or, where its line is broken, what is wrong with it.
 
     `key` is its name in a JSON object and goes into the list of problems; `text` is the item as it
@@ -105,11 +105,11 @@ class Row:
     text: str = ""
     null: frozenset[str] = frozenset()
 
-    def inner(self, field: str = "") -> Iterator[Row]:
+    def member_rows(self, field: str = "") -> Iterator[AnnotationRow]:
         """The members of this item, or of the list in one of its fields, as rows of their own,
         where they stand."""
-        starts = {key: start for key, _, start, _ in members(self.text)} if field else {}
-        for key, value, start, end in members(self.text, starts.get(field, 0)):
+        starts = {key: start for key, _, start, _ in json_members(self.text)} if field else {}
+        for key, value, start, end in json_members(self.text, starts.get(field, 0)):
             yield _json_row(
                 self.file,
                 self.line + self.text.count("\n", 0, start),
@@ -144,19 +144,19 @@ class Mislabelled(Refused):
 
 
 class Adapter(Protocol):
-    ENTRY: Entry
+    ENTRY: BenchmarkEntry
 
-    def rows(self, source: Source) -> Iterator[Row]: ...
-    def query(self, source: Source, row: Row) -> Query: ...
-    def official(self, query: Query, reply: str) -> float | None: ...
+    def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]: ...
+    def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query: ...
+    def official_score(self, query: Query, reply: str) -> float | None: ...
 
 
-def _json_row(file: str, line: int, key: str, value: Any, text: str) -> Row:
+def _json_row(file: str, line: int, key: str, value: Any, text: str) -> AnnotationRow:
     broken = "" if isinstance(value, dict) else f"is no object: {value!r:.60}"
-    return Row(file, line, {} if broken else value, broken, key, text)
+    return AnnotationRow(file, line, {} if broken else value, broken, key, text)
 
 
-class Source:
+class AnnotationSource:
     """A local copy of a benchmark.
 
     Media that lie inside its tables are written to `scratch`, never into the copy. `layout` is the
@@ -167,7 +167,11 @@ class Source:
     """
 
     def __init__(
-        self, entry: Entry, root: Path, scratch: Path | None = None, media_root: Path | None = None
+        self,
+        entry: BenchmarkEntry,
+        root: Path,
+        scratch: Path | None = None,
+        media_root: Path | None = None,
     ) -> None:
         self.entry, self.root, self.scratch, self.media_root = (
             entry,
@@ -200,7 +204,7 @@ class Source:
         self.layout = layout
         check_shards(path for name in entry.annotations for path in root.glob(name))
 
-    def json_rows(self, name: str) -> Iterator[Row]:
+    def json_rows(self, name: str) -> Iterator[AnnotationRow]:
         """Items of a JSON list or members of a JSON object, with the line that each starts on.
 
         Raises DataError where the file is broken, which leaves no way to tell its items apart.
@@ -208,7 +212,7 @@ class Source:
         try:
             text = (self.root / name).read_text(encoding="utf-8-sig")
             line, counted = 1, 0
-            for key, value, start, end in members(text):
+            for key, value, start, end in json_members(text):
                 line, counted = line + text.count("\n", counted, start), start
                 yield _json_row(name, line, key, value, text[start:end])
         except json.JSONDecodeError as error:
@@ -222,7 +226,7 @@ class Source:
                 f" {self.entry.source}"
             ) from error
 
-    def jsonl_rows(self, name: str) -> Iterator[Row]:
+    def jsonl_rows(self, name: str) -> Iterator[AnnotationRow]:
         """Items of a JSONL file; a broken line is an item that says so."""
         with (self.root / name).open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -231,9 +235,9 @@ class Source:
                 try:
                     yield _json_row(name, number, "", json.loads(line.decode("utf-8-sig")), "")
                 except ValueError as error:
-                    yield Row(name, number, {}, f"broken JSON, {error}")
+                    yield AnnotationRow(name, number, {}, f"broken JSON, {error}")
 
-    def parquet_rows(self, name: str) -> Iterator[Row]:
+    def parquet_rows(self, name: str) -> Iterator[AnnotationRow]:
         """Rows of a Parquet file, or of all that match a pattern, a few at a time: a row may hold
         megabytes of media.
 
@@ -251,17 +255,17 @@ class Source:
                 ).iter_batches(8, use_threads=False):
                     for fields in batch.to_pylist():
                         number += 1
-                        yield Row(file, number, fields)
+                        yield AnnotationRow(file, number, fields)
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"{path}: broken Parquet after row {number}, {error}; copy it again"
                 ) from error
 
-    def counted(self, group: str) -> str:
+    def numbered_name(self, group: str) -> str:
         """A name for an item that has none: its group with the item's number in it."""
-        return f"{group}-{self.number(group)}"
+        return f"{group}-{self.next_number(group)}"
 
-    def number(self, group: str) -> int:
+    def next_number(self, group: str) -> int:
         """0, 1, 2 ...
 
         for each call with the same group: ids for items that have none.
@@ -273,20 +277,20 @@ class Source:
         """Say that the item at hand is kept although one of its fields is doubtful."""
         self._warnings.append(Refused(field, message))
 
-    def warnings(self) -> list[Refused]:
+    def take_warnings(self) -> list[Refused]:
         """The warnings since the last call."""
         given, self._warnings = self._warnings, []
         return given
 
-    def folder(self, *names: str) -> str:
+    def existing_folder(self, *names: str) -> str:
         """The first of these that is a folder of the copy, ready to be put before a file's name;
         none of them: the root."""
         return next((f"{name}/" for name in names if (self.root / name).is_dir()), "")
 
-    def media(
+    def find_media(
         self,
         field: str,
-        kind: Kind,
+        kind: MediaKind,
         uri: str,
         start: float | None = None,
         end: float | None = None,
@@ -309,7 +313,7 @@ class Source:
                 self._digests[uri] = hashlib.file_digest(file, "sha256").hexdigest()
         return Media(kind=kind, uri=uri, sha256=self._digests[uri], start=start, end=end)
 
-    def count(self, row: Row, *, items: int, lost: int) -> None:
+    def count_item(self, row: AnnotationRow, *, items: int, lost: int) -> None:
         """Add to `losses` and `columns`."""
         self.columns |= dict.fromkeys(row.fields)
         for field in self.entry.shares:
@@ -317,7 +321,7 @@ class Source:
                 all_items, all_lost = self.losses.get((field, value), (0, 0))
                 self.losses[field, value] = all_items + items, all_lost + lost
 
-    def _elsewhere(self, field: str, kind: Kind, uri: str, named: str) -> str:
+    def _elsewhere(self, field: str, kind: MediaKind, uri: str, named: str) -> str:
         """The one file of this name in another folder, since archives unpack into folders of their
         own.
 
@@ -333,7 +337,7 @@ class Source:
             case []:
                 raise Refused(
                     field,
-                    f"{kind} {uri} is missing{missing_step(self.media_root, self.entry.archives)}",
+                    f"{kind} {uri} is missing{missing_file_remedy(self.media_root, self.entry.archives)}",
                 )
             case several:
                 raise Refused(
@@ -360,8 +364,8 @@ class Source:
                 )
         return found
 
-    def embedded(
-        self, field: str, kind: Kind, value: bytes | str | Mapping[str, Any] | None
+    def embedded_media(
+        self, field: str, kind: MediaKind, value: bytes | str | Mapping[str, Any] | None
     ) -> Media:
         """A medium that a table holds: bytes, the hub's features Image and Audio ({"bytes",
         "path"}), or the path of a file of the copy.
@@ -377,8 +381,8 @@ class Source:
         if not data:
             if not path:
                 raise Refused(field, f"holds no {kind}")
-            return self.media(field, kind, path)
-        suffix = suffix_of(data) or Path(path or "").suffix.lower()
+            return self.find_media(field, kind, path)
+        suffix = media_suffix(data) or Path(path or "").suffix.lower()
         if not suffix:
             raise Refused(field, f"{len(data)} bytes that are no {kind} of a known format")
         if self.scratch is None:
@@ -392,11 +396,11 @@ class Source:
         self._embedded[uri] = file
         return Media(kind=kind, uri=uri, sha256=sha)
 
-    def path(self, media: Media) -> Path:
+    def media_path(self, media: Media) -> Path:
         """The file of a medium; of a link, what it points to."""
         return self._embedded.get(media.uri) or (self.media_root / media.uri).resolve()
 
-    def film(
+    def video_with_sound(
         self,
         field: str,
         uri: str,
@@ -410,13 +414,13 @@ class Source:
         Its name is its base name unless the annotation has a path (`named`).
         """
         named = named or PurePosixPath(uri).name
-        return self.media(field, "video", uri, start, end, named=named), self.media(
+        return self.find_media(field, "video", uri, start, end, named=named), self.find_media(
             field, "audio", uri, start, end, named=named
         )
 
 
-def read(
-    adapter: Adapter, source: Source, faults: Faults = lambda _: {}
+def read_queries(
+    adapter: Adapter, source: AnnotationSource, faults: MediaCheck = lambda _: {}
 ) -> tuple[list[Query], list[Problem], int]:
     """All queries, all problems, and the number of native items: the queries and the problems that
     are not `kept` add up to it.
@@ -425,28 +429,28 @@ def read(
     query then, since the annotation alone cannot tell which is right. `faults` gives what is wrong with the media of queries, by
     their id: these are refused.
     """
-    queries: dict[str, tuple[Query, Row]] = {}
+    queries: dict[str, tuple[Query, AnnotationRow]] = {}
     problems: list[Problem] = []
     contradicted: dict[str, str] = {}
     native = 0
 
-    def note(row: Row, name: str, error: Exception, *, kept: bool = False) -> None:
+    def note(row: AnnotationRow, name: str, error: Exception, *, kept: bool = False) -> None:
         field, message = _reason(source, error)
         where = {"benchmark": source.entry.name, "file": row.file, "line": row.line, "id": name}
         excluded = isinstance(error, Excluded)
         problems.append(
             Problem(**where, field=field, message=message, excluded=excluded, kept=kept)
         )
-        source.count(row, items=0, lost=int(problems[-1].refused))
+        source.count_item(row, items=0, lost=int(problems[-1].refused))
 
-    for native, row in enumerate(adapter.rows(source), 1):  # noqa: B007 - the last number is the count
+    for native, row in enumerate(adapter.read_rows(source), 1):  # noqa: B007 - the last number is the count
         name = row.key
-        source.warnings()
-        source.count(row, items=1, lost=0)
+        source.take_warnings()
+        source.count_item(row, items=1, lost=0)
         try:
             if row.broken:
                 raise Refused("line", row.broken)
-            query = adapter.query(source, _present(row))
+            query = adapter.build_query(source, _present(row))
             name = query.id
             if name in queries:
                 first, place = queries[name]
@@ -473,7 +477,7 @@ def read(
         ) as error:
             note(row, name, error)
             continue
-        for warning in source.warnings():
+        for warning in source.take_warnings():
             note(row, name, warning, kept=True)
     dropped: dict[str, Refused] = {}
     for name, answer in contradicted.items():
@@ -490,18 +494,18 @@ def read(
     return [query for query, _ in queries.values()], problems, native
 
 
-def _present(row: Row) -> Row:
+def _present(row: AnnotationRow) -> AnnotationRow:
     """The row without its null fields: what an adapter needs is then missing by its name, and what
     it only displays is absent."""
     fields = {name: value for name, value in row.fields.items() if value is not None}
     return replace(row, fields=fields, null=frozenset(row.fields.keys() - fields.keys()))
 
 
-Faults = Callable[[Sequence[Query]], Mapping[str, str]]
+MediaCheck = Callable[[Sequence[Query]], Mapping[str, str]]
 _EITHER = "the annotation cannot tell which is right"
 
 
-def _reason(source: Source, error: Exception) -> tuple[str, str]:
+def _reason(source: AnnotationSource, error: Exception) -> tuple[str, str]:
     """The field of an item that an exception is about, and what is wrong with it."""
     match error:
         case Refused():
@@ -533,7 +537,7 @@ def _span(value: str) -> str:
     )
 
 
-def identity(item: Mapping[str, Any], *fields: str) -> str:
+def item_id(item: Mapping[str, Any], *fields: str) -> str:
     """The name of an item by fields of its own.
 
     Raises KeyError for one that is absent, blank, or neither text nor whole number.
@@ -544,7 +548,9 @@ def identity(item: Mapping[str, Any], *fields: str) -> str:
     return "-".join(str(item[field]) for field in fields)
 
 
-def keyed(rows: Iterable[Row], name: Callable[[Mapping[str, Any]], str]) -> Iterator[Row]:
+def with_keys(
+    rows: Iterable[AnnotationRow], name: Callable[[Mapping[str, Any]], str]
+) -> Iterator[AnnotationRow]:
     """Rows with the names of their items, by which problems are listed; without one where the item
     has none."""
     for row in rows:
@@ -554,7 +560,7 @@ def keyed(rows: Iterable[Row], name: Callable[[Mapping[str, Any]], str]) -> Iter
             yield row
 
 
-def noted(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+def native_fields(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
     """Fields that no score depends on, as text for `Query.native`: name in the query -> field of
     the item.
 
@@ -581,7 +587,7 @@ _ABBREVIATION = re.compile(r"\s*[A-Za-z]\.[A-Za-z](?:\.|\s|$)")
 _BARE = re.compile(r"\s*([A-Z])(?:[ \t\u00a0\u3000]+)(?=\S)(?!(?:major|minor|flat|sharp)\b)")
 
 
-def labelled(field: str, options: Any) -> tuple[list[str], list[str]]:
+def split_labels(field: str, options: Any) -> tuple[list[str], list[str]]:
     """Labels ("A.
 
     ", "(B) ") and texts of options, so that label + text is the option; labels are empty where there are none.
@@ -605,16 +611,16 @@ def labelled(field: str, options: Any) -> tuple[list[str], list[str]]:
         texts = [option[end:] for option, end in zip(given, ends, strict=True)]
         distinct = len({_normal(text) for text in texts}) == len(texts)
         if any(text.strip() for text in texts) and (all(marked) or distinct):
-            return [option[:end] for option, end in zip(given, ends, strict=True)], checked(
-                field, texts
-            )
+            return [
+                option[:end] for option, end in zip(given, ends, strict=True)
+            ], require_distinct(field, texts)
     else:
         _refuse_disorder(field, given, marked)
-    return [""] * len(given), checked(field, given)
+    return [""] * len(given), require_distinct(field, given)
 
 
 def _texts(field: str, options: Any) -> list[str]:
-    given = listed(field, list(options) if isinstance(options, tuple) else options)
+    given = parse_list(field, list(options) if isinstance(options, tuple) else options)
     for place, option in enumerate(given, 1):
         if isinstance(option, bool) or not isinstance(option, str | int | float):
             raise Refused(field, f"option {place} is no text: {option!r:.60}")
@@ -653,7 +659,7 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def checked(field: str, options: Sequence[str]) -> list[str]:
+def require_distinct(field: str, options: Sequence[str]) -> list[str]:
     """The options as they are.
 
     Raises Refused where one is blank, or two are equal but for space and Unicode's composition.
@@ -671,7 +677,7 @@ def checked(field: str, options: Sequence[str]) -> list[str]:
     return list(options)
 
 
-def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
+def option_by_letter(field: str, letter: str, options: Sequence[str]) -> str:
     """The option that a letter names.
 
     Raises Refused when there is none, or the field holds something else.
@@ -684,7 +690,7 @@ def by_letter(field: str, letter: str, options: Sequence[str]) -> str:
     return options[index]
 
 
-def by_text(field: str, text: str, options: Sequence[str]) -> str:
+def option_by_text(field: str, text: str, options: Sequence[str]) -> str:
     """The option that a text is, but for space and Unicode's composition.
 
     Raises Refused when there is none, or more than one.
@@ -699,7 +705,7 @@ def by_text(field: str, text: str, options: Sequence[str]) -> str:
     return found[0]
 
 
-def solved(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
+def parse_solution(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
     """The right answers, first the one that `Query.answer` holds, as rows in the R1 form write them
     inside <answer>: letters of the options, in a set several with commas between; yes or no; a
     number; a text as it stands.
@@ -707,17 +713,19 @@ def solved(kind: AnswerKind, gold: str, options: Sequence[str]) -> list[str]:
     Raises Refused (field `solution`).
     """
     if kind is AnswerKind.choice:
-        return [by_letter("solution", gold, options)]
+        return [option_by_letter("solution", gold, options)]
     if kind is AnswerKind.set:
         return list(
-            dict.fromkeys(by_letter("solution", letter, options) for letter in gold.split(","))
+            dict.fromkeys(
+                option_by_letter("solution", letter, options) for letter in gold.split(",")
+            )
         )
     if kind is AnswerKind.yes_no:
-        return [by_text("solution", gold.capitalize(), options)]
-    return [digits(gold) if kind is AnswerKind.number else gold]
+        return [option_by_text("solution", gold.capitalize(), options)]
+    return [plain_number(gold) if kind is AnswerKind.number else gold]
 
 
-def digits(gold: str) -> str:
+def plain_number(gold: str) -> str:
     """An answer in plain digits where it is a number in another notation: 1,200, $12$, 3/4, 15%.
 
     A query of it needs the text as it stands as `native["answer"]`, so that replies are read alike.
@@ -726,7 +734,7 @@ def digits(gold: str) -> str:
     return gold if found is None else found
 
 
-def listed(field: str, value: Any) -> list[Any]:
+def parse_list(field: str, value: Any) -> list[Any]:
     """A list, or the text of one as Python or JSON writes it.
 
     Raises Refused for anything else; nothing is evaluated.
@@ -740,13 +748,13 @@ def listed(field: str, value: Any) -> list[Any]:
     return found
 
 
-def letter(query: Query) -> str:
+def answer_letter(query: Query) -> str:
     """The letter of the right option, in the query's own order: what publishers' rules compare
     with."""
     return chr(65 + query.options.index(query.answer))
 
 
-def placed(text: str, tags: Mapping[str, int]) -> str:
+def tags_to_places(text: str, tags: Mapping[str, int]) -> str:
     """Text with the publisher's inline media tags as `<media_N>`; `tags` maps a tag to N.
 
     Raises Refused for text that holds such a place already, which could not be told from ours.
@@ -758,13 +766,13 @@ def placed(text: str, tags: Mapping[str, int]) -> str:
     return text
 
 
-def unplaced(text: str, tags: Mapping[str, int]) -> str:
+def places_to_tags(text: str, tags: Mapping[str, int]) -> str:
     """The inverse of `placed`."""
     names = {number: tag for tag, number in tags.items()}
     return PLACE.sub(lambda match: names[int(match[1])], text)
 
 
-def latest(found: Sequence[str], place: Callable[[str], int]) -> str:
+def last_occurring(found: Sequence[str], place: Callable[[str], int]) -> str:
     """Of several candidates the one whose last occurrence is latest, as publishers after MMMU take
     it: where none occurs in the form that is looked for (place -1), the first."""
     return max(found, key=place)

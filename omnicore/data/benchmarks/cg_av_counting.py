@@ -18,12 +18,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import Entry, Row, Source, identity, keyed, noted
-from omnicore.data.benchmarks.tables import filled, tsv_rows
+from omnicore.data.benchmarks.base import (
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    item_id,
+    native_fields,
+    with_keys,
+)
+from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 NATIVE, TSV = "cg-av-counting.json", "CG-AV-Counting.tsv"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="cg_av_counting",
     title="CG-AV-Counting",
     source="CG-Bench/CG-AV-Counting",
@@ -53,37 +60,37 @@ _WORDS = {
 }
 
 
-def rows(source: Source) -> Iterator[Row]:
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
     table = (
         row
-        for row in filled(tsv_rows(source, TSV))
+        for row in without_blank_cells(tsv_rows(source, TSV))
         if row.broken or row.fields.get("task_mode") == "long_acc"
     )
-    return keyed(
+    return with_keys(
         source.json_rows(NATIVE) if source.layout == NATIVE else table,
-        lambda item: identity(item, "index"),
+        lambda item: item_id(item, "index"),
     )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     video = item["video"].removeprefix("cg_videos_720p/")
     return Query(
         benchmark=ENTRY.name,
-        id=identity(item, "index"),
+        id=item_id(item, "index"),
         type=item["type"],
         question=item["question_en"] if "question_en" in item else item["question"],
         answer=str(item["answer"]),
         answer_kind=AnswerKind.number,
-        media=source.film(
-            "video", f"{source.folder('cg_videos_720p', 'videos')}{video}", named=video
+        media=source.video_with_sound(
+            "video", f"{source.existing_folder('cg_videos_720p', 'videos')}{video}", named=video
         ),
         cluster=video,
-        native=noted(item, {"category": "category", "query_interval": "query_interval"}),
+        native=native_fields(item, {"category": "category", "query_interval": "query_interval"}),
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """ACC: the count is right, within 1e-5.
 
     A reply is read by the package word2number, and one that it cannot read is 0.
@@ -94,7 +101,7 @@ def official(query: Query, reply: str) -> float:
     return float(_error(query, reply) < 1e-5)
 
 
-def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
+def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
     """Acc, oboa (off by one at most), mae and rmse.
 
     An error above 100 and above twice the count is taken as twice the count: its

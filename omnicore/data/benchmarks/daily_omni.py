@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterator
 
 from omnicore.data.benchmarks.base import (
-    Entry,
-    Row,
-    Source,
-    by_letter,
-    identity,
-    keyed,
-    labelled,
-    letter,
-    noted,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    answer_letter,
+    item_id,
+    native_fields,
+    option_by_letter,
+    split_labels,
+    with_keys,
 )
 from omnicore.schema import AnswerKind, Query
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="daily_omni",
     title="Daily-Omni",
     source="liarliar/Daily-Omni",
@@ -40,33 +40,35 @@ _CONTENT = {name: name for name in ("content_parent_category", "content_fine_cat
 _REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(
-        source.json_rows("qa.json"), lambda item: source.counted(identity(item, "video_id"))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(
+        source.json_rows("qa.json"), lambda item: source.numbered_name(item_id(item, "video_id"))
     )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     video = str(item["video_id"])
-    _, options = labelled("Choice", item["Choice"])
+    _, options = split_labels("Choice", item["Choice"])
     return Query(
         benchmark=ENTRY.name,
         id=row.key,
         type=item["Type"],
         question=item["Question"],
         options=tuple(options),
-        answer=by_letter("Answer", item["Answer"], options),
-        media=source.film("video_id", f"{source.folder('Videos')}{video}/{video}_video.mp4"),
+        answer=option_by_letter("Answer", item["Answer"], options),
+        media=source.video_with_sound(
+            "video_id", f"{source.existing_folder('Videos')}{video}/{video}_video.mp4"
+        ),
         cluster=video,
         native={
-            **noted(item, {"duration": "video_duration", "category": "video_category"}),
-            "content": " / ".join(filter(None, noted(item, _CONTENT).values())),
+            **native_fields(item, {"duration": "video_duration", "category": "video_category"}),
+            "content": " / ".join(filter(None, native_fields(item, _CONTENT).values())),
         },
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there
     is none; its first letter, if that is one of A to D in either case, must be the key.
 
@@ -76,4 +78,4 @@ def official(query: Query, reply: str) -> float:
     """
     before, mark, after = reply.partition("assistant")
     found = _REPLY.match(after if mark else before)
-    return float(found is not None and found[1].upper() == letter(query))
+    return float(found is not None and found[1].upper() == answer_letter(query))

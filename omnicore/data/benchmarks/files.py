@@ -15,7 +15,7 @@ _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[\s,]*")
 
 
-def members(text: str, at: int = 0) -> Iterator[tuple[str, Any, int, int]]:
+def json_members(text: str, at: int = 0) -> Iterator[tuple[str, Any, int, int]]:
     """The members of the JSON list or object that opens at `at`: key (empty in a list), value, and
     where the value starts and ends.
 
@@ -91,7 +91,7 @@ _FORMS = {b"WAVE": ".wav", b"WEBP": ".webp", b"AVI ": ".avi", b"AIFF": ".aiff", 
 _BRANDS = {b"M4A ": ".m4a", b"M4B ": ".m4a", b"avif": ".avif", b"avis": ".avif", b"heic": ".heic"}
 
 
-def suffix_of(data: bytes) -> str:
+def media_suffix(data: bytes) -> str:
     """The suffix of a medium by its first bytes; empty for what is not known.
 
     Names in tables are often missing, or wrong.

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from omnicore.data.benchmarks.archives import unpack
-from omnicore.data.benchmarks.base import Entry
+from omnicore.data.benchmarks.archives import unpack_archives
+from omnicore.data.benchmarks.base import BenchmarkEntry
 from omnicore.errors import ConfigError, DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def is_hub(place: str) -> bool:
+def is_hub_place(place: str) -> bool:
     return place == "hub" or place.startswith("hub@")
 
 
-def fetch(
-    entry: Entry, place: str, otherwise: str = "a local copy with --root"
+def download_benchmark(
+    entry: BenchmarkEntry, place: str, otherwise: str = "a local copy with --root"
 ) -> tuple[Path, str]:
     """The local folder of `hub` or `hub@REVISION`, its archives unpacked, and the revision.
 
@@ -55,5 +55,5 @@ def fetch(
             f"{entry.source} at {revision[:12]} could not be downloaded: {error}. Or give"
             f" {otherwise}"
         ) from error
-    unpack(root, entry.archives)
+    unpack_archives(root, entry.archives)
     return root, revision

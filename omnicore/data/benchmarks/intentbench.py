@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Refused,
-    Row,
-    Source,
-    identity,
-    keyed,
-    labelled,
-    solved,
+    item_id,
+    parse_solution,
+    split_labels,
+    with_keys,
 )
 from omnicore.schema import AnswerKind, Query
 
@@ -38,7 +38,7 @@ KINDS = {
     "free-form": AnswerKind.text,
     "OCR": AnswerKind.text,
 }
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="intentbench",
     title="IntentBench",
     source="PhilipC/IntentBench",
@@ -53,17 +53,15 @@ ENTRY = Entry(
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(source.json_rows("qa.json"), lambda item: source.counted(_name(item)))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(source.json_rows("qa.json"), lambda item: source.numbered_name(_name(item)))
 
 
 def _name(item: Mapping[str, Any]) -> str:
-    return str(
-        PurePosixPath(identity(item, "video" if "video" in item else "path")).with_suffix("")
-    )
+    return str(PurePosixPath(item_id(item, "video" if "video" in item else "path")).with_suffix(""))
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     kind = KINDS.get(item["problem_type"])
     if kind is None:
@@ -75,8 +73,8 @@ def query(source: Source, row: Row) -> Query:
         raise Refused("solution", "holds no <answer>")
     options = ["Yes", "No"] if kind is AnswerKind.yes_no else []
     if kind in (AnswerKind.choice, AnswerKind.set):
-        _, options = labelled("options", item["options"])
-    answers = solved(kind, gold, options)
+        _, options = split_labels("options", item["options"])
+    answers = parse_solution(kind, gold, options)
     field = "video" if "video" in item else "path"
     video = item[field]
     return Query(
@@ -88,13 +86,15 @@ def query(source: Source, row: Row) -> Query:
         answer=answers[0],
         also=tuple(answers[1:]),
         answer_kind=kind,
-        media=source.film(field, f"{source.folder('videos')}{video}", named=video),
+        media=source.video_with_sound(
+            field, f"{source.existing_folder('videos')}{video}", named=video
+        ),
         cluster=video,
         native={"answer": gold},
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """reward_fn on the first <answer>: by type the exact string; F1 of the parts between commas;
     yes in both or no in both; equal to two decimals where both have a decimal mark or none; mean
     relative accuracy. Its mean over items is the publisher's score.

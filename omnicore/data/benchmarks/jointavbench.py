@@ -14,19 +14,19 @@ import re
 from collections.abc import Iterator, Sequence
 
 from omnicore.data.benchmarks.base import (
-    Entry,
-    Row,
-    Source,
-    by_text,
-    identity,
-    keyed,
-    labelled,
-    letter,
-    noted,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    answer_letter,
+    item_id,
+    native_fields,
+    option_by_text,
+    split_labels,
+    with_keys,
 )
 from omnicore.schema import AnswerKind, Query
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="jointavbench",
     title="JointAVBench",
     source="JointAVBench/JointAVBench",
@@ -50,19 +50,19 @@ _LEADS = tuple(
 )
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(source.json_rows("jointavbench.json"), lambda item: identity(item, "qid"))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(source.json_rows("jointavbench.json"), lambda item: item_id(item, "qid"))
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
-    name, video = identity(item, "qid"), item["video_name"]
+    name, video = item_id(item, "qid"), item["video_name"]
     if (source.root / (clip := f"videos/{name}.mp4")).is_file():
-        media = source.film("qid", clip)
+        media = source.video_with_sound("qid", clip)
     else:
         start, end = item["segment_timestamp"]
-        media = source.film("video_name", f"videos/{video}.mp4", start, end)
-    _, options = labelled("options", item["options"])
+        media = source.video_with_sound("video_name", f"videos/{video}.mp4", start, end)
+    _, options = split_labels("options", item["options"])
     return Query(
         benchmark=ENTRY.name,
         id=name,
@@ -71,16 +71,16 @@ def query(source: Source, row: Row) -> Query:
         options=tuple(options),
         answer=options[
             item["options"].index(
-                by_text("correct_answer", item["correct_answer"], item["options"])
+                option_by_text("correct_answer", item["correct_answer"], item["options"])
             )
         ],
         media=media,
         cluster=video,
-        native=noted(item, {"segment": "segment_timestamp", "video_url": "video_url"}),
+        native=native_fields(item, {"segment": "segment_timestamp", "video_url": "video_url"}),
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """extract_model_answer: letters after "answer", "option" or "select" and before "is correct",
     letters with a full stop and a space, and options whose text occurs; right when they are all the
     key's. The publisher shows options in an order of its own draw; here it is the query's.
@@ -88,15 +88,15 @@ def official(query: Query, reply: str) -> float:
     Its bugs: "answer because" is B and "answer: Dog house" is D, too; "Answer: (B)" and "Answer: B since" are nothing, unless the
     option's text is there; of a single word any letter counts, so "Dog" is D; an option's text counts as written or in small
     letters alone; a second option that is only mentioned makes the reply nothing. What names nothing is left out of the
-    publisher's mean (`aggregate`); here it is 0.
+    publisher's mean (`official_figures`); here it is 0.
     """
-    return float(_extracted(query, reply) == letter(query))
+    return float(_extracted(query, reply) == answer_letter(query))
 
 
-def aggregate(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
+def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
     """The publisher's accuracy, over replies that name an option, and their share."""
     named = [(query, given) for query, reply in pairs if (given := _extracted(query, reply))]
-    right = sum(given == letter(query) for query, given in named)
+    right = sum(given == answer_letter(query) for query, given in named)
     return {
         "accuracy": right / len(named) if named else 0.0,
         "answered": len(named) / len(pairs) if pairs else 0.0,

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from omnicore.data.benchmarks.base import Problem, Source
+from omnicore.data.benchmarks.base import AnnotationSource, Problem
 from omnicore.scoring import stats
 
 Losses = Mapping[tuple[str, str], tuple[int, int]]  # by field and value: items, and those lost
@@ -18,7 +18,7 @@ UNLIKELY = 0.001  # chance of a loss of this size within one value, if the lost 
 _SPECIFIC = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\S*[/\d]\S*|\b[A-Z]\b")
 
 
-def reasons(problems: Sequence[Problem], columns: Iterable[str]) -> list[str]:
+def reason_lines(problems: Sequence[Problem], columns: Iterable[str]) -> list[str]:
     """A line for each reason with its count and the first item that it was found in, the most
     frequent first; where a field is missing, the columns that were found."""
     found: dict[tuple[str, str], list[Problem]] = {}
@@ -38,7 +38,7 @@ def _line(group: Sequence[Problem]) -> str:
     return f"  {len(group):>5} {first.field}: {first.message}; first in {where}"
 
 
-def skewed(losses: Losses) -> list[str]:
+def skew_lines(losses: Losses) -> list[str]:
     """A line for each value of a type or length of which more is lost than of the others.
 
     It is when at least half as much again is lost of its items as of all, and so many lost ones
@@ -62,8 +62,8 @@ def skewed(losses: Losses) -> list[str]:
     return found
 
 
-def refusal(
-    title: str, problems: Sequence[Problem], count: int, limit: float, source: Source
+def refusal_message(
+    title: str, problems: Sequence[Problem], count: int, limit: float, source: AnnotationSource
 ) -> str:
     """Why a benchmark or source is not taken, and what would take it."""
     head = (
@@ -79,8 +79,8 @@ def refusal(
     return "\n".join(
         [
             head,
-            *reasons(problems, source.columns),
-            *skewed(source.losses),
+            *reason_lines(problems, source.columns),
+            *skew_lines(source.losses),
             f"problems.jsonl lists each; {remedy}",
         ]
     )

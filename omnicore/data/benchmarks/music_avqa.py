@@ -19,19 +19,19 @@ import re
 from collections.abc import Iterator
 
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Refused,
-    Row,
-    Source,
-    identity,
-    keyed,
-    listed,
-    noted,
+    item_id,
+    native_fields,
+    parse_list,
+    with_keys,
 )
 from omnicore.schema import AnswerKind, Query
 
 UPDATE = "data/json_update/avqa-test.json"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="music_avqa",
     title="MUSIC-AVQA",
     source="github.com/GeWu-Lab/MUSIC-AVQA",
@@ -51,36 +51,36 @@ ENTRY = Entry(
 _SLOT = re.compile(r"<[^<>]+>")
 
 
-def rows(source: Source) -> Iterator[Row]:
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
     if source.layout == UPDATE:
         source.size = 9129
-    return keyed(source.json_rows(source.layout), lambda item: identity(item, "question_id"))
+    return with_keys(source.json_rows(source.layout), lambda item: item_id(item, "question_id"))
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     video, answer, template = item["video_id"], item["anser"], item["question_content"]
-    values = listed("templ_values", item["templ_values"])
+    values = parse_list("templ_values", item["templ_values"])
     if len(values) != (slots := len(_SLOT.findall(template))):
         raise Refused("templ_values", f"{len(values)} values for {slots} slots")
     filling = iter(values)
     closed = answer in ("yes", "no")
     return Query(
         benchmark=ENTRY.name,
-        id=identity(item, "question_id"),
-        type=" ".join(listed("type", item["type"])),
+        id=item_id(item, "question_id"),
+        type=" ".join(parse_list("type", item["type"])),
         question=_SLOT.sub(lambda _: next(filling), template).strip(),
         options=("yes", "no") if closed else (),
         answer=answer,
         answer_kind=AnswerKind.yes_no if closed else AnswerKind.text,
-        media=source.film("video_id", f"data/video/{video}.mp4"),
+        media=source.video_with_sound("video_id", f"data/video/{video}.mp4"),
         cluster=video,
         wording=template,
-        native=noted(item, {"deleted": "question_deleted"}),
+        native=native_fields(item, {"deleted": "question_deleted"}),
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """Accuracy of a classifier over the 42 answers of the training file, which always gives one of
     them.
 

@@ -15,22 +15,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from omnicore.data.benchmarks.base import (
-    Entry,
-    Row,
-    Source,
-    by_text,
-    identity,
-    keyed,
-    labelled,
-    latest,
-    letter,
-    noted,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    answer_letter,
+    item_id,
+    last_occurring,
+    native_fields,
+    option_by_text,
+    split_labels,
+    with_keys,
 )
-from omnicore.data.benchmarks.tables import filled
+from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
 HUB, REPOSITORY = "data/train-*.parquet", "dataset/*.jsonl"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="omnibench",
     title="OmniBench",
     source="m-a-p/OmniBench",
@@ -45,53 +45,55 @@ ENTRY = Entry(
 _DISPLAYED = {name: name for name in ("audio type", "audio content", "image content", "audio_path")}
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(_items(source), lambda item: identity(item, "index"))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(_items(source), lambda item: item_id(item, "index"))
 
 
-def _items(source: Source) -> Iterator[Row]:
+def _items(source: AnnotationSource) -> Iterator[AnnotationRow]:
     if source.layout == HUB:
-        yield from filled(source.parquet_rows(HUB))
+        yield from without_blank_cells(source.parquet_rows(HUB))
         return
     for path in sorted(source.root.glob(REPOSITORY)):
         yield from source.jsonl_rows(str(path.relative_to(source.root)))
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
-    _, options = labelled("options", item["options"])
+    _, options = split_labels("options", item["options"])
     picture, sound = _media(source, row)
     path = item.get("image_path")
     return Query(
         benchmark=ENTRY.name,
-        id=identity(item, "index"),
+        id=item_id(item, "index"),
         type=item["task type"],
         question=item["question"],
         options=tuple(options),
-        answer=options[item["options"].index(by_text("answer", item["answer"], item["options"]))],
+        answer=options[
+            item["options"].index(option_by_text("answer", item["answer"], item["options"]))
+        ],
         media=(picture, sound),
         cluster=path if path and isinstance(path, str) else picture.sha256[:16],
-        native=noted(item, _DISPLAYED),
+        native=native_fields(item, _DISPLAYED),
     )
 
 
-def _media(source: Source, row: Row) -> tuple[Media, Media]:
+def _media(source: AnnotationSource, row: AnnotationRow) -> tuple[Media, Media]:
     item = row.fields
     if source.layout == HUB:
-        return source.embedded("image", "image", item.get("image")), source.embedded(
+        return source.embedded_media("image", "image", item.get("image")), source.embedded_media(
             "audio", "audio", item.get("audio")
         )
     return (
-        source.media(
+        source.find_media(
             "image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]
         ),
-        source.media(
+        source.find_media(
             "audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]
         ),
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """inference/answer_parsing.py, after MMMU: "(A)" anywhere, else "A ", else "A.", else, in a
     reply of more than five words, an option's text; of several the latest, and what names none is
     wrong, as in calculate_metrics.py and in lmms-eval.
@@ -106,12 +108,14 @@ def official(query: Query, reply: str) -> float:
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
         if found := [x for x in letters if form.format(x) in text]:
             places = {x: text.rfind(place.format(x)) for x in found}
-            return float(latest(found, places.__getitem__) == letter(query))
+            return float(last_occurring(found, places.__getitem__) == answer_letter(query))
     if len(text.split()) > 5:
         small, texts = (
             text.lower(),
             {x: option.lower() for x, option in zip(letters, query.options, strict=False)},
         )
         if found := [x for x, option in texts.items() if option in small]:
-            return float(latest(found, lambda x: small.rfind(texts[x])) == letter(query))
+            return float(
+                last_occurring(found, lambda x: small.rfind(texts[x])) == answer_letter(query)
+            )
     return 0.0

@@ -19,19 +19,19 @@ from dataclasses import replace
 from typing import Any
 
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Mislabelled,
-    Row,
-    Source,
-    by_letter,
-    checked,
-    labelled,
-    letter,
-    noted,
+    answer_letter,
+    native_fields,
+    option_by_letter,
+    require_distinct,
+    split_labels,
 )
 from omnicore.schema import AnswerKind, Query
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="omnivideobench",
     title="OmniVideoBench",
     source="github.com/NJU-LINK/OmniVideoBench",
@@ -50,12 +50,12 @@ _BOXES = (re.compile(r"/box\{([^}]+)\}"), re.compile(r"\\boxed\{([^}]+)\}"))
 _UNMARKED = str.maketrans("", "", string.punctuation)
 
 
-def rows(source: Source) -> Iterator[Row]:
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
     """One a question, with the fields of its video; a video without questions is one row that lacks
     them."""
     for video in source.json_rows(source.layout):
         questions = (
-            list(video.inner("questions"))
+            list(video.member_rows("questions"))
             if isinstance(video.fields.get("questions"), list)
             else []
         )
@@ -66,11 +66,11 @@ def rows(source: Source) -> Iterator[Row]:
             yield video
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     video = item["video"]
     options = _options(source, item)
-    answer = by_letter("correct_option", item["correct_option"], options)
+    answer = option_by_letter("correct_option", item["correct_option"], options)
     _compare(source, item.get("answer"), item["correct_option"], answer, options)
     return Query(
         benchmark=ENTRY.name,
@@ -79,28 +79,30 @@ def query(source: Source, row: Row) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=answer,
-        media=source.film("video", f"{source.folder(*_FOLDERS)}{video}.mp4"),
+        media=source.video_with_sound("video", f"{source.existing_folder(*_FOLDERS)}{video}.mp4"),
         cluster=video,
         native={
-            **noted(item, _DISPLAYED),
+            **native_fields(item, _DISPLAYED),
             "modalities": ",".join(sorted(_modalities(item.get("reasoning_steps")))),
         },
     )
 
 
-def _options(source: Source, item: Mapping[str, Any]) -> list[str]:
+def _options(source: AnnotationSource, item: Mapping[str, Any]) -> list[str]:
     """Options without their labels.
 
     Where these repeat, `correct_option` is the place, as for the publisher: a warning.
     """
     try:
-        return labelled("options", item["options"])[1]
+        return split_labels("options", item["options"])[1]
     except Mislabelled as error:
         source.warn("options", f"{error.message}; {item['correct_option']} is taken as the place")
-        return checked("options", error.texts)
+        return require_distinct("options", error.texts)
 
 
-def _compare(source: Source, said: Any, key: str, answer: str, options: list[str]) -> None:
+def _compare(
+    source: AnnotationSource, said: Any, key: str, answer: str, options: list[str]
+) -> None:
     """Warn where the text in `answer`, which no score uses, is not the option that the key
     names."""
     if not isinstance(said, str) or not said.strip() or _plain(said) == _plain(answer):
@@ -131,7 +133,7 @@ def _modalities(steps: Any) -> set[str]:
     return {modality for modality in found if isinstance(modality, str)}
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of
     /box{} or \boxed{}; then small letters, only the first where a full stop follows it, without
     punctuation, must equal the letter of the key.
@@ -147,4 +149,4 @@ def official(query: Query, reply: str) -> float:
     text = text.lower()
     if text[1:2] == ".":
         text = text[0]
-    return float(" ".join(text.translate(_UNMARKED).split()) == letter(query).lower())
+    return float(" ".join(text.translate(_UNMARKED).split()) == answer_letter(query).lower())

@@ -24,12 +24,12 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
-from omnicore.media.read import RATE
+from omnicore.media.read import SAMPLE_RATE
 from omnicore.schema import AnswerKind, BenchmarkInfo
 
 SIDE = 28
 Split = Literal["base", "train", "dev", "test"]
-Kind = Literal[
+ItemKind = Literal[
     "picture",
     "speech",
     "text",
@@ -162,7 +162,7 @@ class Item:
     """A query before its media are files: indices into a `World`'s pictures and clips, in the order
     shown."""
 
-    kind: Kind
+    kind: ItemKind
     wording: int
     question: str
     options: tuple[str, ...]
@@ -179,7 +179,7 @@ class Item:
         return AnswerKind.yes_no if self.kind in ASKS_AGREEMENT else AnswerKind.choice
 
 
-def written(chain: str, answer: str) -> str:
+def format_reply(chain: str, answer: str) -> str:
     """The reply format that every embedded model is taught."""
     return f"<think>{chain}</think><answer>{answer}</answer>"
 
@@ -227,7 +227,10 @@ def _clips(split: Split) -> Iterator[Clip]:
                 n = int(len(clean) / rng.uniform(0.92, 1.08))
                 wave = np.interp(np.linspace(0, len(clean) - 1, n), np.arange(len(clean)), clean)
                 wave = np.concatenate(
-                    [np.zeros(int(rng.uniform(0, 0.03) * RATE)), wave * rng.uniform(0.3, 0.9)]
+                    [
+                        np.zeros(int(rng.uniform(0, 0.03) * SAMPLE_RATE)),
+                        wave * rng.uniform(0.3, 0.9),
+                    ]
                 )
                 noise = np.sqrt((wave**2).mean()) * 10 ** (-rng.uniform(12, 30) / 20)
                 wave = np.clip(wave + rng.normal(0, noise, len(wave)), -1, 1)
@@ -252,7 +255,7 @@ class World:
     def item(
         self,
         rng: random.Random,
-        kind: Kind,
+        kind: ItemKind,
         neglect: Mapping[str, tuple[float, ...]] | None = None,
         weights: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Item:
@@ -284,7 +287,7 @@ class World:
             chain, said = " ".join(chain.split()[:2]), rng.choice(options)
         question = WORDINGS[kind][wording].format(a=a, b=b)
         return Item(
-            kind, wording, question, tuple(options), answer, written(chain, said), tuple(media)
+            kind, wording, question, tuple(options), answer, format_reply(chain, said), tuple(media)
         )
 
 
@@ -300,7 +303,7 @@ def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item
         rng = random.Random(f"{world.split}-{name}")
         count = max(4, round(count * scale))
         solvable = round(count * share)
-        kinds: list[Kind] = ["picture_both" if i % 2 else "transcript" for i in range(solvable)]
+        kinds: list[ItemKind] = ["picture_both" if i % 2 else "transcript" for i in range(solvable)]
         kinds += ["agreement" if name in _KEEP_WHOLE else "sum"] * (count - solvable)
         rng.shuffle(kinds)
         benchmarks[name] = [
@@ -313,7 +316,7 @@ def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item
     return benchmarks
 
 
-def info(name: str, queries: int) -> BenchmarkInfo:
+def benchmark_info(name: str, queries: int) -> BenchmarkInfo:
     reason = _KEEP_WHOLE.get(name, "")
     return BenchmarkInfo(
         name=name,

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omnicore.data.benchmarks.base import Refused, Row, Source, labelled
+from omnicore.data.benchmarks.base import AnnotationRow, AnnotationSource, Refused, split_labels
 from omnicore.errors import DataError
 
 # VLMEvalKit's files may hold whole pictures as text; the csv module's own limit is 128 KB a cell.
 _LONGEST_CELL = 1 << 30
 
 
-def tsv_rows(source: Source, name: str) -> Iterator[Row]:
+def tsv_rows(source: AnnotationSource, name: str) -> Iterator[AnnotationRow]:
     """Rows of a TSV file as pandas writes it: a header, quotes only where a cell holds a tab, a
     quote or a line break.
 
@@ -30,21 +30,21 @@ def tsv_rows(source: Source, name: str) -> Iterator[Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, fields in enumerate(csv.DictReader(file, delimiter="\t"), 1):
                 broken = "has more cells than the header has columns" if None in fields else ""
-                yield Row(name, number, {} if broken else fields, broken)
+                yield AnnotationRow(name, number, {} if broken else fields, broken)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}; copy the file again") from error
 
 
-def filled(rows: Iterable[Row]) -> Iterator[Row]:
+def without_blank_cells(rows: Iterable[AnnotationRow]) -> Iterator[AnnotationRow]:
     """Rows without their blank cells: what an adapter needs is then missing, as a key is in JSON,
     and never the text "None"."""
     for row in rows:
         yield replace(
-            row, fields={name: value for name, value in row.fields.items() if not blank(value)}
+            row, fields={name: value for name, value in row.fields.items() if not is_blank(value)}
         )
 
 
-def blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN (what pandas makes of null), or text of spaces
     alone."""
     return (
@@ -54,7 +54,7 @@ def blank(value: Any) -> bool:
     )
 
 
-def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
+def parse_options(field: str, value: Any) -> tuple[list[str], list[str]]:
     """Names and bare texts of options: a list of texts, labelled or not, or of {label, text}
     objects; {label: [..], text: [..]}, as ARC has them; {A: .., B: ..}, as Video-Holmes has them;
     or one of these as Python or JSON writes it.
@@ -79,8 +79,8 @@ def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
         raise Refused(field, f"is no list: {value!r:.60}")
     texts = [option.get("text") if isinstance(option, Mapping) else option for option in given]
     for place, text in enumerate(texts, 1):
-        if blank(text) or not isinstance(text, str | int | float):
-            raise Refused(field, f"option {place} is {'blank' if blank(text) else 'no text'}")
+        if is_blank(text) or not isinstance(text, str | int | float):
+            raise Refused(field, f"option {place} is {'blank' if is_blank(text) else 'no text'}")
     labels = [
         str(option.get("label", "")).strip(" .)(").upper()
         for option in given
@@ -92,8 +92,8 @@ def options_of(field: str, value: Any) -> tuple[list[str], list[str]]:
     ]
     if any(labels) and labels not in turns:
         raise Refused(field, f"are not labelled A, B or 1, 2 in turn, but {', '.join(labels)}")
-    written = [text_of(text).strip() for text in texts]
-    return (labels if any(labels) else written), labelled(field, written)[1]
+    written = [cell_text(text).strip() for text in texts]
+    return (labels if any(labels) else written), split_labels(field, written)[1]
 
 
 def _parsed(text: str) -> Any:
@@ -106,7 +106,7 @@ def _parsed(text: str) -> Any:
     return None
 
 
-def text_of(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A cell as text.
 
     pandas keeps a column of whole numbers with a gap as floats: 3.0 is 3.

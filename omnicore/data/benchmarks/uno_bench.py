@@ -20,24 +20,24 @@ import re
 from collections.abc import Iterator
 
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Excluded,
-    Kind,
+    MediaKind,
     Refused,
-    Row,
-    Source,
-    by_letter,
-    by_text,
-    checked,
-    identity,
-    keyed,
-    listed,
-    placed,
+    item_id,
+    option_by_letter,
+    option_by_text,
+    parse_list,
+    require_distinct,
+    tags_to_places,
+    with_keys,
 )
-from omnicore.data.benchmarks.tables import filled
+from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="uno_bench",
     title="UNO-Bench (omni)",
     source="meituan-longcat/UNO-Bench",
@@ -48,7 +48,7 @@ ENTRY = Entry(
     shares=("subset_name",),
     answer_kinds=(AnswerKind.choice, AnswerKind.text),
 )
-_COLUMNS: dict[str, Kind] = {"images": "image", "videos": "video", "audios": "audio"}
+_COLUMNS: dict[str, MediaKind] = {"images": "image", "videos": "video", "audios": "audio"}
 _TAG = re.compile(r"<(?:image|video|audio)_\d+>")
 # Labels of options: at the start of a line, or else anywhere but after a letter or figure.
 _LABELS = tuple(
@@ -58,15 +58,16 @@ _KEY = re.compile(r"([A-Z])(?:[.．、:：]|$)")
 _SPOKEN = re.compile(r"\[\[\[(.*?)\]\]\]")
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(
-        filled(source.parquet_rows("validation.parquet")), lambda item: identity(item, "qid")
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(
+        without_blank_cells(source.parquet_rows("validation.parquet")),
+        lambda item: item_id(item, "qid"),
     )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
-    name, score, gold = identity(item, "qid"), int(item["score_type"]), item["answer"]
+    name, score, gold = item_id(item, "qid"), int(item["score_type"]), item["answer"]
     files = {
         tag: (c, k, uri)
         for c, k in _COLUMNS.items()
@@ -83,18 +84,22 @@ def query(source: Source, row: Row) -> Query:
     for tag in tags:
         if tag not in files:
             raise Refused("question", f"{tag} names a medium that the row does not hold")
-        media.append(source.media(*files[tag]))
-    text = placed(item["question"], {tag: number for number, tag in enumerate(tags, 1)})
+        media.append(source.find_media(*files[tag]))
+    text = tags_to_places(item["question"], {tag: number for number, tag in enumerate(tags, 1)})
     question, options = _parted(text) if score == 0 else (text, [])
-    checked("question", options)
+    require_distinct("question", options)
     answer = gold.strip()
     if options:
         key = _KEY.match(answer)
-        answer = by_letter("answer", key[1], options) if key else by_text("answer", answer, options)
+        answer = (
+            option_by_letter("answer", key[1], options)
+            if key
+            else option_by_text("answer", answer, options)
+        )
     elif score == 4:
         answer = _SPOKEN.findall(gold)[-1]
     elif score == 2 and answer.startswith("["):
-        answer = str(listed("answer", answer)[0])
+        answer = str(parse_list("answer", answer)[0])
     return Query(
         benchmark=ENTRY.name,
         id=name,
@@ -131,7 +136,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
     ]
 
 
-def official(query: Query, reply: str) -> float | None:
+def official_score(query: Query, reply: str) -> float | None:
     """None, not computable here, but for OCR-short (`score_type` 2): 1 when any of the reference's
     alternatives occurs in the reply, in small letters, with spaces for line breaks. Its bug: so it
     does in a longer word, and an empty alternative always.
@@ -145,7 +150,9 @@ def official(query: Query, reply: str) -> float | None:
         return None
     gold = query.native["answer"]
     try:
-        wanted = listed("answer", gold) if gold.startswith("[") and gold.endswith("]") else [gold]
+        wanted = (
+            parse_list("answer", gold) if gold.startswith("[") and gold.endswith("]") else [gold]
+        )
     except Refused:
         wanted = [gold]
     said, *wanted = (text.strip().lower().replace("\n", " ") for text in (reply, *wanted))

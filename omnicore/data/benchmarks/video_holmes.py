@@ -16,12 +16,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.data.benchmarks.base import Entry, Row, Source, by_letter, identity, keyed, letter
-from omnicore.data.benchmarks.tables import filled, options_of, tsv_rows
+from omnicore.data.benchmarks.base import (
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    answer_letter,
+    item_id,
+    option_by_letter,
+    with_keys,
+)
+from omnicore.data.benchmarks.tables import parse_options, tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 TSV = "Video_Holmes.tsv"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="video_holmes",
     title="Video-Holmes",
     source="TencentARC/Video-Holmes",
@@ -53,37 +61,37 @@ _LETTERS = "ABCDEF"
 _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
-def rows(source: Source) -> Iterator[Row]:
-    return keyed(_items(source), lambda item: identity(item, "video ID", "Question ID"))
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    return with_keys(_items(source), lambda item: item_id(item, "video ID", "Question ID"))
 
 
-def _items(source: Source) -> Iterator[Row]:
+def _items(source: AnnotationSource) -> Iterator[AnnotationRow]:
     if source.layout != TSV:
         yield from source.json_rows(source.layout)
         return
-    for row in filled(tsv_rows(source, TSV)):
+    for row in without_blank_cells(tsv_rows(source, TSV)):
         yield replace(
             row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()}
         )
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     film = item["video ID"]
-    _, options = options_of("Options", item["Options"])
+    _, options = parse_options("Options", item["Options"])
     return Query(
         benchmark=ENTRY.name,
-        id=identity(item, "video ID", "Question ID"),
+        id=item_id(item, "video ID", "Question ID"),
         type=item["Question Type"],
         question=item["Question"],
         options=tuple(options),
-        answer=by_letter("Answer", item["Answer"], options),
-        media=source.film("video ID", f"{source.folder(*_FOLDERS)}{film}.mp4"),
+        answer=option_by_letter("Answer", item["Answer"], options),
+        media=source.video_with_sound("video ID", f"{source.existing_folder(*_FOLDERS)}{film}.mp4"),
         cluster=film,
     )
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F
     that stands in it before a space or a colon or after "[", else the first that stands in it at
     all.
@@ -95,4 +103,4 @@ def official(query: Query, reply: str) -> float:
     tagged = _ANSWER.findall(reply)
     text = tagged[-1] if tagged else reply
     marked = (x for x in _LETTERS if f"{x} " in text or f"{x}:" in text or f"[{x}" in text)
-    return float(next(marked, next((x for x in _LETTERS if x in text), "")) == letter(query))
+    return float(next(marked, next((x for x in _LETTERS if x in text), "")) == answer_letter(query))

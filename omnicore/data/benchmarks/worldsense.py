@@ -20,21 +20,21 @@ from dataclasses import replace
 from typing import Any
 
 from omnicore.data.benchmarks.base import (
-    Entry,
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
     Refused,
-    Row,
-    Source,
-    by_letter,
-    labelled,
-    letter,
-    listed,
-    noted,
+    answer_letter,
+    native_fields,
+    option_by_letter,
+    parse_list,
+    split_labels,
 )
-from omnicore.data.benchmarks.tables import filled, tsv_rows
+from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 NATIVE, TSV, PARQUET = "worldsense_qa.json", "WorldSense.tsv", "data/test-*.parquet"
-ENTRY = Entry(
+ENTRY = BenchmarkEntry(
     name="worldsense",
     title="WorldSense",
     source="honglyhly/WorldSense",
@@ -60,15 +60,19 @@ _PREFIXES = (
 )
 
 
-def rows(source: Source) -> Iterator[Row]:
+def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
     """One a task, with the fields of its video."""
     return _tasks(source) if source.layout == NATIVE else _numbered(source)
 
 
-def _tasks(source: Source) -> Iterator[Row]:
+def _tasks(source: AnnotationSource) -> Iterator[AnnotationRow]:
     """A video without tasks is one row that lacks them."""
     for video in source.json_rows(NATIVE):
-        tasks = [] if video.broken else [row for row in video.inner() if row.key.startswith("task")]
+        tasks = (
+            []
+            if video.broken
+            else [row for row in video.member_rows() if row.key.startswith("task")]
+        )
         for task in tasks:
             yield replace(
                 task,
@@ -79,17 +83,17 @@ def _tasks(source: Source) -> Iterator[Row]:
             yield video
 
 
-def _numbered(source: Source) -> Iterator[Row]:
+def _numbered(source: AnnotationSource) -> Iterator[AnnotationRow]:
     """Rows of a table, named as in the publisher's file."""
     table = tsv_rows(source, TSV) if source.layout == TSV else source.parquet_rows(PARQUET)
-    for row in filled(table):
+    for row in without_blank_cells(table):
         video = row.fields.get("video", "")
-        yield replace(row, key=f"{video}-task{source.number(video)}" if video else "")
+        yield replace(row, key=f"{video}-task{source.next_number(video)}" if video else "")
 
 
-def query(source: Source, row: Row) -> Query:
+def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
-    _, options = labelled("candidates", item["candidates"])
+    _, options = split_labels("candidates", item["candidates"])
     video = item["video"]
     return Query(
         benchmark=ENTRY.name,
@@ -97,21 +101,24 @@ def query(source: Source, row: Row) -> Query:
         type=item["task_type"],
         question=item["question"],
         options=tuple(options),
-        answer=by_letter("answer", item["answer"], options),
-        media=source.film("video", f"{source.folder('videos')}{video}.mp4"),
+        answer=option_by_letter("answer", item["answer"], options),
+        media=source.video_with_sound("video", f"{source.existing_folder('videos')}{video}.mp4"),
         cluster=video,
-        native={**noted(item, _DISPLAYED), "audio_class": _classes(item.get("audio_class"))},
+        native={
+            **native_fields(item, _DISPLAYED),
+            "audio_class": _classes(item.get("audio_class")),
+        },
     )
 
 
 def _classes(value: Any) -> str:
     """The classes of sound, in a list or in its Python text, as tables have it."""
     with contextlib.suppress(Refused):
-        value = listed("audio_class", value)
-    return noted({"audio_class": value}, {"audio_class": "audio_class"})["audio_class"]
+        value = parse_list("audio_class", value)
+    return native_fields({"audio_class": value}, {"audio_class": "audio_class"})["audio_class"]
 
 
-def official(query: Query, reply: str) -> float:
+def official_score(query: Query, reply: str) -> float:
     """VLMEvalKit's extract_characters_regex with its default, exact matching: known prefixes are
     taken out wherever they stand, then the first capital A, B, C or D counts. Nothing found is
     wrong; a judge model, where one is set, would be asked.
@@ -124,4 +131,4 @@ def official(query: Query, reply: str) -> float:
     for prefix in _PREFIXES:
         text = text.replace(prefix, "")
     found = re.search("[ABCD]", text)
-    return float(found is not None and found[0] == letter(query))
+    return float(found is not None and found[0] == answer_letter(query))
