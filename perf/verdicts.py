@@ -1,6 +1,6 @@
 """Precision and recall of the audit's verdicts on simulated benchmarks with planted truth.
 
-`python -m perf.verdicts` prints the tables of docs/audit.md. Every cell is one benchmark size and one share of solvable queries,
+`python -m perf.verdicts` prints the tables of docs/concepts/verdicts.md. Every cell is one benchmark size and one share of solvable queries,
 over seeded repetitions; the probe sees what is solvable with an accuracy of 0.95 and otherwise guesses. Probes:
 
   independent  every guess is drawn anew among the options

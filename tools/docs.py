@@ -40,6 +40,7 @@ def sources(root: Path = ROOT) -> dict[str, str]:
     }
     for path in sorted((root / "examples").glob("*/README.md")):
         pages[path.relative_to(root).as_posix()] = f"examples/{path.parent.name}.md"
+    pages["examples/README.md"] = "examples/index.md"
     return pages | OUTSIDE
 
 

@@ -328,7 +328,7 @@ def errors_page() -> str:
 
 def metrics_page() -> str:
     """Return the page with every Prometheus metric."""
-    from omnicore.telemetry.metrics import METRICS, SERVING
+    from omnicore.telemetry.metrics import METRICS, SERVE_METRICS
 
     lines = [
         "# Metrics",
@@ -337,7 +337,7 @@ def metrics_page() -> str:
         " serve`. [Monitoring](../operate.md) describes how they are collected.",
         "",
     ]
-    for title, table in (("Steps", METRICS), ("omnicore serve", SERVING)):
+    for title, table in (("Steps", METRICS), ("omnicore serve", SERVE_METRICS)):
         rows = [f"## {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
         for name, metric in table.items():
             labels = ", ".join(code(label) for label in metric.labels)
