@@ -1,5 +1,4 @@
-"""The training operator, the kubelet and the rest of the world, played for one job on the mock API
-server."""
+"""A simulated training operator and kubelet for one job on the mock API server."""
 
 from __future__ import annotations
 
@@ -7,14 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from omnicore.cluster import names
-from omnicore.cluster.client import Times
 from omnicore.cluster.manifests import JobSpec
 from omnicore.config import LauncherConfig
 from tests.kube_server import NAMESPACE, KubeServer
 
-QUICK = Times(
-    beat=0.05, request=20, stream=5, first_wait=0.01, longest_wait=0.05, outage=30, goodbye=5
-)
 RUN, KEY = "omniboost-x7", "k" * 64
 
 
@@ -33,7 +28,7 @@ def spec(kind: str = "pytorchjob", step: str = "rlvr", key: str = KEY) -> JobSpe
 
 
 def suspend(job: dict[str, Any], on: bool) -> None:
-    """Each kind has the field at a place of its own."""
+    """Set the field that each kind has at another place."""
     (job["spec"]["runPolicy"] if job["kind"] == "PyTorchJob" else job["spec"])["suspend"] = on
 
 
@@ -42,7 +37,7 @@ POD = f"{NAME}-worker-0"
 
 
 class Operator:
-    """Plays the training operator, the kubelet and the rest of the world for one job."""
+    """Simulates the training operator and the kubelet for one job."""
 
     def __init__(self, kube: KubeServer, kind: str = "pytorchjob") -> None:
         self.kube, self.kind = kube, names.KINDS[kind]
@@ -56,10 +51,10 @@ class Operator:
         return self.kube.get(self.plural, self.name) or {}
 
     def suspend(self, on: bool) -> None:
-        """As Kueue does, by the spec; the operator's condition follows it."""
+        """Change the spec as Kueue does; the operator's condition follows."""
         self.kube.change(self.plural, self.name, lambda job: suspend(job, on))
 
-    def says(
+    def set_condition(
         self, condition: str, status: str = "True", reason: str = "Because", message: str = ""
     ) -> None:
         if condition == "Suspended":
@@ -71,7 +66,7 @@ class Operator:
 
     def runs(self, *lines: str, index: int = 0) -> str:
         pod = self.pod(index, phase="Running", state={"running": {}})
-        self.says("Running")
+        self.set_condition("Running")
         self.kube.say(pod, *lines)
         return pod
 
@@ -82,12 +77,14 @@ class Operator:
 
     def succeeds(self) -> None:
         self.ends()
-        self.says("Running", "False")
-        self.says(self.kind.succeeded)
+        self.set_condition("Running", "False")
+        self.set_condition(self.kind.succeeded)
 
     def fails(self, code: int = 1, reason: str = "Error") -> None:
         self.ends(code, reason)
-        self.says("Failed", reason="PyTorchJobFailed", message="1 Worker replica(s) failed")
+        self.set_condition(
+            "Failed", reason="PyTorchJobFailed", message="1 Worker replica(s) failed"
+        )
 
     def watched(self, times: int = 1) -> None:
         self.kube.wait_for(
@@ -101,4 +98,4 @@ class Operator:
         self.kube.wait_for(lambda: self.kube.count("get", "pods/log") >= times)
 
 
-Play = Callable[[Operator], None]
+Scenario = Callable[[Operator], None]

@@ -1,4 +1,1 @@
-"""Heavy steps as jobs on a Kubernetes cluster.
-
-Nothing else in omnicore imports `kubernetes`.
-"""
+"""Heavy steps as jobs on a Kubernetes cluster; no other room imports `kubernetes`."""

@@ -1,4 +1,4 @@
-"""What a cluster can run of a recipe: API kinds, rights, quota, GPUs. Reads alone, nothing is created."""
+"""What a cluster can run of a recipe: API kinds, rights, quota, GPUs. It only reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from omnicore.cluster import launch, serve
-from omnicore.cluster.client import Cluster, connect, said
+from omnicore.cluster.client import Cluster, connect
 from omnicore.cluster.names import INFERENCE_SERVICES, KINDS, Resource
+from omnicore.cluster.pod_spec import GPU
+from omnicore.cluster.retry import error_message
 from omnicore.config.recipe import Recipe
 from omnicore.errors import ClusterError
 from omnicore.schema import Finding
@@ -19,7 +21,6 @@ from omnicore.schema import Finding
 KUEUE = "kueue.x-k8s.io"
 LOCAL_QUEUES = Resource(KUEUE, "v1beta2", "localqueues")
 JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets")
-GPU = "nvidia.com/gpu"
 INSTALL = {
     "kubeflow.org": "install Kubeflow's Training Operator v1.9, or use launcher.kind=trainjob",
     "trainer.kubeflow.org": "install Kubeflow Trainer v2.2 or v2.3",
@@ -48,7 +49,7 @@ def diagnose_cluster(namespace: str, recipe: Recipe) -> list[Finding]:
     try:
         version = client.VersionApi(api).get_code(_request_timeout=10)
     except (ApiException, HTTPError) as error:
-        reason = said(error) if isinstance(error, ApiException) else str(error)
+        reason = error_message(error) if isinstance(error, ApiException) else str(error)
         remedy = "check KUBECONFIG, the network and the credentials"
         return [Finding("API server", "fail", reason, remedy)]
     findings = [Finding("API server", "ok", f"Kubernetes {version.git_version}")]
@@ -83,7 +84,7 @@ def _served(api: Any) -> dict[str, list[str]]:
 
 
 def _kind(resource: Resource, served: dict[str, list[str]], *, optional: bool = False) -> Finding:
-    name = f"{resource.plural}.{resource.group}"
+    name = resource.full_name
     versions = served.get(resource.group, [])
     if resource.version in versions:
         return Finding(name, "ok", f"served as {resource.version}")
@@ -154,7 +155,7 @@ def _quota(api: Any, cluster: Cluster, recipe: Recipe) -> Iterator[Finding]:
     try:
         found = objects.get_cluster_custom_object(KUEUE, "v1beta2", "clusterqueues", owner)
     except ApiException as error:
-        yield Finding(f"queue {name}", "warn", f"ClusterQueue {owner}: {said(error)}", "")
+        yield Finding(f"queue {name}", "warn", f"ClusterQueue {owner}: {error_message(error)}", "")
         return
     wanted = recipe.launcher.nodes * recipe.launcher.gpus_per_node
     largest = max(_nominal(found["spec"].get("resourceGroups", []), GPU), default=0)
@@ -184,7 +185,7 @@ def _gpus(api: Any, recipe: Recipe) -> Iterator[Finding]:
     try:
         nodes = client.CoreV1Api(api).list_node(label_selector=selector, _request_timeout=10).items
     except ApiException as error:
-        yield Finding("GPU nodes", "warn", f"cannot list nodes: {said(error)}", "")
+        yield Finding("GPU nodes", "warn", f"cannot list nodes: {error_message(error)}", "")
         return
     counts = [int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes]
     largest = max(counts, default=0)

@@ -1,8 +1,8 @@
-"""What an InferenceService's init container runs: a published checkpoint into the volume that the
-server reads.
+"""Fetch a published checkpoint into the volume of a server: an InferenceService's init container.
 
-KServe's own storage-initializer has one size for all models (kserve#5162) and no checksums; a container of its name that the
-object brings along is left in its place (pkg/webhook/admission/pod/storage_initializer_injector.go).
+KServe's own storage-initializer has one size for all models (kserve#5162) and no checksums; KServe
+keeps a container of that name that the object brings along
+(pkg/webhook/admission/pod/storage_initializer_injector.go).
 """
 
 from __future__ import annotations
@@ -17,36 +17,45 @@ from omnicore.lineage import signing
 from omnicore.storage import store
 
 
-def fetch(uri: str, digest: str, directory: Path) -> None:
-    """Makes `directory` hold what is published at `uri`, every file checked, and the checkpoint's
-    signature where there is a key to verify it with.
+def fetch_checkpoint(uri: str, digest: str, directory: Path) -> None:
+    """Fetch a publication, check every file, and verify the signature where a key is set.
 
-    Raises DataError when that is no longer `digest`, and what `store.fetch` and `signing.verify_signature`
-    raise.
+    Args:
+        uri: s3:// address of the publication.
+        digest: Its expected digest.
+        directory: New, or filled by an earlier call.
+
+    Raises:
+        DataError: The address holds another digest, or nothing.
+        StorageError: As `store.fetch` raises it.
+        CheckpointError: As `signing.verify_signature` raises it.
     """
-    published = store.require(uri)
-    if published.digest != digest:
+    publication = store.require(uri)
+    if publication.digest != digest:
         raise DataError(
-            f"{uri} holds {published.digest[:12]} by now, and {digest[:12]} is to be served: run"
-            " the step again"
+            f"{uri} now holds {publication.digest[:12]} and not {digest[:12]}, which is to be"
+            " served: re-run the step",
+            code="checkpoint-digest-changed",
+            path=uri,
         )
-    store.fetch(uri, directory, published)
-    # Were both there, the upper one's signature would have to cover the other: neither can be slipped in beside what is served.
-    signing.verify_signature(
-        directory if (directory / "config.json").is_file() else directory / "checkpoint"
-    )
+    store.fetch(uri, directory, publication)
+    # A signature at the root also covers `checkpoint/`: with files in both places, nothing can be
+    # slipped in beside the served ones.
+    at_root = (directory / "config.json").is_file()
+    signing.verify_signature(directory if at_root else directory / "checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Fetch a checkpoint from the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m omnicore.cluster.fetch", description="Fetches a published checkpoint."
+        prog="python -m omnicore.cluster.fetch", description="Fetch a published checkpoint."
     )
     parser.add_argument("uri", help="s3:// address of a publication")
     parser.add_argument("digest", help="its digest, in hexadecimal")
-    parser.add_argument("directory", type=Path, help="new, or an earlier run's")
+    parser.add_argument("directory", type=Path, help="new, or of an earlier run")
     options = parser.parse_args(argv)
     try:
-        fetch(options.uri, options.digest, options.directory)
+        fetch_checkpoint(options.uri, options.digest, options.directory)
     except OmniError as error:
         print(f"omnicore: {error}", file=sys.stderr)
         return 2

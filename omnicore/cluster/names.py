@@ -1,4 +1,4 @@
-"""What objects on a cluster are called: the kinds of job, labels, annotations, names."""
+"""Names of objects on a cluster: kinds of job, labels, annotations, conditions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 from omnicore.config import digest
 
-APP, RUN, STEP, KEY = (
-    "app.kubernetes.io/name",
-    "omnicore.dev/run",
-    "omnicore.dev/step",
-    "omnicore.dev/key",
-)
+APP = "app.kubernetes.io/name"
+RUN, STEP, KEY = "omnicore.dev/run", "omnicore.dev/step", "omnicore.dev/key"
 HEARTBEAT, TTL = "omnicore.dev/heartbeat", "omnicore.dev/ttl-seconds"
-# A job's name is the start of its pods' and services' (`<job>-worker-12`, `<job>-node-0-12`), which share the limit of 63.
-LONGEST = 50
+QUEUE = "kueue.x-k8s.io/queue-name"
+# A job's name begins the names of its pods and services (`<job>-worker-12`, `<job>-node-0-12`),
+# which may have 63 characters.
+MAX_JOB_NAME = 50
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -28,16 +26,32 @@ class Resource(NamedTuple):
     version: str
     plural: str
 
+    @property
+    def api_version(self) -> str:
+        """Field `apiVersion` of the resource's objects."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def full_name(self) -> str:
+        """Plural name with the group, as in `pytorchjobs.kubeflow.org`."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
     def path(self, namespace: str, name: str = "") -> str:
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        return f"{root}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
+        """Return the URL path of the resource in a namespace, or of one object."""
+        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
+        collection = f"{root}/namespaces/{namespace}/{self.plural}"
+        return f"{collection}/{name}" if name else collection
 
 
 class Kind(NamedTuple):
-    """A kind of training job.
+    """A kind of job or served model.
 
-    `succeeded` is the condition that says so, `container` runs the step, `pods` is the label of a
-    job's pods that holds the job's name.
+    Attributes:
+        kind: Field `kind` of its objects.
+        resource: Its API resource.
+        succeeded: Condition of an object that succeeded.
+        container: Container that runs the step.
+        pods: Label of an object's pods that holds the object's name.
     """
 
     kind: str
@@ -47,11 +61,9 @@ class Kind(NamedTuple):
     pods: str
 
 
-PODS, LOGS, EVENTS = (
-    Resource("", "v1", "pods"),
-    Resource("", "v1", "pods/log"),
-    Resource("", "v1", "events"),
-)
+PODS = Resource("", "v1", "pods")
+LOGS = Resource("", "v1", "pods/log")
+EVENTS = Resource("", "v1", "events")
 WORKFLOWS = Resource("argoproj.io", "v1alpha1", "workflows")
 INFERENCE_SERVICES = Resource("serving.kserve.io", "v1beta1", "inferenceservices")
 KINDS = {
@@ -72,30 +84,41 @@ KINDS = {
 }
 
 
-def job_name(run: str, section: str, key: str) -> str:
-    """The one name of a piece of work, a DNS-1035 label: two launchers of the same work meet at it,
-    others never do.
+def launch_verbs(resource: Resource) -> set[tuple[Resource, str]]:
+    """Return the rights that a launcher of this resource needs."""
+    verbs = {(resource, verb) for verb in ("create", "get", "list", "watch", "patch", "delete")}
+    verbs |= {(PODS, verb) for verb in ("get", "list", "watch")}
+    return verbs | {(LOGS, "get"), (EVENTS, "list")}
 
-    `key` is that of the result, so that two arms of a run in the same section have two jobs.
+
+def job_name(run: str, section: str, key: str) -> str:
+    """Return the unique name of a piece of work, a DNS-1035 label.
+
+    Two launchers of the same work get the same name, others never do. `key` is the result's key, so
+    two arms of a run in the same section have two jobs.
     """
     tail = digest([run, section, key])[:8]
     stem = re.sub(r"[^a-z0-9]+", "-", f"{section}-{run}".lower()).strip("-")
     stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
-    return f"{stem[: LONGEST - len(tail) - 1].rstrip('-')}-{tail}"
+    return f"{stem[: MAX_JOB_NAME - len(tail) - 1].rstrip('-')}-{tail}"
 
 
 def labels(run: str, section: str, key: str) -> dict[str, str]:
-    """What marks an object as ours; an object without these very labels is never adopted, changed
-    or deleted."""
-    return {APP: "omnicore", RUN: label(run), STEP: label(section), KEY: label(key[:16])}
+    """Return the labels of omnicore's objects; others are never adopted, changed or deleted."""
+    return {
+        APP: "omnicore",
+        RUN: label_value(run),
+        STEP: label_value(section),
+        KEY: label_value(key[:16]),
+    }
 
 
-def label(text: str) -> str:
-    """As a label's value: at most 63 letters, digits, `-`, `_`, `.`, the first and the last a
-    letter or digit.
+def label_value(text: str) -> str:
+    """Return a text as a label value.
 
-    A text that is no such value ends in a digest of it, so that two texts never have one label, and
-    none is empty.
+    A label value has 1 to 63 letters, digits, `-`, `_` or `.`, with a letter or digit at both ends.
+
+    A text that is not such a value ends in a digest of it, so two texts never share a label.
     """
     if LABEL.fullmatch(text):
         return text
@@ -104,14 +127,25 @@ def label(text: str) -> str:
     return f"{stem}-{tail}".lstrip("-")
 
 
-def now() -> str:
+def timestamp() -> str:
+    """Return the current time as Kubernetes writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def true(found: Mapping[str, Any], condition: str) -> bool:
-    """Whether an object has a condition whose status is True."""
-    return any(c["type"] == condition and c["status"] == "True" for c in conditions(found))
+def has_condition(item: Mapping[str, Any], condition: str) -> bool:
+    """Return whether an object has a condition with status True."""
+    return any(c["type"] == condition and c["status"] == "True" for c in conditions(item))
 
 
-def conditions(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(found.get("status", {}).get("conditions") or [])
+def conditions(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the conditions of an object's status."""
+    return list(item.get("status", {}).get("conditions") or [])
+
+
+def workflow_owner(item: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Return name and uid of the Argo Workflow that owns an object; None where none does."""
+    metadata = (item or {}).get("metadata", {})
+    for owner in metadata.get("ownerReferences") or []:
+        if owner["kind"] == "Workflow":
+            return owner["name"], owner["uid"]
+    return None

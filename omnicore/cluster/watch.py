@@ -1,5 +1,4 @@
-"""What happens to objects on a cluster, as a queue of events that survives dropped streams and
-expired versions."""
+"""Queue of events about objects on a cluster; it survives dropped streams and expired versions."""
 
 from __future__ import annotations
 
@@ -12,17 +11,18 @@ from typing import Any
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from omnicore.cluster.client import Cluster, Waits
+from omnicore.cluster import timeouts
+from omnicore.cluster.client import Cluster
 from omnicore.cluster.names import Resource
+from omnicore.cluster.retry import Backoff
 
 GONE = 410
-LONG = 10.0  # seconds after which a stream has been a stream, and its end no fault
+HEALTHY_STREAM = 10.0  # seconds after which the end of a stream is not a fault
 
 
 @dataclass(frozen=True)
 class Listed:
-    """All objects there are now: one that is missing was deleted, whether or not its event was
-    seen."""
+    """All objects there are now; a missing one was deleted, even if its event was missed."""
 
     resource: Resource
     items: list[dict[str, Any]]
@@ -30,34 +30,32 @@ class Listed:
 
 @dataclass(frozen=True)
 class Changed:
-    """One event; `how` is ADDED, MODIFIED or DELETED, the last with the object as it was."""
+    """One event: ADDED, MODIFIED, or DELETED with the object as it last was."""
 
     resource: Resource
-    how: str
+    event_type: str
     item: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Unheard:
-    """The cluster does not list or does not watch for now.
-
-    `over`: it has listed nothing for the whole of an outage.
-    """
+class WatchFault:
+    """The cluster neither lists nor watches; `fatal` after OUTAGE seconds without a list."""
 
     resource: Resource
     error: Exception
-    over: bool
+    fatal: bool
 
 
-Event = Listed | Changed | Unheard
+Event = Listed | Changed | WatchFault
 
 
 class Watcher(threading.Thread):
-    """Lists, then watches from the list's version.
+    """Thread that lists objects, then watches from the list's version.
 
-    A stream that the server ends goes on from the last version seen; after any fault all is listed anew, so that nothing is missed, and where no watch is had the lists alone tell what happens.
-
-    Every refusal is retried: the objects exist, so one comes from a server that rolls or a right that is being replaced.
+    A stream that the server ends continues from the last version seen. After any fault all objects
+    are listed anew, so no change is missed; where watching is refused, the lists alone report.
+    Every refusal is retried: the objects exist, so a refusal comes from a server that restarts or a
+    right that is being replaced.
     """
 
     def __init__(
@@ -67,64 +65,64 @@ class Watcher(threading.Thread):
         events: SimpleQueue[Event],
         selectors: dict[str, str],
     ) -> None:
+        """Create a watcher that puts the events of the selected objects into a queue."""
         super().__init__(name=f"watch-{resource.plural}", daemon=True)
-        self._cluster, self._resource, self._events, self._selectors = (
-            cluster,
-            resource,
-            events,
-            selectors,
-        )
-        self._told = False
+        self._cluster, self._resource = cluster, resource
+        self._events, self._selectors = events, selectors
+        self._fault_reported = False
         self.stopped = threading.Event()
-        self.deaf_since: float | None = (
-            None  # when the first of the lists was refused that none has followed
-        )
+        # When the first of the current series of failed lists was refused.
+        self.unreachable_since: float | None = None
 
     def run(self) -> None:
+        """Watch until `stopped` is set or an outage lasts too long."""
         try:
-            self._listen()
-        except Exception as bug:  # a thread that died in silence would leave its launcher waiting
-            self._events.put(Unheard(self._resource, bug, over=True))
+            self._watch_until_stopped()
+        except Exception as bug:
+            # Without this the launcher would wait for a thread that has died.
+            self._events.put(WatchFault(self._resource, bug, fatal=True))
             raise
 
-    def _listen(self) -> None:
-        waits, version = Waits(self._cluster.times), ""
+    def _watch_until_stopped(self) -> None:
+        backoff, version = Backoff(), ""
         while not self.stopped.is_set():
             error: Exception | None = None
             opened = time.monotonic()
             try:
                 if not version:
                     items, version = self._cluster.list_once(self._resource, self._selectors)
-                    self.deaf_since = None
+                    self.unreachable_since = None
                     self._events.put(Listed(self._resource, items))
-                for how, item in self._cluster.watch(self._resource, version, self._selectors):
+                for event_type, item in self._cluster.watch(
+                    self._resource, version, self._selectors
+                ):
                     version = item["metadata"]["resourceVersion"]
-                    waits.reset()
-                    self._told = False
-                    if how != "BOOKMARK":
-                        self._events.put(Changed(self._resource, how, item))
+                    backoff.reset()
+                    self._fault_reported = False
+                    if event_type != "BOOKMARK":
+                        self._events.put(Changed(self._resource, event_type, item))
                     if self.stopped.is_set():
                         return
             except (ApiException, HTTPError) as caught:
-                if self._fault(caught, listing=not version):
+                if self._report_fault(caught, listing=not version):
                     return
                 error, version = caught, ""
-            if error is None and time.monotonic() - opened > LONG:
-                waits.reset()
-                self._told = False
-            self.stopped.wait(waits.next(error))
+            if error is None and time.monotonic() - opened > HEALTHY_STREAM:
+                backoff.reset()
+                self._fault_reported = False
+            self.stopped.wait(backoff.next(error))
 
-    def _fault(self, error: ApiException | HTTPError, *, listing: bool) -> bool:
+    def _report_fault(self, error: ApiException | HTTPError, *, listing: bool) -> bool:
         """Report a fault once; return whether the outage has lasted too long."""
         clock = time.monotonic()
+        fatal = False
         if listing:
-            self.deaf_since = self.deaf_since or clock
-        over = listing and clock - (self.deaf_since or clock) > self._cluster.times.outage
-        # A stream that breaks or expires is common, and the next list mends it.
-        if over or (
-            not self._told
-            and (listing or (isinstance(error, ApiException) and error.status != GONE))
-        ):
-            self._events.put(Unheard(self._resource, error, over))
-            self._told = True
-        return over
+            self.unreachable_since = self.unreachable_since or clock
+            fatal = clock - self.unreachable_since > timeouts.OUTAGE
+        # A stream often breaks or expires, and the next list repairs it: not worth a report.
+        refused = isinstance(error, ApiException) and error.status != GONE
+        worth_reporting = (listing or refused) and not self._fault_reported
+        if fatal or worth_reporting:
+            self._events.put(WatchFault(self._resource, error, fatal))
+            self._fault_reported = True
+        return fatal

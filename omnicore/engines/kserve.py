@@ -3,18 +3,18 @@ moment longer."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from omnicore.cluster import timeouts
 from omnicore.cluster.client import connect
 from omnicore.cluster.inferenceservice import ServeSpec, publish_checkpoint
 from omnicore.cluster.launch import delete_on_sigterm
 from omnicore.cluster.names import job_name, labels
 from omnicore.cluster.serve import ServedModel
-from omnicore.cluster.step_job import PASSED_ON, pipeline_run
+from omnicore.cluster.step_job import passed_on, pipeline_run
 from omnicore.config import EngineConfig, Profile, digest
 from omnicore.config.recipe import Recipe
 from omnicore.engines.base import Batch, FinishedBatches, Sampling
@@ -30,9 +30,9 @@ class KServeEngine:
     ) -> None:
         self.name = model
         self._service = service
-        times, since = service.cluster.times, None
+        since: float | None = None
         while True:
-            url = f"{service.ready().rstrip('/')}/v1"
+            url = f"{service.wait_until_ready().rstrip('/')}/v1"
             try:
                 self._http = OpenAIEngine(
                     config.model_copy(update={"url": url}), service.name, profile
@@ -41,11 +41,11 @@ class KServeEngine:
             except EngineError as error:
                 since = since or time.monotonic()
                 # Names and routes come to this pod later than to KServe, but they come.
-                if time.monotonic() - since > times.unnoticed:
+                if time.monotonic() - since > timeouts.NO_PROGRESS:
                     raise EngineError(
-                        service.told(f"is ready, but cannot be asked: {error}")
+                        service.describe(f"is ready, but cannot be asked: {error}")
                     ) from error
-            service.look(times.first_wait)
+            service.poll(timeouts.FIRST_RETRY)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
         """Raises ClusterError, before what came last is given, when the server is not the one that
@@ -53,10 +53,10 @@ class KServeEngine:
         it."""
         try:
             for finished in self._http.answer(batches, sampling):
-                self._service.look()
+                self._service.poll()
                 yield finished
         except EngineError as error:
-            raise EngineError(self._service.told(f"answers no more: {error}")) from error
+            raise EngineError(self._service.describe(f"answers no more: {error}")) from error
         self._service.confirm()
 
     def with_profile(self, profile: Profile) -> OpenAIEngine:
@@ -85,7 +85,6 @@ def deployed_engine(
     cluster = connect(place.namespace)
     found = publish_checkpoint(model, place.storage)
     run, owner = pipeline_run(cluster, recipe)
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     key = digest([str(output), found.uri, config.runtime, config.gpus])
     spec = ServeSpec(
         name=job_name(run, label, key),
@@ -93,7 +92,7 @@ def deployed_engine(
         labels=labels(run, label, key),
         model=found,
         engine=config,
-        place=place.model_copy(update={"env": {**passed_on, **place.env}}),
+        place=place.model_copy(update={"env": {**passed_on(), **place.env}}),
         owner=owner,
     )
     service = ServedModel(cluster, spec)

@@ -229,7 +229,7 @@ def test_a_store_that_goes_away_is_said_once_and_fails_nothing(
     checkpoint_sync.forget(uri, KEY)
     assert f"what was kept of {uri} stays there" in capsys.readouterr().err
     with (
-        pytest.raises(StorageError, match="is not to be reached"),
+        pytest.raises(StorageError, match="is unreachable"),
         checkpoint_sync.kept(tmp_path / "b", uri, KEY),
     ):
         pass

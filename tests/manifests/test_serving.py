@@ -15,11 +15,11 @@ from omnicore.cluster import names
 from omnicore.cluster.inferenceservice import (
     PublishedCheckpoint,
     ServeSpec,
-    fetching,
+    fetch_memory,
+    fetch_storage,
     inference_service,
-    storage,
 )
-from omnicore.cluster.manifests import Owner, container_security, pod_security
+from omnicore.cluster.pod_spec import Owner, container_security, pod_security
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.errors import ConfigError
 from tests.manifests.strict import CRDS, validate
@@ -179,7 +179,7 @@ def test_the_validator_finds_what_an_api_server_refuses_or_drops(
     ],
 )
 def test_the_initializer_is_sized_by_the_model(size: int, disk: str, memory: str) -> None:
-    assert (storage(size), fetching(size)) == (disk, memory)
+    assert (fetch_storage(size), fetch_memory(size)) == (disk, memory)
     made = inference_service(spec(BIG._replace(size=size)))["spec"]["predictor"]
     resources = made["initContainers"][0]["resources"]
     assert resources["requests"] == {"cpu": "2", "memory": memory, "ephemeral-storage": disk}

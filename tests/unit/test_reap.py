@@ -1,4 +1,4 @@
-"""The reaper against the mock API server: it takes what nobody looks after, and nothing else."""
+"""`omnicore reap` against the mock API server: it deletes orphans and nothing else."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from omnicore.cli.main import main
 from omnicore.cluster import names, reap
 from omnicore.cluster.client import connect
 from omnicore.cluster.manifests import manifest
-from tests.job_operator import KEY, NAME, QUICK, RUN, spec
+from tests.job_operator import KEY, NAME, RUN, spec
 from tests.kube_server import NAMESPACE, KubeServer
 
-CALLS: set[tuple[str, str, str]] = set()  # all that any test of this file made the code ask for
+CALLS: set[tuple[str, str, str]] = set()  # all API calls of this file's tests
 
 
 def ago(**time: float) -> str:
@@ -24,9 +24,9 @@ def ago(**time: float) -> str:
 
 @dataclass(frozen=True)
 class Orphan:
-    """One job; what a reaper says of it, empty for one that stays."""
+    """One job, and the reason of its deletion; empty for one that stays."""
 
-    heartbeat: float | None = 0  # minutes ago when the test runs: a table is made long before
+    heartbeat: float | None = 0  # minutes before the test
     condition: str = ""
     owner: str = ""
     ttl: str = "3600"
@@ -58,9 +58,7 @@ REAPED = {
 
 
 @pytest.mark.parametrize("case", REAPED)
-def test_the_reaper_takes_orphans_and_nothing_else(
-    case: str, config: Path, kube: KubeServer
-) -> None:
+def test_reap_deletes_only_orphans(case: str, config: Path, kube: KubeServer) -> None:
     orphan = REAPED[case]
     body, jobs = manifest(spec(orphan.kind)), f"{orphan.kind}s"
     for name, phase in {"running": "Running", "failed": "Failed", "anew": "Running"}.items():
@@ -78,20 +76,18 @@ def test_the_reaper_takes_orphans_and_nothing_else(
     kube.put(jobs, body)
     if orphan.condition:
         kube.condition(jobs, NAME, orphan.condition)
-    cluster = connect(NAMESPACE, QUICK)
-    would = reap.reap(cluster, run=orphan.run, dry_run=True)
+    cluster = connect(NAMESPACE)
+    planned = reap.reap(cluster, run=orphan.run, dry_run=True)
     assert len(kube.all(jobs)) == 1
-    told = reap.reap(cluster, run=orphan.run)
-    assert [line.rstrip("0123456789 s") for line in told] == [
-        line.rstrip("0123456789 s") for line in would
+    deleted = reap.reap(cluster, run=orphan.run)
+    assert [line.rstrip("0123456789 s") for line in deleted] == [
+        line.rstrip("0123456789 s") for line in planned
     ]
-    assert len(told) == bool(orphan.words) == (not kube.all(jobs))
-    assert orphan.words in "".join(told)
+    assert len(deleted) == bool(orphan.words) == (not kube.all(jobs))
+    assert orphan.words in "".join(deleted)
 
 
-def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(
-    config: Path, kube: KubeServer
-) -> None:
+def test_reap_keeps_a_job_with_a_new_heartbeat(config: Path, kube: KubeServer) -> None:
     body = manifest(spec())
     body["metadata"]["annotations"][names.HEARTBEAT] = ago(hours=1)
     kube.put("pytorchjobs", body)
@@ -101,17 +97,17 @@ def test_a_heartbeat_between_the_look_and_the_deletion_saves_a_job(
             kube.change(
                 "pytorchjobs",
                 NAME,
-                lambda job: job["metadata"]["annotations"].update({names.HEARTBEAT: names.now()}),
+                lambda job: job["metadata"]["annotations"].update(
+                    {names.HEARTBEAT: names.timestamp()}
+                ),
             )
 
     kube.fault = beat
-    assert reap.reap(connect(NAMESPACE, QUICK)) == []
+    assert reap.reap(connect(NAMESPACE)) == []
     assert kube.all("pytorchjobs")
 
 
-def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_installed(
-    config: Path, kube: KubeServer
-) -> None:
+def test_reap_deletes_services_without_other_kinds(config: Path, kube: KubeServer) -> None:
     marks = {
         "labels": names.labels(RUN, "evaluate", KEY),
         "annotations": {names.HEARTBEAT: ago(hours=1)},
@@ -126,21 +122,21 @@ def test_the_reaper_takes_served_models_and_does_without_kinds_that_are_not_inst
     ("mine", "other"),
     [("r" * 70 + "a", "r" * 70 + "b"), ("日本", "ä"), ("---", "日本"), ("a b", "a-b"), ("x.", "x")],
 )
-def test_reap_run_spares_runs_of_a_like_name(
+def test_reap_run_keeps_runs_of_a_similar_name(
     mine: str, other: str, config: Path, kube: KubeServer
 ) -> None:
     for number, run in enumerate((mine, other)):
         body = manifest(spec())
         body["metadata"]["name"] = f"job-{number}"
         body["metadata"]["labels"] |= names.labels(run, "sft", KEY)
-        body["metadata"]["annotations"][names.HEARTBEAT] = names.now()
-        assert names.LABEL.fullmatch(names.label(run))
+        body["metadata"]["annotations"][names.HEARTBEAT] = names.timestamp()
+        assert names.LABEL.fullmatch(names.label_value(run))
         kube.put("pytorchjobs", body)
-    assert len(reap.reap(connect(NAMESPACE, QUICK), run=mine)) == 1
+    assert len(reap.reap(connect(NAMESPACE), run=mine)) == 1
     assert [job["metadata"]["name"] for job in kube.all("pytorchjobs")] == ["job-1"]
 
 
-def test_reap_says_what_right_it_lacks(
+def test_reap_names_the_missing_right(
     config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kube.forbidden.add(("list", "trainjobs"))
@@ -148,8 +144,8 @@ def test_reap_says_what_right_it_lacks(
     assert "list trainjobs.trainer.kubeflow.org in namespace team" in capsys.readouterr().err
 
 
-def test_the_rights_listed_are_those_used() -> None:
-    """Runs last: all that the mock server was asked for in this file, and nothing else."""
+def test_listed_rights_are_those_used() -> None:
+    """Runs last, against the API calls of all tests above."""
     listed = {(resource.group, resource.plural, verb) for resource, verb in reap.VERBS}
     if len(CALLS) < 5:
         pytest.skip("only with the whole file")

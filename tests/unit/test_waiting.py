@@ -1,13 +1,12 @@
-"""Every state that a job can be in ends in time, or says truly what it waits for: the product of
-conditions, pods and deletion.
+"""Each state of a job ends in time or says what it waits for: conditions x pods x deletion.
 
-The clock is the test's, so that half an hour takes a moment; the cluster is asked over HTTP as
-always.
+The test sets the clock; the cluster is called over HTTP.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from itertools import product
 from pathlib import Path
@@ -15,22 +14,21 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from omnicore.cluster import names
-from omnicore.cluster.client import Times, connect
-from omnicore.cluster.launch import Job
+from omnicore.cluster import names, timeouts
+from omnicore.cluster.client import connect
+from omnicore.cluster.job import Job
 from omnicore.cluster.manifests import manifest
 from omnicore.errors import ClusterError
+from tests.errors import refused
 from tests.job_operator import NAME, spec, suspend
 from tests.kube_server import NAMESPACE, KubeServer, Log
 
 DEADLINE = 7200.0
-TIMES = Times()
-RUNS = DEADLINE + TIMES.overtime
+RUNS = DEADLINE + timeouts.DEADLINE_GRACE
 
 
 class Pods(NamedTuple):
-    """Pods of a job, how long they may stay so, a part of what is said of it, and whether any is
-    alive."""
+    """Pods of a job, how long they may stay so, words of the message, and whether one is alive."""
 
     statuses: tuple[dict[str, Any], ...]
     limit: float
@@ -66,61 +64,68 @@ DEAD, DONE = (
 )
 NONE_ALIVE, DELETED = "had no pod alive", {"deleted": True}
 PODS = {
-    "none": Pods((), TIMES.unnoticed, "had no pod alive|was not taken up", alive=False),
+    "none": Pods((), timeouts.NO_PROGRESS, "had no pod alive|was not reconciled", alive=False),
     "gated": Pods((unscheduled("SchedulingGated"),), math.inf, "waits for its quota"),
-    "no node": Pods((unscheduled("Unschedulable"),), TIMES.unschedulable, "Unschedulable: full"),
-    "not started": Pods(({"phase": "Pending"},), TIMES.unschedulable, "containers do not start"),
-    "no image": Pods((held("ImagePullBackOff"),), TIMES.unpullable, "ImagePullBackOff: no"),
+    "no node": Pods((unscheduled("Unschedulable"),), timeouts.SCHEDULING, "Unschedulable: full"),
+    "not started": Pods(({"phase": "Pending"},), timeouts.SCHEDULING, "containers do not start"),
+    "no image": Pods((held("ImagePullBackOff"),), timeouts.IMAGE_PULL, "ImagePullBackOff: no"),
     "no secret": Pods(
-        (held("CreateContainerConfigError"),), TIMES.unpullable, "CreateContainerConfigError: no"
+        (held("CreateContainerConfigError"),), timeouts.IMAGE_PULL, "CreateContainerConfigError: no"
     ),
     "crashes": Pods(
         ({**held("CrashLoopBackOff"), "phase": "Running"},),
-        TIMES.unpullable,
+        timeouts.IMAGE_PULL,
         "CrashLoopBackOff: no",
     ),
     "no image name": Pods((held("InvalidImageName"),), 0, "InvalidImageName: no"),
     "runs": Pods((RUNNING,), RUNS, "runs longer than its deadline"),
     "one runs, one cannot": Pods(
-        (RUNNING, unscheduled("Unschedulable")), TIMES.unschedulable, "Unschedulable"
+        (RUNNING, unscheduled("Unschedulable")), timeouts.SCHEDULING, "Unschedulable"
     ),
     "one runs, one failed": Pods(
-        (RUNNING, {"phase": "Failed", "containerStatuses": [DEAD]}), TIMES.unnoticed, "exit code 3"
+        (RUNNING, {"phase": "Failed", "containerStatuses": [DEAD]}),
+        timeouts.NO_PROGRESS,
+        "exit code 3",
     ),
     "all failed": Pods(
         ({"phase": "Failed", "containerStatuses": [DEAD]},) * 2,
-        TIMES.unnoticed,
+        timeouts.NO_PROGRESS,
         "exit code 3",
         alive=False,
     ),
     "evicted": Pods(
-        ({"phase": "Failed", "reason": "Evicted"},), TIMES.unnoticed, NONE_ALIVE, alive=False
+        ({"phase": "Failed", "reason": "Evicted"},), timeouts.NO_PROGRESS, NONE_ALIVE, alive=False
     ),
     "all succeeded": Pods(
         ({"phase": "Succeeded", "containerStatuses": [DONE]},),
-        TIMES.unnoticed,
+        timeouts.NO_PROGRESS,
         NONE_ALIVE,
         alive=False,
     ),
     "failed beside a sidecar": Pods(
         ({"phase": "Running", "containerStatuses": [DEAD, SIDECAR]},),
-        TIMES.unnoticed,
+        timeouts.NO_PROGRESS,
         "exit code 3",
         alive=False,
     ),
     "done beside a sidecar": Pods(
         ({"phase": "Running", "containerStatuses": [SIDECAR, DONE]},),
-        TIMES.unnoticed,
+        timeouts.NO_PROGRESS,
         NONE_ALIVE,
         alive=False,
     ),
-    "node lost": Pods(({**RUNNING, "phase": "Unknown"},), TIMES.unnoticed, NONE_ALIVE, alive=False),
-    "terminating": Pods(({**RUNNING, **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False),
+    "node lost": Pods(
+        ({**RUNNING, "phase": "Unknown"},), timeouts.NO_PROGRESS, NONE_ALIVE, alive=False
+    ),
+    "terminating": Pods(({**RUNNING, **DELETED},), timeouts.NO_PROGRESS, NONE_ALIVE, alive=False),
     "terminating, was pending": Pods(
-        ({"phase": "Pending", **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False
+        ({"phase": "Pending", **DELETED},), timeouts.NO_PROGRESS, NONE_ALIVE, alive=False
     ),
     "terminating, was gated": Pods(
-        ({**unscheduled("SchedulingGated"), **DELETED},), TIMES.unnoticed, NONE_ALIVE, alive=False
+        ({**unscheduled("SchedulingGated"), **DELETED},),
+        timeouts.NO_PROGRESS,
+        NONE_ALIVE,
+        alive=False,
     ),
     "one is terminating, one runs": Pods(
         ({**RUNNING, **DELETED}, RUNNING), RUNS, "runs longer than its deadline"
@@ -140,12 +145,12 @@ CONDITIONS: dict[str, tuple[bool, dict[str, str]]] = {
 }
 
 
-class Hand:
-    """A clock that stands still until it is set."""
+class ManualClock:
+    """A clock that the test sets."""
 
     now = 0.0
 
-    def tick(self, *, heard: bool) -> float:
+    def tick(self, *, reachable: bool) -> float:
         return self.now
 
 
@@ -175,13 +180,14 @@ def put(kube: KubeServer, kind: str, condition: str, pods: str) -> dict[str, Any
 
 @pytest.mark.parametrize("kind", names.KINDS)
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_states_end_or_say_what_they_wait_for(
-    kind: str, condition: str, config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]
+def test_state_ends_or_names_its_wait(
+    kind: str, condition: str, config: Path, kube: KubeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="omnicore")
     for pods, deleted in product(PODS, (False, True)):
         kube.objects.clear()
         held = put(kube, kind, condition, pods)
-        job, clock = Job(connect(NAMESPACE, TIMES), names.KINDS[kind], held, DEADLINE), Hand()
+        job, clock = Job(connect(NAMESPACE), names.KINDS[kind], held, DEADLINE), ManualClock()
         job._clock = clock  # type: ignore[assignment]
         job._take(held, "created")
         if deleted:
@@ -190,12 +196,12 @@ def test_states_end_or_say_what_they_wait_for(
                 NAME,
                 lambda job: job["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"),
             )
-            with pytest.raises(ClusterError, match="was deleted by somebody else"):
-                job._refresh()
+            with refused(ClusterError, "job-deleted"):
+                job.refresh()
             continue
-        job._refresh()
+        job.refresh()
         kube.history.clear()
-        capsys.readouterr()
+        caplog.clear()
         limit, words = PODS[pods].limit, PODS[pods].words
         if CONDITIONS[condition][0] and not PODS[pods].alive:
             limit, words = math.inf, "waits for its quota"
@@ -204,12 +210,14 @@ def test_states_end_or_say_what_they_wait_for(
                 RUNS,
                 "runs longer than its deadline",
             )  # it is being stopped: that is no failure
-        steps = [t + d for t in (0, TIMES.unnoticed, TIMES.unschedulable, RUNS) for d in (0, 40)]
+        steps = [
+            t + d for t in (0, timeouts.NO_PROGRESS, timeouts.SCHEDULING, RUNS) for d in (0, 40)
+        ]
         for clock.now in (now for now in steps if now < limit):
-            job.look()
+            job.poll()
         if limit == math.inf:
-            assert words in capsys.readouterr().out, (condition, pods)
+            assert words in caplog.text, (condition, pods)
         else:
             clock.now = limit
             with pytest.raises(ClusterError, match=words):
-                job.look()
+                job.poll()

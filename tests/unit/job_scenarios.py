@@ -1,5 +1,4 @@
-"""What may happen to a job, to its pods and to the watch over both; played on a
-`job_operator.Operator`."""
+"""Scenarios of a job, its pods and the watch over both, for a `job_operator.Operator`."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 from omnicore.cluster import names
 from omnicore.cluster.manifests import manifest
 from omnicore.progress import LINE
-from tests.job_operator import NAME, POD, Operator, Play, spec
+from tests.job_operator import NAME, POD, Operator, Scenario, spec
 from tests.kube_server import Fault, KubeServer, Log
 
 NEVER = threading.Event()
@@ -71,8 +70,8 @@ def met(kind: str, status: str = "True") -> dict[str, str]:
 
 def succeeded_false(op: Operator) -> None:
     op.created()
-    op.says("Succeeded", "False")
-    op.says("Failed", reason="PyTorchJobFailed")
+    op.set_condition("Succeeded", "False")
+    op.set_condition("Failed", reason="PyTorchJobFailed")
 
 
 def one_worker_succeeds(op: Operator) -> None:
@@ -81,7 +80,7 @@ def one_worker_succeeds(op: Operator) -> None:
     op.ends()
     op.runs("CUDA error: device lost", index=1)
     op.ends(1, "Error", index=1)
-    op.says("Failed", reason="PyTorchJobFailed")
+    op.set_condition("Failed", reason="PyTorchJobFailed")
 
 
 def out_of_memory(op: Operator) -> None:
@@ -99,7 +98,7 @@ def restarted(op: Operator) -> None:
     last = {"terminated": {"exitCode": 139, "signal": 11, "reason": "Error"}}
     op.pod(phase="Running", state={"running": {}}, lastState=last)
     op.kube.end_log(POD)
-    op.says("Failed", reason="BackoffLimitExceeded")
+    op.set_condition("Failed", reason="BackoffLimitExceeded")
 
 
 def deleted_underneath(op: Operator) -> None:
@@ -136,7 +135,7 @@ def made_anew(op: Operator) -> None:
         op.kube.put(
             op.plural, {key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")}
         )
-        op.says("Succeeded")
+        op.set_condition("Succeeded")
         op.kube.compact()
 
 
@@ -169,8 +168,8 @@ def clock_is_set_back(op: Operator) -> None:
     op.succeeds()
 
 
-def a_skewed_node(ahead: float) -> Play:
-    def play(op: Operator) -> None:
+def a_skewed_node(ahead: float) -> Scenario:
+    def run(op: Operator) -> None:
         op.created()
         op.kube.logs[POD] = Log(skew=ahead)
         op.runs("first")
@@ -180,7 +179,7 @@ def a_skewed_node(ahead: float) -> Play:
         op.followed(2)
         op.succeeds()
 
-    return play
+    return run
 
 
 def late_log(op: Operator) -> None:
@@ -195,9 +194,9 @@ def late_log(op: Operator) -> None:
 
 def quota_comes(op: Operator) -> None:
     op.created()
-    op.says("Suspended", message="waits in queue gpu")
+    op.set_condition("Suspended", message="waits in queue gpu")
     op.watched()
-    op.says("Suspended", "False")
+    op.set_condition("Suspended", "False")
     op.runs("step 1")
     op.succeeds()
 
@@ -206,11 +205,11 @@ def preempted(op: Operator) -> None:
     """Its quota is taken away and given back."""
     op.created()
     op.runs("step 1")
-    op.says("Running", "False")
-    op.says("Suspended", message="preempted by a better job")
+    op.set_condition("Running", "False")
+    op.set_condition("Suspended", message="preempted by a better job")
     op.kube.remove("pods", POD)
     op.watched()
-    op.says("Suspended", "False")
+    op.set_condition("Suspended", "False")
     op.runs("step 1 again")
     op.succeeds()
 
@@ -220,21 +219,21 @@ def preempted_for_long(op: Operator) -> None:
     op.created()
     op.runs("step 1")
     op.watched()
-    op.says("Suspended", message="preempted by a better job")
+    op.set_condition("Suspended", message="preempted by a better job")
     op.kube.remove("pods", POD)
     time.sleep(4)
-    op.says("Suspended", "False")
+    op.set_condition("Suspended", "False")
     op.runs("step 1 again")
     op.succeeds()
 
 
-def pending(**status: Any) -> Play:
-    def play(op: Operator) -> None:
+def pending(**status: Any) -> Scenario:
+    def run(op: Operator) -> None:
         op.created()
-        op.says("Created")
+        op.set_condition("Created")
         op.pod(phase="Pending", **status)
 
-    return play
+    return run
 
 
 UNSCHEDULABLE = {
@@ -279,7 +278,7 @@ def evicted(op: Operator) -> None:
         phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage"
     )
     op.kube.end_log(pod)
-    op.says("Failed", reason="PyTorchJobFailed")
+    op.set_condition("Failed", reason="PyTorchJobFailed")
 
 
 def pods_gone(op: Operator) -> None:
@@ -290,7 +289,7 @@ def pods_gone(op: Operator) -> None:
     op.ends(9, "Error")
     op.kube.wait_for(lambda: op.kube.count("patch", op.plural) >= 6)
     op.kube.remove("pods", POD)
-    op.says("Failed", reason="PyTorchJobFailed")
+    op.set_condition("Failed", reason="PyTorchJobFailed")
 
 
 def progress(op: Operator) -> None:
@@ -308,7 +307,9 @@ def deadline_exceeded(op: Operator) -> None:
     op.created()
     op.runs("step 1")
     op.ends(143, "Error")
-    op.says("Failed", reason="DeadlineExceeded", message="active longer than specified deadline")
+    op.set_condition(
+        "Failed", reason="DeadlineExceeded", message="active longer than specified deadline"
+    )
 
 
 def beaten(op: Operator) -> None:
@@ -396,10 +397,10 @@ def pods_refused(op: Operator) -> None:
 def workload_waits(op: Operator) -> None:
     """Kueue cuts the names of its Workloads at 63 characters, the hash included."""
     op.created()
-    op.says("Suspended")
+    op.set_condition("Suspended")
     own = f"{f'trainjob-{op.name}'[:57]}-1a2b3"
     op.kube.event(own, "Pending", "couldn't assign flavors to pod set node", kind="Workload")
     op.kube.wait_for(lambda: op.kube.count("list", "events") >= 3)
-    op.says("Suspended", "False")
+    op.set_condition("Suspended", "False")
     op.runs("step 1")
     op.succeeds()

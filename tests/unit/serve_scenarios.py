@@ -1,5 +1,4 @@
-"""What may happen to a served model, to its pods and to who asks it, played on the mock API
-server."""
+"""Scenarios of a served model, its pods and its client, on the mock API server."""
 
 from __future__ import annotations
 
@@ -15,7 +14,6 @@ import pytest
 from PIL import Image
 
 from omnicore.cluster import names, serve
-from omnicore.cluster.client import Times
 from omnicore.cluster.inferenceservice import INITIALIZER, KIND
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe, load_recipe
@@ -29,16 +27,9 @@ from tests.stub_server import Answer, Stub, guess
 
 PLURAL, SERVER = "inferenceservices", "kserve-container"
 PICTURE = "picture.png"
-QUICK = Times(
-    beat=0.05,
-    request=20,
-    stream=5,
-    first_wait=0.01,
-    longest_wait=0.05,
-    outage=30,
-    goodbye=5,
-    unnoticed=20,
-)
+# Shorter than any test, longer than any step of one.
+PATIENT = {"NO_PROGRESS": 20.0}
+IMPATIENT = {"IMAGE_PULL": 0.2, "SCHEDULING": 0.2, "NO_PROGRESS": 0.3}
 
 
 def answered(request: dict[str, Any]) -> Answer:
@@ -102,8 +93,8 @@ def body_of(run: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return made[0]
 
 
-class Cluster:
-    """Plays KServe, the kubelet and the rest of the world for one InferenceService."""
+class SimulatedCluster:
+    """Simulates KServe and the kubelet for one InferenceService."""
 
     def __init__(self, kube: KubeServer, stub: Stub) -> None:
         self.kube, self.stub = kube, stub
@@ -176,46 +167,46 @@ class Cluster:
         self.asked()
 
 
-Play = Callable[[Cluster], None]
+Scenario = Callable[[SimulatedCluster], None]
 
 
-def after_created(act: Play) -> Play:
-    def play(cluster: Cluster) -> None:
+def after_created(act: Scenario) -> Scenario:
+    def run(cluster: SimulatedCluster) -> None:
         cluster.created()
         cluster.listed()
         cluster.watched()
         act(cluster)
 
-    return play
+    return run
 
 
-def in_turn(*acts: Play) -> Play:
-    def play(cluster: Cluster) -> None:
+def in_turn(*acts: Scenario) -> Scenario:
+    def run(cluster: SimulatedCluster) -> None:
         for act in acts:
             act(cluster)
 
-    return play
+    return run
 
 
-def until_seen(cluster: Cluster) -> None:
+def until_seen(cluster: SimulatedCluster) -> None:
     """What was changed last has reached the launcher's watch."""
     version = cluster.kube.version
     cluster.kube.wait_for(lambda: cluster.kube.version > version + 1)  # two heartbeats
 
 
-def not_yet(cluster: Cluster) -> None:
+def not_yet(cluster: SimulatedCluster) -> None:
     until_seen(cluster)
     cluster.early += cluster.stub.pings
 
 
-def failed(state: str, reason: str, message: str, code: int = 0) -> Play:
+def failed(state: str, reason: str, message: str, code: int = 0) -> Scenario:
     info = {"reason": reason, "message": message, "exitCode": code}
     return lambda c: c.status(
         Ready="False", model={"transitionStatus": state, "lastFailureInfo": info}
     )
 
 
-def crashes(c: Cluster) -> None:
+def crashes(c: SimulatedCluster) -> None:
     how = {"exitCode": 137, "reason": "OOMKilled"}
     c.pod(
         False,
@@ -224,7 +215,7 @@ def crashes(c: Cluster) -> None:
     )
 
 
-def initializer_crashes(c: Cluster) -> None:
+def initializer_crashes(c: SimulatedCluster) -> None:
     pod = f"{c.name}-worker-0"
     c.kube.logs[pod] = Log(previous=["omnicore: s3://b/inputs/ab: nothing is published there"])
     states = {
@@ -234,7 +225,7 @@ def initializer_crashes(c: Cluster) -> None:
     c.pod(False, phase="Pending", initContainerStatuses=[{"name": INITIALIZER, **states}])
 
 
-def unschedulable(c: Cluster) -> None:
+def unschedulable(c: SimulatedCluster) -> None:
     c.kube.event(
         f"{c.name}-worker-0",
         "FailedScheduling",
@@ -249,24 +240,24 @@ def unschedulable(c: Cluster) -> None:
     c.pod(phase="Pending", conditions=[scheduled])
 
 
-def gated(c: Cluster) -> None:
+def gated(c: SimulatedCluster) -> None:
     c.pod(
         phase="Pending",
         conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
     )
 
 
-def pause(c: Cluster) -> None:
+def pause(c: SimulatedCluster) -> None:
     """Longer than any patience that a scenario shortens."""
     threading.Event().wait(0.6)
 
 
-def up(c: Cluster) -> None:
+def up(c: SimulatedCluster) -> None:
     c.pod()
     c.status()
 
 
-def edit(c: Cluster) -> None:
+def edit(c: SimulatedCluster) -> None:
     c.kube.change(
         PLURAL,
         c.name,
@@ -274,13 +265,13 @@ def edit(c: Cluster) -> None:
     )
 
 
-def remade(c: Cluster) -> None:
+def remade(c: SimulatedCluster) -> None:
     body = c.kube.created[0]
     c.kube.remove(PLURAL, c.name)
     c.kube.put(PLURAL, body)
 
 
-def dies(c: Cluster) -> None:
+def dies(c: SimulatedCluster) -> None:
     c.slow()
     c.stub.stop()
     c.kube.say(f"{c.name}-worker-0", "CUDA error: device-side assert triggered")
@@ -288,14 +279,14 @@ def dies(c: Cluster) -> None:
     c.pod(False, state={"terminated": how})
 
 
-def starts_late(c: Cluster) -> None:
+def starts_late(c: SimulatedCluster) -> None:
     c.stub.stop()
     up(c)
     until_seen(c)
     c.stub.start()
 
 
-def kill(number: int) -> Play:
+def kill(number: int) -> Scenario:
     return lambda c: os.kill(os.getpid(), number)
 
 
@@ -306,7 +297,6 @@ def left_behind(kube: KubeServer, body: dict[str, Any], **changed: Any) -> None:
 
 FAILED = {"status": {"modelStatus": {"transitionStatus": "BlockedByFailedLoad"}}}
 BLOCKED = failed("BlockedByFailedLoad", "ModelLoadFailed", "ValueError: 128 heads", 1)
-IMPATIENT = QUICK._replace(unpullable=0.2, unschedulable=0.2, unnoticed=0.3)
 
 
 def other_labels(body: dict[str, Any]) -> dict[str, Any]:
