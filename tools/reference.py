@@ -45,6 +45,7 @@ def pages() -> dict[str, str]:
         "reference/api.md": api_page(),
         "reference/errors.md": errors_page(),
         "reference/metrics.md": metrics_page(),
+        "reference/modules.md": modules_page(),
     }
 
 
@@ -344,3 +345,27 @@ def metrics_page() -> str:
             rows.append(f"| {code(name)} | {metric.kind} | {labels} | {cell(metric.help)} |")
         lines += [*rows, ""]
     return "\n".join(lines)
+
+
+# Modules
+
+
+def modules_page(root: Path = ROOT / "omnicore") -> str:
+    """Return the page with every module of the package and the first paragraph of its docstring."""
+    lines = ["# Modules", "", "[Architecture](../architecture.md) explains the packages.", ""]
+    folder = None
+    for path in sorted(root.rglob("*.py"), key=lambda path: (path.parent, path.name)):
+        if path.parent != folder:
+            folder = path.parent
+            name = ".".join(folder.relative_to(root.parent).parts)
+            about = first_paragraph(folder / "__init__.py")
+            lines += ["", f"## {name}", "", about, "", "| module | purpose |", "|---|---|"]
+        if path.name != "__init__.py":
+            lines.append(f"| {code(path.stem)} | {cell(first_paragraph(path))} |")
+    return "\n".join(lines) + "\n"
+
+
+def first_paragraph(path: Path) -> str:
+    """Return the first paragraph of a module's docstring on one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,31 @@ def test_cli_page_has_every_command_and_option() -> None:
         section = page.partition(f"## {parser.prog}\n")[2].partition("\n## ")[0]
         options = set(re.findall(r"--[a-z][a-z-]*", parser.format_usage())) - {"--help"}
         assert [option for option in options if f"| `{option}" not in section] == []
+
+
+def test_architecture_shows_the_packages_and_layers_as_they_are() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "omnicore"
+    names = {path.parent.name for path in package.glob("*/__init__.py")}
+    names |= {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    described = re.findall(r"^\| `(\w+)` \|", page.partition("## Packages of omnicore")[2], re.M)
+    assert sorted(described) == sorted(names)
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (contract,) = [
+        contract
+        for contract in config["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    layers = [set(re.findall(r"omnicore\.(\w+)", layer)) for layer in contract["layers"]]
+    (drawing,) = re.findall(r"```text\n(cli\n.*?)```", page, re.S)
+    assert [set(line.split()) for line in drawing.splitlines()] == layers
+
+
+def test_modules_page_has_every_module() -> None:
+    page = reference.modules_page()
+    modules = [path for path in (ROOT / "omnicore").rglob("*.py") if path.name != "__init__.py"]
+    assert page.count("\n| `") == len(modules)
+    assert "| `verify` |" in page.partition("## omnicore.scoring\n")[2].partition("\n## ")[0]
 
 
 def test_error_codes_are_read_from_raise_statements(tmp_path: Path) -> None:
