@@ -17,6 +17,7 @@ from omnicore.config.base import (
 )
 from omnicore.config.steps import (
     COLUMNS,
+    BenchmarkSource,
     CleanConfig,
     EvaluateConfig,
     PrepareConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "SAVING",
     "TRAINING",
     "TRANSPORT",
+    "BenchmarkSource",
     "CleanConfig",
     "Config",
     "DistillConfig",

@@ -229,7 +229,13 @@ def _fault(error: ErrorDetails) -> _Fault:
 
 
 def _annotation(path: Sequence[str]) -> Any:
-    """The type of the field at a dotted path, None where there is no such field."""
+    """Return the first type of the field at a dotted path, None where there is no such field."""
+    members = raw_yaml.union_members(_field_type(path))
+    return next((kind for kind in members if kind is not type(None)), None)
+
+
+def _field_type(path: Sequence[str]) -> Any:
+    """Return the annotation of the field at a dotted path, None where there is no such field."""
     found: Any = Recipe
     for part in path:
         field = _fields(found).get(part)
@@ -244,7 +250,7 @@ def _annotation(path: Sequence[str]) -> Any:
             )
         else:
             found = field.annotation
-    return next((kind for kind in raw_yaml.union_members(found) if kind is not type(None)), None)
+    return found
 
 
 def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
@@ -281,7 +287,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.
         values[parent] = {**inner}
         values = values[parent]
-    if _annotation(path) is str and not text.lstrip().startswith(('"', "'")):
+    quoted = text.lstrip().startswith(('"', "'"))
+    # A field that takes a text or a section has a section where the value is written as a mapping.
+    section = bool(_fields(_field_type(path))) and text.lstrip().startswith("{")
+    if _annotation(path) is str and not quoted and not section:
         values[last] = text  # as it is: in YAML a colon or a # would end it
         return
     try:

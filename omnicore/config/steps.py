@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from omnicore.config.base import Config, EngineConfig
-from omnicore.schema import View
+from omnicore.schema import AnswerKind, View
 
 COLUMNS = ("id", "question", "options", "answer", "target", "type", "image", "audio", "video")
 
@@ -78,18 +78,66 @@ class TrainingSource(Config):
         return self
 
 
+OWN_COLUMNS = ("id", "question", "options", "answer", "type", "cluster", "image", "audio", "video")
+CLIP_COLUMNS = ("start", "end")
+
+
+class BenchmarkSource(Config):
+    """A benchmark of the user's own: a table whose columns are named."""
+
+    path: str = Field(description="file of the table, or its folder")
+    files: str = Field(
+        "",
+        description=(
+            "pattern of the tables under a folder, as in data/test-*.parquet; none: all of the one"
+            " format that the folder holds"
+        ),
+    )
+    media: str = Field(
+        "", description="folder that paths of media are relative to; none: that of the table"
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=(
+            f"the table's columns for any of {', '.join(OWN_COLUMNS + CLIP_COLUMNS)}; others have"
+            " their own name. Several by `|`, nested fields by dots"
+        ),
+    )
+    answer_kind: AnswerKind | None = Field(
+        None, description="none: choice or set where there are options, else by the answer"
+    )
+    policy: Literal["filtered", "keep_whole"] = Field(
+        "filtered", description="whether the clean view may lose queries of it"
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> Self:
+        unknown = sorted(self.columns.keys() - {*OWN_COLUMNS, *CLIP_COLUMNS})
+        if unknown:
+            known = ", ".join(OWN_COLUMNS + CLIP_COLUMNS)
+            raise ValueError(f"columns names {unknown[0]}, which is none of {known}")
+        return self
+
+
 class PrepareConfig(Config):
     """The benchmarks under study.
 
     The embedded one, `synthetic`, comes with training sets; `sources` are public ones.
     """
 
-    sources: dict[str, str] = Field(
+    sources: dict[str, str | BenchmarkSource] = Field(
         {},
         description=(
-            "public benchmarks, each with the folder of a local copy in a layout that docs/audit.md"
-            " names; `hub` or `hub@REVISION` downloads it. None: the embedded benchmark"
+            "benchmarks by name. A public one: the folder of a local copy in a layout that"
+            " docs/audit.md names, or `hub@COMMIT`. One of your own: {path, columns, ...}. None:"
+            " the embedded benchmark"
         ),
+    )
+    limit: int = Field(0, ge=0, description="first queries of each benchmark to keep; 0 keeps all")
+    sample: int = Field(
+        0,
+        ge=0,
+        description="random queries of each benchmark to keep, chosen by the seed; 0 keeps all",
     )
     training: dict[str, TrainingSource] = Field(
         {},

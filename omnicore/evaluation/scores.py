@@ -127,7 +127,7 @@ class Found:
         clean, where there are any."""
         aggregate = (
             getattr(benchmarks.get_adapter(benchmark), "official_figures", None)
-            if benchmark in benchmarks.NAMES
+            if benchmarks.has_adapter(benchmark)
             else None
         )
         views = {

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore.config import TRAINING, TrainingSource, digest, result_fields
+from omnicore.config import TRAINING, BenchmarkSource, TrainingSource, digest, result_fields
 from omnicore.config.recipe import SECTION_STEP, Recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError, DataError, StepBusy
@@ -224,7 +224,8 @@ def _plan(step: str, section: str, recipe: Recipe, inputs: dict[str, Path], outp
         "recipe": result_fields(read),
         "models": models,
         "sources": {
-            name: _listing(Path(place)) for name, place in getattr(config, "sources", {}).items()
+            name: _listing(Path(place)) if isinstance(place, str) else _listings(place)
+            for name, place in getattr(config, "sources", {}).items()
         },
         "training": {
             name: _listings(given) for name, given in getattr(config, "training", {}).items()
@@ -245,8 +246,8 @@ def _contents(model: str) -> str:
     return digest_directory(place) if place.is_dir() else ""
 
 
-def _listings(source: TrainingSource) -> list[str]:
-    """Identity of the rows of a training source, and of its media where they lie elsewhere."""
+def _listings(source: TrainingSource | BenchmarkSource) -> list[str]:
+    """Identity of the rows of a source, and of its media where they lie elsewhere."""
     return [_listing(Path(place)) for place in (source.path, source.media) if place]
 
 

@@ -17,13 +17,21 @@ from typing import Any
 
 import soundfile
 
-from omnicore.config import PrepareConfig
+from omnicore.config import BenchmarkSource, PrepareConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import training_rows
 from omnicore.data.benchmarks import get_adapter, synthetic
-from omnicore.data.benchmarks.base import AnnotationSource, MediaCheck, Problem, read_queries
+from omnicore.data.benchmarks.base import (
+    Adapter,
+    AnnotationSource,
+    MediaCheck,
+    Problem,
+    read_queries,
+)
 from omnicore.data.benchmarks.hub import download_benchmark, is_hub_place
 from omnicore.data.benchmarks.losses import reason_lines, refusal_message, skew_lines
+from omnicore.data.benchmarks.own import open_own_benchmark
+from omnicore.data.benchmarks.subset import Subset
 from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.errors import DataError
 from omnicore.media import check
@@ -182,13 +190,11 @@ def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> d
     problems: list[Problem] = []
     infos: list[BenchmarkInfo] = []
     for name, place in sorted(config.sources.items()):
-        found = get_adapter(name)
-        entry = found.ENTRY
-        root, revision = (
-            download_benchmark(entry, place) if is_hub_place(place) else (Path(place), "")
-        )
-        source = AnnotationSource(entry, root, output / "scratch")
-        rows, listed, count = read_queries(found, source, _faults(name, source, recipe))
+        adapter, source, revision = _open_benchmark(name, place, output / "scratch")
+        entry, root = adapter.ENTRY, source.root
+        if config.limit or config.sample:
+            adapter = Subset(adapter, config.limit, config.sample, recipe.seed)
+        rows, listed, count = read_queries(adapter, source, _faults(name, source, recipe))
         refused, excluded, flagged = (
             sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept")
         )
@@ -200,7 +206,7 @@ def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> d
             "flagged": flagged,
         }
         counts["published"] = source.size
-        if source.size and count != source.size:
+        if source.size and count != source.size and not (config.limit or config.sample):
             _say(f"{entry.title}: {count:,} items are here, and {source.size:,} are published")
         told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
         infos.append(BenchmarkInfo(**told, revision=revision, **counts))
@@ -225,6 +231,19 @@ def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> d
         for name in ("refused", "excluded", "flagged")
     }
     return {"benchmarks": len(infos), "queries": len(queries), **totals}
+
+
+def _open_benchmark(
+    name: str, place: str | BenchmarkSource, scratch: Path
+) -> tuple[Adapter, AnnotationSource, str]:
+    """Return adapter, files and revision of a public benchmark, or of the user's own."""
+    if not isinstance(place, str):
+        return *open_own_benchmark(name, place, scratch), ""
+    adapter = get_adapter(name)
+    root, revision = Path(place), ""
+    if is_hub_place(place):
+        root, revision = download_benchmark(adapter.ENTRY, place)
+    return adapter, AnnotationSource(adapter.ENTRY, root, scratch), revision
 
 
 def _faults(name: str, source: AnnotationSource, recipe: Recipe) -> MediaCheck:

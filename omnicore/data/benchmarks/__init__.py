@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import cast
 
 from omnicore.data.benchmarks.base import Adapter
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 
+ENTRY_POINTS = "omnicore.benchmarks"
 NAMES = (
     "av_odyssey",
     "avhbench",
@@ -30,17 +32,33 @@ NAMES = (
 
 
 def get_adapter(name: str) -> Adapter:
-    """The adapter of a public benchmark.
+    """Return the adapter of a benchmark: one of `NAMES`, or of an installed package.
 
-    Raises ConfigError for a name that is not in `NAMES`.
+    A package offers an adapter, a module or object as `data/benchmarks/base.py` describes it, under
+    the entry point group `omnicore.benchmarks`.
+
+    Raises:
+        ConfigError: There is no benchmark of that name.
     """
-    if name not in NAMES:
-        raise ConfigError(
-            f"no benchmark {name!r}: there are {', '.join(NAMES)}, and the embedded `synthetic`"
-        )
-    return cast(Adapter, import_module(f"omnicore.data.benchmarks.{name}"))
+    if name in NAMES:
+        return cast(Adapter, import_module(f"omnicore.data.benchmarks.{name}"))
+    installed = entry_points(group=ENTRY_POINTS)
+    if name in installed.names:
+        return cast(Adapter, installed[name].load())
+    others = [*NAMES, *sorted(installed.names)]
+    raise ConfigError(
+        f"no benchmark {name!r}: there are {', '.join(others)}, and the embedded `synthetic`; a"
+        " table of your own is given with --columns",
+        code="benchmark-unknown",
+        field=f"prepare.sources.{name}",
+    )
 
 
 def official_scorer(name: str) -> Callable[[Query, str], float | None] | None:
     """The publisher's rule for one reply, in 0..1; None for benchmarks without a publisher."""
-    return get_adapter(name).official_score if name in NAMES else None
+    return get_adapter(name).official_score if has_adapter(name) else None
+
+
+def has_adapter(name: str) -> bool:
+    """Return whether a benchmark has an adapter, here or in an installed package."""
+    return name in NAMES or name in entry_points(group=ENTRY_POINTS).names

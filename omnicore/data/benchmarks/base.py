@@ -144,7 +144,8 @@ class Mislabelled(Refused):
 
 
 class Adapter(Protocol):
-    ENTRY: BenchmarkEntry
+    @property
+    def ENTRY(self) -> BenchmarkEntry: ...  # noqa: N802 - a constant of a module
 
     def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]: ...
     def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query: ...

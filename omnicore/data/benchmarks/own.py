@@ -1,0 +1,422 @@
+"""A benchmark of the user's own: any table whose columns are named, without an adapter.
+
+Read are JSONL and JSON, CSV and TSV (VLMEvalKit's with pictures as base64 and options in columns A,
+B, C, ...), Parquet with embedded media, and a folder that `datasets.save_to_disk` wrote. One file or
+all that a pattern matches; nested fields by dots, as in `doc.question` of lmms-eval's samples.
+
+A question is made of these columns, by default those of the same name:
+
+  question, answer  required
+  options           a list of texts or its JSON; several columns as `A|B|C|D`
+  id, type          default: the number of the row; the kind of answer
+  cluster           what rows share, as a film's name; default: the first medium
+  image, audio      a path, bytes, the hub's feature, base64, or a list of these; several as `a|b`
+  video             likewise; its sound track is shown, too, where there is one and no audio column
+  start, end        of the clip, in seconds
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omnicore.config import BenchmarkSource
+from omnicore.data.benchmarks import has_adapter
+from omnicore.data.benchmarks.base import (
+    AnnotationRow,
+    AnnotationSource,
+    BenchmarkEntry,
+    MediaKind,
+    Refused,
+    option_by_letter,
+    plain_number,
+)
+from omnicore.data.benchmarks.files import media_suffix
+from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options, tsv_rows
+from omnicore.errors import ConfigError, DataError
+from omnicore.media.video import has_sound_track
+from omnicore.schema import AnswerKind, Media, Query
+from omnicore.scoring.extract import number
+
+READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+KINDS: tuple[MediaKind, ...] = ("image", "audio", "video")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SAMPLES = 20  # rows whose columns are shown when one is missing
+BASE64_LEAST = 256  # characters; a path is shorter, a picture longer
+YES_NO = ("Yes", "No")
+
+
+@dataclass(frozen=True)
+class OwnBenchmark:
+    """The adapter of one table; see the module's docstring."""
+
+    ENTRY: BenchmarkEntry
+    config: BenchmarkSource
+
+    def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]:
+        """Yield the rows of all files in the order of their names.
+
+        Raises:
+            ConfigError: A mapped or required column is in none of the first rows.
+            DataError: A file is broken, or of no format that is read.
+        """
+        first: list[AnnotationRow] = []
+        checked = False
+        for path in sorted(source.root.glob(source.layout)):
+            for row in _file_rows(source, path):
+                if not checked and len(first) < SAMPLES:
+                    first.append(row)
+                elif not checked:
+                    self._check_columns(source, first)
+                    checked = True
+                yield self._named(row)
+        if not checked:
+            self._check_columns(source, first)
+
+    def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query:
+        """Build one query; raises Refused naming the column at fault."""
+        cells = _Cells(self.config.columns, row)
+        question, answer = cells.text("question"), cells.value("answer")
+        for name, value in (("question", question), ("answer", answer)):
+            if is_blank(value):
+                raise Refused(cells.column(name), "is missing")
+        options = self._options(cells)
+        kind, options, answers, native = _solution(cells, answer, options, self.config.answer_kind)
+        media = self._media(source, cells)
+        cluster = cells.text("cluster") or (media[0].sha256 if media else "")
+        return Query(
+            benchmark=source.entry.name,
+            id=cells.text("id") or f"{source.next_number('rows'):06d}",
+            type=cells.text("type") or str(kind),
+            question=question,
+            options=tuple(options),
+            answer=answers[0],
+            also=tuple(answers[1:]),
+            answer_kind=kind,
+            media=media,
+            cluster=cluster or cells.text("id") or row.key or str(row.line),
+            native=native,
+        )
+
+    def official_score(self, query: Query, reply: str) -> float | None:  # noqa: ARG002
+        """Return None: nobody published a rule."""
+        return None
+
+    def _named(self, row: AnnotationRow) -> AnnotationRow:
+        column = self.config.columns.get("id", "id")
+        value = _field(row.fields, column)
+        return replace(row, key=row.key if is_blank(value) else cell_text(value))
+
+    def _check_columns(self, source: AnnotationSource, rows: Sequence[AnnotationRow]) -> None:
+        found = list(dict.fromkeys(name for row in rows for name in row.fields))
+        wanted = {"question": "question", "answer": "answer"} | dict(self.config.columns)
+        for name, columns in wanted.items():
+            for column in columns.split("|"):
+                if rows and not any(_has(row.fields, column) for row in rows):
+                    pairs = ",".join(f"{key}={key.upper()}" for key in ("question", "answer"))
+                    raise ConfigError(
+                        f"{source.root / source.layout} has no column {column!r} for {name}; it has"
+                        f" {', '.join(found)}. Name the right ones, as in --columns {pairs}",
+                        code="benchmark-column-missing",
+                        field=name,
+                        path=source.root / source.layout,
+                    )
+
+    def _options(self, cells: _Cells) -> list[str]:
+        columns = self.config.columns.get("options", "options")
+        if "|" not in columns and not cells.has("options"):
+            # VLMEvalKit: a column a letter, empty where a question has fewer options.
+            columns = "|".join(letter for letter in LETTERS if letter in cells.row.fields)
+            if "A" not in columns:
+                return []
+        if "|" in columns or columns == "A":
+            texts = [cells.row.fields.get(column) for column in columns.split("|")]
+            given = [cell_text(text) for text in texts if not is_blank(text)]
+            return parse_options(columns, given)[1] if given else []
+        value = cells.value("options")
+        return [] if is_blank(value) else parse_options(columns, value)[1]
+
+    def _media(self, source: AnnotationSource, cells: _Cells) -> tuple[Media, ...]:
+        start, end = cells.seconds("start"), cells.seconds("end")
+        media: list[Media] = []
+        for kind in KINDS:
+            for column, value in cells.values(kind):
+                medium = _medium(source, column, kind, value)
+                media.append(medium.model_copy(update={"start": start, "end": end}))
+        if any(medium.kind == "audio" for medium in media):
+            return tuple(media)
+        films = [medium for medium in media if medium.kind == "video"]
+        sounds = [film for film in films if _has_sound(source.media_path(film))]
+        return (*media, *(film.model_copy(update={"kind": "audio"}) for film in sounds))
+
+
+def open_own_benchmark(
+    name: str, config: BenchmarkSource, scratch: Path
+) -> tuple[OwnBenchmark, AnnotationSource]:
+    """Return adapter and files of a table.
+
+    Raises:
+        ConfigError: There is no such file, several formats, or none that is read.
+    """
+    if has_adapter(name):
+        raise ConfigError(
+            f"prepare.sources.{name}: {name} is a public benchmark with an adapter; give a table of"
+            " your own another name",
+            code="benchmark-name-taken",
+            field=f"prepare.sources.{name}",
+        )
+    place = Path(config.path)
+    root, pattern = (place.parent, place.name) if place.is_file() else (place, config.files)
+    if not place.exists():
+        raise ConfigError(
+            f"prepare.sources.{name}: there is no {place}; give the table's file or its folder",
+            code="benchmark-file-missing",
+            field=f"prepare.sources.{name}",
+            path=place,
+        )
+    pattern = pattern or _only_pattern(name, root)
+    entry = BenchmarkEntry(
+        name=name,
+        title=name,
+        source=str(place),
+        on_hub=False,
+        licence="",
+        annotations=(pattern,),
+        filter_policy=config.policy,
+        reason="" if config.policy == "filtered" else "kept whole, as its source says",
+        cluster="cluster",
+        answer_kinds=tuple(AnswerKind),
+        shares=("type",),
+    )
+    media = Path(config.media) if config.media else root
+    if not media.is_dir():
+        raise ConfigError(
+            f"prepare.sources.{name}.media: there is no folder {media}",
+            code="benchmark-media-missing",
+            field=f"prepare.sources.{name}.media",
+            path=media,
+        )
+    return OwnBenchmark(entry, config), AnnotationSource(entry, root, scratch, media)
+
+
+def _only_pattern(name: str, root: Path) -> str:
+    """Return the pattern of the one format of tables in a folder."""
+    if (root / "dataset_info.json").is_file() and any(root.glob("*.arrow")):
+        return "*.arrow"
+    found = {suffix: sorted(root.glob(f"**/*{suffix}")) for suffix in READERS}
+    present = {suffix: files for suffix, files in found.items() if files}
+    if len(present) != 1:
+        listed = ", ".join(f.name for files in present.values() for f in files[:3]) or "none"
+        raise ConfigError(
+            f"prepare.sources.{name}: {root} holds tables of {len(present)} formats ({listed}); name"
+            " the file, or a pattern as in files: data/test-*.parquet",
+            code="benchmark-file-ambiguous",
+            field=f"prepare.sources.{name}.files",
+            path=root,
+        )
+    return f"**/*{next(iter(present))}"
+
+
+def _file_rows(source: AnnotationSource, path: Path) -> Iterator[AnnotationRow]:
+    name = str(path.relative_to(source.root))
+    if path.suffix == ".jsonl":
+        return source.jsonl_rows(name)
+    if path.suffix == ".json":
+        return source.json_rows(name)
+    if path.suffix == ".parquet":
+        return source.parquet_rows(name)
+    if path.suffix == ".tsv":
+        return _referenced_pictures(tsv_rows(source, name))
+    if path.suffix == ".csv":
+        return _csv_rows(path, name)
+    if path.suffix == ".arrow":
+        return _arrow_rows(path, name)
+    raise DataError(
+        f"{path}: tables end in {', '.join(READERS)}",
+        code="benchmark-format-unknown",
+        path=path,
+    )
+
+
+def _csv_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
+    csv.field_size_limit(1 << 30)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for place, fields in enumerate(csv.DictReader(file), 1):
+                broken = "has more cells than the header has columns" if None in fields else ""
+                yield AnnotationRow(name, place, {} if broken else fields, broken)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: {error}; save it as UTF-8",
+            code="benchmark-not-utf8",
+            path=path,
+        ) from error
+
+
+def _arrow_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
+    """Yield the rows of a file that `datasets` wrote: an Arrow stream."""
+    import pyarrow
+
+    place = 0
+    try:
+        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
+            for batch in reader:
+                for start in range(0, len(batch), 8):  # a row may hold megabytes of media
+                    for fields in batch.slice(start, 8).to_pylist():
+                        place += 1
+                        yield AnnotationRow(name, place, fields)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(
+            f"{path}: broken Arrow after row {place}, {error}; save the data set again",
+            code="benchmark-file-broken",
+            path=path,
+        ) from error
+
+
+def _referenced_pictures(rows: Iterator[AnnotationRow]) -> Iterator[AnnotationRow]:
+    """Yield VLMEvalKit's rows; a picture that is the index of another row is that row's picture."""
+    pictures: dict[str, Any] = {}
+    for row in rows:
+        picture, index = row.fields.get("image"), row.fields.get("index")
+        if isinstance(picture, str) and picture in pictures:
+            yield replace(row, fields={**row.fields, "image": pictures[picture]})
+            continue
+        if isinstance(picture, str) and len(picture) >= BASE64_LEAST and index:
+            pictures[index] = picture
+        yield row
+
+
+class _Cells:
+    """The cells of a row by the names of a question's parts."""
+
+    def __init__(self, columns: Mapping[str, str], row: AnnotationRow) -> None:
+        self.columns, self.row = columns, row
+
+    def column(self, name: str) -> str:
+        return self.columns.get(name, name)
+
+    def has(self, name: str) -> bool:
+        return not is_blank(self.value(name))
+
+    def value(self, name: str) -> Any:
+        return _field(self.row.fields, self.column(name))
+
+    def text(self, name: str) -> str:
+        value = self.value(name)
+        return "" if is_blank(value) else cell_text(value).strip()
+
+    def values(self, name: str) -> list[tuple[str, Any]]:
+        """Return column and value of every cell, lists taken apart."""
+        found = []
+        for column in self.column(name).split("|"):
+            value = _field(self.row.fields, column)
+            for one in value if isinstance(value, list) else [value]:
+                if not is_blank(one):
+                    found.append((column, one))
+        return found
+
+    def seconds(self, name: str) -> float | None:
+        if not self.has(name):
+            return None
+        try:
+            return float(self.value(name))
+        except (TypeError, ValueError) as error:
+            value = self.value(name)
+            raise Refused(self.column(name), f"{value!r:.40} is no number of seconds") from error
+
+
+def _has(fields: Mapping[str, Any], column: str) -> bool:
+    if column in fields:
+        return True
+    outer, _, inner = column.partition(".")
+    nested = fields.get(outer)
+    return bool(inner) and isinstance(nested, Mapping) and _has(nested, inner)
+
+
+def _field(fields: Mapping[str, Any], column: str) -> Any:
+    """Return a cell by its column, a nested one by dots; None where there is none."""
+    if column in fields:
+        return fields[column]
+    outer, _, inner = column.partition(".")
+    nested = fields.get(outer)
+    return _field(nested, inner) if inner and isinstance(nested, Mapping) else None
+
+
+def _solution(
+    cells: _Cells, answer: Any, options: list[str], wanted: AnswerKind | None
+) -> tuple[AnswerKind, list[str], list[str], dict[str, str]]:
+    """Return the kind of answer, the options, the right answers, and native fields."""
+    column = cells.column("answer")
+    if options:
+        members = answer if isinstance(answer, list) else _letters(answer, options)
+        answers = [_option(column, member, options) for member in members]
+        kind = wanted or (AnswerKind.set if len(answers) > 1 else AnswerKind.choice)
+        return kind, options, list(dict.fromkeys(answers)), {}
+    if isinstance(answer, list):
+        raise Refused(column, "is a list, and the row has no options")
+    written = cell_text(answer).strip()
+    if wanted is AnswerKind.yes_no or (wanted is None and written.lower() in ("yes", "no")):
+        if written.lower() not in ("yes", "no"):
+            raise Refused(column, f"{written!r:.40} is neither yes nor no")
+        return AnswerKind.yes_no, list(YES_NO), [written.capitalize()], {}
+    if wanted in (AnswerKind.choice, AnswerKind.set):
+        raise Refused(cells.column("options"), "is missing")
+    numeric = any(map(str.isdigit, written)) and number(written, written) is not None
+    if wanted is AnswerKind.number and not numeric:
+        raise Refused(column, f"{written!r:.40} is no number")
+    if numeric and wanted in (None, AnswerKind.number):
+        plain = plain_number(written)
+        return AnswerKind.number, [], [plain], {} if plain == written else {"answer": written}
+    return wanted or AnswerKind.text, [], [written], {}
+
+
+def _letters(answer: Any, options: Sequence[str]) -> list[Any]:
+    """Take `A,C` or `AC` apart where it is no option's text and names several options."""
+    if not isinstance(answer, str) or answer.strip() in options:
+        return [answer]
+    letters = list(answer.replace(" ", "").replace(",", "").upper())
+    known = LETTERS[: len(options)]
+    several = len(letters) > 1 and set(letters) <= set(known) and len(set(letters)) == len(letters)
+    return letters if several else [answer]
+
+
+def _option(column: str, answer: Any, options: Sequence[str]) -> str:
+    if not isinstance(answer, str):
+        raise Refused(
+            column, f"{answer!r:.40}: a number may count options from 0 or 1; write letter or text"
+        )
+    text = answer.strip()
+    if text in options:
+        return text
+    return option_by_letter(column, text.strip("().: "), options)
+
+
+def _medium(source: AnnotationSource, column: str, kind: MediaKind, value: Any) -> Media:
+    if isinstance(value, str) and len(value) >= BASE64_LEAST:
+        data = _decoded(value)
+        if data is not None:
+            return source.embedded_media(column, kind, data)
+    if not isinstance(value, str | bytes | Mapping):
+        raise Refused(column, f"{value!r:.40} is no {kind}")
+    return source.embedded_media(column, kind, value)
+
+
+def _decoded(text: str) -> bytes | None:
+    """Return the bytes of a base64 text of a known format, as VLMEvalKit writes; else None."""
+    try:
+        data = base64.b64decode(text.strip("[]'\" "), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if media_suffix(data) else None
+
+
+def _has_sound(path: Path) -> bool:
+    try:
+        return has_sound_track(path)
+    except DataError:  # the check of the picture says what is wrong with the file
+        return False
