@@ -137,7 +137,7 @@ class Bench:
         from transformers import PrinterCallback
         from trl import GRPOConfig, GRPOTrainer
 
-        from omnicore.media.read import load_image
+        from omnicore.media.images import load_image
         from omnicore.training.rewards import RandomReward
         from omnicore.training.rewards import compute_reward as judged
         from omnicore.training.sft import OPTIMIZER, PLAIN
@@ -219,7 +219,8 @@ class Bench:
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from omnicore.media.read import SAMPLE_RATE, load_audio, load_image
+        from omnicore.media.images import load_image
+        from omnicore.media.sounds import SAMPLE_RATE, load_audio
         from omnicore.training.sft import OPTIMIZER, PLAIN
 
         model, encoder, rows = self.start("sft.jsonl", targets=True)

@@ -16,7 +16,9 @@ from PIL import Image
 from omnicore.config import Profile
 from omnicore.engines.base import Batch, Engine, Request, Sampling
 from omnicore.errors import DataError, OmniError
-from omnicore.media.read import SAMPLE_RATE, Video, read_media
+from omnicore.media.read import read_media
+from omnicore.media.sounds import SAMPLE_RATE
+from omnicore.media.video import Video
 from omnicore.schema import Media
 
 READ = 24  # media of a kind that are read for an estimate

@@ -33,7 +33,8 @@ from omnicore.engines.base import (
 from omnicore.engines.client import ChatClient
 from omnicore.errors import DataError, EngineError
 from omnicore.media.data_url import image_to_url, video_settings, video_to_url, wav_to_base64
-from omnicore.media.read import Video, read_media, verify_media, with_common_fps
+from omnicore.media.read import read_media, verify_media, with_common_fps
+from omnicore.media.video import Video
 from omnicore.schema import Media
 
 COMMIT_SECONDS = 0.05  # seconds that finished replies are gathered for, so that one write to the journal holds many

@@ -21,7 +21,9 @@ from omnicore.engines.base import (
     media_error_reply,
 )
 from omnicore.errors import DataError, TooLongError
-from omnicore.media.read import SAMPLE_RATE, Video, Wave, measure_media, read_media, with_common_fps
+from omnicore.media.read import measure_media, read_media, with_common_fps
+from omnicore.media.sounds import SAMPLE_RATE, Wave
+from omnicore.media.video import Video
 from omnicore.models import thinker
 from omnicore.models.choose import most_likely_choice
 from omnicore.models.generate import Generated, generate

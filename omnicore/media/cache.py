@@ -1,19 +1,18 @@
-"""What was decoded once, kept on disk: bytes under a key, shared by all processes of a machine and
-bounded in size.
+"""Cache of decoded media on disk: bytes under a key, shared by all processes, bounded in size.
 
-A file holds a checksum over key and bytes, then the bytes, and takes its name when it is whole. One
-writer works at a time: it removes what killed writers left, makes room by what was used longest
-ago, then writes, so the bound holds at every moment. Whoever wants what another is just decoding
-waits for it, in this process or another; `flock` ends with its holder.
+A file holds a checksum over key and bytes, then the bytes, and gets its name when it is complete.
+One writer works at a time: it removes what killed writers left, evicts the least recently used
+entries, then writes, so that the bound holds at every moment. A caller that wants what another is
+decoding waits for it, in this process or another; a lock ends with the process that holds it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,67 +22,69 @@ from pathlib import Path
 from omnicore.errors import ConfigError, StorageError
 from omnicore.storage.files import atomic_writer
 
+logger = logging.getLogger(__name__)
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _CHECKSUM = 32  # bytes
 _MARKS = "marks.txt"
 
 
 class MediaCache:
-    """Files in `directory`, at most `limit` bytes of them."""
+    """A least-recently-used cache of files in `directory`, at most `limit` bytes of them."""
 
     def __init__(self, directory: Path, limit: int) -> None:
         self.directory, self.limit = directory, limit
-        self._complained = threading.Lock()  # taken for good by the first to complain
+        self._warned = threading.Lock()  # taken by the first warning, and never released
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:
-        """The bytes under `key` (64 hexadecimal digits), else what `make` gives, kept from now on.
+        """Return the bytes under `key` (64 hexadecimal digits); make and store them if absent.
 
-        A directory that cannot be written costs the time of making everything anew, and one line on
-        stderr. What `make` raises is raised, and nothing is kept.
+        A directory that cannot be written costs the time of making everything again, and one
+        warning. An exception of `make` is raised, and nothing is stored.
         """
         if not self.limit:
             return make()
-        if (found := self._read(key)) is not None:
-            return found
+        data = self._read(key)
+        if data is not None:
+            return data
         with ExitStack() as held:
             try:
                 held.enter_context(
                     self._locked(f"{key[:2]}.lock")
                 )  # 256 locks, so that none need ever be removed
             except OSError as error:
-                self._complain(error)
-            if (found := self._read(key)) is not None:
-                return found
-            made = make()
+                self._warn(error)
+            data = self._read(key)
+            if data is not None:
+                return data
+            data = make()
             try:
-                self._write(key, made)
+                self._write(key, data)
             except (OSError, StorageError) as error:
-                self._complain(error)
-        return made
+                self._warn(error)
+        return data
 
     def marks(self) -> set[str]:
-        """All keys that were given to `mark`, by whatever process."""
+        """Return all keys that any process gave to `mark`."""
+        if not self.limit:
+            return set()
         try:
-            return (
-                set((self.directory / _MARKS).read_text(errors="replace").splitlines())
-                if self.limit
-                else set()
-            )
+            return set((self.directory / _MARKS).read_text(errors="replace").splitlines())
         except OSError:
             return set()
 
     def mark(self, key: str) -> None:
-        """Remember `key`, a fact without content, in a list that does not count for `limit`: 65
-        bytes each."""
+        """Record `key`, a fact without content, in a list of 65 bytes a key outside of `limit`."""
         if not self.limit:
             return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # One short write at the end of the file: lines of several processes do not mix, and a torn one is no key.
+            # One short write at the end of the file: lines of several processes do not mix, and a
+            # torn line is not a key.
             with (self.directory / _MARKS).open("ab", buffering=0) as file:
                 file.write(f"{key}\n".encode())
         except OSError as error:
-            self._complain(error)
+            self._warn(error)
 
     def _read(self, key: str) -> bytes | None:
         path = self.directory / key
@@ -92,8 +93,9 @@ class MediaCache:
                 checksum, data = file.read(_CHECKSUM), file.read()
         except OSError:
             return None
+        # A damaged entry, or one under another's name, is made and written again.
         if checksum != _checksum(key, data):
-            return None  # damaged, or under another's name: it is made and written again
+            return None
         with suppress(OSError):
             os.utime(path)
         return data
@@ -106,20 +108,21 @@ class MediaCache:
                     file.write(data)
 
     def _make_room(self, size: int, key: str) -> bool:
-        """Removes what was used longest ago until `size` bytes fit; False when they never can."""
+        """Evict the least recently used entries until `size` bytes fit; False if they never can."""
         if size > self.limit:
             return False
-        kept, total = [], 0
+        entries_by_age, total = [], 0
         with os.scandir(self.directory) as entries:
             for entry in entries:
-                # `key` is there when it was found damaged; no one else writes now, so another's .tmp is of one killed.
+                # `key` is there when it was found damaged. Nobody else writes now, so that the .tmp
+                # of another process is of a killed one.
                 if entry.name.endswith(".tmp") or entry.name == key:
                     Path(entry.path).unlink()
                 elif _KEY.fullmatch(entry.name):
                     status = entry.stat()
-                    kept.append((status.st_mtime_ns, entry.path, status.st_size))
+                    entries_by_age.append((status.st_mtime_ns, entry.path, status.st_size))
                     total += status.st_size
-        for _, path, length in sorted(kept):
+        for _, path, length in sorted(entries_by_age):
             if total + size <= self.limit:
                 break
             Path(path).unlink()
@@ -137,31 +140,35 @@ class MediaCache:
                 # Closing is not enough: a process forked meanwhile holds the file, and the lock with it.
                 fcntl.flock(file, fcntl.LOCK_UN)
 
-    def _complain(self, error: Exception) -> None:
-        if self._complained.acquire(blocking=False):
-            reason = (
-                "set OMNI_MEDIA_CACHE to a directory that can be written, or OMNI_MEDIA_CACHE_GB=0"
-            )
-            print(
-                f"media are decoded anew each time, nothing is kept in {self.directory}: {error};"
-                f" {reason}",
-                file=sys.stderr,
+    def _warn(self, error: Exception) -> None:
+        if self._warned.acquire(blocking=False):
+            logger.warning(
+                "media are decoded again each time, nothing is stored in %s: %s; set"
+                " OMNI_MEDIA_CACHE to a directory that can be written, or OMNI_MEDIA_CACHE_GB=0",
+                self.directory,
+                error,
             )
 
 
 def media_cache() -> MediaCache:
-    """The one of this user: in `OMNI_MEDIA_CACHE` (~/.cache/omnicore/media), of
-    `OMNI_MEDIA_CACHE_GB` (20; 0 keeps nothing).
+    """Return the cache of this user.
 
-    Raises ConfigError for a size that is no number, and where there is no home.
+    `OMNI_MEDIA_CACHE` is its directory (default ~/.cache/omnicore/media), `OMNI_MEDIA_CACHE_GB` its
+    size (default 20; 0 stores nothing).
+
+    Raises:
+        ConfigError: The size is not a number, or the user has no home directory.
     """
     directory = os.environ.get("OMNI_MEDIA_CACHE", "")
     if not directory:
         try:
             directory = str(Path("~/.cache/omnicore/media").expanduser())
-        except RuntimeError as error:  # a container's user of no name
+        # A container may run as a user without a name.
+        except RuntimeError as error:
             raise ConfigError(
-                "this user has no home directory: set OMNI_MEDIA_CACHE to one for decoded media"
+                "this user has no home directory: set OMNI_MEDIA_CACHE to one for decoded media",
+                code="media-cache-no-home",
+                field="OMNI_MEDIA_CACHE",
             ) from error
     return _cache(directory, os.environ.get("OMNI_MEDIA_CACHE_GB") or "20")
 
@@ -174,7 +181,9 @@ def _cache(directory: str, size: str) -> MediaCache:
         limit = -1
     if limit < 0:
         raise ConfigError(
-            f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes as in 20, or 0 to keep nothing"
+            f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes as in 20, or 0 to store nothing",
+            code="media-cache-size-invalid",
+            field="OMNI_MEDIA_CACHE_GB",
         )
     return MediaCache(Path(directory), limit)
 

@@ -1,8 +1,7 @@
-"""What is wrong with the media of queries, found before anything is asked: each file, kind and clip
-once, on all cores, remembered.
+"""Check all media of queries before a model is asked: each file, kind and clip once, on all cores.
 
-A medium that passed is known by its sha256, so that the next `prepare` does not decode it again;
-one that failed is decoded again: there are few, and a decoder that was updated may read it.
+The cache remembers a medium that passed by its sha256, so that the next `prepare` does not decode
+it again. One that failed is decoded again: there are few, and a newer decoder may read it.
 """
 
 from __future__ import annotations
@@ -17,66 +16,73 @@ from omnicore.media.read import check_media, check_media_key
 from omnicore.progress import track
 from omnicore.schema import Media, Query
 
-Clip = tuple[str, str, float | None, float | None]
-_FILE = "<file>"  # in a fault: queries may have the same bytes under other names
+Clip = tuple[str, str, float | None, float | None]  # kind, sha256, start, end
+# Stands for the path in a message: queries may have the same bytes under other names.
+_PATH = "<file>"
 
 
 def find_media_errors(
-    queries: Sequence[Query], place: Callable[[Media], Path], label: str, workers: int
+    queries: Sequence[Query], path_of: Callable[[Media], Path], label: str, workers: int
 ) -> dict[str, str]:
-    """Return the first fault of each query that has one, by its id.
+    """Return the first error of each query whose media cannot all be read, by the query's id.
 
-    `place` gives the file of a medium, which the fault names by its uri.
+    Args:
+        queries: The queries.
+        path_of: Gives the file of a medium; errors name the medium by its uri.
+        label: Name of the progress bar.
+        workers: Number of threads that decode.
 
-    Raises ConfigError where PyAV is missing and needed.
+    Raises:
+        ConfigError: PyAV is missing and needed.
     """
-    found = _checked(
-        {_clip(medium): medium for query in queries for medium in query.media},
-        place,
-        label,
-        workers,
-    )
-    named: dict[str, str] = {}
+    media = {_clip(medium): medium for query in queries for medium in query.media}
+    clip_errors = _check_clips(media, path_of, label, workers)
+    query_errors: dict[str, str] = {}
     for query in queries:
         for medium in query.media:
-            if fault := found.get(_clip(medium)):
-                named.setdefault(query.id, f"{medium.kind} {fault.replace(_FILE, medium.uri)}")
-    return named
+            message = clip_errors.get(_clip(medium))
+            if message:
+                message = f"{medium.kind} {message.replace(_PATH, medium.uri)}"
+                query_errors.setdefault(query.id, message)
+    return query_errors
 
 
-def _checked(
-    media: dict[Clip, Media], place: Callable[[Media], Path], label: str, workers: int
+def _check_clips(
+    media: dict[Clip, Media], path_of: Callable[[Media], Path], label: str, workers: int
 ) -> dict[Clip, str]:
-    """Return the faults of those media that have one."""
-    kept = media_cache()
-    passed = kept.marks()
+    """Return the error of each clip that has one."""
+    cache = media_cache()
+    passed = cache.marks()
     keys = {clip: check_media_key(medium) for clip, medium in media.items()}
-    found: dict[Clip, str] = {}
-    pool = ThreadPoolExecutor(workers, "check")  # decoders work without Python's lock
+    errors: dict[Clip, str] = {}
+    # Threads suffice: decoders release Python's lock.
+    pool = ThreadPoolExecutor(workers, "check")
     try:
-        due = {
-            pool.submit(_fault, media[clip], place(media[clip])): clip
+        checks = {
+            pool.submit(_check_clip, media[clip], path_of(media[clip])): clip
             for clip, key in keys.items()
             if key not in passed
         }
         with track(len(media), label) as progress:
-            progress.advance(len(media) - len(due))
-            for done in as_completed(due):
-                if fault := done.result():
-                    found[due[done]] = fault
+            progress.advance(len(media) - len(checks))
+            for check in as_completed(checks):
+                clip = checks[check]
+                message = check.result()
+                if message:
+                    errors[clip] = message
                 else:
-                    kept.mark(keys[due[done]])
-                progress.advance(faults=len(found))
+                    cache.mark(keys[clip])
+                progress.advance(unreadable=len(errors))
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
+    return errors
 
 
-def _fault(medium: Media, path: Path) -> str:
+def _check_clip(medium: Media, path: Path) -> str:
     try:
         check_media(medium, path)
     except DataError as error:
-        return str(error).replace(str(path), _FILE)
+        return str(error).replace(str(path), _PATH)
     return ""
 
 

@@ -24,7 +24,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from omnicore.errors import ConfigError, TooLongError
-from omnicore.media.read import SAMPLE_RATE
+from omnicore.media.sounds import SAMPLE_RATE
 
 SPECIAL = (
     "<|endoftext|>",

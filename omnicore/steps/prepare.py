@@ -35,7 +35,7 @@ from omnicore.data.benchmarks.subset import Subset
 from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.errors import DataError
 from omnicore.media import check
-from omnicore.media.read import SAMPLE_RATE
+from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.progress import track
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.storage.files import link_or_copy, read_jsonl, write_json, write_jsonl

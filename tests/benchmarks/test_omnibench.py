@@ -9,7 +9,8 @@ import pytest
 
 from omnicore.data.benchmarks import omnibench
 from omnicore.data.benchmarks.base import AnnotationSource, read_queries
-from omnicore.media.read import load_audio, load_image
+from omnicore.media.images import load_image
+from omnicore.media.sounds import load_audio
 from omnicore.schema import Query
 from omnicore.storage.digests import sha256_file
 from tests.benchmarks import tables

@@ -37,7 +37,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "audio Videos/mute/mute_video.mp4 has no audio track",
     ),
     "heard": (make_sound_track, "video Videos/heard/heard_video.mp4 has no video track"),
-    "half": (half, "video Videos/half/half_video.mp4 is damaged or cut off after"),
+    "half": (half, "video Videos/half/half_video.mp4 is damaged or truncated after"),
     "text": (
         lambda path: path.write_text("not found"),
         "video Videos/text/text_video.mp4 is not a readable video",

@@ -21,7 +21,8 @@ from omnicore.data.benchmarks import synthetic
 from omnicore.engines import canary, canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, FinishedBatches, Reply, Request, Sampling
 from omnicore.errors import ConfigError, DataError, EngineError, OmniError
-from omnicore.media.read import Video, read_media
+from omnicore.media.read import read_media
+from omnicore.media.video import Video
 from omnicore.schema import Media, View
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import write_json

@@ -4,6 +4,7 @@ ours."""
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import random
@@ -21,6 +22,7 @@ import pytest
 from omnicore.errors import ConfigError, DataError
 from omnicore.media import cache
 from omnicore.media.cache import MediaCache
+from tests.errors import refused
 
 FORK = multiprocessing.get_context("fork")
 
@@ -45,7 +47,7 @@ def used(directory: Path) -> int:
 
 
 def never() -> bytes:
-    raise AssertionError("it is in the cache")
+    raise AssertionError("the entry is in the cache")
 
 
 def in_process(work: Callable[[], None]) -> int:
@@ -56,7 +58,7 @@ def in_process(work: Callable[[], None]) -> int:
     return process.exitcode or 0
 
 
-def test_made_once_and_found_by_another(tmp_path: Path) -> None:
+def test_entry_is_shared_between_caches(tmp_path: Path) -> None:
     assert MediaCache(tmp_path / "new", 10_000).get(key(1), lambda: content(1)) == content(1)
     assert MediaCache(tmp_path / "new", 10_000).get(key(1), never) == content(1)
 
@@ -80,7 +82,7 @@ def test_damaged_entry_is_made_again(tmp_path: Path, damage: Callable[[Path], No
     assert cache.get(key(1), never) == content(1)
 
 
-def test_longest_unused_goes_first(tmp_path: Path) -> None:
+def test_least_recently_used_entry_is_evicted(tmp_path: Path) -> None:
     cache = MediaCache(tmp_path, 3 * 1032)
     for number in range(3):
         cache.get(key(number), lambda: b"x" * 1000)
@@ -94,7 +96,7 @@ def test_longest_unused_goes_first(tmp_path: Path) -> None:
     }
 
 
-def test_what_never_fits_is_made_each_time(tmp_path: Path) -> None:
+def test_entry_above_the_limit_is_not_stored(tmp_path: Path) -> None:
     cache = MediaCache(tmp_path, 1000)
     cache.get(key(0), lambda: b"small")
     made = [cache.get(key(1), lambda: bytes(1000)) for _ in range(2)]
@@ -103,13 +105,13 @@ def test_what_never_fits_is_made_each_time(tmp_path: Path) -> None:
     assert cache.get(key(0), never) == b"small", "nothing was thrown out for it"
 
 
-def test_failure_is_raised_and_not_kept(tmp_path: Path) -> None:
+def test_failure_is_raised_and_not_stored(tmp_path: Path) -> None:
     cache = MediaCache(tmp_path, 1000)
 
     def broken() -> bytes:
-        raise DataError("broken file")
+        raise DataError("broken file", code="media-damaged")
 
-    with pytest.raises(DataError, match="broken file"):
+    with refused(DataError, "media-damaged"):
         cache.get(key(0), broken)
     assert cache.get(key(0), lambda: b"mended") == b"mended"
 
@@ -121,6 +123,16 @@ def test_remains_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """What this process and its forks write to stderr, the warnings of the cache included."""
+    handler = logging.lastResort  # writes to what `sys.stderr` is at the time
+    assert handler
+    cache.logger.addHandler(handler)
+    yield capfd
+    cache.logger.removeHandler(handler)
+
+
+@pytest.fixture
 def open_directory() -> Iterator[Path]:
     """Whose parents anybody may enter, unlike those of tmp_path."""
     with tempfile.TemporaryDirectory() as name:
@@ -128,8 +140,8 @@ def open_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_directory_of_another_is_read_and_not_written(
-    open_directory: Path, capfd: pytest.CaptureFixture[str]
+def test_read_only_directory_is_read_with_a_warning(
+    open_directory: Path, stderr: pytest.CaptureFixture[str]
 ) -> None:
     MediaCache(open_directory, 10_000).get(key(0), lambda: b"there")
     open_directory.chmod(0o555)
@@ -142,35 +154,36 @@ def test_directory_of_another_is_read_and_not_written(
         assert [cache.get(key(1), lambda: b"made") for _ in range(3)] == [b"made"] * 3
 
     assert in_process(work) == 0
-    said = capfd.readouterr().err
-    assert said.count("media are decoded anew each time") == 1
-    assert "set OMNI_MEDIA_CACHE to a directory that can be written" in said
+    text = stderr.readouterr().err
+    assert text.count("media are decoded again each time") == 1
+    assert "set OMNI_MEDIA_CACHE to a directory that can be written" in text
     assert not (open_directory / key(1)).exists()
 
 
 def test_write_that_fails_midway_leaves_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, stderr: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (2000, 2000)
-        )  # as a full disk: the first 2000 bytes are taken
+        # As a full disk: the first 2000 bytes of a file are written.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         cache = MediaCache(tmp_path, 100_000)
         assert [cache.get(key(0), lambda: bytes(50_000)) for _ in range(3)] == [bytes(50_000)] * 3
         assert cache.get(key(1), lambda: b"small") == b"small"
 
     assert in_process(work) == 0
-    assert capfd.readouterr().err.count("media are decoded anew each time") == 1
+    assert stderr.readouterr().err.count("media are decoded again each time") == 1
     assert used(tmp_path) == 32 + len(b"small")
 
 
-def test_path_that_is_no_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_path_that_is_not_a_directory_warns(
+    tmp_path: Path, stderr: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     assert MediaCache(tmp_path / "file", 1000).get(key(0), lambda: b"made") == b"made"
-    assert "media are decoded anew" in capfd.readouterr().err
+    assert "media are decoded again" in stderr.readouterr().err
 
 
-def test_those_who_want_the_same_wait_for_the_first(tmp_path: Path) -> None:
+def test_concurrent_callers_wait_for_the_first(tmp_path: Path) -> None:
     made = tmp_path / "made"
 
     def slow() -> bytes:
@@ -197,7 +210,7 @@ def test_those_who_want_the_same_wait_for_the_first(tmp_path: Path) -> None:
     assert made.read_text() == "x"
 
 
-def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Path) -> None:
+def test_cache_survives_killed_processes_and_damage(tmp_path: Path) -> None:
     limit, rounds = (
         9000,
         400,
@@ -241,9 +254,9 @@ def test_hammered_by_processes_that_are_killed_on_a_disk_that_rots(tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", ["much", "-1", "nan", "inf"])
-def test_wrong_size_is_named(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_size_is_refused(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", size)
-    with pytest.raises(ConfigError, match=f"OMNI_MEDIA_CACHE_GB={size}: give gigabytes"):
+    with refused(ConfigError, "media-cache-size-invalid", field="OMNI_MEDIA_CACHE_GB"):
         cache.media_cache()
 
 
@@ -253,22 +266,22 @@ def test_directory_and_size_come_from_the_environment(
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "kept"))
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0")
     assert cache.media_cache().get(key(0), lambda: b"made") == b"made"
-    assert not (tmp_path / "kept").exists(), "0 keeps nothing"
+    assert not (tmp_path / "kept").exists(), "0 stores nothing"
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0.5")
     assert cache.media_cache().limit == 500_000_000
-    assert cache.media_cache() is cache.media_cache(), "else each would complain anew"
+    assert cache.media_cache() is cache.media_cache(), "else each would warn again"
     cache.media_cache().get(key(0), lambda: b"made")
     assert (tmp_path / "kept" / key(0)).exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user of no name")
-def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("OMNI_MEDIA_CACHE", raising=False)
 
     def work() -> None:
         os.setuid(54321)
-        with pytest.raises(ConfigError, match="no home directory: set OMNI_MEDIA_CACHE"):
+        with refused(ConfigError, "media-cache-no-home", field="OMNI_MEDIA_CACHE"):
             cache.media_cache()
 
     assert in_process(work) == 0

@@ -19,7 +19,10 @@ from omnicore.engines.base import Batch, Reply, Request, Sampling
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, EngineError
 from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
-from omnicore.media.read import load_audio, load_image, load_video, read_media, with_common_fps
+from omnicore.media.images import load_image
+from omnicore.media.read import read_media, with_common_fps
+from omnicore.media.sounds import load_audio
+from omnicore.media.video import load_video
 from omnicore.schema import Query, View
 from omnicore.storage.files import read_jsonl
 from tests.media_files import make_picture, make_tone, make_video, medium, number_shown

@@ -1,5 +1,4 @@
-"""What prepare finds wrong with media by a short decode, what it lets pass, and that it does either
-once."""
+"""Which media the short decode of prepare refuses and passes, and that it decodes each once."""
 
 from __future__ import annotations
 
@@ -14,7 +13,8 @@ import soundfile
 from omnicore.config import Profile
 from omnicore.errors import DataError
 from omnicore.media import check as check_media
-from omnicore.media import read
+from omnicore.media import frames as video_frames
+from omnicore.media import read, sound_track
 from omnicore.schema import Media, Query
 from tests.media_files import (
     SOUND_RATE,
@@ -87,13 +87,13 @@ BAD: dict[str, tuple[str, str, Make, str]] = {
         "video",
         "a.mp4",
         lambda p: cut(film(p, seconds=8, movflags="faststart")),
-        "is damaged or cut off after",
+        "is damaged or truncated after",
     ),
     "half, index first, sound": (
         "audio",
         "a.mp4",
         lambda p: cut(film(p, movflags="faststart")),
-        "is damaged or cut off after",
+        "is damaged or truncated after",
     ),
     "half, index last": ("video", "a.mp4", lambda p: cut(film(p)), "is not a readable video"),
     "half, index last, sound": (
@@ -106,14 +106,19 @@ BAD: dict[str, tuple[str, str, Make, str]] = {
         "video",
         "a.mkv",
         lambda p: cut(film(p, seconds=8)),
-        "is damaged or cut off after",
+        "is damaged or truncated after",
     ),
-    "half an mkv, sound": ("audio", "a.mkv", lambda p: cut(film(p)), "is damaged or cut off after"),
+    "half an mkv, sound": (
+        "audio",
+        "a.mkv",
+        lambda p: cut(film(p)),
+        "is damaged or truncated after",
+    ),
     "half a wav": (
         "audio",
         "a.wav",
         lambda p: cut(make_tone(p, 300, 3.0)),
-        "is damaged or cut off after 1.50 s",
+        "is damaged or truncated after 1.50 s",
     ),
     "half a flac": ("audio", "a.flac", lambda p: cut(make_tone(p, 300, 3.0)), "a.flac is damaged"),
     "half a png": (
@@ -232,12 +237,12 @@ def query(name: str, *shown: Media) -> Query:
     )
 
 
-def faults(folder: Path, *queries: Query) -> dict[str, str]:
+def media_errors(folder: Path, *queries: Query) -> dict[str, str]:
     return check_media.find_media_errors(queries, lambda one: folder / one.uri, "check", 2)
 
 
 @pytest.mark.parametrize(("kind", "name", "make", "message"), BAD.values(), ids=BAD)
-def test_unreadable_medium_is_named_as_it_will_fail(
+def test_unreadable_medium_is_reported(
     tmp_path: Path, kind: str, name: str, make: Make, message: str
 ) -> None:
     path = make(tmp_path / name)
@@ -247,7 +252,7 @@ def test_unreadable_medium_is_named_as_it_will_fail(
     )  # type: ignore[arg-type]
     with pytest.raises(DataError):
         read.read_media(bad, tmp_path, Profile())
-    found = faults(tmp_path, query("one", good), query("two", good, bad))
+    found = media_errors(tmp_path, query("one", good), query("two", good, bad))
     assert set(found) == {"two"}
     assert message in found["two"]
     assert found["two"].startswith(f"{kind} {name}")
@@ -258,11 +263,11 @@ def test_unreadable_medium_is_named_as_it_will_fail(
 def test_readable_medium_passes(tmp_path: Path, kind: str, name: str, make: Make) -> None:
     good = medium(make(tmp_path / name), kind)  # type: ignore[arg-type]
     read.read_media(good, tmp_path, Profile())
-    assert faults(tmp_path, query("one", good)) == {}
+    assert media_errors(tmp_path, query("one", good)) == {}
 
 
 @pytest.mark.parametrize("kind", ["audio", "video"])
-def test_clip_beyond_the_end_is_a_fault_of_its_query(tmp_path: Path, kind: str) -> None:
+def test_clip_after_the_end_is_an_error_of_its_query(tmp_path: Path, kind: str) -> None:
     path = film(tmp_path / "a.mp4")
     clips = {
         "inside": (1.0, 2.0),
@@ -271,7 +276,7 @@ def test_clip_beyond_the_end_is_a_fault_of_its_query(tmp_path: Path, kind: str) 
         "open": (4.5, None),
     }
     asked = [query(name, medium(path, kind, *clip)) for name, clip in clips.items()]  # type: ignore[arg-type]
-    found = faults(tmp_path, *asked)
+    found = media_errors(tmp_path, *asked)
     assert set(found) == {"beyond", "open"}
     assert (
         f"{kind} a.mp4: a clip from 4.5 s, but the {'sound' if kind == 'audio' else 'video'} ends"
@@ -298,27 +303,29 @@ def test_each_file_kind_and_clip_is_decoded_once(
     path = film(tmp_path / "a.mp4")
     shown = medium(path, "video"), medium(path, "audio"), medium(path, "audio", 1.0, 2.0)
     asked = [query(str(i), *shown) for i in range(20)]
-    assert faults(tmp_path, *asked) == {}
+    assert media_errors(tmp_path, *asked) == {}
     assert sorted(decoded) == [("audio", "a.mp4"), ("audio", "a.mp4"), ("video", "a.mp4")]
-    assert faults(tmp_path, *asked, query("more", medium(path, "video", 0.0, 1.0))) == {}
+    assert media_errors(tmp_path, *asked, query("more", medium(path, "video", 0.0, 1.0))) == {}
     assert len(decoded) == 4
 
 
-def test_what_passed_is_known_by_its_bytes(tmp_path: Path, decoded: list[tuple[str, str]]) -> None:
+def test_passed_medium_is_remembered_by_its_bytes(
+    tmp_path: Path, decoded: list[tuple[str, str]]
+) -> None:
     good, text = (
         make_picture(tmp_path / "good.png", "red", (9, 9)),
         written(tmp_path / "text.png", b"no picture"),
     )
     shown = [query(path.stem, medium(path, "image")) for path in (good, text)]
-    first = faults(tmp_path, *shown)
+    first = media_errors(tmp_path, *shown)
     assert set(first) == {"text"}
     good.rename(tmp_path / "moved.png")
     decoded.clear()
     moved = query("good", medium(tmp_path / "moved.png", "image"))
-    assert faults(tmp_path, moved, shown[1]) == first
+    assert media_errors(tmp_path, moved, shown[1]) == first
     assert decoded == [("image", "text.png")]
     make_picture(tmp_path / "moved.png", "blue", (9, 9))
-    assert faults(tmp_path, query("good", medium(tmp_path / "moved.png", "image"))) == {}
+    assert media_errors(tmp_path, query("good", medium(tmp_path / "moved.png", "image"))) == {}
     assert decoded[1:] == [("image", "moved.png")]
 
 
@@ -327,7 +334,9 @@ def test_equal_bytes_are_named_by_their_own_path(tmp_path: Path) -> None:
         query(name, medium(written(tmp_path / f"{name}.png", b""), "image"))
         for name in ("one", "two")
     ]
-    assert {name: fault.split()[1] for name, fault in faults(tmp_path, *asked).items()} == {
+    assert {
+        name: message.split()[1] for name, message in media_errors(tmp_path, *asked).items()
+    } == {
         "one": "one.png",
         "two": "two.png",
     }
@@ -338,45 +347,44 @@ def test_without_a_cache_everything_is_decoded(
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE_GB", "0")
     shown = query("one", medium(make_picture(tmp_path / "a.png", "red", (9, 9)), "image"))
-    assert [faults(tmp_path, shown) for _ in range(2)] == [{}, {}]
+    assert [media_errors(tmp_path, shown) for _ in range(2)] == [{}, {}]
     assert len(decoded) == 2
     assert not cache.exists()
 
 
-def test_torn_mark_is_no_mark(
+def test_torn_mark_is_ignored(
     tmp_path: Path, cache: Path, decoded: Sequence[tuple[str, str]]
 ) -> None:
     shown = query("one", medium(make_picture(tmp_path / "a.png", "red", (9, 9)), "image"))
-    faults(tmp_path, shown)
+    media_errors(tmp_path, shown)
     marks = cache / "marks.txt"
     marks.write_text(marks.read_text()[:-9] + hashlib.sha256(b"").hexdigest() + "\n")
-    assert faults(tmp_path, shown) == {}
+    assert media_errors(tmp_path, shown) == {}
     assert len(decoded) == 2
 
 
-def test_file_that_the_disk_refuses_is_a_fault(tmp_path: Path) -> None:
+def test_file_that_the_disk_refuses_is_an_error(tmp_path: Path) -> None:
     shown = medium(make_picture(tmp_path / "a.png", "red", (9, 9)), "image")
     (tmp_path / "a.png").unlink()
     (tmp_path / "a.png").symlink_to("/proc/self/mem")
     sound = shown.model_copy(update={"kind": "audio"})
-    assert faults(tmp_path, query("one", sound)) == {
+    assert media_errors(tmp_path, query("one", sound)) == {
         "one": "audio a.png cannot be read: Input/output error; check its permissions and the disk"
     }
 
 
-def test_long_film_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnicore.media import video
-
+def test_long_video_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "a.mp4", 60.0, 8, (64, 48), 440.0)
     frames: list[float] = []
-    decode = video._decoded
+    decode = video_frames.decode
 
     def counted(*args: object) -> object:
         for frame in decode(*args):  # type: ignore[arg-type]
             frames.append(frame.time)
             yield frame
 
-    monkeypatch.setattr(video, "_decoded", counted)
+    for module in (video_frames, sound_track):
+        monkeypatch.setattr(module, "decode", counted)
     read.check_media(medium(path, "video"), path)
     pictures = len(frames)
     read.check_media(medium(path, "audio"), path)

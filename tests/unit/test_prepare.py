@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from omnicore.config.recipe import Recipe
-from omnicore.media.read import load_audio, load_image, locate_media
+from omnicore.media.images import load_image
+from omnicore.media.read import locate_media
+from omnicore.media.sounds import load_audio
 from omnicore.schema import Query
 from omnicore.steps import prepare
 from omnicore.storage.digests import digest_directory, sha256_file

@@ -14,7 +14,7 @@ from omnicore.config import Profile, SftConfig
 from omnicore.engines.base import Request
 from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
-from omnicore.media.read import SAMPLE_RATE
+from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.schema import Media, Query
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl

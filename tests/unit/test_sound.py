@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import soundfile
 
 from omnicore.config import Profile
 from omnicore.errors import DataError
-from omnicore.media import read, video
-from omnicore.media.read import load_audio
+from omnicore.media import limits, sound_track
+from omnicore.media.read import measure_media
+from omnicore.media.sounds import load_audio, resample
+from tests.errors import refused
 from tests.media_files import (
     SOUND_RATE,
     main_hz,
@@ -28,7 +31,7 @@ FORMATS = ["mp4", "mkv", "webm"]
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.mp4", "a.mkv", "a.webm"])
-def test_sound_of_every_form_is_cut_at_the_same_place(tmp_path: Path, name: str) -> None:
+def test_clip_has_its_onset_in_every_format(tmp_path: Path, name: str) -> None:
     """Half a second of silence, then a tone: the onset is where the file has it, whatever the
     codec."""
     wave = np.concatenate([np.zeros(SOUND_RATE // 2, np.float32), tone(1000, 1.5, SOUND_RATE)])
@@ -93,14 +96,14 @@ def test_gaps_of_a_sound_track_are_silence(
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
-def test_resampling_keeps_what_can_be_kept_and_drops_the_rest(rate: int) -> None:
-    kept = read.resample(tone(440, 1, rate), rate)
+def test_resampling_keeps_the_passband_and_stops_the_rest(rate: int) -> None:
+    kept = resample(tone(440, 1, rate), rate)
     assert len(kept) == 16_000
     assert np.abs(kept - tone(440, 1))[200:-200].max() < 0.001
     for hz, least, most in ((7_000, -0.1, 0.1), (8_100, -999, -100), (10_000, -999, -100)):
         if rate > 2 * hz:
             power = np.square(
-                read.resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64
+                resample(tone(hz, 3, rate), rate)[1600:-1600], dtype=np.float64
             ).mean()
             assert least < 10 * np.log10(power / 0.125) < most, f"{hz} Hz, in dB of what it was"
 
@@ -108,9 +111,9 @@ def test_resampling_keeps_what_can_be_kept_and_drops_the_rest(rate: int) -> None
 @pytest.mark.parametrize("count", [1, 2, 999, 44_100, 66_151])
 def test_resampled_length_is_rounded_down_and_repeatable(count: int) -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, count).astype(np.float32)
-    out = read.resample(wave, 22_050)
+    out = resample(wave, 22_050)
     assert len(out) == count * 16_000 // 22_050
-    assert np.array_equal(out, read.resample(wave, 22_050))
+    assert np.array_equal(out, resample(wave, 22_050))
 
 
 def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
@@ -201,15 +204,15 @@ FORMS |= {
 
 
 @pytest.mark.parametrize(("name", "seconds"), FORMS.items())
-def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(
+def test_sound_is_read_to_its_end_in_every_format(
     tmp_path: Path, name: str, seconds: float
 ) -> None:
     path = make(tmp_path / name)
     whole = load_audio(path)
     assert len(whole) / 16_000 == pytest.approx(seconds, abs=0.11), "encoders add up to 0.1 s"
-    assert read.measure_media(medium(path, "audio"), tmp_path, Profile())[
-        0
-    ] / 16_000 == pytest.approx(len(whole) / 16_000, abs=0.2)
+    assert measure_media(medium(path, "audio"), tmp_path, Profile())[0] / 16_000 == pytest.approx(
+        len(whole) / 16_000, abs=0.2
+    )
     assert np.abs(whole[-16_000:]).max() > 0.05
     for start, end in (
         (5.0, 7.0),
@@ -223,34 +226,33 @@ def test_sound_is_read_to_its_end_and_clips_are_parts_of_it(
         ].max()  # without the edges of the resampler
         assert off < (0.02 if name == "gsm.wav" else 0.001), "GSM predicts from what came before"
     assert len(load_audio(path, seconds - 1, seconds + 5)) == pytest.approx(16_000, abs=1800)
-    with pytest.raises(
-        DataError,
-        match=rf"{name}: a clip from 45 s, but the sound ends at ({seconds}|{seconds - 1})\.\d+ s",
-    ):
+    with refused(DataError, "media-clip-after-end", path=path) as caught:
         load_audio(path, 45, 46)
+    assert re.search(rf"the sound ends at ({seconds}|{seconds - 1})\.\d+ s", str(caught.value))
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
-def test_wav_of_a_pipe_is_read_whatever_its_data_size(tmp_path: Path, size: int) -> None:
+def test_piped_wav_is_read_at_any_data_size(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(440, 2), 16_000)
     data = path.read_bytes()
     path.write_bytes(data[:40] + size.to_bytes(4, "little") + data[44:])
     assert np.abs(load_audio(path) - tone(440, 2)).max() < 1e-4
-    assert read.measure_media(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
+    assert measure_media(medium(path, "audio"), tmp_path, Profile()) == (32_000,)
 
 
 @pytest.mark.parametrize("name", ["a.aiff", "a.mp3"])
-def test_cut_sound_that_states_its_length_is_refused(tmp_path: Path, name: str) -> None:
+def test_truncated_sound_that_states_its_length_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, speech(20), SOUND_RATE)
     (tmp_path / name).write_bytes(
         (tmp_path / name).read_bytes()[: (tmp_path / name).stat().st_size // 2]
     )
     for clip in ((None, None), (2, 15), (12, 14)):
-        with pytest.raises(
-            DataError, match=rf"{name}(:| is damaged or cut off after (9|10)\.\d+ s)"
-        ):
+        codes = {"media-damaged", "media-clip-after-end"}
+        with pytest.raises(DataError) as caught:
             load_audio(tmp_path / name, *clip)
+        assert caught.value.code in codes
+        assert re.search(r" (after|ends at) (9|10)\.\d+ s", str(caught.value))
     assert len(load_audio(tmp_path / name, 2, 4)) == 32_000
 
 
@@ -258,23 +260,26 @@ def test_mp3_with_damage_in_its_middle_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "vbr.mp3")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(3000) + data[len(data) // 2 :])
-    with pytest.raises(DataError, match=r"vbr\.mp3 is damaged or cut off after (9|10)\."):
+    with refused(DataError, "media-damaged", path=path) as caught:
         load_audio(path)
+    assert re.search(r" after (9|10)\.", str(caught.value))
 
 
 @pytest.mark.parametrize("limited", ["a.wav", "a.mp3"])
-def test_sound_above_the_limit_is_refused_whatever_it_says(
+def test_sound_above_the_limit_is_refused(
     tmp_path: Path, limited: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "MAX_SECONDS", 3)
+    for module in (limits, sound_track):
+        monkeypatch.setattr(module, "MAX_SECONDS", 3)
     soundfile.write(tmp_path / limited, speech(6), SOUND_RATE)
-    with pytest.raises(DataError, match=rf"{limited}: .*more than 3.*: cut it"):
+    with refused(DataError, "media-clip-too-long", path=tmp_path / limited) as caught:
         load_audio(tmp_path / limited)
+    assert "more than 3" in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3_000.0, -1e30])
 @pytest.mark.parametrize("name", ["a.wav", "a.mkv"])
-def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name: str) -> None:
+def test_samples_out_of_range_are_refused(tmp_path: Path, bad: float, name: str) -> None:
     wave = tone(440, 1)
     wave[8_000] = bad
     if name == "a.wav":
@@ -286,19 +291,16 @@ def test_samples_that_are_no_sound_are_refused(tmp_path: Path, bad: float, name:
             frame.sample_rate = 16_000
             for packet in [*track.encode(frame), *track.encode()]:
                 container.mux(packet)
-    with pytest.raises(
-        DataError, match=rf"{name} holds a sample of (nan|inf|3000|1e\+30), and full scale is 1"
-    ):
+    with refused(DataError, "media-sample-out-of-range", path=tmp_path / name) as caught:
         load_audio(tmp_path / name)
+    assert f"a sample of {abs(bad):g}, and full scale is 1" in str(caught.value)
     assert len(load_audio(tmp_path / name, 0, 0.4)) == 6_400
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac"])
 def test_channels_that_cancel_out_are_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, np.stack([speech(3), -speech(3)], 1), SOUND_RATE)
-    with pytest.raises(
-        DataError, match=rf"{name}: its channels cancel out when they are mixed to one: keep one"
-    ):
+    with refused(DataError, "media-channels-cancel", path=tmp_path / name):
         load_audio(tmp_path / name)
     soundfile.write(tmp_path / name, np.stack([speech(3), 0 * speech(3)], 1), SOUND_RATE)
     assert np.abs(load_audio(tmp_path / name)).max() > 0.05
@@ -307,11 +309,11 @@ def test_channels_that_cancel_out_are_refused(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
-def test_sound_without_an_audio_token_is_refused(tmp_path: Path, name: str) -> None:
+def test_sound_below_25_ms_is_refused(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, tone(440, 0.024, SOUND_RATE), SOUND_RATE)
-    with pytest.raises(
-        DataError, match=rf"{name}: 24\.0 ms of sound, too short for the model, which needs 25 ms"
-    ):
+    with refused(DataError, "media-sound-too-short", path=tmp_path / name) as caught:
         load_audio(tmp_path / name)
+    assert "24.0 ms of sound" in str(caught.value)
+    assert "needs 25 ms" in str(caught.value)
     soundfile.write(tmp_path / name, tone(440, 1, SOUND_RATE), SOUND_RATE)
     assert len(load_audio(tmp_path / name, 0.5, 0.525)) == 400

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 from PIL import Image
 
-from omnicore.media.read import SAMPLE_RATE
+from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.schema import AnswerKind, BenchmarkInfo
 
 SIDE = 28
