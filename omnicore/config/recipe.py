@@ -136,32 +136,109 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a shipped recipe by name or a YAML file by path, applies `dotted.field=value` overrides
-    (YAML values).
+    """Read a shipped recipe by name or a YAML file by path, and apply overrides.
 
-    Raises ConfigError naming the file and field.
+    A file that `extends` a recipe, by name or by a path relative to itself, takes over the values
+    that it does not give. Sections are merged; a list or mapping that is a value, as
+    `probe.draws`, is replaced whole. In a file, a path that begins with `./` or `../` is relative
+    to the file.
+
+    Args:
+        name: Name of a shipped recipe, or path that ends in .yaml or .yml.
+        overrides: `dotted.field=value` with YAML values, applied last.
+
+    Raises:
+        ConfigError: The file is missing or not a recipe; the message names file and field.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"recipe {name}: no such file")
-        text = path.read_text()
-    elif name in recipe_names():
-        text = (files("omnicore.config") / "recipes" / f"{name}.yaml").read_text()
-    else:
-        raise ConfigError(
-            f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a"
-            " .yaml file"
-        )
-    try:
-        values = raw_yaml.load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {name} must be a mapping of sections")
+    values = _read_values(name, ())
     for override in overrides:
         _override(values, override)
     return parse_recipe(values, name)
+
+
+def _read_values(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of a recipe, merged into those of the one that it extends."""
+    if name in extended_by:
+        chain = " extends ".join((*extended_by, name))
+        raise ConfigError(
+            f"recipes extend one another: {chain}; take one `extends` out",
+            code="recipe-extends-itself",
+            field="extends",
+            path=name,
+        )
+    text, folder = _recipe_text(name)
+    try:
+        values = raw_yaml.load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"recipe {name} is not YAML: {error}", code="recipe-not-yaml", path=name
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"recipe {name} must be a mapping of sections", code="recipe-not-mapping", path=name
+        )
+    if folder is not None:
+        values = {
+            key: value if key == "profile" else _beside(value, folder)
+            for key, value in values.items()
+        }
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"recipe {name}: extends names one recipe, not {base!r:.60}",
+            code="recipe-extends-invalid",
+            field="extends",
+            path=name,
+        )
+    if folder is not None and base.endswith((".yaml", ".yml")):
+        base = os.path.normpath(folder / base)
+    own_name = {"name": Path(name).stem} if "name" not in values else {}
+    return _merged(_read_values(base, (*extended_by, name)), values | own_name, ())
+
+
+def _recipe_text(name: str) -> tuple[str, Path | None]:
+    """Return the text of a recipe, and the folder of its file; None for a shipped one."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"recipe {name}: no such file", code="recipe-missing", path=name)
+        return path.read_text(), path.parent
+    if name in recipe_names():
+        return (files("omnicore.config") / "recipes" / f"{name}.yaml").read_text(), None
+    raise ConfigError(
+        f"no recipe {name!r}: shipped are {', '.join(recipe_names())}; or give the path of a"
+        " .yaml file",
+        code="recipe-unknown",
+    )
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Return a value whose paths that begin with ./ or ../ are relative to `folder`."""
+    if isinstance(value, dict):
+        return {key: _beside(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        return os.path.normpath(folder / value)
+    return value
+
+
+def _merged(
+    base: Mapping[str, Any], own: Mapping[str, Any], place: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the values of `own` in those of `base`, section by section."""
+    result = dict(base)
+    for key, value in own.items():
+        path = (*place, key)
+        is_section = bool(_fields(_field_type(path)))
+        inherited = result.get(key)
+        if is_section and isinstance(value, dict) and isinstance(inherited, dict):
+            result[key] = _merged(inherited, value, path)
+        else:
+            result[key] = value
+    return result
 
 
 def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
