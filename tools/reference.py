@@ -281,10 +281,21 @@ def message_text(node: ast.expr | None) -> str:
     if isinstance(node, ast.JoinedStr):
         return "".join(message_text(part) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return "{" + ast.unparse(node.value) + "}"
+        return message_text(node.value) if is_text(node.value) else placeholder(node.value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return message_text(node.left) + message_text(node.right)
-    return "{" + ast.unparse(node) + "}" if node else ""
+    return placeholder(node) if node else ""
+
+
+def is_text(node: ast.expr) -> bool:
+    """Return whether an expression is a literal text."""
+    return isinstance(node, ast.Constant | ast.JoinedStr)
+
+
+def placeholder(node: ast.expr) -> str:
+    """Return `{name}` for a variable or an attribute, `{...}` for any other expression."""
+    names = {ast.Name: "id", ast.Attribute: "attr"}
+    return "{" + getattr(node, names.get(type(node), ""), "...") + "}"
 
 
 def error_codes(root: Path = ROOT / "omnicore") -> list[ErrorCode]:

@@ -161,6 +161,14 @@ def test_error_codes_are_read_from_raise_statements(tmp_path: Path) -> None:
     assert found == ("row-no-answer", "DataError", "{path}:{line}: no answer here", "room.module")
 
 
+def test_troubleshooting_names_codes_that_exist() -> None:
+    known = {error.code for error in reference.error_codes()}
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        rows = page.read_text().partition("| code |")[2].partition("\n\n")[0].splitlines()[2:]
+        codes = [code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])]
+        assert set(codes) <= known, page.name
+
+
 def test_links_outside_the_site_become_text() -> None:
     pages = {"README.md": "index.md", "docs/audit.md": "audit.md"}
     text = "[guide](docs/audit.md#media) and [the package](omnicore)\n\n```\n[a](docs/b.md)\n```\n"
