@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from omnicore.engines import canary, canary_media
+from omnicore.engines import canary_media, canary_questions
 from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
 from tests.stub_server import Answer, completion, told
 
@@ -82,9 +82,9 @@ def seeing(
 
 
 def _say(perceived: Sequence[Seen], text: str) -> str:
-    if text.startswith(canary.RATE):
+    if text.startswith(canary_questions.RATE_QUESTION):
         return f"{perceived[0].seconds:.0f}" if perceived else "2"
-    if text.startswith(canary.BOTH):
+    if text.startswith(canary_questions.SUM_QUESTION):
         return str(sum(int(seen.held[:1] or 0) for seen in perceived) % 10)
     asked = re.match(r"Which digit is (written|spoken)(?: in (picture|sound|video) ?(\d*))?", text)
     assert asked, text

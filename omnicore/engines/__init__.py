@@ -1,4 +1,4 @@
-"""Engines: who answers."""
+"""Inference engines: a model in this process, behind an HTTP server, or deployed on KServe."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from omnicore.engines.base import Engine
 
 
 def open_engine(config: EngineConfig, model: str, profile: Profile, *, workers: int = 1) -> Engine:
-    """The engine that a recipe names.
+    """Open the engine that a recipe names, for `model`.
 
-    Raises CheckpointError for a model that cannot be loaded, EngineError for a server that does not
-    answer. A server of KServe, which has to be removed again, is `engines.kserve.served`.
+    A model deployed on KServe has to be removed after use: `engines.kserve.deployed_engine` opens
+    it as a context.
+
+    Args:
+        config: How the model is reached; its kind is `transformers` or `http`.
+        model: A checkpoint directory, an embedded model, or a model name of the server.
+        profile: Shows media and writes prompts.
+        workers: Processes that generate, for a model in this process on a CPU.
+
+    Raises:
+        CheckpointError: The model cannot be loaded.
+        EngineError: The server does not answer or does not have the model.
     """
     assert config.kind != "kserve", "opened as a context"
     if config.kind == "http":

@@ -1,5 +1,4 @@
-"""Media whose content is known: written and spoken digits, and films of written ones, for the
-canary to ask about."""
+"""Media with known content for the canary: written and spoken digits, videos of written ones."""
 
 from __future__ import annotations
 
@@ -23,91 +22,93 @@ from omnicore.schema import Media
 from omnicore.storage.digests import sha256_file
 
 MediaKind = Literal["image", "audio", "video"]
+# By kind, then by the name of the content.
 MediaFiles = Mapping[str, Mapping[str, Media]]
 
-# Of split `base`: handwriting as places in digits.npz, speech as voices. Nothing that a benchmark asks about.
+# Of the split `base`, which no benchmark asks about: the digit's index in digits.npz and its voice.
 HANDWRITING = {"7": 374, "5": 850, "6": 360, "9": 813}
 VOICES = {"7": "Annie", "5": "m8", "6": "belinda", "9": "victor"}
 DIGITS = tuple(HANDWRITING)
-# What a model is sure of tells little about which model it is: the reference shows two digits on top of each other.
+# Confident answers say little about which model gives them, so the reference shows two digits on
+# top of each other.
 MIXED = tuple(a + b for a, b in combinations(DIGITS, 2))
-SIDE, INK = 224, 176  # pixels: legible for a large model; one that shows 28 pixels scales it down
+# Pixels of picture and digit: legible for a large model; one that takes 28 pixels scales it down.
+SIDE, INK = 224, 176
 SOUND_SECONDS = 0.6
-# A film of either length is shown in so many frames at one a second, or one in sixteen: nothing but their rate differs.
+# A video of either length is shown with this number of frames, at one a second or one in sixteen
+# seconds: only the rate differs.
 VIDEO_FRAMES = 8
-VIDEO_SECONDS = {"short": VIDEO_FRAMES, "long": 16 * VIDEO_FRAMES}  # seconds
+VIDEO_SECONDS = {"short": VIDEO_FRAMES, "long": 16 * VIDEO_FRAMES}
 
 
 @contextmanager
 def write_media(kinds: Set[MediaKind]) -> Iterator[tuple[Path, MediaFiles]]:
-    """Files of all kinds of media in a directory of their own, and what each holds.
+    """Write files of the given kinds into a temporary directory; yield it and the files.
 
-    All of a kind are of one size: else the
-    number of tokens alone would tell them apart for a server that feeds its model nothing but zeros.
+    All media of a kind have one size, otherwise the number of tokens would tell them apart for a
+    server that feeds its model only zeros.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if "image" in kinds:
-            for name in (*DIGITS, *MIXED):
-                draw_digits(*name).save(root / f"image-{name}.png", compress_level=1)
+            _write_images(root)
         if "audio" in kinds:
-            for name, digits in {
-                "silence": "",
-                **{name: name for name in (*DIGITS, *MIXED)},
-            }.items():
-                soundfile.write(
-                    root / f"audio-{name}.wav", speak_digits(*digits), SAMPLE_RATE, subtype="PCM_16"
-                )
+            _write_sounds(root)
         if "video" in kinds:
-            for name in (*DIGITS, *MIXED):
-                _film(draw_digits(*name), root / f"video-{name}.mp4")
-            for name in MIXED:
-                _film(
-                    draw_digits(*name),
-                    root / f"video-long{name}.mp4",
-                    VIDEO_FRAMES,
-                    Fraction(VIDEO_FRAMES, VIDEO_SECONDS["long"]),
-                )
-            for name, seconds in VIDEO_SECONDS.items():
-                _film(
-                    draw_digits(DIGITS[0]),
-                    root / f"video-{name}.mp4",
-                    VIDEO_FRAMES,
-                    Fraction(VIDEO_FRAMES, seconds),
-                )
-        found: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}
+            _write_videos(root)
+        media: dict[str, dict[str, Media]] = {kind: {} for kind in kinds}
         for path in sorted(root.iterdir()):
             kind, _, name = path.stem.partition("-")
-            found[kind][name] = Media.model_validate(
+            media[kind][name] = Media.model_validate(
                 {"kind": kind, "uri": path.name, "sha256": sha256_file(path)}
             )
-        yield root, found
+        yield root, media
+
+
+def _write_images(root: Path) -> None:
+    for name in (*DIGITS, *MIXED):
+        draw_digits(*name).save(root / f"image-{name}.png", compress_level=1)
+
+
+def _write_sounds(root: Path) -> None:
+    for name in ("silence", *DIGITS, *MIXED):
+        wave = speak_digits() if name == "silence" else speak_digits(*name)
+        soundfile.write(root / f"audio-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _write_videos(root: Path) -> None:
+    for name in (*DIGITS, *MIXED):
+        _write_video(draw_digits(*name), root / f"video-{name}.mp4", 16, Fraction(8))
+    long_rate = Fraction(VIDEO_FRAMES, VIDEO_SECONDS["long"])
+    for name in MIXED:
+        path = root / f"video-long{name}.mp4"
+        _write_video(draw_digits(*name), path, VIDEO_FRAMES, long_rate)
+    for name, seconds in VIDEO_SECONDS.items():
+        path = root / f"video-{name}.mp4"
+        _write_video(draw_digits(DIGITS[0]), path, VIDEO_FRAMES, Fraction(VIDEO_FRAMES, seconds))
 
 
 def draw_digits(*digits: str) -> Image.Image:
-    """Handwriting; of several digits, their mean."""
+    """Draw a handwritten digit; for several digits, their mean."""
     with (files("omnicore") / "assets" / "digits.npz").open("rb") as file, np.load(file) as data:
-        ink = sum(data["images"][HANDWRITING[digit]] for digit in digits) / len(
-            digits
-        )  # [8, 8] of 0..16
+        total = sum(data["images"][HANDWRITING[digit]] for digit in digits)
+    ink = (total / len(digits) * 15.9375).astype(np.uint8)  # [8, 8], scaled from 0..16 to 0..255
+    scaled = Image.fromarray(ink).resize((INK, INK), Image.Resampling.BICUBIC)
     picture = Image.new("L", (SIDE, SIDE))
-    scaled = Image.fromarray((ink * 15.9375).astype(np.uint8)).resize(
-        (INK, INK), Image.Resampling.BICUBIC
-    )
     picture.paste(scaled, ((SIDE - INK) // 2,) * 2)
     return picture.convert("RGB")
 
 
 def speak_digits(*digits: str) -> npt.NDArray[np.int16]:
-    """A spoken digit and the silence after it; of several digits, their mean."""
+    """Return a spoken digit and the silence after it; for several digits, their mean."""
     folder = files("omnicore") / "assets" / "speech"
-    index = {
-        entry["voice"]: entry["clips"] for entry in json.loads((folder / "index.json").read_text())
-    }
+    index = json.loads((folder / "index.json").read_text())
+    clips_by_voice = {entry["voice"]: entry["clips"] for entry in index}
     mixed = np.zeros(int(SOUND_SECONDS * SAMPLE_RATE))
     for digit in digits:
-        clip = next(clip for clip in index[VOICES[digit]] if clip["digit"] == int(digit))
-        with (folder / f"{VOICES[digit]}.flac").open("rb") as file:
+        voice = VOICES[digit]
+        clip = next(clip for clip in clips_by_voice[voice] if clip["digit"] == int(digit))
+        with (folder / f"{voice}.flac").open("rb") as file:
             wave, _ = soundfile.read(
                 file, start=clip["start"], frames=clip["frames"], dtype="int16"
             )
@@ -115,8 +116,8 @@ def speak_digits(*digits: str) -> npt.NDArray[np.int16]:
     return mixed.astype(np.int16)
 
 
-def _film(picture: Image.Image, path: Path, frames: int = 16, rate: Fraction = Fraction(8)) -> None:
-    """A still picture for `frames` / `rate` seconds; two where nothing else is said."""
+def _write_video(picture: Image.Image, path: Path, frames: int, rate: Fraction) -> None:
+    """Write a still picture as `frames` frames at `rate` frames a second."""
     import av
 
     with av.open(str(path), "w") as container:

@@ -1,15 +1,18 @@
-"""One server that speaks OpenAI's chat completions, asked until it answers.
+"""Client of one OpenAI-compatible server: retries, Retry-After, and a circuit breaker.
 
-What becomes of what comes back:
+How each outcome is handled:
 
-- connection lost, no answer in time, 408, 425, 429, 5xx, a reply that is not whole or was broken off: another try, after a
-  jittered wait that doubles from half a second and never before a Retry-After; when no try is left, a `Reply` with an `error`.
-- any other refusal of a request (400, 413, 422): a `Reply` with an `error` at once. Other requests may be answered.
-- 401, 403, 404, a redirect, an unknown model, another model's reply: EngineError at once. Every request would fail.
-- the server itself is gone: EngineError, once a whole round of tries at /models has failed, too.
+- connection lost, no answer in time, 408, 425, 429, 5xx, a reply that is incomplete or not a chat
+  completion: retried after a jittered wait that doubles from half a second and is never shorter
+  than Retry-After; when the retries are used up, a `Reply` with an `error`.
+- another refusal of the request (400, 413, 422): a `Reply` with an `error` at once, because other
+  requests may succeed.
+- 401, 403, 404, a redirect, an unknown model, a reply by another model: EngineError at once,
+  because every request would fail.
+- the server is gone: EngineError after a full round of retries at /models has failed as well.
 
-When a connection is lost, all requests wait while one of them asks for /models: a server that is down is not stormed, and one
-that comes back within the tries goes on as if nothing had been.
+When a connection is lost, one request probes /models while all others wait. A server that is down
+is not flooded, and after one that returns within the retries the run continues without an error.
 """
 
 from __future__ import annotations
@@ -24,36 +27,32 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json, to_json
 from yarl import URL
 
 from omnicore.config import EngineConfig
 from omnicore.engines.base import Reply
+from omnicore.engines.server_errors import error_message
 from omnicore.errors import EngineError
 from omnicore.telemetry import live
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between tries
-KEEPALIVE_SECONDS = 4.0  # seconds an idle connection is kept: uvicorn closes its own after 5, and a request sent then would be lost
-CONNECT_SECONDS = 10.0  # seconds for a connection to open, and for /models to answer
-
-SAID = 300  # characters of a server's message
+# Seconds that an idle connection is kept. uvicorn closes its own after 5, and a request that is
+# sent at that moment would be lost.
+KEEPALIVE_SECONDS = 4.0
+CONNECT_SECONDS = 10.0  # for a connection to open, and for /models to answer
 
 _TOO_LONG = re.compile(
     r"context.?(length|window|size)|maximum model length|(prompt|input) is too long", re.IGNORECASE
 )
-_THOUGHT = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL | re.IGNORECASE)
-_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
-_SAMPLES = re.compile(r"[-+]?\d[\d.e+-]*(?:[,\s]+[-+]?\d[\d.e+-]*){7,}")  # eight numbers or more
-_BASE64 = re.compile(r"[A-Za-z0-9+/=]{80,}")
-# vLLM writes a list of pydantic's errors as Python does, each with all that was sent.
-_PYDANTIC = re.compile(r"'loc': \(([^)]*)\), 'msg': ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
-_DATED = re.compile(
-    r"-\d{4}-?\d{2}-?\d{2}"
-)  # how hosted APIs name the version behind a model's name
+_REASONING = re.compile(
+    r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL | re.IGNORECASE
+)
+# Hosted APIs reply under the model's name with the date of its version.
+_VERSION_DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}")
 
 
 class _Message(BaseModel):
@@ -81,10 +80,7 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """The part of a chat completion that is read.
-
-    Servers add fields of their own, so unknown ones are no fault.
-    """
+    """The fields of a chat completion that are used; servers add fields, so others are allowed."""
 
     model: str | None = None
     choices: list[_Choice] = Field(min_length=1)
@@ -100,142 +96,153 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-class _Again(Exception):
-    """What another try may mend; `after` are the seconds that the server asks to wait."""
+class _Retryable(Exception):
+    """A failure that a retry may fix; the server asks to wait `retry_after` seconds."""
 
-    def __init__(self, message: str, after: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
-        self.after = after
+        self.retry_after = retry_after
 
 
-class _Refused(Exception):
-    """What the server will not answer however often it is asked."""
+class _ConnectionLost(_Retryable):
+    """No complete answer arrived: the server may be gone."""
 
 
-class _Lost(_Again):
-    """No whole answer came: the server may be gone."""
+class _Rejected(Exception):
+    """The server refuses this request, and would refuse it again."""
 
 
 class ChatClient:
-    """Posts to one server until it answers, and knows whether it is there."""
+    """Client of the chat completions of one server; used as an async context."""
 
     def __init__(self, config: EngineConfig, model: str) -> None:
+        """Prepare requests to `model` at `config.url`.
+
+        Raises:
+            EngineError: The URL is invalid.
+        """
         self._config, self._model = config, model
         base = config.url.rstrip("/")
         try:
-            self._chat, self._models = URL(f"{base}/chat/completions"), URL(f"{base}/models")
+            self._chat_url = URL(f"{base}/chat/completions")
+            self._models_url = URL(f"{base}/models")
         except ValueError as error:
-            raise EngineError(f"engine.url {config.url!r} is no address: {error}") from error
-        self._names = frozenset({model})
-        self._up = asyncio.Event()
-        self._up.set()
+            raise EngineError(
+                f"engine.url {config.url!r} is not a URL: {error}",
+                code="engine-url-invalid",
+                field="engine.url",
+            ) from error
+        self._reply_names = frozenset({model})  # names under which the server may reply
+        self._reachable = asyncio.Event()
+        self._reachable.set()
 
     async def __aenter__(self) -> Self:
+        headers = {"Content-Type": "application/json"}
         key = os.environ.get(self._config.key_env)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEEPALIVE_SECONDS
-            ),  # whoever calls bounds the requests, not the pool
+            # Callers bound the number of requests; the pool must not.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
+            headers=headers,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def reply(self, body: bytes) -> Reply:
-        """What the server replies, or a reply with an error when tries are used up.
+    async def complete(self, body: bytes) -> Reply:
+        """Post a chat completion; return the reply, or one with an error if the retries fail.
 
-        Raises EngineError.
+        Raises:
+            EngineError: Every request would fail, or the server is gone.
         """
-        failure = _Again("")
+        failure = _Retryable("")
         for tries in range(self._config.retries + 1):
             if tries:
                 live.increment("omni_engine_retries_total", 1)
-                await asyncio.sleep(failure.after + _wait(tries))
-            await self._up.wait()
+                await asyncio.sleep(failure.retry_after + backoff_seconds(tries))
+            await self._reachable.wait()
             try:
-                return self._read(await self._fetch(self._chat, self._config.timeout, body))
-            except _Refused as refusal:
-                return Reply(error=str(refusal))
+                content = await self._fetch(self._chat_url, self._config.timeout, body)
+                return self._parse_completion(content)
+            except _Rejected as rejection:
+                return Reply(error=str(rejection))
             except EngineError:
-                with suppress(_Again):
-                    await (
-                        self._look()
-                    )  # where the model is what is wrong, this names those that the server has
+                # If the model is the fault, the error of this probe lists the server's models.
+                with suppress(_Retryable):
+                    await self._check_model()
                 raise
-            except _Again as error:
+            except _Retryable as error:
                 failure = error
-            if isinstance(failure, _Lost):
-                await self._return()
-            if failure.after > self._config.timeout:
-                return Reply(
-                    error=(
-                        f"{failure} (asks to wait {failure.after:.0f} s, longer than"
-                        " engine.timeout)"
-                    )
-                )
-        await self._return()  # a request is at fault only where the server is not
+            if isinstance(failure, _ConnectionLost):
+                await self._wait_until_reachable()
+            if failure.retry_after > self._config.timeout:
+                asked = f"asks to wait {failure.retry_after:.0f} s, longer than engine.timeout"
+                return Reply(error=f"{failure} ({asked})")
+        # The request is at fault only if the server itself still answers.
+        await self._wait_until_reachable()
         return Reply(error=f"{failure} ({self._config.retries + 1} tries)")
 
-    async def ready(self, *, retries: int) -> None:
-        """Returns when the server answers and has the model.
+    async def wait_until_ready(self, *, retries: int) -> None:
+        """Return when the server answers and has the model.
 
-        Raises EngineError.
+        Raises:
+            EngineError: It does not answer after `retries` retries, or does not have the model.
         """
-        began, failure = time.monotonic(), _Again("")
+        began, failure = time.monotonic(), _Retryable("")
         for tries in range(retries + 1):
             if tries:
-                await asyncio.sleep(failure.after + _wait(tries))
+                await asyncio.sleep(failure.retry_after + backoff_seconds(tries))
             try:
-                return await self._look()
-            except _Again as error:
+                return await self._check_model()
+            except _Retryable as error:
                 failure = error
-            if failure.after > self._config.timeout:
+            if failure.retry_after > self._config.timeout:
                 break
         raise EngineError(
-            f"{self._config.url} does not answer ({failure}; asked {tries + 1} times in"
-            f" {time.monotonic() - began:.0f} s): start the server, or mend engine.url. What was"
-            " answered is kept: the same command asks only the rest"
+            f"{self._config.url} does not answer ({failure}; tried {tries + 1} times in"
+            f" {time.monotonic() - began:.0f} s): start the server, or fix engine.url. Finished"
+            " replies are kept: re-run the same command to send only the rest",
+            code="engine-unreachable",
+            field="engine.url",
         )
 
-    async def _return(self) -> None:
-        """Waits until the server is there; one asks for all."""
-        if not self._up.is_set():
-            await self._up.wait()
+    async def _wait_until_reachable(self) -> None:
+        """Wait until the server answers; one request probes it for all."""
+        if not self._reachable.is_set():
+            await self._reachable.wait()
             return
-        self._up.clear()
+        self._reachable.clear()
         try:
-            await self.ready(retries=self._config.retries)
+            await self.wait_until_ready(retries=self._config.retries)
         finally:
-            self._up.set()
+            self._reachable.set()
 
-    async def _look(self) -> None:
+    async def _check_model(self) -> None:
         try:
-            models = _Models.model_validate_json(
-                await self._fetch(self._models, CONNECT_SECONDS)
-            ).data
-        except (ValidationError, _Refused) as error:
+            content = await self._fetch(self._models_url, CONNECT_SECONDS)
+            models = _Models.model_validate_json(content).data
+        except (ValidationError, _Rejected) as error:
             raise EngineError(
-                f"{self._models} lists no models, so engine.url is no OpenAI-compatible API:"
-                f" {error}"
+                f"{self._models_url} lists no models, so engine.url is not an OpenAI-compatible"
+                f" API: {error}",
+                code="engine-url-not-openai",
+                field="engine.url",
             ) from error
         roots = {model.id: model.root for model in models}
         if self._model not in roots:
+            listed = ", ".join(map(repr, roots)) or "none"
             raise EngineError(
-                f"{self._config.url} has no model {self._model!r}; it has"
-                f" {', '.join(map(repr, roots)) or 'none'}"
+                f"{self._config.url} has no model {self._model!r}; it has {listed}",
+                code="engine-model-unknown",
+                field="engine.url",
             )
         # vLLM replies under the first of the names that it serves a model by.
-        self._names = frozenset(
-            name
-            for name, root in roots.items()
-            if name == self._model or (root and root == roots[self._model])
-        )
+        root = roots[self._model]
+        aliases = [name for name in roots if root and roots[name] == root]
+        self._reply_names = frozenset({self._model, *aliases})
 
     async def _fetch(self, url: URL, timeout: float, body: bytes | None = None) -> bytes:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
@@ -246,117 +253,90 @@ class ChatClient:
             ) as response:
                 content = (await response.read()).removeprefix(BOM_UTF8)
         except TimeoutError as error:
-            raise _Lost(f"no answer in {timeout:g} s") from error
+            raise _ConnectionLost(f"no answer in {timeout:g} s") from error
         except aiohttp.ClientError as error:
-            raise _Lost(f"connection lost: {error}") from error
-        status = response.status
-        if status == 200:
+            raise _ConnectionLost(f"connection lost: {error}") from error
+        if response.status == 200:
             return content
-        said = f"HTTP {status}: {_said(content)}"
-        if status in (408, 425, 429) or status >= 500:
-            raise _Again(said, _after(response.headers))
-        if status in (401, 403):
-            where = f"the API key goes into the environment variable {self._config.key_env}"
-            raise EngineError(f"{url} refuses the credentials ({said}): {where}")
-        if status in (404, 405) or status < 400:
-            raise EngineError(
-                f"{url} is not there ({said}): engine.url is the base of the API and mostly ends"
-                " in /v1"
-            )
-        raise _Refused(
-            f"the prompt is longer than the model's context ({said})"
-            if _TOO_LONG.search(said)
-            else said
-        )
+        raise self._failure(url, response, f"HTTP {response.status}: {error_message(content)}")
 
-    def _read(self, content: bytes) -> Reply:
+    def _failure(self, url: URL, response: aiohttp.ClientResponse, message: str) -> Exception:
+        """Return the exception for a response with another status than 200."""
+        status = response.status
+        if status in (408, 425, 429) or status >= 500:
+            return _Retryable(message, retry_after_seconds(response.headers))
+        if status in (401, 403):
+            return EngineError(
+                f"{url} refuses the credentials ({message}): set the API key in the environment"
+                f" variable {self._config.key_env}",
+                code="engine-credentials-refused",
+                field="engine.key_env",
+            )
+        if status in (404, 405) or status < 400:
+            return EngineError(
+                f"{url} does not exist ({message}): engine.url is the base of the API and usually"
+                " ends in /v1",
+                code="engine-url-not-found",
+                field="engine.url",
+            )
+        if _TOO_LONG.search(message):
+            message = f"the prompt is longer than the model's context ({message})"
+        return _Rejected(message)
+
+    def _parse_completion(self, content: bytes) -> Reply:
         try:
             completion = _Completion.model_validate_json(content)
         except ValidationError as error:
-            raise _Again(f"no chat completion: {_said(content)}") from error
-        name, choice = completion.model, completion.choices[0]
-        if (
-            name
-            and name not in self._names
-            and not _DATED.fullmatch(name.removeprefix(self._model))
-        ):
-            raise EngineError(
-                f"{self._config.url} was asked for {self._model!r} and answered by {name!r}: scores"
-                " would be another model's"
-            )
-        if choice.finish_reason not in (
-            "stop",
-            "length",
-        ):  # vLLM ends with `abort` what it gave up, a filter with its own name
-            raise _Again(f"generation ended by {choice.finish_reason!r}")
+            raise _Retryable(f"not a chat completion: {error_message(content)}") from error
+        self._check_reply_name(completion.model)
+        choice = completion.choices[0]
+        # vLLM ends a generation that it gave up with `abort`, a content filter with its own name.
+        if choice.finish_reason not in ("stop", "length"):
+            raise _Retryable(f"generation ended by {choice.finish_reason!r}")
         text = choice.message.content or ""
         reasoning = choice.message.reasoning_content or choice.message.reasoning or ""
-        if not reasoning and (thought := _THOUGHT.match(text)):
-            reasoning, text = thought[1].strip(), text[thought.end() :]
-        logprobs = tuple(
-            token.logprob for token in (choice.logprobs and choice.logprobs.content) or ()
-        )
-        tokens = (completion.usage and completion.usage.completion_tokens) or 0
+        inline = _REASONING.match(text)
+        if inline and not reasoning:
+            reasoning, text = inline[1].strip(), text[inline.end() :]
+        logprobs: tuple[float, ...] = ()
+        if choice.logprobs and choice.logprobs.content:
+            logprobs = tuple(token.logprob for token in choice.logprobs.content)
         return Reply(
-            text, reasoning, choice.finish_reason == "length", logprobs=logprobs, tokens=tokens
+            text,
+            reasoning,
+            truncated=choice.finish_reason == "length",
+            logprobs=logprobs,
+            tokens=(completion.usage and completion.usage.completion_tokens) or 0,
+        )
+
+    def _check_reply_name(self, name: str | None) -> None:
+        if not name or name in self._reply_names:
+            return
+        if _VERSION_DATE.fullmatch(name.removeprefix(self._model)):
+            return
+        raise EngineError(
+            f"{self._config.url} was asked for model {self._model!r} and {name!r} replied: the"
+            " scores would be those of another model; set the model that the server has",
+            code="engine-wrong-model",
+            field="engine.url",
         )
 
 
-def _wait(tries: int) -> float:
-    """Seconds before another try: doubled from try to try, scattered so that requests that failed
-    together part."""
+def backoff_seconds(tries: int) -> float:
+    """Return the seconds to wait before another try.
+
+    They double from try to try, with jitter, so that requests that failed together spread out.
+    """
     return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.5)
 
 
-def _after(headers: Mapping[str, str]) -> float:
-    """Seconds that a Retry-After asks for, given in seconds or as a date (RFC 9110, 10.2.3); 0
-    without one."""
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Read Retry-After, in seconds or as a date (RFC 9110, section 10.2.3); 0 without one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
+    # Not a date, or one without a time zone.
+    except (ValueError, TypeError):
         return 0.0
-
-
-def _said(content: bytes) -> str:
-    """The server's own words, in one line of about 300 characters: the messages of a JSON error,
-    the title of a page.
-
-    Numbers in a row and base64, which are the medium that was sent, are left out; of what is still
-    too long, the middle.
-    """
-    text = content.decode(errors="replace")
-    with suppress(ValueError):
-        text = _message(from_json(content))
-    if title := _TITLE.search(text):
-        text = f"a page titled {title[2]!r}"
-    if reasons := [_reason(found) for found in _PYDANTIC.finditer(text)]:
-        text = "; ".join(dict.fromkeys(reasons))
-    text = " ".join(_SAMPLES.sub("...", _BASE64.sub("...", text)).split())
-    return (
-        text if len(text) <= SAID else f"{text[: SAID // 2]} ... {text[-SAID // 2 :]}"
-    ) or "nothing"
-
-
-def _reason(found: re.Match[str]) -> str:
-    field = ".".join(re.findall(r"[\w-]+", found[1]))
-    return f"{field}: {found[2][1:-1]}"
-
-
-def _message(found: Any) -> str:
-    """The words of an error in JSON: OpenAI's `error.message`, FastAPI's `detail`, which may list
-    pydantic's errors."""
-    if isinstance(found, str):
-        return found
-    if isinstance(found, list):
-        return "; ".join(dict.fromkeys(map(_message, found)))
-    if isinstance(found, dict) and found.get("msg"):
-        field = ".".join(map(str, found.get("loc") or ["request"]))
-        return f"{field}: {found['msg']}"
-    if isinstance(found, dict) and (
-        inner := next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)
-    ):
-        return _message(inner)
-    return to_json(found).decode()

@@ -1,5 +1,4 @@
-"""The engine behind a server of its own: KServe serves the checkpoint while a step asks, and not a
-moment longer."""
+"""Engine for a model that KServe serves for one step only."""
 
 from __future__ import annotations
 
@@ -23,43 +22,56 @@ from omnicore.errors import ConfigError, EngineError
 
 
 class KServeEngine:
-    """Asks the server behind `service`, and looks after it meanwhile."""
+    """Engine that sends requests to a deployed model and watches its InferenceService meanwhile."""
 
     def __init__(
         self, service: ServedModel, config: EngineConfig, model: str, profile: Profile
     ) -> None:
+        """Wait until the model is ready and answers.
+
+        Raises:
+            ClusterError: It will never be ready.
+            EngineError: It is ready and does not answer.
+        """
         self.name = model
         self._service = service
-        since: float | None = None
+        failing_since: float | None = None
         while True:
             url = f"{service.wait_until_ready().rstrip('/')}/v1"
+            reached = config.model_copy(update={"url": url})
             try:
-                self._http = OpenAIEngine(
-                    config.model_copy(update={"url": url}), service.name, profile
-                )
+                self._http = OpenAIEngine(reached, service.name, profile)
                 return
             except EngineError as error:
-                since = since or time.monotonic()
-                # Names and routes come to this pod later than to KServe, but they come.
-                if time.monotonic() - since > timeouts.NO_PROGRESS:
+                # DNS names and routes reach this pod later than KServe, but they do.
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > timeouts.NO_PROGRESS:
                     raise EngineError(
-                        service.describe(f"is ready, but cannot be asked: {error}")
+                        service.describe(f"is ready, but does not answer requests: {error}"),
+                        code="engine-kserve-unreachable",
                     ) from error
             service.poll(timeouts.FIRST_RETRY)
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
-        """Raises ClusterError, before what came last is given, when the server is not the one that
-        was deployed any more; EngineError when it answers no more, with what the cluster knows of
-        it."""
+        """Yield replies as they arrive, as long as the deployed model is the one that answers.
+
+        Raises:
+            ClusterError: The InferenceService was deleted, changed or failed; replies that arrived
+                since the last yield are dropped.
+            EngineError: The server no longer answers; the message holds what the cluster reports.
+        """
         try:
             for finished in self._http.answer(batches, sampling):
                 self._service.poll()
                 yield finished
         except EngineError as error:
-            raise EngineError(self._service.describe(f"answers no more: {error}")) from error
+            raise EngineError(
+                self._service.describe(f"no longer answers: {error}"), **error.details()
+            ) from error
         self._service.confirm()
 
     def with_profile(self, profile: Profile) -> OpenAIEngine:
+        """Return an engine for the same server that shows media as `profile` says."""
         return self._http.with_profile(profile)
 
 
@@ -67,32 +79,45 @@ class KServeEngine:
 def deployed_engine(
     config: EngineConfig, model: str, recipe: Recipe, output: Path, label: str
 ) -> Iterator[KServeEngine]:
-    """Deploys `model`, an s3:// address or a directory, and gives an engine that has been seen to answer; whatever happens
-    then, the server is removed, by SIGTERM at once.
+    """Deploy a model, yield an engine that has answered, and remove the model in every case.
 
-    Its name hangs on the run, on `label` and `output` and on the model: a step that is tried again finds the server of its
-    first try, and two steps never share one.
+    SIGTERM removes it at once. Its name is derived from the run, `label`, `output` and the model:
+    a step that is retried finds the server of its first attempt, and two steps never share one.
 
-    Raises ConfigError for missing settings or rights, CheckpointError and DataError for a model that cannot be served,
-    StorageError, ClusterError for a server that does not start, and EngineError for one that does not answer.
+    Args:
+        config: Settings of the engine.
+        model: An s3:// address or a directory.
+        recipe: Recipe of the run, with the settings of the launcher.
+        output: Output directory of the step.
+        label: Name of the step.
+
+    Raises:
+        ConfigError: Settings or permissions are missing.
+        CheckpointError: The model cannot be served.
+        DataError: The model cannot be published.
+        StorageError: The bucket refuses a read or a write.
+        ClusterError: The server does not start.
+        EngineError: The server does not answer.
     """
     place = recipe.launcher
     if not place.image:
         raise ConfigError(
-            "engine.kind=kserve needs launcher.image: an init container of it fetches the"
-            " checkpoint"
+            "engine.kind=kserve needs launcher.image: an init container with this image fetches the"
+            " checkpoint",
+            code="engine-kserve-image-missing",
+            field="launcher.image",
         )
     cluster = connect(place.namespace)
-    found = publish_checkpoint(model, place.storage)
+    published = publish_checkpoint(model, place.storage)
     run, owner = pipeline_run(cluster, recipe)
-    key = digest([str(output), found.uri, config.runtime, config.gpus])
+    key = digest([str(output), published.uri, config.runtime, config.gpus])
     spec = ServeSpec(
         name=job_name(run, label, key),
         namespace=cluster.namespace,
         labels=labels(run, label, key),
-        model=found,
+        model=published,
         engine=config,
-        place=place.model_copy(update={"env": {**passed_on(), **place.env}}),
+        place=place.model_copy(update={"env": passed_on() | place.env}),
         owner=owner,
     )
     service = ServedModel(cluster, spec)

@@ -1,4 +1,4 @@
-"""What a step asks, and whom: asked for good, or only for what it would cost."""
+"""Inference task: the requests of a step to one model, to run or only to price."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ from omnicore.errors import ConfigError, EngineError
 
 @dataclass(frozen=True)
 class InferenceTask:
-    """`requests` to `model` through the engine of `config`, in batches of `batch` where the model
-    is in this process."""
+    """Requests of a step to one model.
+
+    Attributes:
+        config: How the model is reached.
+        model: A checkpoint directory, an s3:// address, an embedded model, or a server's model.
+        requests: Requests in the order of their replies.
+        sampling: How replies are sampled.
+        batch: Requests a batch, for a model in this process; a server gets them one by one.
+    """
 
     config: EngineConfig
     model: str
@@ -30,15 +37,18 @@ class InferenceTask:
     def run(
         self, recipe: Recipe, output: Path, label: str
     ) -> tuple[Iterator[Reply], dict[str, str | float]]:
-        """All replies in order, journaled in `output`, and what the canary found before the first
-        was asked.
+        """Verify the engine with the canary, then answer all requests, journaled in `output`.
 
-        Raises EngineError when the canary fails, or more requests fail than `max_error_rate`
-        allows.
+        Returns:
+            All replies in order, and what the canary measured, for the summary of the step. The
+            replies are read from the journal: the engine is closed by then.
+
+        Raises:
+            EngineError: The canary failed, or more requests failed than `max_error_rate` allows.
         """
-        self._check(recipe)
+        self._check_scoring(recipe)
         with self._opened(recipe, output, label) as engine:
-            perceived = canary.verify_engine(
+            canary_summary = canary.verify_engine(
                 engine,
                 self.config,
                 recipe.profile,
@@ -50,48 +60,58 @@ class InferenceTask:
                 self.requests,
                 self.sampling,
                 seed=recipe.seed,
-                batch=self._together,
+                batch=self._batch_size,
                 journal=output / "replies.journal",
                 label=label,
                 max_error_rate=self.config.max_error_rate,
             )
-        return replies, perceived  # all are in the journal by now: nobody asks the engine any more
+        return replies, canary_summary
 
     def estimate_cost(self, recipe: Recipe) -> CostEstimate:
-        """Asks a batch, or as many as go at a time, and no more."""
-        self._check(recipe)
-        together = self.batch if self.config.kind == "transformers" else self.config.concurrency
+        """Estimate requests, tokens and time; sends one batch, or as many requests as run at once.
+
+        Raises:
+            ConfigError: The engine cannot score as the profile asks.
+        """
+        self._check_scoring(recipe)
         return estimate_cost(
             self.requests,
             self.sampling,
             recipe.profile,
-            batch=self._together,
-            together=together,
-            opened=lambda: self._open(recipe),
+            batch=self._batch_size,
+            sample=self.batch if self._in_process else self.config.concurrency,
+            open_engine=lambda: self._open(recipe),
         )
 
-    def _check(self, recipe: Recipe) -> None:
-        """Raises ConfigError where the engine cannot score as the profile asks."""
-        scoring, here = recipe.profile.scoring, self.config.kind == "transformers"
-        if scoring == "choice" and here:
-            raise ConfigError(
-                "profile.scoring=choice needs a server that constrains replies (vLLM); in this"
-                " process use logprob"
-            )
-        if scoring == "logprob" and not here:
-            raise ConfigError(
-                "profile.scoring=logprob needs engine.kind=transformers: chat completions do not"
-                " score given replies; use choice with vLLM"
-            )
+    @property
+    def _in_process(self) -> bool:
+        return self.config.kind == "transformers"
 
     @property
-    def _together(self) -> int:
-        return self.batch if self.config.kind == "transformers" else 1
+    def _batch_size(self) -> int:
+        return self.batch if self._in_process else 1
+
+    def _check_scoring(self, recipe: Recipe) -> None:
+        """Raise ConfigError where the engine cannot score as the profile asks."""
+        scoring = recipe.profile.scoring
+        if scoring == "choice" and self._in_process:
+            raise ConfigError(
+                "profile.scoring=choice needs a server that constrains replies (vLLM); use logprob"
+                " for a model in this process",
+                code="engine-scoring-unsupported",
+                field="profile.scoring",
+            )
+        if scoring == "logprob" and not self._in_process:
+            raise ConfigError(
+                "profile.scoring=logprob needs engine.kind=transformers, because chat completions"
+                " do not score given replies; use choice with vLLM",
+                code="engine-scoring-unsupported",
+                field="profile.scoring",
+            )
 
     @contextmanager
     def _opened(self, recipe: Recipe, output: Path, label: str) -> Iterator[Engine]:
-        """The engine for as long as it is asked: a server that was started for it is gone when the
-        block ends."""
+        """Open the engine for the block; remove a server that was deployed for it at the end."""
         if self.config.kind != "kserve":
             yield self._open(recipe)
             return
@@ -102,11 +122,14 @@ class InferenceTask:
 
     def _open(self, recipe: Recipe) -> Engine:
         if self.config.kind == "kserve":
+            # An estimate must not deploy a model.
             raise EngineError(
-                "a server of KServe is started for a run only"
-            )  # nobody deploys a model to learn a price
-        if self.config.kind == "transformers":
+                "engine.kind=kserve deploys its server only for a real run",
+                code="engine-kserve-no-estimate",
+                field="engine.kind",
+            )
+        if self._in_process:
             from omnicore.models.runtime import set_up
 
-            set_up(recipe, threads=1)  # the engine has a fork for each core
+            set_up(recipe, threads=1)  # the engine forks one process a core
         return open_engine(self.config, self.model, recipe.profile, workers=recipe.cores)

@@ -1,4 +1,4 @@
-"""The engine in this process: a thinker through transformers."""
+"""Engine in this process: a thinker through transformers."""
 
 from __future__ import annotations
 
@@ -32,168 +32,181 @@ from omnicore.models.runtime import device
 from omnicore.processes import die_with_parent
 from omnicore.schema import Media
 
-CACHE_BYTES = 2 << 30  # bytes of processed media that a reader keeps
+CACHE_BYTES = 2 << 30  # processed media that a reader keeps
 
 
 class PromptReader:
     """Turns requests into prompts.
 
-    A medium is processed once whatever the number of draws and epochs, as long as `FEATURES` bytes
-    hold it; what was processed longest ago makes room: videos would fill any memory. What is slow
-    to decode comes from the disk (`media.read`) when it is processed again.
+    A medium is processed once for all draws and epochs as long as CACHE_BYTES hold it; the one that
+    was processed first is dropped first, because videos would fill any memory. Media that are slow
+    to decode come from the disk cache of `media.read` when they are processed again.
     """
 
     def __init__(self, encoder: Encoder, profile: Profile) -> None:
         self.encoder, self.profile = encoder, profile
         self._features: dict[tuple[Media, float], Features] = {}
-        self._size = 0
+        self._cached_bytes = 0
         self._sizes: dict[tuple[Media, float], tuple[int, ...]] = {}
 
     def features(self, media: Media, root: Path, profile: Profile) -> Features:
-        """What the model is shown of a medium under a profile, which differs from the reader's in
-        the rate of videos alone."""
+        """Return the processed medium under a profile, which may differ in its video frame rate.
+
+        Raises:
+            TooLongError: A sound is longer than the model takes.
+            DataError: The medium is missing, changed or unreadable.
+        """
         key = media, profile.fps
         if key not in self._features:
             try:
-                found = self._features[key] = self._process(read_media(media, root, profile))
+                features = self._process(read_media(media, root, profile))
             except TooLongError as error:
-                raise TooLongError(f"{media.uri}: {error}") from error
-            self._size += found.size
-            while self._size > CACHE_BYTES and len(self._features) > 1:
-                self._size -= self._features.pop(next(iter(self._features))).size
+                raise TooLongError(f"{media.uri}: {error}", **error.details()) from error
+            self._features[key] = features
+            self._cached_bytes += features.size
+            while self._cached_bytes > CACHE_BYTES and len(self._features) > 1:
+                self._cached_bytes -= self._features.pop(next(iter(self._features))).size
         return self._features[key]
 
     def _process(self, decoded: Image | Wave | Video) -> Features:
         if isinstance(decoded, Video):
             return self.encoder.video(decoded.frames, decoded.fps)
-        return (
-            self.encoder.image(decoded)
-            if isinstance(decoded, Image)
-            else self.encoder.audio(decoded)
-        )
+        if isinstance(decoded, Image):
+            return self.encoder.image(decoded)
+        return self.encoder.audio(decoded)
 
     def length(self, request: Request) -> int:
-        """Tokens of a prompt, without a look into its media: they are measured by their headers."""
+        """Count the tokens of a prompt; media are measured by their headers, not decoded."""
         profile = with_common_fps(request.parts, request.root, self.profile)
-        # The prompt itself, with media that have their tokens and nothing else.
-        parts = [
-            (
-                p
-                if isinstance(p, str)
-                else Features(
-                    p.kind, {}, self.encoder.tokens(p.kind, self._size_of(p, request.root, profile))
-                )
-            )
-            for p in request.parts
-        ]
+        # The prompt itself, with media that have a number of tokens and no tensors.
+        parts: list[str | Features] = []
+        for part in request.parts:
+            if isinstance(part, Media):
+                size = self._media_size(part, request.root, profile)
+                parts.append(Features(part.kind, {}, self.encoder.tokens(part.kind, size)))
+            else:
+                parts.append(part)
         return len(self.encoder.prompt(parts, self.profile.system).ids)
 
     def seconds(self, media: Media, root: Path) -> float:
-        """How long a sound is; 0 for what is none."""
-        return (
-            self._size_of(media, root, self.profile)[0] / SAMPLE_RATE
-            if media.kind == "audio"
-            else 0.0
-        )
+        """Return the duration of a sound; 0 for other media."""
+        if media.kind != "audio":
+            return 0.0
+        return self._media_size(media, root, self.profile)[0] / SAMPLE_RATE
 
-    def _size_of(self, media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
+    def _media_size(self, media: Media, root: Path, profile: Profile) -> tuple[int, ...]:
         key = media, profile.fps
         if key not in self._sizes:
             self._sizes[key] = measure_media(media, root, profile)
         return self._sizes[key]
 
     def prompt(self, request: Request) -> Prompt:
+        """Build the prompt of a request, with its processed media.
+
+        Raises:
+            DataError: A medium is missing, changed, unreadable or too long.
+        """
         profile = with_common_fps(request.parts, request.root, self.profile)
-        parts = [
-            p if isinstance(p, str) else self.features(p, request.root, profile)
-            for p in request.parts
-        ]
+        parts: list[str | Features] = []
+        for part in request.parts:
+            if isinstance(part, Media):
+                parts.append(self.features(part, request.root, profile))
+            else:
+                parts.append(part)
         return self.encoder.prompt(parts, self.profile.system)
 
 
 class TransformersEngine:
-    """Generates with a checkpoint directory or an embedded model.
-
-    Raises CheckpointError when it cannot be loaded.     With `workers` above 1, batches go to as
-    many forks of this process, of one thread each: on two cores nearly twice as     fast, where two
-    threads on matrices this small gain little. torch must not have started threads before.
-    `loading` is what     `thinker.load` takes.
-    """
+    """Engine that generates with a checkpoint directory or an embedded model."""
 
     def __init__(
         self, model: str | Path, profile: Profile, workers: int = 1, **loading: Any
     ) -> None:
+        """Load the model.
+
+        Args:
+            model: A checkpoint directory or an embedded model.
+            profile: Shows media and writes prompts.
+            workers: Processes that generate on a CPU, forked with one thread each. Two on two cores
+                are nearly twice as fast as one; two threads gain little on matrices this small.
+                torch must not have started threads before the fork.
+            loading: Further arguments of `thinker.load`.
+
+        Raises:
+            CheckpointError: The model cannot be loaded.
+        """
         self.name = str(model)
         self.model, self.encoder = thinker.load(model, **loading)
         self.model.to(device())
         self.reader = PromptReader(self.encoder, profile)
-        self._workers = (
-            workers if self.model.device.type == "cpu" else 1
-        )  # a GPU is not to be used across a fork
+        # A forked process cannot use the GPU of its parent.
+        self._workers = workers if self.model.device.type == "cpu" else 1
 
     def with_profile(self, profile: Profile) -> TransformersEngine:
+        """Return an engine for the same model that shows media as `profile` says."""
         engine = copy(self)
         engine.reader = PromptReader(self.encoder, profile)
         return engine
 
     def answer(self, batches: Sequence[Batch], sampling: Sampling) -> Iterator[FinishedBatches]:
+        """Answer batches, in forked processes where there are several workers."""
         if self._workers == 1 or len(batches) < 2:
-            yield from (
-                [(index, self.generate(batch, sampling))] for index, batch in enumerate(batches)
-            )
+            for index, batch in enumerate(batches):
+                yield [(index, self.generate(batch, sampling))]
             return
         global _FORKED
         _FORKED = self, sampling
         with get_context("fork").Pool(self._workers, initializer=die_with_parent) as pool:
-            yield from ([done] for done in pool.imap_unordered(_in_fork, list(enumerate(batches))))
+            for finished in pool.imap_unordered(_generate_in_fork, list(enumerate(batches))):
+                yield [finished]
 
     def generate(self, batch: Batch, sampling: Sampling) -> list[Reply]:
-        """Answer a batch; a request with a medium that cannot be read, or a sound that is too long,
-        gets a reply with an error."""
+        """Answer a batch; a request with an unreadable medium or too long a sound gets an error."""
         torch.manual_seed(batch.seed)
-        prompts = [self._answered(request) for request in batch.requests]
-        asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
-        if not asked:
+        prompts = [self._prompt_or_reply(request) for request in batch.requests]
+        to_generate = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+        if not to_generate:
             return [prompt for prompt in prompts if isinstance(prompt, Reply)]
-        found = iter(
+        generated = iter(
             generate(
                 self.model,
                 self.encoder,
-                asked,
+                to_generate,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 logprobs=sampling.logprobs,
             )
         )
-        return [prompt if isinstance(prompt, Reply) else _reply(next(found)) for prompt in prompts]
+        replies = []
+        for prompt in prompts:
+            replies.append(prompt if isinstance(prompt, Reply) else _reply(next(generated)))
+        return replies
 
-    def _answered(self, request: Request) -> Prompt | Reply:
-        """The prompt to generate from, or the reply where none is generated: an error, or the
-        likeliest choice."""
-        prompt = self._prompt(request)
-        if isinstance(prompt, Reply) or not request.choices:
-            return prompt
-        return Reply(most_likely_choice(self.model, self.encoder, prompt, request.choices))
-
-    def _prompt(self, request: Request) -> Prompt | Reply:
+    def _prompt_or_reply(self, request: Request) -> Prompt | Reply:
+        """Return the prompt to generate from, or at once the most likely choice or an error."""
         try:
-            return self.reader.prompt(request)
+            prompt = self.reader.prompt(request)
         except DataError as error:
             return media_error_reply(request, error)
+        if request.choices:
+            return Reply(most_likely_choice(self.model, self.encoder, prompt, request.choices))
+        return prompt
 
 
-def _reply(found: Generated) -> Reply:
+def _reply(generated: Generated) -> Reply:
     return Reply(
-        found.text, truncated=found.truncated, logprobs=found.logprobs, tokens=len(found.ids)
+        generated.text,
+        truncated=generated.truncated,
+        logprobs=generated.logprobs,
+        tokens=len(generated.ids),
     )
 
 
-_FORKED: tuple[TransformersEngine, Sampling] | None = (
-    None  # what a fork inherits; a model could not be sent to it
-)
+# Inherited by the forked processes; a model could not be sent to them.
+_FORKED: tuple[TransformersEngine, Sampling] | None = None
 
 
-def _in_fork(numbered: tuple[int, Batch]) -> tuple[int, list[Reply]]:
+def _generate_in_fork(numbered: tuple[int, Batch]) -> tuple[int, list[Reply]]:
     assert _FORKED, "set before the fork"
     engine, sampling = _FORKED
     index, batch = numbered

@@ -26,7 +26,7 @@ from transformers.utils import is_torchvision_available
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.data.prompts import prompt_parts
-from omnicore.engines import canary, canary_media, media_orders
+from omnicore.engines import canary, canary_evidence, canary_media, media_orders
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.openai import OpenAIEngine
 from omnicore.lineage import signing
@@ -172,8 +172,12 @@ def test_the_http_engine_says_what_the_engine_in_this_process_says(
     ours = answers(local, asked, sampling, 64)
     theirs = answers(http_engine(server), asked, sampling, 1)
     assert not any(reply.error for reply in theirs)
-    assert [canary._words(r) for r in theirs] == [canary._words(r) for r in ours]
-    assert max(canary._apart(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-3
+    assert [canary_evidence.reply_words(r) for r in theirs] == [
+        canary_evidence.reply_words(r) for r in ours
+    ]
+    assert (
+        max(canary_evidence.reply_distance(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-3
+    )
 
 
 def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> None:
@@ -240,7 +244,7 @@ def test_each_combination_of_media_is_answered_as_in_this_process(
         (ours,) = local.with_profile(profile).generate(Batch([request], 0), sampling)
         (theirs,) = answers(engine, [request], sampling, 1)
     assert not theirs.error
-    assert canary._apart(ours, theirs) < 1e-3
+    assert canary_evidence.reply_distance(ours, theirs) < 1e-3
 
 
 def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(

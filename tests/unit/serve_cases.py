@@ -199,7 +199,7 @@ CASES = {
     ),
     "ready, but nothing listens": Case(
         after_created(in_turn(lambda c: c.stub.stop(), up)),
-        words=("is ready, but cannot be asked",),
+        words=("is ready, but does not answer requests",),
         error=EngineError,
         timeouts=IMPATIENT,
     ),

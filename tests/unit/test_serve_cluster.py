@@ -177,7 +177,7 @@ def test_missing_image_deploys_nothing(kube: KubeServer, tmp_path: Path) -> None
 def test_estimate_deploys_nothing(kube: KubeServer, tmp_path: Path) -> None:
     found = asking(recipe(), tmp_path).estimate_cost(recipe())
     assert (found.requests, found.seconds) == (8, None)
-    assert "KServe" in found.unmeasured
+    assert "engine.kind=kserve" in found.unmeasured
     assert kube.calls == set()
 
 
