@@ -23,6 +23,7 @@ import yaml
 from kfp import dsl
 
 from components.placement import placed
+from omnicore import logs
 from omnicore.config import raw_yaml
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
@@ -54,6 +55,7 @@ def execute(
     ones are left alone. `place` says where KFP wants the job of a heavy step. What a user can mend
     ends the process with status 2 and one clear message, without a traceback.
     """
+    logs.set_up()
     task = Task(Path(output.path).parent.name)
     try:
         changes = [*_written(_pinned()), *parse_overrides(overrides), *_written(settings)]
@@ -66,7 +68,7 @@ def execute(
         )
     except OmniError as error:
         task.tell("failed", error=str(error))
-        print(f"{section or step}: {error}", file=sys.stderr, flush=True)
+        logs.log_error(error, section or step)
         sys.exit(2)
     except Exception as error:
         task.tell("failed", error=f"{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@ log."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pydantic_core import to_json
 
 from omnicore import processes
 
+logger = logging.getLogger(__name__)
 PROGRESS_FILE = "OMNI_PROGRESS"
 INTERVAL = 0.2  # seconds between two writes of the progress file
 LINE, LINE_INTERVAL = (
@@ -79,11 +81,8 @@ def track(total: int, label: str) -> Iterator[Progress]:
         show(progress)
         yield progress
     if processes.is_main() and not bar:
-        print(
-            f"{label}: {progress.done} of {total}  {told(progress.facts)}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{label}: {progress.done} of {total}  {told(progress.facts)}"
+        logger.info("%s", line.rstrip())
 
 
 def _writer(file: str) -> Callable[[Progress], None]:

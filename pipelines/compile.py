@@ -1,37 +1,40 @@
-"""Writes `pipelines/compiled/`: each pipeline as IR YAML, and as Kubernetes-native Pipeline and
-PipelineVersion.
+"""Write `pipelines/compiled/`: each pipeline as IR YAML, and as Pipeline and PipelineVersion objects.
 
-And what Argo CD applies of the retrain request, `k8s/gitops/retrain/rendered/`.
-
-`python -m pipelines.compile` writes, `--check` only compares: it names the files that are not
-current and exits 1.
+Also writes what Argo CD applies of the retrain request, `k8s/gitops/retrain/rendered/`.
+`python -m pipelines.compile` writes; with `--check` it only compares, names the outdated files and
+exits 1.
 """
 
 import argparse
 import hashlib
+import logging
 import sys
 import tempfile
 from pathlib import Path
 
+import yaml
 from kfp.compiler import Compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
+from omnicore.cluster.request import PIPELINE, RetrainRequest, read_request
 from omnicore.errors import OmniError
+from omnicore.logs import log_error, set_up
 from omnicore.storage.files import atomic_writer
-from pipelines import request
 from pipelines.omniboost import omniboost
 from pipelines.omniclean import omniclean
 from pipelines.retrain import retrain
 
+logger = logging.getLogger(__name__)
 PIPELINES = {"omniclean": omniclean, "omniboost": omniboost, "retrain": retrain}
 COMPILED = Path(__file__).parent / "compiled"
-RENDERED = request.FILE.parent / "rendered"
+REQUEST = Path(__file__).parents[1] / "k8s" / "gitops" / "retrain" / "request.yaml"
+RENDERED = REQUEST.parent / "rendered"
 
 
-def compiled(directory: Path) -> list[Path]:
-    """Compiles every pipeline into a directory and returns the files.
+def compile_pipelines(directory: Path) -> list[Path]:
+    """Compile every pipeline into a directory and return the files.
 
-    A version is named by its content: the same name on a cluster is the same pipeline, and a changed one is a new version.
+    A version is named by a digest of its content: the same name on a cluster is the same pipeline.
     """
     files = []
     for name, pipeline in PIPELINES.items():
@@ -51,12 +54,42 @@ def compiled(directory: Path) -> list[Path]:
     return files
 
 
+def render_request(request: RetrainRequest, manifest: Path) -> dict[str, str]:
+    """Return what Argo CD applies of a request, by file name.
+
+    The same request and pipeline give the same bytes.
+
+    Args:
+        request: The retrain request.
+        manifest: File with the compiled pipeline's objects.
+
+    Returns:
+        The objects in the order of their sync waves, and the environment of the submitting job.
+    """
+    pipeline, version = yaml.safe_load_all(manifest.read_text())
+    for wave, resource in enumerate((pipeline, version)):
+        resource["metadata"]["annotations"] = {
+            "argocd.argoproj.io/sync-wave": str(wave),
+            # A version that runs refer to outlives the commit that brought it: no difference then.
+            "argocd.argoproj.io/sync-options": "Prune=false",
+            "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+        }
+        resource["metadata"]["namespace"] = "omnicore"
+    return {
+        "pipeline.yaml": yaml.safe_dump_all([pipeline, version], sort_keys=False, width=132),
+        "submit.env": f"RUN={request.run}\nVERSION={version['metadata']['name']}\n",
+    }
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="pipelines.compile", description=__doc__.splitlines()[0])
+    """Write or check the compiled files and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="pipelines.compile", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit 1 naming the files that are not current",
+        help="write nothing; name the outdated files and exit 1 if there are any",
     )
     parser.add_argument(
         "--output",
@@ -66,34 +99,41 @@ def main() -> int:
         help="as in build/pipelines, for one build's images",
     )
     options = parser.parse_args()
-    check, output = options.check, options.output
-    output.mkdir(parents=True, exist_ok=True)
-    stale = 0
-    with tempfile.TemporaryDirectory(dir=None if check else output) as directory:
-        made = {output / file.name: file.read_bytes() for file in compiled(Path(directory))}
-        place = RENDERED if output == COMPILED else output / "retrain"
-        try:
-            texts = request.rendered(
-                request.read(request.FILE), Path(directory) / f"{request.PIPELINE}.k8s.yaml"
-            )
-        except OmniError as error:
-            print(f"pipelines.compile: {error}", file=sys.stderr)
-            return 2
-    for target, content in {
-        **made,
-        **{place / name: text.encode() for name, text in texts.items()},
-    }.items():
-        if not check:
+    set_up()
+    try:
+        files = _compile_all(options.output, scratch=None if options.check else options.output)
+    except OmniError as error:
+        log_error(error, "pipelines.compile")
+        return 2
+    if not options.check:
+        for target, content in files.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_writer(target) as file:
                 file.write(content)
-        elif not target.is_file() or target.read_bytes() != content:
-            print(
-                f"{target} is not current: run `python -m pipelines.compile` and commit it",
-                file=sys.stderr,
-            )
-            stale += 1
-    return 1 if stale else 0
+        return 0
+    outdated = [
+        target
+        for target, content in files.items()
+        if not target.is_file() or target.read_bytes() != content
+    ]
+    for target in outdated:
+        logger.error("%s is outdated: run `python -m pipelines.compile` and commit it", target)
+    return 1 if outdated else 0
+
+
+def _compile_all(output: Path, scratch: Path | None) -> dict[Path, bytes]:
+    """Return the content of every file that belongs into `output` and beside it."""
+    if scratch:
+        scratch.mkdir(parents=True, exist_ok=True)
+    rendered_dir = RENDERED if output == COMPILED else output / "retrain"
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        compiled = compile_pipelines(Path(temporary))
+        files = {output / file.name: file.read_bytes() for file in compiled}
+        manifest = Path(temporary) / f"{PIPELINE}.k8s.yaml"
+        rendered = render_request(read_request(REQUEST), manifest)
+    for name, text in rendered.items():
+        files[rendered_dir / name] = text.encode()
+    return files
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -31,12 +32,14 @@ from rich.table import Table
 from components.execute import CACHE, LOCK, RUN, WORKER
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import OmniError, StepBusy
+from omnicore.logs import log_error, set_up
 from omnicore.storage.digests import METRICS_FILE
 from omnicore.storage.files import read_json, storage_errors
 from omnicore.telemetry.metrics import Metrics
 from pipelines.board import Board, rows
 from pipelines.containers import container_runner
 
+logger = logging.getLogger(__name__)
 PUBLISHED = {
     "omniclean": ("manifest.json", "audit.json", "report.html"),
     "omniboost": ("report.html", "report.json"),
@@ -49,6 +52,7 @@ PATIENCE = 3.0  # seconds in which the tasks of a killed run are surely gone
 
 def main() -> int:
     args = _arguments()
+    set_up()
     console = Console(file=sys.stdout)  # not whatever sys.stdout is later
     overrides = [*args.set, *([] if args.seed is None else [f"seed={args.seed}"])]
     for number in (
@@ -61,10 +65,10 @@ def main() -> int:
         with storage_errors(args.run), _held(args.run):
             return _run(args, overrides, console)
     except OmniError as error:
-        _say(f"error: {error}")
+        log_error(error, "error")
         return 2
     except KeyboardInterrupt:
-        _say("stopped: the same command goes on where it was")
+        logger.warning("interrupted; re-run the same command to resume")
         return 130
     finally:
         _reap()
@@ -160,8 +164,8 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     board.refresh()
     if failure:
         row = board.failed
-        _say(f"{row.title} failed: {row.told['error']}" if row else failure)
-        _say(f"log: {log_file}")
+        logger.error("%s", f"{row.title} failed: {row.told['error']}" if row else failure)
+        logger.error("log: %s", log_file)
         return 1
     _publish(args.pipeline, outputs, args.run)
     _print_result(args.pipeline, args.run, console)
@@ -296,10 +300,6 @@ def _print_result(pipeline: str, directory: Path, console: Console) -> None:
             console.print(f"audit, {policy}: {told}", highlight=False, soft_wrap=True)
     for name in (*PUBLISHED[pipeline], METRICS_FILE):
         console.print(str(directory / name), highlight=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _estimate(estimate: dict[str, float]) -> str:

@@ -5,12 +5,22 @@ torch is imported only by the fixtures that need it.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from omnicore import logs
 from omnicore.config.recipe import Recipe, load_recipe
+
+
+@pytest.fixture(autouse=True)
+def log_records() -> None:
+    """Log to stderr as a command does, and to `caplog` (until the test itself calls `main`)."""
+    logs.set_up("text")
+    for name in logs.LOGGERS:
+        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session")

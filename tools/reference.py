@@ -208,9 +208,9 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 def cli_parser() -> argparse.ArgumentParser:
     """Return the argument parser of the `omnicore` command."""
-    from omnicore.cli import main
+    from omnicore.cli.main import create_parser
 
-    return main._parser()
+    return create_parser()
 
 
 def option_rows(parser: argparse.ArgumentParser) -> list[str]:

@@ -8,11 +8,11 @@ RUN_ID = "KFP_RUN_ID"  # set by `pipelines.place` from a label that KFP puts on 
 
 
 def reap() -> None:
-    """`omnicore reap --run ID` for the run that this pod belongs to; returns at once outside of a
+    """`omnicore cluster reap --run ID` for the run that this pod belongs to; returns at once outside of a
     cluster."""
     if run := os.environ.get(RUN_ID):
         from omnicore.cli.main import (
             main,
         )  # a local run takes 0.1 s for this task: without the import
 
-        sys.exit(main(["reap", "--run", run]))
+        sys.exit(main(["cluster", "reap", "--run", run]))

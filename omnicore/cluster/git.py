@@ -48,7 +48,7 @@ def git(tree: Path, *arguments: str, address: str = "") -> str:
         )
     except FileNotFoundError as error:
         raise ConfigError(
-            "git is not installed here: omnicore deploy needs it", code="git-not-installed"
+            "git is not installed here: omnicore cluster deploy needs it", code="git-not-installed"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ConfigError(

@@ -77,7 +77,7 @@ class Job(JobState):
                 self._delete(uid, retry_refusals=True)
         except (OmniError, ApiException) as error:
             logger.warning(
-                "%s %s could not be deleted; `omnicore reap` will delete it: %s",
+                "%s %s could not be deleted; `omnicore cluster reap` will delete it: %s",
                 self.noun,
                 self.name,
                 error,
@@ -195,7 +195,7 @@ class Job(JobState):
             )
 
     def _send_heartbeats(self) -> None:
-        """Tell `omnicore reap` that a launcher looks after the job."""
+        """Tell `omnicore cluster reap` that a launcher looks after the job."""
         while not self._ended.wait(timeouts.HEARTBEAT_INTERVAL):
             # A lost heartbeat is no problem: reap waits for many.
             with suppress(ApiException, HTTPError, OmniError):

@@ -224,7 +224,7 @@ def training_runtime(name: str, namespace: str, image: str) -> dict[str, Any]:
 
     Its JobSet has no `ttlSecondsAfterFinished`: Trainer 2.3.0 re-creates the JobSet of a failed
     TrainJob after its TTL and runs the job a second time (kubeflow/trainer#3737).
-    `launcher.ttl_seconds` is an annotation that `omnicore reap` obeys.
+    `launcher.ttl_seconds` is an annotation that `omnicore cluster reap` obeys.
     """
     kind = KINDS["trainjob"]
     container = {

@@ -232,7 +232,7 @@ class LauncherConfig(Config):
         ge=0,
         description=(
             "a finished job that nobody removed goes after this; a TrainJob with the next run of"
-            " `omnicore reap`"
+            " `omnicore cluster reap`"
         ),
     )
     keep_on_failure: bool = Field(

@@ -13,10 +13,10 @@ they have their name (`.tmp` behind it until then), and the last by name is the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ from omnicore.storage.files import atomic_writer, read_json
 if TYPE_CHECKING:
     from omnicore.storage.s3 import Bucket
 
+logger = logging.getLogger(__name__)
 EVERY = 30.0  # seconds from one look at the journals to the next; a folder that is complete is not waited with
 POLL = 1.0
 PIECE = re.compile(r"([^/]+\.journal)/(\d{15})-([0-9a-f]{64})")
@@ -71,7 +72,7 @@ def forget(output: str, key: str) -> None:
     try:
         _remove(*store.open_bucket(_place(output, key)))
     except OmniError as error:
-        print(f"what was kept of {output} stays there: {error}", file=sys.stderr, flush=True)
+        logger.warning("%s: its journals and checkpoints were not deleted: %s", output, error)
 
 
 def _place(output: str, key: str) -> str:
@@ -160,7 +161,7 @@ class Keeper:
                 store.fetch(f"{self._uri}/{folder}", self._links / folder)
             except StorageError as error:
                 self._list()  # raises where the store is away: that is no damage
-                print(f"{error}; what was kept before it is taken", file=sys.stderr, flush=True)
+                logger.warning("%s; loading the checkpoint before it", error)
                 self._folders.remove(folder)
                 continue
             (self._directory / journal).mkdir(exist_ok=True)
@@ -184,11 +185,7 @@ class Keeper:
             return True
         except Exception as error:
             if not self._warned:
-                print(
-                    f"{self._uri}: the journals are not kept for now: {error}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                logger.warning("%s: syncing the journals failed, retrying: %s", self._uri, error)
             self._warned = True
             return False
         self._warned = False

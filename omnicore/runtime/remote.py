@@ -10,9 +10,9 @@ omnicore/runtime/checkpoint_sync.py has brought to S3 of its journals.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -29,6 +29,8 @@ from omnicore.storage.digests import STEP_FILE
 from omnicore.storage.files import storage_errors
 from omnicore.storage.store import Publication
 from omnicore.telemetry.live import serve_metrics
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -143,11 +145,7 @@ def _published(uri: str, work: Work, replace: bool) -> dict[str, Any] | None:
             f"output {uri} holds something that is no result of omnicore; give another address"
         )
     if not store.verify(uri, published):
-        print(
-            f"{uri} was changed after it was published; it is made again",
-            file=sys.stderr,
-            flush=True,
-        )
+        logger.warning("%s: contents changed since they were published; re-running", uri)
         return None
     record: dict[str, Any] = json.loads(store.read_file(uri, published, STEP_FILE))
     if record["step"] != work.step:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from omnicore.engines.cost import CostEstimate
     from omnicore.training.memory import MemoryEstimate
 
+logger = logging.getLogger(__name__)
 KEY_FILE = "key.journal"
 ASKING = {"probe", "evaluate", "distill"}
 # The extra that brings a module; everything else that a step may lack is a part of training.
@@ -402,7 +403,7 @@ def _finished(directory: Path, key: str) -> dict[str, Any] | None:
     try:
         return verify_step(directory)
     except DataError as error:
-        print(f"{error}. {directory} is made again", file=sys.stderr, flush=True)
+        logger.warning("%s; re-running %s", error, directory)
         return None
 
 
@@ -552,7 +553,7 @@ def _locked(directory: Path) -> Iterator[None]:
         while not _try_lock(file):
             if waiting_since is None:
                 waiting_since = time.monotonic()
-                print(f"another process works on {directory}; waiting", file=sys.stderr, flush=True)
+                logger.warning("another process works on %s; waiting", directory)
             elif time.monotonic() - waiting_since > WAIT:
                 raise StepBusy(
                     f"another process works on {directory}, for more than {WAIT:.0f} s now; end it,"

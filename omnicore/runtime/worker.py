@@ -19,6 +19,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -31,11 +32,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnicore import errors
+from omnicore import errors, logs
 from omnicore.processes import die_with_parent
 
 # The first is needed by every heavy step, so no request is served before it is there; the rest come while nobody asks.
 MODULES = ("omnicore.engines.transformers", "omnicore.training.sft", "omnicore.training.rlvr")
+logger = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two looks at ended children
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -101,6 +103,7 @@ def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODUL
     Never returns.
     """
     die_with_parent()
+    logs.set_up()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start its threads at import
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
@@ -132,9 +135,8 @@ def warm(module: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        print(
-            f"worker: {module} is left out: {error}", file=sys.stderr, flush=True
-        )  # the step that needs it will say so
+        # The step that needs it raises the error.
+        logger.warning("worker: %s is left out: %s", module, error)
     gc.freeze()
 
 
@@ -164,6 +166,7 @@ def become(connection: socket.socket, work: Work) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    logs.set_up()
     try:
         answer: dict[str, Any] = {"summary": work(request)}
     except errors.OmniError as error:

@@ -325,4 +325,4 @@ def test_the_clean_up_reaps_the_run_of_its_pod_and_does_nothing_elsewhere(monkey
     monkeypatch.setenv("KFP_RUN_ID", "1234-abcd")
     with pytest.raises(SystemExit) as caught:
         component("reap").python_func()
-    assert (caught.value.code, called) == (0, [["reap", "--run", "1234-abcd"]])
+    assert (caught.value.code, called) == (0, [["cluster", "reap", "--run", "1234-abcd"]])

@@ -235,7 +235,7 @@ def test_a_stopped_run_leaves_no_process_and_the_same_command_goes_on(runner, nu
     ]
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert said.splitlines()[-1] == "stopped: the same command goes on where it was"
+        assert said.splitlines()[-1] == "interrupted; re-run the same command to resume"
     process = runner.start("--set", 'profile.system="probe sleep"')
     runner.asleep()
     assert "prepare" not in {step for step, _, _ in runner.steps}

@@ -452,7 +452,7 @@ def test_the_compiled_files_are_current():
 
 
 def test_a_stale_file_is_named(tmp_path, monkeypatch, capsys):
-    compiling.compiled(tmp_path)
+    compiling.compile_pipelines(tmp_path)
     with (tmp_path / "omniclean.yaml").open("a") as file:
         file.write("# edited\n")
     monkeypatch.setattr(compiling, "COMPILED", tmp_path)

@@ -70,7 +70,16 @@ def test_only_what_is_new_is_another_run(
     signed_in: None, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = request(tmp_path, publish(tmp_path / "data", 2))
-    command = ["submit", "--request", str(path), "--host", kfp.url, "--param", "champion=s3://b/x"]
+    command = [
+        "cluster",
+        "submit",
+        "--request",
+        str(path),
+        "--host",
+        kfp.url,
+        "--param",
+        "champion=s3://b/x",
+    ]
     for options in (
         [],
         ["--newest"],

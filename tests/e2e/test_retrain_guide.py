@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from omnicore.cli.main import main
-from pipelines import request
+from omnicore.cluster.request import RetrainRequest, read_request
+from pipelines.compile import REQUEST
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in
@@ -59,11 +60,11 @@ def test_every_command_is_looked_at() -> None:
     kinds = (
         "pipelines.compile",
         "cp build/",
-        "omnicore submit",
+        "omnicore cluster submit",
         "kubectl apply",
         "git add",
         "publish(",
-        "omnicore deploy",
+        "omnicore cluster deploy",
         "git revert",
         "git push",
     )
@@ -92,7 +93,7 @@ def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_bu
     run(command("OMNI_IMAGES="), checkout)
     run(command("cp build/"), checkout)
     names = dict(line.split("=") for line in (rendered / "submit.env").read_text().split())
-    assert names["RUN"] == request.read(asked).run not in before
+    assert names["RUN"] == read_request(asked).run not in before
     objects = kustomize(checkout / "k8s/gitops/retrain")
     (version,) = [o for o in objects if o["kind"] == "PipelineVersion"]
     assert version["metadata"]["name"] == names["VERSION"]
@@ -101,9 +102,11 @@ def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_bu
 
 
 def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
-    words = shlex.split(command("omnicore submit").replace("http://localhost:8888", kfp.url))
+    words = shlex.split(
+        command("omnicore cluster submit").replace("http://localhost:8888", kfp.url)
+    )
     assert main(words[1:]) == 0
-    assert kfp.runs[0]["display_name"] == request.read(request.FILE).run
+    assert kfp.runs[0]["display_name"] == read_request(REQUEST).run
 
 
 def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +116,7 @@ def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatc
         "omnicore.cluster.gitops.deploy",
         lambda *given, **how: called.append((*map(str, given), how["propose"])),
     )
-    assert main(shlex.split(command("omnicore deploy"))[1:]) == 0
+    assert main(shlex.split(command("omnicore cluster deploy"))[1:]) == 0
     result, repository = "s3://omnicore/runs/results/rlvr-KEY", "https://git.example/omnicore.git"
     assert called == [("runs/decision", result, repository, "main", True)]
 
@@ -130,11 +133,11 @@ def test_data_is_published_and_its_digest_pins_it(signed_in: None, checkout: Pat
         "recipe: tiny\nmodel: embedded:tiny-base\nreason: a try\n"
         + text.replace("DIGEST", printed[-1])
     )
-    assert request.read(asked).data == {"mine": printed[-1]}
+    assert read_request(asked).data == {"mine": printed[-1]}
 
 
 def test_the_page_tells_every_field_and_names_files_that_exist() -> None:
-    assert re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE) == list(request.Request.model_fields)
+    assert re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE) == list(RetrainRequest.model_fields)
     named = set(re.findall(r"\b((?:k8s|tests|docs)/[\w./-]+\w)", GUIDE)) | {
         f"docs/{name}" for name in re.findall(r"\]\((\S+)\)", GUIDE)
     }

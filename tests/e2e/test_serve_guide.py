@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.cli.main import SERVE
+from omnicore.cli.serve import SERVE
 from tests.stub_server import Answer, Stub, completion
 
 ROOT = Path(__file__).parents[2]

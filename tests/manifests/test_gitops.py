@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from omnicore.cli.main import main
-from pipelines import request
+from omnicore.cluster.request import RetrainRequest, read_request
+from pipelines.compile import REQUEST
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize
 from tests.manifests.strict import CRDS, validate
@@ -105,10 +106,10 @@ def test_a_version_comes_after_its_pipeline_and_stays_when_the_next_one_comes() 
 def test_the_configmap_is_called_by_its_content(tmp_path: Path) -> None:
     held = one(RETRAIN, "ConfigMap")
     assert held["immutable"] is True
-    assert request.Request.model_validate(
+    assert RetrainRequest.model_validate(
         yaml.safe_load(held["data"]["request.yaml"])
-    ) == request.read(request.FILE)
-    assert held["data"]["RUN"] == request.read(request.FILE).run
+    ) == read_request(REQUEST)
+    assert held["data"]["RUN"] == read_request(REQUEST).run
     assert held["data"]["VERSION"] == one(RETRAIN, "PipelineVersion")["metadata"]["name"]
     other = tmp_path / "retrain"
     shutil.copytree(RETRAIN, other)
@@ -208,7 +209,7 @@ def told(name: str, tmp_path: Path) -> list[str]:
 def test_each_pod_submits_the_run_of_the_request_once(
     name: str, kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.submit.IN_CLUSTER", kfp.url)
+    monkeypatch.setattr("omnicore.cluster.kubeflow.IN_CLUSTER", kfp.url)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     kfp.versions["retrain"].append(one(RETRAIN, "PipelineVersion")["metadata"]["name"])
     words = told(name, tmp_path)
@@ -218,7 +219,7 @@ def test_each_pod_submits_the_run_of_the_request_once(
     (run,) = kfp.runs
     weekly = f"retrain-{datetime.now(UTC):%G-w%V}"
     assert run["display_name"] == (
-        weekly if name == "retrain-weekly" else request.read(request.FILE).run
+        weekly if name == "retrain-weekly" else read_request(REQUEST).run
     )
     assert run["namespace"] == "omnicore"
     assert (

@@ -488,7 +488,7 @@ def test_the_reaper_comes_more_often_than_a_heartbeat_grows_stale() -> None:
     assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < minutes * 60 < reap.STALE
     assert spec["concurrencyPolicy"] == "Forbid"
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["omnicore", "reap"]
+    assert container["command"] == ["omnicore", "cluster", "reap"]
 
 
 def test_every_folder_is_rendered_by_some_overlay() -> None:

@@ -421,6 +421,6 @@ CASES = {
         fault=scenarios.fault_of("delete", "pytorchjobs", until=9999, status=500),
         timeouts={"CLEANUP": 0.3},
         left=1,
-        shown=("`omnicore reap` will delete it",),
+        shown=("`omnicore cluster reap` will delete it",),
     ),
 }

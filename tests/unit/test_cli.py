@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -44,12 +45,12 @@ def helped(capsys, *argv):
 def test_help_teaches_every_step(capsys):
     text = helped(capsys)
     assert "prepare -> probe -> clean" in text
-    for name in (*STEPS, "recipes", "recipe show tiny"):
+    for name in (*STEPS, "recipe show tiny", "cluster"):
         assert name in text
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_steps_help_lists_inputs_and_files(capsys, name):
+def test_step_help_lists_inputs_and_files(capsys, name):
     text = helped(capsys, name)
     for role, of in {**STEPS[name].required, **STEPS[name].optional}.items():
         assert f"{role:<17} output of {' or '.join(of)}" in text
@@ -57,7 +58,7 @@ def test_a_steps_help_lists_inputs_and_files(capsys, name):
     assert ("absent: the recipe's model" in text) is ("model" in STEPS[name].reads)
 
 
-def test_the_examples_are_valid_commands(capsys):
+def test_examples_are_valid_commands(capsys):
     commands = helped(capsys).replace("\\\n", " ").splitlines()
     examples = [line.split() for line in commands if line.startswith("  omnicore ")]
     assert len(examples) >= 8
@@ -100,14 +101,14 @@ def test_version(capsys):
 
 
 def test_recipes_are_listed_and_shown(capsys):
-    assert main(["recipes"]) == 0
+    assert main(["recipe", "list"]) == 0
     assert "tiny" in capsys.readouterr().out.splitlines()
     assert main(["recipe", "show", "tiny", "--set", "rlvr.steps=7", "--set", "seed=3"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown == load_recipe("tiny", ["rlvr.steps=7", "seed=3"]).model_dump(mode="json")
 
 
-def test_a_step_runs(prepare, tmp_path, capsys):
+def test_step_runs_once(prepare, tmp_path, capsys):
     argv = [
         "prepare",
         "--set",
@@ -127,68 +128,80 @@ def test_a_step_runs(prepare, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("argv", "words"),
     [
         (
             ["evalute", "--output", "x"],
-            "no step 'evalute'; did you mean evaluate? Steps: prepare, probe",
+            "no command 'evalute'; did you mean evaluate? Its commands: prepare, probe",
         ),
-        (["zzz"], "no step 'zzz'. Steps: prepare"),
-        (["prepare", "--recipe", "tinny", "--output", "x"], "no recipe 'tinny': shipped are"),
-        (
-            ["prepare", "--set", "prepare.scale=2", "--output", "x"],
-            "prepare.scale: Input should be less than or equal to 1",
-        ),
-        (["prepare", "--set", "prepare.scale", "--output", "x"], "write field=value"),
-        (
-            ["probe", "--input", "queries", "--output", "x"],
-            "--input 'queries': write role=directory",
-        ),
+        (["zzz"], "no command 'zzz'. Its commands: prepare"),
+        (["cluster", "submitt"], "omnicore cluster has no command 'submitt'; did you mean submit?"),
+        (["recipes"], "run `omnicore recipe list` [cli-command-renamed]"),
+        (["reap", "--dry-run"], "run `omnicore cluster reap` [cli-command-renamed]"),
+        (["submit"], "run `omnicore cluster submit` [cli-command-renamed]"),
+        (["deploy"], "run `omnicore cluster deploy` [cli-command-renamed]"),
+        (["cluster"], "omnicore cluster: the following arguments are required: command"),
+        (["compare", "a"], "see `omnicore compare --help` [cli-usage]"),
+        (["--log-format", "xml", "zzz"], "[log-format-unknown]"),
+        (["prepare", "--recipe", "tinny", "--output", "x"], "tinny"),
+        (["prepare", "--set", "prepare.scale=2", "--output", "x"], "prepare.scale"),
+        (["prepare", "--benchmark", "daily_omni", "--output", "x"], "[cli-benchmark-without-root]"),
+        (["probe", "--input", "queries", "--output", "x"], "[cli-input-invalid]"),
         (
             ["probe", "--input", "queries=a", "--input", "queries=b", "--output", "x"],
-            "--input queries is given twice: a and b",
+            "--input queries is given twice: a and b [cli-input-twice]",
         ),
         (["probe", "--input", "queries=absent", "--output", "x"], "absent: no such directory"),
         (["probe", "--output", "x"], "input 'queries' is missing"),
+        (["probe", "--input", "queries=x"], "[cli-output-missing]"),
+        (["probe", "--input", "queries=s3://b/x", "--dry-run"], "[cli-dry-run-remote-input]"),
         (["recipe", "show", "absent.yaml"], "recipe absent.yaml: no such file"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_2(argv, message, tmp_path, monkeypatch, capsys):
+def test_mistake_is_one_message_and_exit_2(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("omnicore: ")
-    assert message in err
+    assert words in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_log_format_is_accepted_anywhere(place, capsys):
+    argv = ["--log-format", "json", "zzz"] if place == "before" else ["zzz", "--log-format=json"]
+    assert main(argv) == 2
+    entry = json.loads(capsys.readouterr().err)
+    assert (entry["code"], entry["field"]) == ("cli-unknown-command", "zzz")
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
         (EngineError("no answer"), 2, "omnicore: no answer\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it was\n"),
+        (KeyboardInterrupt(), 130, "interrupted; re-run the same command to resume\n"),
     ],
 )
-def test_a_step_that_stops_leaves_one_line(prepare, tmp_path, capsys, error, status, message):
+def test_stopped_step_logs_one_line(prepare, tmp_path, capsys, error, status, message):
     prepare.error = error
     assert main(["prepare", "--output", str(tmp_path / "out")]) == status
     assert capsys.readouterr() == ("", message)
     assert not (tmp_path / "out" / "step.json").exists()
 
 
-def test_a_bug_keeps_its_traceback(prepare, tmp_path):
+def test_bug_keeps_its_traceback(prepare, tmp_path):
     prepare.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError, match="a bug"):
         main(["prepare", "--output", str(tmp_path / "out")])
 
 
-def test_the_module_is_the_command():
+def test_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "omnicore", "rlvrr"], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("omnicore: no step 'rlvrr'; did you mean rlvr?")
+    assert done.stderr.startswith("omnicore: omnicore has no command 'rlvrr'; did you mean rlvr?")
 
 
 @pytest.mark.parametrize(
@@ -197,24 +210,24 @@ def test_the_module_is_the_command():
         (
             ["probe", "--recpie", "tiny"],
             (
-                "omnicore probe takes no --recpie; did you mean --recipe? Its options: --help,"
+                "omnicore probe has no option --recpie; did you mean --recipe? Its options: --help,"
                 " --recipe,"
             ),
         ),
         (["prepare", "--output", "x", "--benchmrk=a"], "did you mean --benchmark?"),
         (
             ["manifest", "show", "--sort", "m.json"],
-            "omnicore manifest show takes no --sort. Its options: --help",
+            "omnicore manifest show has no option --sort. Its options: --help",
         ),
-        (["clean", "--output", "x", "stray"], "omnicore clean takes no stray."),
+        (["clean", "--output", "x", "stray"], "omnicore clean has no option stray."),
     ],
 )
-def test_an_unknown_option_names_the_nearest(capsys, argv, told):
+def test_unknown_option_names_the_nearest(capsys, argv, told):
     assert main(argv) == 2
     assert told in capsys.readouterr().err
 
 
-def test_no_more_threads_than_cores_are_used():
+def test_threads_are_limited_to_the_cores():
     recipe = load_recipe("tiny", ["threads=1000"])
     assert recipe.cores == len(os.sched_getaffinity(0))
     assert load_recipe("tiny", ["threads=1"]).cores == 1

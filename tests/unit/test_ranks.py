@@ -198,7 +198,7 @@ def test_a_process_that_fails_fails_all_and_leaves_no_result(
         torchrun("sft", TRAINING["sft"], {"data": data}, output, first=lambda: on_log(1, 3, fail))
         == 1
     )
-    assert "omnicore: process 1: out of luck" in capfd.readouterr().err
+    assert "process 1: omnicore: out of luck" in capfd.readouterr().err
     assert {path.name for path in output.iterdir()} == {
         KEY_FILE,
         "checkpoints.journal",

@@ -1,4 +1,4 @@
-"""`omnicore reap` against the mock API server: it deletes orphans and nothing else."""
+"""`omnicore cluster reap` against the mock API server: it deletes orphans and nothing else."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_reap_deletes_services_without_other_kinds(config: Path, kube: KubeServe
     }
     kube.put("inferenceservices", {"metadata": {"name": "eval-x7", **marks}})
     kube.served = frozenset({"inferenceservices", "workflows"})
-    assert main(["reap", "--namespace", NAMESPACE]) == 0
+    assert main(["cluster", "reap", "--namespace", NAMESPACE]) == 0
     assert not kube.all("inferenceservices")
 
 
@@ -140,7 +140,7 @@ def test_reap_names_the_missing_right(
     config: Path, kube: KubeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kube.forbidden.add(("list", "trainjobs"))
-    assert main(["reap", "--namespace", NAMESPACE]) == 2
+    assert main(["cluster", "reap", "--namespace", NAMESPACE]) == 2
     assert "list trainjobs.trainer.kubeflow.org in namespace team" in capsys.readouterr().err
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from omnicore.cli.main import main
+from omnicore.cluster.request import read_request
 from omnicore.errors import ConfigError
 from pipelines import compile as compiling
-from pipelines import request
+from tests.errors import refused
 from tests.kfp_server import Kfp, kfp
 
 __all__ = ["kfp"]
@@ -36,6 +37,7 @@ def written(folder: Path, **values: Any) -> Path:
 def submit(kfp: Kfp, path: Path, *options: str) -> int:
     return main(
         [
+            "cluster",
             "submit",
             "--request",
             str(path),
@@ -48,19 +50,19 @@ def submit(kfp: Kfp, path: Path, *options: str) -> int:
     )
 
 
-def test_the_request_in_the_repository_is_one() -> None:
-    assert request.read(request.FILE).reason
+def test_repository_request_is_valid() -> None:
+    assert read_request(compiling.REQUEST).reason
 
 
-def test_a_name_is_what_is_asked_for_and_not_how_it_is_written(tmp_path: Path) -> None:
-    made = request.read(written(tmp_path))
+def test_run_name_follows_the_values_not_the_text(tmp_path: Path) -> None:
+    made = read_request(written(tmp_path))
     assert re.fullmatch(r"retrain-[0-9a-f]{12}", made.run)
     path = tmp_path / "other.yaml"
     path.write_text(
         "# Another order, and words\n"
         + yaml.safe_dump(dict(reversed(VALUES.items())), sort_keys=False)
     )
-    assert request.read(path).run == made.run
+    assert read_request(path).run == made.run
     others = [
         {"model": "embedded:tiny-probe"},
         {"reason": "another"},
@@ -68,52 +70,60 @@ def test_a_name_is_what_is_asked_for_and_not_how_it_is_written(tmp_path: Path) -
         {"benchmarks": {"daily_omni": "/d"}},
     ]
     assert len(
-        {made.run, *(request.read(written(tmp_path, **other)).run for other in others)}
+        {made.run, *(read_request(written(tmp_path, **other)).run for other in others)}
     ) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "code", "field"),
     [
-        ({"reson": "typo"}, r"request.yaml has 1 wrong field.*reson: Extra inputs"),
-        ({"reason": ""}, "reason: String should have at least 1"),
-        ({"benchmarks": {"daily_omni": "hub@main"}}, r"benchmarks.daily_omni: .*hub@main"),
-        ({"data": {"mine": "latest"}}, "data.mine: .*latest"),
+        ({"reson": "typo"}, "request-field-invalid", "reson"),
+        ({"reason": ""}, "request-field-invalid", "reason"),
         (
-            {"data": DATA},
-            (
-                "request.yaml: data.mine: the recipe has no prepare.training.mine; its sources are:"
-                " none"
-            ),
+            {"benchmarks": {"daily_omni": "hub@main"}},
+            "request-field-invalid",
+            "benchmarks.daily_omni",
         ),
-        (
-            {"overrides": ["rlvr.stepz=1"]},
-            r"request.yaml: recipe tiny has 1 wrong field.*rlvr\.stepz",
-        ),
-        ({"recipe": "tyni"}, "request.yaml: no recipe 'tyni'"),
+        ({"data": {"mine": "latest"}}, "request-field-invalid", "data.mine"),
+        ({"data": DATA}, "request-data-unknown", "data.mine"),
     ],
 )
-def test_a_mistake_is_told_by_file_and_field(
-    values: dict[str, Any], words: str, tmp_path: Path
+def test_mistake_is_reported_by_file_and_field(
+    values: dict[str, Any], code: str, field: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError) as raised:
-        request.read(written(tmp_path, **values))
-    assert re.search(words, str(raised.value).replace("\n", " ")), raised.value
+    path = written(tmp_path, **values)
+    with refused(ConfigError, code, field=field, path=path):
+        read_request(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("{", "is not YAML"), ("- a", "wrong field"), (None, "No such file.*request.yaml is")],
+    ("values", "word"),
+    [({"overrides": ["rlvr.stepz=1"]}, "rlvr.stepz"), ({"recipe": "tyni"}, "tyni")],
 )
-def test_what_is_no_request_is_told(text: str | None, words: str, tmp_path: Path) -> None:
+def test_mistake_of_the_recipe_names_the_file(
+    values: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, **values)
+    with pytest.raises(ConfigError) as raised:
+        read_request(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert word in str(raised.value)
+    assert raised.value.path == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("{", "request-not-yaml"), ("- a", "request-field-invalid"), (None, "request-unreadable")],
+)
+def test_file_that_is_no_request_is_refused(text: str | None, code: str, tmp_path: Path) -> None:
     path = tmp_path / "request.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        request.read(path)
+    with refused(ConfigError, code, path=path):
+        read_request(path)
 
 
-def test_its_run_has_what_it_asks_for(
+def test_run_takes_the_values_of_the_request(
     kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(
@@ -124,7 +134,7 @@ def test_its_run_has_what_it_asks_for(
     )
     assert submit(kfp, path) == 0
     (run,) = kfp.runs
-    assert run["display_name"] == request.read(path).run
+    assert run["display_name"] == read_request(path).run
     assert run["pipeline_version_reference"]["pipeline_id"] == "id-retrain"
     parameters = run["runtime_config"]["parameters"]
     assert json.loads(parameters.pop("overrides")) == [
@@ -145,7 +155,7 @@ def test_its_run_has_what_it_asks_for(
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "SUCCEEDED", "FAILED", "CANCELED"])
-def test_a_request_is_run_once_however_its_run_ends_but_for_a_person_who_says_so(
+def test_request_runs_once_unless_again(
     state: str, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path)
@@ -160,38 +170,38 @@ def test_a_request_is_run_once_however_its_run_ends_but_for_a_person_who_says_so
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code"),
     [
-        (["--pipeline", "omniboost"], "--request says pipeline, recipe and values itself"),
-        (["--set", "seed=1"], "--request says pipeline, recipe and values itself"),
+        (["--pipeline", "omniboost"], "[cli-request-conflict]"),
+        (["--set", "seed=1"], "[cli-request-conflict]"),
         (
             ["--param", f"champion=s3://b/champion/{'0' * 32}/checkpoint"],
-            r"no champion to beat: .*champion\.yaml",
+            "[request-champion-missing]",
         ),
-        (["--param", "champion="], "no champion to beat"),
+        (["--param", "champion="], "[request-champion-missing]"),
     ],
 )
-def test_what_does_not_go_together_is_told(
-    options: list[str], words: str, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_conflicting_options_are_refused(
+    options: list[str], code: str, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit(kfp, written(tmp_path), *options) == 2
-    assert re.search(words, capsys.readouterr().err)
+    assert code in capsys.readouterr().err
     assert kfp.runs == []
 
 
 @pytest.mark.parametrize("options", [["--run", "a"], ["--newest"], ["--pipeline", "retrain"]])
-def test_neither_a_request_nor_a_pipeline_and_a_run(
+def test_pipeline_and_run_or_request_are_required(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["submit", *options]) == 2
-    assert "give --pipeline and --run, or --request" in capsys.readouterr().err
+    assert main(["cluster", "submit", *options]) == 2
+    assert "[cli-pipeline-missing]" in capsys.readouterr().err
 
 
-def test_what_is_rendered_is_a_function_of_request_and_pipeline(tmp_path: Path) -> None:
+def test_rendering_depends_on_request_and_pipeline_only(tmp_path: Path) -> None:
     manifest = compiling.COMPILED / "retrain.k8s.yaml"
-    made = request.read(written(tmp_path))
-    files = request.rendered(made, manifest)
-    assert files == request.rendered(made, manifest)
+    made = read_request(written(tmp_path))
+    files = compiling.render_request(made, manifest)
+    assert files == compiling.render_request(made, manifest)
     pipeline, version = yaml.safe_load_all(files["pipeline.yaml"])
     _, compiled = yaml.safe_load_all(manifest.read_text())
     assert version["spec"] == compiled["spec"]
@@ -204,19 +214,19 @@ def test_what_is_rendered_is_a_function_of_request_and_pipeline(tmp_path: Path) 
         f"RUN={made.run}",
         f"VERSION={compiled['metadata']['name']}",
     ]
-    other = request.rendered(made.model_copy(update={"reason": "another"}), manifest)
+    other = compiling.render_request(made.model_copy(update={"reason": "another"}), manifest)
     assert other["pipeline.yaml"] == files["pipeline.yaml"]
     assert other["submit.env"] != files["submit.env"]
 
 
-def test_a_request_that_was_changed_and_not_rendered_is_named(
+def test_check_names_the_outdated_rendering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["compile", "--check"])
-    monkeypatch.setattr(request, "FILE", written(tmp_path))
+    monkeypatch.setattr(compiling, "REQUEST", written(tmp_path))
     assert compiling.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(str(compiling.RENDERED / "submit.env"))
-    monkeypatch.setattr(request, "FILE", written(tmp_path, recipe="tyni"))
+    monkeypatch.setattr(compiling, "REQUEST", written(tmp_path, recipe="tyni"))
     assert compiling.main() == 2
     assert "no recipe 'tyni'" in capsys.readouterr().err

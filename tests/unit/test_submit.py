@@ -1,4 +1,4 @@
-"""`omnicore submit` over HTTP against a small stand-in of KFP's API v2beta1: one run a name, one
+"""`omnicore cluster submit` over HTTP against a small stand-in of KFP's API v2beta1: one run a name, one
 clear error for each mistake."""
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ __all__ = ["kfp"]
 
 
 def submit(kfp: Kfp, *options: str, pipeline: str = "omniboost", run: str = "boost-1") -> int:
-    return main(["submit", "--pipeline", pipeline, "--run", run, "--host", kfp.url, *options])
+    return main(
+        ["cluster", "submit", "--pipeline", pipeline, "--run", run, "--host", kfp.url, *options]
+    )
 
 
 def created(kfp: Kfp) -> int:
     return kfp.requests.count(("POST", "/apis/v2beta1/runs"))
 
 
-def test_a_run_of_the_newest_version_with_its_arguments(
+def test_run_takes_the_newest_version_and_its_arguments(
     kfp: Kfp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit(kfp, "--set", "rlvr.steps=40", "--set", "seed=1", "--param", "control=true") == 0
@@ -45,7 +47,7 @@ def test_a_run_of_the_newest_version_with_its_arguments(
     )
 
 
-def test_jobs_need_no_image_of_the_user_and_are_told_none(kfp: Kfp) -> None:
+def test_overrides_are_sent_without_an_image(kfp: Kfp) -> None:
     assert (
         submit(
             kfp, "--set", "launcher.kind=trainjob", "--set", "launcher.storage=s3://omnicore/runs"
@@ -56,7 +58,7 @@ def test_jobs_need_no_image_of_the_user_and_are_told_none(kfp: Kfp) -> None:
     assert sent == ["launcher.kind=trainjob", "launcher.storage=s3://omnicore/runs"]
 
 
-def test_a_version_an_account_and_a_namespace_are_taken_as_given(kfp: Kfp) -> None:
+def test_version_account_and_namespace_are_passed_on(kfp: Kfp) -> None:
     kfp.users = True
     assert (
         submit(
@@ -83,7 +85,7 @@ def test_a_version_an_account_and_a_namespace_are_taken_as_given(kfp: Kfp) -> No
         ("SKIPPED", True),
     ],
 )
-def test_a_name_that_is_alive_or_has_succeeded_is_not_run_again(
+def test_submit_recreates_only_failed_or_cancelled_runs(
     state: str | None, again: bool, kfp: Kfp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit(kfp) == 0
@@ -95,10 +97,10 @@ def test_a_name_that_is_alive_or_has_succeeded_is_not_run_again(
     said = capsys.readouterr().out
     assert said.endswith(f"/#/runs/details/{'r1' if again else 'r0'}\n")
     assert ("is created" in said) == again
-    assert again or f"is there already ({(state or 'pending').lower()})" in said
+    assert again or f"exists already ({(state or 'pending').lower()})" in said
 
 
-def test_a_run_that_failed_once_and_runs_now_is_alive(kfp: Kfp) -> None:
+def test_running_run_is_found_beside_a_failed_one(kfp: Kfp) -> None:
     for state in ("FAILED", "RUNNING"):
         assert submit(kfp) == 0
         kfp.runs[-1]["state"] = state
@@ -106,23 +108,21 @@ def test_a_run_that_failed_once_and_runs_now_is_alive(kfp: Kfp) -> None:
     assert created(kfp) == 2
 
 
-def test_the_same_name_in_another_namespace_is_another_run(kfp: Kfp) -> None:
+def test_same_name_in_other_namespace_is_another_run(kfp: Kfp) -> None:
     kfp.users = True
     assert submit(kfp, "--namespace", "team") == 0
     assert submit(kfp, "--namespace", "other") == 0
     assert created(kfp) == 2
 
 
-def test_a_run_whose_answer_was_lost_is_found_not_made_twice(
-    kfp: Kfp, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_with_a_lost_reply_is_found(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
     kfp.faults["POST", "runs"] = 0
     assert submit(kfp) == 0
     assert created(kfp) == len(kfp.runs) == 1
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
-def test_the_projected_token_is_sent_and_read_again(
+def test_projected_token_is_read_for_every_request(
     kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
@@ -133,75 +133,93 @@ def test_the_projected_token_is_sent_and_read_again(
     assert created(kfp) == 2
 
 
-def test_a_pod_knows_where_the_api_is(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.submit.IN_CLUSTER", kfp.url)
+def test_pod_finds_the_api(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omnicore.cluster.kubeflow.IN_CLUSTER", kfp.url)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert main(["submit", "--pipeline", "omniboost", "--run", "a"]) == 0
+    assert main(["cluster", "submit", "--pipeline", "omniboost", "--run", "a"]) == 0
     assert created(kfp) == 1
 
 
-MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
+# Case: settings of the server, options, code, words that the message needs.
+MISTAKES: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
     "unknown pipeline": (
         {},
         ["--pipeline", "omnibust"],
-        r"has no pipeline omnibust: kubectl apply .*omnibust\.k8s\.yaml",
+        "pipeline-missing",
+        r"kubectl apply .*/pipelines/compiled/omnibust\.k8s\.yaml",
     ),
-    "unknown version": ({}, ["--version", "nine"], "pipeline omniboost of .* has no version nine"),
-    "no version": ({}, ["--pipeline", "empty"], "has no version yet"),
+    "unknown version": ({}, ["--version", "nine"], "pipeline-version-missing", "no version nine"),
+    "no version": ({}, ["--pipeline", "empty"], "pipeline-version-missing", "no version yet"),
     "unknown parameter": (
         {},
         ["--param", "steps=3"],
-        "takes no steps: its parameters are benchmarks, control, model",
+        "pipeline-parameter-unknown",
+        "steps: its parameters are benchmarks, control, model",
     ),
-    "missing parameter": ({}, ["--pipeline", "retrain"], "retrain needs champion"),
-    "odd parameter": ({}, ["--param", "control"], "write NAME=VALUE"),
-    "parameter that is not YAML": ({}, ["--param", "benchmarks={"], "the value is not YAML"),
-    "wrong field": ({}, ["--set", "rlvr.stepz=3"], r"rlvr\.stepz"),
-    "no address": ({}, ["--host", "kubeflow"], "port-forward svc/ml-pipeline"),
-    "nobody there": ({}, ["--host", "http://127.0.0.1:9"], "is not to be reached: check --host"),
-    "another server": ({"page": "<html>"}, [], "answers, but not as KFP's API does"),
-    "another server's JSON": ({"page": "{}"}, [], "answers, but not as KFP's API does"),
+    "missing parameter": (
+        {},
+        ["--pipeline", "retrain"],
+        "pipeline-parameter-missing",
+        "retrain needs champion",
+    ),
+    "odd parameter": ({}, ["--param", "control"], "cli-param-invalid", "NAME=VALUE"),
+    "parameter that is not YAML": (
+        {},
+        ["--param", "benchmarks={"],
+        "cli-param-invalid",
+        "not YAML",
+    ),
+    "wrong field": ({}, ["--set", "rlvr.stepz=3"], "", r"rlvr\.stepz"),
+    "no address": ({}, ["--host", "kubeflow"], "kfp-host-invalid", "port-forward svc/ml-pipeline"),
+    "nobody there": ({}, ["--host", "http://127.0.0.1:9"], "kfp-unreachable", "check --host"),
+    "another server": ({"page": "<html>"}, [], "kfp-host-not-kfp", "check --host"),
+    "another server's JSON": ({"page": "{}"}, [], "kfp-host-not-kfp", "check --host"),
     "another server's path": (
         {"faults": {("GET", "omniboost"): 405}},
         [],
-        "answers, but not as KFP's API does",
+        "kfp-host-not-kfp",
+        "check --host",
     ),
     "unknown caller": (
         {"token": "secret"},
         [],
-        r"does not know who asks \(401\).*KF_PIPELINES_SA_TOKEN_PATH",
+        "kfp-unauthorized",
+        r"\(401\).*KF_PIPELINES_SA_TOKEN_PATH",
     ),
     "no rights": (
         {"faults": {("POST", "runs"): 403}},
         ["--namespace", "team"],
+        "kfp-forbidden",
         r"\(403\).*kubeflow-pipelines-edit in namespace team",
     ),
-    "no namespace": ({"users": True}, [], "namespace is empty in multi-user mode"),
+    "no namespace": ({"users": True}, [], "kfp-refused", "namespace is empty in multi-user mode"),
     "a fault": (
         {"faults": {("GET", "runs"): 500}},
         [],
-        r"fails \(500\): fault 500; the same command",
+        "kfp-failed",
+        r"\(500\): fault 500; re-run",
     ),
-    "a full server": ({"faults": {("POST", "runs"): 429}}, [], r"fails \(429\)"),
+    "a full server": ({"faults": {("POST", "runs"): 429}}, [], "kfp-failed", r"\(429\)"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_each_mistake_is_one_clear_line(
+def test_mistake_is_one_line_with_code(
     case: str, kfp: Kfp, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server, options, words = MISTAKES[case]
+    server, options, code, words = MISTAKES[case]
     for name, value in server.items():
         setattr(kfp, name, value)
     assert submit(kfp, *options) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert re.search(words, err.replace("\n", " ")), err
+    assert not code or f"[{code}]" in err
     assert "Traceback" not in err
     assert kfp.runs == []
 
 
-def test_a_token_file_that_is_missing_is_told(
+def test_missing_token_file_is_named(
     kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TOKEN, str(tmp_path / "absent"))
@@ -209,16 +227,16 @@ def test_a_token_file_that_is_missing_is_told(
     assert "absent: no such file" in capsys.readouterr().err
 
 
-def test_a_name_of_another_pipelines_run_is_refused(
+def test_run_name_of_other_pipeline_is_refused(
     kfp: Kfp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit(kfp) == 0
     assert submit(kfp, "--param", "champion=s3://models/champion", pipeline="retrain") == 2
-    assert "is of another pipeline" in capsys.readouterr().err
+    assert "[run-of-other-pipeline]" in capsys.readouterr().err
     assert created(kfp) == 1
 
 
-def test_a_recipe_that_only_the_image_holds_is_left_to_the_run(kfp: Kfp) -> None:
+def test_recipe_of_the_image_is_not_checked(kfp: Kfp) -> None:
     assert (
         submit(
             kfp, "--recipe", "/recipes/mine.yaml", "--param", "benchmarks={daily_omni: hub@1a2b3c}"

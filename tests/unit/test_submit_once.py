@@ -10,7 +10,8 @@ from itertools import combinations
 
 import pytest
 
-from pipelines import submit as submitting
+from omnicore.cluster import submit as submitting
+from omnicore.cluster.kubeflow import OVER, KfpServer
 from tests.kfp_server import Kfp, kfp
 
 __all__ = ["kfp"]
@@ -26,7 +27,7 @@ def submit(host: str) -> str:
 
 
 def alive(kfp: Kfp) -> list[str]:
-    return [run["run_id"] for run in kfp.runs if run.get("state") not in submitting.OVER]
+    return [run["run_id"] for run in kfp.runs if run.get("state") not in OVER]
 
 
 class Turns:
@@ -66,16 +67,14 @@ def both(kfp: Kfp, order: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What A and B say, their requests about runs in this order."""
     kfp.experiments.append({"display_name": "omniboost", "experiment_id": "e0"})
     turns, who = Turns(order), threading.local()
-    ask = submitting.Server.ask
+    ask = KfpServer.request
 
-    def in_turn(
-        server: submitting.Server, call: object, *arguments: object, **options: object
-    ) -> object:
+    def in_turn(server: KfpServer, call: object, *arguments: object, **options: object) -> object:
         if "run_service" in getattr(call, "__name__", ""):
             turns.take(who.name)
         return ask(server, call, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(submitting.Server, "ask", in_turn)
+    monkeypatch.setattr(KfpServer, "request", in_turn)
 
     def run(name: str) -> str:
         who.name = name
@@ -89,7 +88,7 @@ def both(kfp: Kfp, order: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("order", orders())
-def test_two_submitters_in_any_order_leave_one_run_and_both_name_it(
+def test_two_submitters_in_any_order_leave_one_run(
     order: str, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = both(kfp, order, monkeypatch)
@@ -98,7 +97,7 @@ def test_two_submitters_in_any_order_leave_one_run_and_both_name_it(
     assert sorted("is created" in line for line in said) == [False, True]
 
 
-def test_a_run_that_is_older_by_its_date_and_came_later_leaves_one_as_well(
+def test_older_run_that_is_listed_later_leaves_one(
     kfp: Kfp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KFP dates a run before it can be seen: A looks, sees its own alone and is done; then B's is
@@ -109,7 +108,7 @@ def test_a_run_that_is_older_by_its_date_and_came_later_leaves_one_as_well(
     assert len(alive(kfp)) == 1
 
 
-def test_eight_at_once_who_have_all_seen_nothing_leave_one_run(kfp: Kfp) -> None:
+def test_eight_at_once_leave_one_run(kfp: Kfp) -> None:
     seen, made = threading.Barrier(8), threading.Barrier(8)
     kfp.after_list, kfp.after_create = once(seen), once(made)
     with ThreadPoolExecutor(8) as pool:
@@ -131,18 +130,18 @@ def once(barrier: threading.Barrier) -> object:
     return hold
 
 
-def test_of_runs_whose_makers_died_the_oldest_stays(kfp: Kfp) -> None:
+def test_oldest_run_of_dead_submitters_stays(kfp: Kfp) -> None:
     common = {"display_name": "boost-1", "namespace": ""}
     kfp.runs = [
         {**common, "run_id": "r0", "state": "FAILED"},
         *({**common, "run_id": f"r{n}"} for n in (1, 2, 3)),
     ]
-    assert submit(kfp.url).endswith("is there already (pending): " + kfp.url + "/#/runs/details/r1")
+    assert submit(kfp.url).endswith("exists already (pending): " + kfp.url + "/#/runs/details/r1")
     assert [run["state"] for run in kfp.runs[2:]] == ["CANCELING"] * 2
     assert alive(kfp) == ["r1"]
 
 
-def test_a_run_that_somebody_ended_at_once_is_made_again_and_one_that_failed_at_once_is_not(
+def test_cancelled_run_is_recreated_and_failed_one_not(
     kfp: Kfp,
 ) -> None:
     for state, runs in (("CANCELING", 2), ("FAILED", 1)):

@@ -1,0 +1,92 @@
+"""Commands that read finished outputs: compare, trace, card."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from omnicore.cli.parser import S3, Parser
+
+
+def add_commands(parser: Parser) -> None:
+    """Add `compare`, `trace` and `card`."""
+    summary = "paired differences between two outputs of evaluate: is B better than A?"
+    command = parser.add_command("compare", summary, run_compare)
+    command.add_argument("a", type=Path, metavar="A", help="output of evaluate")
+    command.add_argument(
+        "b",
+        type=Path,
+        metavar="B",
+        help="output of evaluate with the same profile, queries and manifest",
+    )
+    command.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="DIR",
+        help="output of clean that decides what is clean for both",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+
+    summary = "from a score or a file back to weights, data, prompts and code"
+    command = parser.add_command("trace", summary, run_trace)
+    command.add_argument(
+        "wanted",
+        metavar="NUMBER-or-FILE",
+        help="a figure as it is shown, as in 89.1 or 0.891, or any file",
+    )
+    command.add_argument(
+        "--in",
+        dest="root",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="directory that holds the outputs of the steps",
+    )
+
+    summary = "a checkpoint's model card; with its scores, and a copy to release"
+    command = parser.add_command("card", summary, run_card)
+    command.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=f"output of sft or rlvr, or a released checkpoint{S3}",
+    )
+    command.add_argument(
+        "--scores",
+        default="",
+        metavar="DIR",
+        help=f"output of evaluate, or a directory that contains it{S3}",
+    )
+    command.add_argument(
+        "--output",
+        default="",
+        metavar="DIR",
+        help=f"new directory for the checkpoint with that card, signed{S3}",
+    )
+
+
+def run_compare(options: Namespace) -> None:
+    """Print the paired differences of two evaluations."""
+    from omnicore.evaluation.compare import compare, show
+    from omnicore.storage.files import write_json
+
+    comparison = compare(options.a, options.b, options.manifest)
+    if options.json:
+        write_json(options.json, comparison)
+    show(comparison)
+
+
+def run_trace(options: Namespace) -> None:
+    """Print what made a figure or a file."""
+    from omnicore.lineage.trace import trace
+
+    trace(options.wanted, options.root)
+
+
+def run_card(options: Namespace) -> None:
+    """Print a checkpoint's card, or release a copy of the checkpoint with it."""
+    from omnicore.lineage.model_card import render_markdown
+    from omnicore.lineage.release import release
+
+    card = release(options.checkpoint, options.scores, options.output)
+    if not options.output:
+        print(render_markdown(card), end="")
