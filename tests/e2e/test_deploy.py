@@ -189,7 +189,7 @@ def test_commit_changes_three_values_and_reverts(
     before = repository.text()
     decided = decision(tmp_path, second, first)
     place = ["--repo", str(repository.bare), "--checkpoint", second.address]
-    assert main(["deploy", "--decision", str(decided), *place]) == 0
+    assert main(["cluster", "deploy", "--decision", str(decided), *place]) == 0
     assert f"on main: {second.address} is the champion" in capsys.readouterr().out
     after = repository.text()
     changed = [
