@@ -12,9 +12,10 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
@@ -249,6 +250,10 @@ def _contents(model: str) -> str:
 
 def _listings(source: TrainingSource | BenchmarkSource) -> list[str]:
     """Identity of the rows of a source, and of its media where they lie elsewhere."""
+    if isinstance(source, BenchmarkSource):
+        from omnicore.data.benchmarks.own import source_files
+
+        return [_identity(source_files(source), Path(source.path).parent)]
     return [_listing(Path(place)) for place in (source.path, source.media) if place]
 
 
@@ -257,13 +262,13 @@ def _listing(root: Path) -> str:
     hundred gigabytes of video on every call would take minutes, and a result that is made again is
     no harm."""
     root = root.parent if root.is_file() else root  # rows lie in one file, their media beside it
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return digest(
-        [
-            [str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns]
-            for path in files
-        ]
-    )
+    return _identity(sorted(path for path in root.rglob("*") if path.is_file()), root)
+
+
+def _identity(files: Sequence[Path], root: Path) -> str:
+    """Digest of the names relative to `root`, sizes and times of files."""
+    stats = [(os.path.relpath(path, root), path.stat()) for path in files]
+    return digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
 
 
 def _input_records(step: str, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,8 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import mimetypes
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +44,7 @@ from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Query
 from omnicore.scoring.extract import number
+from omnicore.storage.digests import STEP_FILE
 
 READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 KINDS: tuple[MediaKind, ...] = ("image", "audio", "video")
@@ -202,6 +205,30 @@ def open_own_benchmark(
             path=media,
         )
     return OwnBenchmark(entry, config), AnnotationSource(entry, root, scratch, media)
+
+
+def source_files(config: BenchmarkSource) -> list[Path]:
+    """Return the tables, and the files of media formats beside and below them.
+
+    Outputs of steps are left out: a run may well lie in the folder of the table.
+    """
+    place = Path(config.path)
+    root = place.parent if place.is_file() else place
+    tables = {place} if place.is_file() else set(root.glob(config.files or "**/*"))
+    found = {path for path in tables if path.suffix in READERS or config.files}
+    for folder in {root, Path(config.media) if config.media else root}:
+        found |= set(_media_files(folder))
+    return sorted(path for path in found if path.is_file())
+
+
+def _media_files(folder: Path) -> Iterator[Path]:
+    for current, folders, names in os.walk(folder):
+        here = Path(current)
+        folders[:] = [name for name in folders if not (here / name / STEP_FILE).exists()]
+        for name in names:
+            kind = mimetypes.guess_type(name)[0] or ""
+            if kind.startswith(("image/", "audio/", "video/")):
+                yield here / name
 
 
 def _only_pattern(name: str, root: Path) -> str:
