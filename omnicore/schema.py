@@ -1,9 +1,9 @@
-"""The vocabulary: frozen records that steps exchange.
+"""Define the frozen records that steps exchange.
 
-No behaviour beyond validation and identity. A query is shown to a model under a `View`; what the
-model says is a `Reply`; a reply judged against the query is a `Draw` (a probe asks several times)
-or a `Response` (an evaluation asks once). Verdicts on queries make a `Manifest`, and the clean view
-of a benchmark is a filter by that manifest, never a copied data set.
+They have no behaviour beyond validation and identity. A query is shown to a model under a `View`;
+the model's answer is a `Reply`; a reply judged against the query is a `Draw` (a probe asks several
+times) or a `Response` (an evaluation asks once). Verdicts on queries make a `Manifest`, and the
+clean view of a benchmark is a filter by that manifest, never a copied data set.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-SPAN = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time, in seconds
-# What a chat template writes between turns and where media stand, as in <|im_end|> or <|IMAGE|>; tokenizers take it for that in a
-# text, too. The two bytes mark media on their way through a prompt.
-CONTROL = re.compile(r"<\|[A-Za-z]\w+\|>|[\0\1]")
-PLACE = re.compile(r"<media_(\d+)>")  # where a medium stands inside a question or an option
+INTERVAL = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time, in seconds
+# Control tokens that a chat template writes between turns and in place of media, as in <|im_end|>
+# and <|IMAGE|>; a tokenizer also reads them as such inside a text. The two bytes mark media in a
+# prompt that is being built.
+CONTROL_TOKEN = re.compile(r"<\|[A-Za-z]\w+\|>|[\0\1]")
+MEDIA_PLACEHOLDER = re.compile(r"<media_(\d+)>")  # place of a medium inside a question or an option
+QueryKey = tuple[str, str]  # benchmark and id of a query
 
 
 class Record(BaseModel):
@@ -30,10 +32,7 @@ class Record(BaseModel):
 
 
 class View(StrEnum):
-    """Which modalities of a query are shown.
-
-    Withholding happens in `prompts.py`, nowhere else.
-    """
+    """Which modalities of a query are shown; only `data/prompts.py` withholds them."""
 
     omni = "omni"
     visual_only = "visual_only"
@@ -42,18 +41,15 @@ class View(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a reply is worth.
-
-    An engine error is no outcome: it is raised, never scored.
-    """
+    """Judgement of a reply; an engine error has none, since it is raised and never scored."""
 
     correct = "correct"
-    incorrect = "incorrect"  # also where something is named that is none of the options
-    no_answer = "no_answer"  # nothing that can be read: no evidence of anything
+    incorrect = "incorrect"  # also where the answer is none of the options
+    no_answer = "no_answer"  # no answer can be read, so the reply is no evidence
 
 
 class Label(StrEnum):
-    """What the audit says of a query: `undecided` queries are kept and flagged."""
+    """Audit label of a query: `undecided` queries are kept and flagged."""
 
     solvable = "solvable"
     not_solvable = "not_solvable"
@@ -64,7 +60,7 @@ class Label(StrEnum):
 class AnswerKind(StrEnum):
     """How a reply is compared with the answer.
 
-    The last four have no options, or more than one right one.
+    The last four kinds have no options, or several right ones.
     """
 
     choice = "choice"
@@ -78,9 +74,15 @@ class AnswerKind(StrEnum):
 class Media(Record):
     """One picture, sound or video.
 
-    `uri` is relative to the file that lists the query; `sha256` is of the file's bytes.
-        Sound and picture of one video are two media with the same file: `video` is the picture alone, `audio` its audio track.
-        `start` and `end`, in seconds, cut a clip out of the file.
+    Sound and picture of one video are two media of the same file: `video` is only the picture,
+    `audio` its audio track.
+
+    Attributes:
+        kind: `image`, `audio` or `video`.
+        uri: Path relative to the file that lists the query.
+        sha256: Digest of the file's bytes.
+        start: Start of the clip within the file, in seconds; None is the file's start.
+        end: End of the clip within the file, in seconds; None is the file's end.
     """
 
     kind: Literal["image", "audio", "video"]
@@ -90,22 +92,33 @@ class Media(Record):
     end: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _ends_after_its_start(self) -> Self:
+    def _check_times(self) -> Self:
         if self.end is not None and self.end <= (self.start or 0):
             raise ValueError(f"clip ends at {self.end} s, before it starts at {self.start or 0} s")
         return self
 
 
 class Query(Record):
-    """One question.
+    """One question with its media and its answer.
 
-    Its key is (benchmark, id); errors inside one `cluster` (picture or video) are not independent.
-    `media` is shown in its order before the question, except where question or options place it
-    with `<media_N>`, N     counting from 1. `answer` is an option's text, or a number, interval
-    (`3.5-7`, in seconds) or text where there are no options;     `also` holds the other members of
-    a `set`. `native` keeps what the publisher's own scoring needs. `target` is a written reply,
-    in training rows only. `wording` names the template of the question where a benchmark has
-    templates.
+    `media` are shown in their order before the question, except where the question or an option
+    places one with `<media_N>`, N counted from 1.
+
+    Attributes:
+        benchmark: Name of the benchmark, or of the source of a training row.
+        id: Unique within the benchmark.
+        type: The benchmark's type of question.
+        question: The text of the question.
+        options: The options, in the benchmark's order; empty where there are none.
+        answer: The right option's text; without options a number, an interval (`3.5-7`, in seconds)
+            or a text.
+        also: The other members of a `set`.
+        answer_kind: How a reply is compared with the answer.
+        media: Pictures, sounds and videos.
+        cluster: Name of the shared picture or video: errors inside a cluster are not independent.
+        wording: Name of the question's template, where a benchmark has templates.
+        native: Fields that the publisher's own scoring needs.
+        target: A written reply; only in training rows.
     """
 
     benchmark: str = Field(min_length=1)
@@ -123,31 +136,33 @@ class Query(Record):
     target: str | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> QueryKey:
+        """Return benchmark and id."""
         return self.benchmark, self.id
 
     @field_validator("question")
     @classmethod
-    def _question_asks(cls, question: str) -> str:
+    def _check_question(cls, question: str) -> str:
         if question.isspace():
             raise ValueError("is blank")
         return question
 
     @field_validator("question", "options", "answer", "also", "target")
     @classmethod
-    def _texts_control_nothing(
+    def _refuse_control_tokens(
         cls, value: str | tuple[str, ...] | None, info: ValidationInfo
     ) -> str | tuple[str, ...] | None:
         for text in (value,) if isinstance(value, str) else value or ():
-            if found := CONTROL.search(text):
+            token = CONTROL_TOKEN.search(text)
+            if token:
                 raise ValueError(
-                    f"{found[0]!r} in {info.data.get('id', 'an item')} controls the model: leave it"
-                    " out, or spell it apart"
+                    f"{token[0]!r} in {info.data.get('id', 'an item')} is a control token of chat"
+                    " templates: remove it, or separate its characters"
                 )
         return value
 
     @model_validator(mode="after")
-    def _answer_fits_its_kind(self) -> Self:
+    def _check_answer(self) -> Self:
         if len(set(self.options)) != len(self.options):
             raise ValueError(f"options repeat a value: {list(self.options)}")
         if self.also and self.answer_kind is not AnswerKind.set:
@@ -155,30 +170,32 @@ class Query(Record):
                 f"only a set has more than one answer, and this is a {self.answer_kind}"
             )
         if self.answer_kind in (AnswerKind.choice, AnswerKind.yes_no, AnswerKind.set):
-            if len(self.options) < 2:
-                raise ValueError(
-                    f"a {self.answer_kind} needs two options or more, not {list(self.options)}"
-                )
-            if outside := [a for a in (self.answer, *self.also) if a not in self.options]:
-                raise ValueError(
-                    f"answer {outside[0]!r} is not among the options {list(self.options)}"
-                )
+            self._check_options()
         elif self.options:
             raise ValueError(
                 f"a {self.answer_kind} has no options, and these are given: {list(self.options)}"
             )
         if self.answer_kind is AnswerKind.text and not self.answer.strip():
-            raise ValueError("is blank, and no reply could give it")
+            raise ValueError("answer is blank, and no reply could give it")
         if self.answer_kind is AnswerKind.number and not isfinite(float(self.answer)):
-            raise ValueError(f"answer {self.answer!r} is no number that a reply could name")
-        if self.answer_kind is AnswerKind.interval and not _is_span(self.answer):
-            raise ValueError(f"answer {self.answer!r} is no interval in time, as 3.5-7 is")
+            raise ValueError(f"answer {self.answer!r} is not a number that a reply could name")
+        if self.answer_kind is AnswerKind.interval and not _is_interval(self.answer):
+            raise ValueError(f"answer {self.answer!r} is not an interval in time, as 3.5-7 is")
         return self
 
+    def _check_options(self) -> None:
+        if len(self.options) < 2:
+            raise ValueError(
+                f"a {self.answer_kind} needs two options or more, not {list(self.options)}"
+            )
+        for answer in (self.answer, *self.also):
+            if answer not in self.options:
+                raise ValueError(f"answer {answer!r} is not among the options {list(self.options)}")
+
     @model_validator(mode="after")
-    def _places_are_there(self) -> Self:
+    def _check_placeholders(self) -> Self:
         for text in (self.question, *self.options):
-            for number in PLACE.findall(text):
+            for number in MEDIA_PLACEHOLDER.findall(text):
                 if not 1 <= int(number) <= len(self.media):
                     raise ValueError(
                         f"<media_{number}> is placed, but there are {len(self.media)} media"
@@ -186,17 +203,29 @@ class Query(Record):
         return self
 
 
-def _is_span(text: str) -> bool:
-    found = SPAN.fullmatch(text)
-    return found is not None and Decimal(found[1]) < Decimal(found[2])
+def _is_interval(text: str) -> bool:
+    match = INTERVAL.fullmatch(text)
+    return match is not None and Decimal(match[1]) < Decimal(match[2])
 
 
 class BenchmarkInfo(Record):
-    """One benchmark as data: where it comes from and how the audit may treat it.
+    """One benchmark: its origin, its counts, and how the audit may treat it.
 
-    `refused` of its `native` items could not be read, `excluded` have no answer to compare with (a
-    caption to write); `flagged` of its queries are doubtful. All of them stand in `problems.jsonl`.
-    `published` is the number of items that the publisher states, 0 where none is known.
+    Refused, excluded and flagged items are listed in `problems.jsonl`.
+
+    Attributes:
+        name: Name of the benchmark.
+        filter_policy: Whether the audit may remove queries.
+        reason: Why it is kept whole.
+        source: Where the files come from.
+        revision: Revision of the source.
+        licence: Licence of the source.
+        queries: Number of queries.
+        native: Number of the publisher's items.
+        refused: Native items that could not be read.
+        excluded: Native items without an answer to compare with, such as a caption to write.
+        flagged: Doubtful queries.
+        published: Number of items that the publisher states; 0 where none is known.
     """
 
     name: str
@@ -213,19 +242,27 @@ class BenchmarkInfo(Record):
     published: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _keep_whole_says_why(self) -> Self:
+    def _check_reason(self) -> Self:
         if self.filter_policy == "keep_whole" and not self.reason:
             raise ValueError("keep_whole needs a reason")
         return self
 
 
 class Draw(Record):
-    """One probe reply: `permutation[i]` is the index, in the query's own options, of the option
-    shown at place i.
+    """One reply of a probe.
 
-    `answer` is the option's text, None when the reply holds no single option: then the outcome is
-    `incorrect` where it names something else and `no_answer` where it cannot be read. `reasoning`
-    is what the model thought, kept apart; `truncated`: cut by its length limit, so no answer.
+    Attributes:
+        benchmark: Benchmark of the query.
+        id: Id of the query.
+        view: Modalities shown.
+        draw: Number of the draw, from 0.
+        permutation: Index, in the query's own options, of the option shown at each place.
+        reply: The reply's text.
+        reasoning: The model's thinking, where the engine returns it separately.
+        truncated: The reply reached its length limit, so it has no answer.
+        answer: The option's text; None where the reply names no single option. Then `outcome` is
+            `incorrect` where it names something else and `no_answer` where it cannot be read.
+        outcome: The judgement.
     """
 
     benchmark: str
@@ -241,9 +278,10 @@ class Draw(Record):
 
 
 class Response(Record):
-    """One evaluated reply under a view.
+    """One evaluated reply under a view; fields as in `Draw`.
 
-    `official` is its score under the publisher's own rule, None where there is none.
+    Attributes:
+        official: Score under the publisher's own rule; None where there is none.
     """
 
     benchmark: str
@@ -258,9 +296,9 @@ class Response(Record):
 
 
 class Estimate(Record):
-    """A figure with its 95 % interval (clustered) and the number of queries behind it.
+    """A figure with its clustered 95 % interval `low`..`high` and its number of queries `n`.
 
-    All in 0..1 unless named.
+    All values are in 0..1 unless stated otherwise.
     """
 
     value: float
@@ -273,11 +311,16 @@ Policy = Literal["single_pass", "repeated", "circular", "imported"]
 
 
 class Verdict(Record):
-    """The audit's word on one query with its evidence.
+    """Audit verdict for one query, with its evidence.
 
-    `hits` of `draws` replies were right with the audio withheld; `null` is the measured chance that
-    a query nobody can solve is hit that often, `binomial` the textbook one. An imported verdict has
-    no draws.
+    Attributes:
+        benchmark: Benchmark of the query.
+        id: Id of the query.
+        label: The verdict.
+        hits: Draws that were right with the audio withheld.
+        draws: Answered draws; 0 in an imported verdict.
+        null: Measured chance that an unsolvable query has so many hits or more.
+        binomial: The same for independent guesses.
     """
 
     benchmark: str
@@ -290,13 +333,20 @@ class Verdict(Record):
 
     @property
     def kept(self) -> bool:
+        """Whether the clean view has the query."""
         return self.label is not Label.solvable
 
 
 class Manifest(Record):
     """Verdicts of one audit.
 
-    `content_hash` covers verdicts and policy, whatever their order or the machine.
+    Attributes:
+        policy: Policy that made the verdicts.
+        probe: Name of the probe model.
+        profile_hash: Profile of the draws; empty for an imported manifest.
+        seed: Seed of the probe.
+        verdicts: One verdict per query, in the order of their keys.
+        content_hash: SHA-256 of policy and verdicts, independent of their order and the machine.
     """
 
     policy: Policy
@@ -306,7 +356,8 @@ class Manifest(Record):
     verdicts: tuple[Verdict, ...]
     content_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-    def kept(self) -> frozenset[tuple[str, str]]:
+    def kept(self) -> frozenset[QueryKey]:
+        """Return the keys of the queries in the clean view."""
         return frozenset((v.benchmark, v.id) for v in self.verdicts if v.kept)
 
 

@@ -124,17 +124,20 @@ def prepare(root: Path) -> None:
 def verdicts(root: Path) -> np.ndarray:
     asked = queries()
     given = answers(asked, DRAWS, 0)
-    audited = audit.Audited(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
+    audited = audit.QueryArrays(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
     place = np.arange(DRAWS)[None].repeat(QUERIES, axis=0)
-    orders = audit.Orders(place // OPTIONS, place % OPTIONS)
+    orders = audit.OptionOrders(place // OPTIONS, place % OPTIONS)
     start = now()
     config = CleanConfig()
-    hits = audit.count(audited, given)
-    found = audit.rules(audited, hits, config)
+    hits = audit.count_hits(audited, given)
+    found = audit.fit_rules(audited, hits, config)
     by_policy = {
-        "repeated": audit.repeated(audited, hits, found, config),
-        "single_pass": audit.single_pass(audited, given, found),
-        "circular": audit.circular(audited, given, audit.circles(audited, orders), config) or [],
+        "repeated": audit.repeated_verdicts(audited, hits, found, config),
+        "single_pass": audit.single_pass_verdicts(audited, given, found),
+        "circular": audit.circular_verdicts(
+            audited, given, audit.full_rotations(audited, orders), config
+        )
+        or [],
     }
     for policy, made in by_policy.items():
         write_json(root / f"{policy}.json", audit.build_manifest(policy, "probe", "a" * 64, made))

@@ -105,7 +105,7 @@ def draw(
 
 def verdicts(
     plan: Plan, seed: int
-) -> tuple[npt.NDArray[np.bool_], list[audit.Rule], list[Label], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.bool_], list[audit.ThresholdRule], list[Label], npt.NDArray[np.int64]]:
     """Return the truth, the rules, and the labels and hits of the benchmark's queries."""
     rng = np.random.default_rng(seed)
     groups = [(questions("b", plan.size, plan.options), plan.share, plan.options)]
@@ -120,16 +120,16 @@ def verdicts(
         draw(rng, plan.probe, np.zeros_like(truth), k, plan.withheld)
         for truth, (_, _, k) in zip(truths, groups, strict=True)
     ]
-    audited = audit.Audited(
+    audited = audit.QueryArrays(
         [query for asked, _, _ in groups for query in asked], frozenset({"b", "beside"})
     )
     config = CleanConfig()
     hits = {
-        View.visual_only: audit.count(audited, np.vstack(given)),
-        View.text_only: audit.count(audited, np.vstack(blind)),
+        View.visual_only: audit.count_hits(audited, np.vstack(given)),
+        View.text_only: audit.count_hits(audited, np.vstack(blind)),
     }
-    found = audit.rules(audited, hits[View.visual_only], config, [hits[View.text_only]])
-    made = audit.repeated(audited, hits[View.visual_only], found, config)[: plan.size]
+    found = audit.fit_rules(audited, hits[View.visual_only], config, [hits[View.text_only]])
+    made = audit.repeated_verdicts(audited, hits[View.visual_only], found, config)[: plan.size]
     return (
         truths[0],
         found,

@@ -1,4 +1,4 @@
-"""Queries and their draws as arrays: N queries, n draws each, K options."""
+"""Hold queries and their draws as arrays: N queries, n draws each, K options."""
 
 from __future__ import annotations
 
@@ -10,144 +10,171 @@ import numpy.typing as npt
 
 from omnicore.schema import AnswerKind, Query
 
-# In answers [N, n], where no option was given. A query without a single right option has 0 there when the draw was right, and
-# NONE when it was wrong.
-NONE = (
-    -1
-)  # an answer that is none of the options, which is wrong; in `Hits.wrong`: no such wrong option
-CUT = -2  # no answer, because the reply ran into its length limit
-FAILED = -3  # no reply: the request failed permanently
-UNREAD = -4  # no answer that can be read
+# Codes in answers [N, n], where a draw gave none of the query's options. A query without a single
+# right option has 0 where the draw was right and NONE where it was wrong.
 
-SINGLE = frozenset({AnswerKind.choice, AnswerKind.yes_no})
+# The answer is none of the options, and so wrong. In `HitCounts.wrong`: no such wrong option.
+NONE = -1
+TRUNCATED = -2  # no answer, because the reply reached its length limit
+FAILED = -3  # no reply, because the request failed permanently
+UNREADABLE = -4  # no answer that can be read
+
+SINGLE_ANSWER = frozenset({AnswerKind.choice, AnswerKind.yes_no})
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-class Audited:
-    """N queries as arrays: `benchmark`, `type`, `cluster` [N] names, `options` [N] their number K, `right` [N] index of the
-    right one, `chance` [N] what a guesser gets, `filtered` [N] whether the audit may remove the query.
+class QueryArrays:
+    """N queries as arrays.
 
-    A number, a text or a set of options has no one right option that could be held against the wrong ones: no null can be
-    measured, so such a query has K = 0 and is never removed, in whatever benchmark it stands. Its chance level is that of a
-    guess among all sets, 1 / (2**K - 1), and 0 where there are no options: nothing is known of a guess, so its hit rate is
-    not corrected.
+    A number, a text or a set of options has no single right option to compare with wrong ones, so
+    no null can be measured for it. Such a query has K = 0 and is never removed, even in a filtered
+    benchmark.
+
+    Attributes:
+        queries: The N queries.
+        benchmark: Name of each query's benchmark, [N].
+        type: Name of each query's type, [N].
+        cluster: Name of each query's cluster, [N].
+        options: Number K of each query's options, [N].
+        right: Index of each query's right option, [N].
+        chance: Expected hit rate of a guess, [N]: 1 / K for one of K options, 1 / (2**K - 1) for a
+            set of them, and 0 without options, where the hit rate is not corrected.
+        filtered: Whether the audit may remove the query, [N].
     """
 
     def __init__(self, queries: Sequence[Query], filtered: frozenset[str]) -> None:
+        """Build the arrays.
+
+        Args:
+            queries: The N queries.
+            filtered: Names of the benchmarks from which the audit may remove queries.
+        """
         self.queries = queries
         self.benchmark = np.array([q.benchmark for q in queries])
         self.type = np.array([q.type for q in queries])
         self.cluster = np.array([q.cluster for q in queries])
-        single = [q.answer_kind in SINGLE for q in queries]
-        self.options: Ints = np.array(
-            [len(q.options) if one else 0 for q, one in zip(queries, single, strict=True)]
-        )
-        self.right: Ints = np.array(
-            [
-                q.options.index(q.answer) if one else 0
-                for q, one in zip(queries, single, strict=True)
-            ]
-        )
+        single = np.array([q.answer_kind in SINGLE_ANSWER for q in queries])
+        counts = np.array([len(q.options) for q in queries])
+        self.options: Ints = np.where(single, counts, 0)
+        self.right: Ints = np.array([_right_option(q) for q in queries])
         self.chance: Floats = np.array([_chance(q) for q in queries])
-        self.filtered: Bools = np.array(
-            [one and q.benchmark in filtered for q, one in zip(queries, single, strict=True)]
-        )
+        self.filtered: Bools = single & np.array([q.benchmark in filtered for q in queries])
 
-    def part(self, rows: Bools) -> Audited:
-        """Some of the queries."""
-        part = Audited.__new__(Audited)
-        part.queries = [self.queries[row] for row in np.flatnonzero(rows).tolist()]
+    def select(self, rows: Bools) -> QueryArrays:
+        """Return the queries where `rows` [N] is true."""
+        selected = QueryArrays.__new__(QueryArrays)
+        selected.queries = [self.queries[row] for row in np.flatnonzero(rows).tolist()]
         for name in ("benchmark", "type", "cluster", "options", "right", "chance", "filtered"):
-            setattr(part, name, getattr(self, name)[rows])
-        return part
+            setattr(selected, name, getattr(self, name)[rows])
+        return selected
 
-    def groups(self) -> dict[str, Bools]:
-        """Rows of each benchmark."""
+    def rows_by_benchmark(self) -> dict[str, Bools]:
+        """Return the rows [N] of each benchmark."""
         return {str(name): self.benchmark == name for name in np.unique(self.benchmark)}
 
 
+def _right_option(query: Query) -> int:
+    if query.answer_kind not in SINGLE_ANSWER:
+        return 0
+    return query.options.index(query.answer)
+
+
 def _chance(query: Query) -> float:
+    if not query.options:
+        return 0.0
     if query.answer_kind is AnswerKind.set:
         return float(1 / (2 ** len(query.options) - 1))
-    return 1 / len(query.options) if query.options else 0.0
+    return 1 / len(query.options)
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Counts of a query's n `draws`.
+class HitCounts:
+    """Counts over each query's draws.
 
-    `answered` [N] hold an answer, `unread` [N] were cut or cannot be read, the others failed.
-    `right` [N] gave the right option, `wrong` [N, K] each wrong one, NONE where there is none. A
-    draw that is `unread` is no evidence: neither a hit nor a miss.
+    An unreadable draw is no evidence: neither a hit nor a miss.
+
+    Attributes:
+        right: Draws that gave the right option, [N].
+        wrong: Draws that gave each wrong option, [N, K]; NONE where there is no such option.
+        answered: Draws that hold an answer, [N].
+        unreadable: Draws that were truncated or cannot be read, [N]. All other draws failed.
+        draws: Number n of draws of each query.
     """
 
     right: Ints
     wrong: Ints
     answered: Ints
-    unread: Ints
+    unreadable: Ints
     draws: int
 
     @property
     def complete(self) -> Bools:
-        """Queries of which no request failed: the others enter no rule and no null."""
-        return np.equal(self.answered, self.draws - self.unread)
+        """Queries [N] of which no request failed: the others enter no rule and no null."""
+        return np.equal(self.answered, self.draws - self.unreadable)
 
     @property
     def unsolved(self) -> Bools:
-        """Queries without a right majority, whatever the unread draws would have said."""
-        return self.complete & (2 * (self.right + self.unread) <= self.draws)
+        """Queries [N] without a right majority, even if every unreadable draw had been right."""
+        return self.complete & (2 * (self.right + self.unreadable) <= self.draws)
 
 
-def count(audited: Audited, answers: Ints) -> Hits:
-    """`answers` [N, n]: index of the option that each draw gave, or one of NONE, CUT, UNREAD and
-    FAILED."""
-    places = np.arange(max(1, audited.options.max()))
+def count_hits(arrays: QueryArrays, answers: Ints) -> HitCounts:
+    """Count right, wrong, answered and unreadable draws.
+
+    Args:
+        arrays: The N queries.
+        answers: Index of the option that each draw gave, [N, n], or one of NONE, TRUNCATED,
+            UNREADABLE and FAILED.
+    """
+    places = np.arange(max(1, arrays.options.max()))
     given = np.stack([(answers == place).sum(axis=1) for place in places], axis=1)
-    wrong = (places < audited.options[:, None]) & (places != audited.right[:, None])
-    unread = ((answers == CUT) | (answers == UNREAD)).sum(axis=1)
-    answered = (answers != FAILED).sum(axis=1) - unread
-    return Hits(
-        given[np.arange(len(given)), audited.right],
-        np.where(wrong, given, NONE),
-        answered,
-        unread,
-        answers.shape[1],
+    is_wrong = (places < arrays.options[:, None]) & (places != arrays.right[:, None])
+    unreadable = ((answers == TRUNCATED) | (answers == UNREADABLE)).sum(axis=1)
+    answered = (answers != FAILED).sum(axis=1) - unreadable
+    return HitCounts(
+        right=given[np.arange(len(given)), arrays.right],
+        wrong=np.where(is_wrong, given, NONE),
+        answered=answered,
+        unreadable=unreadable,
+        draws=answers.shape[1],
     )
 
 
 @dataclass(frozen=True)
-class Orders:
-    """In which order the options of each draw were shown: `cycle` [N, n] a number for the order up
-    to rotation, `turn` [N, n] the place of the query's first option, which tells the rotations of a
-    cycle apart.
+class OptionOrders:
+    """The order in which each draw showed the options; NONE where there is no draw.
 
-    NONE where a draw is lacking.
+    Attributes:
+        cycle: Number of the order up to rotation, [N, n].
+        rotation: Place of the query's first option, [N, n], which identifies the rotation within
+            its cycle.
     """
 
     cycle: Ints
-    turn: Ints
+    rotation: Ints
 
 
-def circles(audited: Audited, orders: Orders) -> Ints:
-    """[N, largest K]: for each query the draws that showed its options in every rotation of one
-    order, NONE beyond its K and where the draws hold no full circle.
+def full_rotations(arrays: QueryArrays, orders: OptionOrders) -> Ints:
+    """Find for each query the draws that showed its options in every rotation of one order.
 
-    Of several the one that starts first.
+    Returns:
+        Indices of these draws, [N, largest K]; NONE beyond a query's K, and where its draws do not
+        cover all rotations of any order. Where several orders are covered, the one that starts
+        first is taken.
     """
-    size, n = orders.cycle.shape
-    found = np.full((size, max(1, audited.options.max())), NONE, dtype=np.int64)
-    for options in np.unique(audited.options[audited.options > 0]).tolist():
-        open_rows = audited.options == options
-        for first in range(n):
+    size, draws = orders.cycle.shape
+    indices = np.full((size, max(1, arrays.options.max())), NONE, dtype=np.int64)
+    for options in np.unique(arrays.options[arrays.options > 0]).tolist():
+        open_rows = arrays.options == options
+        for first in range(draws):
             rows = np.flatnonzero(open_rows & (orders.cycle[:, first] != NONE))
-            same = orders.cycle[rows] == orders.cycle[rows, first, None]
-            turns = [same & (orders.turn[rows] == turn) for turn in range(options)]
-            full = np.all([turn.any(axis=1) for turn in turns], axis=0)
-            found[rows[full], :options] = np.stack(
-                [turn[full].argmax(axis=1) for turn in turns], axis=1
-            )
+            same_cycle = orders.cycle[rows] == orders.cycle[rows, first, None]
+            shown = [same_cycle & (orders.rotation[rows] == place) for place in range(options)]
+            full = np.all([draw.any(axis=1) for draw in shown], axis=0)
+            firsts = [draw[full].argmax(axis=1) for draw in shown]
+            indices[rows[full], :options] = np.stack(firsts, axis=1)
             open_rows[rows[full]] = False
-    return found
+    return indices

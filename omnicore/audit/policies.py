@@ -1,15 +1,16 @@
-"""Verdicts from draws by three rules, and the manifest that they make.
+"""Make verdicts from draws by three policies, and the manifest of one policy.
 
-`repeated` removes a query at k or more right draws of n, k from `rules`. `single_pass` is the
-paper's rule (arXiv 2605.12034): draw 0 right, query removed. `circular` is CircularEval (MMBench,
-arXiv 2307.06281): right under every rotation of the options. A query is undecided, kept and
-flagged, where a draw that its rule looks at has failed, and where draws that were cut or cannot be
-read could change its verdict, were they all right or all wrong.
+`repeated` removes a query at k or more right draws of n, with k from `rules`. `single_pass` is the
+paper's rule (arXiv 2605.12034): remove a query when draw 0 is right. `circular` is CircularEval
+(MMBench, arXiv 2307.06281): remove it when the answer is right under every rotation of its options.
+A query is undecided, which means kept and flagged, where a draw that its policy uses has failed,
+and where truncated or unreadable draws could change its verdict, had they all been right or all
+wrong.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,152 +18,191 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from omnicore.audit.draws import (
-    CUT,
     FAILED,
     NONE,
-    UNREAD,
-    Audited,
+    TRUNCATED,
+    UNREADABLE,
     Bools,
     Floats,
-    Hits,
+    HitCounts,
     Ints,
-    circles,
-    count,
+    QueryArrays,
+    count_hits,
+    full_rotations,
 )
-from omnicore.audit.files import Drawn
-from omnicore.audit.leakage import unread
-from omnicore.audit.rules import Rule, rules
+from omnicore.audit.files import ProbeDraws
+from omnicore.audit.leakage import unreadable_shares
+from omnicore.audit.rules import ThresholdRule, fit_rules
 from omnicore.config import CleanConfig, digest
 from omnicore.errors import DataError
 from omnicore.schema import Label, Manifest, Policy, Verdict, View
 
+logger = logging.getLogger(__name__)
+
 VERDICTS = TypeAdapter(list[Verdict])
 
 
-def verdicts(
-    audited: Audited, drawn: Drawn, hits: Hits, found: Sequence[Rule], config: CleanConfig
+def verdicts_by_policy(
+    arrays: QueryArrays,
+    draws: ProbeDraws,
+    hits: HitCounts,
+    rules: Sequence[ThresholdRule],
+    config: CleanConfig,
 ) -> dict[Policy, list[Verdict]]:
-    """By every policy that the draws allow.
+    """Make verdicts by every policy that the draws allow.
 
-    Raises DataError where the one that `config` names is not among them, and where more of a
-    benchmark's draws are cut or unread than `config` allows.
+    Raises:
+        DataError: The policy of `config` is not among them, or more of a benchmark's draws are
+            truncated or unreadable than `config` allows.
     """
-    _enough_read(drawn.file, unread(audited, hits), config)
-    answers = drawn.answers[View.visual_only]
-    made: dict[Policy, list[Verdict]] = {
-        "single_pass": single_pass(audited, answers, found),
-        "repeated": repeated(audited, hits, found, config),
+    _check_readable(draws.file, unreadable_shares(arrays, hits), config)
+    answers = draws.answers[View.visual_only]
+    verdicts: dict[Policy, list[Verdict]] = {
+        "single_pass": single_pass_verdicts(arrays, answers, rules),
+        "repeated": repeated_verdicts(arrays, hits, rules, config),
     }
-    if by_circles := circular(audited, answers, circles(audited, drawn.orders), config):
-        made["circular"] = by_circles
-    if config.policy not in made:
+    rotations = full_rotations(arrays, draws.orders)
+    circular = circular_verdicts(arrays, answers, rotations, config)
+    if circular:
+        verdicts["circular"] = circular
+    if config.policy not in verdicts:
+        needed = min(arrays.options[arrays.filtered], default=2)
         raise DataError(
-            f"{drawn.file}: policy {config.policy} needs draws that show a query's options in every"
-            " rotation, and none has them: probe again with draws.visual_only at least"
-            f" {min(audited.options[audited.filtered], default=2)}"
+            f"{draws.file}: policy {config.policy} needs draws that show a query's options in every"
+            " rotation, and no query has them; probe again with draws.visual_only at least"
+            f" {needed}",
+            code="clean-policy-unavailable",
+            path=draws.file,
+            field="clean.policy",
         )
-    return made
+    return verdicts
 
 
-def _enough_read(file: Path, lost: Mapping[str, float], config: CleanConfig) -> None:
-    """Warn of benchmarks whose draws are lost above `warn_unread`; raise DataError above
-    `max_unread`."""
-    worst = sorted(
-        ((share, name) for name, share in lost.items() if share > config.warn_unread), reverse=True
-    )
+def _check_readable(file: Path, shares: Mapping[str, float], config: CleanConfig) -> None:
+    """Warn of shares of unreadable draws above `warn_unread`; refuse those above `max_unread`.
+
+    Args:
+        file: The file of draws.
+        shares: Share of unreadable draws by benchmark.
+        config: The two bounds.
+
+    Raises:
+        DataError: A share is above `max_unread`.
+    """
+    worst = [(share, name) for name, share in shares.items() if share > config.warn_unread]
+    worst.sort(reverse=True)
     if not worst:
         return
-    told = ", ".join(f"{name} {share:.1%}" for share, name in worst)
+    by_benchmark = ", ".join(f"{name} {share:.1%}" for share, name in worst)
     remedy = (
-        "raise profile.max_new_tokens if they were cut, have the probe answer in the form that"
-        " profile.instruction asks for, and probe again"
+        "raise profile.max_new_tokens if they were truncated, have the probe answer in the form"
+        " that profile.instruction asks for, and probe again"
     )
     if worst[0][0] > config.max_unread:
         raise DataError(
-            f"{file}: replies that were cut or cannot be read are no evidence, and they are more"
-            f" than clean.max_unread ({config.max_unread:.1%}) of the draws with the sound withheld"
-            f" ({told}): {remedy}"
+            f"{file}: truncated and unreadable replies are no evidence, and they are more than"
+            f" clean.max_unread ({config.max_unread:.1%}) of the draws with the sound withheld"
+            f" ({by_benchmark}): {remedy}",
+            code="clean-too-many-unreadable",
+            path=file,
+            field="clean.max_unread",
         )
-    print(
-        f"replies that were cut or cannot be read are more than {config.warn_unread:.1%} of the"
-        f" draws ({told}); queries whose verdict they could change are undecided and kept; to"
-        f" decide them, {remedy}",
-        file=sys.stderr,
-        flush=True,
+    logger.warning(
+        "truncated and unreadable replies are more than %s of the draws (%s); queries whose verdict"
+        " they could change are undecided and kept; to decide them, %s",
+        f"{config.warn_unread:.1%}",
+        by_benchmark,
+        remedy,
     )
 
 
-def repeated(
-    audited: Audited, hits: Hits, found: Sequence[Rule], config: CleanConfig
+def repeated_verdicts(
+    arrays: QueryArrays, hits: HitCounts, rules: Sequence[ThresholdRule], config: CleanConfig
 ) -> list[Verdict]:
-    """Verdicts by k of n; a query short of k that guessing rarely reaches is undecided, too."""
-    null, binomial = np.ones(len(hits.right)), np.ones(len(hits.right))
-    solvable, undecided = np.zeros(len(hits.right), dtype=np.bool_), ~hits.complete
-    for rule in found:
-        rows = rule.rows & hits.complete
-        got = hits.right[rows]
-        most = got + hits.unread[rows]  # were they all right
-        null[rows], binomial[rows] = rule.null[got], rule.binomial[got]
-        removed = np.arange(rule.draws + 1) >= (rule.draws + 1 if rule.hits is None else rule.hits)
-        solvable[rows] = removed[got]
-        undecided[rows] = (removed | rule.rare(config.undecided))[most]
-    return _verdicts(audited, solvable, undecided, hits.right, hits.answered, null, binomial)
+    """Make verdicts by k right draws of n.
 
-
-def single_pass(audited: Audited, answers: Ints, found: Sequence[Rule]) -> list[Verdict]:
-    """Verdicts by draw 0 alone.
-
-    Its null is the measured chance that one draw of an unsolvable query is right.
+    A query with fewer than k right draws, but more than guessing often gives, is undecided.
     """
-    right, answered = answers[:, 0] == audited.right, ~np.isin(answers[:, 0], (CUT, FAILED, UNREAD))
+    size = len(hits.right)
+    null, binomial = np.ones(size), np.ones(size)
+    solvable, undecided = np.zeros(size, dtype=np.bool_), ~hits.complete
+    for rule in rules:
+        rows = rule.rows & hits.complete
+        counted = hits.right[rows]
+        possible = counted + hits.unreadable[rows]  # had all unreadable draws been right
+        null[rows], binomial[rows] = rule.null[counted], rule.binomial[counted]
+        threshold = rule.draws + 1 if rule.hits is None else rule.hits
+        removed = np.arange(rule.draws + 1) >= threshold
+        solvable[rows] = removed[counted]
+        undecided[rows] = (removed | rule.too_rare(config.undecided))[possible]
+    return _verdicts(arrays, solvable, undecided, hits.right, hits.answered, null, binomial)
+
+
+def single_pass_verdicts(
+    arrays: QueryArrays, answers: Ints, rules: Sequence[ThresholdRule]
+) -> list[Verdict]:
+    """Make verdicts by draw 0 only.
+
+    Their null is the measured chance that one draw of an unsolvable query is right.
+    """
+    first = answers[:, 0]
+    right = first == arrays.right
+    answered = ~np.isin(first, (TRUNCATED, FAILED, UNREADABLE))
     null, binomial = np.ones(len(right)), np.ones(len(right))
-    for rule in found:
+    for rule in rules:
         hit = rule.rows & right
         null[hit] = rule.null[1:].sum() / rule.draws  # the sum of a tail is the mean count
         binomial[hit] = 1 / rule.options
-    return _verdicts(
-        audited, right, ~answered, right.astype(np.int64), answered.astype(np.int64), null, binomial
-    )
+    hits, draws = right.astype(np.int64), answered.astype(np.int64)
+    return _verdicts(arrays, right, ~answered, hits, draws, null, binomial)
 
 
-def circular(
-    audited: Audited, answers: Ints, circles: Ints, config: CleanConfig
+def circular_verdicts(
+    arrays: QueryArrays, answers: Ints, rotations: Ints, config: CleanConfig
 ) -> list[Verdict] | None:
-    """Verdicts by the K draws of a query's first full circle: all right, query removed; no full circle, undecided. None where
-    no query that could be removed has one.
+    """Make verdicts by the K draws of a query's first full set of rotations.
 
-    `circles` [N, K] from `draws.circles`. Its null is measured as that of `repeated`, with n = K: unsolvable queries whose wrong
-    option is given under every rotation tell of those whose right one is.
+    A query is removed where all K are right, and undecided without a full set. The null is measured
+    as for `repeated_verdicts`, with n = K: unsolvable queries whose wrong option is given under
+    every rotation show how often the right one is.
+
+    Args:
+        arrays: The N queries.
+        answers: Answers [N, n] under visual_only.
+        rotations: Indices [N, K] of the draws, from `full_rotations`.
+        config: Bounds on false removals.
+
+    Returns:
+        None where no query that could be removed has a full set.
     """
-    size = len(audited.queries)
-    drawn = np.where(
-        circles == NONE, FAILED, np.take_along_axis(answers, np.maximum(circles, 0), axis=1)
-    )
-    hits, draws, unread = (np.zeros(size, dtype=np.int64) for _ in range(3))
+    size = len(arrays.queries)
+    taken = np.take_along_axis(answers, np.maximum(rotations, 0), axis=1)
+    taken = np.where(rotations == NONE, FAILED, taken)
+    hits, draws, unreadable = (np.zeros(size, dtype=np.int64) for _ in range(3))
     null, binomial = np.ones(size), np.ones(size)
-    for options in np.unique(audited.options[audited.options > 0]).tolist():
-        whole = (audited.options == options) & (circles[:, options - 1] != NONE)
-        if not whole.any():
+    for options in np.unique(arrays.options[arrays.options > 0]).tolist():
+        full = (arrays.options == options) & (rotations[:, options - 1] != NONE)
+        if not full.any():
             continue
-        part = audited.part(whole)
-        found = count(part, drawn[whole, :options])
-        hits[whole], draws[whole], unread[whole] = found.right, found.answered, found.unread
-        part_null, part_binomial = np.ones(len(found.right)), np.ones(len(found.right))
-        for rule in rules(part, found, config):
-            got = found.right[rule.rows]
-            part_null[rule.rows], part_binomial[rule.rows] = rule.null[got], rule.binomial[got]
-        null[whole], binomial[whole] = part_null, part_binomial
-    circled = draws + unread > 0
-    if not (audited.filtered & circled).any():
+        group = arrays.select(full)
+        counts = count_hits(group, taken[full, :options])
+        hits[full], draws[full], unreadable[full] = counts.right, counts.answered, counts.unreadable
+        group_null, group_binomial = np.ones(len(counts.right)), np.ones(len(counts.right))
+        for rule in fit_rules(group, counts, config):
+            counted = counts.right[rule.rows]
+            group_null[rule.rows] = rule.null[counted]
+            group_binomial[rule.rows] = rule.binomial[counted]
+        null[full], binomial[full] = group_null, group_binomial
+    has_full = draws + unreadable > 0
+    if not (arrays.filtered & has_full).any():
         return None
-    undecided = ~circled | (hits + unread >= audited.options)
-    return _verdicts(
-        audited, circled & (hits == audited.options), undecided, hits, draws, null, binomial
-    )
+    undecided = ~has_full | (hits + unreadable >= arrays.options)
+    solvable = has_full & (hits == arrays.options)
+    return _verdicts(arrays, solvable, undecided, hits, draws, null, binomial)
 
 
 def _verdicts(
-    audited: Audited,
+    arrays: QueryArrays,
     solvable: Bools,
     undecided: Bools,
     hits: Ints,
@@ -170,49 +210,55 @@ def _verdicts(
     null: Floats,
     binomial: Floats,
 ) -> list[Verdict]:
-    """One verdict a query from arrays [N].
+    """Make one verdict per query from arrays [N].
 
-    Six digits: the content hash must not hang on the last bit of a machine's
-    arithmetic.
+    Chances are rounded to six digits: the content hash must not depend on the last bit of a
+    machine's arithmetic.
     """
     kept = np.where(undecided, Label.undecided, Label.not_solvable)
-    labels = np.where(
-        audited.filtered, np.where(solvable & (draws > 0), Label.solvable, kept), Label.kept_whole
-    )
-    columns = (
-        labels.tolist(),
-        hits.tolist(),
-        draws.tolist(),
-        null.round(6).tolist(),
-        binomial.round(6).tolist(),
-    )
-    return [
-        Verdict(
-            benchmark=q.benchmark,
-            id=q.id,
-            label=Label(label),
-            hits=got,
-            draws=n,
-            null=measured,
-            binomial=book,
+    judged = np.where(solvable & (draws > 0), Label.solvable, kept)
+    labels = np.where(arrays.filtered, judged, Label.kept_whole).tolist()
+    nulls, binomials = null.round(6).tolist(), binomial.round(6).tolist()
+    counts = zip(hits.tolist(), draws.tolist(), strict=True)
+    verdicts = []
+    for row, (right, drawn) in enumerate(counts):
+        query = arrays.queries[row]
+        verdicts.append(
+            Verdict(
+                benchmark=query.benchmark,
+                id=query.id,
+                label=Label(labels[row]),
+                hits=right,
+                draws=drawn,
+                null=nulls[row],
+                binomial=binomials[row],
+            )
         )
-        for q, label, got, n, measured, book in zip(audited.queries, *columns, strict=True)
-    ]
+    return verdicts
 
 
 def build_manifest(
     policy: Policy, probe: str, profile_hash: str, verdicts: Sequence[Verdict], seed: int = 0
 ) -> Manifest:
-    """Verdicts in the order of their keys, with the hash of policy and verdicts."""
+    """Build the manifest of one policy.
+
+    Args:
+        policy: The policy that made the verdicts.
+        probe: Name of the probe model.
+        profile_hash: Hash of the profile under which it was probed.
+        verdicts: One verdict per query, in any order.
+        seed: Seed of the probe.
+
+    Returns:
+        The verdicts in the order of their keys, with the hash of policy and verdicts.
+    """
     ordered = tuple(sorted(verdicts, key=lambda v: (v.benchmark, v.id)))
-    content = digest(
-        {"policy": policy, "verdicts": VERDICTS.dump_python(list(ordered), mode="json")}
-    )
+    content = {"policy": policy, "verdicts": VERDICTS.dump_python(list(ordered), mode="json")}
     return Manifest(
         policy=policy,
         probe=probe,
         profile_hash=profile_hash,
         seed=seed,
         verdicts=ordered,
-        content_hash=content,
+        content_hash=digest(content),
     )

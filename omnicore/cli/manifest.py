@@ -65,28 +65,32 @@ def run_show(options: Namespace) -> None:
     """Print a manifest's method and counts."""
     from omnicore.audit import manifest_io
 
-    print(manifest_io.show(manifest_io.read(options.file)))
+    print(manifest_io.format_manifest(manifest_io.read_manifest(options.file)))
 
 
 def run_diff(options: Namespace) -> None:
     """Print the verdicts that differ between two manifests."""
     from omnicore.audit import manifest_io
 
-    print(manifest_io.diff(manifest_io.read(options.first), manifest_io.read(options.second)))
+    print(
+        manifest_io.diff_manifests(
+            manifest_io.read_manifest(options.first), manifest_io.read_manifest(options.second)
+        )
+    )
 
 
 def run_export(options: Namespace) -> None:
     """Write a manifest as a table."""
-    from omnicore.audit import manifest_io
+    from omnicore.audit import manifest_io, manifest_table
 
-    manifest = manifest_io.read(options.file)
-    count = manifest_io.write_table(manifest, options.output, options.listed)
+    manifest = manifest_io.read_manifest(options.file)
+    count = manifest_table.export_table(manifest, options.output, options.listed)
     print(f"{options.output}: {count} rows")
 
 
 def run_import(options: Namespace) -> None:
     """Make a manifest of a table and print it."""
-    from omnicore.audit import manifest_io
+    from omnicore.audit import manifest_io, manifest_table
 
     columns = tuple(options.columns.split(","))
     if len(columns) != 2:
@@ -95,10 +99,10 @@ def run_import(options: Namespace) -> None:
             code="cli-columns-invalid",
             field="--columns",
         )
-    manifest, counts = manifest_io.read_table(
+    manifest, counts = manifest_table.import_table(
         options.file, columns, options.listed, options.queries
     )
-    manifest_io.save(manifest, counts, (options.file, options.queries), options.output)
+    manifest_table.save_imported(manifest, counts, (options.file, options.queries), options.output)
     totals = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
-    print(f"{manifest_io.show(manifest)}\n\n{totals}")
+    print(f"{manifest_io.format_manifest(manifest)}\n\n{totals}")
     print(f"use it: omnicore evaluate --input manifest={options.output}")

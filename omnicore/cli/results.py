@@ -66,13 +66,13 @@ def add_commands(parser: Parser) -> None:
 
 def run_compare(options: Namespace) -> None:
     """Print the paired differences of two evaluations."""
-    from omnicore.evaluation.compare import compare, show
+    from omnicore.evaluation.compare import compare_evaluations, print_comparison
     from omnicore.storage.files import write_json
 
-    comparison = compare(options.a, options.b, options.manifest)
+    comparison = compare_evaluations(options.a, options.b, options.manifest)
     if options.json:
         write_json(options.json, comparison)
-    show(comparison)
+    print_comparison(comparison)
 
 
 def run_trace(options: Namespace) -> None:

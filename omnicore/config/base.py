@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from omnicore.config.raw_yaml import fit_to_field
-from omnicore.schema import CONTROL
+from omnicore.schema import CONTROL_TOKEN
 
 LARGEST = (
     2**32 - 1
@@ -82,7 +82,7 @@ class Profile(Config):
     @field_validator("system", "instruction")
     @classmethod
     def _texts_control_nothing(cls, text: str) -> str:
-        if found := CONTROL.search(text):
+        if found := CONTROL_TOKEN.search(text):
             raise ValueError(
                 f"{found[0]!r} controls the model: leave it out, the chat template writes what is"
                 " needed"

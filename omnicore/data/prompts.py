@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from omnicore.config import Profile, digest
 from omnicore.errors import DataError
-from omnicore.schema import PLACE, AnswerKind, Media, Query, View
+from omnicore.schema import MEDIA_PLACEHOLDER, AnswerKind, Media, Query, View
 
 SHOWN_KINDS: dict[View, frozenset[str]] = {
     View.omni: frozenset({"image", "audio", "video"}),
@@ -43,7 +43,7 @@ def prompt_parts(
         )
     if profile.instruction:
         text = f"{text}\n{profile.instruction}"
-    placed = {int(number) for number in PLACE.findall(text)}
+    placed = {int(number) for number in MEDIA_PLACEHOLDER.findall(text)}
     first = [
         m
         for number, m in enumerate(query.media, 1)
@@ -69,7 +69,7 @@ def answer_choices(
     if profile.style == "letter":
         return tuple(chr(65 + i) for i in range(len(query.options)))
     shown = tuple(query.options[i] for i in permutation or range(len(query.options)))
-    if any(PLACE.search(option) for option in shown):
+    if any(MEDIA_PLACEHOLDER.search(option) for option in shown):
         raise DataError(
             f"{query.benchmark}, id {query.id}: an option is a medium, which no text names: set"
             " profile.style=letter"
@@ -83,7 +83,7 @@ def _inline(text: str, media: Sequence[Media], view: View) -> Iterator[Media | s
     A medium that is withheld leaves its name: options that are sounds stay told apart.
     """
     said = ""
-    for i, piece in enumerate(PLACE.split(text)):
+    for i, piece in enumerate(MEDIA_PLACEHOLDER.split(text)):
         if i % 2 == 0:
             said += piece
         elif (medium := media[int(piece) - 1]).kind not in SHOWN_KINDS[view]:

@@ -63,7 +63,7 @@ from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Outcome, Query
-from omnicore.scoring.extract import number
+from omnicore.scoring.extract import parse_number
 from omnicore.scoring.verify import judge
 from omnicore.storage import store
 
@@ -392,7 +392,7 @@ def _query_from_table(
             answer = named or option_by_letter(
                 config.columns["answer"], answer.strip("().:"), options
             )
-    elif any(map(str.isdigit, written)) and number(written, written) is not None:
+    elif any(map(str.isdigit, written)) and parse_number(written, written) is not None:
         kind, answer = AnswerKind.number, plain_number(written)
         if answer != written:
             target, native = target or written, {"answer": written}

@@ -51,7 +51,7 @@ from omnicore.engines.canary_reference import (
 from omnicore.engines.media_orders import MediaOrder
 from omnicore.errors import EngineError
 from omnicore.schema import Media, Query, View
-from omnicore.scoring.extract import extract
+from omnicore.scoring.extract import extract_option
 from omnicore.storage.files import write_json
 
 
@@ -173,7 +173,7 @@ def _observe(
         for case in comparison.cases:
             pair = (next(replies), next(replies))
             answers = [
-                extract(reply.text, case.query.options, profile.style) or reply_words(reply)
+                extract_option(reply.text, case.query.options, profile.style) or reply_words(reply)
                 for reply in pair
             ]
             observed.append(Observed(case.name, case.digit, tuple(answers), pair))

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from omnicore.audit import manifest_io
+from omnicore.audit.manifest_io import require_verdicts
 from omnicore.errors import ConfigError, DataError
 from omnicore.lineage.step_record import verify_step
 from omnicore.schema import Manifest, Outcome, Record, Response, View
@@ -24,7 +25,7 @@ from omnicore.storage.files import read_json, read_jsonl
 Key = tuple[str, str]
 
 
-class Item(Record):
+class EvaluatedQuery(Record):
     """One line of `items.jsonl`: a query as far as its figures go.
 
     `kept`: it is in the clean view.
@@ -47,11 +48,11 @@ class Evaluation:
 
     folder: Path
     scores: dict[str, Any]
-    items: list[Item]
+    items: list[EvaluatedQuery]
     responses: dict[Key, Response]
 
 
-def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
+def compare_evaluations(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
     """Paired differences, B less A, of two outputs of evaluate: over all, by benchmark and by type;
     raw and clean; strict and, where both have it, official. Each row has n, both means, the
     difference as an Estimate and which is `better`, None where its interval holds 0. Queries that
@@ -62,7 +63,7 @@ def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
     differs, or for a manifest without a verdict on a query.
     """
     first, second = _read(a), _read(b)
-    chosen = manifest_io.read(manifest) if manifest else None
+    chosen = manifest_io.read_manifest(manifest) if manifest else None
     _refuse_unlike(first, second, own_manifests=chosen is None)
     items = _judged(first.items, chosen) if chosen else first.items
     pairs = [item for item in items if item.key in first.responses and item.key in second.responses]
@@ -85,7 +86,7 @@ def compare(a: Path, b: Path, manifest: Path | None = None) -> dict[str, Any]:
     }
 
 
-def verdict(found: dict[str, Any], view: str, rule: str = "strict") -> str:
+def summary_sentence(found: dict[str, Any], view: str, rule: str = "strict") -> str:
     """Which is better under a view, over all queries, in one sentence."""
     row = next(
         (r for r in found["rows"] if (r["benchmark"], r["view"], r["rule"]) == (None, view, rule)),
@@ -99,7 +100,7 @@ def verdict(found: dict[str, Any], view: str, rule: str = "strict") -> str:
     return f"{row['better']} is better on the {view} view: {said}"
 
 
-def show(found: dict[str, Any]) -> None:
+def print_comparison(found: dict[str, Any]) -> None:
     """Prints the tables and the verdicts."""
     from rich.box import SIMPLE
     from rich.console import Console
@@ -142,7 +143,7 @@ def show(found: dict[str, Any]) -> None:
             f" {found['queries']} queries."
         )
     for view in ("raw", "clean"):
-        console.print(verdict(found, view), soft_wrap=True)
+        console.print(summary_sentence(found, view), soft_wrap=True)
     console.print(
         "Where A and B are alike, one row in twenty still shows a difference, by luck.",
         soft_wrap=True,
@@ -166,7 +167,7 @@ def _read(folder: Path) -> Evaluation:
         for r in read_jsonl(folder / "responses.jsonl", Response)
         if r.view is View.omni
     }
-    return Evaluation(folder, scores, read_jsonl(folder / "items.jsonl", Item), responses)
+    return Evaluation(folder, scores, read_jsonl(folder / "items.jsonl", EvaluatedQuery), responses)
 
 
 def _refuse_unlike(a: Evaluation, b: Evaluation, own_manifests: bool) -> None:
@@ -204,18 +205,16 @@ def _told(profile: dict[str, Any], field: str) -> str:
     return repr(profile[field]) if field in profile else "no such field"
 
 
-def _judged(items: Sequence[Item], manifest: Manifest) -> list[Item]:
+def _judged(items: Sequence[EvaluatedQuery], manifest: Manifest) -> list[EvaluatedQuery]:
     """The items with what another manifest says of them."""
     verdicts = {(v.benchmark, v.id): v.kept for v in manifest.verdicts}
-    if missing := [item.key for item in items if item.key not in verdicts]:
-        raise DataError(
-            f"the manifest has no verdict on {len(missing)} of {len(items)} queries ({missing[0]}"
-            " first): name one made on them"
-        )
+    require_verdicts(manifest, [item.key for item in items], "name one made on them")
     return [item.model_copy(update={"kept": verdicts[item.key]}) for item in items]
 
 
-def _scopes(items: Sequence[Item]) -> Iterator[tuple[str | None, str | None, list[Item]]]:
+def _scopes(
+    items: Sequence[EvaluatedQuery],
+) -> Iterator[tuple[str | None, str | None, list[EvaluatedQuery]]]:
     """Benchmark, type and items of each group of rows; None stands for all."""
     yield None, None, list(items)
     for benchmark in sorted({item.benchmark for item in items}):
@@ -228,7 +227,7 @@ def _scopes(items: Sequence[Item]) -> Iterator[tuple[str | None, str | None, lis
 def _rows(
     benchmark: str | None,
     type_: str | None,
-    items: Sequence[Item],
+    items: Sequence[EvaluatedQuery],
     first: Evaluation,
     second: Evaluation,
 ) -> Iterator[dict[str, Any]]:
@@ -240,7 +239,7 @@ def _rows(
             left, right = ([value for value in values if value is not None] for values in (a, b))
             if not chosen or len(left) < len(chosen) or len(right) < len(chosen):
                 continue  # nothing to compare, or no official rule: a mean over the rest would be of other queries
-            difference = stats.paired(right, left, [item.cluster for item in chosen])
+            difference = stats.paired_difference(right, left, [item.cluster for item in chosen])
             better = "B" if difference.low > 0 else "A" if difference.high < 0 else None
             scope = {
                 "benchmark": benchmark,

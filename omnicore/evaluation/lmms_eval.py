@@ -27,7 +27,7 @@ from omnicore.schema import Outcome, Query, Response, View
 from omnicore.storage.files import write_json, write_jsonl
 
 
-def write(
+def write_lmms_eval(
     folder: Path,
     scores: Mapping[str, Any],
     queries: Sequence[Query],

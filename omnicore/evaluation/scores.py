@@ -46,7 +46,7 @@ def aggregates(rows: Rows) -> dict[str, dict[str, Any]]:
     clustered interval."""
     groups = {name: _strict(part) for name, part in _by(rows, "benchmark").items()}
     return {
-        "macro": stats.macro(groups).model_dump(),
+        "macro": stats.macro_mean(groups).model_dump(),
         "micro": stats.mean(*_strict(rows)).model_dump(),
         "chance_corrected": stats.chance_corrected(groups, _chances(rows)).model_dump(),
     }
@@ -60,14 +60,17 @@ def official_aggregates(rows: Rows) -> dict[str, dict[str, Any]] | None:
     groups = {
         name: scored for name, part in _by(rows, "benchmark").items() if (scored := _official(part))
     }
-    return {"macro": stats.macro(groups).model_dump(), "micro": stats.mean(*whole).model_dump()}
+    return {
+        "macro": stats.macro_mean(groups).model_dump(),
+        "micro": stats.mean(*whole).model_dump(),
+    }
 
 
 def _chances(rows: Rows) -> dict[str, float]:
-    return {name: chance(q for q, _ in part) for name, part in _by(rows, "benchmark").items()}
+    return {name: chance_level(q for q, _ in part) for name, part in _by(rows, "benchmark").items()}
 
 
-def chance(queries: Iterable[Query]) -> float:
+def chance_level(queries: Iterable[Query]) -> float:
     """The mean of what a guesser gets: among K options 1 / K, among their sets 1 / (2^K - 1), without options nothing."""
     shares = []
     for query in queries:
@@ -90,7 +93,7 @@ def counts(asked: Sequence[Query], rows: Rows) -> dict[str, int]:
     }
 
 
-class Found:
+class ResponseIndex:
     """Responses by query and view."""
 
     def __init__(self, responses: Sequence[Response], kept: frozenset[Key]) -> None:
@@ -114,8 +117,8 @@ class Found:
         }
         return {
             **{view: _estimate(part) for view, part in rows.items()},
-            "chance": chance(queries),
-            "clean_chance": chance(views["clean"]) if views["clean"] else None,
+            "chance": chance_level(queries),
+            "clean_chance": chance_level(views["clean"]) if views["clean"] else None,
             "official": official if any(official.values()) else None,
             "counts": {view: counts(asked, rows[view]) for view, asked in views.items()},
         }
@@ -145,7 +148,7 @@ class Found:
         )
 
 
-def score(
+def compute_scores(
     queries: Sequence[Query],
     controls: Sequence[Query],
     kept: frozenset[Key],
@@ -155,7 +158,7 @@ def score(
 
     Raises DataError where a view has none to score.
     """
-    found = Found(responses, kept)
+    found = ResponseIndex(responses, kept)
     views = {"raw": queries, "clean": [q for q in queries if q.key in kept]}
     rows = {view: found.rows(asked) for view, asked in views.items()}
     for view, part in rows.items():

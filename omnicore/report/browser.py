@@ -51,7 +51,7 @@ def _said(response: Response | None) -> list[str | bool | None]:
     )
 
 
-def payload(evidence: Evidence) -> dict[str, Any]:
+def browser_data(evidence: Evidence) -> dict[str, Any]:
     """What the page's script reads: media, names and one record a query, in the order of
     `queries.jsonl`."""
     verdicts = {(v.benchmark, v.id): v for v in evidence.manifest.verdicts}

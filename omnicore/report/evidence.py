@@ -83,13 +83,13 @@ class Scores(_File):
     no_answer: dict[str, float]
 
 
-class Leakage(_File):
+class LeakageRecord(_File):
     solved: Estimate
     chance: float
     corrected: Estimate
 
 
-class Threshold(_File):
+class ThresholdRecord(_File):
     """The rule `hits of draws`; `hits` is None where no rule keeps the false removals within
     bounds."""
 
@@ -100,18 +100,18 @@ class Threshold(_File):
     source: str = "measured"
 
 
-class Null(_File):
+class NullRecord(_File):
     hits: list[float]
     binomial: list[float]
 
 
-class Residual(_File):
+class ResidualRecord(_File):
     hit: Estimate
     baseline: Estimate
     excess: Estimate
 
 
-class Spread(_File):
+class Range(_File):
     """Over repeated random removals."""
 
     mean: float
@@ -119,16 +119,16 @@ class Spread(_File):
     high: float
 
 
-class Control(_File):
+class RandomRemoval(_File):
     """What the second probe hits when as many queries are removed at random."""
 
-    hit: Spread
-    excess: Spread
+    hit: Range
+    excess: Range
     removed: int
     repeats: int
 
 
-class Replies(_File):
+class ReplyCounts(_File):
     draws: int
     failed: int
     truncated: int
@@ -136,24 +136,24 @@ class Replies(_File):
     outside: int = 0
 
 
-class Policy(_File):
+class PolicyRecord(_File):
     undecided: int
-    residual: Residual | None = None
-    control: Control | None = None
+    residual: ResidualRecord | None = None
+    control: RandomRemoval | None = None
 
 
-class Audit(_File):
+class AuditRecord(_File):
     """`audit.json` of one cleaning."""
 
     probe: str
     second_probe: str | None = None
-    leakage: dict[str, dict[View, Leakage]]
-    leakage_by_type: dict[str, dict[str, dict[View, Leakage]]]
-    replies: dict[str, dict[View, Replies]]
+    leakage: dict[str, dict[View, LeakageRecord]]
+    leakage_by_type: dict[str, dict[str, dict[View, LeakageRecord]]]
+    replies: dict[str, dict[View, ReplyCounts]]
     failed_queries: int
-    thresholds: dict[str, Threshold]
-    null: Null
-    policies: dict[str, Policy]
+    thresholds: dict[str, ThresholdRecord]
+    null: NullRecord
+    policies: dict[str, PolicyRecord]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Evidence:
     queries: tuple[Query, ...]
     infos: tuple[BenchmarkInfo, ...]
     planted: Mapping[str, Mapping[str, bool]] | None
-    audit: Audit
+    audit: AuditRecord
     manifests: Mapping[str, Manifest]
     manifest: Manifest
     hits: Mapping[tuple[str, str], Counter[str | None]]
@@ -204,7 +204,7 @@ def read_model(path: Path, model: type[M]) -> M:
         ) from error
 
 
-def comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
+def require_comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
     """Raises DataError naming both when two scores come from different profiles, or one from
     another manifest than the audit's: such scores cannot be compared."""
     if not scores:
@@ -224,7 +224,9 @@ def _same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
         )
 
 
-def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Response]:
+def read_responses(
+    path: Path, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Response]:
     """Responses under view omni to `keys`, without those whose request failed.
 
     Raises DataError when one is missing that
@@ -242,7 +244,7 @@ def answers(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, st
     return {key: found[key] for key in keys if key in found}
 
 
-def confusion(
+def confusion_counts(
     manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]
 ) -> dict[str, int]:
     """One cleaning against the planted truth, over filtered benchmarks: solvable queries removed
@@ -260,7 +262,7 @@ def confusion(
     }
 
 
-def read(inputs: Mapping[str, Path]) -> Evidence:
+def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
     """Reads and joins the report's inputs (roles as in docs/architecture.md).
 
     Raises DataError on what does not fit.
@@ -272,8 +274,8 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
     arms = [stage for stage in (*STAGES, "control") if stage in inputs]
     scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
     manifest = read_model(inputs["audit"] / "manifest.json", Manifest)
-    audit = read_model(inputs["audit"] / "audit.json", Audit)
-    comparable(scores, manifest)
+    audit = read_model(inputs["audit"] / "audit.json", AuditRecord)
+    require_comparable(scores, manifest)
     judged = {(v.benchmark, v.id) for v in manifest.verdicts}
     if unjudged := sorted(set(keys) - judged):
         raise DataError(
@@ -302,7 +304,7 @@ def read(inputs: Mapping[str, Path]) -> Evidence:
         manifest=manifest,
         hits=hits,
         scores=scores,
-        responses={arm: answers(inputs[arm] / "responses.jsonl", keys) for arm in arms},
+        responses={arm: read_responses(inputs[arm] / "responses.jsonl", keys) for arm in arms},
         rollouts=(
             read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict)
             if "rlvr_curves" in inputs

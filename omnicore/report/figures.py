@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from omnicore.report import plots
-from omnicore.report.evidence import STAGES, BenchmarkScore, Evidence, confusion
-from omnicore.report.words import NAMES, per_cent, share
+from omnicore.report.evidence import STAGES, BenchmarkScore, Evidence, confusion_counts
+from omnicore.report.words import NAMES, format_percent, format_share
 from omnicore.schema import Estimate, RejectionReason, View
 
 SHORT = ("Base", "SFT", "RLVR", "Distilled")
@@ -64,21 +64,21 @@ class Figure:
     note: str = ""
 
 
-def hero(evidence: Evidence) -> Figure:
+def accuracy_figure(evidence: Evidence) -> Figure:
     """Micro accuracy over the stages, raw and clean."""
     series = {view: [getattr(evidence.scores[s], view).micro for s in STAGES] for view in VIEWS}
     said = ", ".join(
-        f"{view} from {per_cent(es[0].value, 0)} to {share(es[-1].value, 0)}"
+        f"{view} from {format_percent(es[0].value, 0)} to {format_share(es[-1].value, 0)}"
         for view, es in series.items()
     )
     return Figure(
         "Accuracy by stage, raw and clean view",
-        plots.trajectory(SHORT, series, f"Accuracy over four stages: {said}."),
+        plots.plot_stages(SHORT, series, f"Accuracy over four stages: {said}."),
         Table(("View", *SHORT), [(view, *estimates) for view, estimates in series.items()]),
     )
 
 
-def leakage(evidence: Evidence) -> Figure:
+def leakage_figure(evidence: Evidence) -> Figure:
     """Chance-corrected hit rates of the probe, benchmarks by falling leakage from the picture."""
     found = sorted(
         evidence.audit.leakage.items(), key=lambda item: -item[1][View.visual_only].corrected.value
@@ -91,22 +91,22 @@ def leakage(evidence: Evidence) -> Figure:
         points = [
             (kind, views[view].corrected) for view, (kind, _) in LEAKS.items() if view in views
         ]
-        rows.append(plots.Row(name, points, planted, share(seen.corrected.value, 0)))
+        rows.append(plots.IntervalRow(name, points, planted, format_share(seen.corrected.value, 0)))
         corrected = [views[view].corrected if view in views else "–" for view in LEAKS]
         cells.append(
             (
                 name,
                 seen.solved,
-                per_cent(seen.chance, 0),
+                format_percent(seen.chance, 0),
                 *corrected,
-                "–" if planted is None else per_cent(planted, 0),
+                "–" if planted is None else format_percent(planted, 0),
             )
         )
     low = min(e.low for row in rows for _, e in row.points)
     said = " ".join(f"{row.label} {row.note}" for row in rows)
     return Figure(
         "Chance-corrected hit rate of the probe",
-        plots.intervals(
+        plots.plot_intervals(
             rows,
             f"Leakage per benchmark: {said}.",
             domain=(max(min(low, 0), -0.5), 1),
@@ -126,7 +126,7 @@ def leakage(evidence: Evidence) -> Figure:
     )
 
 
-def leakage_by_type(evidence: Evidence) -> Table:
+def leakage_table(evidence: Evidence) -> Table:
     """What the picture and the text give away, by type of question."""
     rows = [
         (
@@ -134,7 +134,7 @@ def leakage_by_type(evidence: Evidence) -> Table:
             _spaced(kind),
             str(seen.solved.n),
             seen.solved,
-            per_cent(seen.chance, 0),
+            format_percent(seen.chance, 0),
             seen.corrected,
         )
         for name, kinds in evidence.audit.leakage_by_type.items()
@@ -146,7 +146,7 @@ def leakage_by_type(evidence: Evidence) -> Table:
     )
 
 
-def replies(evidence: Evidence) -> Table:
+def reply_table(evidence: Evidence) -> Table:
     """What became of the probe's requests."""
     rows = [
         (
@@ -169,12 +169,12 @@ def replies(evidence: Evidence) -> Table:
     return Table(heads, rows)
 
 
-def rules(evidence: Evidence) -> Figure | None:
+def rules_figure(evidence: Evidence) -> Figure | None:
     """The cleaning rules against the planted truth; None where there is none."""
     if evidence.planted is None:
         return None
     counts = {
-        _spaced(p): confusion(evidence.manifests[p], evidence.planted, evidence.filtered)
+        _spaced(p): confusion_counts(evidence.manifests[p], evidence.planted, evidence.filtered)
         for p in evidence.manifests
     }
     said = "; ".join(
@@ -183,7 +183,7 @@ def rules(evidence: Evidence) -> Figure | None:
     )
     return Figure(
         "What each rule removed",
-        plots.stack(list(counts.items()), f"Queries by truth and verdict. {said}."),
+        plots.plot_stacked_bars(list(counts.items()), f"Queries by truth and verdict. {said}."),
         Table(
             ("Rule", *TRUTHS.values()),
             [(name, *map(str, found.values())) for name, found in counts.items()],
@@ -191,7 +191,7 @@ def rules(evidence: Evidence) -> Figure | None:
     )
 
 
-def profiles(evidence: Evidence) -> list[Figure]:
+def benchmark_figures(evidence: Evidence) -> list[Figure]:
     """One small plot a benchmark: raw and clean accuracy over the stages."""
     out = []
     for info in evidence.infos:
@@ -199,9 +199,9 @@ def profiles(evidence: Evidence) -> list[Figure]:
         series = {view: _series(scored, view) for view in VIEWS}
         kept = scored[0].clean.n if scored[0].clean else 0
         said = ", ".join(
-            f"{view} {share(e.value, 0)}" for view, es in series.items() if (e := es[-1])
+            f"{view} {format_share(e.value, 0)}" for view, es in series.items() if (e := es[-1])
         )
-        drawn = plots.trajectory(
+        drawn = plots.plot_stages(
             "BSRD",
             series,
             f"{info.name} over the stages; at the end {said}.",
@@ -223,7 +223,7 @@ def profiles(evidence: Evidence) -> list[Figure]:
     return out
 
 
-def profile_table(evidence: Evidence) -> Table:
+def benchmark_table(evidence: Evidence) -> Table:
     """The numbers of all `profiles`."""
     rows = []
     for info in evidence.infos:
@@ -241,7 +241,7 @@ def _series(scored: Sequence[BenchmarkScore], view: str) -> list[Estimate | None
 ByStage = list[Estimate | None]
 
 
-def wordings(evidence: Evidence) -> list[tuple[str, ByStage, list[tuple[str, ByStage]]]]:
+def scores_by_wording(evidence: Evidence) -> list[tuple[str, ByStage, list[tuple[str, ByStage]]]]:
     """(type, its mean by stage, [(wording, by stage)]) for every type; no rows where a type has one
     wording."""
     scores = [evidence.scores[s] for s in STAGES]
@@ -255,7 +255,7 @@ def wordings(evidence: Evidence) -> list[tuple[str, ByStage, list[tuple[str, ByS
     return out
 
 
-def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
+def training_figures(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
     """Figures of the training stages, under their headings."""
     sft = [
         _curve(
@@ -318,7 +318,7 @@ def training(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
     return [(title, [f for f in drawn if f is not None]) for title, drawn in sections]
 
 
-def rollouts(evidence: Evidence) -> list[tuple[str, Table]]:
+def rollout_tables(evidence: Evidence) -> list[tuple[str, Table]]:
     """By type of query: of each outcome the first rollout, one from the middle and the last."""
     found: defaultdict[str, defaultdict[str, list[Mapping[str, Any]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -355,7 +355,7 @@ Rows = Sequence[Mapping[str, Any]]
 Paths = Mapping[str, tuple[str, ...]]
 
 
-def selection(evidence: Evidence) -> Table | None:
+def selection_table(evidence: Evidence) -> Table | None:
     """What each rule took of the rollouts that were distilled, in the order of the rules, those
     that took none left out."""
     counts = evidence.steps.get("distill", {}).get("summary", {})
@@ -382,9 +382,9 @@ def _curve(
         return None
     lone = len(found) == 1
     smoothed = {name: plots.smooth(points) for name, points in found.items()}
-    series = [plots.Series("c0", "", points, faint=True) for points in found.values() if lone]
+    series = [plots.Curve("c0", "", points, faint=True) for points in found.values() if lone]
     series += [
-        plots.Series(f"c{i % 6}", "" if lone else name, points)
+        plots.Curve(f"c{i % 6}", "" if lone else name, points)
         for i, (name, points) in enumerate(smoothed.items())
     ]
     said = ", ".join(
@@ -399,7 +399,7 @@ def _curve(
     ]
     return Figure(
         title,
-        plots.curves(series, f"{title}: {said}.", shares=shares),
+        plots.plot_curves(series, f"{title}: {said}.", shares=shares),
         Table(("Step", *found), cells),
         note,
     )
@@ -423,7 +423,7 @@ def clean_chance(evidence: Evidence) -> float:
     return sum(n * chance for n, chance in kept) / sum(n for n, _ in kept)
 
 
-def ablations(evidence: Evidence) -> list[Figure]:
+def ablation_figures(evidence: Evidence) -> list[Figure]:
     """Clean view with one modality hidden, by stage, beside the score with both shown."""
     chance = clean_chance(evidence)
     out = []
@@ -436,18 +436,22 @@ def ablations(evidence: Evidence) -> list[Figure]:
         if not found:
             continue
         rows = [
-            plots.Row(NAMES[s], [("leak", e), ("clean", both)], None, share(e.value, 0))
+            plots.IntervalRow(
+                NAMES[s], [("leak", e), ("clean", both)], None, format_share(e.value, 0)
+            )
             for s, (e, both) in found.items()
         ]
         said = ", ".join(f"{row.label} {row.note}" for row in rows)
-        label = f"{title}, clean view: {said}; chance {share(chance, 0)}."
-        cells = [(NAMES[s], e, both, per_cent(chance)) for s, (e, both) in found.items()]
+        label = f"{title}, clean view: {said}; chance {format_share(chance, 0)}."
+        cells = [(NAMES[s], e, both, format_percent(chance)) for s, (e, both) in found.items()]
         table = Table(("Stage", title, "Both shown", "Chance"), cells)
-        out.append(Figure(title, plots.intervals(rows, label, reference=chance, margin=112), table))
+        out.append(
+            Figure(title, plots.plot_intervals(rows, label, reference=chance, margin=112), table)
+        )
     return out
 
 
-def null(evidence: Evidence) -> Figure:
+def null_figure(evidence: Evidence) -> Figure:
     """How often the same draws gave one wrong option, beside what independent guesses would
     give."""
     hits, binomial = evidence.audit.null.hits, evidence.audit.null.binomial
@@ -455,22 +459,24 @@ def null(evidence: Evidence) -> Figure:
         "Share of queries by the number of draws that gave one wrong option, measured and binomial."
     )
     cells = [
-        (str(i), per_cent(h, 2), per_cent(b, 2))
+        (str(i), format_percent(h, 2), format_percent(b, 2))
         for i, (h, b) in enumerate(zip(hits, binomial, strict=True))
     ]
     return Figure(
         "How often one wrong option is drawn",
-        plots.histogram({"clean": hits, "minor": binomial}, label),
+        plots.plot_histogram({"clean": hits, "minor": binomial}, label),
         Table(("Draws of the wrong option", "Measured, %", "Binomial, %"), cells),
     )
 
 
-def seconds(by_step: Mapping[str, float]) -> Figure:
+def seconds_figure(by_step: Mapping[str, float]) -> Figure:
     """Wall time of the steps that the page reads."""
     rows = [(_spaced(name), value, f"{value:.1f} s") for name, value in by_step.items()]
     total = f"{sum(by_step.values()):.0f} s in all, of the steps that this page reads"
     table = Table(("Step", "Seconds"), [(name, text) for name, _, text in rows])
-    return Figure("Seconds by step", plots.bars(rows, f"Seconds by step, {total}."), table, total)
+    return Figure(
+        "Seconds by step", plots.plot_bars(rows, f"Seconds by step, {total}."), table, total
+    )
 
 
 def _spaced(name: str) -> str:

@@ -14,14 +14,14 @@ from markupsafe import Markup
 from omnicore.config import ReportConfig
 from omnicore.config.recipe import Recipe
 from omnicore.report import figures, words
-from omnicore.report.browser import payload
+from omnicore.report.browser import browser_data
 from omnicore.report.evidence import STAGES, Evidence
 from omnicore.schema import Estimate
 
 MEASURES = {"macro": "Macro", "micro": "Micro", "chance_corrected": "Chance-corrected"}
 
 
-def render(
+def render_page(
     evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config: ReportConfig
 ) -> str:
     """The page.
@@ -36,9 +36,9 @@ def render(
         lstrip_blocks=True,
     )
     env.filters |= {
-        "pc": words.per_cent,
-        "share": words.share,
-        "ci": words.interval,
+        "pc": words.format_percent,
+        "share": words.format_share,
+        "ci": words.format_interval,
         "spaced": _spaced,
     }
     env.tests["estimate"] = _is_estimate
@@ -50,7 +50,7 @@ def render(
         css=_source("page.css"),
         js=_source("page.js"),
         found=found,
-        data=payload(evidence),
+        data=browser_data(evidence),
         trained=evidence.trained,
         arms=list(evidence.scores),
         stages=STAGES,
@@ -58,22 +58,22 @@ def render(
         benchmarks=[info.name for info in evidence.infos],
         solvable=words.solvable_sentence(evidence),
         notice=words.planted_notice(recipe.model),
-        leakage=figures.leakage(evidence),
+        leakage=figures.leakage_figure(evidence),
         views={view for views in audit.leakage.values() for view in views},
         whole=words.kept_whole_sentence(evidence),
-        rules=figures.rules(evidence),
+        rules=figures.rules_figure(evidence),
         manifest=evidence.manifest,
         truth=evidence.planted is not None,
         audited=audit.policies,
-        by_type=figures.leakage_by_type(evidence),
-        replies=figures.replies(evidence),
+        by_type=figures.leakage_table(evidence),
+        replies=figures.reply_table(evidence),
         replies_said=words.replies_sentence(audit),
         thresholds=audit.thresholds,
         probe=audit.probe,
         second_probe=audit.second_probe,
-        null=figures.null(evidence),
+        null=figures.null_figure(evidence),
         null_said=words.null_sentence(audit),
-        seconds=figures.seconds(found["seconds"]),
+        seconds=figures.seconds_figure(found["seconds"]),
         steps=evidence.steps,
         versions={
             name: version
@@ -96,17 +96,17 @@ def _training(evidence: Evidence) -> dict[str, Any]:
         "failures": words.failures_sentence(scores),
         "measures": MEASURES,
         "gain": words.gain_sentence(
-            words.gain(evidence, "base", "sft"), words.gain(evidence, "sft", "rlvr")
+            words.stage_gain(evidence, "base", "sft"), words.stage_gain(evidence, "sft", "rlvr")
         ),
-        "hero": figures.hero(evidence),
-        "profiles": figures.profiles(evidence),
-        "profile_table": figures.profile_table(evidence),
-        "wordings": figures.wordings(evidence),
+        "hero": figures.accuracy_figure(evidence),
+        "profiles": figures.benchmark_figures(evidence),
+        "profile_table": figures.benchmark_table(evidence),
+        "wordings": figures.scores_by_wording(evidence),
         "wording_said": [sentence for sentence in said if sentence],
-        "training": figures.training(evidence),
-        "rollouts": figures.rollouts(evidence),
-        "selection": figures.selection(evidence),
-        "ablations": figures.ablations(evidence),
+        "training": figures.training_figures(evidence),
+        "rollouts": figures.rollout_tables(evidence),
+        "selection": figures.selection_table(evidence),
+        "ablations": figures.ablation_figures(evidence),
         "clean_chance": figures.clean_chance(evidence),
         "control": words.control_sentence(evidence) if "control" in scores else "",
     }

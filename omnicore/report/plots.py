@@ -21,7 +21,7 @@ from omnicore.schema import Estimate
 
 
 @dataclass(frozen=True)
-class Row:
+class IntervalRow:
     """One line of an interval plot: `points` are (class, estimate); `mark` a reference tick on this
     line alone."""
 
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Series:
+class Curve:
     """One line of a curve plot; `faint` draws it as the background of a smoothed one, without a
     label."""
 
@@ -88,7 +88,7 @@ def _per_cent(value: float) -> str:
     return f"{100 * value:.0f}".replace("-", "−")
 
 
-def _spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def _separate_labels(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Moves labels apart until neighbours stand `gap` from each other, inside low..high; order is
     kept."""
     order = sorted(range(len(places)), key=places.__getitem__)
@@ -114,7 +114,7 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
     ]
 
 
-def trajectory(
+def plot_stages(
     stages: Sequence[str],
     series: Mapping[str, Sequence[Estimate | None]],
     label: str,
@@ -158,7 +158,7 @@ def trajectory(
         ends.append(
             (f"label {kind}", y(last), _per_cent(last) if small else f"{kind} {_per_cent(last)}")
         )
-    places = _spread([end[1] for end in ends], 12 if small else 17, top, height - bottom)
+    places = _separate_labels([end[1] for end in ends], 12 if small else 17, top, height - bottom)
     for (kind, _, text), place in zip(ends, places, strict=True):
         c.text(width - right + (4 if small else 0), place + 4, text, kind)
     for i, x in enumerate([] if small else xs[:-1]):
@@ -175,8 +175,8 @@ def trajectory(
     return c.svg(label)
 
 
-def intervals(
-    rows: Sequence[Row],
+def plot_intervals(
+    rows: Sequence[IntervalRow],
     label: str,
     *,
     domain: tuple[float, float] = (0, 1),
@@ -212,7 +212,7 @@ def intervals(
     return c.svg(label)
 
 
-def curves(series: Sequence[Series], label: str, *, shares: bool = False) -> Markup:
+def plot_curves(series: Sequence[Curve], label: str, *, shares: bool = False) -> Markup:
     """Lines over training steps, named at their ends.
 
     `shares` are shown in per cent, of 100 unless all values are small.
@@ -244,7 +244,9 @@ def curves(series: Sequence[Series], label: str, *, shares: bool = False) -> Mar
     for s in series:
         c.path(map(at, s.points), f"line {s.kind}{' faint' if s.faint else ''}")
     for s, place in zip(
-        named, _spread([at(s.points[-1])[1] for s in named], 13, top, height - bottom), strict=True
+        named,
+        _separate_labels([at(s.points[-1])[1] for s in named], 13, top, height - bottom),
+        strict=True,
     ):
         c.text(width - right + 6, place + 4, s.name, f"label {s.kind}")
     return c.svg(label)
@@ -263,7 +265,7 @@ def smooth(points: Sequence[tuple[float, float]], window: int = 5) -> list[tuple
     return out
 
 
-def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
+def plot_histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
     """Columns side by side over 0, 1, 2 ..; each class holds one share for every place.
 
     Values stand on the columns.
@@ -289,7 +291,7 @@ def histogram(series: Mapping[str, Sequence[float]], label: str) -> Markup:
     return c.svg(label)
 
 
-def stack(rows: Sequence[tuple[str, Mapping[str, int]]], label: str) -> Markup:
+def plot_stacked_bars(rows: Sequence[tuple[str, Mapping[str, int]]], label: str) -> Markup:
     """One bar a row, cut into counts by class, all rows on one scale; a count is written where its
     piece is wide enough."""
     pitch, margin, width = 34.0, 92.0, 460.0
@@ -307,7 +309,7 @@ def stack(rows: Sequence[tuple[str, Mapping[str, int]]], label: str) -> Markup:
     return c.svg(label)
 
 
-def bars(rows: Sequence[tuple[str, float, str]], label: str) -> Markup:
+def plot_bars(rows: Sequence[tuple[str, float, str]], label: str) -> Markup:
     """Horizontal bars: (name, value, text)."""
     pitch, margin, right = 24.0, 150.0, 70.0
     width, height = 460.0, pitch * len(rows) + 6

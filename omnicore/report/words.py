@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnicore.report.evidence import Audit, Evidence, Scores
+from omnicore.report.evidence import AuditRecord, Evidence, Scores
 from omnicore.schema import Estimate, Label, Outcome, Query
 from omnicore.scoring import stats
 
@@ -21,31 +21,31 @@ NAMES = {
 }
 
 
-def per_cent(value: float, digits: int = 1) -> str:
+def format_percent(value: float, digits: int = 1) -> str:
     text = f"{100 * value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def share(value: float, digits: int = 1) -> str:
+def format_share(value: float, digits: int = 1) -> str:
     """Per cent with its unit, which never wraps to the next line."""
-    return f"{per_cent(value, digits)}\u00a0%"
+    return f"{format_percent(value, digits)}\u00a0%"
 
 
-def interval(e: Estimate) -> str:
-    return f"[{per_cent(e.low)}, {per_cent(e.high)}]"
+def format_interval(e: Estimate) -> str:
+    return f"[{format_percent(e.low)}, {format_percent(e.high)}]"
 
 
-def points(e: Estimate) -> str:
+def format_points(e: Estimate) -> str:
     """A difference in percentage points with its interval."""
-    return f"{'+' if e.value > 0 else ''}{per_cent(e.value)} {interval(e)}"
+    return f"{'+' if e.value > 0 else ''}{format_percent(e.value)} {format_interval(e)}"
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 @dataclass(frozen=True)
-class Gain:
+class StageGain:
     """What one stage added over the one before, in shares of queries: `surplus` is raw less
     clean."""
 
@@ -74,7 +74,7 @@ def _pairs(evidence: Evidence, before: str, after: str) -> list[tuple[Query, flo
     ]
 
 
-def difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
+def accuracy_difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
     """Paired difference in accuracy over the queries of one view that both have a reply to, `after`
     less `before`."""
     kept = evidence.manifest.kept()
@@ -82,10 +82,10 @@ def difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> E
         *(pair for pair in _pairs(evidence, before, after) if pair[0].key in kept or not clean),
         strict=True,
     )
-    return stats.paired(new, old, [q.cluster for q in queries])
+    return stats.paired_difference(new, old, [q.cluster for q in queries])
 
 
-def gain(evidence: Evidence, before: str, after: str) -> Gain:
+def stage_gain(evidence: Evidence, before: str, after: str) -> StageGain:
     """The gain of one stage in both views, and how far they differ.
 
     Raw and clean share queries, so their two intervals say nothing on the difference. It is the mean of
@@ -93,8 +93,8 @@ def gain(evidence: Evidence, before: str, after: str) -> Gain:
     linearisation of a difference of two ratios, scaled to 0..1 for the clustered interval of `stats.mean`.
     """
     raw, clean = (
-        difference(evidence, before, after, clean=False),
-        difference(evidence, before, after, clean=True),
+        accuracy_difference(evidence, before, after, clean=False),
+        accuracy_difference(evidence, before, after, clean=True),
     )
     kept_keys = evidence.manifest.kept()
     queries, old, new = zip(*_pairs(evidence, before, after), strict=True)
@@ -104,17 +104,17 @@ def gain(evidence: Evidence, before: str, after: str) -> Gain:
     bound = max(1.0, float(np.abs(u).max()))
     scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in queries])
     value, low, high = (bound * (2 * x - 1) for x in (scaled.value, scaled.low, scaled.high))
-    return Gain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
+    return StageGain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
 
 
-def gain_sentence(sft: Gain, rlvr: Gain) -> str:
-    def told(name: str, g: Gain) -> str:
-        return f"{g.verb} the gain of {name} ({points(g.raw)} points raw, {points(g.clean)} clean)"
+def gain_sentence(sft: StageGain, rlvr: StageGain) -> str:
+    def told(name: str, g: StageGain) -> str:
+        return f"{g.verb} the gain of {name} ({format_points(g.raw)} points raw, {format_points(g.clean)} clean)"
 
     return f"The raw view {told('SFT', sft)} and {told('RLVR', rlvr)}."
 
 
-def solvable(evidence: Evidence) -> Estimate:
+def solvable_share(evidence: Evidence) -> Estimate:
     """Share of the filtered benchmarks' queries that the audit found solvable with the sound
     withheld."""
     clusters = {q.key: q.cluster for q in evidence.queries}
@@ -126,8 +126,8 @@ def solvable(evidence: Evidence) -> Estimate:
 
 
 def solvable_sentence(evidence: Evidence) -> str:
-    e = solvable(evidence)
-    found = f"{round(e.value * e.n)} of {e.n} audited queries, {share(e.value)} {interval(e)}"
+    e = solvable_share(evidence)
+    found = f"{round(e.value * e.n)} of {e.n} audited queries, {format_share(e.value)} {format_interval(e)}"
     said = (
         f"{found}, could be answered from the picture and the written question alone, with the"
         " sound withheld"
@@ -135,7 +135,7 @@ def solvable_sentence(evidence: Evidence) -> str:
     if evidence.planted is None:
         return said + "."
     truth = [t for name in evidence.filtered for t in evidence.planted[name].values()]
-    return f"{said}; the planted share is {share(sum(truth) / len(truth))}."
+    return f"{said}; the planted share is {format_share(sum(truth) / len(truth))}."
 
 
 def kept_whole_sentence(evidence: Evidence) -> str:
@@ -144,28 +144,26 @@ def kept_whole_sentence(evidence: Evidence) -> str:
         for i in evidence.infos
         if i.filter_policy == "keep_whole"
     ]
-    return f"Kept whole, outside the audit: {listed(whole)}." if whole else ""
+    return f"Kept whole, outside the audit: {join_names(whole)}." if whole else ""
 
 
 def control_sentence(evidence: Evidence) -> str:
-    luck = difference(evidence, "sft", "control", clean=True)
-    lead = difference(evidence, "control", "rlvr", clean=True)
+    luck = accuracy_difference(evidence, "sft", "control", clean=True)
+    lead = accuracy_difference(evidence, "control", "rlvr", clean=True)
     if lead.low > 0:
-        said = (
-            f"RLVR on real rewards stands {points(lead)} points above the control on the clean view"
-        )
+        said = f"RLVR on real rewards stands {format_points(lead)} points above the control on the clean view"
     elif lead.high < 0:
         said = (
-            f"the control stands above RLVR on real rewards ({points(lead)} points for RLVR): this"
+            f"the control stands above RLVR on real rewards ({format_points(lead)} points for RLVR): this"
             " run shows luck, not learning"
         )
     else:
-        said = f"RLVR on real rewards and the control cannot be told apart ({points(lead)} points)"
-    start = f"Paid by coin flips, the model moved {points(luck)} points from SFT"
+        said = f"RLVR on real rewards and the control cannot be told apart ({format_points(lead)} points)"
+    start = f"Paid by coin flips, the model moved {format_points(luck)} points from SFT"
     return f"{start}; {said}. This is one seed: luck differs from seed to seed."
 
 
-def null_sentence(audit: Audit) -> str:
+def null_sentence(audit: AuditRecord) -> str:
     """The measured tail beside the textbook one, at the rule that most benchmarks share (the lower
     of two as common)."""
     rules = [t.hits for t in audit.thresholds.values() if t.hits is not None]
@@ -173,7 +171,9 @@ def null_sentence(audit: Audit) -> str:
         return "No benchmark has a rule that keeps false removals within bounds."
     hits, null = max(sorted(set(rules)), key=rules.count), audit.null
     draws = len(null.hits) - 1
-    measured, independent = (share(sum(shares[hits:]), 2) for shares in (null.hits, null.binomial))
+    measured, independent = (
+        format_share(sum(shares[hits:]), 2) for shares in (null.hits, null.binomial)
+    )
     return (
         f"Where the probe cannot tell the answer, a given wrong option is drawn {hits} times in"
         f" {draws} or more in {measured} of cases; independent guesses would do so in"
@@ -181,7 +181,7 @@ def null_sentence(audit: Audit) -> str:
     )
 
 
-def replies_sentence(audit: Audit) -> str:
+def replies_sentence(audit: AuditRecord) -> str:
     """Count the requests by what became of them; how many replies were cut is always told."""
     seen = [r for views in audit.replies.values() for r in views.values()]
     total = sum(r.draws for r in seen)
@@ -190,9 +190,9 @@ def replies_sentence(audit: Audit) -> str:
         "could not be read": sum(r.no_answer for r in seen),
         "failed permanently": sum(r.failed for r in seen),
     }
-    told = [f"{n} {what} ({share(n / total)})" for what, n in counts.items() if n]
+    told = [f"{n} {what} ({format_share(n / total)})" for what, n in counts.items() if n]
     cut = sum(r.truncated for r in seen)
-    told.append(f"{cut} were cut by the length limit ({share(cut / total)})")
+    told.append(f"{cut} were cut by the length limit ({format_share(cut / total)})")
     left = (
         f" {audit.failed_queries} queries that lack a draw are undecided and kept."
         if audit.failed_queries
@@ -203,7 +203,7 @@ def replies_sentence(audit: Audit) -> str:
         " undecided and kept."
     )
     lost = cut + sum(r.no_answer for r in seen)
-    return f"Of {total} requests to the probe {listed(told)}.{unread if lost else ''}{left}"
+    return f"Of {total} requests to the probe {join_names(told)}.{unread if lost else ''}{left}"
 
 
 def failures_sentence(scores: Mapping[str, Scores]) -> str:
@@ -221,7 +221,7 @@ def failures_sentence(scores: Mapping[str, Scores]) -> str:
             for name, counts in failed.items()
             if counts.errors
         ]
-        told += [f"{NAMES[arm]} {listed(lost)}"] if lost else []
+        told += [f"{NAMES[arm]} {join_names(lost)}"] if lost else []
     return f"Queries whose request failed are in no figure: {'; '.join(told)}." if told else ""
 
 
@@ -237,7 +237,7 @@ def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]
         return ""
     widest = max(ranked, key=lambda t: ranked[t][-1].value - ranked[t][0].value)
     low, high = ranked[widest][0], ranked[widest][-1]
-    ends = f"{per_cent(low.value, 0)} to {share(high.value, 0)}"
+    ends = f"{format_percent(low.value, 0)} to {format_share(high.value, 0)}"
     said = f"{stage}: the wordings of “{widest.replace('_', ' ')}” lie furthest apart, {ends}"
     return (
         f"{said}: a mean hides that." if low.high < high.low else f"{said}, within their intervals."

@@ -1,1 +1,1 @@
-"""Reading the answer of a reply (extract.py) and judging it (verify.py)."""
+"""Extract the answer of a reply (`extract`), judge it (`verify`), and estimate rates (`stats`)."""

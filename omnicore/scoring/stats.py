@@ -1,20 +1,23 @@
-"""Figures with honest intervals: clustered means, macro averages, chance correction, paired
-differences, the exact binomial.
+"""Estimate rates with clustered intervals: means, macro averages, chance correction, differences.
 
-One rule makes every interval. An estimate is a sum of influences, one a query; queries of one
-cluster (a picture, a video) share their luck, so influences are summed within a cluster before they
-are squared (clustered standard errors, Miller, arXiv 2411.00640). A cluster that occurs in several
-groups counts once, with all its influences together. Student's t with clusters minus groups degrees
-of freedom widens the interval where clusters are few.
+One rule makes every interval. An estimate is a sum of influences, one per query. Queries of one
+cluster (a picture, a video) have correlated errors, so influences are summed within a cluster
+before they are squared (clustered standard errors, Miller, arXiv 2411.00640). A cluster that occurs in
+several groups counts once, with all its influences together. Student's t with clusters minus groups
+degrees of freedom widens the interval where clusters are few.
 
 All figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would
-run over the bound near it and shrink to a point on it: 40 right of 40 is not certainty. So the
+exceed the bound near it and shrink to a point on it: 40 right of 40 is not certainty. So the
 interval is Wilson's score interval at the effective sample size that the clustered error implies
 (Franco et al., J. Surv. Stat. Methodol. 7, 2019); away from the bounds it is value +- t * se.
 
-The limit of this: with fewer than forty clusters, hits rarer than one in ten (or misses) and
-clusters that are nearly all right or all wrong, the interval holds the truth in 80 to 93 % of
-cases, not 95 (tests/unit/test_coverage_of_intervals.py has the rest).
+Limit: with fewer than forty clusters, hits (or misses) rarer than one in ten, and clusters that are
+nearly all right or all wrong, the interval holds the truth in 80 to 93 % of cases instead of 95
+(tests/unit/test_coverage_of_intervals.py has the rest).
+
+Student's quantile and the binomial tail are written out here because scipy is no dependency of the
+core: it would add 100 MB to every image for two formulas. Tests compare both with tables and exact
+sums.
 """
 
 from __future__ import annotations
@@ -35,67 +38,95 @@ Groups = Mapping[str, tuple[Values, Clusters]]
 
 
 def mean(values: Values, clusters: Clusters) -> Estimate:
-    """The mean of n values in 0..1 (hits, hit rates), `clusters` naming the cluster of each.
+    """Estimate the mean of n values in 0..1, such as hits or hit rates.
 
-    One single cluster shows no spread: the largest possible one is taken, so that the interval is nearly the whole range.
-    Raises ValueError on no values, unlike lengths, or a value outside 0..1.
+    A single cluster shows no spread: the largest possible one is assumed, so that the interval is
+    nearly the whole range.
+
+    Args:
+        values: The values.
+        clusters: Name of the cluster of each value.
+
+    Raises:
+        ValueError: There are no values, the lengths differ, or a value is outside 0..1.
     """
-    return macro({"": (values, clusters)})
+    return macro_mean({"": (values, clusters)})
 
 
-def macro(groups: Groups) -> Estimate:
-    """The mean of the groups' means, each group (a benchmark) counting alike.
+def macro_mean(groups: Groups) -> Estimate:
+    """Estimate the mean of the groups' means: each group (a benchmark) has the same weight.
 
-    Values in 0..1; raises as `mean`.
+    Args:
+        groups: Values in 0..1 and the cluster of each value, by group.
+
+    Raises:
+        ValueError: As for `mean`.
     """
     return chance_corrected(groups, dict.fromkeys(groups, 0.0))
 
 
 def chance_corrected(groups: Groups, chances: Mapping[str, float]) -> Estimate:
-    """The mean over groups of (p - c) / (1 - c), p a group's mean and c its chance level: 0 is guessing, 1 is all right.
+    """Estimate the mean over groups of (p - c) / (1 - c), p a group's mean and c its chance level.
 
-    Negative below chance. Raises as `mean`, and on a chance level outside 0 <= c < 1.
+    0 is guessing, 1 is all right; below chance it is negative.
+
+    Args:
+        groups: Values in 0..1 and the cluster of each value, by group.
+        chances: Chance level of each group.
+
+    Raises:
+        ValueError: As for `mean`, and where a chance level is outside 0 <= c < 1.
     """
     parts = []
     for name, (values, clusters) in groups.items():
-        if not 0 <= (chance := chances[name]) < 1:
+        chance = chances[name]
+        if not 0 <= chance < 1:
             raise ValueError(f"chance level of {name!r} is {chance}: it must lie in 0 <= c < 1")
-        parts.append(((_checked(values, clusters) - chance) / (1 - chance), clusters))
-    # Nobody can score below no hit at all, which is -c / (1 - c) in each group.
+        parts.append(((_as_array(values, clusters) - chance) / (1 - chance), clusters))
+    # No score is below that of no hit at all, which is -c / (1 - c) in each group.
     floors = [-chances[name] / (1 - chances[name]) for name in groups]
     return _estimate(parts, low=sum(floors) / max(1, len(parts)))
 
 
-def paired(a: Values, b: Values, clusters: Clusters) -> Estimate:
-    """The mean of a - b over the same queries, both in 0..1: what differs between two models, free of how hard queries are.
+def paired_difference(a: Values, b: Values, clusters: Clusters) -> Estimate:
+    """Estimate the mean of a - b over the same queries.
 
-    Raises as `mean`.
+    Pairing makes the difference of two models independent of how hard the queries are.
+
+    Args:
+        a: Values in 0..1.
+        b: Values in 0..1 of the same queries.
+        clusters: Name of the cluster of each query.
+
+    Raises:
+        ValueError: As for `mean`.
     """
-    difference = _checked(a, clusters) - _checked(b, clusters)
+    difference = _as_array(a, clusters) - _as_array(b, clusters)
     if difference.any():
         return _estimate([(difference, clusters)], low=-1.0)
-    # Where no query differs no error is seen, and a point would claim certainty: the share that may differ unseen, either way,
-    # is that of none among as many clusters.
+    # Where no query differs the standard error is 0, and a point would claim certainty. The share
+    # that may differ unseen, either way, is the upper bound for 0 among as many clusters.
     known = len(set(clusters))
-    bound = _wilson(0.0, 0.0, _t975(max(1, known - 1)), known)[1]
+    bound = _wilson_bounds(0.0, 0.0, _t_quantile_975(max(1, known - 1)), known)[1]
     return Estimate(value=0.0, low=-bound, high=bound, n=len(difference))
 
 
 def binomial_tail(n: int, k: int, p: float) -> float:
-    """The chance of k or more successes in n independent draws of chance p, summed exactly."""
-    return (
-        math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
-        if k > 0
-        else 1.0
-    )
+    """Return the exact chance of k or more successes in n independent draws of chance p."""
+    if k <= 0:
+        return 1.0
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
 
 
 def beta_binomial_tail(n: int, k: int, mean: float, spread: float) -> float:
-    """The chance of k or more successes in n draws whose common chance is itself drawn from a beta
-    distribution.
+    """Return the chance of k or more successes in n draws with a common random chance.
 
-    `mean` is that distribution's mean. `spread` in 0..1 is the correlation of two draws: 0 is the
-    binomial, and at 1 all n draws are alike.
+    Args:
+        n: Number of draws.
+        k: Number of successes.
+        mean: Mean of the beta distribution of the common chance.
+        spread: Correlation of two draws, in 0..1: 0 is the binomial, and at 1 all n draws are
+            alike.
     """
     if k <= 0 or mean >= 1:
         return 1.0
@@ -114,7 +145,7 @@ def beta_binomial_tail(n: int, k: int, mean: float, spread: float) -> float:
     )
 
 
-def _checked(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
+def _as_array(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
         raise ValueError("no values: an empty set has no mean")
@@ -126,7 +157,7 @@ def _checked(values: Values, clusters: Clusters) -> npt.NDArray[np.float64]:
 
 
 def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: float) -> Estimate:
-    """The mean of the parts' means with its interval inside [low, 1]."""
+    """Estimate the mean of the parts' means, with its interval inside [low, 1]."""
     if not parts:
         raise ValueError("no groups: an empty set has no mean")
     codes: dict[str, int] = {}
@@ -137,8 +168,9 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: fl
         sizes = np.bincount(code, minlength=len(codes))
         own = int((sizes > 0).sum())
         if own > 1:
-            # Residuals about an estimated mean are too small, those of a large cluster most: the mean is largely its own.
-            # Divided by 1 - share they are those about the mean of the others (jackknife, CR3: Bell & McCaffrey 2002).
+            # Residuals about an estimated mean are too small, most of all those of a large cluster,
+            # which determines the mean. Divided by 1 - share they are those about the mean of the
+            # others (jackknife, CR3: Bell & McCaffrey 2002).
             scale = (
                 math.sqrt((own - 1) / own)
                 / (1 - sizes[code] / len(values))
@@ -148,22 +180,20 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: fl
                 code, weights=(values - values.mean()) * scale, minlength=len(codes)
             )
         else:
-            sums[code[0]] += (
-                width / 2 / len(parts)
-            )  # the largest standard deviation within the bounds
+            # The largest standard deviation within the bounds.
+            sums[code[0]] += width / 2 / len(parts)
     value = float(np.mean([values.mean() for values, _ in parts]))
     error = math.sqrt(float((sums**2).sum()))
     n = sum(len(values) for values, _ in parts)
-    t = _t975(max(1, len(codes) - len(parts)))
-    left, right = _wilson((value - low) / width, error / width, t, len(codes))
+    t = _t_quantile_975(max(1, len(codes) - len(parts)))
+    left, right = _wilson_bounds((value - low) / width, error / width, t, len(codes))
     return Estimate(value=value, low=low + width * left, high=low + width * right, n=n)
 
 
-def _wilson(p: float, error: float, t: float, clusters: int) -> tuple[float, float]:
-    """Score interval of a proportion p with standard error `error`.
+def _wilson_bounds(p: float, error: float, t: float, clusters: int) -> tuple[float, float]:
+    """Return the score interval of a proportion p with standard error `error`.
 
-    On a bound no error is seen: there every cluster counts
-    as one draw.
+    On a bound the error is 0: there every cluster counts as one draw.
     """
     spread = max(0.0, p * (1 - p))
     inverse = error**2 / spread if spread > 1e-12 else 1 / clusters  # of the effective sample size
@@ -173,9 +203,11 @@ def _wilson(p: float, error: float, t: float, clusters: int) -> tuple[float, flo
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
-def _t975(freedom: int) -> float:
-    """97.5 % quantile of Student's t: closed forms for 1 and 2, else Abramowitz & Stegun 26.7.5,
-    within 0.2 %."""
+def _t_quantile_975(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t.
+
+    Closed forms for 1 and 2 degrees of freedom, else Abramowitz & Stegun 26.7.5, within 0.2 %.
+    """
     if freedom == 1:
         return math.tan(0.475 * math.pi)
     if freedom == 2:

@@ -1,10 +1,14 @@
-"""Judge what a reply names: probe, reward and evaluation all call `judge`.
+"""Judge the answer of a reply; probe, reward and evaluation all call `judge`.
 
-choice, yes_no  the query's answer itself set             exactly the right options: a part of them
-is incorrect number          equal as numbers: 12 and 12.0 interval        half or more of the union
-shared (R@1 at IoU 0.5, as temporal grounding is scored; Gao et al. 2017, TALL) text            the
-answer, case, marks around and "_" for a space aside; a word from zero to twenty and its digits are
-the same
+When a reply is right depends on the query's kind:
+
+- choice, yes_no: it names the query's answer.
+- set: it names exactly the right options; a part of them is incorrect.
+- number: it is equal as a number: 12 and 12.0 are.
+- interval: it shares half or more of the union (R@1 at IoU 0.5, as temporal grounding is scored;
+  Gao et al. 2017, TALL).
+- text: it is equal, ignoring case, marks around it and "_" for a space. A word from zero to twenty
+  equals its digits.
 """
 
 from __future__ import annotations
@@ -13,59 +17,72 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from omnicore.schema import AnswerKind, Outcome, Query
-from omnicore.scoring.extract import Named, Style, foreign, open_text, read
+from omnicore.scoring.extract import Answer, Style, names_no_option, read_answer
+from omnicore.scoring.open_text import normalize_open_text
 
-ENOUGH = 0.5  # of the union of two intervals
+MIN_IOU = 0.5  # intersection over union from which two intervals agree
 
 
 def judge(
     reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None
 ) -> tuple[str | None, Outcome]:
-    """What the reply names and what that is worth.
+    """Extract the answer of a reply and judge it.
 
-    `permutation[i]` is the index of the option shown at place i.     None and incorrect where it
-    names something that is none of the options; None and no_answer where it cannot be read.
+    Args:
+        reply: The reply's text.
+        query: The query that it answers.
+        style: Whether options are named by their text or by letters.
+        permutation: Index, in the query's own options, of the option shown at each place; None
+            where they were shown in their own order.
 
-    A set comes back as its members in the order of the query's options, joined by ", "; a number in
-    its shortest digits; an interval as seconds, "3.5-7"; an open text in small letters.
+    Returns:
+        The answer and its outcome. A set comes back as its members in the order of the query's
+        options, joined by ", "; a number in its shortest digits; an interval as seconds, "3.5-7";
+        an open text in small letters. The answer is None, and incorrect, where the reply names
+        something that is none of the options; it is None, with no_answer, where it cannot be read.
     """
-    named = read(reply, query, style, permutation)
-    if named is None:
-        return None, Outcome.incorrect if foreign(reply, query, style) else Outcome.no_answer
-    given = (
-        ", ".join(o for o in query.options if o in named) if isinstance(named, frozenset) else named
-    )
-    return given, Outcome.correct if _right(named, query) else Outcome.incorrect
+    answer = read_answer(reply, query, style, permutation)
+    if answer is None:
+        foreign = names_no_option(reply, query, style)
+        return None, Outcome.incorrect if foreign else Outcome.no_answer
+    outcome = Outcome.correct if _is_right(answer, query) else Outcome.incorrect
+    if isinstance(answer, frozenset):
+        return ", ".join(o for o in query.options if o in answer), outcome
+    return answer, outcome
 
 
-def _right(named: Named, query: Query) -> bool:
+def _is_right(answer: Answer, query: Query) -> bool:
     match query.answer_kind:
         case AnswerKind.set:
-            return named == frozenset({query.answer, *query.also})
+            return answer == frozenset({query.answer, *query.also})
         case AnswerKind.number:
-            return Decimal(str(named)) == Decimal(query.answer)
+            return Decimal(str(answer)) == Decimal(query.answer)
         case AnswerKind.interval:
-            return overlap(str(named), query.answer) >= ENOUGH
+            return interval_iou(str(answer), query.answer) >= MIN_IOU
         case AnswerKind.text:
-            return named == open_text(query.answer)
+            return answer == normalize_open_text(query.answer)
         case _:
-            return named == query.answer
+            return answer == query.answer
 
 
-def agree(a: str, b: str, kind: AnswerKind) -> bool:
-    """Whether two answers, as `judge` gives them, are the same; of intervals, whether one would be
-    right if the other were."""
-    return overlap(a, b) >= ENOUGH if kind is AnswerKind.interval else a == b
+def answers_agree(a: str, b: str, kind: AnswerKind) -> bool:
+    """Return whether two answers of `judge` are the same.
+
+    Two intervals are the same where one would be right if the other were the query's answer.
+    """
+    if kind is AnswerKind.interval:
+        return interval_iou(a, b) >= MIN_IOU
+    return a == b
 
 
-def overlap(a: str, b: str) -> float:
-    """Intersection over union of two intervals in time, as `read` gives them or a query's answer
-    has them."""
-    (start, end), (other, last) = (_ends(text) for text in (a, b))
-    union = max(end, last) - min(start, other)
-    return float(max(Decimal(0), min(end, last) - max(start, other)) / union)
+def interval_iou(a: str, b: str) -> float:
+    """Return the intersection over union of two intervals in time, each as "3.5-7" in seconds."""
+    (start, end), (other_start, other_end) = _interval_ends(a), _interval_ends(b)
+    union = max(end, other_end) - min(start, other_start)
+    shared = min(end, other_end) - max(start, other_start)
+    return float(max(Decimal(0), shared) / union)
 
 
-def _ends(text: str) -> tuple[Decimal, Decimal]:
+def _interval_ends(text: str) -> tuple[Decimal, Decimal]:
     start, end = text.split("-")
     return Decimal(start), Decimal(end)

@@ -19,7 +19,7 @@ from transformers.utils import is_torchvision_available
 from omnicore.errors import DataError
 from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
 from omnicore.models.processor import Encoder, Features, Prompt
-from omnicore.schema import CONTROL
+from omnicore.schema import CONTROL_TOKEN
 
 MAX_MEDIA = 16  # of one request
 
@@ -261,7 +261,7 @@ def prepare_request(request: ChatRequest, encoder: Encoder, context: int) -> Pre
     texts = [item.text for message in system for item in message.content if isinstance(item, Text)]
     # One of these in a text would stand for a medium that is not there, or end the user's turn.
     for text in (*texts, *(part for part in parts if isinstance(part, str))):
-        if found := CONTROL.search(text):
+        if found := CONTROL_TOKEN.search(text):
             raise RequestError(
                 400,
                 f"the text holds {found[0]!r}, which controls the model: leave it out",

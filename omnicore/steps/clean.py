@@ -1,5 +1,4 @@
-"""Clean: from a probe's draws to verdicts on queries, the manifests that make the clean view, and
-what leaks."""
+"""Clean: make verdicts on queries from a probe's draws, and the manifests of the clean view."""
 
 from __future__ import annotations
 
@@ -11,128 +10,149 @@ from typing import Any
 import numpy as np
 
 from omnicore import audit
-from omnicore.audit.files import Probe, read_draws, read_probe, read_queries
+from omnicore.audit.files import ProbeRecord, read_draws, read_probe, read_queries
 from omnicore.config import CleanConfig
 from omnicore.config.recipe import Recipe
 from omnicore.errors import DataError
-from omnicore.schema import Label, Manifest, View
+from omnicore.schema import Label, Manifest, Policy, View
 from omnicore.storage.files import write_json
 
 
 def run(
     recipe: Recipe, config: CleanConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
-    """Raises DataError on draws that are broken, lack or exceed the queries, or come from another
-    profile, and where `policy` cannot be computed from them."""
+    """Write the manifest of every policy, the chosen one as `manifest.json`, and `audit.json`.
+
+    Args:
+        recipe: The whole recipe.
+        config: Its section of this step.
+        inputs: Outputs of prepare (`queries`) and probe (`draws`, optional `second_draws`).
+        output: The directory to fill.
+
+    Returns:
+        Counts for the step record.
+
+    Raises:
+        DataError: Draws are broken, do not fit the queries or come from another profile, or
+            `policy` cannot be computed from them.
+    """
     probe = read_probe(inputs["draws"])
-    audited = read_queries(inputs["queries"], probe.data)
-    drawn = read_draws(inputs["draws"], probe, audited)
-    hits = {view: audit.count(audited, given) for view, given in drawn.answers.items()}
+    arrays = read_queries(inputs["queries"], probe.data)
+    draws = read_draws(inputs["draws"], probe, arrays)
+    hits = {view: audit.count_hits(arrays, answers) for view, answers in draws.answers.items()}
     visual = hits[View.visual_only]
-    second, second_visual = None, None
-    if "second_draws" in inputs:
-        second = read_probe(inputs["second_draws"])
-        _comparable(probe, second)
-        answers = read_draws(inputs["second_draws"], second, audited).answers[View.visual_only]
-        second_visual = audit.count(audited, answers)
-    rules = audit.rules(
-        audited,
-        visual,
-        config,
-        [hits[view] for view in sorted(hits) if view is not View.visual_only],
-    )
-    verdicts = audit.verdicts(audited, drawn, visual, rules, config)
-    manifests = {
-        policy: audit.build_manifest(policy, probe.model, probe.profile_hash, found, probe.seed)
-        for policy, found in verdicts.items()
-    }
-    policies = {
-        policy: _counts(made, audited, second_visual, recipe.seed)
-        for policy, made in manifests.items()
-    }
-    for policy, made in manifests.items():
-        write_json(output / f"manifest.{policy}.json", made)
+    second, second_visual = _read_second(inputs, probe, arrays)
+    other_views = [hits[view] for view in sorted(hits) if view is not View.visual_only]
+    rules = audit.fit_rules(arrays, visual, config, other_views)
+    manifests: dict[Policy, Manifest] = {}
+    policies: dict[Policy, dict[str, Any]] = {}
+    verdicts = audit.verdicts_by_policy(arrays, draws, visual, rules, config)
+    for policy, made in verdicts.items():
+        manifest = audit.build_manifest(policy, probe.model, probe.profile_hash, made, probe.seed)
+        manifests[policy] = manifest
+        policies[policy] = _policy_record(manifest, arrays, second_visual, recipe.seed)
+        write_json(output / f"manifest.{policy}.json", manifest)
     write_json(output / "manifest.json", manifests[config.policy])
-    groups = audited.groups()
-    replies = audit.replies(audited, drawn.answers)
+    groups = arrays.rows_by_benchmark()
+    replies = audit.count_replies(arrays, draws.answers)
     failed = int((~visual.complete).sum())
     record = {
         "probe": probe.model,
         "second_probe": second.model if second else None,
         "profile_hash": probe.profile_hash,
         "data": probe.data,
-        "leakage": audit.leakage(audited, hits, groups),
+        "leakage": audit.measure_leakage(arrays, hits, groups),
         "leakage_by_type": {
-            name: audit.leakage(audited, hits, _types(audited, rows))
+            name: audit.measure_leakage(arrays, hits, _rows_by_type(arrays, rows))
             for name, rows in groups.items()
         },
         "replies": replies,
-        "unread": audit.unread(audited, visual),
+        "unread": audit.unreadable_shares(arrays, visual),
         "failed_queries": failed,
-        "thresholds": thresholds(rules),
-        "null": audit.null_shares(audited, visual),
+        "thresholds": threshold_records(rules),
+        "null": audit.null_shares(arrays, visual),
         "policies": policies,
     }
     write_json(output / "audit.json", record)
-    figures = {
-        f"{name}_{policy}": counts[name]
-        for policy, counts in policies.items()
-        for name in ("kept", "removed")
-    }
-    truncated, unread = (
-        sum(counts[kind] for views in replies.values() for counts in views.values())
-        for kind in ("truncated", "no_answer")
-    )
-    return {
-        "queries": len(audited.queries),
+    summary = {
+        "queries": len(arrays.queries),
         "policy": config.policy,
         "undecided": policies[config.policy]["undecided"],
-        "truncated": truncated,
-        "unread": unread,
+        "truncated": _total(replies, "truncated"),
+        "unread": _total(replies, "no_answer"),
         "failed": failed,
-        **figures,
     }
+    for policy, counts in policies.items():
+        summary[f"kept_{policy}"] = counts["kept"]
+        summary[f"removed_{policy}"] = counts["removed"]
+    return summary
 
 
-def _comparable(probe: Probe, second: Probe) -> None:
+def _read_second(
+    inputs: Mapping[str, Path], probe: ProbeRecord, arrays: audit.QueryArrays
+) -> tuple[ProbeRecord | None, audit.HitCounts | None]:
+    """Read the second probe, where there is one, and count its hits under visual_only."""
+    if "second_draws" not in inputs:
+        return None, None
+    folder = inputs["second_draws"]
+    second = read_probe(folder)
     if second.profile_hash != probe.profile_hash:
         raise DataError(
             f"draws were made under profile {probe.profile_hash[:12]}, second_draws under"
-            f" {second.profile_hash[:12]}: probe again with one profile"
+            f" {second.profile_hash[:12]}; probe again with one profile",
+            code="clean-profiles-differ",
+            path=folder,
+            field="profile_hash",
         )
     if second.data != probe.data:
         raise DataError(
-            f"draws are of {probe.data}, second_draws of {second.data}: probe the same file twice"
+            f"draws are of {probe.data}, second_draws of {second.data}; probe the same file twice",
+            code="clean-data-differ",
+            path=folder,
+            field="data",
         )
+    answers = read_draws(folder, second, arrays).answers[View.visual_only]
+    return second, audit.count_hits(arrays, answers)
 
 
-def _types(audited: audit.Audited, rows: audit.Bools) -> dict[str, audit.Bools]:
-    return {str(name): rows & (audited.type == name) for name in np.unique(audited.type[rows])}
+def _total(replies: Mapping[str, Mapping[str, Mapping[str, int]]], fate: str) -> int:
+    return sum(counts[fate] for views in replies.values() for counts in views.values())
 
 
-def thresholds(rules: Sequence[audit.Rule]) -> dict[str, dict[str, Any]]:
-    """The rule of each benchmark; one with several numbers of options has that of the most queries,
-    and lists the `others`."""
-    by_benchmark: dict[str, list[audit.Rule]] = {}
+def _rows_by_type(arrays: audit.QueryArrays, rows: audit.Bools) -> dict[str, audit.Bools]:
+    return {str(name): rows & (arrays.type == name) for name in np.unique(arrays.type[rows])}
+
+
+def threshold_records(rules: Sequence[audit.ThresholdRule]) -> dict[str, dict[str, Any]]:
+    """Return the rule of each benchmark for `audit.json`.
+
+    A benchmark with several numbers of options has the rule of most of its queries, and lists the
+    `others`.
+    """
+    by_benchmark: dict[str, list[audit.ThresholdRule]] = {}
     for rule in sorted(rules, key=lambda r: -int(r.rows.sum())):
         by_benchmark.setdefault(rule.benchmark, []).append(rule)
-    return {
-        name: first.record() | ({"others": [rule.record() for rule in others]} if others else {})
-        for name, (first, *others) in sorted(by_benchmark.items())
-    }
+    records = {}
+    for name, (first, *others) in sorted(by_benchmark.items()):
+        record: dict[str, Any] = first.to_record()
+        if others:
+            record["others"] = [rule.to_record() for rule in others]
+        records[name] = record
+    return records
 
 
-def _counts(
-    manifest: Manifest, audited: audit.Audited, second: audit.Hits | None, seed: int
+def _policy_record(
+    manifest: Manifest, arrays: audit.QueryArrays, second: audit.HitCounts | None, seed: int
 ) -> dict[str, Any]:
+    """Return the entry of a policy in `audit.json`: its counts, and what a second probe hits."""
     labels = Counter(v.label for v in manifest.verdicts)
     keys = manifest.kept()
-    kept = np.array([q.key in keys for q in audited.queries])
+    kept = np.array([q.key in keys for q in arrays.queries])
     return {
         "kept": len(keys),
         "removed": labels[Label.solvable],
         "undecided": labels[Label.undecided],
         "kept_whole": labels[Label.kept_whole],
-        "residual": audit.residual(audited, second, kept) if second else None,
-        "control": audit.control(audited, second, kept, seed) if second else None,
+        "residual": audit.residual_leakage(arrays, second, kept) if second else None,
+        "control": audit.random_removal(arrays, second, kept, seed) if second else None,
     }

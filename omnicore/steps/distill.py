@@ -111,10 +111,12 @@ def _solvable(recipe: Recipe, config: DistillConfig, inputs: Mapping[str, Path])
         )
     audited = read_queries(inputs["data"], probe.data)
     drawn = read_draws(inputs["draws"], probe, audited)
-    hits = {view: audit.count(audited, answers) for view, answers in sorted(drawn.answers.items())}
+    hits = {
+        view: audit.count_hits(audited, answers) for view, answers in sorted(drawn.answers.items())
+    }
     visual = hits.pop(View.visual_only)
-    rules = audit.rules(audited, visual, recipe.clean, list(hits.values()))
-    verdicts = audit.verdicts(audited, drawn, visual, rules, recipe.clean)
+    rules = audit.fit_rules(audited, visual, recipe.clean, list(hits.values()))
+    verdicts = audit.verdicts_by_policy(audited, drawn, visual, rules, recipe.clean)
     return frozenset((v.benchmark, v.id) for v in verdicts[recipe.clean.policy] if not v.kept)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnicore.audit.manifest_io import require_verdicts
 from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
@@ -21,7 +22,7 @@ from omnicore.engines.base import Reply, Request, Sampling, log_failures
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError
 from omnicore.evaluation import lmms_eval
-from omnicore.evaluation.scores import queries_hash, score
+from omnicore.evaluation.scores import compute_scores, queries_hash
 from omnicore.schema import Manifest, Outcome, Query, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import read_json, read_jsonl, write_json, write_jsonl
@@ -53,7 +54,7 @@ def inference_task(
         read_jsonl(root / "controls.jsonl", Query) if (root / "controls.jsonl").is_file() else []
     )
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
-    _check(manifest, recipe, queries)
+    _check_manifest(manifest, recipe, queries)
     kept = manifest.kept()
     asked = [(q, View.omni) for q in (*queries, *controls)]
     asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
@@ -102,11 +103,13 @@ def run(
         "profile": recipe.profile.model_dump(mode="json"),
         "manifest_hash": manifest.content_hash,
         "queries_hash": queries_hash(queries),
-        **score(queries, shown.controls, kept, responses),
+        **compute_scores(queries, shown.controls, kept, responses),
         "errors": len(errors),
     }
     write_json(output / "scores.json", scores)
-    lmms_eval.write(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
+    lmms_eval.write_lmms_eval(
+        output / "lmms_eval", scores, queries, kept, responses, recipe.profile
+    )
     macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
     truncated = sum(r.truncated for r in responses)
     failures = log_failures("evaluate", len(shown.asked), errors)
@@ -120,20 +123,18 @@ def run(
     return {**figures, **perceived, **failures}
 
 
-def _check(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:
-    hashed = profile_hash(recipe.profile)
-    # An imported list comes from outside: it was made under no profile of ours.
-    if manifest.policy != "imported" and manifest.profile_hash != hashed:
+def _check_manifest(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:
+    """Raise DataError where a manifest is of another profile, or lacks a verdict on a query."""
+    profile = profile_hash(recipe.profile)
+    # An imported list comes from outside: it was made under none of our profiles.
+    if manifest.policy != "imported" and manifest.profile_hash != profile:
         raise DataError(
             f"the manifest was made with profile {manifest.profile_hash[:12]}, this recipe has"
-            f" {hashed[:12]}: audit again with it"
+            f" {profile[:12]}; audit again with it",
+            code="evaluate-manifest-profile-differs",
+            field="profile_hash",
         )
-    judged = {(v.benchmark, v.id) for v in manifest.verdicts}
-    if missing := [q.key for q in queries if q.key not in judged]:
-        raise DataError(
-            f"the manifest has no verdict on {len(missing)} of {len(queries)} queries ({missing[0]}"
-            " first): run clean on them"
-        )
+    require_verdicts(manifest, [q.key for q in queries], "run clean on them")
 
 
 def _responses(

@@ -19,7 +19,7 @@ from omnicore.lineage import model_card
 from omnicore.lineage.release import release
 from omnicore.lineage.step_record import read_step
 from omnicore.models import safe
-from omnicore.report.evidence import Scores, answers, comparable, read_model
+from omnicore.report.evidence import Scores, read_model, read_responses, require_comparable
 from omnicore.schema import Estimate, Manifest, Outcome, Query
 from omnicore.scoring import stats
 from omnicore.storage.files import read_jsonl, write_json
@@ -89,7 +89,7 @@ def run(
     arms = ("champion", "candidate")
     scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
     manifest = read_model(inputs["manifest"] / "manifest.json", Manifest)
-    comparable(scores, manifest)
+    require_comparable(scores, manifest)
     kept = manifest.kept()
     queries = [q for q in read_jsonl(inputs["queries"] / "queries.jsonl", Query) if q.key in kept]
     if not queries:
@@ -98,7 +98,8 @@ def run(
             " compare on"
         )
     replies = {
-        arm: answers(inputs[arm] / "responses.jsonl", [q.key for q in queries]) for arm in arms
+        arm: read_responses(inputs[arm] / "responses.jsonl", [q.key for q in queries])
+        for arm in arms
     }
 
     def paired(chosen: list[Query]) -> Estimate:
@@ -106,7 +107,9 @@ def run(
             arm: [float(replies[arm][q.key].outcome is Outcome.correct) for q in chosen]
             for arm in arms
         }
-        return stats.paired(right["candidate"], right["champion"], [q.cluster for q in chosen])
+        return stats.paired_difference(
+            right["candidate"], right["champion"], [q.cluster for q in chosen]
+        )
 
     difference = paired(queries)
     by_benchmark = {

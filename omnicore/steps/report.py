@@ -19,7 +19,7 @@ from omnicore.config import ReportConfig
 from omnicore.config.recipe import Recipe
 from omnicore.report import evidence as ev
 from omnicore.report import words
-from omnicore.report.page import render
+from omnicore.report.page import render_page
 from omnicore.schema import Label
 from omnicore.storage.files import atomic_writer, write_json
 
@@ -43,7 +43,7 @@ def audit(evidence: ev.Evidence, policy: str) -> dict[str, Any]:
     removed = labels.count(Label.solvable)
     truth: dict[str, float | None] = dict.fromkeys(("precision", "recall", "clean_lost"))
     if evidence.planted is not None:
-        n = ev.confusion(evidence.manifests[policy], evidence.planted, evidence.filtered)
+        n = ev.confusion_counts(evidence.manifests[policy], evidence.planted, evidence.filtered)
         truth = {
             "precision": _share(n["hit"], n["hit"] + n["lost"]),
             "recall": _share(n["hit"], n["hit"] + n["missed"]),
@@ -71,7 +71,8 @@ def figures(evidence: ev.Evidence, recipe: Recipe) -> dict[str, Any]:
             name: stage(evidence.scores[name]) for name in ev.STAGES if name in evidence.scores
         },
         "gain": {
-            name: to_jsonable_python(words.gain(evidence, *ends)) for name, ends in gains.items()
+            name: to_jsonable_python(words.stage_gain(evidence, *ends))
+            for name, ends in gains.items()
         },
         "audit": {policy: audit(evidence, policy) for policy in evidence.manifests},
         **({"control": stage(evidence.scores["control"])} if "control" in evidence.scores else {}),
@@ -89,9 +90,9 @@ def run(
 
     Raises DataError when inputs do not belong together.
     """
-    evidence = ev.read(inputs)
+    evidence = ev.read_evidence(inputs)
     found = figures(evidence, recipe)
-    page = render(evidence, found, recipe, config).encode()
+    page = render_page(evidence, found, recipe, config).encode()
     write_json(output / "report.json", found)
     with atomic_writer(output / "report.html") as file:
         file.write(page)

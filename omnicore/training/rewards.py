@@ -21,8 +21,8 @@ from typing import Any
 
 from omnicore.config import Profile
 from omnicore.schema import AnswerKind, Outcome, Query
-from omnicore.scoring.extract import read
-from omnicore.scoring.verify import judge, overlap
+from omnicore.scoring.extract import read_answer
+from omnicore.scoring.verify import interval_iou, judge
 
 Named = str | frozenset[str]
 
@@ -58,7 +58,7 @@ def _near(named: Named, query: Query) -> float:
 PARTIAL_CREDIT: Mapping[AnswerKind, Callable[[Named, Query], float]] = {
     AnswerKind.set: _f1,
     AnswerKind.number: _near,
-    AnswerKind.interval: lambda named, query: overlap(str(named), query.answer),
+    AnswerKind.interval: lambda named, query: interval_iou(str(named), query.answer),
 }
 
 
@@ -129,7 +129,7 @@ def judge_reply(reply: str, query: Query, profile: Profile) -> Outcome:
 
 def compute_reward(reply: str, truncated: bool, query: Query, profile: Profile) -> Reward:
     """A reply that was cut by its length limit has no answer."""
-    named = None if truncated else read(reply, query, profile.style)
+    named = None if truncated else read_answer(reply, query, profile.style)
     if named is None:
         return Reward(Outcome.no_answer, 0.0, 0.0)
     found = judge_reply(reply, query, profile)

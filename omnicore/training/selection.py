@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from omnicore.config import DistillConfig
 from omnicore.errors import TrainingError
 from omnicore.schema import Outcome, Query, RejectionReason
-from omnicore.scoring.verify import agree
+from omnicore.scoring.verify import answers_agree
 
 Key = tuple[str, str]
 ROUNDING = 1e-9  # 0.55 * 20 is a little more than 11 in binary, and 11 of 20 are 0.55
@@ -125,7 +125,8 @@ def _judged(
     if one.outcome is not Outcome.correct:
         return RejectionReason.incorrect
     alike = sum(
-        other is not None and agree(one.answer, other, one.query.answer_kind) for other in said
+        other is not None and answers_agree(one.answer, other, one.query.answer_kind)
+        for other in said
     )
     if alike < config.agreement * len(said) - ROUNDING:
         return RejectionReason.minority

@@ -33,7 +33,7 @@ from omnicore.data.benchmarks.base import (
 )
 from omnicore.data.benchmarks.files import json_members, media_suffix
 from omnicore.errors import ConfigError, DataError
-from omnicore.schema import PLACE, AnswerKind, Query
+from omnicore.schema import MEDIA_PLACEHOLDER, AnswerKind, Query
 from tests.benchmarks import tables
 
 ENTRY = BenchmarkEntry(
@@ -60,13 +60,13 @@ JSON = st.recursive(
 
 @given(WRITTEN)
 def test_inline_tags_come_back_as_they_were(text: str) -> None:
-    if PLACE.search(text):
+    if MEDIA_PLACEHOLDER.search(text):
         with pytest.raises(Refused, match="holds <media_"):
             tags_to_places(text, TAGS)
         return
     ours = tags_to_places(text, TAGS)
     assert places_to_tags(ours, TAGS) == text
-    assert len(PLACE.findall(ours)) == sum(text.count(tag) for tag in TAGS)
+    assert len(MEDIA_PLACEHOLDER.findall(ours)) == sum(text.count(tag) for tag in TAGS)
     assert not any(tag in ours for tag in TAGS)
 
 

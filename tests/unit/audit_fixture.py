@@ -44,15 +44,15 @@ def simulate(rng, solvable, favourite, options=4, draws=N, accuracy=0.95, outsid
 def judge(queries, answers, filtered=None, **config):
     """The rules and the verdicts of both policies."""
     config = CleanConfig(**config)
-    audited = audit.Audited(
+    audited = audit.QueryArrays(
         queries, frozenset({q.benchmark for q in queries} if filtered is None else filtered)
     )
-    hits = audit.count(audited, answers)
-    rules = audit.rules(audited, hits, config)
+    hits = audit.count_hits(audited, answers)
+    rules = audit.fit_rules(audited, hits, config)
     return (
         rules,
-        audit.repeated(audited, hits, rules, config),
-        audit.single_pass(audited, answers, rules),
+        audit.repeated_verdicts(audited, hits, rules, config),
+        audit.single_pass_verdicts(audited, answers, rules),
     )
 
 

@@ -20,8 +20,9 @@ from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import synthetic
 from omnicore.data.prompts import draw_permutation
-from omnicore.evaluation.scores import score
+from omnicore.evaluation.scores import compute_scores
 from omnicore.lineage.step_record import write_step
+from omnicore.media.read import SAMPLE_RATE
 from omnicore.schema import Draw, Manifest, Media, Query, RejectionReason, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.steps import clean
@@ -122,7 +123,7 @@ def _prepare(folder: Path, scale: float, planted: bool) -> None:
             world.pictures[index].image().save(data, "png")
         else:
             soundfile.write(
-                data, world.clips[index].wave, synthetic.RATE, format="WAV", subtype="PCM_16"
+                data, world.clips[index].wave, SAMPLE_RATE, format="WAV", subtype="PCM_16"
             )
         sha = hashlib.sha256(data.getvalue()).hexdigest()
         uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"
@@ -231,7 +232,7 @@ def _evaluate(
                 )
             )
     write_jsonl(folder / "responses.jsonl", responses)
-    scores = score(queries, controls, kept, responses)
+    scores = compute_scores(queries, controls, kept, responses)
     hashes = {
         "profile_hash": PROFILE,
         "manifest_hash": manifest.content_hash,

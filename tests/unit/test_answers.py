@@ -6,7 +6,7 @@ import time
 import pytest
 
 from omnicore.schema import Outcome, Query
-from omnicore.scoring.extract import extract
+from omnicore.scoring.extract import extract_option
 from omnicore.scoring.verify import judge
 
 DIGITS = ("3", "5", "8", "13")
@@ -287,12 +287,12 @@ def _rows(table, usual):
 
 @pytest.mark.parametrize(("reply", "expected", "options"), _rows(VALUE, DIGITS))
 def test_value(reply, expected, options):
-    assert extract(reply, options, "value") == expected
+    assert extract_option(reply, options, "value") == expected
 
 
 @pytest.mark.parametrize(("reply", "expected", "options"), _rows(LETTER, ANIMALS))
 def test_letter(reply, expected, options):
-    assert extract(reply, options, "letter") == (
+    assert extract_option(reply, options, "letter") == (
         None if expected is None else options[ord(expected) - ord("A")]
     )
 
@@ -328,7 +328,7 @@ def test_order_shown_decides_the_letter():
 
 def test_more_options_than_letters():
     with pytest.raises(ValueError, match="27 options"):
-        extract("A", [str(i) for i in range(27)], "letter")
+        extract_option("A", [str(i) for i in range(27)], "letter")
 
 
 JUNK = (
@@ -392,7 +392,7 @@ def test_long_junk_is_quick(reply):
     # Bounds what is quadratic, of which 200 kB take minutes; no measure of speed.
     start = time.process_time()
     for style in ("value", "letter"):
-        assert extract(reply, DIGITS, style) is None
+        assert extract_option(reply, DIGITS, style) is None
         for query in JUDGED:
             assert judge(reply, query, style)[1] is not Outcome.correct
     assert time.process_time() - start < 5

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from omnicore.schema import Query
-from omnicore.scoring.extract import read
+from omnicore.scoring.extract import read_answer
 
 FORMS = [
     json.loads(line)
@@ -38,7 +38,7 @@ def query(kind, options=()):
 
 
 def read_form(form):
-    named = read(form["reply"], query(form["kind"], form["options"]), form["style"])
+    named = read_answer(form["reply"], query(form["kind"], form["options"]), form["style"])
     return sorted(named) if isinstance(named, frozenset) else named
 
 
@@ -70,7 +70,7 @@ def test_tables_are_large_enough():
     ],
 )
 def test_policy_gains_nothing_by_listing_all_options(reply):
-    assert read(reply, query("choice", SOUNDS), "letter") is None
+    assert read_answer(reply, query("choice", SOUNDS), "letter") is None
 
 
 UNITS = [
@@ -151,5 +151,5 @@ def test_time_is_linear_in_the_length(unit):
     reply = (unit * (100_000 // len(unit) + 1))[:100_000]
     for kind, options, style in KINDS:
         start = time.process_time()
-        read(f"Answer: B {reply} The answer is B.", query(kind, options), style)
+        read_answer(f"Answer: B {reply} The answer is B.", query(kind, options), style)
         assert time.process_time() - start < 1, kind

@@ -175,7 +175,7 @@ def test_numbers_are_equal_exactly_or_not(reply, answer, worth):
 @pytest.mark.parametrize("answer", ["nan", "inf", "-Infinity", "1e999"])
 def test_no_reply_could_name_such_an_answer(answer):
     """`nan` is unlike itself: every reply would be wrong."""
-    with pytest.raises(ValidationError, match="is no number that a reply could name"):
+    with pytest.raises(ValidationError, match="is not a number that a reply could name"):
         Query(
             benchmark="b",
             id="1",

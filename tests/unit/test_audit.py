@@ -180,8 +180,8 @@ def test_nothing_is_removed_where_no_k_holds_and_lucky_ones_are_flagged():
     answers = simulate(np.random.default_rng(3), np.zeros(300, bool), 0.95)
     (rule,), verdicts, _ = judge(queries, answers)
     assert rule.hits is None
-    assert rule.record()["hits"] is None
-    assert rule.record()["fdr"] > 0.03
+    assert rule.to_record()["hits"] is None
+    assert rule.to_record()["fdr"] > 0.03
     assert {v.label for v in verdicts} <= {Label.undecided, Label.not_solvable}
     assert all(v.label is Label.undecided for v in verdicts if v.hits == N)
 

@@ -12,8 +12,9 @@ from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
 from omnicore.engines.base import Reply
 from omnicore.errors import ConfigError, DataError
-from omnicore.evaluation.compare import compare, verdict
+from omnicore.evaluation.compare import compare_evaluations, summary_sentence
 from omnicore.storage.files import read_json, write_json
+from tests.errors import refused
 from tests.unit.evaluate_fixture import FLAGS, evaluated, inputs, query
 from tests.unit.run_fixture import finish
 
@@ -46,7 +47,7 @@ def row(
 
 
 def test_differences_are_b_less_a(made: dict[str, Path]) -> None:
-    found = compare(made["worse"], made["better"])
+    found = compare_evaluations(made["worse"], made["better"])
     everything = row(found, None, None, "raw")
     assert (everything["a"], everything["b"], everything["n"]) == (pytest.approx(1 / 3), 1.0, 60)
     assert everything["difference"]["value"] == pytest.approx(2 / 3)
@@ -60,13 +61,17 @@ def test_differences_are_b_less_a(made: dict[str, Path]) -> None:
     )
     assert row(found, None, None, "raw", "official")["difference"] == everything["difference"]
     assert len(found["rows"]) == 4 * 2 * 2
-    assert verdict(found, "clean").startswith("B is better on the clean view: B − A is +50.0 [")
+    assert summary_sentence(found, "clean").startswith(
+        "B is better on the clean view: B − A is +50.0 ["
+    )
 
 
 def test_turned_round(made: dict[str, Path]) -> None:
-    found = compare(made["better"], made["worse"])
+    found = compare_evaluations(made["better"], made["worse"])
     assert row(found, None, None, "raw")["better"] == "A"
-    assert verdict(found, "raw").startswith("A is better on the raw view: B − A is -66.7 [")
+    assert summary_sentence(found, "raw").startswith(
+        "A is better on the raw view: B − A is -66.7 ["
+    )
 
 
 def test_what_cannot_be_told_apart(
@@ -76,12 +81,12 @@ def test_what_cannot_be_told_apart(
     near = evaluated(
         tmp_path / "near", {**WORSE, "daily_omni 39": "B"}, made_inputs(made), monkeypatch
     )
-    found = compare(made["worse"], near)
+    found = compare_evaluations(made["worse"], near)
     assert row(found, None, None, "clean")["difference"]["value"] == pytest.approx(1 / 40)
-    assert verdict(found, "clean").startswith(
+    assert summary_sentence(found, "clean").startswith(
         "A and B cannot be told apart on the clean view: B − A is +2.5 ["
     )
-    same = compare(made["worse"], made["worse"])
+    same = compare_evaluations(made["worse"], made["worse"])
     assert {r["better"] for r in same["rows"]} == {None}
     assert {r["difference"]["value"] for r in same["rows"]} == {0}
 
@@ -105,7 +110,7 @@ def test_pairs_are_clustered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             evaluated(root / "a", worse, given, monkeypatch),
             evaluated(root / "b", {}, given, monkeypatch),
         )
-        difference = row(compare(a, b), None, None, "raw")["difference"]
+        difference = row(compare_evaluations(a, b), None, None, "raw")["difference"]
         widths.append(difference["high"] - difference["low"])
     assert widths[1] > 2 * widths[0]
 
@@ -115,7 +120,7 @@ def test_a_query_without_a_reply_is_in_no_row(
 ) -> None:
     said = {"daily_omni 00": Reply(error="HTTP 500"), "daily_omni 50": Reply(error="HTTP 500")}
     failed = evaluated(tmp_path / "failed", said, made_inputs(made), monkeypatch)
-    found = compare(made["worse"], failed)
+    found = compare_evaluations(made["worse"], failed)
     assert found["unpaired"] == {"a": 0, "b": 2}
     assert found["queries"] == 60
     everything = row(found, None, None, "raw")
@@ -125,7 +130,7 @@ def test_a_query_without_a_reply_is_in_no_row(
 def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs(tmp_path)
     a, b = (evaluated(tmp_path / name, {}, given, monkeypatch) for name in "ab")
-    found = compare(a, b)
+    found = compare_evaluations(a, b)
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "official"} == {"daily_omni"}
     assert {r["benchmark"] for r in found["rows"] if r["rule"] == "strict"} == {
         None,
@@ -162,7 +167,7 @@ def test_unlike_profiles_are_refused_by_field(
     recipe = load_recipe("tiny", [*FLAGS, *flags, "model=stub"])
     other = evaluated(tmp_path / "other", {}, given, monkeypatch, recipe=recipe)
     with pytest.raises(DataError) as error:
-        compare(made["better"], other)
+        compare_evaluations(made["better"], other)
     assert message in str(error.value)
     assert "profile.max_new_tokens" not in str(error.value)
 
@@ -171,10 +176,10 @@ def test_a_format_that_changed_between_versions_is_refused(made: dict[str, Path]
     path = made["better"] / "scores.json"
     write_json(path, read_json(path) | {"profile_hash": "f" * 64})
     with pytest.raises(DataError, match=r"scores\.json was changed after the step was finished"):
-        compare(made["worse"], made["better"])
+        compare_evaluations(made["worse"], made["better"])
     finish(made["better"])
     with pytest.raises(DataError, match="profile_hash differs, and no field of the profile does"):
-        compare(made["worse"], made["better"])
+        compare_evaluations(made["worse"], made["better"])
 
 
 def test_other_queries_are_refused(
@@ -185,7 +190,7 @@ def test_other_queries_are_refused(
     with pytest.raises(
         DataError, match=r"queries differ: 1 in A alone, 0 in B alone, 59 in both by id"
     ) as error:
-        compare(made["better"], other)
+        compare_evaluations(made["better"], other)
     assert "  manifest differs: A has " in str(error.value)
     changed = [MANY[0].model_copy(update={"answer": "cat"}), *MANY[1:]]
     other = evaluated(
@@ -194,7 +199,7 @@ def test_other_queries_are_refused(
     with pytest.raises(
         DataError, match=r"queries differ: 0 in A alone, 0 in B alone, 60 in both by id"
     ):
-        compare(made["better"], other)
+        compare_evaluations(made["better"], other)
 
 
 def test_other_manifests_are_refused_unless_one_is_named(
@@ -206,28 +211,28 @@ def test_other_manifests_are_refused_unless_one_is_named(
         DataError,
         match=r"manifest differs: A has \w{12}, B has \w{12} \(--manifest DIR names one for both\)",
     ):
-        compare(made["worse"], other)
-    found = compare(made["worse"], other, given["manifest"])
+        compare_evaluations(made["worse"], other)
+    found = compare_evaluations(made["worse"], other, given["manifest"])
     assert row(found, None, None, "clean")["n"] == 10
     assert row(found, None, None, "raw")["n"] == 60
     assert found["manifest_hash"] == read_json(given["manifest"] / "manifest.json")["content_hash"]
     small = inputs(tmp_path / "small")["manifest"]
-    with pytest.raises(DataError, match=r"the manifest has no verdict on 52 of 60 queries"):
-        compare(made["worse"], other, small)
+    with refused(DataError, "manifest-missing-verdict", field="verdicts"):
+        compare_evaluations(made["worse"], other, small)
 
 
 def test_only_outputs_of_evaluate_are_compared(made: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is an output of clean; compare takes two of evaluate"):
-        compare(made["worse"], made["manifest"])
+        compare_evaluations(made["worse"], made["manifest"])
     with pytest.raises(DataError, match="no such directory"):
-        compare(made["worse"], tmp_path / "absent")
+        compare_evaluations(made["worse"], tmp_path / "absent")
     path = made["better"] / "scores.json"
     write_json(path, {k: v for k, v in read_json(path).items() if k != "queries_hash"})
     finish(made["better"])
     with pytest.raises(
         DataError, match=r"scores\.json lacks queries_hash: an older omnicore wrote it"
     ):
-        compare(made["worse"], made["better"])
+        compare_evaluations(made["worse"], made["better"])
 
 
 def test_the_command_prints_tables_and_the_verdict(
@@ -246,6 +251,9 @@ def test_the_command_prints_tables_and_the_verdict(
     assert "official, %" in said
     for name in ("daily_omni", "Event", "Inference", "33.3", "100.0"):
         assert name in said
-    assert read_json(tmp_path / "c.json")["rows"] == compare(made["worse"], made["better"])["rows"]
+    assert (
+        read_json(tmp_path / "c.json")["rows"]
+        == compare_evaluations(made["worse"], made["better"])["rows"]
+    )
     assert main(["compare", str(made["worse"]), str(made["queries"])]) == 2
     assert "is an output of prepare" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from omnicore.errors import DataError
 from omnicore.models import thinker
 from omnicore.models.processor import SPECIAL
 from omnicore.runtime.run import run_step
-from omnicore.schema import CONTROL, Query
+from omnicore.schema import CONTROL_TOKEN, Query
 from omnicore.storage.files import read_jsonl
 from tests.benchmarks import native
 
@@ -59,7 +59,7 @@ def test_a_query_whose_text_controls_the_model_is_refused(
     with pytest.raises(DataError) as refused:
         read_jsonl(path, Query)
     assert (
-        f"{path}:2:{field}: Value error, '{token}' in q7 controls the model: leave it out"
+        f"{path}:2:{field}: Value error, '{token}' in q7 is a control token of chat templates: remove it"
         in str(refused.value)
     )
 
@@ -69,7 +69,7 @@ def test_a_query_whose_text_controls_the_model_is_refused(
     ["<think>a</think>", "|x| < 3 <|> 2", "<media_1> or <image>", "<|x|>", "a <b|c> d", "x|>y<|z"],
 )
 def test_other_angle_brackets_are_text(text: str) -> None:
-    assert not CONTROL.search(text)
+    assert not CONTROL_TOKEN.search(text)
 
 
 def test_every_special_token_of_the_models_family_is_known() -> None:
@@ -83,7 +83,7 @@ def test_every_special_token_of_the_models_family_is_known() -> None:
         "<|fim_prefix|>",
         "<|eot_id|>",
     }
-    assert not [token for token in tokens if not CONTROL.fullmatch(token)]
+    assert not [token for token in tokens if not CONTROL_TOKEN.fullmatch(token)]
 
 
 @pytest.mark.parametrize("field", ["system", "instruction"])
@@ -103,7 +103,7 @@ def test_prepare_lists_the_item_with_its_file_line_and_id(tmp_path: Path) -> Non
     found = [
         problem
         for problem in read_jsonl(tmp_path / "out" / "problems.jsonl", dict)
-        if "controls" in problem["message"]
+        if "control token" in problem["message"]
     ]
     kept = {query.id for query in read_jsonl(tmp_path / "out" / "queries.jsonl", Query)}
     assert [(problem["file"], problem["line"], problem["field"]) for problem in found] == [

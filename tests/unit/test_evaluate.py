@@ -12,12 +12,13 @@ import pytest
 from omnicore.data.prompts import profile_hash
 from omnicore.engines.base import Reply
 from omnicore.errors import DataError, EngineError
-from omnicore.evaluation.scores import chance, queries_hash
+from omnicore.evaluation.scores import chance_level, queries_hash
 from omnicore.lineage.step_record import read_step
 from omnicore.schema import Estimate, Outcome, Response, View
 from omnicore.steps.evaluate import run
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_json, read_jsonl
+from tests.errors import refused
 from tests.unit.evaluate_fixture import QUERIES, RECIPE, evaluated, inputs, query
 from tests.unit.run_fixture import finish
 
@@ -224,9 +225,9 @@ def test_the_hash_of_queries_is_of_their_content_not_of_their_place() -> None:
 
 def test_chance_by_kind() -> None:
     both = query("elm", 0, "t", "cat", also=("owl",), answer_kind="set")
-    assert chance([both]) == 1 / 15
+    assert chance_level([both]) == 1 / 15
     assert (
-        chance(
+        chance_level(
             [
                 query("elm", 0, "t", "3", options=(), answer_kind="number"),
                 query("elm", 1, "t", "cat"),
@@ -262,19 +263,19 @@ def test_a_view_without_replies_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "field"),
     [
-        ({"profile_hash": "f" * 64}, "the manifest was made with profile ffffffffffff"),
-        ({"verdicts": []}, r"no verdict on 13 of 13 queries \(\('daily_omni', '00'\) first\)"),
+        ({"profile_hash": "f" * 64}, "evaluate-manifest-profile-differs", "profile_hash"),
+        ({"verdicts": []}, "manifest-missing-verdict", "verdicts"),
     ],
 )
-def test_a_manifest_that_does_not_fit(
-    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_manifest_of_other_profile_or_queries_is_refused(
+    change: dict[str, Any], code: str, field: str, tmp_path: Path
 ) -> None:
     given = inputs(tmp_path)
     path = given["manifest"] / "manifest.json"
     path.write_text(json.dumps(read_json(path) | change))
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, code, field=field):
         run(RECIPE, RECIPE.evaluate, given, tmp_path)
 
 

@@ -12,10 +12,12 @@ from tests.unit.audit_fixture import N, make_queries, simulate
 
 def test_leakage():
     queries = [*make_queries("a", 200), *make_queries("b", 200, options=2)]
-    audited = audit.Audited(queries, frozenset({"a", "b"}))
+    audited = audit.QueryArrays(queries, frozenset({"a", "b"}))
     rng = np.random.default_rng(0)
     seen = np.vstack([simulate(rng, np.arange(200) < 120, None), np.full((200, N), audit.NONE)])
-    table = audit.leakage(audited, {View.visual_only: audit.count(audited, seen)}, audited.groups())
+    table = audit.measure_leakage(
+        audited, {View.visual_only: audit.count_hits(audited, seen)}, audited.rows_by_benchmark()
+    )
     a, b = table["a"]["visual_only"], table["b"]["visual_only"]
     assert a["chance"] == 0.25
     assert b["chance"] == 0.5
@@ -31,9 +33,9 @@ def test_leakage():
 
 def test_null_shares():
     queries = make_queries("b", 3000)
-    audited = audit.Audited(queries, frozenset({"b"}))
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
     answers = simulate(np.random.default_rng(0), np.arange(3000) < 1500, 0.8)
-    shares = audit.null_shares(audited, audit.count(audited, answers))
+    shares = audit.null_shares(audited, audit.count_hits(audited, answers))
     assert len(shares["hits"]) == len(shares["binomial"]) == N + 1
     assert sum(shares["hits"]) == pytest.approx(1)
     assert shares["binomial"] == pytest.approx(
@@ -47,17 +49,17 @@ def test_residual_has_its_own_baseline():
     """A second probe that guesses, a third of the time outside the options, is no leak, though it
     is far from 1/K."""
     queries = make_queries("b", 2000)
-    audited = audit.Audited(queries, frozenset({"b"}))
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
     leaky = np.arange(2000) < 200
-    second = audit.count(audited, simulate(np.random.default_rng(0), leaky, 0.6, draws=4))
-    clean = audit.residual(audited, second, ~leaky)
+    second = audit.count_hits(audited, simulate(np.random.default_rng(0), leaky, 0.6, draws=4))
+    clean = audit.residual_leakage(audited, second, ~leaky)
     assert clean["hit"].value == pytest.approx(1 / 6, abs=0.02)
     assert clean["baseline"].value == pytest.approx(1 / 6, abs=0.01)
     assert clean["excess"].low < 0 < clean["excess"].high
-    everything = audit.residual(audited, second, np.ones(2000, bool))
+    everything = audit.residual_leakage(audited, second, np.ones(2000, bool))
     assert everything["excess"].low > 0.05
     assert everything["excess"].n == 2000
-    assert audit.residual(audited, second, np.zeros(2000, bool)) is None
+    assert audit.residual_leakage(audited, second, np.zeros(2000, bool)) is None
 
 
 def test_random_removal_of_as_many_is_the_control_of_the_residual():
@@ -65,28 +67,28 @@ def test_random_removal_of_as_many_is_the_control_of_the_residual():
     was there; within each benchmark, so that a benchmark that leaks all over is not blamed on the
     removal."""
     queries = [*make_queries("a", 1000), *make_queries("b", 1000), *make_queries("whole", 200)]
-    audited = audit.Audited(queries, frozenset({"a", "b"}))
+    audited = audit.QueryArrays(queries, frozenset({"a", "b"}))
     leaky = np.concatenate([np.arange(1000) < 600, np.arange(1000) < 50, np.ones(200, bool)])
-    second = audit.count(audited, simulate(np.random.default_rng(0), leaky, 0.6, draws=4))
+    second = audit.count_hits(audited, simulate(np.random.default_rng(0), leaky, 0.6, draws=4))
     kept = ~leaky | (audited.benchmark == "whole")
-    found = audit.control(audited, second, kept, seed=0)
+    found = audit.random_removal(audited, second, kept, seed=0)
     assert (found["removed"], found["repeats"]) == (650, 200)
     rate = second.right / 4
     expected = (rate[:1000].mean() * 400 + rate[1000:2000].mean() * 950 + rate[2000:].sum()) / 1550
     assert found["hit"]["mean"] == pytest.approx(expected, abs=0.003)
     assert 0.005 < found["hit"]["high"] - found["hit"]["low"] < 0.05
-    residual = audit.residual(audited, second, kept)
+    residual = audit.residual_leakage(audited, second, kept)
     assert residual["hit"].value < found["hit"]["low"]
     assert residual["excess"].value < found["excess"]["low"]
-    assert audit.control(audited, second, kept, seed=0) == found
-    assert audit.control(audited, second, kept, seed=1) != found
-    nothing = audit.control(audited, second, np.ones(2200, bool), seed=0)
+    assert audit.random_removal(audited, second, kept, seed=0) == found
+    assert audit.random_removal(audited, second, kept, seed=1) != found
+    nothing = audit.random_removal(audited, second, np.ones(2200, bool), seed=0)
     assert nothing["hit"]["mean"] == pytest.approx(rate.mean())
     assert nothing["hit"]["low"] == pytest.approx(nothing["hit"]["high"])
     assert (
-        audit.control(
-            audited.part(audited.filtered),
-            audit.count(audited.part(audited.filtered), np.zeros((2000, 4), int)),
+        audit.random_removal(
+            audited.select(audited.filtered),
+            audit.count_hits(audited.select(audited.filtered), np.zeros((2000, 4), int)),
             np.zeros(2000, bool),
             0,
         )
@@ -95,25 +97,29 @@ def test_random_removal_of_as_many_is_the_control_of_the_residual():
 
 
 def test_replies_are_counted_by_what_became_of_them():
-    audited = audit.Audited([*make_queries("a", 2), *make_queries("b", 1)], frozenset({"a"}))
+    audited = audit.QueryArrays([*make_queries("a", 2), *make_queries("b", 1)], frozenset({"a"}))
     answers = np.array(
-        [[0, audit.CUT, audit.NONE], [audit.FAILED, audit.CUT, 2], [1, audit.UNREAD, audit.NONE]]
+        [
+            [0, audit.TRUNCATED, audit.NONE],
+            [audit.FAILED, audit.TRUNCATED, 2],
+            [1, audit.UNREADABLE, audit.NONE],
+        ]
     )
-    assert audit.replies(audited, {View.text_only: answers}) == {
+    assert audit.count_replies(audited, {View.text_only: answers}) == {
         "a": {"text_only": {"draws": 6, "failed": 1, "truncated": 2, "no_answer": 0, "outside": 1}},
         "b": {"text_only": {"draws": 3, "failed": 0, "truncated": 0, "no_answer": 1, "outside": 1}},
     }
-    assert audit.count(audited, answers).right.tolist() == [1, 0, 0]
+    assert audit.count_hits(audited, answers).right.tolist() == [1, 0, 0]
 
 
 def test_leakage_is_over_what_was_answered():
-    audited = audit.Audited(make_queries("a", 3), frozenset({"a"}))
+    audited = audit.QueryArrays(make_queries("a", 3), frozenset({"a"}))
     answers = np.array([[0, audit.FAILED, 0, 0], [0, 1, 0, 1], [audit.FAILED] * 4])
     hits = {
-        View.visual_only: audit.count(audited, answers),
-        View.text_only: audit.count(audited, answers[[2, 2, 2]]),
+        View.visual_only: audit.count_hits(audited, answers),
+        View.text_only: audit.count_hits(audited, answers[[2, 2, 2]]),
     }
-    found = audit.leakage(
+    found = audit.measure_leakage(
         audited, hits, {"first": np.array([True, False, False]), "all": np.ones(3, bool)}
     )
     assert found["first"]["visual_only"]["solved"].value == 1

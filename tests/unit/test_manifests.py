@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from omnicore import audit
-from omnicore.audit import manifest_io
+from omnicore.audit import manifest_io, manifest_table
 from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, DataError
@@ -18,6 +18,7 @@ from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Label, Query, Verdict
 from omnicore.steps import evaluate
 from omnicore.storage.files import read_json, write_json, write_jsonl
+from tests.errors import refused
 
 S, N, U, W = Label.solvable, Label.not_solvable, Label.undecided, Label.kept_whole
 NAMES = {"daily_omni": 4, "world_sense": 3, "yew": 2}
@@ -84,7 +85,7 @@ def table(path, rows, columns=("benchmark", "id")):
 
 
 def take(path, prepared, listed="kept", columns=("benchmark", "id")):
-    return manifest_io.read_table(path, columns, listed, prepared)
+    return manifest_table.import_table(path, columns, listed, prepared)
 
 
 def labels(manifest):
@@ -92,7 +93,7 @@ def labels(manifest):
 
 
 def test_show_counts_by_benchmark():
-    lines = manifest_io.show(make(S, S, N, U, seed=3)).splitlines()
+    lines = manifest_io.format_manifest(make(S, S, N, U, seed=3)).splitlines()
     assert lines[:4] == ["policy   repeated", "probe    a", f"profile  {'p' * 64}", "seed     3"]
     assert [line.split() for line in lines[6:]] == [
         ["benchmark", "kept", "removed", "not", "solvable", "undecided", "whole"],
@@ -104,7 +105,9 @@ def test_show_counts_by_benchmark():
 
 
 def test_diff_says_what_moved_and_why():
-    said = manifest_io.diff(make(S, N, N, S, N), make(N, S, U, S, policy="circular", probe="b"))
+    said = manifest_io.diff_manifests(
+        make(S, N, N, S, N), make(N, S, U, S, policy="circular", probe="b")
+    )
     assert "policy: 'repeated' -> 'circular'" in said
     assert "probe: 'a' -> 'b'" in said
     assert "profile_hash" not in said
@@ -119,8 +122,8 @@ def test_diff_says_what_moved_and_why():
     assert "only the first judges 1: daily_omni 1 (daily_omni/0004 first)" in said
 
 
-def test_diff_of_a_manifest_with_itself_is_empty():
-    said = manifest_io.diff(make(S, N), make(S, N))
+def test_diff_with_itself_is_empty():
+    said = manifest_io.diff_manifests(make(S, N), make(S, N))
     assert said.startswith("same policy, probe, profile and seed")
     assert "0 of 4" in said
     assert "->  " not in said
@@ -128,7 +131,7 @@ def test_diff_of_a_manifest_with_itself_is_empty():
 
 
 def test_diff_shows_the_first_examples_of_many():
-    said = manifest_io.diff(make(*[N] * 40), make(*[S] * 40))
+    said = manifest_io.diff_manifests(make(*[N] * 40), make(*[S] * 40))
     assert "  daily_omni: 40" in said
     assert said.count("-> removed (") == manifest_io.EXAMPLES
 
@@ -138,7 +141,7 @@ ROWS = [("daily_omni", "0001"), ("daily_omni", "0003"), ("world_sense", "0000")]
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("listed", ["kept", "removed"])
-def test_a_table_becomes_a_manifest(prepared, tmp_path, suffix, listed):
+def test_table_becomes_manifest(prepared, tmp_path, suffix, listed):
     made, counts = take(table(tmp_path / f"list{suffix}", ROWS), prepared, listed)
     inside, outside = (N, S) if listed == "kept" else (S, N)
     assert labels(made) == {
@@ -151,7 +154,7 @@ def test_a_table_becomes_a_manifest(prepared, tmp_path, suffix, listed):
     assert {v.draws for v in made.verdicts} == {0}
 
 
-def test_the_hash_hangs_on_neither_order_nor_form_nor_name(prepared, tmp_path):
+def test_hash_ignores_order_format_and_file_name(prepared, tmp_path):
     paths = [tmp_path / "a.csv", tmp_path / "b.jsonl", tmp_path / "c.csv"]
     orders = [ROWS, ROWS[::-1], [*ROWS, ROWS[0]]]
     found = [take(table(path, rows), prepared)[0] for path, rows in zip(paths, orders, strict=True)]
@@ -187,76 +190,88 @@ def test_names_of_benchmarks_and_columns_may_differ(prepared, tmp_path):
     assert labels(made)["daily_omni", "3"] is N
 
 
-BAD = {
+BAD_ROWS = {
     "unknown ids": (
         [*ROWS, ("daily_omni", "9999"), ("elm", "0001")],
-        (
-            r"2 of 5 rows name no query of .*prepare:\n  .*list.csv:5: daily_omni/9999\n "
-            r" .*list.csv:6: elm/0001$"
-        ),
+        "table-unknown-query",
+        {},
+        ["2 of 5 rows", "list.csv:5: daily_omni/9999\n", "list.csv:6: elm/0001"],
     ),
     "many unknown ids": (
         [("elm", str(i)) for i in range(30)],
-        r"30 of 30 rows(.*\n)+.*  and 20 more$",
+        "table-unknown-query",
+        {},
+        ["30 of 30 rows", "list.csv:11: elm/9\n", "  and 20 more"],
     ),
-    "empty": ([], "lists nothing"),
-    "no id": ([("daily_omni", "")], r"list.csv:2: no value in column 'id'; it has benchmark, id"),
+    "empty": ([], "table-empty", {}, []),
+    "no id": (
+        [("daily_omni", "")],
+        "table-missing-value",
+        {"line": 2, "field": "id"},
+        ["it has benchmark, id"],
+    ),
 }
 
 
-@pytest.mark.parametrize(("rows", "message"), BAD.values(), ids=BAD)
-def test_rows_that_fit_nothing_are_listed(prepared, tmp_path, rows, message):
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize(
+    ("rows", "code", "details", "values"), BAD_ROWS.values(), ids=list(BAD_ROWS)
+)
+def test_rows_that_name_no_query_are_listed(prepared, tmp_path, rows, code, details, values):
+    with refused(DataError, code, path=tmp_path / "list.csv", **details) as caught:
         take(table(tmp_path / "list.csv", rows), prepared)
+    for value in values:
+        assert value in str(caught.value)
 
 
-FILES = {
-    "list.txt": ("x", ConfigError, "a table is .csv, .jsonl or .parquet"),
+BAD_FILES = {
+    "list.txt": ("x", ConfigError, "table-unknown-suffix", {}),
     "list.jsonl": (
         '{"benchmark": "daily_omni", "id": "0001"}\n{"bench',
         DataError,
-        r"list.jsonl:2: not JSON",
+        "table-invalid-json",
+        {"line": 2},
     ),
-    "rows.jsonl": ("[1]\n", DataError, r"rows.jsonl:1: a row is an object"),
-    "list.parquet": ("PAR0", DataError, r"list.parquet is not Parquet"),
+    "rows.jsonl": ("[1]\n", DataError, "table-invalid-row", {"line": 1}),
+    "list.parquet": ("PAR0", DataError, "table-invalid-parquet", {}),
     "other.csv": (
         "a,b\n1,2\n",
         DataError,
-        r"other.csv:2: no value in column 'benchmark'; it has a, b",
+        "table-missing-value",
+        {"line": 2, "field": "benchmark"},
     ),
 }
 
 
-@pytest.mark.parametrize(("name", "case"), FILES.items(), ids=FILES)
+@pytest.mark.parametrize(("name", "case"), BAD_FILES.items(), ids=BAD_FILES)
 def test_broken_tables_are_refused(prepared, tmp_path, name, case):
-    text, error, message = case
+    text, error, code, details = case
     (tmp_path / name).write_text(text)
-    with pytest.raises(error, match=message):
+    with refused(error, code, path=tmp_path / name, **details):
         take(tmp_path / name, prepared)
 
 
-def test_without_pyarrow_one_clear_sentence(prepared, tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_is_refused(prepared, tmp_path, monkeypatch):
     (tmp_path / "list.parquet").write_text("x")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"Parquet needs pyarrow.* pip install pyarrow"):
+    with refused(ConfigError, "package-missing", field="pyarrow"):
         take(tmp_path / "list.parquet", prepared)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_what_is_exported_as_kept_or_removed_comes_back(prepared, tmp_path, suffix):
+def test_exported_lists_import_again(prepared, tmp_path, suffix):
     made, _ = take(table(tmp_path / "list.csv", ROWS), prepared)
     for listed, count in (("kept", 5), ("removed", 4)):
         path = tmp_path / f"{listed}{suffix}"
-        assert manifest_io.write_table(made, path, listed) == count
+        assert manifest_table.export_table(made, path, listed) == count
         assert take(path, prepared, listed)[0].kept() == made.kept()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_full_export_holds_the_evidence_and_is_no_list(prepared, tmp_path, suffix):
+def test_full_export_holds_evidence_and_is_no_list(prepared, tmp_path, suffix):
     path = tmp_path / f"all{suffix}"
     manifest = make(S, N, U)
-    assert manifest_io.write_table(manifest, path, None) == 5
-    rows = [row for _, row in manifest_io._rows(path)]
+    assert manifest_table.export_table(manifest, path, None) == 5
+    rows = [row for _, row in manifest_table._read_rows(path)]
     for v, row in zip(manifest.verdicts, rows, strict=True):
         assert (row["benchmark"], row["id"], row["label"]) == (v.benchmark, v.id, v.label)
         assert (int(row["hits"]), float(row["null"]), str(row["kept"])) == (
@@ -264,7 +279,7 @@ def test_a_full_export_holds_the_evidence_and_is_no_list(prepared, tmp_path, suf
             v.null,
             str(v.kept),
         )
-    with pytest.raises(DataError, match="export it with --listed kept first"):
+    with refused(DataError, "table-holds-verdicts"):
         take(path, prepared)
 
 
@@ -306,7 +321,7 @@ def test_the_command_line(prepared, tmp_path, capsys):
     assert "is not JSON" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+def test_show_ends_quietly_when_its_reader_closes(tmp_path):
     many = [f"benchmark-{i:05d}" for i in range(5000)]
     found = audit.build_manifest(
         "repeated", "a", "p" * 64, [verdict(name, "0", N) for name in many]
@@ -323,7 +338,7 @@ def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
     output = tmp_path / "imported"
     path = table(tmp_path / "list.csv", ROWS)
     made, counts = take(path, prepared)
-    manifest_io.save(made, counts, (path, prepared), output)
+    manifest_table.save_imported(made, counts, (path, prepared), output)
     recipe = load_recipe("tiny", ["profile.max_new_tokens=2", "evaluate.ablations=[]"])
     inputs = {"queries": prepared, "manifest": output}
     assert run_step("evaluate", recipe, inputs, tmp_path / "scores")["summary"]["queries"] == 9
@@ -331,13 +346,13 @@ def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
     assert scores["manifest_hash"] == made.content_hash
     assert scores["clean"]["micro"]["n"] == 5
     write_json(output / "manifest.json", make(S, profile="f" * 64))
-    with pytest.raises(DataError, match="the manifest was made with profile ffffffffffff"):
+    with refused(DataError, "evaluate-manifest-profile-differs", field="profile_hash"):
         evaluate.run(recipe, recipe.evaluate, inputs, tmp_path)
 
 
-def test_no_manifest(tmp_path):
+def test_read_manifest_refuses_other_files(tmp_path):
     write_json(tmp_path / "manifest.json", {"policy": "repeated"})
-    with pytest.raises(DataError, match=r"is not a manifest: probe: Field required"):
-        manifest_io.read(tmp_path)
-    with pytest.raises(DataError, match="no such file"):
-        manifest_io.read(tmp_path / "other.json")
+    with refused(DataError, "manifest-invalid", field="probe"):
+        manifest_io.read_manifest(tmp_path)
+    with refused(DataError, "file-missing"):
+        manifest_io.read_manifest(tmp_path / "other.json")

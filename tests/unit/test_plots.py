@@ -10,15 +10,17 @@ from omnicore.schema import Estimate
 
 
 def test_text_of_a_plot_is_escaped() -> None:
-    row = plots.Row("<b>&", [("leak", Estimate(value=0.5, low=0.4, high=0.6, n=9))], note="<i>")
-    drawn = plots.intervals([row], 'a "<script>"')
+    row = plots.IntervalRow(
+        "<b>&", [("leak", Estimate(value=0.5, low=0.4, high=0.6, n=9))], note="<i>"
+    )
+    drawn = plots.plot_intervals([row], 'a "<script>"')
     assert "&lt;b&gt;&amp;" in drawn
     assert not any(mark in drawn for mark in ("<b>", "<i>", "<script>", '"a "'))
 
 
 def test_a_stage_without_an_estimate_is_left_out_of_its_line() -> None:
     e = Estimate(value=0.5, low=0.4, high=0.6, n=9)
-    drawn = plots.trajectory("BSRD", {"raw": [e] * 4, "clean": [None, e, e, None]}, "two lines")
+    drawn = plots.plot_stages("BSRD", {"raw": [e] * 4, "clean": [None, e, e, None]}, "two lines")
     assert drawn.count('class="dot raw"') == 4
     assert drawn.count('class="dot clean"') == 2
 
@@ -35,7 +37,7 @@ def test_a_stage_without_an_estimate_is_left_out_of_its_line() -> None:
 def test_labels_move_apart_inside_the_plot(
     places: list[float], gap: float, moved: list[float]
 ) -> None:
-    assert plots._spread(places, gap, 0, 100) == pytest.approx(moved, abs=0.01)
+    assert plots._separate_labels(places, gap, 0, 100) == pytest.approx(moved, abs=0.01)
 
 
 @pytest.mark.parametrize(

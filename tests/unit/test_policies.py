@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from omnicore import audit
-from omnicore.audit.files import _Turns
+from omnicore.audit.files import _Permutations
 from omnicore.config import CleanConfig
 from omnicore.data.prompts import draw_permutation
 from omnicore.schema import AnswerKind, Label, Query, View
@@ -84,7 +84,7 @@ def test_failed_draws_leave_a_query_undecided_and_out_of_the_rules():
     assert sum(v.label is Label.solvable for v in single[:100]) > 80
 
 
-@pytest.mark.parametrize("lost", [audit.CUT, audit.UNREAD])
+@pytest.mark.parametrize("lost", [audit.TRUNCATED, audit.UNREADABLE])
 def test_draws_that_could_change_a_verdict_leave_it_open(lost):
     """Right and lost draws of eight, and the verdict where 6 hits decide."""
     cases = {
@@ -117,11 +117,16 @@ def test_draws_that_could_change_a_verdict_leave_it_open(lost):
 def test_a_circle_with_a_lost_draw_is_undecided_only_where_it_could_be_right():
     queries = make_queries("b", 4)
     answers = np.array(
-        [[0, 0, 0, 0], [0, 0, 0, audit.CUT], [0, 1, 0, audit.CUT], [audit.UNREAD] * 4]
+        [
+            [0, 0, 0, 0],
+            [0, 0, 0, audit.TRUNCATED],
+            [0, 1, 0, audit.TRUNCATED],
+            [audit.UNREADABLE] * 4,
+        ]
     )
-    audited = audit.Audited(queries, frozenset({"b"}))
-    verdicts = audit.circular(
-        audited, answers, audit.circles(audited, orders_of(queries, 4)), CleanConfig()
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
+    verdicts = audit.circular_verdicts(
+        audited, answers, audit.full_rotations(audited, orders_of(queries, 4)), CleanConfig()
     )
     assert [v.label for v in verdicts] == ["solvable", "undecided", "not_solvable", "undecided"]
     assert [v.draws for v in verdicts] == [4, 3, 3, 0]
@@ -133,7 +138,7 @@ def test_lost_draws_do_not_widen_the_null():
     queries, solvable = make_queries("b", 4000), np.arange(4000) < 2000
     rng = np.random.default_rng(2)
     answers = simulate(rng, solvable, 0.8)
-    answers = np.where(rng.random(answers.shape) < 0.15, audit.CUT, answers)
+    answers = np.where(rng.random(answers.shape) < 0.15, audit.TRUNCATED, answers)
     (rule,), verdicts, _ = judge(queries, answers)
     precision, _, lost = quality(queries, solvable, verdicts)
     assert precision >= 0.98
@@ -179,20 +184,24 @@ def test_queries_without_one_right_option_are_kept_whole_and_leave_the_rules_alo
     for v in (*repeated[400:], *single[400:]):
         assert (v.label, v.null, v.binomial) == (Label.kept_whole, 1, 1)
     assert [(v.hits, v.draws) for v in repeated[400:]] == [(6, 8)] * 3
-    audited = audit.Audited(odd, frozenset({"b"}))
+    audited = audit.QueryArrays(odd, frozenset({"b"}))
     assert audited.chance.tolist() == [0, 0, 1 / 7]
-    found = audit.count(audited, np.stack([hits] * 3))
-    leak = audit.leakage(audited, {View.visual_only: found}, audited.groups())["b"]["visual_only"]
+    found = audit.count_hits(audited, np.stack([hits] * 3))
+    leak = audit.measure_leakage(audited, {View.visual_only: found}, audited.rows_by_benchmark())[
+        "b"
+    ]["visual_only"]
     assert leak["solved"].value == 0.75
     assert leak["chance"] == pytest.approx(1 / 21)
-    assert audit.residual(audited, found, np.ones(3, bool)) is None, "no wrong option, no baseline"
+    assert audit.residual_leakage(audited, found, np.ones(3, bool)) is None, (
+        "no wrong option, no baseline"
+    )
     assert audit.null_shares(audited, found)["hits"] == [0] * (N + 1)
     assert judge(odd, np.stack([hits] * 3))[0] == []
 
 
 def orders_of(queries, draws, seed=0):
     """The orders that a probe shows, as clean reads them."""
-    turns, cycle, turn = _Turns(), [], []
+    turns, cycle, turn = _Permutations(), [], []
     for q in queries:
         shown = [
             turns(draw_permutation(q, View.visual_only, i, seed), len(q.options))
@@ -200,7 +209,7 @@ def orders_of(queries, draws, seed=0):
         ]
         cycle.append([c for c, _ in shown])
         turn.append([t for _, t in shown])
-    return audit.Orders(np.array(cycle), np.array(turn))
+    return audit.OptionOrders(np.array(cycle), np.array(turn))
 
 
 @pytest.mark.parametrize(
@@ -209,9 +218,9 @@ def orders_of(queries, draws, seed=0):
 )
 def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, draws, full):
     queries = make_queries("b", 50, options=options)
-    audited = audit.Audited(queries, frozenset({"b"}))
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
     orders = orders_of(queries, draws)
-    found = audit.circles(audited, orders)
+    found = audit.full_rotations(audited, orders)
     if not full:
         assert (found == audit.NONE).all()
         return
@@ -226,8 +235,8 @@ def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, dra
 
 
 def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
-    audited = audit.Audited(make_queries("b", 3, options=3), frozenset({"b"}))
-    turns = _Turns()
+    audited = audit.QueryArrays(make_queries("b", 3, options=3), frozenset({"b"}))
+    turns = _Permutations()
     whole = [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
     mirrored = [(0, 2, 1), (2, 1, 0), (1, 0, 2)]
     rows = [
@@ -239,7 +248,7 @@ def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
         np.array([[turns(order, 3)[i] for order in row] for row in rows]) for i in (0, 1)
     )
     cycle[0, 1] = turn[0, 1] = audit.NONE  # failed
-    found = audit.circles(audited, audit.Orders(cycle, turn))
+    found = audit.full_rotations(audited, audit.OptionOrders(cycle, turn))
     assert sorted(found[0].tolist()) == [3, 4, 5]
     assert sorted(found[1].tolist()) == [0, 3, 5]
     assert found[2].tolist() == [audit.NONE] * 3
@@ -249,10 +258,10 @@ def test_circular():
     """All K of the circle right, query removed; its null measured on wrong options, its binomial
     K**-K."""
     queries, solvable = make_queries("b", 4000), np.arange(4000) < 2000
-    audited = audit.Audited(queries, frozenset({"b"}))
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
     answers = simulate(np.random.default_rng(0), solvable, 0.6)
-    circles = audit.circles(audited, orders_of(queries, N))
-    verdicts = audit.circular(audited, answers, circles, CleanConfig())
+    circles = audit.full_rotations(audited, orders_of(queries, N))
+    verdicts = audit.circular_verdicts(audited, answers, circles, CleanConfig())
     for v, given in zip(verdicts, answers, strict=True):
         assert (v.hits, v.draws) == ((given[:4] == 0).sum(), 4)
         assert v.label is (Label.solvable if v.hits == 4 else Label.not_solvable)
@@ -267,22 +276,24 @@ def test_circular_without_a_full_circle_is_undecided():
         *make_queries("b", 100),
         *[q.model_copy(update={"id": f"six-{q.id}"}) for q in make_queries("b", 100, options=6)],
     ]
-    audited = audit.Audited(queries, frozenset({"b"}))
+    audited = audit.QueryArrays(queries, frozenset({"b"}))
     answers = np.zeros((200, 5), int)
     answers[0, 2] = audit.FAILED
     orders = orders_of(queries, 5)
     orders.cycle[0, 2] = audit.NONE
-    verdicts = audit.circular(audited, answers, audit.circles(audited, orders), CleanConfig())
+    verdicts = audit.circular_verdicts(
+        audited, answers, audit.full_rotations(audited, orders), CleanConfig()
+    )
     assert verdicts[0].label is Label.undecided
     assert {v.label for v in verdicts[1:100]} == {Label.solvable}
     assert {(v.label, v.draws) for v in verdicts[100:]} == {(Label.undecided, 0)}
     none = np.full((200, 6), audit.NONE)
-    assert audit.circular(audited, answers, none, CleanConfig()) is None
+    assert audit.circular_verdicts(audited, answers, none, CleanConfig()) is None
     assert (
-        audit.circular(
-            audit.Audited(queries, frozenset()),
+        audit.circular_verdicts(
+            audit.QueryArrays(queries, frozenset()),
             answers,
-            audit.circles(audited, orders),
+            audit.full_rotations(audited, orders),
             CleanConfig(),
         )
         is None
@@ -303,12 +314,12 @@ def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(fa
             for q in queries
         ]
     )
-    audited = audit.Audited(queries, frozenset({"b0"}))
-    hits = audit.count(audited, answers)
+    audited = audit.QueryArrays(queries, frozenset({"b0"}))
+    hits = audit.count_hits(audited, answers)
     assert set(hits.right.tolist()) == {2}
     assert set(hits.wrong.ravel().tolist()) == {2, audit.NONE}
     # Five draws: one more circle is begun, and its place falls on right and wrong options alike.
-    part = audit.count(audited, answers[:, :5])
+    part = audit.count_hits(audited, answers[:, :5])
     assert (part.right == 2).mean() == pytest.approx(0.25, abs=0.03)
     assert (part.wrong == 2).sum() / (3 * len(queries)) == pytest.approx(0.25, abs=0.03)
 

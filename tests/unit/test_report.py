@@ -38,7 +38,7 @@ def output(roles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def evidence(roles: dict[str, Path]) -> ev.Evidence:
-    return ev.read(roles)
+    return ev.read_evidence(roles)
 
 
 def changed(
@@ -85,12 +85,12 @@ def test_half_a_training_run_has_none(roles: dict[str, Path], tmp_path: Path) ->
 
 
 def test_gains_are_told_to_scripts_as_on_the_page(output: Path, evidence: ev.Evidence) -> None:
-    gain = words.gain(evidence, "sft", "rlvr")
+    gain = words.stage_gain(evidence, "sft", "rlvr")
     assert read_json(output / "report.json")["gain"]["rlvr"]["surplus"] == gain.surplus.model_dump(
         mode="json"
     )
     assert (
-        str(escape(words.gain_sentence(words.gain(evidence, "base", "sft"), gain)))
+        str(escape(words.gain_sentence(words.stage_gain(evidence, "base", "sft"), gain)))
         in (output / "report.html").read_text()
     )
 
@@ -271,7 +271,10 @@ def test_failed_requests_are_in_no_figure_and_named(
     assert said.pop("elm-0003") == ["failed", False, ""]
     assert all(outcome != "failed" for outcome, _, _ in said.values())
 
-    before, after = words.gain(evidence, "sft", "rlvr"), words.gain(ev.read(part), "sft", "rlvr")
+    before, after = (
+        words.stage_gain(evidence, "sft", "rlvr"),
+        words.stage_gain(ev.read_evidence(part), "sft", "rlvr"),
+    )
     assert (before.raw.n - after.raw.n, before.surplus.n - after.surplus.n) == (1, 1)
     right = {
         name: evidence.responses[name]["elm", "elm-0003"].outcome is Outcome.correct
@@ -382,7 +385,7 @@ def test_what_a_model_wrote_cannot_leave_its_place(roles: dict[str, Path], tmp_p
 
 
 def test_a_query_carries_its_evidence(evidence: ev.Evidence) -> None:
-    data = browser.payload(evidence)
+    data = browser.browser_data(evidence)
     assert data["stages"] == ["Base", "SFT", "RLVR", "Self-distilled", "Random reward"]
     verdicts = {(v.benchmark, v.id): v for v in evidence.manifest.verdicts}
     for q, shown in zip(evidence.queries, data["queries"], strict=True):
@@ -398,7 +401,7 @@ def test_gains_are_paired_and_their_surplus_has_the_interval_of_a_clustered_boot
     evidence: ev.Evidence,
 ) -> None:
     scores = evidence.scores
-    found = words.gain(evidence, "sft", "rlvr")
+    found = words.stage_gain(evidence, "sft", "rlvr")
     assert found.raw.value == pytest.approx(
         scores["rlvr"].raw.micro.value - scores["sft"].raw.micro.value
     )
@@ -430,19 +433,19 @@ def test_page_shows_the_audits_evidence(
     control = evidence.audit.policies["repeated"].control
     assert control
     for said in (
-        words.per_cent(control.hit.mean),
-        words.per_cent(control.excess.mean),
+        words.format_percent(control.hit.mean),
+        words.format_percent(control.excess.mean),
         "random removal",
         "200 times over",
     ):
         assert said in section
     assert '<th scope="col">Circular</th>' in section
-    by_type = figures.leakage_by_type(evidence).rows
+    by_type = figures.leakage_table(evidence).rows
     assert sum(int(str(row[2])) for row in by_type) == len(evidence.queries)
     assert {row[:2] for row in by_type} == {
         (q.benchmark, q.type.replace("_", " ")) for q in evidence.queries
     }
-    asked = [row for row in figures.replies(evidence).rows if row[1] == "visual only"]
+    asked = [row for row in figures.reply_table(evidence).rows if row[1] == "visual only"]
     assert sum(int(str(row[2])) for row in asked) == 8 * len(evidence.queries)
     assert f"Of {12 * len(evidence.queries)} requests to the probe" in section
 
@@ -477,7 +480,7 @@ def test_page_shows_the_audits_evidence(
 def test_requests_without_an_answer_are_told_apart(
     evidence: ev.Evidence, counts: tuple[int, ...], lacking: int, said: str
 ) -> None:
-    replies = ev.Replies(
+    replies = ev.ReplyCounts(
         **dict(
             zip(
                 ("draws", "failed", "truncated", "no_answer", "outside"),
@@ -500,10 +503,10 @@ def test_sentences_count_what_they_name(evidence: ev.Evidence) -> None:
         f"{removed} of {len(labels)} audited queries, {100 * removed / len(labels):.1f}\u00a0% ["
     )
     assert "yew (15 queries; yes/no" in words.kept_whole_sentence(evidence)
-    lead = words.difference(evidence, "control", "rlvr", clean=True)
+    lead = words.accuracy_difference(evidence, "control", "rlvr", clean=True)
     assert lead.low > 0
     assert (
-        f"RLVR on real rewards stands {words.points(lead)} points above the control"
+        f"RLVR on real rewards stands {words.format_points(lead)} points above the control"
         in words.control_sentence(evidence)
     )
 
@@ -532,11 +535,11 @@ def test_sentences_count_what_they_name(evidence: ev.Evidence) -> None:
 def test_the_null_is_told_at_the_rule_that_most_benchmarks_share(
     evidence: ev.Evidence, rules: tuple[int | None, ...], said: str
 ) -> None:
-    null = ev.Null(
+    null = ev.NullRecord(
         hits=[0.9, 0.07, 0, 0, 0, 0, 0.02, 0.01, 0],
         binomial=[0.9, 0.096, 0, 0, 0, 0, 0.003, 0.001, 0],
     )
-    thresholds = {str(i): ev.Threshold(hits=hits, draws=8) for i, hits in enumerate(rules)}
+    thresholds = {str(i): ev.ThresholdRecord(hits=hits, draws=8) for i, hits in enumerate(rules)}
     assert said in words.null_sentence(
         evidence.audit.model_copy(update={"null": null, "thresholds": thresholds})
     )
@@ -552,7 +555,7 @@ def test_chance_on_the_clean_view_weighs_benchmarks_by_what_is_kept(evidence: ev
 def test_curves_leave_out_what_was_not_logged(
     roles: dict[str, Path], tmp_path: Path, evidence: ev.Evidence
 ) -> None:
-    drawn = {f.title for _, found in figures.training(evidence) for f in found}
+    drawn = {f.title for _, found in figures.training_figures(evidence) for f in found}
     assert {
         "SFT",
         "Self-distilled",
@@ -572,7 +575,9 @@ def test_curves_leave_out_what_was_not_logged(
         "curves.jsonl",
         lambda _: "".join(json.dumps(row) + "\n" for row in rows),
     )
-    assert [f.title for _, found in figures.training(ev.read(inputs)) for f in found] == [
+    assert [
+        f.title for _, found in figures.training_figures(ev.read_evidence(inputs)) for f in found
+    ] == [
         "SFT",
         "Self-distilled",
         "Reward",
@@ -590,11 +595,11 @@ def test_a_benchmark_with_nothing_kept_is_drawn_without_a_clean_line(
     inputs = roles
     for stage in ev.STAGES:
         inputs = changed(inputs, stage, tmp_path, "scores.json", emptied)
-    found = ev.read(inputs)
-    oak = next(f for f in figures.profiles(found) if f.title == "oak")
+    found = ev.read_evidence(inputs)
+    oak = next(f for f in figures.benchmark_figures(found) if f.title == "oak")
     assert "line raw" in oak.svg
     assert "line clean" not in oak.svg
-    assert ("oak, clean", "–", "–", "–", "–") in figures.profile_table(found).rows
+    assert ("oak, clean", "–", "–", "–", "–") in figures.benchmark_table(found).rows
 
 
 def test_page_names_steps_by_their_role_and_counts_their_seconds(
@@ -611,7 +616,7 @@ def test_page_names_steps_by_their_role_and_counts_their_seconds(
 
 def test_rollouts_of_each_outcome_are_shown_by_type(output: Path, evidence: ev.Evidence) -> None:
     page = (output / "report.html").read_text()
-    shown = dict(figures.rollouts(evidence))
+    shown = dict(figures.rollout_tables(evidence))
     assert set(shown) == {"picture", "speech", "picture text", "speech text", "sum"}
     for kind, table in shown.items():
         mine = [r for r in evidence.rollouts if r["type"].replace("_", " ") == kind]
@@ -630,7 +635,7 @@ def test_rollouts_of_each_outcome_are_shown_by_type(output: Path, evidence: ev.E
 def test_the_selection_of_own_rollouts_is_a_funnel(
     roles: dict[str, Path], output: Path, evidence: ev.Evidence, tmp_path: Path
 ) -> None:
-    shown = figures.selection(evidence)
+    shown = figures.selection_table(evidence)
     assert shown
     assert [row[1:] for row in shown.rows] == [
         ("", "400"),

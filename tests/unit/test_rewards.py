@@ -71,7 +71,7 @@ def test_a_cut_reply_is_no_answer_whatever_it_says() -> None:
 @pytest.mark.parametrize("answer", ["soon", "20-10", "10-10", "-1-2", "0:10-0:20"])
 def test_an_answer_that_cannot_be_judged_is_refused(answer: str) -> None:
     """A fault of the data: as a reward of 0 it would train against right replies."""
-    with pytest.raises(ValueError, match="is no interval in time"):
+    with pytest.raises(ValueError, match="is not an interval in time"):
         query("interval", answer=answer)
 
 

@@ -50,7 +50,7 @@ def shared(rng):
 def test_interval_of_a_macro_average_covers_when_groups_share_clusters():
     assert (
         0.93
-        <= coverage(lambda rng: holds(stats.macro((found := shared(rng))[0]), found[1]))
+        <= coverage(lambda rng: holds(stats.macro_mean((found := shared(rng))[0]), found[1]))
         <= 0.97
     )
 
@@ -59,7 +59,8 @@ def test_macro_that_takes_shared_clusters_for_different_ones_does_not_cover():
     def covers(rng):
         groups, truth = shared(rng)
         return holds(
-            stats.macro({g: (v, [g + c for c in names]) for g, (v, names) in groups.items()}), truth
+            stats.macro_mean({g: (v, [g + c for c in names]) for g, (v, names) in groups.items()}),
+            truth,
         )
 
     assert coverage(covers) < 0.92
@@ -78,7 +79,7 @@ def test_interval_of_a_chance_corrected_macro_covers():
 @pytest.mark.parametrize(("count", "bound"), [(2, 0.98), (6, 0.53), (40, 0.1), (1000, 0.004)])
 def test_no_difference_seen_is_no_certainty(count, bound):
     values = [float(i % 2) for i in range(count)]
-    found = stats.paired(
+    found = stats.paired_difference(
         values, values, NAMES[:count] if count <= len(NAMES) else [str(i) for i in range(count)]
     )
     assert found.value == 0
@@ -91,7 +92,7 @@ def test_interval_of_a_paired_difference_covers_and_is_narrower_than_unpaired():
     for _ in range(1000):
         hard = rng.random(150)
         a, b = (hard < 0.7).astype(float), ((hard < 0.6) ^ (rng.random(150) < 0.05)).astype(float)
-        found = stats.paired(a, b, NAMES[:150])
+        found = stats.paired_difference(a, b, NAMES[:150])
         inside += holds(found, 0.7 - (0.6 * 0.95 + 0.4 * 0.05))
         paired_width += found.high - found.low
         loose_width += math.hypot(
@@ -134,21 +135,21 @@ def test_interval_stays_in_range_and_holds_the_value():
         other = rng.integers(0, 2, n).astype(float)
         for found, low in (
             (stats.mean(values, clusters), 0),
-            (stats.paired(values, other, clusters), -1),
+            (stats.paired_difference(values, other, clusters), -1),
         ):
             assert low - 1e-12 <= found.low <= found.value <= found.high <= 1 + 1e-12
 
 
 def test_macro_weighs_groups_alike_and_mean_weighs_queries():
     groups = {"small": ([1.0, 1.0], ["a", "b"]), "large": ([0.0] * 8, NAMES[:8])}
-    assert stats.macro(groups).value == 0.5
-    assert stats.macro(groups).n == 10
+    assert stats.macro_mean(groups).value == 0.5
+    assert stats.macro_mean(groups).n == 10
     assert stats.mean([1.0] * 2 + [0.0] * 8, NAMES[:10]).value == 0.2
 
 
 def test_a_group_of_one_cluster_widens_the_macro_but_does_not_void_it():
     rest = {str(g): ([1.0, 0.0] * 50, NAMES[:100]) for g in range(8)}
-    with_lone = stats.macro({**rest, "lone": ([1.0], ["x"])})
+    with_lone = stats.macro_mean({**rest, "lone": ([1.0], ["x"])})
     assert 0.1 < with_lone.high - with_lone.low < 0.5
 
 
@@ -177,13 +178,13 @@ def test_order_does_not_matter():
     ("call", "message"),
     [
         (lambda: stats.mean([], []), "no values"),
-        (lambda: stats.macro({}), "no groups"),
-        (lambda: stats.macro({"a": ([], [])}), "no values"),
+        (lambda: stats.macro_mean({}), "no groups"),
+        (lambda: stats.macro_mean({"a": ([], [])}), "no values"),
         (lambda: stats.mean([1.0], ["a", "b"]), "2 clusters"),
         (lambda: stats.mean([1.2], ["a"]), "not in"),
         (lambda: stats.mean([float("nan")], ["a"]), "not in"),
-        (lambda: stats.paired([1.0, 0.0], [-1.0, 0.0], ["a", "b"]), "not in"),
-        (lambda: stats.paired([1.0, 0.0], [1.0], ["a", "b"]), "2 clusters"),
+        (lambda: stats.paired_difference([1.0, 0.0], [-1.0, 0.0], ["a", "b"]), "not in"),
+        (lambda: stats.paired_difference([1.0, 0.0], [1.0], ["a", "b"]), "2 clusters"),
         (lambda: stats.chance_corrected({"a": ([1.0], ["a"])}, {"a": 1.0}), "chance level"),
     ],
 )
@@ -214,4 +215,4 @@ T975 = [
 
 @pytest.mark.parametrize(("freedom", "known"), T975)
 def test_quantile_of_t(freedom, known):
-    assert stats._t975(freedom) == pytest.approx(known, rel=2e-3)
+    assert stats._t_quantile_975(freedom) == pytest.approx(known, rel=2e-3)

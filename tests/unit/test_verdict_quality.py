@@ -61,7 +61,7 @@ def test_bounds_hold_for_any_number_of_options(options):
 )
 def test_the_record_says_where_the_null_comes_from(size, share, beside, source):
     rules = verdicts(Plan("repeating", size, share, beside=beside), 0)[1]
-    record = next(rule for rule in rules if rule.benchmark == "b").record()
+    record = next(rule for rule in rules if rule.benchmark == "b").to_record()
     assert record["source"] == source
 
 
@@ -79,8 +79,8 @@ def test_a_null_is_not_borrowed_from_benchmarks_kept_whole():
     asked = [*questions("b", 20, 4), *questions("whole", 500, 3)]
     rng = np.random.default_rng(0)
     answers = np.vstack([np.zeros((20, 8), int), rng.integers(3, size=(500, 8))])
-    audited = audit.Audited(asked, frozenset({"b"}))
-    found = audit.rules(audited, audit.count(audited, answers), CleanConfig())
+    audited = audit.QueryArrays(asked, frozenset({"b"}))
+    found = audit.fit_rules(audited, audit.count_hits(audited, answers), CleanConfig())
     assert {rule.benchmark: rule.source for rule in found}["b"] == "few"
 
 

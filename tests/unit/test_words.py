@@ -52,13 +52,13 @@ def test_failures_are_told_by_stage_and_benchmark(scores: dict[str, Scores], sai
     assert words.failures_sentence(scores) == said
 
 
-SFT_UP = words.Gain(
+SFT_UP = words.StageGain(
     estimate(0.12, 0.1, 0.14), estimate(0.04, 0.02, 0.06), estimate(0.08, 0.05, 0.11)
 )
-RLVR_UP = words.Gain(
+RLVR_UP = words.StageGain(
     estimate(0.18, 0.16, 0.2), estimate(0.44, 0.4, 0.48), estimate(-0.26, -0.3, -0.22)
 )
-UNSURE = words.Gain(
+UNSURE = words.StageGain(
     estimate(0.1, 0.05, 0.15), estimate(-0.09, -0.14, -0.04), estimate(0.01, -0.02, 0.04)
 )
 
@@ -86,7 +86,7 @@ UNSURE = words.Gain(
     ],
 )
 def test_the_sentence_on_gains_follows_the_figures(
-    sft: words.Gain, rlvr: words.Gain, said: tuple[str, ...]
+    sft: words.StageGain, rlvr: words.StageGain, said: tuple[str, ...]
 ) -> None:
     sentence = words.gain_sentence(sft, rlvr)
     assert all(part in sentence for part in said), sentence

@@ -30,8 +30,8 @@ from pydantic import Field, ValidationError
 from omnicore.data.benchmarks.archives import missing_file_remedy
 from omnicore.data.benchmarks.files import check_shards, json_members, media_suffix
 from omnicore.errors import ConfigError, DataError
-from omnicore.schema import PLACE, AnswerKind, Media, Query, Record
-from omnicore.scoring.extract import number
+from omnicore.schema import MEDIA_PLACEHOLDER, AnswerKind, Media, Query, Record
+from omnicore.scoring.extract import parse_number
 
 MediaKind = Literal["image", "audio", "video"]
 
@@ -731,7 +731,7 @@ def plain_number(gold: str) -> str:
 
     A query of it needs the text as it stands as `native["answer"]`, so that replies are read alike.
     """
-    found = number(gold, gold) if any(map(str.isdigit, gold)) else None
+    found = parse_number(gold, gold) if any(map(str.isdigit, gold)) else None
     return gold if found is None else found
 
 
@@ -760,8 +760,8 @@ def tags_to_places(text: str, tags: Mapping[str, int]) -> str:
 
     Raises Refused for text that holds such a place already, which could not be told from ours.
     """
-    if PLACE.search(text):
-        raise Refused("question", f"holds {PLACE.search(text)[0]} itself")  # type: ignore[index]
+    if MEDIA_PLACEHOLDER.search(text):
+        raise Refused("question", f"holds {MEDIA_PLACEHOLDER.search(text)[0]} itself")  # type: ignore[index]
     for tag, place in tags.items():
         text = text.replace(tag, f"<media_{place}>")
     return text
@@ -770,7 +770,7 @@ def tags_to_places(text: str, tags: Mapping[str, int]) -> str:
 def places_to_tags(text: str, tags: Mapping[str, int]) -> str:
     """The inverse of `placed`."""
     names = {number: tag for tag, number in tags.items()}
-    return PLACE.sub(lambda match: names[int(match[1])], text)
+    return MEDIA_PLACEHOLDER.sub(lambda match: names[int(match[1])], text)
 
 
 def last_occurring(found: Sequence[str], place: Callable[[str], int]) -> str:

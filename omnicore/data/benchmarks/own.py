@@ -43,7 +43,7 @@ from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options, 
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Query
-from omnicore.scoring.extract import number
+from omnicore.scoring.extract import parse_number
 from omnicore.storage.digests import STEP_FILE
 
 READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -393,7 +393,7 @@ def _solution(
         return AnswerKind.yes_no, list(YES_NO), [written.capitalize()], {}
     if wanted in (AnswerKind.choice, AnswerKind.set):
         raise Refused(cells.column("options"), "is missing")
-    numeric = any(map(str.isdigit, written)) and number(written, written) is not None
+    numeric = any(map(str.isdigit, written)) and parse_number(written, written) is not None
     if wanted is AnswerKind.number and not numeric:
         raise Refused(column, f"{written!r:.40} is no number")
     if numeric and wanted in (None, AnswerKind.number):
