@@ -12,7 +12,7 @@ NAMESPACE ?= omnicore
 LOCK   := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
-.PHONY: help demo test test-images test-vllm test-zero check docs format compile tiny-models seeds images lock deploy clean
+.PHONY: help demo test test-all test-images test-vllm test-zero check docs format compile tiny-models seeds images lock deploy clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,8 +32,11 @@ $(VENV)/.dev-ready: pyproject.toml | $(VENV)/.run-ready
 demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two to three minutes (SEED=1 RUN=name)
 	$(BIN)/python -m pipelines.run --pipeline omniboost --recipe tiny --seed $(SEED) --run runs/$(RUN) $(ARGS)
 
-test: $(VENV)/.dev-ready  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/.dev-ready  ## run the tests of every step and package: at most six minutes on two cores
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/.dev-ready  ## run all tests: long tables, kills and whole runs, too (ARGS="-m slow": these only)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-images: $(VENV)/.dev-ready  ## build the training image on the CPU and run the tiny recipe in containers
 	OMNI_TEST_TRAIN_IMAGE=1 $(BIN)/python -m pytest -s tests/e2e/test_images.py $(ARGS)

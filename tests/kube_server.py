@@ -16,16 +16,18 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from omnicore.cluster.names import Resource
 from tests.manifests.strict import CRDS, validate
 
 NAMESPACE = "team"
@@ -33,6 +35,11 @@ _PATH = re.compile(
     r"/(?:apis/(?P<group>[^/]+)|api)/(?P<version>[^/]+)/namespaces/(?P<ns>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?"
 )
 SERVED = frozenset({"pytorchjobs", "trainjobs", "inferenceservices", "workflows", "pods", "events"})
+
+
+def rights(*verbs: Iterable[tuple[Resource, str]]) -> set[tuple[str, str, str]]:
+    """The (group, resource, verb) of `VERBS`, as `KubeServer.calls` records them."""
+    return {(resource.group, resource.plural, verb) for resource, verb in chain(*verbs)}
 
 
 @dataclass(frozen=True)

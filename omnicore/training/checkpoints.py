@@ -175,7 +175,7 @@ class Resumable(Trainer):  # type: ignore[misc]
     position among the rows) it puts into `states`, by name, before it trains. They are restored
     before the first row is drawn. Rows that were seen are skipped by counting batches, so the order
     of rows must not depend on what happened before. A subclass that holds work between two
-    optimizer steps (rollouts that serve several) says so in `at_rest`, and no checkpoint is written
+    optimizer steps (rollouts that serve several) says so in `can_checkpoint`, and no checkpoint is written
     before it is.
     """
 
@@ -299,4 +299,4 @@ class _Due(TrainerCallback):  # type: ignore[misc]
         since = state.global_step - self._checkpoints.step
         # None at the last step: the Trainer would train one step more from there.
         if since >= self._checkpoints.every and state.global_step < state.max_steps:
-            control.should_save = self._trainer.at_rest()
+            control.should_save = self._trainer.can_checkpoint()

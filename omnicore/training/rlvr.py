@@ -110,7 +110,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         if config.control == "random_reward":
             self.coin = RandomReward(args.seed)
 
-    def at_rest(self) -> bool:
+    def can_checkpoint(self) -> bool:
         """Rollouts are not saved: none may be left that a later step trains on.
 
         Then TRL's count of them may begin anew.

@@ -12,13 +12,11 @@ from tests.kube_server import KubeServer
 
 @pytest.fixture
 def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
-    """The mock API server.
-
-    What it was asked for is added to the test file's `CALLS`, where there is one.
-    """
+    """The mock API server; a test file's `RIGHTS` are all that may be asked of it."""
     with KubeServer() as server:
         yield server
-    getattr(request.module, "CALLS", set()).update(server.calls)
+    if rights := getattr(request.module, "RIGHTS", None):
+        assert server.calls <= rights
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from omnicore.cluster.manifests import manifest
 from omnicore.storage.files import read_json
 from tests.errors import refused
 from tests.job_operator import Operator, spec
-from tests.kube_server import NAMESPACE, KubeServer
+from tests.kube_server import NAMESPACE, KubeServer, rights
 from tests.timeouts import shorten
 from tests.unit import job_scenarios as scenarios
 from tests.unit.launch_cases import CASES
 
-CALLS: set[tuple[str, str, str]] = set()  # all API calls of this file's tests
+RIGHTS = rights(launch.VERBS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,10 +87,14 @@ def test_progress_of_the_job_is_shown_as_own(
     }
 
 
-def test_listed_rights_are_those_used() -> None:
-    """Runs last, against the API calls of all tests above."""
-    if len(CALLS) < 10:
-        pytest.skip("only with the whole file")
-    listed = {(resource.group, resource.plural, verb) for resource, verb in launch.VERBS}
+def test_every_listed_right_is_used(
+    config: Path,
+    kube: KubeServer,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("past its deadline", "its pods are refused"):
+        test_launcher_ends_as_the_job_does(name, config, kube, capfd, caplog, monkeypatch)
     own_pod = ("", "pods", "get")  # read by `step_job.pipeline_run`
-    assert listed == CALLS | {own_pod}
+    assert kube.calls | {own_pod} == RIGHTS

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import CheckpointError
 from omnicore.lineage.step_record import read_step
@@ -37,8 +38,10 @@ from omnicore.training.checkpoints import (
 from omnicore.training.curves import CurveCallback, GradientCheck
 from omnicore.training.rewards import RandomReward
 from omnicore.training.rlvr import OmniGRPOTrainer
+from tests.cases import cases
 from tests.forks import in_a_fork
 from tests.seaweed import Seaweed, objects, seaweed, signed_in, uri
+from tests.shared import shared
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs", "seaweed", "signed_in", "uri"]
@@ -96,31 +99,73 @@ def dies_while_saving(step: int) -> None:
     checkpoints._seal = cut
 
 
+Undisturbed = Callable[[str, list[str]], Path]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, Path]]
+) -> Undisturbed:
+    """Trains each arm once a session, without a kill and without a checkpoint."""
+
+    def train(step: str, arm: list[str]) -> Path:
+        recipe = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.save_steps=0"])
+
+        def make(output: Path) -> None:
+            assert in_a_fork(lambda: run_step(step, recipe, inputs[step], output)) == 0
+
+        return shared(tmp_path_factory, f"undisturbed-{step}-{digest(arm)}", make)
+
+    return train
+
+
+ARMS = {
+    "sft": ("sft", [], lambda: dies_after(7), [4, 6], 0, 6),
+    "sft killed while it saves": ("sft", [], lambda: dies_while_saving(6), [2, 4], 0, 4),
+    "rlvr whose newest checkpoint is cut off": ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
+    "rlvr on random reward": (
+        "rlvr",
+        ["rlvr.control=random_reward"],
+        lambda: dies_after(7),
+        [4, 6],
+        0,
+        6,
+    ),
+    "rlvr with a reference": ("rlvr", ["rlvr.beta=0.5"], lambda: dies_after(5), [2, 4], 0, 4),
+    "sft of what hears": (
+        "sft",
+        ["sft.trainable_modules=[audio, projectors]"],
+        lambda: dies_after(7),
+        [4, 6],
+        0,
+        6,
+    ),
+    "sft of adapters": (
+        "sft",
+        ["sft.lora={rank: 4, dropout: 0.1}"],
+        lambda: dies_after(5),
+        [2, 4],
+        0,
+        4,
+    ),
+    "rlvr of adapters with a reference": (
+        "rlvr",
+        ["rlvr.beta=0.5", "rlvr.lora={rank: 4}"],
+        lambda: dies_after(5),
+        [2, 4],
+        0,
+        4,
+    ),
+}
+
+
 @pytest.mark.parametrize(
     ("step", "arm", "end", "left", "cut", "goes_on"),
-    [
-        ("sft", [], lambda: dies_after(7), [4, 6], 0, 6),
-        ("sft", [], lambda: dies_while_saving(6), [2, 4], 0, 4),
-        ("rlvr", [], lambda: dies_after(5), [2, 4], 4, 2),
-        ("rlvr", ["rlvr.control=random_reward"], lambda: dies_after(7), [4, 6], 0, 6),
-        ("rlvr", ["rlvr.beta=0.5"], lambda: dies_after(5), [2, 4], 0, 4),
-        ("sft", ["sft.trainable_modules=[audio, projectors]"], lambda: dies_after(7), [4, 6], 0, 6),
-        ("sft", ["sft.lora={rank: 4, dropout: 0.1}"], lambda: dies_after(5), [2, 4], 0, 4),
-        ("rlvr", ["rlvr.beta=0.5", "rlvr.lora={rank: 4}"], lambda: dies_after(5), [2, 4], 0, 4),
-    ],
-    ids=[
-        "sft",
-        "sft killed while it saves",
-        "rlvr whose newest checkpoint is cut off",
-        "rlvr on random reward",
-        "rlvr with a reference",
-        "sft of what hears",
-        "sft of adapters",
-        "rlvr of adapters with a reference",
-    ],
+    cases(ARMS, "sft killed while it saves", "rlvr whose newest checkpoint is cut off"),
 )
 def test_killed_and_given_again_is_as_if_left_alone(
     inputs: dict[str, dict[str, Path]],
+    undisturbed: Undisturbed,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     step: str,
@@ -130,18 +175,13 @@ def test_killed_and_given_again_is_as_if_left_alone(
     cut: int,
     goes_on: int,
 ) -> None:
-    recipe, calm, output = (
-        load_recipe("tiny", [*SMALL, *TRAINING[step], *arm]),
-        tmp_path / "calm",
-        tmp_path / "killed",
-    )
-    unsaved = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm, f"{step}.save_steps=0"])
+    recipe = load_recipe("tiny", [*SMALL, *TRAINING[step], *arm])
+    calm, output = undisturbed(step, arm), tmp_path / "killed"
 
-    def run(into: Path, like: Any = recipe) -> None:
-        run_step(step, like, inputs[step], into)
+    def run() -> None:
+        run_step(step, recipe, inputs[step], output)
 
-    assert in_a_fork(lambda: run(calm, unsaved)) == 0
-    assert in_a_fork(lambda: (end(), run(output))) == -signal.SIGKILL
+    assert in_a_fork(lambda: (end(), run())) == -signal.SIGKILL
     saved = output / DIRECTORY
     assert [path.name for path in sorted(saved.glob("step-??????"))] == [
         f"step-{number:06d}" for number in left
@@ -149,7 +189,7 @@ def test_killed_and_given_again_is_as_if_left_alone(
     if cut:
         os.truncate(saved / f"step-{cut:06d}" / WEIGHTS, 5000)
     capfd.readouterr()
-    assert in_a_fork(lambda: run(output)) == 0
+    assert in_a_fork(run) == 0
     said = capfd.readouterr().err
     assert f"step-{goes_on:06d}: training goes on after step {goes_on}" in said
     assert (
@@ -172,6 +212,7 @@ def test_killed_and_given_again_is_as_if_left_alone(
 @pytest.mark.usefixtures("signed_in")
 def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     inputs: dict[str, dict[str, Path]],
+    undisturbed: Undisturbed,
     seaweed: Seaweed,
     uri: str,
     tmp_path: Path,
@@ -179,7 +220,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
 ) -> None:
     """Kill -9 of a training whose output is in S3, its scratch directory gone, and the same command
     on another machine."""
-    recipe = load_recipe("tiny", [*SMALL, *TRAINING["sft"], "sft.steps=9"])
+    recipe = load_recipe("tiny", [*SMALL, *TRAINING["sft"]])
     given = {role: str(path) for role, path in inputs["sft"].items()}
 
     def dies_when_kept(step: int) -> None:
@@ -207,7 +248,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     capfd.readouterr()
     assert in_a_fork(lambda: remote.run("sft", recipe, given, uri)) == 0
     assert "step-000006: training goes on after step 6" in capfd.readouterr().err
-    calm = run_step("sft", recipe, inputs["sft"], tmp_path / "calm")
+    calm = read_step(undisturbed("sft", []))
     record = json.loads(store.read_file(uri, store.require(uri), "step.json"))
     assert record["key"] == calm["key"]
     assert (record["digest"], told(record)) == (calm["digest"], told(calm))
@@ -375,7 +416,7 @@ def test_rollouts_that_a_later_step_trains_on_hold_a_checkpoint_back(
         args=SimpleNamespace(steps_per_generation=per_generation),
         num_iterations=iterations,
     )
-    assert OmniGRPOTrainer.at_rest(trainer) is rests
+    assert OmniGRPOTrainer.can_checkpoint(trainer) is rests
 
 
 def test_a_coin_and_a_check_go_on_where_they_were() -> None:

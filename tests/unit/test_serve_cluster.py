@@ -21,7 +21,7 @@ from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.engines import kserve
 from omnicore.errors import CheckpointError, ClusterError, ConfigError, DataError
 from tests.errors import refused
-from tests.kube_server import NAMESPACE, KubeServer
+from tests.kube_server import NAMESPACE, KubeServer, rights
 from tests.seaweed import BUCKET, WEED, Seaweed, seaweed  # noqa: F401
 from tests.stub_server import Stub
 from tests.timeouts import shorten
@@ -39,7 +39,7 @@ from tests.unit.serve_scenarios import (
 MODEL = PublishedCheckpoint(
     "s3://b/inputs/ab", "s3://b/inputs/ab/cd/checkpoint", "c" * 64, 22 << 30, "checkpoint"
 )
-CALLS: set[tuple[str, str, str]] = set()  # all API calls of this file's tests
+RIGHTS = rights(serve.VERBS)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeServer
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setattr(kserve, "publish_checkpoint", lambda model, root: MODEL)
         yield server
-    CALLS.update(server.calls)
+    assert server.calls <= RIGHTS
 
 
 def check_end(case: Case, act: Callable[[], None]) -> None:
@@ -229,9 +229,13 @@ def test_checkpoint_is_published_once_and_fetched_whole(
         publish_checkpoint(str(tmp_path), f"s3://{BUCKET}/runs")
 
 
-def test_listed_rights_are_those_used() -> None:
-    """Runs last, against the API calls of all tests above."""
-    if len(CALLS) < 4:
-        pytest.skip("the scenarios were run by another process")
-    granted = {(resource.group, resource.plural, verb) for resource, verb in serve.VERBS}
-    assert granted == CALLS
+def test_every_listed_right_is_used(
+    kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("serves, answers all, and is removed", "Ready while its only pod crashes"):
+        folder = tmp_path / name
+        folder.mkdir()
+        kube.created.clear()
+        test_no_service_stays_and_no_other_is_asked(name, kube, folder, monkeypatch)
+    test_service_is_owned_by_the_workflow_of_its_pod(kube, tmp_path, monkeypatch)
+    assert kube.calls == RIGHTS

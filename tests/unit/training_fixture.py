@@ -1,4 +1,4 @@
-"""A small set of training rows, and what each training begins from."""
+"""A small set of training rows, and the inputs of each training."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ import pytest
 from omnicore.config.recipe import load_recipe
 from omnicore.runtime.run import run_step
 from tests.forks import in_a_fork
+from tests.shared import shared
 
 SMALL = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("training") / "prepare"
-    run_step("prepare", load_recipe("tiny", SMALL), {}, output)
-    return output
-
-
-@pytest.fixture(scope="module")
-def inputs(data: Path) -> dict[str, dict[str, Path]]:
-    """Of each step; RLVR starts from a model that SFT has taught for one step."""
-    start, recipe = (
-        data.with_name("start"),
-        load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.train_batch_size=2"]),
+    """A finished output of prepare."""
+    recipe = load_recipe("tiny", SMALL)
+    return shared(
+        tmp_path_factory,
+        "training-prepare",
+        lambda output: run_step("prepare", recipe, {}, output),
     )
-    assert in_a_fork(lambda: run_step("sft", recipe, {"data": data}, start)) == 0
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, dict[str, Path]]:
+    """The inputs of each training; RLVR starts from a model after one step of SFT."""
+    recipe = load_recipe("tiny", [*SMALL, "sft.steps=1", "sft.train_batch_size=2"])
+
+    def train(output: Path) -> None:
+        assert in_a_fork(lambda: run_step("sft", recipe, {"data": data}, output)) == 0
+
+    start = shared(tmp_path_factory, "training-start", train)
     return {"sft": {"data": data}, "rlvr": {"data": data, "model": start}}
