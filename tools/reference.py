@@ -88,8 +88,9 @@ def inner_sections(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
     for kind in members(annotation):
         if is_section(kind):
             yield "", kind
-        elif get_origin(kind) is dict and is_section(get_args(kind)[1]):
-            yield ".NAME", get_args(kind)[1]
+        elif get_origin(kind) is dict:
+            values = members(get_args(kind)[1])
+            yield from ((".NAME", value) for value in values if is_section(value))
 
 
 def recipe_sections() -> dict[type[BaseModel], tuple[str, ...]]:
