@@ -1,1 +1,1 @@
-"""Prometheus metrics of steps."""
+"""Metrics for Prometheus: definitions, the running step, and finished steps."""

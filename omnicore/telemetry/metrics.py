@@ -1,204 +1,188 @@
 """Every metric of the system by name, with its unit, labels and meaning, and the values of a step.
 
-Labels are bounded: step; stage (the recipe's section, of an evaluation the one whose model is
-asked); benchmark and modality (`all`: over all of them); view; kind of media; bound (value, low,
-high of an interval). None names a run: each would be a new series for ever. What Prometheus scrapes
-from a pod it marks with the pod's own run, and forgets with it.
+Labels are bounded: step; stage (the recipe's section, for an evaluation that of the evaluated
+model); benchmark and modality (`all`: over all of them); view; kind of media; bound (value, low or
+high of an interval). No label names a run, because every run would add series that are never
+removed. Prometheus adds the run to what it scrapes from a pod, and forgets it with the pod.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from omnicore.storage.files import atomic_writer
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.core import Metric as Family
+    from prometheus_client import Counter, Gauge
+
+    T = TypeVar("T", Counter, Gauge)
 
 ALL = "all"
 STEP = ("step", "stage")
-BENCHMARK, VIEW, KIND, MODALITY = (
-    (*STEP, "benchmark", "view"),
-    (*STEP, "view"),
-    (*STEP, "kind"),
-    (*STEP, "modality"),
-)
+BENCHMARK = (*STEP, "benchmark", "view")
+VIEW = (*STEP, "view")
+KIND = (*STEP, "kind")
+MODALITY = (*STEP, "modality")
 BOUND = (*STEP, "bound")
 
 
 class Metric(NamedTuple):
+    """Definition of a metric."""
+
     help: str
     labels: tuple[str, ...] = STEP
     kind: Literal["gauge", "counter", "histogram"] = "gauge"
 
 
 METRICS = {
-    # Of every step.
-    "omni_step_succeeded": Metric("1: the step's last work ended well; 0: in an error."),
+    # Every step.
+    "omni_step_succeeded": Metric("1 if the last execution of the step succeeded, 0 if it failed."),
     "omni_step_duration_seconds": Metric(
-        "Wall time of the step's work; after a kill, of the part after it."
+        "Wall time of the last execution; of a resumed step, since it was resumed."
     ),
-    "omni_step_progress_ratio": Metric(
-        "How much of its present piece of work the step has done, 0 to 1."
-    ),
-    "omni_step_queries": Metric("Queries that the step worked on."),
+    "omni_step_progress_ratio": Metric("Completed share of the current part of the step, 0 to 1."),
+    "omni_step_queries": Metric("Queries that the step processed."),
     "omni_step_samples": Metric(
-        "Replies that the step asked a model for, or rows and rollouts that it trained on."
+        "Replies that the step requested, or rows and rollouts that it trained on."
     ),
     "omni_step_tokens": Metric("Tokens that the step trained on."),
-    "omni_step_queries_per_second": Metric("Queries a second of the step's wall time."),
-    "omni_step_samples_per_second": Metric(
-        "Replies, rows or rollouts a second of the step's wall time."
-    ),
-    "omni_step_tokens_per_second": Metric("Tokens a second of the step's wall time."),
+    "omni_step_queries_per_second": Metric("Queries per second of wall time."),
+    "omni_step_samples_per_second": Metric("Replies, rows or rollouts per second of wall time."),
+    "omni_step_tokens_per_second": Metric("Tokens per second of wall time."),
     "omni_samples_total": Metric(
-        "Replies that came, or rows and rollouts trained on, since the process began.",
+        "Replies received, or rows and rollouts trained on, since the process started.",
         kind="counter",
     ),
-    "omni_tokens_total": Metric("Tokens trained on since the process began.", kind="counter"),
-    # Of what a model answers.
-    "omni_accuracy_ratio": Metric("Right answers, 0 to 1; benchmark `all`: macro mean.", BENCHMARK),
-    "omni_leakage_ratio": Metric("Right answers with a modality withheld, 0 to 1.", BENCHMARK),
+    "omni_tokens_total": Metric("Tokens trained on since the process started.", kind="counter"),
+    # Replies of a model.
+    "omni_accuracy_ratio": Metric("Accuracy, 0 to 1; benchmark `all`: macro mean.", BENCHMARK),
+    "omni_leakage_ratio": Metric("Accuracy with a modality withheld, 0 to 1.", BENCHMARK),
     "omni_no_answer_ratio": Metric(
-        "Replies without a single option, 0 to 1; a cut reply is one.", VIEW
+        "Share of replies without exactly one option, 0 to 1; truncated replies included.", VIEW
     ),
-    "omni_truncated_ratio": Metric("Replies that were cut by their length limit, 0 to 1.", VIEW),
-    "omni_engine_error_ratio": Metric(
-        "Requests that failed for good, of those that were asked, 0 to 1."
-    ),
-    "omni_engine_retries_total": Metric(
-        "Requests that were sent again after a failure.", kind="counter"
-    ),
+    "omni_truncated_ratio": Metric("Share of replies truncated by the length limit, 0 to 1.", VIEW),
+    "omni_engine_error_ratio": Metric("Share of requests that failed permanently, 0 to 1."),
+    "omni_engine_retries_total": Metric("Retried requests.", kind="counter"),
     "omni_canary_passed": Metric(
-        "1: who answers was seen to perceive this kind of media; 0: it was not.", KIND
+        "1 if the model passed the canary for this media kind, 0 if it failed.", KIND
     ),
     "omni_canary_agreement_ratio": Metric(
-        "Answers that are those stored with the checkpoint, 0 to 1."
+        "Share of canary replies that equal those stored with the checkpoint, 0 to 1."
     ),
     "omni_promotion_difference_ratio": Metric(
-        "Right answers of the candidate less the champion's, clean view, -1 to 1.", BOUND
+        "Accuracy of the candidate minus that of the champion, clean view, -1 to 1.", BOUND
     ),
-    # Of a training, at its last logged step.
-    "omni_training_steps": Metric("Optimiser steps done."),
+    # A training, at its last logged step.
+    "omni_training_steps": Metric("Completed optimizer steps."),
     "omni_training_active": Metric(
-        "1: optimizer steps are being taken; 0: the training loop has ended, and its result is"
-        " saved."
+        "1 while the training loop runs, 0 after it ended and the result is saved."
     ),
     "omni_training_step_timestamp_seconds": Metric(
-        "When the last optimizer step ended, or the training began; Unix time."
+        "Unix time at which the last optimizer step ended, or the training started."
     ),
     "omni_training_step_duration_seconds": Metric(
-        "Wall time of the last optimiser step, its rollouts and checkpoint included."
+        "Wall time of the last optimizer step, with its rollouts and checkpoint."
     ),
-    "omni_training_loss": Metric(
-        "Loss; no unit. Not a number: the training has ended in an error."
-    ),
-    "omni_training_gradient_norm": Metric("Norm of the gradient before it is clipped; no unit."),
+    "omni_training_loss": Metric("Loss; no unit. NaN: the training failed."),
+    "omni_training_gradient_norm": Metric("Norm of the gradient before clipping; no unit."),
     "omni_training_data_seconds": Metric(
-        "Time in which the training waited for its rows; after a kill, of the part after it."
+        "Time spent waiting for rows; of a resumed training, since it was resumed."
     ),
     "omni_checkpoint_saved_timestamp_seconds": Metric(
-        "When the newest checkpoint was whole, or the training began; Unix time."
+        "Unix time at which the newest checkpoint was complete, or the training started."
     ),
-    # Of all rollouts of the last logged step, before any group was dropped.
+    # All rollouts of the last logged step, before groups are filtered.
     "omni_reward": Metric(
-        "Mean reward: worth of the answer, 0 to 1, and rlvr.format_reward_weight for its form; no unit.",
+        "Mean reward: score of the answer, 0 to 1, plus rlvr.format_reward_weight times the format"
+        " reward; no unit.",
         MODALITY,
     ),
-    "omni_reward_spread": Metric(
-        "Standard deviation of the reward over rollouts; no unit.", MODALITY
+    "omni_reward_spread": Metric("Standard deviation of the reward; no unit.", MODALITY),
+    "omni_rollouts_correct_ratio": Metric("Share of rollouts that are correct, 0 to 1.", MODALITY),
+    "omni_rollouts_no_answer_ratio": Metric(
+        "Share of rollouts without exactly one option, 0 to 1.", MODALITY
     ),
-    "omni_rollouts_correct_ratio": Metric("Rollouts with the right answer, 0 to 1.", MODALITY),
-    "omni_rollouts_no_answer_ratio": Metric("Rollouts without a single option, 0 to 1.", MODALITY),
     "omni_rollouts_truncated_ratio": Metric(
-        "Rollouts that were cut by their length limit, 0 to 1.", MODALITY
+        "Share of rollouts truncated by the length limit, 0 to 1.", MODALITY
     ),
     "omni_rollouts_length_tokens": Metric("Mean length of a rollout.", MODALITY),
     "omni_groups_all_right_ratio": Metric(
-        "Groups of rollouts that are all right, 0 to 1: they teach nothing.", MODALITY
+        "Share of groups whose rollouts are all correct, 0 to 1; their advantage is zero.", MODALITY
     ),
     "omni_groups_all_wrong_ratio": Metric(
-        "Groups of rollouts that are all wrong, 0 to 1: they teach nothing.", MODALITY
+        "Share of groups whose rollouts are all wrong, 0 to 1; their advantage is zero.", MODALITY
     ),
-    "omni_entropy_nats": Metric("Mean entropy of the policy at a token of a rollout.", MODALITY),
+    "omni_entropy_nats": Metric("Mean entropy of the policy per token of a rollout.", MODALITY),
     "omni_kl_nats": Metric(
-        "Mean KL divergence from the start model at a token of a rollout; with rlvr.beta alone.",
+        "Mean KL divergence from the start model per token of a rollout; only with rlvr.beta > 0.",
         MODALITY,
     ),
     "omni_logprob_gap_nats": Metric(
-        "Mean distance of log-probs between rollout engine and policy at a token.", MODALITY
+        "Mean absolute difference of log-probabilities between rollout engine and policy per"
+        " token.",
+        MODALITY,
     ),
 }
 
-# Of `omnicore serve`, which is no step: Prometheus' own client holds their values, in serving/server.py.
+# `omnicore serve`, which is not a step; serving/server.py holds the values.
 SERVE_METRICS = {
     "omni_serve_requests_total": Metric("Chat completions by HTTP status.", ("code",), "counter"),
     "omni_serve_request_seconds": Metric(
-        "From a request's arrival to its last byte.", (), "histogram"
+        "Time from the arrival of a request to the last byte of its reply.", (), "histogram"
     ),
     "omni_serve_tokens_total": Metric(
-        "Tokens read (prompt) and written (completion).", ("kind",), "counter"
+        "Tokens read (prompt) and generated (completion).", ("kind",), "counter"
     ),
-    "omni_serve_batch_size": Metric("Requests that were generated together.", (), "histogram"),
-    "omni_serve_requests_in_flight": Metric(
-        "Requests on their way: being read, waiting, or being answered.", ()
-    ),
+    "omni_serve_batch_size": Metric("Requests generated together.", (), "histogram"),
+    "omni_serve_requests_in_flight": Metric("In-flight requests, waiting ones included.", ()),
     "omni_serve_requests_waiting": Metric("Requests that wait for the model.", ()),
     "omni_serve_canary_passed": Metric(
-        "1: the model was seen to perceive this kind of media.", ("kind",)
+        "1 if the model passed the canary for this media kind.", ("kind",)
     ),
 }
 
 
 class Metrics:
-    """Values of the metrics.
+    """Gauges and counters of a step, each created from its definition in METRICS at first use.
 
-    A name or label outside the table is a bug and raises ValueError. Threads may share it.
+    Threads may share it. A name outside the table raises KeyError, other labels ValueError.
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, dict[tuple[str, ...], float]] = {}
+        # Imported here: a cached step has no metrics and should not pay for the import.
+        from prometheus_client import CollectorRegistry, disable_created_metrics
+
+        # No series `omni_samples_created` beside `omni_samples_total`.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._metrics: dict[str, Any] = {}
         self._lock = Lock()
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        series = _series(name, labels)
+        """Set a gauge."""
+        from prometheus_client import Gauge
+
+        self._series(Gauge, name, labels).set(value)
+
+    def increment(self, name: str, amount: float, **labels: str) -> None:
+        """Increment a counter."""
+        from prometheus_client import Counter
+
+        self._series(Counter, name, labels).inc(amount)
+
+    def _series(self, kind: type[T], name: str, labels: Mapping[str, str]) -> T:
+        metric = METRICS[name]
         with self._lock:
-            self._values.setdefault(name, {})[series] = value
-
-    def add(self, name: str, value: float, **labels: str) -> None:
-        series = _series(name, labels)
-        with self._lock:
-            held = self._values.setdefault(name, {})
-            held[series] = held.get(series, 0.0) + value
-
-    def collect(self) -> Iterator[Family]:
-        """The values as prometheus_client takes them from a collector."""
-        # Imported here: a cached step writes no metrics and should not pay for the import.
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        with self._lock:
-            held = {name: dict(values) for name, values in self._values.items()}
-        for name in sorted(held):
-            metric = METRICS[name]
-            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = kind(name, metric.help, labels=metric.labels)
-            for series, value in held[name].items():
-                family.add_metric(series, value)
-            yield family
-
-    def registry(self) -> CollectorRegistry:
-        from prometheus_client import CollectorRegistry
-
-        registry = CollectorRegistry()
-        registry.register(self)
-        return registry
+            if name not in self._metrics:
+                self._metrics[name] = kind(name, metric.help, metric.labels, registry=self.registry)
+        series: T = self._metrics[name].labels(**labels)
+        return series
 
     def read(self, path: Path) -> None:
-        """Takes over the gauges of a file that `write` has written."""
+        """Set the gauges of a file that `write` has written."""
         from prometheus_client.parser import text_string_to_metric_families
 
         for family in text_string_to_metric_families(path.read_text()):
@@ -206,16 +190,8 @@ class Metrics:
                 self.set(sample.name, sample.value, **sample.labels)
 
     def write(self, path: Path) -> None:
-        """Writes the values in Prometheus' text format, whole or not at all."""
+        """Write all values in Prometheus' text format, atomically."""
         from prometheus_client import generate_latest
 
         with atomic_writer(path) as file:
-            file.write(generate_latest(self.registry()))
-
-
-def _series(name: str, labels: dict[str, str]) -> tuple[str, ...]:
-    if name not in METRICS:
-        raise ValueError(f"no metric {name!r} in telemetry.METRICS")
-    if set(labels) != set(METRICS[name].labels):
-        raise ValueError(f"{name} has labels {METRICS[name].labels}, not {tuple(labels)}")
-    return tuple(labels[label] for label in METRICS[name].labels)
+            file.write(generate_latest(self.registry))

@@ -1,9 +1,8 @@
-"""Figures out of what a step writes: the summary and files of a finished one, the records that a
-training logs."""
+"""Metrics of a finished step from its summary and files, and of a training from its records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,17 @@ CURVES = {
 
 
 def stage_label(step: str, section: str, config: BaseModel, inputs: Mapping[str, Path]) -> str:
-    """The label `stage`.
+    """Return the label `stage` of a step.
 
-    An evaluation has that of the model which it asks, `base` for the recipe's own: the four of a
-    run, which share their section, would be one series. A control arm of RLVR has its control's
-    name behind it for the same reason.
+    It is the section of the recipe; for an evaluation that of the evaluated model, or `base` for
+    the recipe's own model, because the evaluations of a run share one section and would be one
+    series. For the same reason a control arm of RLVR has the name of its control appended.
     """
     if step == "evaluate":
         if "model" not in inputs:
             return "base"
-        made = read_step(inputs["model"])
-        section, control = made["section"], made["config"].get("control", "none")
+        record = read_step(inputs["model"])
+        section, control = record["section"], record["config"].get("control", "none")
     else:
         control = getattr(config, "control", "none")
     return section if control == "none" else f"{section}_{control}"
@@ -54,40 +53,26 @@ def stage_label(step: str, section: str, config: BaseModel, inputs: Mapping[str,
 def step_metrics(
     step: str, stage: str, seconds: float, summary: Mapping[str, Any], output: Path
 ) -> Metrics:
-    """The figures of a finished step: from its summary and from those of its files whose format is
-    fixed (docs/architecture.md)."""
+    """Collect the metrics of a finished step.
+
+    Args:
+        step: Name of the step.
+        stage: Label, see `stage_label`.
+        seconds: Wall time of the step.
+        summary: Summary of the step.
+        output: Its output directory; files with a fixed format are read if they exist.
+    """
     metrics, labels = Metrics(), {"step": step, "stage": stage}
     metrics.set("omni_step_succeeded", 1, **labels)
     metrics.set("omni_step_duration_seconds", seconds, **labels)
-    curve = read_jsonl(output / "curves.jsonl", dict) if (output / "curves.jsonl").is_file() else []
-    counted = {
-        "queries": next((summary[name] for name in QUERIES & summary.keys()), 0),
-        "samples": (
-            next((summary[name] for name in SAMPLES & summary.keys()), 0)
-            or sum(row.get("samples", 0) for row in curve)
-        ),
-        "tokens": sum(row.get("tokens", 0) for row in curve),
-    }
-    for name, count in counted.items():
-        if count:
-            metrics.set(f"omni_step_{name}", count, **labels)
-            metrics.set(f"omni_step_{name}_per_second", count / max(seconds, 1e-9), **labels)
-    if "data_seconds" in summary:
-        metrics.set("omni_training_data_seconds", summary["data_seconds"], **labels)
-    if "errors" in summary and counted["samples"]:
-        metrics.set(
-            "omni_engine_error_ratio",
-            summary["errors"] / (counted["samples"] + _left_out(summary)),
-            **labels,
-        )
-    for kind in {f"canary_{kind}" for kind in ("image", "audio", "video")} & summary.keys():
-        metrics.set("omni_canary_passed", 1, kind=kind.removeprefix("canary_"), **labels)
-    if isinstance(summary.get("canary_agreement"), float):
-        metrics.set("omni_canary_agreement_ratio", summary["canary_agreement"], **labels)
+    curve: list[dict[str, Any]] = []
+    if (output / "curves.jsonl").is_file():
+        curve = read_jsonl(output / "curves.jsonl", dict)
+    _set_summary(metrics, summary, curve, seconds, labels)
     if (output / "scores.json").is_file():
-        _scores(metrics, read_json(output / "scores.json"), labels)
+        _set_scores(metrics, read_json(output / "scores.json"), labels)
     if (output / "audit.json").is_file():
-        _audit(metrics, read_json(output / "audit.json"), labels)
+        _set_audit(metrics, read_json(output / "audit.json"), labels)
     if (output / "decision.json").is_file():
         difference = read_json(output / "decision.json")["difference"]
         for bound in ("value", "low", "high"):
@@ -97,70 +82,83 @@ def step_metrics(
     return metrics
 
 
-def _left_out(summary: Mapping[str, Any]) -> int:
-    """A probe's `draws` are those that came back, an evaluation's `asked` are all."""
-    return int(summary["errors"]) if "draws" in summary else 0
-
-
 def set_training_metrics(
     metrics: Metrics, record: Mapping[str, Any], labels: Mapping[str, str]
 ) -> None:
-    """What a training says of one step (a line of `curves.jsonl`), as its latest figures."""
-    groups = {ALL: record, **record.get("by_modality", {})}
-    for modality, figures in groups.items():
+    """Set the metrics of a training from a record of `curves.jsonl`, over all and by modality."""
+    records = {ALL: record} | record.get("by_modality", {})
+    for modality, values in records.items():
         for field, name in CURVES.items():
-            if figures.get(field) is None:
+            if values.get(field) is None:
                 continue
-            more = {"modality": modality} if "modality" in METRICS[name].labels else {}
-            metrics.set(name, figures[field], **labels, **more)
+            if "modality" in METRICS[name].labels:
+                metrics.set(name, values[field], **labels, modality=modality)
+            else:
+                metrics.set(name, values[field], **labels)
 
 
-def _scores(metrics: Metrics, scores: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+def _set_summary(
+    metrics: Metrics,
+    summary: Mapping[str, Any],
+    curve: Sequence[Mapping[str, Any]],
+    seconds: float,
+    labels: Mapping[str, str],
+) -> None:
+    samples = _first(summary, SAMPLES) or sum(row.get("samples", 0) for row in curve)
+    counts = {
+        "queries": _first(summary, QUERIES),
+        "samples": samples,
+        "tokens": sum(row.get("tokens", 0) for row in curve),
+    }
+    for name, count in counts.items():
+        if count:
+            metrics.set(f"omni_step_{name}", count, **labels)
+            metrics.set(f"omni_step_{name}_per_second", count / max(seconds, 1e-9), **labels)
+    if "data_seconds" in summary:
+        metrics.set("omni_training_data_seconds", summary["data_seconds"], **labels)
+    if "errors" in summary and samples:
+        # `draws` of a probe are those that were received, `asked` of an evaluation are all.
+        missing = summary["errors"] if "draws" in summary else 0
+        metrics.set("omni_engine_error_ratio", summary["errors"] / (samples + missing), **labels)
+    for kind in ("image", "audio", "video"):
+        if f"canary_{kind}" in summary:
+            metrics.set("omni_canary_passed", 1, kind=kind, **labels)
+    if isinstance(summary.get("canary_agreement"), float):
+        metrics.set("omni_canary_agreement_ratio", summary["canary_agreement"], **labels)
+
+
+def _first(summary: Mapping[str, Any], names: set[str]) -> int:
+    return next((summary[name] for name in names & summary.keys()), 0)
+
+
+def _set_scores(metrics: Metrics, scores: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     for view in ("raw", "clean"):
-        metrics.set(
-            "omni_accuracy_ratio",
-            scores[view]["macro"]["value"],
-            benchmark=ALL,
-            view=view,
-            **labels,
-        )
-        metrics.set("omni_no_answer_ratio", scores["no_answer"][view], view=view, **labels)
-        counts = scores["counts"][view]
-        metrics.set(
-            "omni_truncated_ratio",
-            counts["truncated"] / max(1, counts["queries"] - counts["errors"]),
-            view=view,
-            **labels,
-        )
+        accuracy = {ALL: scores[view]["macro"]}
         for benchmark, by_view in scores["by_benchmark"].items():
             if by_view[view]:
-                metrics.set(
-                    "omni_accuracy_ratio",
-                    by_view[view]["value"],
-                    benchmark=benchmark,
-                    view=view,
-                    **labels,
-                )
-
-
-def _audit(metrics: Metrics, audit: Mapping[str, Any], labels: Mapping[str, str]) -> None:
-    for benchmark, views in audit["leakage"].items():
-        for view, leak in views.items():
+                accuracy[benchmark] = by_view[view]
+        for benchmark, estimate in accuracy.items():
             metrics.set(
-                "omni_leakage_ratio",
-                leak["solved"]["value"],
-                benchmark=benchmark,
-                view=view,
-                **labels,
+                "omni_accuracy_ratio", estimate["value"], benchmark=benchmark, view=view, **labels
             )
-    for view in {view for views in audit["replies"].values() for view in views}:
-        counted = [views[view] for views in audit["replies"].values() if view in views]
-        came = max(1, sum(each["draws"] - each["failed"] for each in counted))
-        cut = sum(each["truncated"] for each in counted)
-        metrics.set("omni_truncated_ratio", cut / came, view=view, **labels)
-        metrics.set(
-            "omni_no_answer_ratio",
-            (cut + sum(each["no_answer"] for each in counted)) / came,
-            view=view,
-            **labels,
-        )
+        metrics.set("omni_no_answer_ratio", scores["no_answer"][view], view=view, **labels)
+        counts = scores["counts"][view]
+        replies = max(1, counts["queries"] - counts["errors"])
+        metrics.set("omni_truncated_ratio", counts["truncated"] / replies, view=view, **labels)
+
+
+def _set_audit(metrics: Metrics, audit: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+    for benchmark, views in audit["leakage"].items():
+        for view, leakage in views.items():
+            solved = leakage["solved"]["value"]
+            metrics.set("omni_leakage_ratio", solved, benchmark=benchmark, view=view, **labels)
+    counts_by_view: dict[str, list[Mapping[str, int]]] = {}
+    for views in audit["replies"].values():
+        for view, counts in views.items():
+            counts_by_view.setdefault(view, []).append(counts)
+    for view, all_counts in counts_by_view.items():
+        replies = max(1, sum(counts["draws"] - counts["failed"] for counts in all_counts))
+        truncated = sum(counts["truncated"] for counts in all_counts)
+        no_answer = truncated + sum(counts["no_answer"] for counts in all_counts)
+        metrics.set("omni_truncated_ratio", truncated / replies, view=view, **labels)
+        metrics.set("omni_no_answer_ratio", no_answer / replies, view=view, **labels)

@@ -80,7 +80,7 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OMNI_MEDIA_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
@@ -144,7 +144,7 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
         ):
             step("evaluate", "part", queries="prepare", manifest="clean")
 
-        caplog.clear()
+        capsys.readouterr()
         part = step(
             "evaluate", "part", "engine.max_error_rate=0.2", queries="prepare", manifest="clean"
         )
@@ -156,7 +156,7 @@ def test_bad_videos_are_listed_and_later_faults_cost_one_query(
         assert part["errors"] == part["errors_daily_omni"] == len(errors)
         assert (
             f"{len(errors)} of {part['asked']} requests failed and are not scored (daily_omni"
-            in caplog.text
+            in capsys.readouterr().err
         )
         scores = read_json(out / "part" / "scores.json")
         counts = scores["by_benchmark"]["daily_omni"]["counts"]["raw"]

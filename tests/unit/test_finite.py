@@ -80,9 +80,9 @@ def test_rows_whose_loss_is_not_finite_are_named() -> None:
     with live.active_step("sft", "sft"):
         with pytest.raises(TrainingError):
             check_rows([math.inf] * 3, rows, 4)
-        assert live._work
+        assert live._active
         (loss,) = next(
-            f for f in live._work.metrics.collect() if f.name == "omni_training_loss"
+            f for f in live._active.metrics.registry.collect() if f.name == "omni_training_loss"
         ).samples
         assert math.isnan(loss.value)  # what the alert NaNLoss looks for
     with pytest.raises(

@@ -326,9 +326,9 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
             CurveCallback(lambda _: None, lambda r: r).on_log(
                 None, State(), None, {"loss": math.nan}
             )
-        assert live._work
+        assert live._active
         (loss,) = next(
-            f for f in live._work.metrics.collect() if f.name == "omni_training_loss"
+            f for f in live._active.metrics.registry.collect() if f.name == "omni_training_loss"
         ).samples
     assert math.isnan(loss.value)
 

@@ -1,4 +1,4 @@
-"""The figures of a finished step, by the formats of docs/architecture.md."""
+"""Metrics of a finished step, from files in the formats of docs/architecture.md."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_counts_and_throughput_come_from_the_summary(tmp_path, summary, failed):
     }
 
 
-def test_canary_and_waiting_come_from_the_summary(tmp_path):
+def test_canary_and_data_time_come_from_the_summary(tmp_path):
     summary = {"canary_audio": "answers", "canary_agreement": 0.75, "data_seconds": 0.5}
     found = values(step_metrics("x", "y", 1.0, summary, tmp_path), tmp_path / "metrics.prom")
     assert found == {
@@ -97,7 +97,7 @@ def test_scores_and_leakage_come_from_the_files(tmp_path):
     }
 
 
-def test_curves_give_the_last_figures_and_the_sums(tmp_path):
+def test_curves_give_the_last_values_and_the_sums(tmp_path):
     curve = [
         {
             "step": 1,
@@ -143,7 +143,7 @@ def test_curves_give_the_last_figures_and_the_sums(tmp_path):
         (("rlvr", RlvrConfig(data="x", control="random_reward")), "rlvr_random_reward"),
     ],
 )
-def test_an_evaluation_has_the_stage_of_the_model_that_it_asks(tmp_path, made, stage):
+def test_evaluation_has_the_stage_of_its_model(tmp_path, made, stage):
     if made:
         record = {"step": "x", "section": made[0], "config": made[1].model_dump(mode="json")}
         write_json(
