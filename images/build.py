@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("LICENSE", "README.md", "pyproject.toml", "components", "omnicore", "pipelines")
+SOURCES = ("LICENSE", "README.md", "pyproject.toml", "components", "omnicore", "pipelines/compiled")
 MADE_OF = {
     "core": (*SOURCES, "images/build.lock", "images/core.lock"),
     "train": ("images/build.lock", "images/train.lock"),
@@ -127,11 +127,7 @@ def pip_settings() -> tuple[dict[str, str], list[str]]:
 
 
 def _copied(file: Path) -> bool:
-    return (
-        file.is_file()
-        and "__pycache__" not in file.parts
-        and (ROOT / "pipelines" / "compiled") not in file.parents
-    )
+    return file.is_file() and "__pycache__" not in file.parts
 
 
 if __name__ == "__main__":

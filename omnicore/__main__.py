@@ -1,3 +1,5 @@
+"""`python -m omnicore`: the command line."""
+
 import sys
 
 from omnicore.cli.main import main

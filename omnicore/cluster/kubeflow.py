@@ -253,9 +253,9 @@ class KfpServer:
 
 def compiled_pipelines() -> Path:
     """Return the directory of the compiled pipelines: package data of a wheel, or the checkout's."""
-    package = Path(__file__).parents[1]
-    installed = package / "assets" / "pipelines"
-    return installed if installed.is_dir() else package.parent / "pipelines" / "compiled"
+    installed = Path(__file__).parent / "compiled_pipelines"
+    checkout = Path(__file__).parents[2] / "pipelines" / "compiled"
+    return installed if installed.is_dir() else checkout
 
 
 def _authenticate(settings: api.Configuration) -> None:

@@ -35,6 +35,7 @@ DECIDE_NOTHING = (
     "errors",
     "lineage.code_version",
     "lineage.signing",
+    "logs",
     "processes",
     "progress",
     "storage.publication",
@@ -133,9 +134,11 @@ def _computed(start: str) -> Iterator[str]:
 
 @cache
 def code_digest() -> str:
-    """Digest of the installed package: code, templates, shipped models and media; recipes count by
-    their values elsewhere."""
-    return digest_directory(PACKAGE, skip=("__pycache__", "recipes"))
+    """Digest of the installed package: code, templates, shipped models and media.
+
+    Recipes count by their values elsewhere; a wheel has the compiled pipelines, a checkout has not.
+    """
+    return digest_directory(PACKAGE, skip=("__pycache__", "recipes", "compiled_pipelines"))
 
 
 @cache
