@@ -12,12 +12,35 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from omnicore import __version__
-from omnicore.cli import cluster, completion, manifest, recipe, results, serve, steps
+from omnicore.cli import (
+    audit,
+    cluster,
+    completion,
+    doctor,
+    manifest,
+    recipe,
+    results,
+    runs,
+    serve,
+    steps,
+)
 from omnicore.cli.parser import Parser, check_command, unknown_option
 from omnicore.errors import OmniError
 from omnicore.logs import FORMATS, log_error, set_up
 
 logger = logging.getLogger(__name__)
+GROUPS = (
+    steps,
+    audit,
+    serve,
+    results,
+    runs,
+    manifest,
+    recipe,
+    doctor,
+    cluster,
+    completion,
+)
 ABOUT = """\
 Audit omni-modal benchmarks for visual shortcuts, train a small omni-modal model in three
 stages, and report the scores that survive the audit.
@@ -81,7 +104,7 @@ def create_parser() -> Parser:
     parser = Parser("omnicore", description=ABOUT, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"omnicore {__version__}")
     _add_log_format(parser)
-    for group in (steps, serve, results, manifest, recipe, cluster, completion):
+    for group in GROUPS:
         group.add_commands(parser)
     return parser
 

@@ -27,6 +27,29 @@ def add_commands(parser: Parser) -> None:
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
 
+    summary = "how small a difference a set of queries can show, and how many more need"
+    command = parser.add_command("power", summary, run_power)
+    command.add_argument("a", type=Path, metavar="A", help="output of evaluate")
+    command.add_argument("b", type=Path, nargs="?", metavar="B", help="another model's, as a pilot")
+    command.add_argument(
+        "--effect",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="difference to find (default: 2)",
+    )
+    command.add_argument(
+        "--power", type=float, default=0.8, metavar="P", help="chance to find it (default: 0.8)"
+    )
+    command.add_argument("--view", choices=("raw", "clean"), default="clean")
+
+    summary = "write an evaluation as a log of inspect_ai, for `inspect view`"
+    command = parser.add_command("export", summary, run_export)
+    command.add_argument("evaluation", type=Path, metavar="DIR", help="output of evaluate")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="a new .eval or .json file"
+    )
+
     summary = "from a score or a file back to weights, data, prompts and code"
     command = parser.add_command("trace", summary, run_trace)
     command.add_argument(
@@ -73,6 +96,32 @@ def run_compare(options: Namespace) -> None:
     if options.json:
         write_json(options.json, comparison)
     print_comparison(comparison)
+
+
+def run_power(options: Namespace) -> None:
+    """Print what a set of queries can show."""
+    from omnicore.evaluation.power import DISCORDANCES, evaluation_power
+
+    effect = options.effect / 100
+    estimates = evaluation_power(options.a, options.b, options.view, effect, options.power)
+    first = estimates[0]
+    print(f"{first.queries} {options.view} queries in {first.clusters} clusters")
+    if not options.b:
+        print(f"no second model: assumed shares of changed queries {DISCORDANCES}")
+    for estimate in estimates:
+        print(
+            f"changed {100 * estimate.discordance:.1f} %  design effect"
+            f" {estimate.design_effect:.2f}  detectable {100 * estimate.detectable:.2f} points "
+            f" {options.effect:g} points need {estimate.needed:,} queries"
+        )
+
+
+def run_export(options: Namespace) -> None:
+    """Write a log of inspect_ai."""
+    from omnicore.evaluation.inspect_log import write_inspect_log
+
+    count = write_inspect_log(options.evaluation, options.output)
+    print(f"{options.output}: {count} samples")
 
 
 def run_trace(options: Namespace) -> None:

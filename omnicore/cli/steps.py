@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnicore.cli.audit import add_columns, own_source
 from omnicore.cli.parser import S3, Parser, add_recipe
 from omnicore.errors import ConfigError
 from omnicore.steps import STEPS, StepInfo
@@ -139,17 +140,23 @@ def _add_benchmarks(step: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="public benchmark to read, as in daily_omni (default: the embedded one); repeat with"
-        " a --root each",
+        help="public benchmark, as in daily_omni, or your own name for a table with --columns"
+        " (default: the embedded one); repeat with a --root each",
     )
     step.add_argument(
         "--root", action="append", default=[], metavar="DIR", help="the benchmark's local copy"
     )
     step.add_argument("--hub", metavar="COMMIT", help="download it from the hub at this commit")
+    add_columns(step)
+    step.add_argument("--limit", type=int, metavar="N", help="first N queries of each benchmark")
+    step.add_argument("--sample", type=int, metavar="N", help="N random queries, by the seed")
+    step.add_argument("--seed", type=int, metavar="N", help="the recipe's seed")
 
 
 def _benchmark_overrides(options: Namespace) -> list[str]:
-    """Return the overrides that `--benchmark NAME --root DIR` stands for."""
+    """Return the overrides that `--benchmark NAME --root DIR` and its kin stand for."""
+    from omnicore.data.benchmarks import has_adapter
+
     roots = options.root
     if options.hub:
         roots = [f"hub@{options.hub}"] * len(options.benchmark)
@@ -160,8 +167,17 @@ def _benchmark_overrides(options: Namespace) -> list[str]:
             code="cli-benchmark-without-root",
             field="--root",
         )
-    pairs = zip(options.benchmark, roots, strict=True)
-    return [f"prepare.sources.{name}={json.dumps(root)}" for name, root in pairs]
+    overrides = []
+    for name, root in zip(options.benchmark, roots, strict=True):
+        public = has_adapter(name) and not options.columns
+        source = root if public or options.hub else own_source(root, options.columns, options.media)
+        overrides.append(f"prepare.sources.{name}={json.dumps(source)}")
+    for field, value in (("limit", options.limit), ("sample", options.sample)):
+        if value is not None:
+            overrides.append(f"prepare.{field}={value}")
+    if options.seed is not None:
+        overrides.append(f"seed={options.seed}")
+    return overrides
 
 
 def _describe(name: str, info: StepInfo) -> str:

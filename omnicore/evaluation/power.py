@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from omnicore.errors import ConfigError
-from omnicore.schema import Record
+from omnicore.lineage.step_record import verify_step
+from omnicore.schema import Outcome, Record, Response, View
+from omnicore.storage.files import read_jsonl
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -116,6 +119,55 @@ def power_of_one(
     return _estimate(
         len(values), len(set(clusters)), discordance, plain * design_effect, plain, effect, power
     )
+
+
+def evaluation_power(
+    a: Path, b: Path | None, view: str, effect: float, power: float
+) -> list[PowerEstimate]:
+    """Estimate power from finished evaluations.
+
+    Args:
+        a: Output of evaluate.
+        b: Another model's on the same queries, or None to assume DISCORDANCES.
+        view: `raw` or `clean`.
+        effect: As in `power_of_pair`.
+        power: As in `power_of_pair`.
+
+    Returns:
+        One estimate for a pair; else one for each assumed discordance of at least `effect`.
+    """
+    first, clusters = _outcomes(a, view)
+    if b:
+        second, _ = _outcomes(b, view)
+        shared = sorted(first.keys() & second.keys())
+        differences = [second[key] - first[key] for key in shared]
+        named = [clusters[key] for key in shared]
+        return [power_of_pair(differences, named, effect=effect, power=power)]
+    keys = sorted(first)
+    outcomes, named = [first[key] for key in keys], [clusters[key] for key in keys]
+    return [
+        power_of_one(outcomes, named, discordance, effect=effect, power=power)
+        for discordance in DISCORDANCES
+        if discordance >= effect
+    ]
+
+
+def _outcomes(
+    evaluation: Path, view: str
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:
+    """Return hits and clusters of the queries of a view that have a reply, by benchmark and id."""
+    verify_step(evaluation)
+    items = {
+        (item["benchmark"], item["id"]): item
+        for item in read_jsonl(evaluation / "items.jsonl", dict)
+        if view == "raw" or item["kept"]
+    }
+    outcomes = {}
+    for response in read_jsonl(evaluation / "responses.jsonl", Response):
+        key = (response.benchmark, response.id)
+        if response.view is View.omni and key in items:
+            outcomes[key] = float(response.outcome is Outcome.correct)
+    return outcomes, {key: items[key]["cluster"] for key in outcomes}
 
 
 def _estimate(
