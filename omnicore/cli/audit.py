@@ -187,7 +187,7 @@ def _print_result(audit: Audit) -> None:
     from omnicore.audit import manifest_io
     from omnicore.runtime import audit as audits
 
-    print(manifest_io.show(manifest_io.read(audit.run / "clean")))
+    print(manifest_io.format_manifest(manifest_io.read_manifest(audit.run / "clean")))
     scores = audits.audit_scores(audit)
     if scores:
         print("\nmodel, macro accuracy in %      raw  clean")
