@@ -1,1 +1,1 @@
-"""Where an output comes from: step records, model cards, signatures, releases."""
+"""Origin of outputs: step records, code versions, model cards, signatures, releases, traces."""

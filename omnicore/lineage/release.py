@@ -1,5 +1,4 @@
-"""A checkpoint made ready to be handed on: its files alone, with its scores in the card, signed
-where there is a key."""
+"""Release a checkpoint: only its files, with its scores in the card, signed where there is a key."""
 
 from __future__ import annotations
 
@@ -21,38 +20,41 @@ REPLACED = {model_card.CARD_FILE, model_card.README, SIGNATURE}
 
 
 def release(checkpoint: str, scores: str = "", output: str = "") -> CheckpointCard:
-    """The card of a checkpoint with the scores of its evaluation, written with the checkpoint's
-    files into a new directory.
+    """Return the card of a checkpoint with its scores; write a release where there is an output.
 
-    `checkpoint` is the output of a step, the checkpoint in it, or a released one; `scores` an
-    output of evaluate, or a directory below which one of this checkpoint lies; each place and
-    `output` may be an
-    s3://
-    address. Without `output` nothing is written.
+    Each place may be a directory or an s3:// address.
 
-    Raises CheckpointError for a checkpoint that was changed, DataError for one without a card or scores of another, ConfigError for
-    an output that is not empty, and what `signing` and `store` raise.
+    Args:
+        checkpoint: Output of a step, the checkpoint in it, or a released one.
+        scores: An output of evaluate, or a directory below which one of this checkpoint lies.
+        output: New place for the checkpoint's files with the card.
+
+    Raises:
+        CheckpointError: The checkpoint was changed, or as `signing.verify_signature` raises it.
+        DataError: It has no card, or the scores are of another checkpoint.
+        ConfigError: The output is not empty.
+        StorageError: As `store` raises it.
     """
-    with ExitStack() as fetched:
-        directory = _directory(fetched.enter_context(_local(checkpoint)))
-        made = _made(directory)
-        found = model_card.read_card(directory).model_copy(update={"made": made})
+    with ExitStack() as stack:
+        directory = _checkpoint_directory(stack.enter_context(_local_directory(checkpoint)))
+        step = _producing_step(directory)
+        card = model_card.read_card(directory).model_copy(update={"made": step})
         if scores:
-            found = found.model_copy(
-                update={"scores": _scores(made, fetched.enter_context(_local(scores)))}
-            )
+            evaluation = stack.enter_context(_local_directory(scores))
+            card = card.model_copy(update={"scores": _find_scores(step, evaluation)})
         if store.is_s3(output):
-            scratch = Path(fetched.enter_context(tempfile.TemporaryDirectory())) / "release"
-            _write(directory, found, scratch)
-            published = store.publish(scratch, output)
-            print(f"{output.rstrip('/')}  digest {published.digest}")
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "release"
+            _write_release(directory, card, scratch)
+            publication = store.publish(scratch, output)
+            print(f"{output.rstrip('/')}  digest {publication.digest}")
         elif output:
-            _write(directory, found, Path(output))
-    return found
+            _write_release(directory, card, Path(output))
+    return card
 
 
 @contextmanager
-def _local(place: str) -> Iterator[Path]:
+def _local_directory(place: str) -> Iterator[Path]:
+    """Yield a directory, or one with what is published at an address while the block runs."""
     if not store.is_s3(place):
         yield Path(place)
         return
@@ -61,76 +63,89 @@ def _local(place: str) -> Iterator[Path]:
         yield Path(scratch) / "fetched"
 
 
-def _directory(place: Path) -> Path:
+def _checkpoint_directory(place: Path) -> Path:
     inside = place / model_card.CHECKPOINT
     return inside if inside.is_dir() else place
 
 
-def _made(directory: Path) -> ProducingStep:
-    """The step that wrote the checkpoint.
+def _producing_step(directory: Path) -> ProducingStep:
+    """Return the step that wrote the checkpoint.
 
-    What is not as it was written must not get a new signature.
+    A changed checkpoint is refused: it must not get a new signature.
     """
     signing.verify_signature(directory)
-    step = directory.resolve().parent
-    if directory.resolve().name == model_card.CHECKPOINT and (step / STEP_FILE).is_file():
-        record = verify_step(step)
+    output = directory.resolve().parent
+    if directory.resolve().name == model_card.CHECKPOINT and (output / STEP_FILE).is_file():
+        record = verify_step(output)
         return ProducingStep.model_validate(
             {name: record[name] for name in ProducingStep.model_fields}
         )
-    if made := model_card.read_card(directory).made:
-        return made
-    raise DataError(
-        f"{directory} lies apart from the {STEP_FILE} of the step that wrote it: name that step's"
-        " output"
-    )
+    step = model_card.read_card(directory).made
+    if step is None:
+        raise DataError(
+            f"{directory} lies apart from the {STEP_FILE} of the step that wrote it: name that"
+            " step's output",
+            code="release-step-unknown",
+            path=directory,
+        )
+    return step
 
 
-def _scores(made: ProducingStep, place: Path) -> CheckpointScores:
+def _find_scores(step: ProducingStep, place: Path) -> CheckpointScores:
+    """Return the scores of the one evaluation of a checkpoint below a directory."""
     records = {path.parent: read_step(path.parent) for path in sorted(place.rglob(STEP_FILE))}
-    asked = {at: record for at, record in records.items() if record["step"] == "evaluate"}
+    evaluations = {d: record for d, record in records.items() if record["step"] == "evaluate"}
     own = {
-        at: record
-        for at, record in asked.items()
-        if record.get("inputs", {}).get("model") == made.digest
+        directory: record
+        for directory, record in evaluations.items()
+        if record.get("inputs", {}).get("model") == step.digest
     }
     if not own:
         raise DataError(
-            f"{place}: none of {len(asked)} outputs of evaluate there is of this checkpoint,"
-            f" {made.section} {made.digest}; evaluate it with --input model="
+            f"{place}: none of {len(evaluations)} outputs of evaluate there is of this checkpoint,"
+            f" {step.section} {step.digest}; evaluate it with --input model=",
+            code="release-scores-missing",
+            path=place,
         )
     if len({record["digest"] for record in own.values()}) > 1:
         raise DataError(
             f"{place}: several evaluations are of this checkpoint; name one:"
-            f" {', '.join(map(str, own))}"
+            f" {', '.join(map(str, own))}",
+            code="release-scores-ambiguous",
+            path=place,
         )
     directory, record = next(iter(own.items()))
     verify_step(directory)
-    scores = read_json(directory / "scores.json")
+    return _scores(read_json(directory / "scores.json"), record["digest"])
+
+
+def _scores(scores: dict[str, dict[str, dict[str, object]]], digest: str) -> CheckpointScores:
     by_benchmark = {
-        name: {view: of[view] for view in model_card.VIEWS}
-        for name, of in scores["by_benchmark"].items()
+        name: {view: views[view] for view in model_card.VIEWS}
+        for name, views in scores["by_benchmark"].items()
     }
-    plain = {
-        name: scores[name]
-        for name in ("profile_hash", "manifest_hash", "queries_hash", "ablation", *model_card.VIEWS)
-    }
-    return CheckpointScores.model_validate(
-        {**plain, "evaluation": record["digest"], "by_benchmark": by_benchmark}
-    )
+    copied = ("profile_hash", "manifest_hash", "queries_hash", "ablation", *model_card.VIEWS)
+    fields: dict[str, object] = {name: scores[name] for name in copied}
+    fields |= {"evaluation": digest, "by_benchmark": by_benchmark}
+    return CheckpointScores.model_validate(fields)
 
 
-def _write(directory: Path, found: CheckpointCard, output: Path) -> None:
-    """The checkpoint's files, linked where the disk can; whole or absent."""
+def _write_release(directory: Path, card: CheckpointCard, output: Path) -> None:
+    """Write the checkpoint's files and the card, linked where the disk can; whole or absent."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"output {output} is not empty; give a new directory")
+        raise ConfigError(
+            f"output {output} is not empty; choose a new directory",
+            code="output-not-empty",
+            path=output,
+        )
     scratch = output.with_name(output.name + ".part")
     with storage_errors(output):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            if (name := path.relative_to(directory).as_posix()) not in REPLACED:
+            name = path.relative_to(directory).as_posix()
+            if name not in REPLACED:
                 link_or_copy(path, scratch / name)
-        model_card.write_card(scratch, found)
+        model_card.write_card(scratch, card)
         signing.sign_checkpoint(scratch)
         scratch.rename(output)

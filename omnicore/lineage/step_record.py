@@ -1,5 +1,4 @@
-"""Where an output comes from: `step.json` beside its files, and digests of what lies in a
-directory.
+"""`step.json` beside every output: what produced it, and digests of its files.
 
 `step.json` is written last, so a directory without it is unfinished and no step reads it.
 """
@@ -24,21 +23,28 @@ from omnicore.storage.digests import (
 from omnicore.storage.files import read_json, write_json
 
 REQUIRED = {"step", "section", "key", "digest", "seconds", "summary"}
+REMEDY = "re-run the step, or copy its output again"
 
 
 def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Finishes an output: adds `digest`, `versions` and `code` to `fields` and writes `step.json`,
-    whole or not at all.
+    """Finish an output: write `files.json`, then `step.json`.
 
-    Before it comes `files.json`, by which `verified` sees what was changed since: size, time of
-    change in ns and sha256 of each file.
+    `files.json` holds size, modification time in ns and sha256 of each file; `verify_step` detects
+    changes by it.
+
+    Args:
+        directory: The output.
+        fields: Content of `step.json` without digest, versions and code.
+
+    Returns:
+        The content of `step.json`.
     """
     contents = {name: sha256_file(directory / name) for name in content_files(directory)}
-    stats = {name: (directory / name).stat() for name in contents}
-    write_json(
-        directory / FILES_FILE,
-        {name: [stats[name].st_size, stats[name].st_mtime_ns, contents[name]] for name in contents},
-    )
+    listing = {}
+    for name, sha256 in contents.items():
+        status = (directory / name).stat()
+        listing[name] = [status.st_size, status.st_mtime_ns, sha256]
+    write_json(directory / FILES_FILE, listing)
     code = {"digest": code_digest(), "revision": git_revision()}
     record = {**fields, "digest": digest_contents(contents), "versions": versions(), "code": code}
     write_json(directory / STEP_FILE, record)
@@ -46,58 +52,101 @@ def write_step(directory: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verify_step(directory: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of `step.json` of an output whose files are those that the step wrote.
+    """Return the content of `step.json` if the output's files are those that the step wrote.
 
-    A file of the same size and time of change is taken as it is; of any other, as in a copy, the
-    sha256 decides. Files and folders named in `skip` are not looked at. An output without
-    `files.json`, of an earlier version, is read whole. Raises DataError as `read_step` does, and
-    naming the first file that was changed, lost or added.
+    A file of the same size and modification time is trusted; for any other, as in a copy, the
+    sha256 decides. An output without `files.json`, of an earlier version, is read whole.
+
+    Args:
+        directory: The output.
+        skip: Names of files and folders that are not checked.
+
+    Raises:
+        DataError: As `read_step` raises it, or a file was changed, lost or added since.
     """
     record = read_step(directory)
-    names, listed = content_files(directory, (*NOT_CONTENT, *skip)), {}
-    if (directory / FILES_FILE).is_file():
-        listed = read_json(directory / FILES_FILE)
-        if digest_contents({name: listed[name][2] for name in sorted(listed)}) != record["digest"]:
+    if not (directory / FILES_FILE).is_file():
+        if digest_directory(directory) != record["digest"]:
             raise DataError(
-                f"{directory / FILES_FILE} is not that of the {STEP_FILE} beside it; run the step"
-                " again"
+                f"{directory} was changed after it was finished (digest mismatch); {REMEDY}",
+                code="step-files-changed",
+                path=directory,
             )
-    elif digest_directory(directory) != record["digest"]:
-        raise DataError(f"{directory} was changed after it was finished; {_REMEDY}")
-    else:
         return record
-    listed = {name: facts for name, facts in listed.items() if not set(skip) & set(name.split("/"))}
-    if lost := sorted(listed.keys() - set(names)):
-        raise DataError(f"{directory / lost[0]} is missing since the step was finished; {_REMEDY}")
+    listing = _read_listing(directory, record["digest"])
+    skipped = set(skip)
+    expected = {name for name in listing if not skipped & set(name.split("/"))}
+    names = content_files(directory, (*NOT_CONTENT, *skip))
+    missing = sorted(expected - set(names))
+    if missing:
+        raise DataError(
+            f"{directory / missing[0]} is missing since the step was finished; {REMEDY}",
+            code="step-file-missing",
+            path=directory / missing[0],
+        )
     for name in names:
-        if name not in listed:
-            raise DataError(f"{directory / name} was added after the step was finished; remove it")
-        size, changed, sha256 = listed[name]
-        found = (directory / name).stat()
-        if found.st_size != size or (
-            found.st_mtime_ns != changed and sha256_file(directory / name) != sha256
-        ):
+        path = directory / name
+        if name not in expected:
             raise DataError(
-                f"{directory / name} was changed after the step was finished; {_REMEDY}"
+                f"{path} was added after the step was finished; remove it",
+                code="step-file-added",
+                path=path,
+            )
+        if _is_changed(path, *listing[name]):
+            raise DataError(
+                f"{path} was changed after the step was finished; {REMEDY}",
+                code="step-files-changed",
+                path=path,
             )
     return record
 
 
-_REMEDY = "run the step again, or copy its output again"
+def _read_listing(directory: Path, digest: str) -> dict[str, tuple[int, int, str]]:
+    """Return `files.json` if it belongs to the `step.json` with this digest."""
+    path = directory / FILES_FILE
+    listing: dict[str, tuple[int, int, str]] = read_json(path)
+    if digest_contents({name: listing[name][2] for name in sorted(listing)}) != digest:
+        raise DataError(
+            f"{path} is not that of the {STEP_FILE} beside it; re-run the step",
+            code="step-listing-mismatch",
+            path=path,
+        )
+    return listing
+
+
+def _is_changed(path: Path, size: int, modified: int, sha256: str) -> bool:
+    status = path.stat()
+    if status.st_size != size:
+        return True
+    return status.st_mtime_ns != modified and sha256_file(path) != sha256
 
 
 def read_step(directory: Path) -> dict[str, Any]:
-    """The content of `step.json`.
+    """Return the content of `step.json`.
 
-    Raises DataError when the directory is missing or unfinished, or the file is damaged.
+    Raises:
+        DataError: The directory is missing or unfinished, or the file is damaged.
     """
     path = directory / STEP_FILE
     if not directory.is_dir():
-        raise DataError(f"{directory}: no such directory; run the step that makes it first")
+        raise DataError(
+            f"{directory}: no such directory; run the step that makes it first",
+            code="directory-missing",
+            path=directory,
+        )
     if not path.is_file():
-        raise DataError(f"{directory} is not a finished output: no {STEP_FILE}; run the step again")
+        raise DataError(
+            f"{directory} is not a finished output: no {STEP_FILE}; re-run the step",
+            code="step-record-missing",
+            path=directory,
+        )
     record = read_json(path)
     missing = REQUIRED - record.keys() if isinstance(record, dict) else REQUIRED
     if missing:
-        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; run the step again")
+        raise DataError(
+            f"{path} lacks {', '.join(sorted(missing))}; re-run the step",
+            code="step-record-invalid",
+            path=path,
+            field=min(missing),
+        )
     return dict(record)

@@ -1,5 +1,4 @@
-"""What a checkpoint says of itself: all that decided it, nothing of the machine, and no licence
-that nobody stated."""
+"""The model card: all that decided a checkpoint, no fact of the machine, no unstated licence."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from omnicore.lineage import model_card
 from omnicore.lineage.code_version import code_digest, git_revision
 from omnicore.lineage.step_record import read_step, write_step
 from omnicore.storage.digests import digest_directory, model_directory, sha256_file
+from tests.errors import refused
 
 HUB = "models--Qwen--Qwen2.5-Omni-3B/snapshots/" + "f" * 40
 README = (
@@ -83,7 +83,7 @@ def base(tmp_path: Path, place: str, readme: str | None) -> Path:
     return folder
 
 
-def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
+def test_card_holds_what_decided_the_checkpoint(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", ["seed=7"])
     data = prepared(tmp_path, sft=3)
     made = described(recipe, {"data": data})
@@ -107,7 +107,7 @@ def test_a_card_says_what_decided_the_checkpoint(tmp_path: Path) -> None:
     assert (made.parents, made.made, made.scores) == ((), None, None)
 
 
-def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
+def test_hub_reads_the_front_matter(tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
     text = model_card.render_markdown(
         described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)})
@@ -122,7 +122,7 @@ def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "readme", "name", "revised", "licence"),
+    ("place", "readme", "name", "revision", "licence"),
     [
         (
             HUB,
@@ -138,12 +138,17 @@ def test_the_hub_reads_the_readme(tmp_path: Path) -> None:
         ("my-base", None, "my-base", "", {}),
     ],
 )
-def test_a_licence_is_what_the_base_says_or_nothing(
-    tmp_path: Path, place: str, readme: str | None, name: str, revised: str, licence: dict[str, str]
+def test_licence_is_what_the_base_states(
+    tmp_path: Path,
+    place: str,
+    readme: str | None,
+    name: str,
+    revision: str,
+    licence: dict[str, str],
 ) -> None:
     recipe = load_recipe("tiny", [f"model={base(tmp_path, place, readme)}"])
     made = described(recipe, {"data": prepared(tmp_path, sft=3)})
-    assert (made.base.name, made.base.revision, made.base.licence) == (name, revised, licence)
+    assert (made.base.name, made.base.revision, made.base.licence) == (name, revision, licence)
     text = model_card.render_markdown(made)
     assert {
         field: value for field, value in front(text).items() if field.startswith("license")
@@ -151,7 +156,7 @@ def test_a_licence_is_what_the_base_says_or_nothing(
     assert ("not stated by its files" in text) is not licence
 
 
-def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
+def test_sources_are_named_without_local_folders(tmp_path: Path) -> None:
     training = {
         "omni": {"path": "m-a-p/OmniInstruct_v1", "revision": "a" * 40},
         "mine": {"path": str(tmp_path / "secret" / "rows.jsonl"), "revision": ""},
@@ -168,7 +173,7 @@ def test_sources_are_named_as_far_as_they_are_known(tmp_path: Path) -> None:
     assert f"Data `omni` (m-a-p/OmniInstruct_v1 {'a' * 40}), 2 rows: not stated." in text
 
 
-def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
+def test_parents_lead_to_the_base(tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
     data = prepared(tmp_path, sft=3)
     shutil.copy(data / "sft.jsonl", data / "rlvr.jsonl")
@@ -199,7 +204,7 @@ def test_a_chain_goes_back_to_the_base(tmp_path: Path) -> None:
     )
 
 
-def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
+def test_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
     parent = finished(tmp_path / "sft", "sft", {"checkpoint/config.json": "{}"})
     made = described(
         load_recipe("tiny"),
@@ -227,7 +232,7 @@ def test_a_parent_without_a_card_is_the_base(tmp_path: Path) -> None:
         ("profile.server=vllm-0.32.0", False),
     ],
 )
-def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same: bool) -> None:
+def test_card_changes_only_with_deciding_values(tmp_path: Path, change: str, same: bool) -> None:
     data = prepared(tmp_path, sft=3)
     first, second = (
         described(load_recipe("tiny", changes), {"data": data}) for changes in ([], [change])
@@ -235,7 +240,7 @@ def test_a_card_changes_only_with_what_decides(tmp_path: Path, change: str, same
     assert (first == second) is same
 
 
-def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
+def test_card_has_no_machine_path(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [f"model={base(tmp_path, 'my-base', None)}"])
     model_card.write_card(tmp_path, described(recipe, {"data": prepared(tmp_path, sft=3)}))
     assert all(
@@ -245,19 +250,21 @@ def test_no_path_of_the_machine_is_in_a_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "field"),
     [
-        (None, "has no card.json: .*train it again"),
-        ("{", "is not JSON"),
-        ({"seed": "x"}, "card.json: seed: .*train it again"),
-        ({"mood": "good"}, "card.json: mood: .*train it again"),
+        (None, "card-missing", None),
+        ("{", "json-invalid", None),
+        ({"seed": "x"}, "card-invalid", "seed"),
+        ({"mood": "good"}, "card-invalid", "mood"),
     ],
 )
-def test_a_card_that_is_none_is_named(tmp_path: Path, content: Any, message: str) -> None:
+def test_missing_or_invalid_card_is_refused(
+    tmp_path: Path, content: Any, code: str, field: str | None
+) -> None:
     if isinstance(content, dict):
         made = described(load_recipe("tiny"), {"data": prepared(tmp_path, sft=3)})
         content = json.dumps({**made.model_dump(mode="json"), **content})
     if content is not None:
         (tmp_path / "card.json").write_text(content)
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, code, field=field, path=tmp_path / "card.json"):
         model_card.read_card(tmp_path)

@@ -13,6 +13,7 @@ from omnicore.errors import DataError
 from omnicore.lineage.code_version import code_digest, git_revision, versions
 from omnicore.lineage.step_record import read_step, write_step
 from omnicore.storage.digests import digest_directory, sha256_file
+from tests.errors import refused
 
 FIELDS = {
     "step": "prepare",
@@ -49,7 +50,7 @@ def change(root, name, content=b"x"):
         "x.lock",
     ],
 )
-def test_what_is_no_content_does_not_count(output, name):
+def test_digest_ignores_files_without_content(output, name):
     before = digest_directory(output)
     change(output, name)
     assert digest_directory(output) == before
@@ -66,26 +67,26 @@ def test_what_is_no_content_does_not_count(output, name):
         lambda root: (root / "media" / "a.png").rename(root / "a.png"),
     ],
 )
-def test_content_names_and_places_count(output, edit):
+def test_digest_covers_content_names_and_places(output, edit):
     before = digest_directory(output)
     edit(output)
     assert digest_directory(output) != before
 
 
-def test_the_digest_knows_neither_the_directory_nor_the_order_of_writing(output, tmp_path):
+def test_digest_is_independent_of_place_and_order(output, tmp_path):
     other = tmp_path / "other"
     change(other, "media/a.png", b"picture")
     change(other, "queries.jsonl", b"{}\n")
     assert digest_directory(other) == digest_directory(output)
-    with pytest.raises(DataError, match="no such directory"):
+    with refused(DataError, "directory-missing", path=tmp_path / "absent"):
         digest_directory(tmp_path / "absent")
 
 
-def test_sha256_of_a_file(output):
+def test_sha256_file_hashes_the_content(output):
     assert sha256_file(output / "media" / "a.png") == hashlib.sha256(b"picture").hexdigest()
 
 
-def test_a_step_goes_round(output):
+def test_step_record_round_trips(output):
     record = write_step(output, FIELDS)
     assert read_step(output) == {**record, "summary": {"queries": 2, "loss": None}}
     assert record["digest"] == digest_directory(output)
@@ -93,30 +94,28 @@ def test_a_step_goes_round(output):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "field"),
     [
-        (None, "is not a finished output: no step.json; run the step again"),
-        ("{", "is not JSON"),
-        ("[]", "lacks .*run the step again"),
-        (json.dumps({**FIELDS, "summary": {}}), "lacks digest; run the step again"),
+        (None, "step-record-missing", None),
+        ("{", "json-invalid", None),
+        ("[]", "step-record-invalid", "digest"),
+        (json.dumps({**FIELDS, "summary": {}}), "step-record-invalid", "digest"),
     ],
 )
-def test_an_unfinished_or_damaged_output_is_named(output, content, message):
+def test_unfinished_or_damaged_output_is_refused(output, content, code, field):
     if content is not None:
         (output / "step.json").write_text(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(DataError, code, field=field) as caught:
         read_step(output)
     assert str(output) in str(caught.value)
 
 
-def test_a_missing_output_is_named(tmp_path):
-    with pytest.raises(
-        DataError, match=r"absent: no such directory; run the step that makes it first"
-    ):
+def test_missing_output_is_refused(tmp_path):
+    with refused(DataError, "directory-missing", path=tmp_path / "absent"):
         read_step(tmp_path / "absent")
 
 
-def test_versions_leave_out_what_is_not_installed(monkeypatch):
+def test_versions_skip_missing_packages(monkeypatch):
     def version(name):
         if name == "trl":
             raise metadata.PackageNotFoundError(name)
@@ -132,13 +131,12 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
     }
 
 
-def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, tmp_path):
+def test_git_revision_is_the_last_commit_of_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
     monkeypatch.setattr("omnicore.lineage.code_version.PACKAGE", package)
-    monkeypatch.setenv(
-        "GIT_DIR", str(Path(__file__).parents[2] / ".git")
-    )  # as a hook of another repository sets it
-    found = git_revision.__wrapped__
+    # As a hook of another repository sets it.
+    monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[2] / ".git"))
+    revision = git_revision.__wrapped__
 
     def git(*arguments):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -159,20 +157,20 @@ def test_the_revision_is_the_commit_that_last_changed_the_package(monkeypatch, t
         return git("rev-parse", "HEAD").strip()
 
     change(package, "provenance.py", b"1")
-    assert found() == ""
+    assert revision() == ""
     git("init", "--quiet")
-    assert found() == ""
+    assert revision() == ""
     first = commit("omnicore/lineage/step_record.py", b"2")
     commit("docs/a.md", b"1")
-    assert found() == first
+    assert revision() == first
     change(package, "provenance.py", b"3")
-    assert found() == f"{first}-dirty"
-    assert commit("omnicore/lineage/step_record.py", b"4") == found() != first
+    assert revision() == f"{first}-dirty"
+    assert commit("omnicore/lineage/step_record.py", b"4") == revision() != first
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert found() == ""
+    assert revision() == ""
 
 
-def test_the_code_digest_is_of_the_package(monkeypatch, tmp_path):
+def test_code_digest_covers_the_package(monkeypatch, tmp_path):
     package = tmp_path / "omnicore"
     change(package, "provenance.py", b"1")
     change(package, "config/recipes/tiny.yaml")

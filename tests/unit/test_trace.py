@@ -1,5 +1,4 @@
-"""A figure or a file is led back to what made it, and a chain that is broken is not said to be
-whole."""
+"""Trace figures and files to their origins, and report broken chains."""
 
 from __future__ import annotations
 
@@ -13,9 +12,12 @@ import pytest
 
 from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
+from omnicore.errors import DataError
 from omnicore.lineage import model_card
 from omnicore.lineage.step_record import read_step
+from omnicore.lineage.trace import trace
 from omnicore.storage.digests import digest_directory, model_directory, sha256_file
+from tests.errors import refused
 from tests.unit.test_card import described, finished, rows
 
 BASE, OTHER = "embedded:tiny-base", "a-model"
@@ -83,7 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluate-other",
         models={OTHER: "0" * 64},
     )
-    assert read_step(other)["digest"] == read_step(base)["digest"]  # two models that answer alike
+    assert read_step(other)["digest"] == read_step(base)["digest"]  # two models with equal answers
     shown = {
         "stages": {"base": json.loads(scores(0.5012)), "sft": json.loads(scores(0.89149))},
         "gain": {"sft": 0.39029},
@@ -104,19 +106,19 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
-def traced(
+def run_trace(
     capsys: pytest.CaptureFixture[str], wanted: str | Path, root: Path
 ) -> tuple[int, str, str]:
     status = main(["trace", str(wanted), "--in", str(root)])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 @pytest.mark.parametrize("wanted", ["89.1", "89.15", "0.891", "0.89149", "89.1%", "89"])
-def test_a_score_is_led_back_to_weights_data_prompts_and_code(
+def test_score_leads_to_weights_data_prompts_and_code(
     whole: Path, capsys: pytest.CaptureFixture[str], wanted: str
 ) -> None:
-    status, out, _ = traced(capsys, wanted, whole)
+    status, out, _ = run_trace(capsys, wanted, whole)
     assert status == 0
     first, second, *tree = out.splitlines()
     assert (
@@ -143,21 +145,19 @@ def test_a_score_is_led_back_to_weights_data_prompts_and_code(
         f"data: prepare  {whole}/prepare  (above)",
     ):
         assert fact in text, fact
-    assert text.count("Answer with one word.") == 1  # what is the same for all steps is said once
+    assert text.count("Answer with one word.") == 1  # facts of all steps appear once
     assert "ALTERED" not in text
 
 
-def test_a_score_that_several_steps_measured_is_listed_with_all(
-    whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, _ = traced(capsys, "25.0", whole)
+def test_score_of_several_steps_lists_all(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run_trace(capsys, "25.0", whole)
     assert status == 0
     assert re.findall(r"^(?!copied)(.*)/scores\.json  (.*)$", out, re.MULTILINE) == [
         (f"evaluate of {BASE}  {whole}/evaluate-base", "clean.micro  25.00 [20.00, 30.00], n 40"),
         (f"evaluate of {OTHER}  {whole}/evaluate-other", "clean.micro  25.00 [20.00, 30.00], n 40"),
         (f"evaluate of sft  {whole}/evaluate-sft", "clean.micro  25.00 [20.00, 30.00], n 40"),
     ]
-    assert "3 outputs have it of their own: trace one by its file" in out
+    assert "3 outputs hold it independently: trace one by its file" in out
     assert "recipe" not in out
 
 
@@ -174,62 +174,50 @@ def test_a_score_that_several_steps_measured_is_listed_with_all(
         ),
     ],
 )
-def test_a_file_is_led_back_to_its_step(
+def test_file_leads_to_its_step(
     whole: Path, capsys: pytest.CaptureFixture[str], place: str, first: str
 ) -> None:
-    status, out, _ = traced(capsys, whole / place, whole)
+    status, out, _ = run_trace(capsys, whole / place, whole)
     assert status == 0
     assert out.splitlines()[0] == first.format(root=whole)
     assert f"data sft.jsonl, 3 rows, sha256 {sha256_file(whole / 'prepare' / 'sft.jsonl')}" in out
 
 
-def test_models_that_answer_alike_are_not_taken_for_one_another(
+def test_models_with_equal_answers_stay_apart(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = traced(capsys, whole / "report.html", whole)
+    _, out, _ = run_trace(capsys, whole / "report.html", whole)
     assert f"── base: evaluate of {BASE}  {whole}/evaluate-base\n" in out
     assert f"── control: evaluate of {OTHER}  {whole}/evaluate-other\n" in out
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "code"),
     [
-        (
-            "12.34",
-            (
-                "12.34: no figure in the outputs below .* is shown so; give fewer digits, or give"
-                " --in the run that it is from"
-            ),
-        ),
-        ("84.15", "84.15: no figure"),  # the end of an interval is no score
-        (
-            "nothing.html",
-            "nothing.html: no such file, and no number; write a number as it is shown, as in 89.1",
-        ),
+        ("12.34", "trace-number-not-found"),
+        # The end of an interval is not a score.
+        ("84.15", "trace-number-not-found"),
+        ("nothing.html", "trace-argument-invalid"),
     ],
 )
-def test_what_is_nowhere_is_said(
-    whole: Path, capsys: pytest.CaptureFixture[str], wanted: str, said: str
+def test_unknown_number_or_file_is_refused(
+    whole: Path, capsys: pytest.CaptureFixture[str], wanted: str, code: str
 ) -> None:
-    status, out, err = traced(capsys, wanted, whole)
-    assert (status, out) == (2, "")
-    assert re.search(said, err)
+    with refused(DataError, code):
+        trace(wanted, whole)
+    assert capsys.readouterr().out == ""
 
 
-def test_a_strange_file_and_an_empty_place_are_said(
-    whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_foreign_file_and_empty_directory_are_refused(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "strange.bin").write_text("strange")
-    status, _, err = traced(capsys, tmp_path / "strange.bin", whole)
-    assert status == 2
-    assert "strange.bin: no finished output below" in err
-    status, _, err = traced(capsys, "89.1", tmp_path)
-    assert status == 2
-    assert "no finished output of a step is there (no step.json)" in err
+    with refused(DataError, "trace-file-not-found", path=tmp_path / "strange.bin"):
+        trace(str(tmp_path / "strange.bin"), whole)
+    with refused(DataError, "trace-no-outputs", path=tmp_path):
+        trace("89.1", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("broken", "shown", "said"),
+    ("broken", "shown", "message"),
     [
         (
             "remove",
@@ -239,42 +227,40 @@ def test_a_strange_file_and_an_empty_place_are_said(
         (
             "alter",
             "ALTERED since it was finished",
-            "{root}/prepare: its files are not those of its digest {digest}",
+            "{root}/prepare: its files do not match its digest {digest}",
         ),
     ],
 )
-def test_a_broken_chain_is_shown_as_far_as_it_goes_and_is_an_error(
-    run: Path, capsys: pytest.CaptureFixture[str], broken: str, shown: str, said: str
+def test_broken_chain_is_shown_and_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], broken: str, shown: str, message: str
 ) -> None:
-    told = {"root": run, "digest": read_step(run / "prepare")["digest"]}
+    values = {"root": run, "digest": read_step(run / "prepare")["digest"]}
     if broken == "remove":
         shutil.rmtree(run / "prepare")
     else:
         (run / "prepare" / "sft.jsonl").write_text(rows(sft=2))
-    status, out, err = traced(capsys, "89.1", run)
+    status, out, err = run_trace(capsys, "89.1", run)
     assert status == 2
-    assert shown.format(**told) in out
+    assert shown.format(**values) in out
     assert "weights checkpoint/model.safetensors" in out
     assert "the chain is broken:" in err
-    assert said.format(**told) in err
+    assert message.format(**values) in err
 
 
-def test_a_base_that_changed_under_its_name_breaks_the_chain(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_base_breaks_the_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     models = {str(tmp_path / "base"): digest_directory(tmp_path / "base")}
     finished(tmp_path / "run" / "evaluate", "evaluate", {"scores.json": scores(0.5)}, models=models)
-    assert traced(capsys, "50.0", tmp_path / "run")[0] == 0
+    assert run_trace(capsys, "50.0", tmp_path / "run")[0] == 0
     (tmp_path / "base" / "config.json").write_text('{"rope_theta": 1}')
-    status, out, err = traced(capsys, "50.0", tmp_path / "run")
+    status, out, err = run_trace(capsys, "50.0", tmp_path / "run")
     assert status == 2
     assert "ALTERED since" in out
-    assert f"model {tmp_path / 'base'}: its files are not those of digest" in err
+    assert f"model {tmp_path / 'base'}: its files do not match digest" in err
 
 
-def test_a_step_of_an_older_omnicore_says_what_it_knows(
+def test_step_of_an_older_version_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = finished(tmp_path / "evaluate", "evaluate", {"scores.json": scores(0.5)})
@@ -282,17 +268,17 @@ def test_a_step_of_an_older_omnicore_says_what_it_knows(
     (made / "step.json").write_text(
         json.dumps({name: value for name, value in record.items() if name != "code"})
     )
-    status, out, _ = traced(capsys, "50.0", tmp_path)
+    status, out, _ = run_trace(capsys, "50.0", tmp_path)
     assert status == 0
     assert "digest not recorded" in out
     assert "config not recorded" in out
 
 
-def test_lines_are_plain_and_whole_where_nobody_looks(
+def test_lines_are_plain_and_whole_in_a_pipe(
     whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    _, out, _ = traced(capsys, "89.1", whole)
+    _, out, _ = run_trace(capsys, "89.1", whole)
     assert "\x1b" not in out
     assert (
         "weights checkpoint/model.safetensors, sha256"
