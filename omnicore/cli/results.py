@@ -7,25 +7,43 @@ from pathlib import Path
 
 from omnicore.cli.parser import S3, Parser
 
+COMPARE = """\
+Paired differences between outputs of evaluate, with clustered 95 % intervals. Two models get all
+rows of raw, clean, strict and official scores; more are compared with the first one.
+
+examples:
+  omnicore compare runs/a/evaluate-sft runs/a/evaluate-rlvr
+  omnicore compare BASE SFT RLVR --by type --page compare.html
+  omnicore compare BASE SFT RLVR --csv > compare.csv
+  omnicore compare BASE RLVR --json -"""
+
 
 def add_commands(parser: Parser) -> None:
     """Add `compare`, `trace` and `card`."""
-    summary = "paired differences between two outputs of evaluate: is B better than A?"
-    command = parser.add_command("compare", summary, run_compare)
+    summary = "paired differences between outputs of evaluate: is B, or C, better than A?"
+    command = parser.add_command("compare", summary, run_compare, COMPARE)
     command.add_argument("a", type=Path, metavar="A", help="output of evaluate")
     command.add_argument(
-        "b",
+        "others",
         type=Path,
+        nargs="+",
         metavar="B",
-        help="output of evaluate with the same profile, queries and manifest",
+        help="outputs of evaluate with the same profile, queries and manifest",
     )
+    command.add_argument(
+        "--by", choices=("benchmark", "type", "wording"), default="benchmark", help="groups of rows"
+    )
+    command.add_argument("--csv", action="store_true", help="print CSV: a line a group and model")
+    command.add_argument("--page", type=Path, metavar="FILE", help="also write an HTML page there")
     command.add_argument(
         "--manifest",
         type=Path,
         metavar="DIR",
         help="output of clean that decides what is clean for both",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    command.add_argument(
+        "--json", metavar="FILE", help="also write all rows there; - prints them alone"
+    )
 
     summary = "how small a difference a set of queries can show, and how many more need"
     command = parser.add_command("power", summary, run_power)
@@ -88,13 +106,40 @@ def add_commands(parser: Parser) -> None:
 
 
 def run_compare(options: Namespace) -> None:
-    """Print the paired differences of two evaluations."""
+    """Print the paired differences of two evaluations, or of several against the first."""
+    from omnicore.evaluation import leaderboard
+
+    folders = [options.a, *options.others]
+    several = len(folders) > 2 or options.csv or options.page or options.by != "benchmark"
+    if not several:
+        _compare_two(options)
+        return
+    board = leaderboard.build_leaderboard(folders, options.by, options.manifest)
+    if options.page:
+        from omnicore.report.leaderboard import render_leaderboard
+
+        options.page.write_text(render_leaderboard(board))
+    if options.json == "-":
+        print(board.model_dump_json(indent=1))
+        return
+    if options.json:
+        Path(options.json).write_text(board.model_dump_json(indent=1) + "\n")
+    text = leaderboard.leaderboard_csv if options.csv else leaderboard.format_leaderboard
+    print(text(board).rstrip())
+
+
+def _compare_two(options: Namespace) -> None:
     from omnicore.evaluation.compare import compare_evaluations, print_comparison
     from omnicore.storage.files import write_json
 
-    comparison = compare_evaluations(options.a, options.b, options.manifest)
+    comparison = compare_evaluations(options.a, options.others[0], options.manifest)
+    if options.json == "-":
+        from pydantic_core import to_json
+
+        print(to_json(comparison, indent=1).decode())
+        return
     if options.json:
-        write_json(options.json, comparison)
+        write_json(Path(options.json), comparison)
     print_comparison(comparison)
 
 

@@ -71,6 +71,22 @@ def find_steps(root: Path) -> list[StepOutput]:
     return _unique_names(ordered)
 
 
+def stage_of_evaluation(evaluation: Path) -> str:
+    """Return the section that trained an evaluation's model, found in the folders around it.
+
+    Empty for a model that was not trained there, as one on a server.
+    """
+    key = read_step(evaluation).get("input_keys", {}).get("model")
+    if key is None:
+        return ""
+    # Beside it, or as KFP lays it out: outputs/<run>/<task>/scores.
+    for folder in list(evaluation.resolve().parents)[:2]:
+        for _, record in _finished(folder):
+            if record["key"] == key:
+                return _stage(record, {})
+    return ""
+
+
 def differing_settings(steps: Iterable[StepOutput]) -> dict[str, dict[str, Any]]:
     """Return, by step name, the settings that are not alike in all steps of its section."""
     by_section: dict[str, list[StepOutput]] = {}
