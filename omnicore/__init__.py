@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omnicore.audit import build_manifest
+    from omnicore.audit.in_memory import audit_draws
     from omnicore.config.recipe import Recipe, load_recipe
     from omnicore.errors import (
         CheckpointError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         TooLongError,
         TrainingError,
     )
+    from omnicore.evaluation.frames import Run, load_run
     from omnicore.runtime.run import run_step
     from omnicore.schema import Draw, Manifest, Query, Response, Verdict, View
     from omnicore.scoring.verify import judge
@@ -44,6 +46,7 @@ __all__ = [
     "Query",
     "Recipe",
     "Response",
+    "Run",
     "StepBusy",
     "StorageError",
     "TooLongError",
@@ -51,9 +54,11 @@ __all__ = [
     "Verdict",
     "View",
     "__version__",
+    "audit_draws",
     "build_manifest",
     "judge",
     "load_recipe",
+    "load_run",
     "run_step",
 ]
 _MODULES = {
@@ -62,11 +67,14 @@ _MODULES = {
     "Query": "omnicore.schema",
     "Recipe": "omnicore.config.recipe",
     "Response": "omnicore.schema",
+    "Run": "omnicore.evaluation.frames",
     "Verdict": "omnicore.schema",
     "View": "omnicore.schema",
+    "audit_draws": "omnicore.audit.in_memory",
     "build_manifest": "omnicore.audit",
     "judge": "omnicore.scoring.verify",
     "load_recipe": "omnicore.config.recipe",
+    "load_run": "omnicore.evaluation.frames",
     "run_step": "omnicore.runtime.run",
 }
 

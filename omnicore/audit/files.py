@@ -168,7 +168,7 @@ def read_draws(folder: Path, probe: ProbeRecord, arrays: QueryArrays) -> ProbeDr
     path = folder / "draws.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such file; run probe again", code="draws-missing", path=path)
-    table = _DrawTable(probe, arrays)
+    table = DrawTable(probe, arrays)
     _read_lines(path, table.add_draw)
     errors = folder / "errors.jsonl"
     if errors.is_file():
@@ -209,7 +209,7 @@ def _read_lines(path: Path, add: Callable[[dict[str, Any]], None]) -> None:
                 ) from error
 
 
-class _DrawTable:
+class DrawTable:
     """Grids of answers [N, n] by view, filled line by line."""
 
     def __init__(self, probe: ProbeRecord, arrays: QueryArrays) -> None:
