@@ -104,13 +104,18 @@ def rewrite_links(text: str, source: str, pages: dict[str, str], root: Path = RO
             raise ValueError(f"{source}: link to {target}, which does not exist; fix the link")
         return label if label.startswith("`") else f"`{label}`"
 
-    lines, fence = [], ""
-    for line in text.splitlines():
+    parts, prose, fence = [], [], ""
+    for line in text.splitlines(keepends=True):
         mark = FENCE.match(line)
         if mark:
+            parts.append(LINK.sub(rewrite, "".join(prose)))
+            prose = []
             fence = "" if fence == mark[2] else fence or mark[2]
-        lines.append(line if fence or mark else LINK.sub(rewrite, line))
-    return "\n".join(lines) + "\n"
+        if fence or mark:
+            parts.append(line)
+        else:
+            prose.append(line)
+    return "".join(parts) + LINK.sub(rewrite, "".join(prose))
 
 
 def main() -> int:

@@ -180,7 +180,7 @@ def cost(
     """
     config = getattr(recipe, section or step)
     if step in TRAINING:  # its rows do not matter, so there need be none yet
-        memory: MemoryEstimate = import_module("omnicore.training.memory").estimate(
+        memory: MemoryEstimate = import_module("omnicore.training.memory").estimate_memory(
             recipe, config, inputs
         )
         memory.check()

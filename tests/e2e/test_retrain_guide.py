@@ -153,5 +153,5 @@ def test_jobs_and_rules_are_those_of_the_manifests() -> None:
         o["data"] for o in kustomize(ROOT / "k8s/gitops/argocd") if o["kind"] == "ConfigMap"
     ]
     kinds = {key.rpartition("_")[2] for key in rules}
-    (told,) = re.findall(r"have none in Argo\s+CD:\s+([\w, ]+)\.", GUIDE)
-    assert set(told.split(", ")) == kinds
+    (listed,) = re.findall(r"have none in\s+Argo\s+CD:\s+([\w,\s]+)\.", GUIDE)
+    assert set(re.split(r",\s+", listed)) == kinds
