@@ -47,25 +47,6 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def require_verdicts(manifest: Manifest, keys: Sequence[QueryKey], remedy: str) -> None:
-    """Raise DataError where a manifest lacks a verdict on one of these queries.
-
-    Args:
-        manifest: The manifest.
-        keys: Keys of the queries.
-        remedy: The end of the message: what to do.
-    """
-    judged = _by_key(manifest)
-    missing = [key for key in keys if key not in judged]
-    if missing:
-        raise DataError(
-            f"the manifest has no verdict on {len(missing)} of {len(keys)} queries"
-            f" ({'/'.join(missing[0])} first); {remedy}",
-            code="manifest-missing-verdict",
-            field="verdicts",
-        )
-
-
 def format_manifest(manifest: Manifest) -> str:
     """Return the origin of a manifest and a table of counts by benchmark, as text."""
     facts = {

@@ -15,8 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from omnicore.audit import manifest_io
-from omnicore.audit.manifest_io import require_verdicts
 from omnicore.errors import ConfigError, DataError
+from omnicore.evaluation.verdicts import require_verdicts
 from omnicore.lineage.step_record import verify_step
 from omnicore.schema import Manifest, Outcome, Record, Response, View
 from omnicore.scoring import stats

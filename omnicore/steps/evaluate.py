@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnicore.audit.manifest_io import require_verdicts
 from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
@@ -23,6 +22,7 @@ from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError
 from omnicore.evaluation import lmms_eval
 from omnicore.evaluation.scores import compute_scores, queries_hash
+from omnicore.evaluation.verdicts import require_verdicts
 from omnicore.schema import Manifest, Outcome, Query, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import read_json, read_jsonl, write_json, write_jsonl
