@@ -67,5 +67,5 @@ def run_serve(options: Namespace) -> None:
 
     recipe = load_recipe(options.recipe, options.set)
     with extra_required("omnicore serve", "train,serve"):
-        from omnicore.serving.server import serve
+        from omnicore.serving.serve import serve
     serve(options.model, recipe, options.host, options.port, options.queue, options.grace)

@@ -1,18 +1,15 @@
-"""The one thread that generates.
+"""The thread that generates, for all requests that wait when it is free.
 
-Whatever waits when it is free is answered together: on small models a batch of sixteen takes little
-longer than one request.
-
-A row of the batch has its own temperature, seed and length, so a reply does not depend on what it
-was batched with (beyond the rounding of the arithmetic): a seeded draw is the same whenever it is
-asked.
+On small models a batch of sixteen takes little longer than one request. A row of the batch has its
+own temperature, seed and length, so a reply does not depend on the other rows, up to the rounding
+of the arithmetic: a seeded request gives the same reply again.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from queue import Empty, Queue
 from typing import Any
@@ -21,153 +18,164 @@ import torch
 from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, collate
-from omnicore.serving.chat import Generation, PreparedRequest, RequestError
+from omnicore.serving.prompt import PreparedRequest
+from omnicore.serving.request import RequestError
+from omnicore.serving.response import Generation
 
-MAX_BATCH = 32  # requests in a batch
+logger = logging.getLogger(__name__)
 
-Tell = Callable[[Generation | RequestError], None]
+MAX_BATCH = 32  # requests
+
+Update = Callable[[Generation | RequestError], None]
 
 
 class GenerationJob:
-    """One request on its way.
+    """One request in flight.
 
-    `tell` is called in the batcher's thread: at every token where `stream`, and at the end.
+    Attributes:
+        prepared: The request.
+        update: Called in the batcher's thread at the end, with `stream` after every token.
+        stream: Whether tokens are reported one by one.
+        abandoned: Set by the caller when nobody waits for the reply any longer.
     """
 
-    def __init__(self, asked: PreparedRequest, tell: Tell, *, stream: bool) -> None:
-        self.asked, self.tell, self.stream = asked, tell, stream
-        self.left = False  # set by whoever asked when nobody waits for the reply any more
+    def __init__(self, prepared: PreparedRequest, update: Update, *, stream: bool) -> None:
+        self.prepared, self.update, self.stream = prepared, update, stream
+        self.abandoned = False
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish = ""
-        self.noise = torch.Generator().manual_seed(
-            secrets.randbits(62) if asked.seed is None else asked.seed
-        )
+        seed = secrets.randbits(62) if prepared.seed is None else prepared.seed
+        self.noise = torch.Generator().manual_seed(seed)
 
-    def answer(self, encoder: Encoder) -> Generation:
-        """The text so far, and its tokens one by one, the end of the turn among them."""
+    def generation(self, encoder: Encoder) -> Generation:
+        """Return the reply so far, the end of the turn among its tokens."""
         tokens = tuple(encoder.tokenizer.batch_decode([[token] for token in self.ids]))
-        # A copy: the next token is appended while this answer is still being sent.
+        # A copy: the next token is appended while this one is still being sent.
         return Generation(encoder.text([self.ids])[0], tokens, tuple(self.logprobs), self.finish)
+
+    def sample(self, scores: torch.Tensor) -> int:
+        """Sample a token from unnormalised log-probabilities, [vocabulary]."""
+        temperature = self.prepared.temperature
+        if temperature:
+            # The argmax of scores with Gumbel noise is a sample of their softmax.
+            uniform = torch.rand(len(scores), generator=self.noise).clamp_min(1e-20)
+            scores = scores / temperature - torch.log(-torch.log(uniform.to(scores.device)))
+        return int(scores.argmax())
+
+    def append(self, token: int, logprob: float, encoder: Encoder) -> None:
+        """Append a token, and report it where that is wanted."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        if token == encoder.eos_id:
+            self.finish = "stop"
+        elif len(self.ids) == self.prepared.max_tokens:
+            self.finish = "length"
+        if self.finish or self.stream:
+            self.update(self.generation(encoder))
 
 
 class _RowSampler(LogitsProcessor):  # type: ignore[misc]
-    """Chooses every row's next token by leaving it alone above all others; transformers then takes
-    the greedy one."""
+    """Chooses each row's next token and leaves only it possible for transformers' greedy choice."""
 
     def __init__(
-        self, jobs: Sequence[GenerationJob], encoder: Encoder, ended: threading.Event
+        self, jobs: Sequence[GenerationJob], encoder: Encoder, stopped: threading.Event
     ) -> None:
-        self._jobs, self._encoder, self._ended = jobs, encoder, ended
+        self._jobs, self._encoder, self._stopped = jobs, encoder, stopped
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         logprobs = torch.log_softmax(scores, -1)
         scores[:, self._encoder.suppressed] = -torch.inf
         for row, job in enumerate(self._jobs):
-            if job.finish or job.left or self._ended.is_set():
-                chosen = self._encoder.eos_id
-            else:
-                if job.asked.temperature:
-                    # Adding Gumbel noise and taking the greatest is sampling from the softmax.
-                    even = (
-                        torch.rand(scores.shape[1], generator=job.noise)
-                        .clamp_min(1e-20)
-                        .to(scores.device)
-                    )
-                    scores[row] = scores[row] / job.asked.temperature - torch.log(-torch.log(even))
-                chosen = int(scores[row].argmax())
-                self._took(job, chosen, float(logprobs[row, chosen]))
+            token = self._encoder.eos_id
+            if not (job.finish or job.abandoned or self._stopped.is_set()):
+                token = job.sample(scores[row])
+                job.append(token, float(logprobs[row, token]), self._encoder)
             scores[row] = -torch.inf
-            scores[row, chosen] = 0.0
+            scores[row, token] = 0.0
         return scores
-
-    def _took(self, job: GenerationJob, token: int, logprob: float) -> None:
-        job.ids.append(token)
-        job.logprobs.append(logprob)
-        job.finish = (
-            "stop"
-            if token == self._encoder.eos_id
-            else "length"
-            if len(job.ids) == job.asked.most
-            else ""
-        )
-        if job.finish or job.stream:
-            job.tell(job.answer(self._encoder))
 
 
 class Batcher:
-    """`run` is for a thread of its own; `put` may be called from any other."""
+    """Queue of requests and the loop that answers them.
 
-    def __init__(self, sizes: Callable[[int], object]) -> None:
-        """`sizes` is told the size of every batch."""
-        self._sizes = sizes
-        self._queue: Queue[GenerationJob] = Queue()  # whoever takes requests in bounds them
-        self._ended = threading.Event()
+    `run` needs its own thread; `submit` may be called from any thread.
+    """
+
+    def __init__(self, observe_batch: Callable[[int], object]) -> None:
+        """Create a batcher; `observe_batch` gets the size of every batch."""
+        self._observe_batch = observe_batch
+        self._queue: Queue[GenerationJob] = Queue()  # its callers bound it
+        self._stopped = threading.Event()
 
     def submit(self, job: GenerationJob) -> None:
-        """Raises Refused after `stop`."""
-        if self._ended.is_set():
-            raise _cut()
+        """Queue a request.
+
+        Raises:
+            RequestError: The batcher has been stopped.
+        """
+        if self._stopped.is_set():
+            raise _shutting_down()
         self._queue.put(job)
 
     @property
     def waiting(self) -> int:
+        """Number of requests that wait."""
         return self._queue.qsize()
 
     def run(self, model: Any, encoder: Encoder) -> None:
-        """Answers until `stop`, then tells all whose replies are not whole.
+        """Answer requests until `stop`, then report an error to all unfinished ones.
 
-        A batch that fails is told to those who asked; the next one is not its victim.
+        A batch that fails reports the error to its own requests only.
         """
-        while not self._ended.is_set():
-            try:
-                jobs = [self._queue.get(timeout=0.2)]
-            except Empty:
-                continue
-            while len(jobs) < MAX_BATCH and not self._queue.empty():
-                jobs.append(self._queue.get_nowait())
-            jobs = [job for job in jobs if not job.left]
+        while not self._stopped.is_set():
+            jobs = [job for job in self._next_jobs() if not job.abandoned]
             try:
                 if jobs:
-                    self._sizes(len(jobs))
-                    self._answer(model, encoder, jobs)
+                    self._observe_batch(len(jobs))
+                    self._generate(model, encoder, jobs)
             except Exception as error:
-                traceback.print_exc()
-                _tell_unfinished(
-                    jobs,
-                    RequestError(
-                        500,
-                        f"generation failed: {type(error).__name__}: {error}",
-                        "generation_failed",
-                    ),
-                )
-            if self._ended.is_set():
-                _tell_unfinished(jobs, _cut())
+                logger.exception("a batch failed")
+                reason = f"generation failed: {type(error).__name__}: {error}"
+                _fail_unfinished(jobs, RequestError(500, reason, "generation_failed"))
+            if self._stopped.is_set():
+                _fail_unfinished(jobs, _shutting_down())
         while not self._queue.empty():
-            _tell_unfinished([self._queue.get_nowait()], _cut())
+            _fail_unfinished([self._queue.get_nowait()], _shutting_down())
+
+    def _next_jobs(self) -> list[GenerationJob]:
+        """Return the requests that wait, after at most 0.2 seconds."""
+        try:
+            jobs = [self._queue.get(timeout=0.2)]
+        except Empty:
+            return []
+        while len(jobs) < MAX_BATCH and not self._queue.empty():
+            jobs.append(self._queue.get_nowait())
+        return jobs
 
     def stop(self) -> None:
-        self._ended.set()
+        """End `run` and all generation at the next token."""
+        self._stopped.set()
 
     @torch.inference_mode()
-    def _answer(self, model: Any, encoder: Encoder, jobs: Sequence[GenerationJob]) -> None:
-        batch = collate([job.asked.prompt for job in jobs], None, encoder.pad_id, model.device)
+    def _generate(self, model: Any, encoder: Encoder, jobs: Sequence[GenerationJob]) -> None:
+        prompts = [job.prepared.prompt for job in jobs]
+        batch = collate(prompts, None, encoder.pad_id, model.device)
         del batch["labels"]
-        rows = _RowSampler(jobs, encoder, self._ended)
         model.generate(
             **batch,
-            max_new_tokens=max(job.asked.most for job in jobs),
+            max_new_tokens=max(job.prepared.max_tokens for job in jobs),
             do_sample=False,
-            logits_processor=[rows],
+            logits_processor=[_RowSampler(jobs, encoder, self._stopped)],
         )
 
 
-def _cut() -> RequestError:
-    return RequestError(503, "the server was ended before the reply was whole: ask again", "ending")
+def _shutting_down() -> RequestError:
+    return RequestError(503, "the server shut down before the reply was complete: retry", "ending")
 
 
-def _tell_unfinished(jobs: Sequence[GenerationJob], why: RequestError) -> None:
+def _fail_unfinished(jobs: Sequence[GenerationJob], error: RequestError) -> None:
     for job in jobs:
         if not job.finish:
             job.finish = "error"
-            job.tell(why)
+            job.update(error)

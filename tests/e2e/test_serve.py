@@ -1,5 +1,4 @@
-"""`omnicore serve` as a process of its own, asked over the wire: by hand, and by the engine that
-audits use."""
+"""`omnicore serve` as a process: requests by hand and by the engine of the audits."""
 
 from __future__ import annotations
 
@@ -140,7 +139,7 @@ def http_engine(url: str, **config: Any) -> OpenAIEngine:
 
 
 @pytest.mark.parametrize("kinds", [{"image"}, {"audio"}, {"image", "audio"}])
-def test_curl_gets_what_the_model_in_this_process_says(
+def test_reply_equals_that_of_the_local_engine(
     server: str, local: Any, asked: list[Request], kinds: set[str]
 ) -> None:
     request = next(r for r in asked if {p.kind for p in r.parts if isinstance(p, Media)} == kinds)
@@ -165,7 +164,7 @@ def test_curl_gets_what_the_model_in_this_process_says(
     }
 
 
-def test_the_http_engine_says_what_the_engine_in_this_process_says(
+def test_http_engine_gives_the_replies_of_the_local_one(
     server: str, local: Any, asked: list[Request]
 ) -> None:
     sampling = Sampling(0, 14, logprobs=True)
@@ -180,7 +179,7 @@ def test_the_http_engine_says_what_the_engine_in_this_process_says(
     )
 
 
-def test_the_canary_passes_through_the_server(server: str, tmp_path: Path) -> None:
+def test_canary_passes_with_its_reference(server: str, tmp_path: Path) -> None:
     import shutil
 
     from omnicore.models import thinker
@@ -215,9 +214,7 @@ TOGETHER: list[Any] = [
 
 
 @pytest.mark.parametrize("order", TOGETHER, ids=media_orders.order_label)
-def test_the_canary_finds_each_combination_of_media_behind_the_server(
-    server: str, order: media_orders.MediaOrder
-) -> None:
+def test_canary_passes_for_media_together(server: str, order: media_orders.MediaOrder) -> None:
     served = EngineConfig(kind="http", url=f"{server}/v1")
     together = (order,) if len(order) > 1 else ()
     found = canary.verify_engine(
@@ -229,7 +226,7 @@ def test_the_canary_finds_each_combination_of_media_behind_the_server(
 
 @pytest.mark.parametrize("fps", [2.0, 0.5])
 @pytest.mark.parametrize("order", TOGETHER, ids=media_orders.order_label)
-def test_each_combination_of_media_is_answered_as_in_this_process(
+def test_media_together_get_the_reply_of_the_local_engine(
     server: str, local: Any, order: media_orders.MediaOrder, fps: float
 ) -> None:
     profile, sampling = Profile(fps=fps), Sampling(0, 6, logprobs=True)
@@ -247,9 +244,7 @@ def test_each_combination_of_media_is_answered_as_in_this_process(
     assert canary_evidence.reply_distance(ours, theirs) < 1e-3
 
 
-def test_a_seeded_draw_is_the_same_whatever_it_is_batched_with(
-    server: str, asked: list[Request]
-) -> None:
+def test_seeded_reply_does_not_depend_on_its_batch(server: str, asked: list[Request]) -> None:
     sampling = Sampling(1.0, 14)
     alone, together = (
         answers(http_engine(server, concurrency=n), asked[:24], sampling, 1) for n in (1, 24)
@@ -303,7 +298,7 @@ def events(url: str, content: Any, **changed: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "_", range(10)
 )  # tokens come while earlier ones are being sent: one try in ten once went wrong
-def test_a_stream_adds_up_to_the_whole_reply(server: str, _: int) -> None:
+def test_stream_adds_up_to_the_whole_reply(server: str, _: int) -> None:
     question = "What is the last digit of 3 plus 4? 7 1 2 3"
     whole = chat(server, question, logprobs=True).json()
     *pieces, end = events(server, question, logprobs=True, stream_options={"include_usage": True})
@@ -318,7 +313,7 @@ def test_a_stream_adds_up_to_the_whole_reply(server: str, _: int) -> None:
     assert (end["choices"], end["usage"]) == ([], whole["usage"])
 
 
-def test_a_reply_that_is_cut_says_so(server: str) -> None:
+def test_truncated_reply_has_finish_reason_length(server: str) -> None:
     reply = chat(server, "What is the last digit of 3 plus 4? 7 1 2 3", max_tokens=3).json()
     assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == (
         "length",
@@ -366,9 +361,9 @@ def dot() -> str:
         (
             {"content": picture("https://example.com/a.png")},
             400,
-            "messages.0.content.0: nothing is fetched from elsewhere",
+            "messages.0.content.0: this server fetches nothing",
         ),
-        ({"content": picture("file:///etc/passwd")}, 400, "nothing is fetched from elsewhere"),
+        ({"content": picture("file:///etc/passwd")}, 400, "this server fetches nothing"),
         (
             {"content": picture("data:image/png;base64,%%%")},
             422,
@@ -401,7 +396,7 @@ def dot() -> str:
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
 )
-def test_bad_requests_get_one_clear_sentence(
+def test_invalid_request_gets_one_sentence(
     server: str, changed: dict[str, Any], status: int, message: str
 ) -> None:
     if "video_url" in str(changed) and is_torchvision_available():
@@ -414,7 +409,7 @@ def test_bad_requests_get_one_clear_sentence(
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b'"text"'])
-def test_what_is_no_request_is_refused(server: str, body: bytes) -> None:
+def test_body_that_is_no_request_is_refused(server: str, body: bytes) -> None:
     response = httpx.post(f"{server}/v1/chat/completions", content=body)
     assert (response.status_code, response.json()["error"]["type"]) == (
         400,
@@ -422,7 +417,7 @@ def test_what_is_no_request_is_refused(server: str, body: bytes) -> None:
     )
 
 
-def test_a_body_without_end_is_cut_off(server: str) -> None:
+def test_endless_body_is_refused(server: str) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(80):
             yield b" " * (1 << 20)
@@ -435,7 +430,7 @@ def test_a_body_without_end_is_cut_off(server: str) -> None:
     assert "larger than 64 MiB" in response.json()["error"]["message"]
 
 
-def test_a_client_that_leaves_holds_nobody_up(server: str) -> None:
+def test_abandoned_stream_does_not_block_others(server: str) -> None:
     body = {
         "model": MODEL,
         "temperature": 3,
@@ -470,14 +465,14 @@ def test_models_liveness_and_metrics(server: str) -> None:
     assert float(lines["omni_serve_request_seconds_count"]) >= 2
 
 
-def test_the_server_is_not_reachable_from_elsewhere(server: str) -> None:
+def test_server_listens_only_on_loopback(server: str) -> None:
     """It binds 127.0.0.1: another address of this machine, which 0.0.0.0 would answer on, is
     refused."""
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.replace("127.0.0.1", "127.0.0.2"))
 
 
-def test_a_model_that_does_not_hear_never_gets_ready_and_says_why() -> None:
+def test_deaf_model_never_gets_ready_and_tells_why() -> None:
     process, url = start("embedded:tiny-probe-2")
     try:
         code, _ = wait(process, url, "does not hear")[-1]
@@ -499,14 +494,14 @@ def test_a_model_that_does_not_hear_never_gets_ready_and_says_why() -> None:
         ("no/such/dir", "no model directory at no/such/dir"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_ends_the_server(model: str, message: str) -> None:
+def test_server_ends_if_the_model_cannot_be_loaded(model: str, message: str) -> None:
     process, _ = start(model)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"omnicore: {message}" in said
 
 
-def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(
+def test_server_ends_if_the_model_is_not_signed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("model_signing")
@@ -541,19 +536,21 @@ def test_an_unsigned_model_ends_the_server_and_a_signed_one_is_loaded(
     assert process.returncode == 2
     assert f"omnicore: {model} is not signed" in said
     signing.sign_checkpoint(model)
-    served = ChatServer(str(model), load_recipe("tiny"), most=8)
+    served = ChatServer(str(model), load_recipe("tiny"), max_requests=8)
     assert served._load().model.config.model_type
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "0"])
-def test_a_port_that_is_none_is_one_line(port: str) -> None:
+def test_invalid_port_is_refused(port: str) -> None:
     command = [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, f"--port={port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr == f"omnicore: --port {port} is no port: give one from 1 to 65535\n"
+    assert done.stderr.count("\n") == 1
+    assert f"--port {port} is not a port" in done.stderr
+    assert "[serve-port-invalid]" in done.stderr
 
 
-def test_a_port_that_is_taken_is_named(server: str) -> None:
+def test_used_port_is_refused(server: str) -> None:
     port = server.rsplit(":", 1)[1]
     done = subprocess.run(
         [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, "--port", port],
@@ -563,4 +560,5 @@ def test_a_port_that_is_taken_is_named(server: str) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert f"127.0.0.1:{port} cannot be listened on" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "[serve-port-unavailable]" in done.stderr

@@ -1,6 +1,6 @@
-"""The thread that generates, ended while it does: everybody is told.
+"""Shutdown and failures of the generating thread: every request gets a reply or an error.
 
-What serves whole answers is in tests/e2e/test_serve.py.
+Complete replies are tested in tests/e2e/test_serve.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from starlette.requests import Request
 from omnicore.config.recipe import Recipe
 from omnicore.serving import server
 from omnicore.serving.batcher import Batcher, GenerationJob
-from omnicore.serving.chat import Generation, PreparedRequest, RequestError
+from omnicore.serving.prompt import PreparedRequest
+from omnicore.serving.request import RequestError
+from omnicore.serving.response import Generation
 
 
 def job(encoder: Any, said: Queue[Generation | RequestError]) -> GenerationJob:
@@ -26,45 +28,46 @@ def job(encoder: Any, said: Queue[Generation | RequestError]) -> GenerationJob:
     )
 
 
-def test_whoever_has_no_whole_answer_at_the_end_is_told(
+def test_unfinished_requests_get_an_error_on_shutdown(
     random_model: Any, encoder: Any, small_recipe: Recipe
 ) -> None:
-    held = server.ChatServer("tiny", small_recipe, most=4)
+    chat = server.ChatServer("tiny", small_recipe, max_requests=4)
     running, waiting = Queue[Generation | RequestError](), Queue[Generation | RequestError]()
-    thread = threading.Thread(target=held.batcher.run, args=(random_model.eval(), encoder))
+    thread = threading.Thread(target=chat.batcher.run, args=(random_model.eval(), encoder))
     thread.start()
-    held.batcher.submit(job(encoder, running))
-    assert isinstance(
-        running.get(timeout=60), Generation
-    )  # it is being answered: who comes now waits
-    held.batcher.submit(job(encoder, waiting))
-    held._taken = 2
+    chat.batcher.submit(job(encoder, running))
+    # Its first token is there: the next request has to wait.
+    assert isinstance(running.get(timeout=60), Generation)
+    chat.batcher.submit(job(encoder, waiting))
+    chat._in_flight = 2
     began = time.monotonic()
-    asyncio.run(held.drain(0.2))
+    asyncio.run(chat.drain(0.2))
     assert time.monotonic() - began < 10
     thread.join(60)
     for said in (running, waiting):
         *_, last = list(said.queue)
         assert isinstance(last, RequestError)
         assert (last.status, last.code) == (503, "ending")
-    assert held.instead == "the server is being ended"
-    with pytest.raises(RequestError, match="the server was ended"):
-        held.batcher.submit(job(encoder, waiting))
+    assert chat.not_ready_reason == "the server is shutting down"
+    with pytest.raises(RequestError) as caught:
+        chat.batcher.submit(job(encoder, waiting))
+    assert (caught.value.status, caught.value.code) == (503, "ending")
 
 
-def test_a_batch_that_fails_is_told_and_ends_nothing(
+def test_failed_batch_does_not_stop_the_batcher(
     encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batcher, said = Batcher(lambda size: None), Queue[Generation | RequestError]()
-    tries = iter([RuntimeError("no memory")])
+    failures = iter([RuntimeError("no memory")])
 
-    def answer(model: Any, encoder: Any, jobs: list[GenerationJob]) -> None:
-        if error := next(tries, None):
+    def generate(model: Any, encoder: Any, jobs: list[GenerationJob]) -> None:
+        error = next(failures, None)
+        if error:
             raise error
         jobs[0].finish = "stop"
-        jobs[0].tell(Generation("4", ("4",), (0.0,), "stop"))
+        jobs[0].update(Generation("4", ("4",), (0.0,), "stop"))
 
-    monkeypatch.setattr(batcher, "_answer", answer)
+    monkeypatch.setattr(batcher, "_generate", generate)
     thread = threading.Thread(target=batcher.run, args=(None, encoder))
     thread.start()
     batcher.submit(job(encoder, said))
@@ -84,10 +87,10 @@ def test_a_batch_that_fails_is_told_and_ends_nothing(
         ({"type": "http.request", "body": b"", "more_body": True}, 408),
     ],
 )
-def test_a_body_that_never_comes_holds_no_place_for_ever(
+def test_incomplete_body_times_out(
     message: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "READING", 0.2)
+    monkeypatch.setattr(server, "BODY_TIMEOUT", 0.2)
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0.01)
