@@ -1,5 +1,4 @@
-"""`omnicore serve` when more is asked than it can answer, and when it is ended: one process, ended
-by the last test."""
+"""`omnicore serve` under overload and at shutdown: one process, which the last test ends."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ from omnicore.engines.base import Request, Sampling
 from perf import load
 from tests.e2e.test_serve import MODEL, answers, http_engine, start, wait
 
-TAKEN, GRACE = 40, 10
+QUEUE, GRACE = 40, 10
 HALF = 20  # bytes
 QUESTION = "What is the last digit of 3 plus 4? 7 1 2 3"
 
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    server, url = start(MODEL, "--queue", str(TAKEN), "--grace", str(GRACE))
+    server, url = start(MODEL, "--queue", str(QUEUE), "--grace", str(GRACE))
     try:
         wait(server, url, '"ready":true')
         yield server, url
@@ -40,21 +39,21 @@ def url(process: tuple[subprocess.Popen[str], str]) -> str:
     return process[1]
 
 
-def asking(content: str = QUESTION) -> dict[str, Any]:
+def messages(content: str = QUESTION) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
 def whole() -> bytes:
-    return json.dumps({"model": MODEL, "temperature": 0, "max_tokens": 14, **asking()}).encode()
+    return json.dumps({"model": MODEL, "temperature": 0, "max_tokens": 14, **messages()}).encode()
 
 
 def post(url: str, content: bytes = b"") -> httpx.Response:
-    """On a connection of its own."""
+    """Post a request on its own connection."""
     return httpx.post(f"{url}/v1/chat/completions", content=content or whole(), timeout=60)
 
 
 def held(url: str) -> socket.socket:
-    """A request of which half is sent: it holds its place until the rest comes."""
+    """Send half of a request: it is in flight until the rest is sent."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=60)
     connection.sendall(
@@ -65,7 +64,7 @@ def held(url: str) -> socket.socket:
     return connection
 
 
-def test_under_load_every_answer_comes_and_is_right(
+def test_every_reply_under_load_is_right(
     process: tuple[subprocess.Popen[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bodies = load.questions(tmp_path)[::2]
@@ -74,18 +73,16 @@ def test_under_load_every_answer_comes_and_is_right(
     )
     assert (dict(found.failures), found.wrong) == ({}, 0)
     assert len(found.seconds) >= 32
-    assert (
-        found.quarters[-1] - found.quarters[0] < 40
-    )  # MB; a leak of a picture a request would be more
+    # MB; a leak of one picture a request would be more.
+    assert found.quarters[-1] - found.quarters[0] < 40
     print(*found.lines(), sep="\n")
     assert f"| {len(found.seconds)} | none | 0 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "size", [100, 3_000_000]
-)  # a body that nobody reads must not cut off the answer to it
-def test_beyond_the_queue_the_answer_is_to_come_again(url: str, size: int) -> None:
-    places = [held(url) for _ in range(TAKEN)]
+# An unread body must not cut off the response to it.
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_request_beyond_the_queue_gets_429(url: str, size: int) -> None:
+    places = [held(url) for _ in range(QUEUE)]
     try:
         with ThreadPoolExecutor(4) as pool:
             refused = list(pool.map(lambda _: post(url, b"x" * size), range(4)))
@@ -94,20 +91,21 @@ def test_beyond_the_queue_the_answer_is_to_come_again(url: str, size: int) -> No
             place.close()
     assert [(r.status_code, r.headers["retry-after"]) for r in refused] == [(429, "1")] * 4
     error = refused[0].json()["error"]
-    assert error["message"] == "40 requests are on their way already: try again later"
+    assert error["message"] == "40 requests are in flight: try again later"
     assert (error["type"], error["code"], error["param"]) == (
         "invalid_request_error",
         "overloaded",
         None,
     )
-    while (
-        response := post(url)
-    ).status_code == 429:  # until the server has seen that they are gone
+    # 429 until the server has seen that their connections are closed.
+    response = post(url)
+    while response.status_code == 429:
         time.sleep(0.05)
+        response = post(url)
     assert response.status_code == 200
 
 
-def test_the_engine_comes_again_until_all_is_answered(url: str) -> None:
+def test_engine_retries_until_all_are_answered(url: str) -> None:
     before = refusals(url)
     asked = [
         Request((f"What is the last digit of {i} plus 4? 7 1 2 3",), Path()) for i in range(120)
@@ -126,16 +124,16 @@ def refusals(url: str) -> float:
     )
 
 
-def test_what_is_on_its_way_is_answered_when_the_server_is_ended(
+def test_requests_in_flight_are_answered_at_shutdown(
     process: tuple[subprocess.Popen[str], str],
 ) -> None:
-    """The last test of this file: afterwards there is no server."""
+    """Ends the server, so it has to be the last test of this file."""
     server, url = process
     reply = post(url).json()["choices"][0]["message"]["content"]
     late, never = [held(url) for _ in range(3)], held(url)
     body = {"model": MODEL, "temperature": 10, "seed": 1, "max_tokens": 60, "stream": True}
     with httpx.stream(
-        "POST", f"{url}/v1/chat/completions", json={**body, **asking()}, timeout=60
+        "POST", f"{url}/v1/chat/completions", json={**body, **messages()}, timeout=60
     ) as stream:
         lines = stream.iter_lines()
         next(lines)
@@ -147,9 +145,9 @@ def test_what_is_on_its_way_is_answered_when_the_server_is_ended(
         for connection in late:
             connection.sendall(whole()[HALF:])
         streamed = [line for line in lines if line]
-    assert ready.json() == {"ready": False, "reason": "the server is being ended"}
+    assert ready.json() == {"ready": False, "reason": "the server is shutting down"}
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json()["error"]["message"] == "not ready: the server is being ended"
+    assert refused.json()["error"]["message"] == "not ready: the server is shutting down"
     assert streamed[-1] == "data: [DONE]"
     assert json.loads(streamed[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in (
         "stop",
@@ -160,7 +158,7 @@ def test_what_is_on_its_way_is_answered_when_the_server_is_ended(
         head, _, content = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert json.loads(content)["choices"][0]["message"]["content"] == reply
-    assert server.poll() is None  # one request is not there yet, and has GRACE to come
+    assert server.poll() is None  # one request is incomplete and has GRACE seconds left
     assert server.wait(60) == 0
     assert GRACE <= time.monotonic() - began < GRACE + 30
     never.close()
