@@ -84,6 +84,20 @@ def add_commands(parser: Parser) -> None:
         help="directory that holds the outputs of the steps",
     )
 
+    summary = "push a clean manifest or a checkpoint to the Hugging Face hub"
+    command = parser.add_command("push", summary, run_push)
+    command.add_argument(
+        "output_folder",
+        type=Path,
+        metavar="DIR",
+        help="output of clean, sft, rlvr or promote, or a released checkpoint",
+    )
+    command.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="repository of the hub"
+    )
+    command.add_argument("--public", action="store_true", help="create a public repository")
+    command.add_argument("--dry-run", action="store_true", help="list what would be sent")
+
     summary = "a checkpoint's model card; with its scores, and a copy to release"
     command = parser.add_command("card", summary, run_card)
     command.add_argument(
@@ -103,6 +117,19 @@ def add_commands(parser: Parser) -> None:
         metavar="DIR",
         help=f"new directory for the checkpoint with that card, signed{S3}",
     )
+
+
+def run_push(options: Namespace) -> None:
+    """Push an output to the hub, or list what would be sent."""
+    from omnicore.runtime.push import planned_push, push
+
+    with planned_push(options.output_folder, options.repo) as (plan, folder):
+        if options.dry_run:
+            print(f"{plan.kind} repository {plan.repository}\n{plan.message}")
+            for name, size in plan.files.items():
+                print(f"{size:>12,}  {name}")
+            return
+        print(push(plan, folder, private=not options.public))
 
 
 def run_compare(options: Namespace) -> None:
