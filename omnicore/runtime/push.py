@@ -87,7 +87,12 @@ def push(plan: PushPlan, folder: Path, *, private: bool) -> str:
     """
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HFValidationError, HTTPError
+
+        # HTTPError is that of the hub's HTTP client, whichever it is: a lost connection.
+        from huggingface_hub.errors import (  # type: ignore[attr-defined]
+            HFValidationError,
+            HTTPError,
+        )
     except ModuleNotFoundError as error:
         raise missing_package(error.name, "audit", "omnicore push") from error
     api = HfApi()
