@@ -1,14 +1,15 @@
-"""The HTTP engine against a stub of known capacity: `python -m perf.http` prints what it reaches of a bare load generator.
+"""Throughput of the HTTP engine against a stub server, compared with a bare load generator.
 
-The stub works on 64 requests at a time, 20 ms each, in a process of its own. Four clients take turns, several rounds:
+The stub answers 64 requests at a time, 20 ms each, in its own process. Four clients take turns, for
+several rounds:
 
-  bare      the least that a client can be: raw sockets that send the same bytes over and over and look for the end of a reply, a
-            closed loop without JSON, retries or journal
-  aiohttp   the same loop through the library that the engine uses: what it alone costs
-  texts     the engine as steps use it, through `ask` with a journal on the disk; requests of as many bytes, text alone
+  bare      raw sockets that send the same bytes and look for the end of a reply: a closed loop
+            without JSON, retries or journal
+  aiohttp   the same loop through the library that the engine uses
+  texts     the engine as steps use it, with a journal on disk; text requests of the same size
   pictures  the same with a picture in each request, read and encoded once for eight draws
 
-What else runs on the machine moves all of them, and is printed.
+Other processes on the machine change all figures, so the load average is printed.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ def stub() -> Iterator[int]:
 
 
 class Loop(asyncio.Protocol):
-    """One connection of the load generator."""
+    """One connection of the bare load generator."""
 
     left = 0
 
     def __init__(self, request: bytes, done: asyncio.Event) -> None:
-        self.request, self.done, self.held = request, done, b""
+        self.request, self.done, self.received = request, done, b""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.ask()
+        self.send_next()
 
-    def ask(self) -> None:
+    def send_next(self) -> None:
         if Loop.left <= 0:
             self.done.set()
             return
@@ -70,17 +71,17 @@ class Loop(asyncio.Protocol):
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        self.held += data
-        head, found, body = self.held.partition(b"\r\n\r\n")
+        self.received += data
+        head, found, body = self.received.partition(b"\r\n\r\n")
         if found and len(body) >= int(
             head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
         ):
-            self.held = b""
-            self.ask()
+            self.received = b""
+            self.send_next()
 
 
 def bare(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, float]:
-    """Seconds of wall and of CPU."""
+    """Return seconds of wall time and of CPU."""
 
     async def main() -> None:
         request = (
@@ -103,7 +104,7 @@ def bare(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, f
 
 
 def library(port: int, count: int, concurrency: int, body: bytes) -> tuple[float, float]:
-    """Seconds of wall and of CPU."""
+    """Return seconds of wall time and of CPU."""
     import aiohttp
 
     async def main() -> None:
@@ -145,7 +146,7 @@ def pictures(root: Path, count: int) -> list[Any]:
     from omnicore.storage.digests import sha256_file
 
     shown = []
-    for number in range(-(-count // 8)):  # eight draws a query, as a probe asks them
+    for number in range(-(-count // 8)):  # eight draws a query, as in a probe
         path = root / f"{number}.png"
         if not path.exists():
             Image.frombytes("L", (64, 64), os.urandom(4096)).save(path)
@@ -154,8 +155,10 @@ def pictures(root: Path, count: int) -> list[Any]:
 
 
 def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tuple[float, float]:
-    """Seconds of wall and of CPU until all are answered and journaled; afterwards all replies are
-    read back and looked at."""
+    """Return seconds of wall time and of CPU until all are answered and journaled.
+
+    Afterwards all replies are read back and checked.
+    """
     from omnicore.config import EngineConfig, Profile
     from omnicore.engines import open_engine
     from omnicore.engines.base import Sampling, run_requests
@@ -174,7 +177,7 @@ def engine(port: int, asked: list[Any], concurrency: int, journal: Path) -> tupl
 
 
 def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    rates_and_cpu: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name, stub() as port:
         root = Path(name)
         asked = {"texts": texts(root, count), "pictures": pictures(root, count)}
@@ -185,40 +188,38 @@ def rounds(count: int, repeat: int, concurrencies: list[int]) -> None:
                 runs = {
                     "bare": bare(port, count, concurrency, body),
                     "aiohttp": library(port, count, concurrency, body),
-                    **{
-                        kind: engine(
-                            port, shown, concurrency, root / f"{kind}-{turn}-{concurrency}.journal"
-                        )
-                        for kind, shown in asked.items()
-                    },
                 }
-                for who, (wall, cpu) in runs.items():
-                    found.setdefault((who, concurrency), []).append(
+                for kind, requests in asked.items():
+                    journal = root / f"{kind}-{turn}-{concurrency}.journal"
+                    runs[kind] = engine(port, requests, concurrency, journal)
+                for client, (wall, cpu) in runs.items():
+                    rates_and_cpu.setdefault((client, concurrency), []).append(
                         (count / wall, 1000 * cpu / count)
                     )
                 print(
                     f"round {turn + 1}, {concurrency} at once, load {os.getloadavg()[0]:.2f}",
                     file=sys.stderr,
                 )
-    median = {key: statistics.median(rate for rate, _ in runs) for key, runs in found.items()}
-    best = max(rate for (who, _), rate in median.items() if who == "bare")
+    median = {}
+    for key, runs in rates_and_cpu.items():
+        median[key] = statistics.median(rate for rate, _ in runs)
+    best = max(rate for (client, _), rate in median.items() if client == "bare")
     print(
         f"{count} requests a run, {repeat} runs each in turn; the stub's capacity is"
         f" {CAPACITY / SERVICE:.0f}/s"
     )
-    for (who, concurrency), runs in found.items():
+    for (client, concurrency), runs in rates_and_cpu.items():
         rates, cpus = zip(*runs, strict=True)
-        rate = median[who, concurrency]
+        rate = median[client, concurrency]
         print(
-            f"{who:8} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to"
+            f"{client:8} {concurrency:4} at once: median {rate:.0f}/s, {min(rates):.0f} to"
             f" {max(rates):.0f}; {rate / median['bare', concurrency]:.1%} of the bare loop's,"
             f" {rate / best:.1%} of its best; {statistics.median(cpus):.3f} ms of CPU a request"
         )
 
 
 def memory(count: int) -> None:
-    """Run in a process of its own: what it grows by beyond the list of requests, which its caller
-    holds."""
+    """Print the memory of this process before and after; run it in its own process."""
     with tempfile.TemporaryDirectory() as name, stub() as port:
         asked = pictures(Path(name), count)
         engine(port, asked[:200], CAPACITY, Path(name) / "warm.journal")
@@ -228,7 +229,7 @@ def memory(count: int) -> None:
 
 
 def _peak() -> float:
-    """The most memory of this process so far, in MB."""
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -240,7 +241,7 @@ def main() -> None:
     options.add_argument("--requests", type=int, default=6000)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--concurrency", type=int, nargs="+", default=[64, 128])
-    options.add_argument("--memory", type=int, help="measure memory with so many requests")
+    options.add_argument("--memory", type=int, help="measure memory with this number of requests")
     given = options.parse_args()
     if given.memory:
         memory(given.memory)
@@ -256,7 +257,7 @@ def main() -> None:
         figures = json.loads(line)
         print(
             f"memory: {count} requests, {figures['before']:.0f} MB before, {figures['peak']:.0f} MB"
-            " at most"
+            " at the peak"
         )
 
 

@@ -1,12 +1,11 @@
-"""`omnicore serve` under load: `python -m perf.load` asks it from 32 clients for 60 seconds and
-prints what became of that.
+"""Load test of `omnicore serve`: `python -m perf.load` runs 32 clients for 60 seconds.
 
-The server is a process of its own on this machine, with the embedded model. Each client asks its
-next question when it has its answer: pictures, sounds and both, one in four as a stream. Before
-that, every question is asked once alone: an answer under load that is not the same is wrong. Memory
-is the server's resident set, read every half second, from the end of a warm-up on.
+The server is its own process on this machine, with the embedded model. Each client sends its next
+request when it has its reply: pictures, sounds and both, one in four as a stream. Before that every
+request is sent once alone; a different reply under load is wrong. Memory is the resident set of the
+server, read every half second from the end of the warm-up.
 
-What else runs on the machine moves the times, and is printed.
+Other processes on the machine change the times, so the load average is printed.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from pathlib import Path
 import aiohttp
 
 MODEL = "embedded:tiny-base"
-STREAMED = 4  # one request in so many
+STREAMED = 4  # one request in this many is a stream
 
 
 @dataclass
 class Load:
-    """What became of the requests.
+    """Results of a load test.
 
-    `seconds` has the time of each answer, `memory` the server's MB from warm-up to end.
+    `seconds` has the duration of each request, `memory` the server's MB from warm-up to end.
     """
 
     wall: float = 0.0
@@ -49,36 +48,34 @@ class Load:
 
     @property
     def quarters(self) -> list[float]:
-        """MB: the median of each quarter of the time, since a single reading has a batch in it."""
+        """Median MB of each quarter of the time; a single reading may include a batch."""
         size = max(1, len(self.memory) // 4)
         return [statistics.median(self.memory[size * i :][:size] or self.memory) for i in range(4)]
 
     def lines(self) -> list[str]:
-        shares = (
-            statistics.quantiles(self.seconds, n=100)
-            if len(self.seconds) > 1
-            else [float("nan")] * 99
-        )
-        told = ", ".join(f"{name} {number}" for name, number in self.failures.items()) or "none"
+        percentiles = [float("nan")] * 99
+        if len(self.seconds) > 1:
+            percentiles = statistics.quantiles(self.seconds, n=100)
+        p50, p95, p99 = (percentiles[n - 1] * 1000 for n in (50, 95, 99))
+        failures = ", ".join(f"{name} {number}" for name, number in self.failures.items())
+        memory = ", ".join(f"{mb:.0f}" for mb in self.quarters)
         return [
             (
                 "| requests | errors | wrong answers | requests/s | p50 | p95 | p99 | memory by"
-                " quarter | most |"
+                " quarter | peak |"
             ),
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             (
-                f"| {len(self.seconds)} | {told} | {self.wrong} |"
-                f" {len(self.seconds) / self.wall:.0f} | {shares[49] * 1000:.0f} ms |"
-                f" {shares[94] * 1000:.0f} ms | {shares[98] * 1000:.0f} ms |"
-                f" {', '.join(f'{held:.0f}' for held in self.quarters)} MB | {max(self.memory):.0f}"
-                " MB |"
+                f"| {len(self.seconds)} | {failures or 'none'} | {self.wrong} |"
+                f" {len(self.seconds) / self.wall:.0f} | {p50:.0f} ms | {p95:.0f} ms |"
+                f" {p99:.0f} ms | {memory} MB | {max(self.memory):.0f} MB |"
             ),
         ]
 
 
 @contextmanager
 def served(*options: str) -> Iterator[tuple[int, str]]:
-    """Process id and address of a server that is ready."""
+    """Start a server; yield its process id and address when it is ready."""
     import urllib.error
     import urllib.request
 
@@ -113,8 +110,7 @@ def served(*options: str) -> Iterator[tuple[int, str]]:
 
 
 def questions(root: Path) -> list[bytes]:
-    """Bodies of requests, a twentieth of the embedded benchmark, every so many of them for a
-    stream."""
+    """Return bodies of requests: a twentieth of the embedded benchmark, some as streams."""
     from omnicore.config.recipe import load_recipe
     from omnicore.data.prompts import prompt_parts
     from omnicore.engines.openai import media_item, request_head, request_tail, text_item
@@ -147,10 +143,10 @@ def questions(root: Path) -> list[bytes]:
     return bodies
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
-    """The whole answer.
+async def send(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
+    """Send a request and return the whole reply.
 
-    Raises ValueError for one that is none, or has no end.
+    Raises ValueError for an error or a stream without an end.
     """
 
     async with session.post(f"{url}/v1/chat/completions", data=body) as response:
@@ -169,40 +165,43 @@ async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
 async def load(
     url: str, pid: int, bodies: Sequence[bytes], clients: int, seconds: float, warm: float
 ) -> Load:
-    """Asks for `warm` and then `seconds`; only the latter counts."""
-    found, turns = Load(), count()
+    """Send requests for `warm` and then `seconds`; only the latter are measured."""
+    result, turns = Load(), count()
     limits = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=limits
     ) as session:
-        expected = [await ask(session, url, body) for body in bodies]
+        expected = [await send(session, url, body) for body in bodies]
         began = time.monotonic() + warm
 
-        async def ask_in_turn() -> None:
-            while (sent := time.monotonic()) < began + seconds:
+        async def client() -> None:
+            while True:
+                sent = time.monotonic()
+                if sent >= began + seconds:
+                    return
                 at = next(turns) % len(bodies)
                 try:
-                    answer = await ask(session, url, bodies[at])
+                    answer = await send(session, url, bodies[at])
                 except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                    found.failures[str(error) or type(error).__name__] += 1
+                    result.failures[str(error) or type(error).__name__] += 1
                     continue
-                found.wrong += answer != expected[at]
+                result.wrong += answer != expected[at]
                 if sent >= began:
-                    found.seconds.append(time.monotonic() - sent)
+                    result.seconds.append(time.monotonic() - sent)
 
         async def watch() -> None:
             await asyncio.sleep(warm)
             while time.monotonic() < began + seconds:
-                found.memory.append(resident(pid))
+                result.memory.append(resident(pid))
                 await asyncio.sleep(0.5)
 
-        await asyncio.gather(watch(), *(ask_in_turn() for _ in range(clients)))
-    found.wall = time.monotonic() - began
-    return found
+        await asyncio.gather(watch(), *(client() for _ in range(clients)))
+    result.wall = time.monotonic() - began
+    return result
 
 
 def resident(pid: int) -> float:
-    """MB of memory that a process holds."""
+    """Return the resident memory of a process in MB."""
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
 
@@ -216,7 +215,7 @@ def main() -> None:
         "--warm",
         type=float,
         default=10,
-        help="seconds before that, which do not count (default: 10)",
+        help="seconds of warm-up, not measured (default: 10)",
     )
     given = options.parse_args()
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores before")

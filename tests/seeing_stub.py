@@ -13,7 +13,7 @@ import numpy as np
 
 from omnicore.engines import canary_media, canary_questions
 from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
-from tests.stub_server import Answer, completion, told
+from tests.stub_server import Answer, completion, last_text
 
 KINDS = {"image_url": "image", "input_audio": "audio", "video_url": "video"}
 
@@ -72,7 +72,7 @@ def seeing(
                 )
                 arrived.append(Seen(kind, held, frames / fps))
         perceived = lose(arrived)
-        text = told(request)
+        text = last_text(request)
         # Log-probs are a function of the prompt alone, as a model's are.
         number = int(hashlib.sha256(f"{perceived}{text}".encode()).hexdigest()[:4], 16)
         logprobs = {"content": [{"token": "t", "logprob": -0.1 - number / 65536}]}

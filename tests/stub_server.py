@@ -1,9 +1,8 @@
-"""A small OpenAI-compatible server for tests: known capacity, replies that are a function of the
-request, faults on demand.
+"""A small OpenAI-compatible server for tests: known capacity, deterministic replies, faults.
 
-`Stub` runs in a thread and lets a test look inside; `python -m tests.stub_server` is the same in a
-process of its own, for measurements. It is bare asyncio on 127.0.0.1, so that what is measured is
-the client.
+`Stub` runs in a thread and lets a test look inside; `python -m tests.stub_server` runs it in its
+own process, for measurements. It is bare asyncio on 127.0.0.1, so that measurements are of the
+client.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 MODEL = "stub"
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets.
+    """Response to a request.
 
-    `cut`: the connection closes half-way through the body; `reset`: at once; `hang`: nothing comes.
+    `cut` closes the connection half-way through the body, `reset` at once; `hang` sends nothing.
     """
 
     body: bytes = b""
@@ -55,8 +54,10 @@ class Answer:
 
 
 def completion(text: str | None, **changed: Any) -> Answer:
-    """A chat completion as vLLM sends it; `changed` sets `model`, `finish_reason`, `logprobs`,
-    `usage` or the message's fields."""
+    """Return a chat completion as vLLM sends it.
+
+    `changed` sets `model`, `finish_reason`, `logprobs`, `usage` or fields of the message.
+    """
     message = {
         "role": "assistant",
         "content": text,
@@ -89,8 +90,8 @@ def error(status: int, message: str, code: str | None = None, **headers: str) ->
     )
 
 
-def told(request: dict[str, Any]) -> str:
-    """The last text of the user's turn."""
+def last_text(request: dict[str, Any]) -> str:
+    """Return the last text of the user's turn."""
     return next(
         part["text"]
         for part in reversed(request["messages"][-1]["content"])
@@ -99,26 +100,25 @@ def told(request: dict[str, Any]) -> str:
 
 
 def guess(request: dict[str, Any]) -> Answer:
-    """One of the four words that the question ends with, chosen by a hash of the whole request,
-    media and all.
+    """Reply one of the last four words of the question, chosen by a hash of the whole request.
 
-    The canary, which asks with seed 0, gets the hash itself: another for each medium.
+    The canary, whose seed is 0, gets the hash itself, which differs for each medium.
     """
     number = int(hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8], 16)
-    words = told(request).split()[-4:]
+    words = last_text(request).split()[-4:]
     return completion(
         f"<answer>{words[number % len(words)] if request['seed'] else number}</answer>"
     )
 
 
 class Stub:
-    """Serves from a thread of its own while the context is open.
+    """Serves from its own thread while the context is open.
 
-    At most `capacity` requests are worked on at once, `service` seconds each; more wait.
+    At most `capacity` requests are processed at once, `service` seconds each; more wait.
 
-    `reply(request)` gives a request's answer. `fault(request, seen)` may put an `Answer` in its
-    place; `seen` counts how often the same request has come before. `models` is what /models lists.
-    `counts`: how often each seed was asked, `times`: when.
+    `reply(request)` returns the answer to a request. `fault(request, seen)` may return an `Answer`
+    in its place; `seen` counts earlier requests with the same seed. `models` is the response of
+    /models. `counts` and `times` hold number and times of the requests with each seed.
     """
 
     def __init__(
@@ -141,15 +141,14 @@ class Stub:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.pings = self.connections = 0
-        self.most = 0  # requests worked on at once
+        self.most = 0  # requests processed at once, at the peak
         self.active = 0
         self.waiting: deque[tuple[_Connection, Answer]] = deque()
         self.open: set[_Connection] = set()
 
     @property
     def asked(self) -> int:
-        """How many questions came; those of the canary have seed 0, those of a step have seeds of
-        their own."""
+        """Number of requests without those of the canary, whose seed is 0."""
         return self.counts.total() - self.counts[0]
 
     @property
@@ -164,7 +163,7 @@ class Stub:
         self.stop()
 
     def start(self) -> None:
-        """Listens; after `stop` on the same port again."""
+        """Listen; after `stop` on the same port again."""
         ready = threading.Event()
 
         async def serve() -> None:
@@ -184,16 +183,13 @@ class Stub:
         assert ready.wait(10), "the stub did not start"
 
     def stop(self) -> None:
-        """Dies: every connection is reset and the port refuses.
-
-        What was worked on is forgotten.
-        """
+        """Reset every connection, close the port and forget the requests in progress."""
         self.loop.call_soon_threadsafe(self.end.set)
         self.thread.join()
         self.active = 0
         self.waiting.clear()
 
-    def came(self, connection: _Connection, path: str, headers: str, body: bytes) -> None:
+    def handle(self, connection: _Connection, path: str, headers: str, body: bytes) -> None:
         if path == "/v1/models":
             self.pings += 1
             connection.send(self.models)
@@ -249,7 +245,7 @@ class _Connection(asyncio.Protocol):
             head = self.held.find(b"\r\n\r\n")
             if head < 0:
                 return
-            length = _LENGTH.search(self.held, 0, head)
+            length = _CONTENT_LENGTH.search(self.held, 0, head)
             self.body = head + 4
             self.needed = self.body + (int(length[1]) if length else 0)
         if len(self.held) >= self.needed:
@@ -257,7 +253,7 @@ class _Connection(asyncio.Protocol):
             body = bytes(self.held[self.body : self.needed])
             del self.held[: self.needed]
             self.needed = 0
-            self.stub.came(self, first.split()[1], headers, body)
+            self.stub.handle(self, first.split()[1], headers, body)
 
     def send(self, answer: Answer) -> None:
         if answer.hang or self.transport.is_closing():
@@ -279,10 +275,9 @@ def main() -> None:
     always = completion("<answer>dog</answer>").bytes()
 
     class Quick(Stub):
-        """Answers without reading what is asked: the stub of a measurement must not be what is
-        measured."""
+        """Answers without reading the request: a measurement is of the client, not of the stub."""
 
-        def came(self, connection: _Connection, path: str, headers: str, body: bytes) -> None:
+        def handle(self, connection: _Connection, path: str, headers: str, body: bytes) -> None:
             if path.endswith("/models"):
                 connection.send(self.models)
             else:

@@ -17,7 +17,7 @@ import pytest
 
 from omnicore.data.benchmarks import NAMES, get_adapter
 from tests.benchmarks.native import copy
-from tests.stub_server import Answer, Stub, completion, told
+from tests.stub_server import Answer, Stub, completion, last_text
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 COMMANDS = [
@@ -37,10 +37,10 @@ MODELS = (
 def reply(request: dict[str, Any]) -> Answer:
     """Guesses by a hash of all that it is shown."""
     number = int(hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8], 16)
-    letters = re.findall(r"^([A-Z])\. ", told(request), re.MULTILINE)
+    letters = re.findall(r"^([A-Z])\. ", last_text(request), re.MULTILINE)
     said = (
         letters[number % len(letters)] if request["seed"] else number
-    )  # the canary, whose seed is 0, wants media told apart
+    )  # the canary, whose seed is 0, wants media last_text apart
     return completion(
         f"<answer>{said}</answer>", model=request["model"], reasoning_content="Let me look."
     )

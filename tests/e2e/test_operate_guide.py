@@ -51,7 +51,7 @@ FIELDS = {
 }
 
 
-def test_a_training_is_seen_by_prometheus_step_by_step(tmp_path: Path) -> None:
+def test_prometheus_scrapes_a_training_step_by_step(tmp_path: Path) -> None:
     for binary in ("prometheus", "curl"):
         needs(binary)
     hand, output = tmp_path / "runs" / "hand", tmp_path / "runs" / "hand" / "rlvr"
@@ -143,7 +143,7 @@ def check(seen: Prometheus, output: Path) -> None:
     assert len(set(ended)) >= 4
 
 
-def test_values_of_the_recipe_and_files_exist() -> None:
+def test_named_recipe_values_and_files_exist() -> None:
     named = set(re.findall(r"`((?:sft|rlvr|engine|profile)\.[a-z_.]+)`", GUIDE))
     assert len(named) > 6
     for name in named:
@@ -155,7 +155,7 @@ def test_values_of_the_recipe_and_files_exist() -> None:
         assert (ROOT / "docs" / link).exists(), link
 
 
-def test_every_alert_is_told_of_and_no_other() -> None:
+def test_runbook_has_every_alert_and_no_other() -> None:
     rules = yaml.safe_load((ROOT / "k8s/base/monitoring/rules.yaml").read_text())["spec"]["groups"]
     told = re.findall(r"^### (\w+)$", GUIDE, re.MULTILINE)
     assert len(told) == len(set(told))

@@ -76,7 +76,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         assert shell.wait(60) == 0
 
 
-def test_curl_gets_an_answer_whole_and_as_a_stream(reader: Reader) -> None:
+def test_curl_gets_a_whole_reply_and_a_stream(reader: Reader) -> None:
     whole = json.loads(reader.types("bash", "-euc", WHOLE))["choices"][0]["message"]["content"]
     assert ANSWER.fullmatch(whole)
     *events, end = [
@@ -89,14 +89,14 @@ def test_curl_gets_an_answer_whole_and_as_a_stream(reader: Reader) -> None:
     assert len(pieces) > 5
 
 
-def test_the_sdk_gets_the_same(reader: Reader) -> None:
+def test_sdk_gets_the_same_reply(reader: Reader) -> None:
     whole, stream = reader.types(sys.executable, "-c", PYTHON[0]).splitlines()
     assert whole == stream
     assert ANSWER.match(whole)
     assert int(whole.split()[-1]) > 35  # a picture's and a sound's tokens are among them
 
 
-def test_the_inference_service_gets_the_same_request(reader: Reader) -> None:
+def test_inference_service_gets_the_same_request(reader: Reader) -> None:
     reader.types("bash", "-euc", WHOLE)
     asked = json.loads((reader.folder / "request.json").read_text())
     listed = Answer(json.dumps({"object": "list", "data": [{"id": "champion"}]}).encode())
@@ -113,14 +113,14 @@ def test_the_inference_service_gets_the_same_request(reader: Reader) -> None:
     assert stub.requests == [{**asked, "model": "champion"}] * 2
 
 
-def test_the_help_has_the_commands_too(reader: Reader) -> None:
+def test_help_shows_a_working_curl(reader: Reader) -> None:
     """`omnicore serve --help` shows a curl of its own."""
     lines = SERVE.split("curl -s localhost:8000/v2/health/ready\n")[1].split("\n\n")[0]
     command = re.sub("(?m)^  ", "", lines).replace("localhost:8000", f"127.0.0.1:{reader.port}")
     assert json.loads(reader.types("bash", "-euc", command))["object"] == "chat.completion"
 
 
-def test_figures_and_codes_are_those_of_the_code() -> None:
+def test_numbers_and_codes_equal_those_of_the_code() -> None:
     source = "".join(
         (ROOT / "omnicore" / "serving" / f"{name}.py").read_text()
         for name in ("chat", "server", "batcher")

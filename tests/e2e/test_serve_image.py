@@ -90,7 +90,7 @@ def runtime() -> tuple[dict[str, Any], str]:
     return container, shared["sizeLimit"].removesuffix("i")
 
 
-def test_the_runtime_serves_from_the_image(engine: Podman, image: str, tmp_path: Path) -> None:
+def test_runtime_serves_from_the_image(engine: Podman, image: str, tmp_path: Path) -> None:
     container, shared = runtime()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

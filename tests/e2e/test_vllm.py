@@ -190,7 +190,7 @@ def answers(
 
 
 @pytest.mark.parametrize("shape", ["omni", "image audio", "audio image", "image", "audio", "text"])
-def test_vllm_says_what_transformers_says(
+def test_vllm_gives_the_replies_of_transformers(
     served: Served, shapes: dict[str, list[Request]], shape: str
 ) -> None:
     requests = shapes[shape]
@@ -234,7 +234,7 @@ def test_vllm_builds_the_same_prompt(
         assert reply["prompt_token_ids"] == ours
 
 
-def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
+def test_canary_identifies_the_checkpoint_behind_vllm(served: Served) -> None:
     found = canary.verify_engine(
         OpenAIEngine(served.config, served.name, Profile()), served.config, Profile(), BOTH
     )
@@ -257,9 +257,7 @@ def test_the_canary_finds_the_checkpoint_behind_vllm(served: Served) -> None:
     ],
     ids=media_orders.order_label,
 )
-def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(
-    served: Served, order: media_orders.MediaOrder
-) -> None:
+def test_canary_passes_for_media_together(served: Served, order: media_orders.MediaOrder) -> None:
     engine = OpenAIEngine(served.config, served.name, Profile())
     found = canary.verify_engine(engine, served.config, Profile(), frozenset(order), (order,))
     assert {
@@ -269,7 +267,7 @@ def test_the_canary_sees_that_vllm_keeps_what_is_shown_together(
     assert found.get("canary_rate", "answers") in ("answers", "logprobs")
 
 
-def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
+def test_canary_refuses_a_rate_the_processor_does_not_get(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VLLM 0.32 holds every video of Qwen2.5-Omni for 2 frames a second where only its reader is
@@ -284,9 +282,7 @@ def test_the_canary_refuses_a_video_rate_that_the_models_processor_is_not_told(
     assert "for a video of 8 s and for a video of 128 s" in str(caught.value)
 
 
-def test_vllm_says_nothing_but_the_choices(
-    served: Served, shapes: dict[str, list[Request]]
-) -> None:
+def test_vllm_replies_only_the_choices(served: Served, shapes: dict[str, list[Request]]) -> None:
     """Free replies are none of them; and a server that is asked by another field, which vLLM
     ignores, is refused."""
     words = ("a red fox", "owl", "3")
@@ -300,7 +296,7 @@ def test_vllm_says_nothing_but_the_choices(
     } & set(words)
 
 
-def test_a_field_that_vllm_does_not_know_is_no_constraint(
+def test_unknown_choices_field_does_not_constrain_vllm(
     served: Served, shapes: dict[str, list[Request]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openai, "CHOICES_FIELD", "guided_choice")
@@ -309,9 +305,7 @@ def test_a_field_that_vllm_does_not_know_is_no_constraint(
         answers(engine, [replace(shapes["omni"][0], choices=("a red fox", "owl"))], GREEDY, 1)
 
 
-def test_seeded_draws_are_answered_and_repeat(
-    served: Served, shapes: dict[str, list[Request]]
-) -> None:
+def test_seeded_replies_repeat(served: Served, shapes: dict[str, list[Request]]) -> None:
     """As a probe asks: from the whole distribution, each request with its seed."""
     engine = OpenAIEngine(served.config, served.name, Profile())
     first, second = (answers(engine, shapes["omni"], Sampling(1.0, 14), 1) for _ in range(2))
@@ -320,7 +314,7 @@ def test_seeded_draws_are_answered_and_repeat(
     assert len({reply.text for reply in first}) > 10
 
 
-def test_evaluate_over_http_gives_the_scores_of_this_process(
+def test_evaluate_over_http_gives_the_local_scores(
     served: Served, runs: Path, tmp_path: Path
 ) -> None:
     asked = (
@@ -341,7 +335,7 @@ def test_evaluate_over_http_gives_the_scores_of_this_process(
             assert abs(a - b) <= 1 - AGREE, (view, figure, a, b)
 
 
-def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[Request]]) -> None:
+def test_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[Request]]) -> None:
     """VLLM lets it win over `rope_parameters` and drops rope_theta: a server that is healthy,
     builds the same prompts, sees and hears, and is another model.
 
@@ -365,9 +359,7 @@ def test_a_left_over_rope_scaling_is_refused(runs: Path, shapes: dict[str, list[
             canary.verify_engine(engine, served, Profile(), BOTH)
 
 
-def test_rollouts_follow_the_weights_that_train(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollouts_follow_the_trained_weights(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RLVR with rollouts by vLLM: what it says of each token is what the policy says, step after
     step, and a server that was not given the weights is found out."""
     from omnicore.training.vllm import VllmRollouts

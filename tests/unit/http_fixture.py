@@ -12,7 +12,7 @@ import pytest
 from omnicore.config import EngineConfig, Profile
 from omnicore.engines import client, open_engine
 from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
-from tests.stub_server import MODEL, Answer, Stub, told
+from tests.stub_server import MODEL, Answer, Stub, last_text
 
 PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>nginx</h1></body></html>"
 HTML = {"Content-Type": "text/html"}
@@ -56,5 +56,5 @@ def on(
 ) -> Callable[[dict[str, Any], int], Answer | None]:
     """A fault in place of the first `times` answers to question `number`."""
     return lambda request, seen: (
-        answer if told(request).startswith(f"question {number} ") and seen < times else None
+        answer if last_text(request).startswith(f"question {number} ") and seen < times else None
     )

@@ -27,7 +27,7 @@ from omnicore.schema import Query, View
 from omnicore.storage.files import read_jsonl
 from tests.errors import refused
 from tests.media_files import make_picture, make_tone, make_video, medium, number_shown
-from tests.stub_server import MODEL, Answer, Stub, completion, error, told
+from tests.stub_server import MODEL, Answer, Stub, completion, error, last_text
 from tests.unit.http_fixture import answers, batches, connect, replied, requests, short_waits
 
 __all__ = ["short_waits"]
@@ -335,7 +335,7 @@ def test_finished_replies_are_yielded_before_the_rest() -> None:
     answered = threading.Event()
 
     def slow_first(request: dict[str, Any], seen: int) -> Answer | None:
-        if not told(request).startswith("question 0 "):
+        if not last_text(request).startswith("question 0 "):
             return None
         return (
             completion("late", reasoning="x")
@@ -364,6 +364,6 @@ def test_closing_the_iterator_stops_the_requests() -> None:
 
 
 def test_replies_keep_the_order_of_their_batch() -> None:
-    with Stub(lambda request: completion(told(request))) as stub:
+    with Stub(lambda request: completion(last_text(request))) as stub:
         replies = answers(connect(stub), [Batch(requests(3), 1), Batch(requests(2), 2)])
     assert [reply.text.split()[1] for reply in replies] == ["0", "1", "2", "0", "1"]
