@@ -13,7 +13,7 @@ COLUMNS = ("id", "question", "options", "answer", "target", "type", "image", "au
 
 
 class TrainingSource(Config):
-    """Rows from outside to train on; the formats are described in sources.py."""
+    """Rows from outside to train on; `data/training_rows.py` describes the formats."""
 
     format: Literal["queries", "hub", "r1"]
     path: str = Field(

@@ -1,17 +1,17 @@
 """Prepare: native annotations and media to `queries.jsonl`, and the training mixtures.
 
-The embedded benchmark writes real png and wav files named by their content; nothing after this step
-knows that it is synthetic.
+The embedded benchmark writes real png and wav files named by their content; no later step knows
+that it is synthetic.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import random
 import shutil
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,216 +21,88 @@ from omnicore.config import BenchmarkSource, PrepareConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import training_rows
 from omnicore.data.benchmarks import get_adapter, synthetic
-from omnicore.data.benchmarks.base import (
-    Adapter,
-    AnnotationSource,
-    MediaCheck,
-    Problem,
-    read_queries,
-)
+from omnicore.data.benchmarks.adapter import Adapter, MediaCheck, read_queries
 from omnicore.data.benchmarks.hub import download_benchmark, is_hub_place
-from omnicore.data.benchmarks.losses import reason_lines, refusal_message, skew_lines
 from omnicore.data.benchmarks.own import open_own_benchmark
+from omnicore.data.benchmarks.records import Problem
+from omnicore.data.benchmarks.refusal_report import reason_lines, refusal_message, skew_lines
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.subset import Subset
 from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.errors import DataError
-from omnicore.media import check
+from omnicore.media.check import find_media_errors
 from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.progress import track
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.storage.files import link_or_copy, read_jsonl, write_json, write_jsonl
 
+logger = logging.getLogger(__name__)
+
 CONTROLS: tuple[ItemKind, ...] = ("picture", "speech", "picture_text", "speech_text")
 SFT_MIX: dict[str, float] = {"picture": 1, "speech": 1, "picture_text": 1, "speech_text": 1}
-
-
-class SyntheticWriter:
-    """Writes the pictures and clips that items use, once each, and knows their `Media`."""
-
-    def __init__(self, world: World, root: Path) -> None:
-        self.world, self.root = world, root
-        self._known: dict[tuple[str, int], Media] = {}
-        (root / "media").mkdir(parents=True, exist_ok=True)
-
-    def media(self, kind: Any, index: int) -> Media:
-        if (kind, index) not in self._known:
-            buffer = io.BytesIO()
-            if kind == "image":
-                self.world.pictures[index].image().save(buffer, "png")
-            else:
-                soundfile.write(
-                    buffer,
-                    self.world.clips[index].wave,
-                    SAMPLE_RATE,
-                    format="WAV",
-                    subtype="PCM_16",
-                )
-            data = buffer.getvalue()
-            sha = hashlib.sha256(data).hexdigest()
-            uri = f"media/{sha[:16]}.{'png' if kind == 'image' else 'wav'}"
-            (self.root / uri).write_bytes(data)
-            self._known[kind, index] = Media(kind=kind, uri=uri, sha256=sha)
-        return self._known[kind, index]
-
-    def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
-        """The cluster is the handwriting behind the picture, or the voice's clip where there is no
-        picture."""
-        media: dict[str, int] = dict(item.media)
-        source = (
-            f"picture-{self.world.pictures[media['image']].source}"
-            if "image" in media
-            else f"clip-{media.get('audio')}"
-        )
-        return Query(
-            benchmark=benchmark,
-            id=name,
-            type=item.type,
-            question=item.question,
-            options=item.options,
-            answer=item.answer,
-            answer_kind=item.answer_kind,
-            media=tuple(self.media(kind, index) for kind, index in item.media),
-            cluster=source,
-            wording=synthetic.WORDINGS[item.kind][item.wording],
-            target=item.target if target else None,
-        )
-
-
-def _rows(
-    files: SyntheticWriter,
-    name: str,
-    count: int,
-    mix: Mapping[str, float],
-    seed: int,
-    *,
-    target: bool = False,
-) -> Iterable[Query]:
-    """Rows of a training mixture: exact shares by weight, shuffled."""
-    rng = random.Random(f"{seed}-{name}")
-    total = sum(mix.values())
-    kinds: list[Any] = [
-        kind for kind, weight in mix.items() for _ in range(round(count * weight / total))
-    ]
-    rng.shuffle(kinds)
-    for i, kind in enumerate(kinds):
-        yield files.query(files.world.item(rng, kind), name, f"{i:05d}", target=target)
+MIN_ROWS = 8  # of a set that `prepare.scale` shrinks
+INFO_FIELDS = {"name", "filter_policy", "reason", "source", "licence"}
 
 
 def run(
     recipe: Recipe, config: PrepareConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
-    """Raises DataError when more items of a benchmark or source are unreadable than `max_refused`
-    allows."""
-    made = (
-        prepare_benchmarks(recipe, config, output)
-        if config.sources
-        else prepare_synthetic(recipe, config, output)
-    )
-    return {**made, **prepare_training(recipe, config, output)} if config.training else made
+    """Prepare the benchmarks of a recipe, or the embedded one, and its training sets.
 
-
-def prepare_training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
-    """The sets of the stages that `config.training` has sources for, shuffled; what became no query
-    goes into `problems.jsonl`."""
-    sets: dict[str, list[Query]] = {}
-    listed = output / "problems.jsonl"
-    problems: list[Problem] = (
-        read_jsonl(listed, Problem) if listed.exists() else []
-    )  # of the benchmarks
-    others = len(problems)
-    mute = 0  # rows of sources that ask for sound
-    for name, given in sorted(config.training.items()):
-        source = training_rows.open_source(name, given, output / "scratch")
-        rows, found, _ = training_rows.read_training_queries(
-            given, source, recipe.profile, _faults(name, source, recipe)
-        )
-        problems += found
-        write_jsonl(listed, problems)
-        _check_losses(name, found, rows, source, config)
-        if given.sound and (count := training_rows.count_without_sound(rows)):
-            mute += count
-            _say(
-                f"prepare.training.{name}: {count} of {len(rows)} rows show a video that has no"
-                " sound track: its picture alone"
-            )
-        if not rows:
-            raise DataError(
-                f"prepare.training.{name}: {given.path} holds no row that is a query; {listed} says"
-                " what they are"
-            )
-        with track(len(rows), f"prepare {name}") as progress:
-            for number, row in enumerate(rows):
-                rows[number] = row.model_copy(
-                    update={"media": tuple(_link(m, source, output) for m in row.media)}
-                )
-                progress.advance()
-        for stage in given.stages:
-            # Prompts of the other stages are answered by the model itself.
-            unanswered = (row.model_copy(update={"target": None}) for row in rows)
-            sets.setdefault(stage, []).extend(rows if stage == "sft" else unanswered)
-    shutil.rmtree(output / "scratch", ignore_errors=True)
-    for name, chosen in sorted(sets.items()):
-        random.Random(f"{recipe.seed}-{name}").shuffle(chosen)
-        write_jsonl(output / f"{name}.jsonl", chosen)
-    return {
-        **{name: len(chosen) for name, chosen in sorted(sets.items())},
-        "training_refused": sum(not p.kept for p in problems[others:]),
-        **(
-            {"training_mute": mute}
-            if any(given.sound for given in config.training.values())
-            else {}
-        ),
-    }
+    Raises:
+        DataError: More items of a benchmark or source cannot be read than `max_refused` allows.
+    """
+    prepare = prepare_benchmarks if config.sources else prepare_synthetic
+    summary = prepare(recipe, config, output)
+    if config.training:
+        summary |= prepare_training(recipe, config, output)
+    return summary
 
 
 def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
-    """Public benchmarks from local copies: `queries.jsonl` and `problems.jsonl`, media linked into
-    `media/`."""
+    """Write `queries.jsonl` and `problems.jsonl` of local copies, their media linked into `media/`.
+
+    Returns:
+        The summary: number of benchmarks, of queries, and of items that are refused, excluded and
+        flagged.
+    """
     queries: list[Query] = []
     problems: list[Problem] = []
     infos: list[BenchmarkInfo] = []
     for name, place in sorted(config.sources.items()):
         adapter, source, revision = _open_benchmark(name, place, output / "scratch")
-        entry, root = adapter.ENTRY, source.root
-        if config.limit or config.sample:
+        is_subset = bool(config.limit or config.sample)
+        if is_subset:
             adapter = Subset(adapter, config.limit, config.sample, recipe.seed)
-        rows, listed, count = read_queries(adapter, source, _faults(name, source, recipe))
-        refused, excluded, flagged = (
-            sum(getattr(p, state) for p in listed) for state in ("refused", "excluded", "kept")
+        rows, own_problems, items = read_queries(
+            adapter, source, _media_check(name, source, recipe)
         )
-        counts = {
-            "queries": len(rows),
-            "native": count,
-            "refused": refused,
-            "excluded": excluded,
-            "flagged": flagged,
-        }
-        counts["published"] = source.size
-        if source.size and count != source.size and not (config.limit or config.sample):
-            _say(f"{entry.title}: {count:,} items are here, and {source.size:,} are published")
-        told = entry.model_dump(include={"name", "filter_policy", "reason", "source", "licence"})
-        infos.append(BenchmarkInfo(**told, revision=revision, **counts))
-        problems += listed
+        title = adapter.ENTRY.title
+        if source.size and items != source.size and not is_subset:
+            here, published = f"{items:,}", f"{source.size:,}"
+            logger.warning("%s: %s items are here, and %s are published", title, here, published)
+        infos.append(_benchmark_info(source, revision, rows, own_problems, items))
+        problems += own_problems
         write_jsonl(output / "problems.jsonl", problems)
-        _check_losses(entry.title, listed, rows, source, config)
+        _check_refused(title, own_problems, rows, source, config)
         if not rows:
-            raise DataError(f"{root} holds no item of {entry.title}: copy it again")
-        with track(len(rows), f"prepare {name}") as progress:
-            for row in rows:
-                queries.append(
-                    row.model_copy(
-                        update={"media": tuple(_link(m, source, output) for m in row.media)}
-                    )
-                )
-                progress.advance()
+            raise DataError(
+                f"{source.root} holds no item of {title}: copy it again",
+                code="benchmark-empty",
+                field=f"prepare.sources.{name}",
+                path=source.root,
+            )
+        queries += _with_linked_media(name, rows, source, output)
     shutil.rmtree(output / "scratch", ignore_errors=True)
     write_jsonl(output / "queries.jsonl", queries)
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
-    totals = {
-        name: sum(getattr(info, name) for info in infos)
-        for name in ("refused", "excluded", "flagged")
+    return {
+        "benchmarks": len(infos),
+        "queries": len(queries),
+        "refused": sum(info.refused for info in infos),
+        "excluded": sum(info.excluded for info in infos),
+        "flagged": sum(info.flagged for info in infos),
     }
-    return {"benchmarks": len(infos), "queries": len(queries), **totals}
 
 
 def _open_benchmark(
@@ -246,83 +118,260 @@ def _open_benchmark(
     return adapter, AnnotationSource(adapter.ENTRY, root, scratch), revision
 
 
-def _faults(name: str, source: AnnotationSource, recipe: Recipe) -> MediaCheck:
-    return lambda queries: check.find_media_errors(
-        queries, source.media_path, f"prepare {name}: media", recipe.cores
+def _benchmark_info(
+    source: AnnotationSource,
+    revision: str,
+    rows: Sequence[Query],
+    problems: Sequence[Problem],
+    items: int,
+) -> BenchmarkInfo:
+    return BenchmarkInfo(
+        **source.entry.model_dump(include=INFO_FIELDS),
+        revision=revision,
+        queries=len(rows),
+        native=items,
+        refused=sum(problem.refused for problem in problems),
+        excluded=sum(problem.excluded for problem in problems),
+        flagged=sum(problem.kept for problem in problems),
+        published=source.size,
     )
 
 
+def prepare_training(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
+    """Write the sets of the stages that `config.training` has sources for, shuffled.
+
+    Rows that became no query are added to `problems.jsonl`.
+
+    Returns:
+        The summary: rows by set, `training_refused`, and `training_mute`, the rows whose video has
+        no sound, if a source asks for sound.
+    """
+    sets: dict[str, list[Query]] = {}
+    problem_file = output / "problems.jsonl"
+    # Those of the benchmarks come first.
+    problems = read_jsonl(problem_file, Problem) if problem_file.exists() else []
+    refused = 0
+    without_sound = 0
+    for name, config_of_source in sorted(config.training.items()):
+        source = training_rows.open_source(name, config_of_source, output / "scratch")
+        rows, own_problems, _ = training_rows.read_training_queries(
+            config_of_source, source, recipe.profile, _media_check(name, source, recipe)
+        )
+        refused += sum(not problem.kept for problem in own_problems)
+        problems += own_problems
+        write_jsonl(problem_file, problems)
+        _check_refused(name, own_problems, rows, source, config)
+        if config_of_source.sound:
+            without_sound += _count_without_sound(name, rows)
+        if not rows:
+            raise DataError(
+                f"prepare.training.{name}: {config_of_source.path} holds no row that is a query;"
+                f" {problem_file} says what they are",
+                code="training-source-empty",
+                field=f"prepare.training.{name}",
+                path=problem_file,
+            )
+        rows = list(_with_linked_media(name, rows, source, output))
+        for stage in config_of_source.stages:
+            # The model itself answers prompts of the other stages.
+            unanswered = (row.model_copy(update={"target": None}) for row in rows)
+            sets.setdefault(stage, []).extend(rows if stage == "sft" else unanswered)
+    shutil.rmtree(output / "scratch", ignore_errors=True)
+    summary: dict[str, Any] = {}
+    for name, rows in sorted(sets.items()):
+        random.Random(f"{recipe.seed}-{name}").shuffle(rows)
+        write_jsonl(output / f"{name}.jsonl", rows)
+        summary[name] = len(rows)
+    summary["training_refused"] = refused
+    if any(source_config.sound for source_config in config.training.values()):
+        summary["training_mute"] = without_sound
+    return summary
+
+
+def _count_without_sound(name: str, rows: Sequence[Query]) -> int:
+    count = training_rows.count_without_sound(rows)
+    if count:
+        logger.warning(
+            "prepare.training.%s: %d of %d rows show a video that has no sound track: they are"
+            " shown without sound",
+            name,
+            count,
+            len(rows),
+        )
+    return count
+
+
+def _media_check(name: str, source: AnnotationSource, recipe: Recipe) -> MediaCheck:
+    def check(queries: Sequence[Query]) -> dict[str, str]:
+        return find_media_errors(queries, source.media.path, f"prepare {name}: media", recipe.cores)
+
+    return check
+
+
+def _with_linked_media(
+    name: str, rows: Sequence[Query], source: AnnotationSource, output: Path
+) -> Iterator[Query]:
+    """Yield queries whose media are linked or copied into `media/`."""
+    with track(len(rows), f"prepare {name}") as progress:
+        for row in rows:
+            media = tuple(_link(medium, source, output) for medium in row.media)
+            yield row.model_copy(update={"media": media})
+            progress.advance()
+
+
 def _link(media: Media, source: AnnotationSource, output: Path) -> Media:
-    """The medium under a name by its content, so that files of several benchmarks cannot meet under
-    one name."""
+    """Link a medium under a name by its content, so that no two benchmarks share a name."""
     uri = f"media/{media.sha256[:16]}{Path(media.uri).suffix.lower()}"
-    link_or_copy(source.media_path(media), output / uri)
+    link_or_copy(source.media.path(media), output / uri)
     return media.model_copy(update={"uri": uri})
 
 
-def _check_losses(
+def _check_refused(
     title: str,
-    problems: list[Problem],
-    rows: list[Query],
+    problems: Sequence[Problem],
+    rows: Sequence[Query],
     source: AnnotationSource,
     config: PrepareConfig,
 ) -> None:
-    """Says what was lost or is doubtful.
+    """Log the items that are refused or doubtful.
 
-    Raises DataError where more is lost than `max_refused` allows.
+    Raises:
+        DataError: More are refused than `max_refused` allows.
     """
-    lost, flagged = [p for p in problems if p.refused], [p for p in problems if p.kept]
-    count = len(rows) + len(lost)
-    if len(lost) > config.max_refused * count:
-        raise DataError(refusal_message(title, lost, count, config.max_refused, source))
-    for found, what in ((lost, "cannot be read"), (flagged, "are kept and doubtful")):
+    refused = [problem for problem in problems if problem.refused]
+    flagged = [problem for problem in problems if problem.kept]
+    count = len(rows) + len(refused)
+    if len(refused) > config.max_refused * count:
+        raise DataError(
+            refusal_message(title, refused, count, config.max_refused, source),
+            code="benchmark-too-many-refused",
+            field="prepare.max_refused",
+            path=source.root,
+        )
+    for found, state in ((refused, "cannot be read"), (flagged, "are kept and doubtful")):
         if found:
-            _say(
-                "\n".join(
-                    [
-                        f"{title}: {len(found)} of {count} items {what}:",
-                        *reason_lines(found, source.columns),
-                    ]
-                )
-            )
-    if lost and (lines := skew_lines(source.losses)):
-        _say("\n".join(lines))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+            lines = reason_lines(found, source.columns)
+            head = f"{title}: {len(found)} of {count} items {state}:"
+            logger.warning("\n".join([head, *lines]))
+    skew = skew_lines(source.lost_by_value) if refused else []
+    if skew:
+        logger.warning("\n".join(skew))
 
 
 def prepare_synthetic(recipe: Recipe, config: PrepareConfig, output: Path) -> dict[str, Any]:
-    def scaled(count: int) -> int:
-        return max(8, round(count * config.scale))
+    """Write the embedded benchmark, its controls, the planted truth and the training mixtures.
 
-    files = SyntheticWriter(World(config.split), output)
+    Returns:
+        The summary: number of benchmarks, of queries, of controls and of rows by training set.
+    """
+    writer = SyntheticWriter(World(config.split), output)
     queries, planted, infos = [], {}, []
-    for name, items in synthetic.planted_items(files.world, config.scale).items():
-        rows = [files.query(item, name, f"{name}-{i:04d}") for i, (item, _) in enumerate(items)]
-        planted[name] = {row.id: solvable for row, (_, solvable) in zip(rows, items, strict=True)}
-        infos.append(synthetic.benchmark_info(name, len(rows)))
-        queries += rows
+    for name, items in synthetic.planted_items(writer.world, config.scale).items():
+        is_solvable = {}
+        for number, (item, solvable) in enumerate(items):
+            query = writer.query(item, name, f"{name}-{number:04d}")
+            is_solvable[query.id] = solvable
+            queries.append(query)
+        planted[name] = is_solvable
+        infos.append(synthetic.benchmark_info(name, len(items)))
     rng = random.Random(f"{config.split}-controls")
-    controls = [
-        files.query(files.world.item(rng, kind), "controls", f"{kind}-{i:04d}")
-        for kind in CONTROLS
-        for i in range(scaled(config.controls))
-    ]
+    controls = []
+    for kind in CONTROLS:
+        for number in range(_scaled(config.controls, config)):
+            item = writer.world.item(rng, kind)
+            controls.append(writer.query(item, "controls", f"{kind}-{number:04d}"))
     write_jsonl(output / "queries.jsonl", queries)
     write_jsonl(output / "controls.jsonl", controls)
     write_json(output / "benchmarks.json", [info.model_dump(mode="json") for info in infos])
     write_json(output / "planted.json", planted)
+    summary = {"benchmarks": len(infos), "queries": len(queries), "controls": len(controls)}
 
     train = SyntheticWriter(World("train"), output)
-    counts = {}
     for name, count, mix in (
         ("sft", config.sft_rows, SFT_MIX),
         ("rlvr", config.rlvr_prompts, config.rlvr_mix),
         ("distill", config.distill_prompts, config.distill_mix),
     ):
-        rows = list(_rows(train, name, scaled(count), mix, recipe.seed, target=name == "sft"))
+        with_target = name == "sft"
+        scaled = _scaled(count, config)
+        rows = list(_mixture(train, name, scaled, mix, recipe.seed, target=with_target))
         write_jsonl(output / f"{name}.jsonl", rows)
-        counts[name] = len(rows)
-    return {"benchmarks": len(infos), "queries": len(queries), "controls": len(controls), **counts}
+        summary[name] = len(rows)
+    return summary
+
+
+def _scaled(count: int, config: PrepareConfig) -> int:
+    return max(MIN_ROWS, round(count * config.scale))
+
+
+def _mixture(
+    writer: SyntheticWriter,
+    name: str,
+    count: int,
+    mix: Mapping[str, float],
+    seed: int,
+    *,
+    target: bool,
+) -> Iterable[Query]:
+    """Yield the rows of a training mixture: exact shares by weight, shuffled."""
+    rng = random.Random(f"{seed}-{name}")
+    total = sum(mix.values())
+    kinds: list[Any] = []
+    for kind, weight in mix.items():
+        kinds += [kind] * round(count * weight / total)
+    rng.shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        item = writer.world.item(rng, kind)
+        yield writer.query(item, name, f"{number:05d}", target=target)
+
+
+class SyntheticWriter:
+    """Makes queries of synthetic items, and writes the pictures and clips that they use once."""
+
+    def __init__(self, world: World, root: Path) -> None:
+        self.world, self.root = world, root
+        self._written: dict[tuple[str, int], Media] = {}
+        (root / "media").mkdir(parents=True, exist_ok=True)
+
+    def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
+        """Return an item as a query.
+
+        Its cluster is the handwriting behind the picture, or the voice's clip without a picture.
+        """
+        indices: dict[str, int] = dict(item.media)
+        if "image" in indices:
+            cluster = f"picture-{self.world.pictures[indices['image']].source}"
+        else:
+            cluster = f"clip-{indices.get('audio')}"
+        return Query(
+            benchmark=benchmark,
+            id=name,
+            type=item.type,
+            question=item.question,
+            options=item.options,
+            answer=item.answer,
+            answer_kind=item.answer_kind,
+            media=tuple(self._medium(kind, index) for kind, index in item.media),
+            cluster=cluster,
+            wording=synthetic.WORDINGS[item.kind][item.wording],
+            target=item.target if target else None,
+        )
+
+    def _medium(self, kind: Any, index: int) -> Media:
+        if (kind, index) not in self._written:
+            data, suffix = self._encode(kind, index)
+            sha256 = hashlib.sha256(data).hexdigest()
+            uri = f"media/{sha256[:16]}.{suffix}"
+            (self.root / uri).write_bytes(data)
+            self._written[kind, index] = Media(kind=kind, uri=uri, sha256=sha256)
+        return self._written[kind, index]
+
+    def _encode(self, kind: str, index: int) -> tuple[bytes, str]:
+        """Return the file of a picture or clip, and its suffix."""
+        buffer = io.BytesIO()
+        if kind == "image":
+            self.world.pictures[index].image().save(buffer, "png")
+            return buffer.getvalue(), "png"
+        wave = self.world.clips[index].wave
+        soundfile.write(buffer, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        return buffer.getvalue(), "wav"

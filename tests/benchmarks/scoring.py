@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnicore.data.benchmarks import get_adapter, official_scorer
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from omnicore.scoring.verify import judge
 

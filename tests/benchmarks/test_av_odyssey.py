@@ -10,7 +10,9 @@ import pytest
 
 from omnicore.config import Profile
 from omnicore.data.benchmarks import av_odyssey
-from omnicore.data.benchmarks.base import AnnotationSource, places_to_tags, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.fields import places_to_tags
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.prompts import prompt_parts
 from omnicore.schema import Media, Query, View
 from tests.benchmarks import tables

@@ -11,7 +11,9 @@ import pytest
 from omnicore.config import PrepareConfig
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import avhbench
-from omnicore.data.benchmarks.base import AnnotationSource, Problem, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.records import Problem
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 from omnicore.steps import prepare
 from tests.benchmarks import native

@@ -18,23 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnicore.data.benchmarks import NAMES, get_adapter, official_scorer
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Refused,
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.fields import places_to_tags, tags_to_places
+from omnicore.data.benchmarks.formats import json_members, media_suffix
+from omnicore.data.benchmarks.options import (
     last_occurring,
     option_by_letter,
     option_by_text,
-    places_to_tags,
-    read_queries,
     split_labels,
-    tags_to_places,
 )
-from omnicore.data.benchmarks.files import json_members, media_suffix
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.errors import ConfigError, DataError
 from omnicore.schema import MEDIA_PLACEHOLDER, AnswerKind, Query
 from tests.benchmarks import tables
+from tests.errors import refused
 
 ENTRY = BenchmarkEntry(
     name="made_up",
@@ -167,20 +165,19 @@ def test_queries_and_problems_add_up_to_the_items(items: list[object]) -> None:
         ("\nnull", 2, "Expecting a list or an object"),
     ],
 )
-def test_a_broken_json_file_is_an_error_with_its_line(
+def test_broken_json_file_is_refused_with_its_line(
     tmp_path: Path, text: str, line: int, message: str
 ) -> None:
     (tmp_path / "items.json").write_text(text)
-    with pytest.raises(
-        DataError,
-        match=f"items.json:{line}: broken JSON, {message}.*copy the file again from nobody/made-up",
-    ):
+    path = tmp_path / "items.json"
+    with refused(DataError, "annotations-broken-json", path=path, line=line) as caught:
         list(AnnotationSource(ENTRY, tmp_path).json_rows("items.json"))
+    assert message in str(caught.value)
 
 
-def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_bytes(b'["\xff"]')
-    with pytest.raises(DataError, match="is not UTF-8"):
+    with refused(DataError, "annotations-not-utf8", path=tmp_path / "items.json"):
         list(AnnotationSource(ENTRY, tmp_path).json_rows("items.json"))
 
 
@@ -195,7 +192,7 @@ def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
     ]
     assert [(row.line, row.broken.partition(",")[0]) for row in rows if row.broken] == [
         (3, "broken JSON"),
-        (4, "is no object: 'text'"),
+        (4, "is not an object: 'text'"),
         (5, "broken JSON"),
     ]
 
@@ -214,7 +211,8 @@ def test_tables_come_in_their_order_and_a_broken_one_is_an_error(tmp_path: Path)
         ("part2.parquet", 1),
     ]
     (tmp_path / "part3.parquet").write_bytes((tmp_path / "part2.parquet").read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"part3\.parquet: broken Parquet after row 0"):
+    path = tmp_path / "part3.parquet"
+    with refused(DataError, "annotations-broken-parquet", path=path, line=0):
         list(source.parquet_rows("part3.parquet"))
 
 
@@ -233,7 +231,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 def test_a_medium_outside_the_copy_is_refused(tmp_path: Path, uri: str) -> None:
     (tmp_path / "items.json").touch()
     with pytest.raises(Refused, match="lies outside"):
-        AnnotationSource(ENTRY, tmp_path).find_media("video", "video", uri)
+        AnnotationSource(ENTRY, tmp_path).media.find("video", "video", uri)
 
 
 def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
@@ -243,17 +241,14 @@ def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"film")
     (tmp_path / "copy" / "a.mp4").symlink_to("../blob")
     source = AnnotationSource(ENTRY, tmp_path / "copy")
-    assert source.media_path(source.find_media("video", "video", "a.mp4")) == tmp_path / "blob"
+    assert source.media.path(source.media.find("video", "video", "a.mp4")) == tmp_path / "blob"
 
 
 def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=(
-            r"items\.json is missing\. Give the folder as nobody/made-up lays it out, or .* --hub"
-        ),
-    ):
+    with refused(ConfigError, "benchmark-copy-not-found", path=tmp_path) as caught:
         AnnotationSource(ENTRY, tmp_path)
+    assert "items.json is missing" in str(caught.value)
+    assert "--hub" in str(caught.value)
 
 
 def test_answers_by_letter_and_by_text() -> None:
@@ -264,7 +259,7 @@ def test_answers_by_letter_and_by_text() -> None:
         with pytest.raises(Refused, match="names none of the 3 options"):
             option_by_letter("answer", letter, options)
     for odd in (1, ["A"], True):
-        with pytest.raises(Refused, match="is no letter"):
+        with pytest.raises(Refused, match="is not a letter"):
             option_by_letter("answer", odd, options)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="'Red' is none of the options"):
         option_by_text("answer", "Red", options)
@@ -322,11 +317,11 @@ def test_made_media_are_known_by_their_first_bytes(kind: str) -> None:
 def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path: Path) -> None:
     (tmp_path / "items.json").touch()
     source = AnnotationSource(ENTRY, tmp_path, tmp_path / "scratch")
-    assert source.embedded_media(
+    assert source.media.embedded(
         "audio", "audio", {"bytes": b"raw", "path": "x/a.MP3"}
     ).uri.endswith(".mp3")
     with pytest.raises(ValueError, match="scratch"):
-        AnnotationSource(ENTRY, tmp_path).embedded_media("audio", "audio", b"ID3...")
+        AnnotationSource(ENTRY, tmp_path).media.embedded("audio", "audio", b"ID3...")
 
 
 def test_every_name_of_the_registry_is_an_adapter() -> None:
@@ -349,5 +344,5 @@ def test_every_name_of_the_registry_is_an_adapter() -> None:
         "worldsense",
     } <= set(found)
     assert official_scorer("synthetic") is None
-    with pytest.raises(ConfigError, match="no benchmark 'nonsense'"):
+    with refused(ConfigError, "benchmark-unknown", field="prepare.sources.nonsense"):
         get_adapter("nonsense")

@@ -134,7 +134,8 @@ def test_videos_may_lie_beside_the_questions(tmp_path: Path, items: dict[str, Qu
 
 def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
-    from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+    from omnicore.data.benchmarks.adapter import read_queries
+    from omnicore.data.benchmarks.source import AnnotationSource
 
     folder = native.copy("daily_omni", tmp_path)
     written = json.loads((folder / "qa.json").read_text())
@@ -147,7 +148,8 @@ def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> 
 
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
-    from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+    from omnicore.data.benchmarks.adapter import read_queries
+    from omnicore.data.benchmarks.source import AnnotationSource
 
     folder = native.copy("daily_omni", tmp_path)
     shutil.rmtree(folder / "Videos")

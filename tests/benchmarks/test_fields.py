@@ -11,13 +11,9 @@ from typing import Any, cast
 import pytest
 
 from omnicore.data.benchmarks import NAMES, get_adapter
-from omnicore.data.benchmarks.base import (
-    Adapter,
-    AnnotationRow,
-    AnnotationSource,
-    Problem,
-    read_queries,
-)
+from omnicore.data.benchmarks.adapter import Adapter, read_queries
+from omnicore.data.benchmarks.records import AnnotationRow, Problem
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 

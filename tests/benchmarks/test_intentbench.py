@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import intentbench
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -183,7 +184,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         (
             "['A. Glad', 'B. Bored']",
             "__import__('os').listdir()",
-            ("options", "is no list: \"__import__('os').listdir()\""),
+            ("options", "is not a list: \"__import__('os').listdir()\""),
         ),
         (
             '"video": "hall_01.mp4"',

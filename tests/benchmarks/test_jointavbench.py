@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import jointavbench
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries

@@ -7,7 +7,8 @@ import unicodedata
 
 import pytest
 
-from omnicore.data.benchmarks.base import Mislabelled, Refused, split_labels
+from omnicore.data.benchmarks.options import split_labels
+from omnicore.data.benchmarks.records import Mislabelled, Refused
 
 WORDS = ["a dog", "a cat", "a cow", "an owl"]
 STRIPPED = [
@@ -63,10 +64,10 @@ REFUSED = [
         [unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")],
         "options 1 and 2 are equal",
     ),
-    (["dog", None], "option 2 is no text: None"),
-    (["dog", ["cat"]], "option 2 is no text"),
-    ("dog or cat", "is no list"),
-    (None, "is no list"),
+    (["dog", None], "option 2 is not a text: None"),
+    (["dog", ["cat"]], "option 2 is not a text"),
+    ("dog or cat", "is not a list"),
+    (None, "is not a list"),
 ]
 
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from omnicore.data.benchmarks import get_adapter
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 from tests.benchmarks import native, tables

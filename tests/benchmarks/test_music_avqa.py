@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import music_avqa
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -126,7 +127,7 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
         (3, "id", "11 occurs twice"),
         (4, "templ_values", "1 values for 2 slots"),
         (5, "anser", "is missing"),
-        (7, "type", "is no list: 'Temporal'"),
+        (7, "type", "is not a list: 'Temporal'"),
     ]
 
 

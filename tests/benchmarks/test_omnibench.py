@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import omnibench
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.media.images import load_image
 from omnicore.media.sounds import load_audio
 from omnicore.schema import Query
@@ -105,7 +106,7 @@ def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
 def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None:
     source = AnnotationSource(omnibench.ENTRY, copy, tmp_path / "scratch")
     rows, _, _ = read_queries(omnibench, source)
-    files = {medium.uri: source.media_path(medium) for row in rows for medium in row.media}
+    files = {medium.uri: source.media.path(medium) for row in rows for medium in row.media}
     assert sorted(path.name for path in copy.rglob("*") if path.is_file()) == [
         "train-00000-of-00002.parquet",
         "train-00001-of-00002.parquet",
@@ -113,7 +114,7 @@ def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None
     assert {path.parent for path in files.values()} == {tmp_path / "scratch"}
     assert len(files) == 11  # six sounds, five pictures: one is shown twice
     for row in rows:
-        picture, sound = (source.media_path(medium) for medium in row.media)
+        picture, sound = (source.media.path(medium) for medium in row.media)
         assert (picture.suffix, sound.suffix) == (
             ".png",
             ".wav",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import omnivideobench
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -143,7 +144,7 @@ def test_what_is_wrong_inside_a_list_is_listed_where_it_stands(tmp_path: Path) -
     assert [(p.id, p.field, p.message) for p in problems] == [
         ("video_1-1", "answer", "'7' is no option, and the key is C, '2'"),
         ("video_2-0", "correct_option", "'E' names none of the 4 options"),
-        ("video_3-0", "line", "is no object: 'lost'"),
+        ("video_3-0", "line", "is not an object: 'lost'"),
     ]
     assert [p.kept for p in problems] == [True, False, False]
     assert (
@@ -164,7 +165,7 @@ def test_a_video_without_questions_is_counted(tmp_path: Path) -> None:
     assert (rows, count) == ([], 2)
     assert [(p.field, p.message) for p in problems] == [
         ("options", "is missing"),
-        ("line", "is no object: 'video_2'"),
+        ("line", "is not an object: 'video_2'"),
     ]
 
 

@@ -22,8 +22,8 @@ from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import video_holmes
 from omnicore.data.benchmarks.archives import unpack_archives
-from omnicore.data.benchmarks.base import BenchmarkEntry, Problem
 from omnicore.data.benchmarks.hub import download_benchmark
+from omnicore.data.benchmarks.records import BenchmarkEntry, Problem
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.read import locate_media
 from omnicore.runtime.run import run_step
@@ -32,6 +32,7 @@ from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_json, read_jsonl
 from tests.benchmarks import native, tables
 from tests.benchmarks.scoring import queries
+from tests.errors import refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -161,7 +162,7 @@ def spoil(items: list[Any]) -> None:
 
 SPOILT = [
     (3, "xTrainNight-2", "Answer", "'G' names none of the 6 options"),
-    (4, "", "line", "is no object: 'Put in order'"),
+    (4, "", "line", "is not an object: 'Put in order'"),
     (
         5,
         "gone-1",
@@ -250,8 +251,9 @@ def test_half_a_picture_inside_a_table_is_listed(
 def test_one_missing_film_is_above_the_default_limit(tmp_path: Path) -> None:
     copy = native.copy("daily_omni", tmp_path)
     (copy / "Videos" / "choir03" / "choir03_video.mp4").unlink()
-    with pytest.raises(DataError, match=r"Daily-Omni: 1 of 6 items .* 1\.0%"):
+    with refused(DataError, "benchmark-too-many-refused", field="prepare.max_refused") as caught:
         prepare(tmp_path / "out", daily_omni=copy)
+    assert "Daily-Omni: 1 of 6 items cannot be read, more than the 1.0%" in str(caught.value)
 
 
 def test_the_command_line(
@@ -375,9 +377,7 @@ def test_archives_are_unpacked_once_and_a_broken_one_is_named(
     (folder / "Videos.tar.unpacked").unlink()
     blob = tmp_path / "cache" / "blobs" / "2"
     blob.write_bytes(blob.read_bytes()[:5000])
-    with pytest.raises(
-        DataError, match=r"Videos\.tar is no whole archive: .*; remove it and download it again"
-    ):
+    with refused(DataError, "archive-broken"):
         prepare(tmp_path / "third", daily_omni=f"hub@{COMMIT}")
 
 
@@ -394,7 +394,7 @@ def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
     assert len(queries("video_holmes", copy)) == 7
     (copy / "videos.zip.unpacked").unlink()
     (copy / "videos.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"videos\.zip is no whole archive"):
+    with refused(DataError, "archive-broken", path=copy / "videos.zip"):
         unpack_archives(copy, video_holmes.ENTRY.archives)
 
 
@@ -402,10 +402,7 @@ def test_zip_archives_are_unpacked_inside_the_folder(tmp_path: Path) -> None:
 def test_a_download_needs_a_pinned_commit(
     tmp_path: Path, snapshot: list[dict[str, Any]], revision: str
 ) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"no pinned revision here: name the commit of liarliar/Daily-Omni, 40 hex digits",
-    ):
+    with refused(ConfigError, "hub-revision-missing"):
         prepare(tmp_path / "out", daily_omni=f"hub@{revision}" if revision else "hub")
     assert snapshot == []
 
@@ -418,14 +415,9 @@ def test_a_pinned_entry_needs_no_revision(snapshot: list[dict[str, Any]]) -> Non
 
 
 def test_a_benchmark_that_is_not_read_from_the_hub_says_where_it_is(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=(
-            r"OmniVideoBench is not read from the Hugging Face hub: get it from"
-            r" github\.com/NJU-LINK"
-        ),
-    ):
+    with refused(ConfigError, "hub-not-available") as caught:
         prepare(tmp_path / "out", omnivideobench="hub")
+    assert "github.com/NJU-LINK" in str(caught.value)
 
 
 def from_hub(home: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from omnicore.data.benchmarks import uno_bench
-from omnicore.data.benchmarks.base import AnnotationSource, Problem, Refused, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.records import Problem, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 from tests.benchmarks.scoring import both

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.data.benchmarks import worldsense
-from omnicore.data.benchmarks.base import AnnotationSource, read_queries
+from omnicore.data.benchmarks.adapter import read_queries
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native
 from tests.benchmarks.scoring import both, queries
@@ -129,11 +130,11 @@ def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path
     assert count == len(rows) + len(problems) == 7
     assert [(p.line, p.id, p.field, p.message) for p in problems] == [
         (4, "aaKiteXy-task0", "answer", f"is 'y', and 'x' at worldsense_qa.json:3: {either}"),
-        (5, "aaKiteXy-task1", "line", "is no object: 'gone'"),
+        (5, "aaKiteXy-task1", "line", "is not an object: 'gone'"),
         (6, "aaKiteXy-task2", "answer", "'C' names none of the 2 options"),
         (8, "bb_Violin9-task0", "video", f"video videos/bb_Violin9.mp4 is missing{HINT}"),
         (9, "ccHarbour-0", "candidates", "is missing"),
-        (10, "dd", "line", "is no object: ['no', 'video']"),
+        (10, "dd", "line", "is not an object: ['no', 'video']"),
         (3, "aaKiteXy-task0", "answer", f"is 'x', and 'y' in another item with this id: {either}"),
     ]
 

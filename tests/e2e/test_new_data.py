@@ -16,6 +16,7 @@ from omnicore.schema import Query
 from omnicore.steps import prepare
 from omnicore.storage import store
 from omnicore.storage.files import read_jsonl, write_jsonl
+from tests.errors import refused
 from tests.kfp_server import Kfp, kfp
 from tests.seaweed import BUCKET, seaweed, signed_in
 
@@ -108,11 +109,9 @@ def test_prepare_reads_the_revision_or_says_what_is_there(signed_in: None, tmp_p
         return read_jsonl(output / "rlvr.jsonl", Query)
 
     assert {row.id for row in prepared(digest)} == {"0", "1"}
-    with pytest.raises(
-        DataError, match=f"prepare.training.mine: {DATA} holds {digest} by now, not {'c' * 64}"
-    ):
+    field = "prepare.training.mine.revision"
+    with refused(DataError, "training-source-revision-changed", field=field) as caught:
         prepared("c" * 64)
-    with pytest.raises(
-        ConfigError, match=r"prepare\.training\.mine: .* needs `revision`, the 64 hex digits"
-    ):
+    assert digest in str(caught.value)
+    with refused(ConfigError, "training-source-revision-missing", field=field):
         prepared("")

@@ -22,7 +22,7 @@ from omnicore.data.benchmarks import synthetic
 from omnicore.data.prompts import draw_permutation
 from omnicore.evaluation.scores import compute_scores
 from omnicore.lineage.step_record import write_step
-from omnicore.media.read import SAMPLE_RATE
+from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.schema import Draw, Manifest, Media, Query, RejectionReason, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.steps import clean

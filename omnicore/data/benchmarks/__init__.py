@@ -1,4 +1,4 @@
-"""Benchmarks: one file each.
+"""Benchmarks: one module each.
 
 `synthetic` is embedded; the others read a local copy as its publisher lays it out.
 """
@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
-from omnicore.data.benchmarks.base import Adapter
+from omnicore.data.benchmarks.adapter import Adapter
 from omnicore.errors import ConfigError
 from omnicore.schema import Query
 
@@ -34,7 +34,7 @@ NAMES = (
 def get_adapter(name: str) -> Adapter:
     """Return the adapter of a benchmark: one of `NAMES`, or of an installed package.
 
-    A package offers an adapter, a module or object as `data/benchmarks/base.py` describes it, under
+    A package offers an adapter, a module or object as `data/benchmarks/adapter.py` describes it, under
     the entry point group `omnicore.benchmarks`.
 
     Raises:
@@ -55,7 +55,7 @@ def get_adapter(name: str) -> Adapter:
 
 
 def official_scorer(name: str) -> Callable[[Query, str], float | None] | None:
-    """The publisher's rule for one reply, in 0..1; None for benchmarks without a publisher."""
+    """Return the publisher's rule for one reply, in 0..1; None without a publisher."""
     return get_adapter(name).official_score if has_adapter(name) else None
 
 

@@ -1,5 +1,4 @@
-"""Archives in which publishers ship media: found, joined where they come in parts, unpacked
-once."""
+"""Files that publishers ship in parts: archives of media, unpacked once, and shards of annotations."""
 
 from __future__ import annotations
 
@@ -16,78 +15,135 @@ from pathlib import Path
 from omnicore.errors import DataError
 from omnicore.storage.files import storage_errors
 
-UNPACKED = ".unpacked"
-_WHOLE = (".zip", ".tar", ".tar.gz", ".tgz")
-# x.zip.part00, x.zip.partaa, x.zip.001, x.tar.gz.aa, x.tar.part-01: pieces of one file, cut by split or by hand.
+UNPACKED = ".unpacked"  # suffix of the mark beside an archive that was unpacked
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+# x.zip.part00, x.zip.partaa, x.zip.001, x.tar.gz.aa, x.tar.part-01: pieces of one file, made by
+# split or by hand.
 _PIECE = re.compile(
     r"(?P<whole>.+\.(?:zip|tar|tar\.gz|tgz))[._-]?(?:part|split)?[._-]?(?P<number>\d{1,3}|[a-z]{2})"
 )
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")  # x-00000-of-00002.parquet
+_PART = re.compile(r"(.*_part)(\d+)(\..*)")  # x_part1.parquet
+_SHOWN_SHARDS = 5
+
+
+def check_shards(paths: Iterable[Path]) -> None:
+    """Check that all shards of a file in several are there (`x-00000-of-00002`, `x_part1`).
+
+    Raises:
+        DataError: Shards are missing; the message names them.
+    """
+    names = {path.name: path.parent for path in paths}
+    required: dict[str, Path] = {}
+    for name, folder in names.items():
+        for shard in _sibling_shards(name):
+            required[shard] = folder
+    missing = sorted(name for name, folder in required.items() if not (folder / name).is_file())
+    if missing:
+        shown = ", ".join(missing[:_SHOWN_SHARDS])
+        if len(missing) > _SHOWN_SHARDS:
+            shown += f" and {len(missing) - _SHOWN_SHARDS} more"
+        folder = required[missing[0]]
+        raise DataError(
+            f"{folder} lacks {shown}: copy all shards of the file",
+            code="annotations-missing-shards",
+            path=folder,
+        )
+
+
+def _sibling_shards(name: str) -> list[str]:
+    """Return the names of all shards that a file's name tells of, none for a whole file."""
+    match = _SHARD.fullmatch(name)
+    if match:
+        before, _, total, after = match.groups()
+        return [f"{before}-{number:05d}-of-{total}{after}" for number in range(int(total))]
+    match = _PART.fullmatch(name)
+    if match:
+        before, last, after = match.groups()
+        return [f"{before}{number}{after}" for number in range(1, int(last) + 1)]
+    return []
 
 
 def find_archives(root: Path, patterns: Iterable[str]) -> dict[Path, list[Path]]:
-    """The archives below `root` that the patterns name, by the path of the whole, each with the
-    files that it consists of, in order."""
+    """Return the archives below `root` that the patterns name.
+
+    Returns:
+        By the path of each whole archive: the files that it consists of, in order.
+    """
     found: dict[Path, list[Path]] = {}
     for pattern in patterns:
-        for path in sorted(
-            {*root.glob(pattern), *root.glob(f"{pattern}.*"), *root.glob(f"{pattern}[-_]*")}
-        ):
-            whole = path.name.endswith(_WHOLE)
-            piece = None if whole else _PIECE.fullmatch(path.name)
-            if (
-                not (whole or piece) or not path.is_file()
-            ):  # a mark of ours, a checksum, an unfinished download
+        globs = (pattern, f"{pattern}.*", f"{pattern}[-_]*")
+        for path in sorted({path for glob in globs for path in root.glob(glob)}):
+            whole = _archive_of(path)
+            if whole is None:
                 continue
-            pieces = found.setdefault(path.with_name(piece["whole"]) if piece else path, [])
+            pieces = found.setdefault(whole, [])
             if path not in pieces:
                 pieces.append(path)
-    # Where both lie there, somebody has joined the pieces.
-    return {
-        whole: [whole] if whole in pieces else sorted(pieces, key=_place)
-        for whole, pieces in sorted(found.items())
-    }
+    archives = {}
+    for whole, pieces in sorted(found.items()):
+        # A whole archive beside its pieces was joined of them.
+        archives[whole] = [whole] if whole in pieces else sorted(pieces, key=_piece_number)
+    return archives
+
+
+def _archive_of(path: Path) -> Path | None:
+    """Return the whole archive that a file is, or is a piece of.
+
+    None for other files: our mark, a checksum, an unfinished download.
+    """
+    if not path.is_file():
+        return None
+    if path.name.endswith(_ARCHIVE_SUFFIXES):
+        return path
+    piece = _PIECE.fullmatch(path.name)
+    return path.with_name(piece["whole"]) if piece else None
 
 
 def unpack_archives(root: Path, patterns: Sequence[str]) -> None:
-    """Unpacks archives where they lie and once: each leaves `<archive>.unpacked` when it is done.
+    """Unpack archives where they lie, each once: `<archive>.unpacked` marks one that is done.
 
-    Pieces are read as one file, and are not joined on the disk. Raises DataError for a broken or
-    incomplete one, StorageError for a full disk.
+    Pieces are read as one file, and are not joined on the disk.
+
+    Raises:
+        DataError: An archive is broken or incomplete.
+        StorageError: The disk is full.
     """
     for archive, pieces in find_archives(root, patterns).items():
-        if _done(archive).exists():
+        if _mark_of(archive).exists():
             continue
-        _check_whole(archive, pieces)
+        _check_complete(archive, pieces)
         try:
             with storage_errors(root), ExitStack() as files:
-                whole = files.enter_context(io.BufferedReader(_Joined(pieces), 1 << 20))
+                whole = files.enter_context(io.BufferedReader(_JoinedFile(pieces), 1 << 20))
                 if archive.suffix == ".zip":
                     files.enter_context(zipfile.ZipFile(whole)).extractall(archive.parent)
                 else:
-                    files.enter_context(tarfile.open(fileobj=whole)).extractall(
-                        archive.parent, filter="data"
-                    )
+                    tar = files.enter_context(tarfile.open(fileobj=whole))
+                    tar.extractall(archive.parent, filter="data")
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-            told = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
             raise DataError(
-                f"{pieces[0]} is no whole archive: {told}; remove it and download it again"
+                f"{pieces[0]} is not a complete archive: {reason}; remove it and download it again",
+                code="archive-broken",
+                path=pieces[0],
             ) from error
-        _done(archive).touch()
+        _mark_of(archive).touch()
 
 
 def missing_file_remedy(root: Path, patterns: Sequence[str]) -> str:
-    """What is to be done where a medium is not there: download, join, or unpack.
+    """Return what to do about a missing medium: download, join or unpack an archive.
 
     Empty where media are not packed.
     """
-    found = find_archives(root, patterns)
-    packed = [
-        (archive.name, pieces) for archive, pieces in found.items() if not _done(archive).exists()
-    ]
     if not patterns:
         return ""
-    if not found:
+    archives = find_archives(root, patterns)
+    if not archives:
         return f"; download {patterns[0]} and unpack it here"
+    packed = [
+        (path.name, pieces) for path, pieces in archives.items() if not _mark_of(path).exists()
+    ]
     if not packed:
         return "; it is not in the archives that were unpacked: download them again"
     name, pieces = packed[0]
@@ -97,46 +153,51 @@ def missing_file_remedy(root: Path, patterns: Sequence[str]) -> str:
     return f"; unpack {name}{more} here if that has not been done"
 
 
-def _done(archive: Path) -> Path:
+def _mark_of(archive: Path) -> Path:
     return archive.with_name(archive.name + UNPACKED)
 
 
-def _check_whole(archive: Path, pieces: Sequence[Path]) -> None:
-    """Raises DataError where a piece is missing before or between others, and for volumes, which
-    are no plain pieces."""
+def _check_complete(archive: Path, pieces: Sequence[Path]) -> None:
+    """Raise DataError where a piece is missing before or between others, and for zip volumes.
+
+    Volumes cannot be joined by reading one after another.
+    """
     if pieces[0].with_suffix(".z01").exists():
         raise DataError(
             f"{pieces[0]} is the last of several volumes (.z01 ...): join them, `zip -s 0"
-            f" {archive.name} --out whole.zip`"
+            f" {archive.name} --out whole.zip`",
+            code="archive-in-volumes",
+            path=pieces[0],
         )
-    places = [_place(path) for path in pieces if path != archive]
-    if places and (
-        places[0] > 1 or any(later != earlier + 1 for earlier, later in pairwise(places))
-    ):
-        there = ", ".join(path.name for path in pieces)
+    numbers = [_piece_number(path) for path in pieces if path != archive]
+    has_gap = any(later != earlier + 1 for earlier, later in pairwise(numbers))
+    if numbers and (numbers[0] > 1 or has_gap):
+        present = ", ".join(path.name for path in pieces)
         raise DataError(
-            f"{pieces[0].parent} holds {there}, and pieces of {archive.name} before or between them"
-            " are missing: download them"
+            f"{pieces[0].parent} holds {present}, and pieces of {archive.name} before or between"
+            " them are missing: download them",
+            code="archive-missing-pieces",
+            path=archive,
         )
 
 
-def _place(piece: Path) -> int:
-    """The place of a piece by its number, 00, 01 ...
+def _piece_number(piece: Path) -> int:
+    """Return the place of a piece by its number (00, 01 or aa, ab): part10 comes after part2."""
+    match = _PIECE.fullmatch(piece.name)
+    number = match["number"] if match else "0"
+    if number.isdigit():
+        return int(number)
+    return 26 * (ord(number[0]) - 97) + ord(number[1]) - 97
 
-    or aa, ab ...; part10 comes after part2.
-    """
-    found = _PIECE.fullmatch(piece.name)
-    number = found["number"] if found else "0"
-    return int(number) if number.isdigit() else 26 * (ord(number[0]) - 97) + ord(number[1]) - 97
 
-
-class _Joined(io.RawIOBase):
+class _JoinedFile(io.RawIOBase):
     """Pieces of a file as one that can be read and sought in."""
 
     def __init__(self, pieces: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in pieces]
-        sizes = [path.stat().st_size for path in pieces]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        self._starts = [0]
+        for path in pieces:
+            self._starts.append(self._starts[-1] + path.stat().st_size)
         self._at = 0
 
     def readable(self) -> bool:
@@ -146,16 +207,15 @@ class _Joined(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}[whence]
-        )
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}
+        self._at = offset + bases[whence]
         return self._at
 
     def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        for file, start, end in zip(self._files, self._starts, self._starts[1:], strict=False):
+        for file, (start, end) in zip(self._files, pairwise(self._starts), strict=True):
             if start <= self._at < end:
                 file.seek(self._at - start)
                 data = file.read(min(len(buffer), end - self._at))

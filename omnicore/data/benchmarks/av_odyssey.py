@@ -20,21 +20,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    MediaKind,
-    Refused,
+from omnicore.data.benchmarks.fields import item_id, native_fields, tags_to_places, with_keys
+from omnicore.data.benchmarks.options import (
     answer_letter,
-    item_id,
     last_occurring,
-    native_fields,
     option_by_letter,
     split_labels,
-    tags_to_places,
-    with_keys,
 )
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, MediaKind, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -101,7 +95,7 @@ def _medium(
     """The medium of a row by its kind and number, from 1 on."""
     if source.layout == NATIVE:
         column = f"{kind}_{number}"
-        return source.embedded_media(column, kind, item[column]) if item.get(column) else None
+        return source.media.embedded(column, kind, item[column]) if item.get(column) else None
     column = f"{kind}_path"
     paths = item.get(column) or []
     # The list of the other kind of picture may hold what the row does not show.
@@ -109,7 +103,7 @@ def _medium(
         return None
     path = PurePosixPath(paths[number - 1])
     nested = f"{path.parts[0]}/{path}"
-    return source.find_media(
+    return source.media.find(
         column, kind, nested if (source.root / nested).is_file() else str(path)
     )
 

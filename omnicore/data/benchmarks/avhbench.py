@@ -13,15 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Excluded,
-    item_id,
-    option_by_text,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, with_keys
+from omnicore.data.benchmarks.options import option_by_text
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Excluded
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = BenchmarkEntry(
@@ -62,7 +57,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         options=("Yes", "No"),
         answer=option_by_text("label", item["label"].capitalize(), ("Yes", "No")),
         answer_kind=AnswerKind.yes_no,
-        media=source.video_with_sound(
+        media=source.media.video_with_sound(
             "video_id", f"{source.existing_folder('videos', 'video')}{video}.mp4"
         ),
         cluster=video,

@@ -18,14 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    item_id,
-    native_fields,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, native_fields, with_keys
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
@@ -82,7 +77,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         question=item["question_en"] if "question_en" in item else item["question"],
         answer=str(item["answer"]),
         answer_kind=AnswerKind.number,
-        media=source.video_with_sound(
+        media=source.media.video_with_sound(
             "video", f"{source.existing_folder('cg_videos_720p', 'videos')}{video}", named=video
         ),
         cluster=video,

@@ -11,17 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    answer_letter,
-    item_id,
-    native_fields,
-    option_by_letter,
-    split_labels,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, native_fields, with_keys
+from omnicore.data.benchmarks.options import answer_letter, option_by_letter, split_labels
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = BenchmarkEntry(
@@ -57,7 +50,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         question=item["Question"],
         options=tuple(options),
         answer=option_by_letter("Answer", item["Answer"], options),
-        media=source.video_with_sound(
+        media=source.media.video_with_sound(
             "video_id", f"{source.existing_folder('Videos')}{video}/{video}_video.mp4"
         ),
         cluster=video,

@@ -17,16 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Refused,
-    item_id,
-    parse_solution,
-    split_labels,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, with_keys
+from omnicore.data.benchmarks.options import parse_solution, split_labels
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 KINDS = {
@@ -86,7 +80,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         answer=answers[0],
         also=tuple(answers[1:]),
         answer_kind=kind,
-        media=source.video_with_sound(
+        media=source.media.video_with_sound(
             field, f"{source.existing_folder('videos')}{video}", named=video
         ),
         cluster=video,

@@ -13,17 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    answer_letter,
-    item_id,
-    native_fields,
-    option_by_text,
-    split_labels,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, native_fields, with_keys
+from omnicore.data.benchmarks.options import answer_letter, option_by_text, split_labels
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = BenchmarkEntry(
@@ -58,10 +51,10 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     item = row.fields
     name, video = item_id(item, "qid"), item["video_name"]
     if (source.root / (clip := f"videos/{name}.mp4")).is_file():
-        media = source.video_with_sound("qid", clip)
+        media = source.media.video_with_sound("qid", clip)
     else:
         start, end = item["segment_timestamp"]
-        media = source.video_with_sound("video_name", f"videos/{video}.mp4", start, end)
+        media = source.media.video_with_sound("video_name", f"videos/{video}.mp4", start, end)
     _, options = split_labels("options", item["options"])
     return Query(
         benchmark=ENTRY.name,

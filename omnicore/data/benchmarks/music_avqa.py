@@ -18,16 +18,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Refused,
-    item_id,
-    native_fields,
-    parse_list,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, native_fields, parse_list, with_keys
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 UPDATE = "data/json_update/avqa-test.json"
@@ -73,7 +66,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         options=("yes", "no") if closed else (),
         answer=answer,
         answer_kind=AnswerKind.yes_no if closed else AnswerKind.text,
-        media=source.video_with_sound("video_id", f"data/video/{video}.mp4"),
+        media=source.media.video_with_sound("video_id", f"data/video/{video}.mp4"),
         cluster=video,
         wording=template,
         native=native_fields(item, {"deleted": "question_deleted"}),

@@ -14,18 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
+from omnicore.data.benchmarks.fields import item_id, native_fields, with_keys
+from omnicore.data.benchmarks.options import (
     answer_letter,
-    item_id,
     last_occurring,
-    native_fields,
     option_by_text,
     split_labels,
-    with_keys,
 )
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -80,14 +77,14 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 def _media(source: AnnotationSource, row: AnnotationRow) -> tuple[Media, Media]:
     item = row.fields
     if source.layout == HUB:
-        return source.embedded_media("image", "image", item.get("image")), source.embedded_media(
+        return source.media.embedded("image", "image", item.get("image")), source.media.embedded(
             "audio", "audio", item.get("audio")
         )
     return (
-        source.find_media(
+        source.media.find(
             "image_path", "image", f"mm_data/image/{item['image_path']}", named=item["image_path"]
         ),
-        source.find_media(
+        source.media.find(
             "audio_path", "audio", f"mm_data/audio/{item['audio_path']}", named=item["audio_path"]
         ),
     )

@@ -18,17 +18,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Mislabelled,
+from omnicore.data.benchmarks.fields import native_fields
+from omnicore.data.benchmarks.options import (
     answer_letter,
-    native_fields,
     option_by_letter,
     require_distinct,
     split_labels,
 )
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Mislabelled
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import AnswerKind, Query
 
 ENTRY = BenchmarkEntry(
@@ -79,7 +77,9 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=answer,
-        media=source.video_with_sound("video", f"{source.existing_folder(*_FOLDERS)}{video}.mp4"),
+        media=source.media.video_with_sound(
+            "video", f"{source.existing_folder(*_FOLDERS)}{video}.mp4"
+        ),
         cluster=video,
         native={
             **native_fields(item, _DISPLAYED),

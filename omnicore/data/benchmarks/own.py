@@ -29,16 +29,11 @@ from typing import Any
 
 from omnicore.config import BenchmarkSource
 from omnicore.data.benchmarks import has_adapter
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    MediaKind,
-    Refused,
-    option_by_letter,
-    plain_number,
-)
-from omnicore.data.benchmarks.files import media_suffix
+from omnicore.data.benchmarks.fields import plain_number
+from omnicore.data.benchmarks.formats import media_suffix
+from omnicore.data.benchmarks.options import option_by_letter
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, MediaKind, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options, tsv_rows
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
@@ -154,7 +149,7 @@ class OwnBenchmark:
         if any(medium.kind == "audio" for medium in media):
             return tuple(media)
         films = [medium for medium in media if medium.kind == "video"]
-        sounds = [film for film in films if _has_sound(source.media_path(film))]
+        sounds = [film for film in films if _has_sound(source.media.path(film))]
         return (*media, *(film.model_copy(update={"kind": "audio"}) for film in sounds))
 
 
@@ -427,10 +422,10 @@ def _medium(source: AnnotationSource, column: str, kind: MediaKind, value: Any) 
     if isinstance(value, str) and len(value) >= BASE64_LEAST:
         data = _decoded(value)
         if data is not None:
-            return source.embedded_media(column, kind, data)
+            return source.media.embedded(column, kind, data)
     if not isinstance(value, str | bytes | Mapping):
         raise Refused(column, f"{value!r:.40} is no {kind}")
-    return source.embedded_media(column, kind, value)
+    return source.media.embedded(column, kind, value)
 
 
 def _decoded(text: str) -> bytes | None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from omnicore.data.benchmarks.base import Adapter, AnnotationRow, AnnotationSource, BenchmarkEntry
+from omnicore.data.benchmarks.adapter import Adapter
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 
 

@@ -19,21 +19,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omnicore.data.benchmarks.base import (
+from omnicore.data.benchmarks.fields import item_id, parse_list, tags_to_places, with_keys
+from omnicore.data.benchmarks.options import option_by_letter, option_by_text, require_distinct
+from omnicore.data.benchmarks.records import (
     AnnotationRow,
-    AnnotationSource,
     BenchmarkEntry,
     Excluded,
     MediaKind,
     Refused,
-    item_id,
-    option_by_letter,
-    option_by_text,
-    parse_list,
-    require_distinct,
-    tags_to_places,
-    with_keys,
 )
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import without_blank_cells
 from omnicore.schema import AnswerKind, Media, Query
 
@@ -84,7 +79,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     for tag in tags:
         if tag not in files:
             raise Refused("question", f"{tag} names a medium that the row does not hold")
-        media.append(source.find_media(*files[tag]))
+        media.append(source.media.find(*files[tag]))
     text = tags_to_places(item["question"], {tag: number for number, tag in enumerate(tags, 1)})
     question, options = _parted(text) if score == 0 else (text, [])
     require_distinct("question", options)

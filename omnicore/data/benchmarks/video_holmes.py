@@ -16,15 +16,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    answer_letter,
-    item_id,
-    option_by_letter,
-    with_keys,
-)
+from omnicore.data.benchmarks.fields import item_id, with_keys
+from omnicore.data.benchmarks.options import answer_letter, option_by_letter
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import parse_options, tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
@@ -86,7 +81,9 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         question=item["Question"],
         options=tuple(options),
         answer=option_by_letter("Answer", item["Answer"], options),
-        media=source.video_with_sound("video ID", f"{source.existing_folder(*_FOLDERS)}{film}.mp4"),
+        media=source.media.video_with_sound(
+            "video ID", f"{source.existing_folder(*_FOLDERS)}{film}.mp4"
+        ),
         cluster=film,
     )
 

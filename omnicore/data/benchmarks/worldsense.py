@@ -19,17 +19,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from omnicore.data.benchmarks.base import (
-    AnnotationRow,
-    AnnotationSource,
-    BenchmarkEntry,
-    Refused,
-    answer_letter,
-    native_fields,
-    option_by_letter,
-    parse_list,
-    split_labels,
-)
+from omnicore.data.benchmarks.fields import native_fields, parse_list
+from omnicore.data.benchmarks.options import answer_letter, option_by_letter, split_labels
+from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Refused
+from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
@@ -102,7 +95,9 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
         question=item["question"],
         options=tuple(options),
         answer=option_by_letter("answer", item["answer"], options),
-        media=source.video_with_sound("video", f"{source.existing_folder('videos')}{video}.mp4"),
+        media=source.media.video_with_sound(
+            "video", f"{source.existing_folder('videos')}{video}.mp4"
+        ),
         cluster=video,
         native={
             **native_fields(item, _DISPLAYED),
