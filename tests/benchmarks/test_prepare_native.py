@@ -280,7 +280,7 @@ def test_the_command_line(
         (["--root", "COPY"], "give each --benchmark its --root DIR"),
         (
             ["--benchmark", "daily_omny", "--root", "COPY"],
-            "no benchmark 'daily_omny': there are av_odyssey, ",
+            "has no column 'question' for question; it has Question",
         ),
         (["--benchmark", "worldsense", "--root", "COPY"], "worldsense_qa.json is missing"),
         (

@@ -128,7 +128,9 @@ def stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
     handler = logging.lastResort  # writes to what `sys.stderr` is at the time
     assert handler
     cache.logger.addHandler(handler)
+    cache.logger.propagate = False  # handlers that a command has set up would repeat it
     yield capfd
+    cache.logger.propagate = True
     cache.logger.removeHandler(handler)
 
 

@@ -703,7 +703,7 @@ def test_unreadable_media_of_rows_are_listed(
         (
             {"problem_type": "numerical", "options": [], "solution": "<answer>inf</answer>"},
             "answer",
-            "no number that a reply",
+            "is not a number",
         ),
         ({"problem": ""}, "question", "at least 1 character"),
         ({"problem": " \n"}, "question", "is blank"),
