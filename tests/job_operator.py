@@ -67,7 +67,7 @@ class Operator:
     def runs(self, *lines: str, index: int = 0) -> str:
         pod = self.pod(index, phase="Running", state={"running": {}})
         self.set_condition("Running")
-        self.kube.say(pod, *lines)
+        self.kube.write_log(pod, *lines)
         return pod
 
     def ends(self, code: int = 0, reason: str = "Completed", index: int = 0) -> None:

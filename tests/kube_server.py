@@ -1,39 +1,31 @@
-"""A small Kubernetes API server for tests, over HTTP on 127.0.0.1: objects with versions, watches,
-pod logs, faults on demand.
+"""A small Kubernetes API server for tests: objects with versions, watches, pod logs, faults.
 
-It keeps to what trips real clients: creation with fieldValidation=Strict is checked against
+It serves HTTP on 127.0.0.1 and does what breaks real clients: creation with fieldValidation=Strict is checked against
 upstream's schemas, a strategic merge patch of a custom resource gets 415, a watch from a version
 that was compacted gets 410, deletion obeys preconditions and takes the pods along, a log of a
-container that has not started gets 400. Tests play the operator and the kubelet: `put`, `change`,
+container that has not started gets 400. Tests simulate the operator and the kubelet: `put`, `change`,
 `pod`, `say`.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
 from omnicore.cluster.names import Resource
-from tests.manifests.strict import CRDS, validate
+from tests.kube_handler import Handler, stamp
 
 NAMESPACE = "team"
-_PATH = re.compile(
-    r"/(?:apis/(?P<group>[^/]+)|api)/(?P<version>[^/]+)/namespaces/(?P<ns>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?"
-)
 SERVED = frozenset({"pytorchjobs", "trainjobs", "inferenceservices", "workflows", "pods", "events"})
 
 
@@ -44,7 +36,7 @@ def rights(*verbs: Iterable[tuple[Resource, str]]) -> set[tuple[str, str, str]]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What a request gets in place of its answer.
+    """Replacement of a request's answer.
 
     `reset`: the connection is closed; `after`: only once the work is done, as when an answer is
     lost; `plain`: text in place of a `Status`; `hold`: the answer waits for an event; `cut`: a
@@ -102,7 +94,7 @@ class KubeServer:
 
     def __enter__(self) -> Self:
         self.http = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"kube": self})
+            ("127.0.0.1", 0), type("BoundHandler", (Handler,), {"kube": self})
         )
         self.http.daemon_threads = True
         self.http.block_on_close = False
@@ -135,7 +127,7 @@ class KubeServer:
         return path
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = 30) -> Any:
-        """What `condition` gives once it is true; looked at after every change."""
+        """Return the value of `condition` once it is true; it is checked after every change."""
         limit = time.monotonic() + seconds
         with self.change_made:
             while not (found := condition()):
@@ -157,29 +149,29 @@ class KubeServer:
         return sum(1 for asked in self.requests if asked[:2] == (verb, resource))
 
     def put(self, plural: str, found: dict[str, Any]) -> dict[str, Any]:
-        """Creates an object, with a new uid."""
+        """Create an object with a new uid."""
         with self.change_made:
             made = copy.deepcopy(found)
             made["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": NAMESPACE}
-            made["metadata"].setdefault("creationTimestamp", _stamp(time.time())[:19] + "Z")
+            made["metadata"].setdefault("creationTimestamp", stamp(time.time())[:19] + "Z")
             self.objects[plural, made["metadata"]["name"]] = made
-            self._happened(plural, "ADDED", made)
+            self._record(plural, "ADDED", made)
             return copy.deepcopy(made)
 
     def change(self, plural: str, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
         with self.change_made:
             found = self.objects[plural, name]
             change(found)
-            self._happened(plural, "MODIFIED", found)
+            self._record(plural, "MODIFIED", found)
 
     def remove(self, plural: str, name: str) -> None:
-        """Deletes an object, and the pods of a job after it."""
+        """Delete an object, then the pods of a job."""
         with self.change_made:
-            self._happened(plural, "DELETED", self.objects.pop((plural, name)))
+            self._record(plural, "DELETED", self.objects.pop((plural, name)))
             for kind, pod in list(self.objects):
                 if kind == "pods" and plural.endswith("jobs") and pod.startswith(f"{name}-"):
                     self.logs.setdefault(pod, Log()).ended = True
-                    self._happened("pods", "DELETED", self.objects.pop((kind, pod)))
+                    self._record("pods", "DELETED", self.objects.pop((kind, pod)))
 
     def condition(
         self,
@@ -190,7 +182,7 @@ class KubeServer:
         reason: str = "Because",
         message: str = "",
     ) -> None:
-        """Sets one condition of an object's status; the others stay."""
+        """Set one condition of an object's status; keep the others."""
 
         def apply(found: dict[str, Any]) -> None:
             others = [
@@ -206,7 +198,7 @@ class KubeServer:
     def pod(
         self, job: str, label: str, index: int = 0, container: str = "pytorch", **status: Any
     ) -> str:
-        """Makes or changes a pod of a job; `state` and `lastState` are those of its container."""
+        """Create or change a pod of a job; `state` and `lastState` are those of its container."""
         name = f"{job}-worker-{index}"
         state = {key: status.pop(key) for key in ("state", "lastState") if key in status}
         whole = (
@@ -230,14 +222,14 @@ class KubeServer:
             "type": "Warning",
             "reason": reason,
             "message": message,
-            "lastTimestamp": _stamp(time.time())[:19] + "Z",
+            "lastTimestamp": stamp(time.time())[:19] + "Z",
         }
         self.put(
             "events",
             {"metadata": metadata, "involvedObject": {"kind": kind, "name": name}, **fields},
         )
 
-    def say(self, pod: str, *lines: str, at: float | None = None) -> None:
+    def write_log(self, pod: str, *lines: str, at: float | None = None) -> None:
         with self.change_made:
             log = self.logs.setdefault(pod, Log())
             log.lines += [((time.time() if at is None else at) + log.skew, line) for line in lines]
@@ -249,360 +241,19 @@ class KubeServer:
             self.change_made.notify_all()
 
     def drop_streams(self) -> None:
-        """Every watch and log that is open breaks off in the middle."""
+        """Break every open watch and log in the middle."""
         with self.change_made:
             self.epoch += 1
             self.change_made.notify_all()
 
     def compact(self) -> None:
-        """Forgets all events so far: a watch from before gets 410."""
+        """Forget all events so far: an older watch gets 410."""
         with self.change_made:
             self.history, self.compacted = [], self.version
             self.change_made.notify_all()
 
-    def _happened(self, plural: str, how: str, found: dict[str, Any]) -> None:
+    def _record(self, plural: str, how: str, found: dict[str, Any]) -> None:
         self.version += 1
         found["metadata"]["resourceVersion"] = str(self.version)
         self.history.append((self.version, plural, how, copy.deepcopy(found)))
         self.change_made.notify_all()
-
-
-def _stamp(seconds: float) -> str:
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="microseconds")
-        .replace("+00:00", "000Z")
-    )
-
-
-class _Refused(Exception):
-    def __init__(
-        self, status: int, message: str, headers: dict[str, str] | None = None, name: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers, self.name = status, message, headers or {}, name
-
-
-class _Handler(BaseHTTPRequestHandler):
-    kube: KubeServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's ACK of its head
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve("get")
-
-    def do_POST(self) -> None:
-        self._serve("create")
-
-    def do_PATCH(self) -> None:
-        self._serve("patch")
-
-    def do_DELETE(self) -> None:
-        self._serve("delete")
-
-    def _serve(self, verb: str) -> None:
-        kube, url = self.kube, urlsplit(self.path)
-        self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        found = _PATH.fullmatch(url.path)
-        if not found:
-            self._send(404, _status(404, "no such path"))
-            return
-        self.group, self.plural, self.name = (
-            found["group"] or "",
-            found["plural"],
-            found["name"] or "",
-        )
-        resource = self.plural + (f"/{found['sub']}" if found["sub"] else "")
-        if verb == "get" and not self.name:
-            verb = "watch" if self.query.get("watch") == "true" else "list"
-        with kube.change_made:
-            self.made = json.loads(body) if body else {}
-            name = self.name or self.made.get("metadata", {}).get("name", "")
-            seen = sum(1 for asked in kube.requests if asked == (verb, resource, name))
-            kube.requests.append((verb, resource, name))
-            kube.queries.append((verb, resource, self.query))
-            kube.calls.add((self.group, resource, verb))
-            kube.change_made.notify_all()
-        fault = kube.fault(verb, resource, name, seen)
-        try:
-            if fault and not fault.after and not fault.hold and fault.cut is None:
-                self._fail(fault)
-                return
-            if (verb, resource) in kube.forbidden:
-                what = (
-                    f'{resource} is forbidden: User "u" cannot {verb} resource "{resource}" in API'
-                    f' group "{self.group}"'
-                )
-                raise _Refused(403, what)
-            if self.plural not in kube.served:
-                self._send_plain(404, "404 page not found\n")
-                return
-            if verb == "watch":
-                self._watch(fault.cut if fault else None)
-            elif resource == "pods/log":
-                self._log(fault.cut if fault else None)
-            else:
-                answer = getattr(self, f"_{verb}")()
-                if fault and fault.after:
-                    self._fail(fault)
-                    return
-                if fault and fault.hold:
-                    fault.hold.wait(30)
-                self._send(201 if verb == "create" else 200, answer)
-        except _Refused as refused:
-            self._send(
-                refused.status,
-                _status(refused.status, refused.message, refused.name),
-                refused.headers,
-            )
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
-
-    def _fail(self, fault: Fault) -> None:
-        if fault.reset:
-            self.close_connection = True
-            self.connection.close()
-            return
-        if fault.plain:
-            self._send_plain(fault.status, fault.message)
-        else:
-            self._send(fault.status, _status(fault.status, fault.message), fault.headers)
-
-    def _send_plain(self, status: int, text: str) -> None:
-        """As a proxy, or the API server of a path that it does not serve."""
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def _send(
-        self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
-    ) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(data)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _held(self) -> dict[str, Any]:
-        found = self.kube.objects.get((self.plural, self.name))
-        if found is None:
-            raise _Refused(404, f"{self.plural} {self.name!r} not found", name=self.name)
-        return found
-
-    def _create(self) -> dict[str, Any]:
-        kube, name = self.kube, self.made["metadata"]["name"]
-        if self.query.get("fieldValidation") != "Strict":
-            raise _Refused(400, "this server wants fieldValidation=Strict")
-        errors = validate(self.made) if CRDS.is_dir() else []
-        if errors:
-            raise _Refused(400, f"strict decoding error: {'; '.join(errors)}")
-        with kube.change_made:
-            if (self.plural, name) in kube.objects:
-                raise _Refused(409, f'{self.plural} "{name}" already exists')
-            kube.created.append(self.made)
-            return kube.put(self.plural, self.made)
-
-    def _get(self) -> dict[str, Any]:
-        with self.kube.change_made:
-            return copy.deepcopy(self._held())
-
-    def _list(self) -> dict[str, Any]:
-        with self.kube.change_made:
-            items = [item for item in self.kube.all(self.plural) if self._chosen(item)]
-            return {
-                "kind": "List",
-                "metadata": {"resourceVersion": str(self.kube.version)},
-                "items": items,
-            }
-
-    def _chosen(self, item: dict[str, Any]) -> bool:
-        labels = item["metadata"].get("labels") or {}
-        for part in filter(None, self.query.get("labelSelector", "").split(",")):
-            name, equals, value = part.partition("=")
-            if (equals and labels.get(name) != value) or name not in labels:
-                return False
-        for part in filter(None, self.query.get("fieldSelector", "").split(",")):
-            place, _, value = part.partition("=")
-            at: Any = item
-            for step in place.split("."):
-                at = at.get(step, {})
-            if at != value:
-                return False
-        return True
-
-    def _patch(self) -> dict[str, Any]:
-        if self.group and self.headers["Content-Type"] not in {
-            "application/merge-patch+json",
-            "application/json-patch+json",
-        }:
-            raise _Refused(
-                415, f"{self.headers['Content-Type']} is not supported for custom resources"
-            )
-        with self.kube.change_made:
-            held = self._held()
-            if (
-                self.made.get("metadata", {}).get("uid", held["metadata"]["uid"])
-                != held["metadata"]["uid"]
-            ):
-                raise _Refused(409, "Precondition failed: UID in precondition")
-            self.kube.change(self.plural, self.name, lambda found: _merge(found, self.made))
-            return copy.deepcopy(held)
-
-    def _delete(self) -> dict[str, Any]:
-        with self.kube.change_made:
-            held = self._held()
-            for name, wanted in self.made.get("preconditions", {}).items():
-                if held["metadata"][name] != wanted:
-                    raise _Refused(409, f"Precondition failed: {name}")
-            if self.made.get("propagationPolicy") != "Background":
-                raise _Refused(400, "pods would stay behind")
-            if held["metadata"].get("finalizers"):
-                held["metadata"]["deletionTimestamp"] = _stamp(time.time())
-                self.kube.change(self.plural, self.name, lambda found: None)
-            else:
-                self.kube.remove(self.plural, self.name)
-            return {"kind": "Status", "status": "Success"}
-
-    def _watch(self, cut: int | None) -> None:
-        kube, since = self.kube, int(self.query["resourceVersion"])
-        limit = time.monotonic() + float(self.query["timeoutSeconds"])
-        if since < kube.compacted:
-            raise _Refused(410, "too old resource version")
-        epoch = kube.epoch
-        self._open()
-        sent = 0
-        while time.monotonic() < limit:
-            with kube.change_made:
-                if since < kube.compacted:  # as a watch that lags behind compaction is told
-                    self._chunk(
-                        json.dumps(
-                            {"type": "ERROR", "object": _status(410, "too old resource version")}
-                        )
-                    )
-                    break
-                fresh = [e for e in kube.history if e[0] > since]
-                if not fresh and kube.epoch == epoch:
-                    kube.change_made.wait(0.05)
-            if kube.epoch != epoch or (cut is not None and sent >= cut):
-                self._break()
-                return
-            for version, plural, how, item in fresh:
-                since = version
-                if plural == self.plural and self._chosen(item):
-                    self._chunk(json.dumps({"type": how, "object": item}))
-                    sent += 1
-        self._close()
-
-    def _log(self, cut: int | None) -> None:
-        kube, query = self.kube, self.query
-        with kube.change_made:
-            self._held()
-            log, epoch = kube.logs[self.name], kube.epoch
-        if not log.started:
-            raise _Refused(
-                400, f'container "{query["container"]}" in pod "{self.name}" is waiting to start'
-            )
-        if query.get("previous") == "true":
-            if not log.previous:
-                raise _Refused(400, "previous terminated container not found")
-            self._send_text(log.previous)
-            return
-        with kube.change_made:
-            since = time.time() + log.skew - float(query.get("sinceSeconds", 1e9))
-            lines = [line for line in log.lines if line[0] >= since]
-            lines = lines[-int(query["tailLines"]) :] if "tailLines" in query else lines
-            at, sent = len(log.lines), 0
-        self._open()
-        while True:
-            for stamp, text in lines:
-                if cut is not None and sent >= cut:
-                    self._break()
-                    return
-                self._chunk(
-                    f"{_stamp(stamp)} {text}" if query.get("timestamps") == "true" else text
-                )
-                sent += 1
-            with kube.change_made:
-                if kube.epoch != epoch:
-                    self._break()
-                    return
-                if query.get("follow") != "true" or (log.ended and at == len(log.lines)):
-                    break
-                if at == len(log.lines):
-                    kube.change_made.wait(0.05)
-                lines, at = log.lines[at:], len(log.lines)
-        self._close()
-
-    def _send_text(self, lines: list[str]) -> None:
-        self._open()
-        for line in lines:
-            self._chunk(line)
-        self._close()
-
-    def _open(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self.wfile.flush()
-
-    def _chunk(self, line: str) -> None:
-        data = line.encode() + b"\n"
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-        self.wfile.flush()
-
-    def _close(self) -> None:
-        self.wfile.write(b"0\r\n\r\n")
-        self.wfile.flush()
-
-    def _break(self) -> None:
-        """Half a chunk, then nothing: what a client sees when a proxy dies."""
-        self.wfile.write(b"ff\r\n{")
-        self.wfile.flush()
-        self.close_connection = True
-
-
-def _merge(found: dict[str, Any], patch: dict[str, Any]) -> None:
-    """RFC 7386."""
-    for name, value in patch.items():
-        if isinstance(value, dict):
-            _merge(found.setdefault(name, {}), value)
-        elif value is None:
-            found.pop(name, None)
-        else:
-            found[name] = value
-
-
-REASONS = {
-    400: "BadRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    409: "Conflict",
-    410: "Expired",
-}
-
-
-def _status(code: int, message: str, name: str = "") -> dict[str, Any]:
-    """As apimachinery writes it: `details` name the object that does not exist, and are empty where
-    none was asked for."""
-    details = {"details": {"name": name} if name else {}}
-    return {
-        "kind": "Status",
-        "status": "Failure",
-        "code": code,
-        "message": message,
-        "reason": REASONS.get(code, ""),
-        **details,
-    }

@@ -74,7 +74,7 @@ def kubelet(kube: KubeServer, *change: str) -> None:
         )
         assert process.stdout
         for line in process.stdout:
-            kube.say(pod, line.rstrip("\n"))
+            kube.write_log(pod, line.rstrip("\n"))
         code = process.wait()
         kube.pod(
             name,

@@ -146,7 +146,7 @@ def streams_break(op: Operator) -> None:
     for round_ in range(1, 6):
         op.followed(round_)
         op.kube.drop_streams()
-        op.kube.say(POD, f"line {round_}")
+        op.kube.write_log(POD, f"line {round_}")
     op.kube.compact()
     op.succeeds()
 
@@ -157,11 +157,11 @@ def clock_is_set_back(op: Operator) -> None:
     op.created()
     op.runs()
     noon = time.time()
-    op.kube.say(POD, "twin", "twin", at=noon)
+    op.kube.write_log(POD, "twin", "twin", at=noon)
     op.followed()
     op.kube.drop_streams()
-    op.kube.say(POD, "twin", at=noon)
-    op.kube.say(POD, "after the clock was set back", at=noon - 100)
+    op.kube.write_log(POD, "twin", at=noon)
+    op.kube.write_log(POD, "after the clock was set back", at=noon - 100)
     op.followed(2)
     op.kube.drop_streams()
     op.followed(3)
@@ -175,7 +175,7 @@ def a_skewed_node(ahead: float) -> Scenario:
         op.runs("first")
         op.followed()
         op.kube.drop_streams()
-        op.kube.say(POD, "second")
+        op.kube.write_log(POD, "second")
         op.followed(2)
         op.succeeds()
 

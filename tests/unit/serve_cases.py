@@ -119,7 +119,7 @@ CASES = {
     "model fails to load": Case(
         after_created(
             in_turn(
-                lambda c: c.kube.say(
+                lambda c: c.kube.write_log(
                     c.pod(False, state={"terminated": {"exitCode": 1}}), "Traceback: no"
                 ),
                 BLOCKED,

@@ -274,7 +274,7 @@ def remade(c: SimulatedCluster) -> None:
 def dies(c: SimulatedCluster) -> None:
     c.slow()
     c.stub.stop()
-    c.kube.say(f"{c.name}-worker-0", "CUDA error: device-side assert triggered")
+    c.kube.write_log(f"{c.name}-worker-0", "CUDA error: device-side assert triggered")
     how = {"exitCode": 137, "reason": "OOMKilled"}
     c.pod(False, state={"terminated": how})
 
