@@ -1,12 +1,11 @@
-"""The store against the bare minio SDK: `python -m perf.store` prints the medians of both and their
-ratio.
+"""Compare the store with the bare minio SDK: `python -m perf.store` prints medians and ratios.
 
 One SeaweedFS on this machine, both clients in one process, in turns, several rounds. The SDK does
 the same transfer with the same number of threads and the same size of parts, and nothing else: no
-sha256 of a file, no listing, no manifest, no check of what it reads. `checked take` adds the sha256
+sha256 of a file, no listing, no manifest, no check of the content. `checked download` adds the sha256
 of each file, the least that a reader needs to believe it. A large file goes by `put_object` with
-`num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. What else runs
-on the machine moves both, and is printed. `--mbit 1000` puts a network of that speed between the
+`num_parallel_uploads` and comes by `fget_object`; small ones by a pool of threads. Other load on
+the machine changes both, and is printed. `--mbit 1000` puts a network of that speed between the
 clients and the server.
 """
 
@@ -39,7 +38,7 @@ def fill(folder: Path, count: int, size: int) -> Path:
     return folder
 
 
-def bare_send(bucket: s3.Bucket, source: Path, prefix: str) -> None:
+def bare_upload(bucket: s3.Bucket, source: Path, prefix: str) -> None:
     def send(path: Path) -> None:
         with path.open("rb") as file:
             bucket._client.put_object(
@@ -55,7 +54,7 @@ def bare_send(bucket: s3.Bucket, source: Path, prefix: str) -> None:
         list(pool.map(send, source.iterdir()))
 
 
-def bare_take(
+def bare_download(
     bucket: s3.Bucket, names: list[str], prefix: str, target: Path, *, check: bool = False
 ) -> None:
     def take(name: str) -> None:
@@ -70,19 +69,18 @@ def bare_take(
 def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
     source, bucket = fill(root / label.replace(" ", "-"), count, size), s3.Bucket(BUCKET)
     names = [path.name for path in source.iterdir()]
-    found: dict[str, list[float]] = {
-        "bare send": [],
+    seconds: dict[str, list[float]] = {
+        "bare upload": [],
         "store publish": [],
-        "bare take": [],
-        "checked take": [],
+        "bare download": [],
+        "checked download": [],
         "store fetch": [],
     }
-    cpu: dict[str, list[float]] = {name: [] for name in found}
+    cpu: dict[str, list[float]] = {name: [] for name in seconds}
     back = root / "back"
 
     def clear() -> None:
-        """Each writes to a place that is empty: one over the files of another gets their memory,
-        which is warm."""
+        """Empty the target: files written over others would reuse their warm memory."""
         shutil.rmtree(back, ignore_errors=True)
         for file in names:
             (root / file).unlink(missing_ok=True)
@@ -90,44 +88,48 @@ def measure(root: Path, label: str, count: int, size: int, rounds: int) -> None:
     for turn in range(rounds + 1):
         place = f"{source.name}/{turn}"
         calls: dict[str, Callable[[], object]] = {
-            "bare send": partial(bare_send, bucket, source, f"{place}/bare"),
+            "bare upload": partial(bare_upload, bucket, source, f"{place}/bare"),
             "store publish": partial(store.publish, source, f"s3://{BUCKET}/{place}/store"),
-            "bare take": partial(bare_take, bucket, names, f"{place}/bare", root),
-            "checked take": partial(bare_take, bucket, names, f"{place}/bare", root, check=True),
+            "bare download": partial(bare_download, bucket, names, f"{place}/bare", root),
+            "checked download": partial(
+                bare_download, bucket, names, f"{place}/bare", root, check=True
+            ),
             "store fetch": partial(store.fetch, f"s3://{BUCKET}/{place}/store", back),
         }
-        for group in (("bare send", "store publish"), ("bare take", "checked take", "store fetch")):
-            if (
-                group[0] == "bare take"
-            ):  # the first to read what was just written takes several times as long
-                for name in ("bare take", "store fetch"):
+        for group in (
+            ("bare upload", "store publish"),
+            ("bare download", "checked download", "store fetch"),
+        ):
+            # The first read of what was just written takes several times as long.
+            if group[0] == "bare download":
+                for name in ("bare download", "store fetch"):
                     calls[name]()
                     clear()
-            for name in group if turn % 2 else reversed(group):  # who goes first takes turns, too
-                os.sync()  # else one pays for writing back what the other sent
+            for name in group if turn % 2 else reversed(group):
+                os.sync()  # otherwise one pays for writing back what the other sent
                 wall, spent = time.perf_counter(), time.process_time()
                 calls[name]()
                 if turn:  # the first round warms caches and connections
-                    found[name].append(time.perf_counter() - wall)
+                    seconds[name].append(time.perf_counter() - wall)
                     cpu[name].append(time.process_time() - spent)
                 clear()
     for bare, ours in (
-        ("bare send", "store publish"),
-        ("bare take", "store fetch"),
-        ("checked take", "store fetch"),
+        ("bare upload", "store publish"),
+        ("bare download", "store fetch"),
+        ("checked download", "store fetch"),
     ):
-        told = []
+        parts = []
         for name in (bare, ours):
-            took = statistics.median(found[name])
+            took = statistics.median(seconds[name])
             rate = (
                 f"{count * size / MB / took:.1f} MB/s"
                 if size >= MB
                 else f"{count / took:.0f} files/s"
             )
-            told.append(f"{name} {rate} ({statistics.median(cpu[name]):.2f} s of CPU)")
+            parts.append(f"{name} {rate} ({statistics.median(cpu[name]):.2f} s of CPU)")
         print(
-            f"{label}: {', '.join(told)}; ratio"
-            f" {statistics.median(found[bare]) / statistics.median(found[ours]):.2f}",
+            f"{label}: {', '.join(parts)}; ratio"
+            f" {statistics.median(seconds[bare]) / statistics.median(seconds[ours]):.2f}",
             flush=True,
         )
 

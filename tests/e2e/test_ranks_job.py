@@ -127,7 +127,7 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("signed_in")
-def test_two_nodes_one_of_which_loses_process_and_disk_publish_one_whole_result(
+def test_two_nodes_with_a_lost_one_publish_one_result(
     data: Path,
     calm: dict[str, Any],
     seaweed: Seaweed,

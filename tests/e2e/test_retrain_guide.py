@@ -56,7 +56,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_is_looked_at() -> None:
+def test_every_command_is_checked() -> None:
     kinds = (
         "pipelines.compile",
         "cp build/",
@@ -68,11 +68,11 @@ def test_every_command_is_looked_at() -> None:
         "git revert",
         "git push",
     )
-    assert COMMANDS
+    assert len(COMMANDS) >= len(kinds)
     assert [line for line in COMMANDS if not any(kind in line for kind in kinds)] == []
 
 
-def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_build(
+def test_changed_request_is_rendered(
     checkout: Path,
 ) -> None:
     rendered, asked = (
@@ -101,7 +101,7 @@ def test_a_changed_request_is_rendered_and_ci_renders_it_with_the_images_of_a_bu
     assert used == {f"r.example/omni-core@sha256:{'d' * 64}"}
 
 
-def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
+def test_laptop_command_submits_the_request(kfp: Kfp) -> None:
     words = shlex.split(
         command("omnicore cluster submit").replace("http://localhost:8888", kfp.url)
     )
@@ -109,7 +109,7 @@ def test_the_command_of_a_laptop_submits_the_request(kfp: Kfp) -> None:
     assert kfp.runs[0]["display_name"] == read_request(REQUEST).run
 
 
-def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deploy_command_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does, and its revert, is in test_deploy.py."""
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_the_command_that_deploys_is_the_clis_own(monkeypatch: pytest.MonkeyPatc
     assert called == [("runs/decision", result, repository, "main", True)]
 
 
-def test_data_is_published_and_its_digest_pins_it(signed_in: None, checkout: Path) -> None:
+def test_data_is_published_and_pinned_by_digest(signed_in: None, checkout: Path) -> None:
     (checkout / "data" / "mine").mkdir(parents=True)
     (checkout / "data" / "mine" / "rows.jsonl").write_text("{}\n")
     printed = run(
@@ -136,13 +136,13 @@ def test_data_is_published_and_its_digest_pins_it(signed_in: None, checkout: Pat
     assert read_request(asked).data == {"mine": printed[-1]}
 
 
-def test_the_page_tells_every_field_and_names_files_that_exist() -> None:
+def test_page_names_every_field_and_existing_files() -> None:
     assert re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE) == list(RetrainRequest.model_fields)
     named = set(re.findall(r"\b((?:k8s|tests|docs)/[\w./-]+\w)", GUIDE))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_jobs_and_rules_are_those_of_the_manifests() -> None:
+def test_page_names_the_manifests_jobs_and_rules() -> None:
     jobs = {
         o["metadata"]["name"]
         for o in kustomize(ROOT / "k8s/gitops/retrain")

@@ -95,7 +95,7 @@ def test_steps_read_and_write_addresses(
     assert {path.suffix for path in scratch.iterdir()} == {".lock"}
 
 
-def test_a_step_whose_publishing_failed_publishes_what_it_has(
+def test_failed_publish_resumes_with_the_result(
     seaweed: Seaweed, uri: str, steps: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (port,) = free_ports(1)
@@ -145,7 +145,7 @@ def test_a_step_whose_publishing_failed_publishes_what_it_has(
         ({}, "{}/new", "input 'data' is missing"),
     ],
 )
-def test_addresses_that_cannot_be(
+def test_invalid_addresses_are_refused(
     uri: str,
     tmp_path: Path,
     steps: dict[str, int],
@@ -167,7 +167,7 @@ def test_addresses_that_cannot_be(
 
 
 @pytest.mark.slow
-def test_the_command_line_on_addresses(uri: str, tmp_path: Path) -> None:
+def test_command_line_takes_addresses(uri: str, tmp_path: Path) -> None:
     settings = ["--set", "prepare.scale=0.05", "--set", "threads=1", "--set", "sft.steps=1"]
 
     def omnicore(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,7 @@ def one(folder: Path, kind: str, start: str = "") -> dict[str, Any]:
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason="the upstream schemas are not beside this checkout")
 @pytest.mark.parametrize("folder", [RETRAIN, ARGOCD], ids=lambda f: f.name)
-def test_every_object_is_valid_to_the_last_field(folder: Path) -> None:
+def test_every_object_is_valid(folder: Path) -> None:
     for found in kustomize(folder):
         assert (found["kind"], found["metadata"]["name"], validate(found)) == (
             found["kind"],
@@ -57,7 +57,7 @@ def test_every_object_is_valid_to_the_last_field(folder: Path) -> None:
     }
 
 
-def test_the_project_allows_what_is_applied_and_nothing_else() -> None:
+def test_project_allows_exactly_the_applied_kinds() -> None:
     spec = one(ARGOCD, "AppProject")["spec"]
     applied = list(chain(kustomize(ROOT / "k8s" / "overlays" / "prod"), kustomize(RETRAIN)))
     for listed, here in (("clusterResourceWhitelist", False), ("namespaceResourceWhitelist", True)):
@@ -76,7 +76,7 @@ def test_the_project_allows_what_is_applied_and_nothing_else() -> None:
     ] == [True, True]
 
 
-def test_an_application_prunes_last_heals_and_leaves_alone_what_others_write() -> None:
+def test_application_prunes_last_and_ignores_others() -> None:
     for found in (o for o in kustomize(ARGOCD) if o["kind"] == "Application"):
         policy = found["spec"]["syncPolicy"]
         assert policy["automated"] == {"prune": True, "selfHeal": True}
@@ -94,7 +94,7 @@ def test_an_application_prunes_last_heals_and_leaves_alone_what_others_write() -
             ]
 
 
-def test_a_version_comes_after_its_pipeline_and_stays_when_the_next_one_comes() -> None:
+def test_pipeline_version_follows_and_stays() -> None:
     pipeline, version = one(RETRAIN, "Pipeline"), one(RETRAIN, "PipelineVersion")
     assert [o["metadata"]["annotations"][WAVE] for o in (pipeline, version)] == ["0", "1"]
     for found in (pipeline, version):
@@ -103,7 +103,7 @@ def test_a_version_comes_after_its_pipeline_and_stays_when_the_next_one_comes() 
         assert found["metadata"]["annotations"][COMPARE] == "IgnoreExtraneous"
 
 
-def test_the_configmap_is_called_by_its_content(tmp_path: Path) -> None:
+def test_configmap_name_follows_its_content(tmp_path: Path) -> None:
     held = one(RETRAIN, "ConfigMap")
     assert held["immutable"] is True
     assert RetrainRequest.model_validate(
@@ -130,7 +130,7 @@ def pods() -> dict[str, dict[str, Any]]:
     return {name: job["template"] for name, job in jobs.items()}
 
 
-def test_the_hook_is_a_job_and_the_rest_waits_for_somebody_to_turn_it_on() -> None:
+def test_submit_hook_is_a_job_and_rest_is_suspended() -> None:
     notes = one(RETRAIN, "Job")["metadata"]["annotations"]
     assert notes == {
         "argocd.argoproj.io/hook": "PostSync",
@@ -144,7 +144,7 @@ def test_the_hook_is_a_job_and_the_rest_waits_for_somebody_to_turn_it_on() -> No
 
 
 @pytest.mark.parametrize("name", sorted({"retrain-submit", "retrain-on-data", "retrain-weekly"}))
-def test_who_submits_obeys_restricted_and_holds_a_token_for_kfp_alone(name: str) -> None:
+def test_submitter_is_restricted_with_a_kfp_token(name: str) -> None:
     pod = pods()[name]
     labels = pod["metadata"]["labels"]
     (policy,) = [o["spec"] for o in kustomize(RETRAIN) if o["kind"] == "NetworkPolicy"]
@@ -169,7 +169,7 @@ def test_who_submits_obeys_restricted_and_holds_a_token_for_kfp_alone(name: str)
     assert container["image"] == "omni-core:dev"
 
 
-def test_its_account_may_what_kfp_asks_for_and_nothing_of_the_clusters_own() -> None:
+def test_submitter_account_has_only_kfp_rights() -> None:
     assert not [
         o for o in kustomize(RETRAIN) if o["kind"] in {"Role", "ClusterRole", "ClusterRoleBinding"}
     ]
@@ -206,7 +206,7 @@ def told(name: str, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted({"retrain-submit", "retrain-on-data", "retrain-weekly"}))
-def test_each_pod_submits_the_run_of_the_request_once(
+def test_each_pod_submits_the_request_once(
     name: str, kfp: Kfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("omnicore.cluster.kubeflow.IN_CLUSTER", kfp.url)
@@ -284,7 +284,7 @@ def test_health_by_conditions(key: str) -> None:
             assert isinstance(found["message"], str)
 
 
-def test_every_kind_with_a_rule_is_applied_or_started_here_and_no_other_has_one() -> None:
+def test_health_rules_are_of_the_applied_kinds() -> None:
     keys = {
         key.removeprefix("resource.customizations.health.")
         for key in one(ARGOCD, "ConfigMap")["data"]

@@ -14,6 +14,7 @@ from omnicore.cluster import names
 from omnicore.cluster.manifests import GPU, JobSpec, Owner, manifest, training_runtime
 from omnicore.config import LauncherConfig
 from omnicore.errors import ConfigError
+from tests.errors import refused
 from tests.manifests.strict import CRDS, validate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,7 +100,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_objects_are_as_in_the_golden_files(case: str) -> None:
+def test_objects_equal_the_golden_files(case: str) -> None:
     """`GOLDEN=1 pytest tests/manifests/test_jobs.py` writes them anew; read the difference before
     you commit it."""
     path, text = GOLDEN / f"{case}.yaml", yaml.safe_dump(CASES[case](), sort_keys=False)
@@ -110,7 +111,7 @@ def test_objects_are_as_in_the_golden_files(case: str) -> None:
 
 @NEEDS_CRDS
 @pytest.mark.parametrize("case", CASES)
-def test_upstreams_schema_takes_them_and_no_unknown_field(case: str) -> None:
+def test_objects_fit_the_upstream_schema(case: str) -> None:
     made = CASES[case]()
     assert validate(made) == []
     assert validate({**made, "spec": {**made["spec"], "nonsense": 1}})
@@ -150,15 +151,13 @@ def test_upstreams_schema_takes_them_and_no_unknown_field(case: str) -> None:
         ("trainjob-full", lambda o: o["spec"]["runtimePatches"][0].pop("manager"), "manager"),
     ],
 )
-def test_the_validator_finds_what_an_api_server_refuses_or_drops(
-    case: str, change: Any, place: str
-) -> None:
+def test_validator_finds_refused_and_dropped_fields(case: str, change: Any, place: str) -> None:
     made = CASES[case]()
     change(made)
     assert any(place in error for error in validate(made))
 
 
-def test_the_validator_knows_built_in_kinds_and_no_others() -> None:
+def test_validator_knows_only_known_kinds() -> None:
     service = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}}
     assert validate(service) == []
     assert validate({**service, "nonsense": 1})
@@ -200,7 +199,7 @@ def test_pods_obey_restricted(case: str) -> None:
     }
 
 
-def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its_peers() -> None:
+def test_pytorchjob_has_workers_and_a_rendezvous() -> None:
     made = CASES["pytorchjob-full"]()
     assert list(made["spec"]["pytorchReplicaSpecs"]) == ["Worker"]
     assert "elasticPolicy" not in made["spec"]
@@ -215,7 +214,7 @@ def test_a_pytorchjob_has_no_master_and_no_elastic_policy_and_torchrun_finds_its
     assert pod["containers"][0]["command"][:3] == ["torchrun", "--no-python", "omnicore"]
 
 
-def test_a_trainjob_sets_no_variable_that_trainer_reserves() -> None:
+def test_trainjob_sets_no_reserved_variable() -> None:
     """Its webhook refuses them: pkg/constants, TorchRunReservedEnvNames."""
     env = {entry["name"] for entry in CASES["trainjob-full"]()["spec"]["trainer"]["env"]}
     assert not env & {
@@ -228,7 +227,7 @@ def test_a_trainjob_sets_no_variable_that_trainer_reserves() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
-def test_a_step_that_does_not_train_takes_one_pod_one_gpu_and_no_torchrun(kind: str) -> None:
+def test_other_steps_get_one_pod_without_torchrun(kind: str) -> None:
     made = manifest(spec(kind, "evaluate", nodes=4, gpus_per_node=8))
     whole = yaml.safe_dump(made)
     assert "torchrun" not in whole
@@ -242,17 +241,32 @@ def test_a_step_that_does_not_train_takes_one_pod_one_gpu_and_no_torchrun(kind: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "words"),
+    ("kind", "place", "code", "field"),
     [
-        ("trainjob", {"topology_spread": (SPREAD,)}, "launcher.topology_spread"),
-        ("trainjob", {"priority_class": "high"}, "launcher.priority_class"),
-        ("pytorchjob", {"secrets": {"KEY": "no-slash"}}, "launcher.secrets.KEY"),
+        (
+            "trainjob",
+            {"topology_spread": (SPREAD,)},
+            "launcher-trainjob-setting",
+            "launcher.topology_spread",
+        ),
+        (
+            "trainjob",
+            {"priority_class": "high"},
+            "launcher-trainjob-setting",
+            "launcher.priority_class",
+        ),
+        (
+            "pytorchjob",
+            {"secrets": {"KEY": "no-slash"}},
+            "launcher-secret-invalid",
+            "launcher.secrets.KEY",
+        ),
     ],
 )
-def test_what_a_kind_cannot_express_is_refused_by_its_field(
-    kind: str, place: dict[str, Any], words: str
+def test_unsupported_setting_is_refused_by_field(
+    kind: str, place: dict[str, Any], code: str, field: str
 ) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with refused(ConfigError, code, field=field):
         manifest(spec(kind, **place))
 
 
@@ -267,7 +281,7 @@ def test_what_a_kind_cannot_express_is_refused_by_its_field(
         ("Run.With_Dots", "s"),
     ],
 )
-def test_names_are_dns_1035_leave_room_for_pods_and_differ_by_work(run: str, section: str) -> None:
+def test_job_names_are_short_dns_labels_and_unique(run: str, section: str) -> None:
     made = {names.job_name(run, section, key) for key in ("a", "b")} | {
         names.job_name(run + "2", section, "a")
     }

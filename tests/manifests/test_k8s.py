@@ -106,7 +106,7 @@ def everywhere(value: Any, key: str) -> list[Any]:
 
 @NEEDS_CRDS
 @pytest.mark.parametrize("name", RENDERED)
-def test_every_object_is_valid_to_the_last_field(name: str) -> None:
+def test_every_object_is_valid(name: str) -> None:
     for found in objects(name):
         assert (found["kind"], found["metadata"]["name"], validate(found)) == (
             found["kind"],
@@ -119,7 +119,7 @@ def test_every_object_is_valid_to_the_last_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_what_is_rendered(name: str) -> None:
+def test_overlay_renders_its_kinds(name: str) -> None:
     wanted: dict[str, set[str]] = {kind: set(names) for kind, names in BASE.items()}
     for more in MORE.get(name.rpartition("/")[2], []):
         for kind, names in more.items():
@@ -132,7 +132,7 @@ def test_what_is_rendered(name: str) -> None:
 
 @NEEDS_CRDS
 @pytest.mark.parametrize("name", RENDERED)
-def test_namespaced_objects_say_where_and_cluster_wide_ones_do_not(name: str) -> None:
+def test_only_namespaced_objects_name_a_namespace(name: str) -> None:
     wide = {"Namespace", "PriorityClass"}
     for path in CRDS.glob("*.yaml"):
         head = path.read_text()
@@ -159,7 +159,7 @@ def called(verbs: frozenset[tuple[Resource, str]]) -> set[tuple[str, str, str]]:
     return {(resource.group, resource.plural, verb) for resource, verb in verbs}
 
 
-def test_the_runner_may_do_exactly_what_launching_and_serving_call() -> None:
+def test_runner_has_exactly_the_launch_rights() -> None:
     """What they call is recorded from a mock API server in tests/unit/test_launch.py and
     test_serve_cluster.py."""
     wanted = called(launch.VERBS | serve.VERBS)
@@ -168,11 +168,11 @@ def test_the_runner_may_do_exactly_what_launching_and_serving_call() -> None:
     assert called(reap.VERBS) - wanted == {("argoproj.io", "workflows", "get")}
 
 
-def test_the_reaper_may_do_exactly_what_reaping_calls() -> None:
+def test_reaper_has_exactly_the_reap_rights() -> None:
     assert granted("omnicore-reaper") == called(reap.VERBS)
 
 
-def test_what_kubeflow_itself_does_in_a_runs_pods_is_granted_apart_and_by_name() -> None:
+def test_kubeflows_own_rights_are_granted_by_name() -> None:
     assert granted("omnicore-kfp") == {
         ("argoproj.io", "workflowtaskresults", "create"),
         ("argoproj.io", "workflowtaskresults", "patch"),
@@ -183,7 +183,7 @@ def test_what_kubeflow_itself_does_in_a_runs_pods_is_granted_apart_and_by_name()
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_rights_stay_in_the_namespace_name_everything_and_belong_to_one_account(name: str) -> None:
+def test_rights_are_explicit_and_of_one_account(name: str) -> None:
     kinds = {o["kind"] for o in objects(name)}
     assert not kinds & {"ClusterRole", "ClusterRoleBinding"}
     assert "*" not in "".join(
@@ -209,7 +209,7 @@ def test_rights_stay_in_the_namespace_name_everything_and_belong_to_one_account(
     }
 
 
-def test_only_who_talks_to_the_cluster_holds_a_token() -> None:
+def test_only_cluster_clients_hold_a_token() -> None:
     tokens = {
         o["metadata"]["name"]: o["automountServiceAccountToken"]
         for o in objects("base")
@@ -223,7 +223,7 @@ def test_only_who_talks_to_the_cluster_holds_a_token() -> None:
     }
 
 
-def test_recipes_and_the_cluster_call_things_by_the_same_names() -> None:
+def test_recipes_and_manifests_use_the_same_names() -> None:
     place, engine = LauncherConfig(), EngineConfig()
     assert one("base", "ServiceAccount", place.service_account)
     assert one("base", "ServiceAccount", engine.service_account)
@@ -233,7 +233,7 @@ def test_recipes_and_the_cluster_call_things_by_the_same_names() -> None:
     assert one("base", "ConfigMap", STORAGE)
 
 
-def test_pods_are_told_where_to_serve_and_push_their_figures() -> None:
+def test_pods_know_where_to_serve_and_push_metrics() -> None:
     told = one("base", "ConfigMap", MONITORING)["data"]
     assert {name: told[name] for name in (live.PORT, live.HOST)} == METRICS
     (port,) = one("base", "Service", "omnicore-pushgateway")["spec"]["ports"]
@@ -242,7 +242,7 @@ def test_pods_are_told_where_to_serve_and_push_their_figures() -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_ports_that_are_scraped_are_those_of_the_pods(name: str) -> None:
+def test_scraped_ports_are_those_of_the_pods(name: str) -> None:
     """By name; the runner's pods declare none, and are reached by number."""
     ports = [
         port
@@ -273,7 +273,7 @@ def test_no_secret_has_a_value(name: str) -> None:
         )
 
 
-def test_the_runtime_of_trainjobs_is_the_one_that_the_launcher_expects() -> None:
+def test_training_runtime_is_the_launchers() -> None:
     made = training_runtime("omnicore", "omnicore", "omni-train:dev")
     assert one("overlays/local", "TrainingRuntime", "omnicore") == made
 
@@ -283,7 +283,7 @@ IMAGE = re.compile(rf"(omni-(core|train|serve):dev|{PINNED}|.*@sha256:[0-9a-f]{{
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_images_are_the_builds_or_pinned(name: str) -> None:
+def test_images_are_built_or_pinned(name: str) -> None:
     images = [image for o in objects(f"overlays/{name}") for image in everywhere(o, "image")]
     assert len(images) >= 3
     assert [image for image in images if not IMAGE.fullmatch(image)] == []
@@ -427,12 +427,12 @@ def flows(name: str) -> dict[tuple[str, str], set[Any]]:
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_traffic_is_what_each_role_needs_and_no_more(name: str) -> None:
+def test_network_policy_allows_only_needed_traffic(name: str) -> None:
     dns = {(role, "kube-system"): {53} for role in PODS}
     assert flows(name) == {**FLOWS["base"], **dns, **FLOWS.get(name.rpartition("/")[2], {})}
 
 
-def test_whatever_no_policy_names_is_denied() -> None:
+def test_other_traffic_is_denied() -> None:
     deny = one("base", "NetworkPolicy", "default-deny")["spec"]
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
@@ -459,7 +459,7 @@ def test_ranks_without_metrics_are_not_scraped(rank: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_a_queue_has_every_flavor_that_it_names_and_gives_each_what_it_covers(name: str) -> None:
+def test_queue_has_its_flavors_and_quotas(name: str) -> None:
     (queue,) = [o["spec"] for o in objects(name) if o["kind"] == "ClusterQueue"]
     flavors = {o["metadata"]["name"] for o in objects(name) if o["kind"] == "ResourceFlavor"}
     for group in queue["resourceGroups"]:
@@ -473,7 +473,7 @@ def test_a_queue_has_every_flavor_that_it_names_and_gives_each_what_it_covers(na
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("dev", 2), ("prod", 8)])
-def test_gpus_are_the_pools(name: str, gpus: int) -> None:
+def test_gpu_quota_is_the_pools(name: str, gpus: int) -> None:
     (group,) = one(f"overlays/{name}", "ClusterQueue", "omnicore")["spec"]["resourceGroups"]
     quota = {flavor["name"]: flavor["resources"][-1] for flavor in group["flavors"]}
     assert quota == {
@@ -482,7 +482,7 @@ def test_gpus_are_the_pools(name: str, gpus: int) -> None:
     }
 
 
-def test_the_reaper_comes_more_often_than_a_heartbeat_grows_stale() -> None:
+def test_reaper_runs_more_often_than_heartbeats_stale() -> None:
     spec = one("base", "CronJob", "omnicore-reaper")["spec"]
     minutes = int(re.fullmatch(r"\*/(\d+) \* \* \* \*", spec["schedule"])[1])  # type: ignore[index]
     assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < minutes * 60 < reap.STALE
@@ -491,7 +491,7 @@ def test_the_reaper_comes_more_often_than_a_heartbeat_grows_stale() -> None:
     assert container["command"] == ["omnicore", "cluster", "reap"]
 
 
-def test_every_folder_is_rendered_by_some_overlay() -> None:
+def test_every_folder_is_used_by_an_overlay() -> None:
     """A component that nobody uses is not tested."""
     used = {
         (K8S / "overlays" / name / path).resolve()

@@ -56,7 +56,7 @@ def test_every_kind_is_shipped() -> None:
 @pytest.mark.parametrize(
     ("place", "made", "version"), CASES, ids=[f"{place}-{version}" for place, _, version in CASES]
 )
-def test_an_object_fits_each_version(place: str, made: dict[str, Any], version: str) -> None:
+def test_object_fits_each_version(place: str, made: dict[str, Any], version: str) -> None:
     crd = VERSIONS / f"{FILES[made['kind']][0]}-{version}.yaml"
     assert validate(made, crd) == []
     assert validate({**made, "nonsense": 1}, crd)
@@ -66,6 +66,6 @@ def test_an_object_fits_each_version(place: str, made: dict[str, Any], version: 
 @pytest.mark.parametrize(
     ("version", "takes"), [("v0.18.1", False), ("v0.19.0", False), ("v0.20.0", True)]
 )
-def test_a_candidate_needs_a_version_that_knows_it(version: str, takes: bool) -> None:
+def test_candidate_needs_a_supporting_version(version: str, takes: bool) -> None:
     """docs/cluster.md says so: v0.18 and v0.19 do not know the field."""
     assert (validate(with_candidate(), VERSIONS / f"isvc-{version}.yaml") == []) is takes
