@@ -1,16 +1,11 @@
-"""Read manifests, show their counts, and compare two of them."""
+"""Show the counts of a manifest, and compare two manifests."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from omnicore.errors import DataError
 from omnicore.schema import Label, Manifest, QueryKey, Verdict
-from omnicore.storage.files import read_json
 
 LABELS = {
     Label.solvable: "removed",
@@ -21,30 +16,6 @@ LABELS = {
 EXAMPLES = 5  # queries shown for each kind of change
 
 Verdicts = Mapping[QueryKey, Verdict]
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest.
-
-    Args:
-        path: The manifest's file, or the output of clean that holds it.
-
-    Raises:
-        DataError: The file is missing or is not a manifest.
-    """
-    path = path / "manifest.json" if path.is_dir() else path
-    try:
-        return Manifest.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "content"
-        raise DataError(
-            f"{path} is not a manifest: {field}: {first['msg']}; give manifest.json of a clean"
-            " step",
-            code="manifest-invalid",
-            path=path,
-            field=field,
-        ) from error
 
 
 def format_manifest(manifest: Manifest) -> str:

@@ -185,9 +185,10 @@ def _price(text: str) -> Any:
 
 def _print_result(audit: Audit) -> None:
     from omnicore.audit import manifest_io
+    from omnicore.evaluation.verdicts import read_manifest
     from omnicore.runtime import audit as audits
 
-    print(manifest_io.format_manifest(manifest_io.read_manifest(audit.run / "clean")))
+    print(manifest_io.format_manifest(read_manifest(audit.run / "clean")))
     scores = audits.audit_scores(audit)
     if scores:
         print("\nmodel, macro accuracy in %      raw  clean")

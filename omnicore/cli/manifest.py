@@ -64,26 +64,25 @@ def add_commands(parser: Parser) -> None:
 def run_show(options: Namespace) -> None:
     """Print a manifest's method and counts."""
     from omnicore.audit import manifest_io
+    from omnicore.evaluation.verdicts import read_manifest
 
-    print(manifest_io.format_manifest(manifest_io.read_manifest(options.file)))
+    print(manifest_io.format_manifest(read_manifest(options.file)))
 
 
 def run_diff(options: Namespace) -> None:
     """Print the verdicts that differ between two manifests."""
     from omnicore.audit import manifest_io
+    from omnicore.evaluation.verdicts import read_manifest
 
-    print(
-        manifest_io.diff_manifests(
-            manifest_io.read_manifest(options.first), manifest_io.read_manifest(options.second)
-        )
-    )
+    print(manifest_io.diff_manifests(read_manifest(options.first), read_manifest(options.second)))
 
 
 def run_export(options: Namespace) -> None:
     """Write a manifest as a table."""
-    from omnicore.audit import manifest_io, manifest_table
+    from omnicore.audit import manifest_table
+    from omnicore.evaluation.verdicts import read_manifest
 
-    manifest = manifest_io.read_manifest(options.file)
+    manifest = read_manifest(options.file)
     count = manifest_table.export_table(manifest, options.output, options.listed)
     print(f"{options.output}: {count} rows")
 

@@ -1,14 +1,43 @@
-"""Check that a manifest covers the queries of an evaluation.
+"""Read a manifest, and check that it covers the queries of an evaluation.
 
-It lies outside of `audit`: an evaluation's key would otherwise change with every audit rule.
+This module is outside of `audit`: the keys of the steps that use it would otherwise change with
+every audit rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from omnicore.errors import DataError
 from omnicore.schema import Manifest, QueryKey
+from omnicore.storage.files import read_json
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        path: The manifest's file, or the output of clean that holds it.
+
+    Raises:
+        DataError: The file is missing or is not a manifest.
+    """
+    path = path / "manifest.json" if path.is_dir() else path
+    try:
+        return Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "content"
+        raise DataError(
+            f"{path} is not a manifest: {field}: {first['msg']}; give manifest.json of a clean"
+            " step",
+            code="manifest-invalid",
+            path=path,
+            field=field,
+        ) from error
 
 
 def require_verdicts(manifest: Manifest, keys: Sequence[QueryKey], remedy: str) -> None:

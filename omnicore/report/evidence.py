@@ -1,7 +1,4 @@
-"""What a report stands on: the outputs of the other steps, read, checked and joined.
-
-Nothing here computes a score.
-"""
+"""Read, check and join the outputs of other steps that a report shows; compute no score."""
 
 from __future__ import annotations
 
@@ -9,25 +6,23 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from omnicore.errors import DataError
+from omnicore.evaluation.score_records import Scores, read_scores
+from omnicore.evaluation.verdicts import read_manifest, require_verdicts
 from omnicore.lineage.step_record import read_step
-from omnicore.schema import BenchmarkInfo, Draw, Estimate, Label, Manifest, Query, Response, View
+from omnicore.report.audit_record import AuditRecord
+from omnicore.schema import BenchmarkInfo, Draw, Label, Manifest, Query, QueryKey, Response, View
 from omnicore.storage.files import read_json, read_jsonl
-
-M = TypeVar("M", bound=BaseModel)
 
 STAGES = ("base", "sft", "rlvr", "distilled")
 CURVES = ("sft_curves", "rlvr_curves", "distilled_curves")
-POLICIES = (
-    "single_pass",
-    "circular",
-    "repeated",
-)  # as shown; circular where the draws hold full circles
-# Role of an input to the name under which the report shows that step's seconds and digest.
+# In the order shown; circular only where the draws cover all rotations of the options.
+POLICIES = ("single_pass", "circular", "repeated")
+# Name under which the report shows the seconds and the digest of an input, by the input's role.
 STEP_NAMES = {
     "queries": "prepare",
     "draws": "probe",
@@ -45,123 +40,28 @@ STEP_NAMES = {
     "control": "evaluate_control",
 }
 
-
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Aggregates(_File):
-    macro: Estimate
-    micro: Estimate
-    chance_corrected: Estimate
-
-
-class Counts(_File):
-    queries: int
-    errors: int
-
-
-class BenchmarkScore(_File):
-    raw: Estimate
-    clean: Estimate | None
-    chance: float
-    counts: dict[str, Counts] = {}
-
-
-class Scores(_File):
-    """`scores.json` of one evaluation."""
-
-    model: str
-    profile_hash: str
-    manifest_hash: str
-    raw: Aggregates
-    clean: Aggregates
-    by_benchmark: dict[str, BenchmarkScore]
-    by_type: dict[str, Estimate]
-    by_wording: dict[str, dict[str, Estimate]]
-    ablation: dict[str, Estimate]
-    no_answer: dict[str, float]
-
-
-class LeakageRecord(_File):
-    solved: Estimate
-    chance: float
-    corrected: Estimate
-
-
-class ThresholdRecord(_File):
-    """The rule `hits of draws`; `hits` is None where no rule keeps the false removals within
-    bounds."""
-
-    hits: int | None
-    draws: int
-    null: float | None = None
-    binomial: float | None = None
-    source: str = "measured"
-
-
-class NullRecord(_File):
-    hits: list[float]
-    binomial: list[float]
-
-
-class ResidualRecord(_File):
-    hit: Estimate
-    baseline: Estimate
-    excess: Estimate
-
-
-class Range(_File):
-    """Over repeated random removals."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class RandomRemoval(_File):
-    """What the second probe hits when as many queries are removed at random."""
-
-    hit: Range
-    excess: Range
-    removed: int
-    repeats: int
-
-
-class ReplyCounts(_File):
-    draws: int
-    failed: int
-    truncated: int
-    no_answer: int
-    outside: int = 0
-
-
-class PolicyRecord(_File):
-    undecided: int
-    residual: ResidualRecord | None = None
-    control: RandomRemoval | None = None
-
-
-class AuditRecord(_File):
-    """`audit.json` of one cleaning."""
-
-    probe: str
-    second_probe: str | None = None
-    leakage: dict[str, dict[View, LeakageRecord]]
-    leakage_by_type: dict[str, dict[str, dict[View, LeakageRecord]]]
-    replies: dict[str, dict[View, ReplyCounts]]
-    failed_queries: int
-    thresholds: dict[str, ThresholdRecord]
-    null: NullRecord
-    policies: dict[str, PolicyRecord]
+Hits = Mapping[QueryKey, Counter[str | None]]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything the page shows.
+    """All data that the page shows.
 
-    `planted` is None for a benchmark that keeps no truth; `hits` counts, per query key, how often
-    each answer was drawn with the sound withheld (None: no single option).
+    Attributes:
+        folder: Output of prepare, which holds the media.
+        queries: The queries of the benchmarks.
+        infos: Their benchmarks.
+        planted: Whether a query is solvable, by benchmark and id; None where this is unknown.
+        audit: `audit.json`.
+        manifests: Manifest of every policy.
+        manifest: Manifest in force.
+        hits: How often each answer was drawn with the sound withheld, by query; None is no single
+            option.
+        scores: Scores by stage.
+        responses: Responses under view omni, by stage and query.
+        curves: Logged steps by training stage.
+        rollouts: Rollouts of rlvr.
+        steps: Step records, by the name of the step in the report.
     """
 
     folder: Path
@@ -171,9 +71,9 @@ class Evidence:
     audit: AuditRecord
     manifests: Mapping[str, Manifest]
     manifest: Manifest
-    hits: Mapping[tuple[str, str], Counter[str | None]]
+    hits: Hits
     scores: Mapping[str, Scores]
-    responses: Mapping[str, Mapping[tuple[str, str], Response]]
+    responses: Mapping[str, Mapping[QueryKey, Response]]
     curves: Mapping[str, list[dict[str, Any]]]
     rollouts: Sequence[Mapping[str, Any]]
     steps: Mapping[str, Any]
@@ -185,154 +85,168 @@ class Evidence:
 
     @property
     def filtered(self) -> frozenset[str]:
-        """Benchmarks that the audit may filter."""
+        """Names of the benchmarks that the audit may filter."""
         return frozenset(info.name for info in self.infos if info.filter_policy == "filtered")
 
 
-def read_model(path: Path, model: type[M]) -> M:
-    """One JSON file as a model.
-
-    Raises DataError naming the file and the first wrong field.
-    """
-    try:
-        return model.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise DataError(
-            f"{path}: {where}: {first['msg']}: run the step that wrote it again"
-        ) from error
-
-
 def require_comparable(scores: Mapping[str, Scores], manifest: Manifest) -> None:
-    """Raises DataError naming both when two scores come from different profiles, or one from
-    another manifest than the audit's: such scores cannot be compared."""
+    """Raise DataError where scores have different profiles, or another manifest than the audit."""
     if not scores:
         return
     first, reference = next(iter(scores.items()))
     for name, other in scores.items():
-        _same("profile_hash", first, reference.profile_hash, name, other.profile_hash)
-        _same("manifest_hash", first, reference.manifest_hash, name, other.manifest_hash)
-        _same("manifest_hash", "the audit", manifest.content_hash, name, other.manifest_hash)
+        _require_same("profile_hash", first, reference.profile_hash, name, other.profile_hash)
+        _require_same("manifest_hash", first, reference.manifest_hash, name, other.manifest_hash)
+        audited = manifest.content_hash
+        _require_same("manifest_hash", "the audit", audited, name, other.manifest_hash)
 
 
-def _same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
+def _require_same(field: str, first: str, ours: str, second: str, theirs: str) -> None:
     if ours != theirs:
         raise DataError(
-            f"{field} differs: {first} has {ours}, {second} has {theirs}: evaluate again under one"
-            " recipe and manifest"
+            f"{field} differs: {first} has {ours}, {second} has {theirs}; evaluate again under one"
+            " recipe and manifest",
+            code="scores-not-comparable",
+            field=field,
         )
 
 
-def read_responses(
-    path: Path, keys: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], Response]:
-    """Responses under view omni to `keys`, without those whose request failed.
+def read_responses(path: Path, keys: Collection[QueryKey]) -> dict[QueryKey, Response]:
+    """Read the responses under view omni to `keys`, without those whose request failed.
 
-    Raises DataError when one is missing that
-    `errors.jsonl` beside it does not list: a mean over the rest would mislead.
+    Raises:
+        DataError: A response is missing that `errors.jsonl` beside the file does not list: a mean
+            over the rest would mislead.
     """
-    found = {(r.benchmark, r.id): r for r in read_jsonl(path, Response) if r.view is View.omni}
+    responses = {}
+    for response in read_jsonl(path, Response):
+        if response.view is View.omni:
+            responses[response.benchmark, response.id] = response
     errors = path.with_name("errors.jsonl")
     listed = read_jsonl(errors, dict) if errors.is_file() else []
     failed = {(error["benchmark"], error["id"]) for error in listed if error["view"] == View.omni}
-    missing = sorted(set(keys) - found.keys() - failed)
+    missing = sorted(set(keys) - responses.keys() - failed)
     if missing:
         raise DataError(
-            f"{path}: no answer to {'/'.join(missing[0])} ({len(missing)} missing): evaluate again"
+            f"{path}: no response to {'/'.join(missing[0])} ({len(missing)} missing); evaluate"
+            " again",
+            code="responses-missing",
+            path=path,
+            field="id",
         )
-    return {key: found[key] for key in keys if key in found}
+    return {key: responses[key] for key in keys if key in responses}
 
 
 def confusion_counts(
     manifest: Manifest, planted: Mapping[str, Mapping[str, bool]], filtered: Collection[str]
 ) -> dict[str, int]:
-    """One cleaning against the planted truth, over filtered benchmarks: solvable queries removed
-    (`hit`) and kept (`missed`), clean queries removed (`lost`) and kept (`left`)."""
-    seen = Counter(
-        (planted[v.benchmark][v.id], v.label is Label.solvable)
-        for v in manifest.verdicts
-        if v.benchmark in filtered
-    )
+    """Compare one cleaning with the planted truth, over filtered benchmarks.
+
+    Returns:
+        Solvable queries removed (`hit`) and kept (`missed`), clean queries removed (`lost`) and
+        kept (`left`).
+    """
+    counts: Counter[tuple[bool, bool]] = Counter()
+    for v in manifest.verdicts:
+        if v.benchmark in filtered:
+            counts[planted[v.benchmark][v.id], v.label is Label.solvable] += 1
     return {
-        "hit": seen[True, True],
-        "missed": seen[True, False],
-        "lost": seen[False, True],
-        "left": seen[False, False],
+        "hit": counts[True, True],
+        "missed": counts[True, False],
+        "lost": counts[False, True],
+        "left": counts[False, False],
     }
 
 
 def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
-    """Reads and joins the report's inputs (roles as in docs/architecture.md).
+    """Read and join the report's inputs.
 
-    Raises DataError on what does not fit.
+    Args:
+        inputs: Finished outputs by role; the roles are those of step `report`.
+
+    Raises:
+        DataError: An input is missing or broken, or the inputs do not belong together.
     """
-    _whole(inputs)
+    _require_all_or_none(inputs)
     folder = inputs["queries"]
     queries = tuple(read_jsonl(folder / "queries.jsonl", Query))
-    keys = [q.key for q in queries]
+    keys = [query.key for query in queries]
     arms = [stage for stage in (*STAGES, "control") if stage in inputs]
-    scores = {arm: read_model(inputs[arm] / "scores.json", Scores) for arm in arms}
-    manifest = read_model(inputs["audit"] / "manifest.json", Manifest)
-    audit = read_model(inputs["audit"] / "audit.json", AuditRecord)
+    scores = {arm: read_scores(inputs[arm]) for arm in arms}
+    manifest = read_manifest(inputs["audit"])
+    audit = _read_audit(inputs["audit"] / "audit.json")
     require_comparable(scores, manifest)
-    judged = {(v.benchmark, v.id) for v in manifest.verdicts}
-    if unjudged := sorted(set(keys) - judged):
-        raise DataError(
-            f"{inputs['audit'] / 'manifest.json'}: no verdict on {'/'.join(unjudged[0])}: clean"
-            " again"
-        )
-    hits: defaultdict[tuple[str, str], Counter[str | None]] = defaultdict(Counter)
-    for draw in read_jsonl(inputs["draws"] / "draws.jsonl", Draw):
-        if draw.view is View.visual_only:
-            hits[draw.benchmark, draw.id][draw.answer] += 1
+    require_verdicts(manifest, keys, "clean again")
     planted = folder / "planted.json"
-    infos = TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(
-        read_json(folder / "benchmarks.json")
-    )
+    infos = read_json(folder / "benchmarks.json")
+    rollouts: list[dict[str, Any]] = []
+    if "rlvr_curves" in inputs:
+        rollouts = read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict)
+    curves = {}
+    for role in CURVES:
+        if role in inputs:
+            curves[role.removesuffix("_curves")] = _read_curve(inputs[role] / "curves.jsonl")
+    policies = [policy for policy in POLICIES if policy in audit.policies]
     return Evidence(
         folder=folder,
         queries=queries,
-        infos=infos,
+        infos=TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(infos),
         planted=read_json(planted) if planted.is_file() else None,
         audit=audit,
-        manifests={
-            policy: read_model(inputs["audit"] / f"manifest.{policy}.json", Manifest)
-            for policy in POLICIES
-            if policy in audit.policies
-        },
+        manifests={p: read_manifest(inputs["audit"] / f"manifest.{p}.json") for p in policies},
         manifest=manifest,
-        hits=hits,
+        hits=_count_answers(inputs["draws"] / "draws.jsonl"),
         scores=scores,
         responses={arm: read_responses(inputs[arm] / "responses.jsonl", keys) for arm in arms},
-        rollouts=(
-            read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict)
-            if "rlvr_curves" in inputs
-            else ()
-        ),
-        curves={
-            role.removesuffix("_curves"): _rows(inputs[role] / "curves.jsonl")
-            for role in CURVES
-            if role in inputs
-        },
+        rollouts=rollouts,
+        curves=curves,
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
     )
 
 
-def _whole(inputs: Mapping[str, Path]) -> None:
-    """A page shows the audit alone or all of training: of half a training run it would say things
-    that nobody measured."""
+def _read_audit(path: Path) -> AuditRecord:
+    try:
+        return AuditRecord.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "content"
+        raise DataError(
+            f"{path}: {field}: {first['msg']}; run clean again",
+            code="audit-invalid",
+            path=path,
+            field=field,
+        ) from error
+
+
+def _count_answers(path: Path) -> Hits:
+    hits: defaultdict[QueryKey, Counter[str | None]] = defaultdict(Counter)
+    for draw in read_jsonl(path, Draw):
+        if draw.view is View.visual_only:
+            hits[draw.benchmark, draw.id][draw.answer] += 1
+    return hits
+
+
+def _require_all_or_none(inputs: Mapping[str, Path]) -> None:
+    """Raise DataError for a part of a training run.
+
+    A page shows only the audit or all of training: its sentences about half a run would state
+    figures that were not measured.
+    """
     training = (*STAGES, *CURVES)
     missing = [role for role in training if role not in inputs]
     if missing and len(missing) < len(training):
         raise DataError(
             f"input {missing[0]!r} is missing: a report takes all of {', '.join(training)}, or none"
-            " for an audit"
+            " for an audit",
+            code="report-input-missing",
+            field=missing[0],
         )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read_curve(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = read_jsonl(path, dict)
     if not rows:
-        raise DataError(f"{path} logs no step: run the training step again")
+        raise DataError(
+            f"{path} logs no step; run the training step again", code="curves-empty", path=path
+        )
     return rows

@@ -1,5 +1,4 @@
-"""Evidence to one self-contained HTML page: figures with their tables, sentences, and the query
-browser."""
+"""Render evidence as one self-contained HTML page with figures, sentences and a query browser."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from markupsafe import Markup
 
 from omnicore.config import ReportConfig
 from omnicore.config.recipe import Recipe
-from omnicore.report import figures, words
+from omnicore.report import figures, training_figures, words
 from omnicore.report.browser import browser_data
 from omnicore.report.evidence import STAGES, Evidence
 from omnicore.schema import Estimate
@@ -24,9 +23,13 @@ MEASURES = {"macro": "Macro", "micro": "Micro", "chance_corrected": "Chance-corr
 def render_page(
     evidence: Evidence, found: Mapping[str, Any], recipe: Recipe, config: ReportConfig
 ) -> str:
-    """The page.
+    """Return the page.
 
-    `found` is the content of `report.json`.
+    Args:
+        evidence: The data to show.
+        found: Content of `report.json`.
+        recipe: The whole recipe.
+        config: Its section `report`.
     """
     env = Environment(
         loader=PackageLoader("omnicore.report", "."),
@@ -39,16 +42,20 @@ def render_page(
         "pc": words.format_percent,
         "share": words.format_share,
         "ci": words.format_interval,
-        "spaced": _spaced,
+        "spaced": words.spaced,
     }
     env.tests["estimate"] = _is_estimate
     audit = evidence.audit
+    versions: dict[str, str] = {}
+    for step in evidence.steps.values():
+        versions |= step.get("versions", {})
+    training = _training_context(evidence) if evidence.trained else {"control": ""}
     return env.get_template("page.html.j2").render(
         title=config.title,
         recipe=recipe,
         recipe_text=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        css=_source("page.css"),
-        js=_source("page.js"),
+        css=_read_source("page.css"),
+        js=_read_source("page.js"),
         found=found,
         data=browser_data(evidence),
         trained=evidence.trained,
@@ -75,50 +82,42 @@ def render_page(
         null_said=words.null_sentence(audit),
         seconds=figures.seconds_figure(found["seconds"]),
         steps=evidence.steps,
-        versions={
-            name: version
-            for step in evidence.steps.values()
-            for name, version in step.get("versions", {}).items()
-        },
-        **(_training(evidence) if evidence.trained else {"control": ""}),
+        versions=versions,
+        **training,
     )
 
 
-def _training(evidence: Evidence) -> dict[str, Any]:
-    """What the page shows beyond the audit."""
+def _training_context(evidence: Evidence) -> dict[str, Any]:
+    """Return the variables of the page that an audit does not have."""
     scores = evidence.scores
-    said = (
-        words.wording_sentence(words.NAMES[arm], scores[arm].by_wording)
-        for arm in ("base", "distilled")
-    )
+    wordings = []
+    for arm in ("base", "distilled"):
+        sentence = words.wording_sentence(words.NAMES[arm], scores[arm].by_wording)
+        if sentence:
+            wordings.append(sentence)
+    gains = words.stage_gain(evidence, "base", "sft"), words.stage_gain(evidence, "sft", "rlvr")
     return {
         "scores": scores,
         "failures": words.failures_sentence(scores),
         "measures": MEASURES,
-        "gain": words.gain_sentence(
-            words.stage_gain(evidence, "base", "sft"), words.stage_gain(evidence, "sft", "rlvr")
-        ),
-        "hero": figures.accuracy_figure(evidence),
-        "profiles": figures.benchmark_figures(evidence),
-        "profile_table": figures.benchmark_table(evidence),
-        "wordings": figures.scores_by_wording(evidence),
-        "wording_said": [sentence for sentence in said if sentence],
-        "training": figures.training_figures(evidence),
-        "rollouts": figures.rollout_tables(evidence),
-        "selection": figures.selection_table(evidence),
-        "ablations": figures.ablation_figures(evidence),
-        "clean_chance": figures.clean_chance(evidence),
+        "gain": words.gain_sentence(*gains),
+        "hero": training_figures.accuracy_figure(evidence),
+        "profiles": training_figures.benchmark_figures(evidence),
+        "profile_table": training_figures.benchmark_table(evidence),
+        "wordings": training_figures.scores_by_wording(evidence),
+        "wording_said": wordings,
+        "training": training_figures.training_figures(evidence),
+        "rollouts": training_figures.rollout_tables(evidence),
+        "selection": training_figures.selection_table(evidence),
+        "ablations": training_figures.ablation_figures(evidence),
+        "clean_chance": training_figures.clean_chance(evidence),
         "control": words.control_sentence(evidence) if "control" in scores else "",
     }
 
 
-def _source(name: str) -> Markup:
-    """A style sheet or script of this package, to stand in the page as it is."""
+def _read_source(name: str) -> Markup:
+    """Return a style sheet or script of this package, to be embedded without escaping."""
     return Markup((files("omnicore.report") / name).read_text())
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _is_estimate(value: object) -> bool:

@@ -1,5 +1,4 @@
-"""Sentences of the page, computed from its figures: none of them can say what the numbers do
-not."""
+"""Write the page's sentences from its figures, so that none can contradict the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnicore.report.evidence import AuditRecord, Evidence, Scores
+from omnicore.evaluation.score_records import Scores
+from omnicore.report.audit_record import AuditRecord
+from omnicore.report.evidence import Evidence
 from omnicore.schema import Estimate, Label, Outcome, Query
 from omnicore.scoring import stats
 
@@ -22,32 +23,45 @@ NAMES = {
 
 
 def format_percent(value: float, digits: int = 1) -> str:
+    """Return a share in per cent, without its unit."""
     text = f"{100 * value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def format_share(value: float, digits: int = 1) -> str:
-    """Per cent with its unit, which never wraps to the next line."""
+    """Return a share in per cent with its unit, which never wraps to the next line."""
     return f"{format_percent(value, digits)}\u00a0%"
 
 
 def format_interval(e: Estimate) -> str:
+    """Return the interval of an estimate in per cent."""
     return f"[{format_percent(e.low)}, {format_percent(e.high)}]"
 
 
 def format_points(e: Estimate) -> str:
-    """A difference in percentage points with its interval."""
+    """Return a difference in percentage points with its interval."""
     return f"{'+' if e.value > 0 else ''}{format_percent(e.value)} {format_interval(e)}"
 
 
 def join_names(names: list[str]) -> str:
+    """Return names as a list in a sentence: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def spaced(name: str) -> str:
+    """Return a name with spaces for its underscores."""
+    return name.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class StageGain:
-    """What one stage added over the one before, in shares of queries: `surplus` is raw less
-    clean."""
+    """Gain of one stage over the one before, in shares of queries.
+
+    Attributes:
+        raw: Gain on the raw view.
+        clean: Gain on the clean view.
+        surplus: Raw gain less clean gain.
+    """
 
     raw: Estimate
     clean: Estimate
@@ -55,7 +69,7 @@ class StageGain:
 
     @property
     def verb(self) -> str:
-        """What the raw view does to this gain, as far as the interval of the surplus can tell."""
+        """How the raw view misstates this gain, as far as the surplus' interval shows."""
         if self.surplus.low > 0:
             return "overstates"
         if self.surplus.high < 0:
@@ -63,117 +77,140 @@ class StageGain:
         return "neither clearly overstates nor understates"
 
 
-def _pairs(evidence: Evidence, before: str, after: str) -> list[tuple[Query, float, float]]:
-    """Queries that both evaluations have a reply to, and whether each is right, 0 or 1."""
+@dataclass(frozen=True)
+class _PairedQueries:
+    """Queries that two evaluations have a reply to, and whether each reply is right, 0 or 1."""
+
+    queries: list[Query]
+    before: list[float]
+    after: list[float]
+
+
+def _pair(evidence: Evidence, before: str, after: str, *, clean: bool) -> _PairedQueries:
+    """Pair the replies of two stages over the queries of one view."""
     old, new = evidence.responses[before], evidence.responses[after]
-    right = Outcome.correct
-    return [
-        (q, float(old[q.key].outcome is right), float(new[q.key].outcome is right))
-        for q in evidence.queries
-        if q.key in old and q.key in new
-    ]
+    kept = evidence.manifest.kept()
+    paired = _PairedQueries([], [], [])
+    for query in evidence.queries:
+        key = query.key
+        if key not in old or key not in new or (clean and key not in kept):
+            continue
+        paired.queries.append(query)
+        paired.before.append(float(old[key].outcome is Outcome.correct))
+        paired.after.append(float(new[key].outcome is Outcome.correct))
+    return paired
 
 
 def accuracy_difference(evidence: Evidence, before: str, after: str, *, clean: bool) -> Estimate:
-    """Paired difference in accuracy over the queries of one view that both have a reply to, `after`
-    less `before`."""
-    kept = evidence.manifest.kept()
-    queries, old, new = zip(
-        *(pair for pair in _pairs(evidence, before, after) if pair[0].key in kept or not clean),
-        strict=True,
-    )
-    return stats.paired_difference(new, old, [q.cluster for q in queries])
+    """Estimate the paired difference in accuracy, `after` less `before`.
+
+    Args:
+        evidence: The report's data.
+        before: A stage.
+        after: Another stage.
+        clean: Take only the queries of the clean view.
+    """
+    paired = _pair(evidence, before, after, clean=clean)
+    clusters = [query.cluster for query in paired.queries]
+    return stats.paired_difference(paired.after, paired.before, clusters)
 
 
 def stage_gain(evidence: Evidence, before: str, after: str) -> StageGain:
-    """The gain of one stage in both views, and how far they differ.
+    """Estimate the gain of one stage in both views, and their difference.
 
-    Raw and clean share queries, so their two intervals say nothing on the difference. It is the mean of
-    u_i = surplus + (d_i - raw) - k_i N / K (d_i - clean), with d_i the query's change and k_i = 1 for the K kept of N: the
-    linearisation of a difference of two ratios, scaled to 0..1 for the clustered interval of `stats.mean`.
+    Raw and clean share queries, so the difference does not follow from their two intervals. It is
+    the mean of u_i = surplus + (d_i - raw) - k_i N / K (d_i - clean), with d_i the query's change
+    and k_i = 1 for the K kept of N queries: the linearisation of a difference of two ratios, scaled
+    to 0..1 for the clustered interval of `stats.mean`.
     """
-    raw, clean = (
-        accuracy_difference(evidence, before, after, clean=False),
-        accuracy_difference(evidence, before, after, clean=True),
-    )
-    kept_keys = evidence.manifest.kept()
-    queries, old, new = zip(*_pairs(evidence, before, after), strict=True)
-    d = np.array(new) - np.array(old)
-    k = np.array([q.key in kept_keys for q in queries], float) / (clean.n / raw.n)
-    u = raw.value - clean.value + (d - raw.value) - k * (d - clean.value)
-    bound = max(1.0, float(np.abs(u).max()))
-    scaled = stats.mean(np.clip((u / bound + 1) / 2, 0, 1), [q.cluster for q in queries])
+    raw = accuracy_difference(evidence, before, after, clean=False)
+    clean = accuracy_difference(evidence, before, after, clean=True)
+    kept = evidence.manifest.kept()
+    paired = _pair(evidence, before, after, clean=False)
+    change = np.array(paired.after) - np.array(paired.before)
+    weight = np.array([q.key in kept for q in paired.queries], float) / (clean.n / raw.n)
+    surplus = raw.value - clean.value
+    influence = surplus + (change - raw.value) - weight * (change - clean.value)
+    bound = max(1.0, float(np.abs(influence).max()))
+    shares = np.clip((influence / bound + 1) / 2, 0, 1)
+    scaled = stats.mean(shares, [q.cluster for q in paired.queries])
     value, low, high = (bound * (2 * x - 1) for x in (scaled.value, scaled.low, scaled.high))
     return StageGain(raw, clean, Estimate(value=value, low=low, high=high, n=scaled.n))
 
 
 def gain_sentence(sft: StageGain, rlvr: StageGain) -> str:
-    def told(name: str, g: StageGain) -> str:
-        return f"{g.verb} the gain of {name} ({format_points(g.raw)} points raw, {format_points(g.clean)} clean)"
+    """State whether the raw view overstates the gains of SFT and RLVR."""
+    return f"The raw view {_gain_clause('SFT', sft)} and {_gain_clause('RLVR', rlvr)}."
 
-    return f"The raw view {told('SFT', sft)} and {told('RLVR', rlvr)}."
+
+def _gain_clause(name: str, gain: StageGain) -> str:
+    raw, clean = format_points(gain.raw), format_points(gain.clean)
+    return f"{gain.verb} the gain of {name} ({raw} points raw, {clean} clean)"
 
 
 def solvable_share(evidence: Evidence) -> Estimate:
-    """Share of the filtered benchmarks' queries that the audit found solvable with the sound
-    withheld."""
+    """Estimate the share of filtered benchmarks' queries that are solvable without the sound."""
     clusters = {q.key: q.cluster for q in evidence.queries}
     verdicts = [v for v in evidence.manifest.verdicts if v.benchmark in evidence.filtered]
-    return stats.mean(
-        [float(v.label is Label.solvable) for v in verdicts],
-        [clusters[v.benchmark, v.id] for v in verdicts],
-    )
+    values = [float(v.label is Label.solvable) for v in verdicts]
+    return stats.mean(values, [clusters[v.benchmark, v.id] for v in verdicts])
 
 
 def solvable_sentence(evidence: Evidence) -> str:
+    """State how many of the audited queries are solvable without the sound."""
     e = solvable_share(evidence)
-    found = f"{round(e.value * e.n)} of {e.n} audited queries, {format_share(e.value)} {format_interval(e)}"
-    said = (
-        f"{found}, could be answered from the picture and the written question alone, with the"
-        " sound withheld"
+    sentence = (
+        f"{round(e.value * e.n)} of {e.n} audited queries, {format_share(e.value)}"
+        f" {format_interval(e)}, could be answered from the picture and the written question"
+        " alone, with the sound withheld"
     )
     if evidence.planted is None:
-        return said + "."
-    truth = [t for name in evidence.filtered for t in evidence.planted[name].values()]
-    return f"{said}; the planted share is {format_share(sum(truth) / len(truth))}."
+        return sentence + "."
+    truth: list[bool] = []
+    for name in evidence.filtered:
+        truth += evidence.planted[name].values()
+    return f"{sentence}; the planted share is {format_share(sum(truth) / len(truth))}."
 
 
 def kept_whole_sentence(evidence: Evidence) -> str:
-    whole = [
-        f"{i.name} ({i.queries} queries; {i.reason})"
-        for i in evidence.infos
-        if i.filter_policy == "keep_whole"
-    ]
-    return f"Kept whole, outside the audit: {join_names(whole)}." if whole else ""
+    """List the benchmarks that are kept whole, with the reason; empty where there are none."""
+    names = []
+    for info in evidence.infos:
+        if info.filter_policy == "keep_whole":
+            names.append(f"{info.name} ({info.queries} queries; {info.reason})")
+    return f"Kept whole, outside the audit: {join_names(names)}." if names else ""
 
 
 def control_sentence(evidence: Evidence) -> str:
-    luck = accuracy_difference(evidence, "sft", "control", clean=True)
+    """Compare RLVR on real rewards with the random-reward control."""
+    moved = accuracy_difference(evidence, "sft", "control", clean=True)
     lead = accuracy_difference(evidence, "control", "rlvr", clean=True)
+    points = format_points(lead)
     if lead.low > 0:
-        said = f"RLVR on real rewards stands {format_points(lead)} points above the control on the clean view"
+        finding = f"RLVR on real rewards is {points} points above the control on the clean view"
     elif lead.high < 0:
-        said = (
-            f"the control stands above RLVR on real rewards ({format_points(lead)} points for RLVR): this"
-            " run shows luck, not learning"
+        finding = (
+            f"the control is above RLVR on real rewards ({points} points for RLVR): this run shows"
+            " luck, not learning"
         )
     else:
-        said = f"RLVR on real rewards and the control cannot be told apart ({format_points(lead)} points)"
-    start = f"Paid by coin flips, the model moved {format_points(luck)} points from SFT"
-    return f"{start}; {said}. This is one seed: luck differs from seed to seed."
+        finding = f"RLVR on real rewards and the control cannot be distinguished ({points} points)"
+    start = f"Rewarded by coin flips, the model moved {format_points(moved)} points from SFT"
+    return f"{start}; {finding}. This is one seed: luck differs from seed to seed."
 
 
 def null_sentence(audit: AuditRecord) -> str:
-    """The measured tail beside the textbook one, at the rule that most benchmarks share (the lower
-    of two as common)."""
+    """Compare the measured null with the binomial, at the threshold that most benchmarks share.
+
+    Of two equally common thresholds the lower one is taken.
+    """
     rules = [t.hits for t in audit.thresholds.values() if t.hits is not None]
     if not rules:
         return "No benchmark has a rule that keeps false removals within bounds."
     hits, null = max(sorted(set(rules)), key=rules.count), audit.null
     draws = len(null.hits) - 1
-    measured, independent = (
-        format_share(sum(shares[hits:]), 2) for shares in (null.hits, null.binomial)
-    )
+    measured = format_share(sum(null.hits[hits:]), 2)
+    independent = format_share(sum(null.binomial[hits:]), 2)
     return (
         f"Where the probe cannot tell the answer, a given wrong option is drawn {hits} times in"
         f" {draws} or more in {measured} of cases; independent guesses would do so in"
@@ -182,76 +219,69 @@ def null_sentence(audit: AuditRecord) -> str:
 
 
 def replies_sentence(audit: AuditRecord) -> str:
-    """Count the requests by what became of them; how many replies were cut is always told."""
-    seen = [r for views in audit.replies.values() for r in views.values()]
-    total = sum(r.draws for r in seen)
-    counts = {
-        "named none of the options, which is wrong": sum(r.outside for r in seen),
-        "could not be read": sum(r.no_answer for r in seen),
-        "failed permanently": sum(r.failed for r in seen),
+    """Count the requests by their fate; truncated replies are always counted."""
+    counts = [of_view for views in audit.replies.values() for of_view in views.values()]
+    total = sum(c.draws for c in counts)
+    unreadable = sum(c.no_answer for c in counts)
+    truncated = sum(c.truncated for c in counts)
+    fates = {
+        "named none of the options, which is wrong": sum(c.outside for c in counts),
+        "could not be read": unreadable,
+        "failed permanently": sum(c.failed for c in counts),
     }
-    told = [f"{n} {what} ({format_share(n / total)})" for what, n in counts.items() if n]
-    cut = sum(r.truncated for r in seen)
-    told.append(f"{cut} were cut by the length limit ({format_share(cut / total)})")
-    left = (
-        f" {audit.failed_queries} queries that lack a draw are undecided and kept."
-        if audit.failed_queries
-        else ""
-    )
-    unread = (
-        " Cut and unread replies are no evidence: a query whose verdict they could change is"
-        " undecided and kept."
-    )
-    lost = cut + sum(r.no_answer for r in seen)
-    return f"Of {total} requests to the probe {join_names(told)}.{unread if lost else ''}{left}"
+    clauses = [f"{n} {fate} ({format_share(n / total)})" for fate, n in fates.items() if n]
+    share = format_share(truncated / total)
+    clauses.append(f"{truncated} were truncated by the length limit ({share})")
+    sentence = f"Of {total} requests to the probe {join_names(clauses)}."
+    if truncated + unreadable:
+        sentence += (
+            " Truncated and unreadable replies are no evidence: a query whose verdict they could"
+            " change is undecided and kept."
+        )
+    if audit.failed_queries:
+        sentence += f" {audit.failed_queries} queries that lack a draw are undecided and kept."
+    return sentence
 
 
 def failures_sentence(scores: Mapping[str, Scores]) -> str:
-    """Count the queries of each evaluation whose request failed, by benchmark; empty where none
-    did."""
-    told = []
+    """Count the queries whose request failed, by stage and benchmark; empty where none did."""
+    stages = []
     for arm, scored in scores.items():
-        failed = {
-            name: found.counts["raw"]
-            for name, found in scored.by_benchmark.items()
-            if "raw" in found.counts
-        }
-        lost = [
-            f"{counts.errors} of {counts.queries} in {name}"
-            for name, counts in failed.items()
-            if counts.errors
-        ]
-        told += [f"{NAMES[arm]} {join_names(lost)}"] if lost else []
-    return f"Queries whose request failed are in no figure: {'; '.join(told)}." if told else ""
+        clauses = []
+        for name, block in scored.by_benchmark.items():
+            counts = block.counts.get("raw")
+            if counts and counts.errors:
+                clauses.append(f"{counts.errors} of {counts.queries} in {name}")
+        if clauses:
+            stages.append(f"{NAMES[arm]} {join_names(clauses)}")
+    return f"Queries whose request failed are in no figure: {'; '.join(stages)}." if stages else ""
 
 
 def wording_sentence(stage: str, by_wording: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """The type whose wordings lie furthest apart, and whether their intervals do; empty where no
-    type has two."""
-    ranked = {
-        t: sorted(found.values(), key=lambda e: e.value)
-        for t, found in by_wording.items()
-        if len(found) > 1
-    }
+    """Name the type whose wordings differ most in accuracy; empty where none has two wordings."""
+    ranked = {}
+    for kind, wordings in by_wording.items():
+        if len(wordings) > 1:
+            ranked[kind] = sorted(wordings.values(), key=lambda e: e.value)
     if not ranked:
         return ""
-    widest = max(ranked, key=lambda t: ranked[t][-1].value - ranked[t][0].value)
+    widest = max(ranked, key=lambda kind: ranked[kind][-1].value - ranked[kind][0].value)
     low, high = ranked[widest][0], ranked[widest][-1]
     ends = f"{format_percent(low.value, 0)} to {format_share(high.value, 0)}"
-    said = f"{stage}: the wordings of “{widest.replace('_', ' ')}” lie furthest apart, {ends}"
-    return (
-        f"{said}: a mean hides that." if low.high < high.low else f"{said}, within their intervals."
-    )
+    sentence = f"{stage}: the wordings of “{spaced(widest)}” differ most, {ends}"
+    if low.high < high.low:
+        return f"{sentence}: a mean hides that."
+    return f"{sentence}, within their intervals."
 
 
 def planted_notice(model: str) -> str:
-    """What must be said wherever the embedded models' scores are shown."""
+    """Return the caveat to show with every score of an embedded model; empty for other models."""
     if not model.startswith("embedded:"):
         return ""
     name = model.removeprefix("embedded:")
     return (
         f"{name} has about a million parameters, the benchmark is synthetic, and the weakness that"
-        f" training mends was planted: in the corpus of {name} the written answers neglect the"
-        " sound, or what is said of it, under some wordings. These figures show that audit,"
-        " training and evaluation work together; they say nothing about any published model."
+        f" training repairs was planted: in the corpus of {name} the written answers neglect the"
+        " sound, or the speech in it, under some wordings. These figures show that audit, training"
+        " and evaluation work together; they say nothing about any published model."
     )

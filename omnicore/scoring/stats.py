@@ -2,9 +2,9 @@
 
 One rule makes every interval. An estimate is a sum of influences, one per query. Queries of one
 cluster (a picture, a video) have correlated errors, so influences are summed within a cluster
-before they are squared (clustered standard errors, Miller, arXiv 2411.00640). A cluster that occurs in
-several groups counts once, with all its influences together. Student's t with clusters minus groups
-degrees of freedom widens the interval where clusters are few.
+before they are squared (clustered standard errors, Miller, arXiv 2411.00640). A cluster that occurs
+in several groups counts once, with all its influences together. Student's t with clusters minus
+groups degrees of freedom widens the interval where clusters are few.
 
 All figures are bounded (a proportion by 0 and 1, a difference by -1 and 1). Value +- t * se would
 exceed the bound near it and shrink to a point on it: 40 right of 40 is not certainty. So the

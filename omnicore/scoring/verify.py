@@ -24,7 +24,12 @@ MIN_IOU = 0.5  # intersection over union from which two intervals agree
 
 
 def judge(
-    reply: str, query: Query, style: Style, permutation: Sequence[int] | None = None
+    reply: str,
+    query: Query,
+    style: Style,
+    permutation: Sequence[int] | None = None,
+    *,
+    truncated: bool = False,
 ) -> tuple[str | None, Outcome]:
     """Extract the answer of a reply and judge it.
 
@@ -34,6 +39,8 @@ def judge(
         style: Whether options are named by their text or by letters.
         permutation: Index, in the query's own options, of the option shown at each place; None
             where they were shown in their own order.
+        truncated: The reply reached its length limit. It may still hold text that looks like an
+            answer, but how it would have ended is unknown: it has none.
 
     Returns:
         The answer and its outcome. A set comes back as its members in the order of the query's
@@ -41,6 +48,8 @@ def judge(
         an open text in small letters. The answer is None, and incorrect, where the reply names
         something that is none of the options; it is None, with no_answer, where it cannot be read.
     """
+    if truncated:
+        return None, Outcome.no_answer
     answer = read_answer(reply, query, style, permutation)
     if answer is None:
         foreign = names_no_option(reply, query, style)

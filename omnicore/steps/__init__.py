@@ -1,6 +1,6 @@
-"""The steps by name: what each takes and writes.
+"""List the steps by name, with their inputs and outputs.
 
-Importing this loads none of them. A step's module is `omnicore.steps.<name>` with `run(recipe,
+Importing this package loads no step. A step's module is `omnicore.steps.<name>` with `run(recipe,
 config, inputs, output) -> summary`.
 """
 
@@ -11,14 +11,20 @@ from typing import NamedTuple
 
 
 class StepInfo(NamedTuple):
-    """`required` and `optional` map the role of an input to the steps whose finished output may
-    fill it."""
+    """Inputs and outputs of one step.
+
+    Attributes:
+        summary: One line for the CLI's help.
+        writes: The files that it writes.
+        required: Steps whose finished output may be the input, by the input's role.
+        optional: The same for inputs that may be absent.
+        reads: Fields of the recipe that it reads beside its own section, the seed and the profile.
+    """
 
     summary: str
     writes: str
     required: Mapping[str, tuple[str, ...]] = {}
     optional: Mapping[str, tuple[str, ...]] = {}
-    # Fields of the recipe that the step reads beside its own section, the seed and the profile.
     reads: tuple[str, ...] = ()
 
 

@@ -1,9 +1,9 @@
-"""Evaluate: one greedy reply per query, scored on the raw view and on the clean view side by side.
+"""Evaluate: ask for one greedy reply per query, and score the raw and the clean view.
 
 The clean view is a filter by the manifest. The ablations ask the clean queries again with the sound
 or the picture hidden: a model that uses both falls to chance there. Every reply has two scores:
-`strict`, ours, and `official`, the publisher's own rule. A request that failed for good has none:
-it stands in `errors.jsonl`, is in no figure, and is counted.
+`strict`, by our rule, and `official`, by the publisher's. A request that failed permanently has
+none: it is listed in `errors.jsonl`, counted, and in no figure.
 """
 
 from __future__ import annotations
@@ -20,107 +20,115 @@ from omnicore.data.prompts import answer_choices, profile_hash, prompt_parts
 from omnicore.engines.base import Reply, Request, Sampling, log_failures
 from omnicore.engines.task import InferenceTask
 from omnicore.errors import DataError
-from omnicore.evaluation import lmms_eval
-from omnicore.evaluation.scores import compute_scores, queries_hash
+from omnicore.evaluation.lmms_eval import write_lmms_eval
+from omnicore.evaluation.score_records import EvaluatedQuery, Scores
+from omnicore.evaluation.scores import compute_figures, queries_hash
 from omnicore.evaluation.verdicts import require_verdicts
-from omnicore.schema import Manifest, Outcome, Query, Response, View
+from omnicore.schema import Manifest, Query, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import read_json, read_jsonl, write_json, write_jsonl
 
-Asked = tuple[Query, View]
+QueryView = tuple[Query, View]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What an evaluation reads, and the queries that it asks with the view that each is shown
-    under."""
+class EvaluationPlan:
+    """Inputs of an evaluation, and the requests that it sends.
+
+    Attributes:
+        queries: Queries of the benchmarks.
+        controls: Controls, outside the benchmarks.
+        manifest: Manifest of the clean view.
+        asked: Queries with the view under which each is shown, in the order of the requests.
+    """
 
     queries: list[Query]
     controls: list[Query]
     manifest: Manifest
-    asked: list[Asked]
+    asked: list[QueryView]
 
 
 def inference_task(
     recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path]
-) -> tuple[Shown, InferenceTask]:
-    """Every query and control, then the clean queries again under each ablation.
+) -> tuple[EvaluationPlan, InferenceTask]:
+    """Build the requests: all queries and controls, then the clean queries under each ablation.
 
-    Raises DataError as `run` does.
+    Raises:
+        DataError: The manifest is of another profile or other queries.
     """
     root = inputs["queries"]
     queries = read_jsonl(root / "queries.jsonl", Query)
-    controls = (
-        read_jsonl(root / "controls.jsonl", Query) if (root / "controls.jsonl").is_file() else []
-    )
+    controls_file = root / "controls.jsonl"
+    controls = read_jsonl(controls_file, Query) if controls_file.is_file() else []
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     _check_manifest(manifest, recipe, queries)
     kept = manifest.kept()
-    asked = [(q, View.omni) for q in (*queries, *controls)]
-    asked += [(q, view) for view in config.ablations for q in queries if q.key in kept]
-    requests = [
-        Request(
-            prompt_parts(q, view, recipe.profile),
-            root,
-            "/".join(q.key),
-            answer_choices(q, recipe.profile),
-        )
-        for q, view in asked
-    ]
+    clean = [query for query in queries if query.key in kept]
+    asked = [(query, View.omni) for query in (*queries, *controls)]
+    for view in config.ablations:
+        asked += [(query, view) for query in clean]
+    requests = [_request(query, view, recipe, root) for query, view in asked]
     model = str(inputs["model"] / "checkpoint") if "model" in inputs else recipe.model
     sampling = Sampling(0, recipe.profile.max_new_tokens)
-    return Shown(queries, controls, manifest, asked), InferenceTask(
-        recipe.engine, model, requests, sampling, config.batch_size
-    )
+    task = InferenceTask(recipe.engine, model, requests, sampling, config.batch_size)
+    return EvaluationPlan(queries, controls, manifest, asked), task
+
+
+def _request(query: Query, view: View, recipe: Recipe, root: Path) -> Request:
+    parts = prompt_parts(query, view, recipe.profile)
+    return Request(parts, root, "/".join(query.key), answer_choices(query, recipe.profile))
 
 
 def run(
     recipe: Recipe, config: EvaluateConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
-    """Writes `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`.
+    """Write `responses.jsonl`, `errors.jsonl`, `items.jsonl`, `scores.json` and `lmms_eval/`.
 
-    Raises DataError for a manifest of another profile or other queries, EngineError when more
-    requests fail than the engine's `max_error_rate`.
+    Args:
+        recipe: The whole recipe.
+        config: Its section of this step.
+        inputs: Outputs of prepare (`queries`), clean (`manifest`) and a training (`model`; without
+            it, `recipe.model` is evaluated).
+        output: The directory to fill.
+
+    Returns:
+        Counts and scores for the step record.
+
+    Raises:
+        DataError: The manifest is of another profile or other queries, or a view has no reply.
+        EngineError: More requests failed than the engine's `max_error_rate` allows.
     """
-    shown, asked = inference_task(recipe, config, inputs)
-    replies, perceived = asked.run(recipe, output, "evaluate")
-    queries, manifest = shown.queries, shown.manifest
-    kept = manifest.kept()
+    plan, task = inference_task(recipe, config, inputs)
+    replies, canary_summary = task.run(recipe, output, "evaluate")
+    queries, kept = plan.queries, plan.manifest.kept()
     errors: list[dict[str, Any]] = []
-    responses = sorted(
-        _responses(shown.asked, replies, recipe, errors), key=lambda r: (r.benchmark, r.id, r.view)
-    )
+    responses = list(_responses(plan.asked, replies, recipe, errors))
+    responses.sort(key=lambda r: (r.benchmark, r.id, r.view))
     write_jsonl(output / "responses.jsonl", responses)
     write_jsonl(output / "errors.jsonl", errors)
-    fields = ("benchmark", "id", "type", "cluster")
-    write_jsonl(
-        output / "items.jsonl",
-        ({**{f: getattr(q, f) for f in fields}, "kept": q.key in kept} for q in queries),
+    write_jsonl(output / "items.jsonl", (EvaluatedQuery.of(q, q.key in kept) for q in queries))
+    figures = compute_figures(queries, plan.controls, kept, responses)
+    scores = Scores(
+        model=recipe.model if "model" not in inputs else "checkpoint",
+        profile_hash=profile_hash(recipe.profile),
+        profile=recipe.profile.model_dump(mode="json"),
+        manifest_hash=plan.manifest.content_hash,
+        queries_hash=queries_hash(queries),
+        errors=len(errors),
+        **dict(figures),
     )
-    scores = {
-        "model": recipe.model if "model" not in inputs else "checkpoint",
-        "profile_hash": profile_hash(recipe.profile),
-        "profile": recipe.profile.model_dump(mode="json"),
-        "manifest_hash": manifest.content_hash,
-        "queries_hash": queries_hash(queries),
-        **compute_scores(queries, shown.controls, kept, responses),
-        "errors": len(errors),
-    }
     write_json(output / "scores.json", scores)
-    lmms_eval.write_lmms_eval(
-        output / "lmms_eval", scores, queries, kept, responses, recipe.profile
-    )
-    macro = {view: round(scores[view]["macro"]["value"], 4) for view in ("raw", "clean")}
-    truncated = sum(r.truncated for r in responses)
-    failures = log_failures("evaluate", len(shown.asked), errors)
-    figures = {
+    write_lmms_eval(output / "lmms_eval", scores, queries, kept, responses, recipe.profile)
+    summary = {
         "queries": len(queries),
-        "asked": len(shown.asked),
-        **macro,
-        "truncated": truncated,
+        "asked": len(plan.asked),
+        "raw": round(scores.raw.macro.value, 4),
+        "clean": round(scores.clean.macro.value, 4),
+        "truncated": sum(r.truncated for r in responses),
         "errors": len(errors),
     }
-    return {**figures, **perceived, **failures}
+    failures = log_failures("evaluate", len(plan.asked), errors)
+    return summary | canary_summary | failures
 
 
 def _check_manifest(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]) -> None:
@@ -138,26 +146,23 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, queries: Sequence[Query]
 
 
 def _responses(
-    asked: Iterable[Asked], replies: Iterable[Reply], recipe: Recipe, errors: list[dict[str, Any]]
+    asked: Iterable[QueryView],
+    replies: Iterable[Reply],
+    recipe: Recipe,
+    errors: list[dict[str, Any]],
 ) -> Iterator[Response]:
-    """Judged replies; those that failed for good go to `errors`."""
-    rules = {
-        name: benchmarks.official_scorer(name) for name in {query.benchmark for query, _ in asked}
-    }
+    """Yield the judged replies; add failed requests to `errors`."""
+    rules: dict[str, Any] = {}
     for (query, view), reply in zip(asked, replies, strict=True):
         if reply.error:
-            errors.append(
-                {"benchmark": query.benchmark, "id": query.id, "view": view, "error": reply.error}
-            )
+            key = {"benchmark": query.benchmark, "id": query.id, "view": view}
+            errors.append(key | {"error": reply.error})
             continue
-        # A reply that was cut may still hold something that looks like an answer: what it would have ended with is not known.
-        # The publisher's rule sees what there is, as the publisher would.
-        answer, outcome = (
-            (None, Outcome.no_answer)
-            if reply.truncated
-            else judge(reply.text, query, recipe.profile.style)
-        )
+        if query.benchmark not in rules:
+            rules[query.benchmark] = benchmarks.official_scorer(query.benchmark)
         rule = rules[query.benchmark]
+        style = recipe.profile.style
+        answer, outcome = judge(reply.text, query, style, truncated=reply.truncated)
         yield Response(
             benchmark=query.benchmark,
             id=query.id,
@@ -167,5 +172,6 @@ def _responses(
             truncated=reply.truncated,
             answer=answer,
             outcome=outcome,
+            # The publisher's rule scores a truncated reply as it is, as the publisher would.
             official=rule(query, reply.text) if rule else None,
         )

@@ -1,4 +1,4 @@
-"""Rlvr: reinforcement learning on verifiable rewards over mixed modalities."""
+"""Rlvr: train by reinforcement learning on verifiable rewards over mixed modalities."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ from omnicore.storage.files import append_jsonl, write_jsonl
 def run(
     recipe: Recipe, config: RlvrConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
+    """Write `checkpoint/`, `curves.jsonl`, `rollouts.jsonl` and `too_long.jsonl`.
+
+    Args:
+        recipe: The whole recipe.
+        config: Its section of this step.
+        inputs: Outputs of prepare (`data`) and sft (`model`).
+        output: The directory to fill.
+
+    Returns:
+        Counts and figures for the step record; empty on ranks other than 0.
+
+    Raises:
+        TrainingError: A check before or during training failed.
+    """
     from omnicore.engines import canary
     from omnicore.engines.media_orders import frequent_orders
     from omnicore.engines.transformers import TransformersEngine

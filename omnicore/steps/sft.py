@@ -1,5 +1,4 @@
-"""Sft: supervised fine-tuning on written replies; bi-modal first, on self-distilled omni queries
-last."""
+"""Sft: fine-tune on written replies; first bi-modal, last on self-distilled omni queries."""
 
 from __future__ import annotations
 
@@ -17,6 +16,20 @@ from omnicore.storage.files import append_jsonl, write_jsonl
 def run(
     recipe: Recipe, config: SftConfig, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
+    """Write `checkpoint/`, `curves.jsonl` and `too_long.jsonl`.
+
+    Args:
+        recipe: The whole recipe.
+        config: Its section of this step.
+        inputs: Outputs of prepare or distill (`data`) and optionally sft or rlvr (`model`).
+        output: The directory to fill.
+
+    Returns:
+        Counts and figures for the step record; empty on ranks other than 0.
+
+    Raises:
+        TrainingError: A check before or during training failed.
+    """
     from omnicore.engines import canary
     from omnicore.engines.transformers import PromptReader
     from omnicore.models import thinker

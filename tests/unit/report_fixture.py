@@ -20,7 +20,8 @@ from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.data.benchmarks import synthetic
 from omnicore.data.prompts import draw_permutation
-from omnicore.evaluation.scores import compute_scores
+from omnicore.evaluation.score_records import Scores
+from omnicore.evaluation.scores import compute_figures
 from omnicore.lineage.step_record import write_step
 from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.schema import Draw, Manifest, Media, Query, RejectionReason, Response, View
@@ -232,13 +233,14 @@ def _evaluate(
                 )
             )
     write_jsonl(folder / "responses.jsonl", responses)
-    scores = compute_scores(queries, controls, kept, responses)
+    figures = compute_figures(queries, controls, kept, responses)
     hashes = {
         "profile_hash": PROFILE,
         "manifest_hash": manifest.content_hash,
         "queries_hash": "c" * 64,
     }
-    write_json(folder / "scores.json", {"model": arm, **hashes, **scores})
+    scores = Scores(model=arm, profile={}, errors=0, **hashes, **dict(figures))
+    write_json(folder / "scores.json", scores)
 
 
 def _curves(folder: Path, name: str, steps: int, rng: random.Random) -> None:

@@ -13,6 +13,7 @@ from omnicore.audit import manifest_io, manifest_table
 from omnicore.cli.main import main
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError, DataError
+from omnicore.evaluation.verdicts import read_manifest
 from omnicore.lineage.step_record import write_step
 from omnicore.runtime.run import run_step
 from omnicore.schema import BenchmarkInfo, Label, Query, Verdict
@@ -353,6 +354,6 @@ def test_evaluate_takes_an_imported_manifest(prepared, tmp_path):
 def test_read_manifest_refuses_other_files(tmp_path):
     write_json(tmp_path / "manifest.json", {"policy": "repeated"})
     with refused(DataError, "manifest-invalid", field="probe"):
-        manifest_io.read_manifest(tmp_path)
+        read_manifest(tmp_path)
     with refused(DataError, "file-missing"):
-        manifest_io.read_manifest(tmp_path / "other.json")
+        read_manifest(tmp_path / "other.json")

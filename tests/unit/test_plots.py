@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnicore.report import plots
+from omnicore.report import canvas, plots, stage_plot
 from omnicore.schema import Estimate
 
 
@@ -20,7 +20,9 @@ def test_text_of_a_plot_is_escaped() -> None:
 
 def test_a_stage_without_an_estimate_is_left_out_of_its_line() -> None:
     e = Estimate(value=0.5, low=0.4, high=0.6, n=9)
-    drawn = plots.plot_stages("BSRD", {"raw": [e] * 4, "clean": [None, e, e, None]}, "two lines")
+    drawn = stage_plot.plot_stages(
+        "BSRD", {"raw": [e] * 4, "clean": [None, e, e, None]}, "two lines"
+    )
     assert drawn.count('class="dot raw"') == 4
     assert drawn.count('class="dot clean"') == 2
 
@@ -37,14 +39,14 @@ def test_a_stage_without_an_estimate_is_left_out_of_its_line() -> None:
 def test_labels_move_apart_inside_the_plot(
     places: list[float], gap: float, moved: list[float]
 ) -> None:
-    assert plots._separate_labels(places, gap, 0, 100) == pytest.approx(moved, abs=0.01)
+    assert canvas.separate_labels(places, gap, 0, 100) == pytest.approx(moved, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (0, 0.013), (0, 15.2), (-0.4, 1), (3, 3), (0, 873)]
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
-    ticks = plots._ticks(low, high)
+    ticks = canvas.round_ticks(low, high)
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     assert len(ticks) <= 7

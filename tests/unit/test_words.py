@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from omnicore.evaluation.score_records import Scores
 from omnicore.report import words
-from omnicore.report.evidence import Scores
 from omnicore.schema import Estimate
 
 
@@ -19,20 +19,17 @@ def scored(**lost: int) -> Scores:
     """An evaluation of 40 queries a benchmark, of which so many have no reply."""
     mean = estimate(0.5, 0.4, 0.6)
     of_all = {"macro": mean, "micro": mean, "chance_corrected": mean}
-    blocks = {
-        name: {
-            "raw": mean,
-            "clean": mean,
-            "chance": 0.25,
-            "counts": {"raw": {"queries": 40, "errors": count}},
-        }
-        for name, count in lost.items()
-    }
-    maps: dict[str, Any] = {name: {} for name in ("by_type", "by_wording", "ablation", "no_answer")}
-    named = dict.fromkeys(("model", "profile_hash", "manifest_hash"), "x")
-    return Scores.model_validate(
-        {**named, "raw": of_all, "clean": of_all, "by_benchmark": blocks, **maps}
-    )
+    block = {"raw": mean, "clean": mean, "chance": 0.25, "clean_chance": 0.25, "official": None}
+    blocks = {}
+    for name, errors in lost.items():
+        counts = {"queries": 40, "errors": errors, "no_answer": 0, "truncated": 0}
+        blocks[name] = {**block, "counts": {"raw": counts}, "publisher": None}
+    maps = "official chance counts by_benchmark_type by_type by_wording ablation no_answer".split()
+    names = ("model", "profile_hash", "manifest_hash", "queries_hash")
+    fields: dict[str, Any] = {name: {} for name in (*maps, "profile")}
+    fields |= dict.fromkeys(names, "x")
+    fields |= {"raw": of_all, "clean": of_all, "by_benchmark": blocks, "errors": 0}
+    return Scores.model_validate(fields)
 
 
 @pytest.mark.parametrize(
