@@ -40,7 +40,7 @@ def reply(request: dict[str, Any]) -> Answer:
     letters = re.findall(r"^([A-Z])\. ", last_text(request), re.MULTILINE)
     said = (
         letters[number % len(letters)] if request["seed"] else number
-    )  # the canary, whose seed is 0, wants media last_text apart
+    )  # the canary, whose seed is 0, needs different replies to different media
     return completion(
         f"<answer>{said}</answer>", model=request["model"], reasoning_content="Let me look."
     )

@@ -123,7 +123,7 @@ def test_help_shows_a_working_curl(reader: Reader) -> None:
 def test_numbers_and_codes_equal_those_of_the_code() -> None:
     source = "".join(
         (ROOT / "omnicore" / "serving" / f"{name}.py").read_text()
-        for name in ("chat", "server", "batcher")
+        for name in ("request", "prompt", "server", "batcher", "serve")
     )
     for status, codes in re.findall(r"^\| (\d{3}) \| (`[^|]+) \|", GUIDE, re.MULTILINE):
         for code in re.findall(r"`(\w+)`", codes):
