@@ -29,7 +29,7 @@ from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError, OmniError
 from omnicore.progress import PROGRESS_FILE
 from omnicore.runtime import worker
-from omnicore.runtime.run import in_process, run_step
+from omnicore.runtime.run import run_in_process, run_step
 from omnicore.storage.files import read_json, write_json
 
 RUN, CACHE, WORKER = "OMNI_RUN", "OMNI_CACHE", "OMNI_WORKER"
@@ -144,7 +144,7 @@ def _worker(
                 os.environ[WORKER],
                 {**request, "inputs": {role: str(path) for role, path in inputs.items()}},
             )
-        return in_process(step, section, recipe, inputs, output)
+        return run_in_process(step, section, recipe, inputs, output)
 
     return run
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 
 
 def die_with_parent() -> None:
-    """Asks the Linux kernel to kill this process when its parent dies, also when that is killed
-    itself."""
+    """Make the Linux kernel kill this process when its parent dies, even if that is killed."""
     if sys.platform == "linux":
         import ctypes
 
@@ -25,11 +24,9 @@ def die_with_parent() -> None:
 
 @contextmanager
 def without_deprecations() -> Iterator[None]:
-    """Keeps deprecations from the terminal: they are of libraries that this package calls, and a
-    user cannot act on them.
+    """Hide deprecation warnings within the block, unless `python -W` asks for warnings.
 
-    What
-    `python -W` asks for is shown.
+    They come from libraries that this package calls, and a user cannot act on them.
     """
     with warnings.catch_warnings():
         if not sys.warnoptions:

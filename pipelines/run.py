@@ -9,7 +9,6 @@ with this one, and the same command goes on where it was.
 
 import argparse
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -180,20 +180,20 @@ def _held(directory: Path) -> Iterator[None]:
     """
     lock_file = directory / "state" / LOCK
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file.open("a") as lock:
-        begun = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - begun > PATIENCE:
-                    raise StepBusy(
-                        f"another run works in {directory}: wait for it, end it, or give another"
-                        " --run"
-                    ) from None
-                time.sleep(POLL)
+    lock = FileLock(lock_file, timeout=PATIENCE, poll_interval=POLL)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StepBusy(
+            f"another run works in {directory}: wait for it, end it, or give another --run",
+            code="run-busy",
+            field="--run",
+            path=directory,
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -6,12 +6,13 @@ a run and, linked, in its outputs is one step. Nothing is written but by `remove
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.lineage.step_record import read_step
@@ -289,12 +290,11 @@ def _is_locked(path: Path) -> bool:
     lock = path.with_name(path.name + LOCK_SUFFIX)
     if not lock.is_file():
         return False
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    try:
+        with FileLock(lock, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def _delete(path: Path) -> None:

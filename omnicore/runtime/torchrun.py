@@ -1,10 +1,9 @@
-"""A step by all processes that torchrun has started.
+"""Run a training step in all processes that torchrun has started.
 
-The first decides, writes and publishes; the others train along. Each process runs the same command.
-The first does what it would do alone: it takes the lock, finds a finished result or goes on with an
-unfinished one. Only when there is work does it call the others, who wait until then and end when
-its result is published. A process that fails ends with a status that is not 0, and torchrun ends
-the others.
+Every rank runs the same command. Rank 0 does what a single process would do: it takes the lock,
+finds a finished result, or resumes. The other ranks wait for its message; they train with it if
+there is work, and end once the result is published. A rank that fails ends with a status other than
+0, and torchrun ends the others.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any
 from omnicore import distributed, processes
 from omnicore.config import TRAINING
 from omnicore.config.recipe import Recipe
-from omnicore.distributed import Team
+from omnicore.distributed import RankMessages
 from omnicore.errors import ConfigError, DataError
 from omnicore.lineage.step_record import read_step
 from omnicore.processes import without_deprecations
 from omnicore.runtime import remote
-from omnicore.runtime.run import in_process
+from omnicore.runtime.run import run_in_process
 from omnicore.storage import store
 
 
@@ -37,85 +36,100 @@ def run(
     section: str | None = None,
     replace: bool = False,
 ) -> None:
-    """`staging.run`, by as many processes as there are.
+    """Run a step as `remote.run` does, in as many processes as there are.
 
-    Raises what it raises, and ConfigError for a step that takes one.
+    Raises:
+        ConfigError: The step is not a training, or its batch is not divisible by the processes.
+        DataError: An input differs between two nodes.
+        OmniError: The errors of `remote.run`.
     """
     if processes.world_size() == 1:
         remote.run(step, recipe, inputs, output, section=section, replace=replace)
         return
     if step not in TRAINING:
         raise ConfigError(
-            f"step {step} takes one process, not {processes.world_size()}: run it without torchrun"
+            f"step {step} runs in one process, not in {processes.world_size()}: run it without"
+            " torchrun",
+            code="step-not-distributed",
+            field=step,
         )
-    team = Team()
+    section = section or step
+    messages = RankMessages()
     if not processes.is_main():
-        _follow(step, recipe, inputs, output, section or step, team)
+        _follow(step, recipe, inputs, output, section, messages)
         return
-
-    # Before anybody loads a model.
+    # Refuse an indivisible batch before any rank loads a model.
     field = TRAINING[step]
-    distributed.share(
-        getattr(getattr(recipe, section or step), field), f"{section or step}.{field}"
-    )
+    distributed.per_process(getattr(getattr(recipe, section), field), f"{section}.{field}")
 
     def lead(
-        recipe: Recipe, _config: Any, places: Mapping[str, Path], directory: Path
+        recipe: Recipe, _config: Any, paths: Mapping[str, Path], directory: Path
     ) -> dict[str, Any]:
-        told = {
-            role: {"place": str(place), "digest": read_step(place)["digest"]}
-            for role, place in places.items()
-        }
-        team.say("work", json.dumps(told))
-        with team.at_work():
-            return in_process(step, section or step, recipe, places, directory)
+        work = {}
+        for role, path in paths.items():
+            work[role] = {"path": str(path), "digest": read_step(path)["digest"]}
+        messages.send("work", json.dumps(work))
+        with messages.process_group():
+            return run_in_process(step, section, recipe, paths, directory)
 
     remote.run(step, recipe, inputs, output, section=section, execute=lead, replace=replace)
-    team.say("end")
-    for other in range(1, processes.world_size()):  # the store may end with this process
-        team.hear(f"gone/{other}")
+    messages.send("end")
+    # The TCPStore may end with this process.
+    for other in range(1, processes.world_size()):
+        messages.receive(f"gone/{other}")
 
 
 def _follow(
-    step: str, recipe: Recipe, inputs: Mapping[str, str], output: str, section: str, team: Team
+    step: str,
+    recipe: Recipe,
+    inputs: Mapping[str, str],
+    output: str,
+    section: str,
+    messages: RankMessages,
 ) -> None:
-    word, called = team.hear("work", "end")
-    if word == "work":
-        fetched, own = (
-            remote.scratch(output, f".{whose}")
-            for whose in (f"node-{processes.node_rank()}", f"rank-{processes.rank()}")
-        )
-        places = _places(inputs, json.loads(called), fetched, team)
-        with team.at_work(), without_deprecations():
-            import_module(f"omnicore.steps.{step}").run(
-                recipe, getattr(recipe, section), places, own
-            )
-        team.hear("end")
+    """Train with rank 0 if it has work, and wait for its end."""
+    key, value = messages.receive("work", "end")
+    if key == "work":
+        fetched = remote.scratch_directory(output, f".node-{processes.node_rank()}")
+        own = remote.scratch_directory(output, f".rank-{processes.rank()}")
+        paths = _local_inputs(inputs, json.loads(value), fetched, messages)
+        module = import_module(f"omnicore.steps.{step}")
+        with messages.process_group(), without_deprecations():
+            module.run(recipe, getattr(recipe, section), paths, own)
+        messages.receive("end")
         for directory in (fetched, own):
             shutil.rmtree(directory, ignore_errors=True)
-    team.say(f"gone/{processes.rank()}")
+    messages.send(f"gone/{processes.rank()}")
 
 
-def _places(
-    inputs: Mapping[str, str], called: Mapping[str, Mapping[str, str]], fetched: Path, team: Team
+def _local_inputs(
+    inputs: Mapping[str, str],
+    work: Mapping[str, Mapping[str, str]],
+    fetched: Path,
+    messages: RankMessages,
 ) -> dict[str, Path]:
-    """The inputs where this process can read them: on the first one's node they are there, on
-    another its first process fetches."""
+    """Return the inputs where this process can read them.
+
+    On rank 0's node they are where rank 0 has them; on another node its first process fetches them.
+    """
     if processes.node_rank() == 0:
-        return {role: Path(told["place"]) for role, told in called.items()}
-    places = {}
+        return {role: Path(entry["path"]) for role, entry in work.items()}
+    paths = {}
     for role, place in inputs.items():
-        local = Path(place)
+        path = Path(place)
         if store.is_s3(place):
-            local = fetched / f"{role}-{called[role]['digest'][:32]}"
+            path = fetched / f"{role}-{work[role]['digest'][:32]}"
             if processes.local_rank() == 0:
-                store.fetch(place.rstrip("/"), local)
-                team.say(f"fetched/{processes.node_rank()}/{role}")
-            team.hear(f"fetched/{processes.node_rank()}/{role}")
-        if read_step(local)["digest"] != called[role]["digest"]:
+                store.fetch(place.rstrip("/"), path)
+                messages.send(f"fetched/{processes.node_rank()}/{role}")
+            messages.receive(f"fetched/{processes.node_rank()}/{role}")
+        if read_step(path)["digest"] != work[role]["digest"]:
             raise DataError(
-                f"input {role} {place} is another one on node {processes.node_rank()} than on the"
-                " first: give all the same"
+                f"input {role} {place} on node {processes.node_rank()} differs from rank 0's: give"
+                " all nodes the same",
+                code="distributed-input-differs",
+                field=role,
+                path=place,
             )
-        places[role] = local
-    return places
+        paths[role] = path
+    return paths

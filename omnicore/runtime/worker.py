@@ -1,11 +1,10 @@
-"""A warm process for laptop runs: what heavy steps import is imported once, then every step is a
-fork of it.
+"""A warm process for laptop runs: import what heavy steps need once, then fork for every step.
 
 Each step of a local pipeline is a process of its own, and importing torch, transformers and trl
-costs each about nine seconds of CPU. `python -m omnicore.runtime.worker SOCKET` pays once: it
-imports while light steps run, listens on a unix socket and forks a child per request; `call` is the
-other end. The child writes to the requester's stdout and stderr, and its summary or error goes back
-as one line of JSON.
+takes about nine seconds of CPU. `python -m omnicore.runtime.worker SOCKET` imports them once, while
+light steps run, listens on a unix socket and forks a child per request; `call` is the client. The
+child writes to the requester's stdout and stderr, and returns its summary or error as one line of
+JSON.
 
 No torch operation runs before a fork: OpenMP threads do not survive it, and a child that needs them
 would hang. A child dies when its requester's connection closes or the worker dies; the worker dies
@@ -35,7 +34,8 @@ from typing import Any
 from omnicore import errors, logs
 from omnicore.processes import die_with_parent
 
-# The first is needed by every heavy step, so no request is served before it is there; the rest come while nobody asks.
+# Every heavy step needs the first, so no request is served before it is imported; the others follow
+# while there is no request.
 MODULES = ("omnicore.engines.transformers", "omnicore.training.sft", "omnicore.training.rlvr")
 logger = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two looks at ended children
@@ -43,40 +43,34 @@ Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one step, without `run_step`'s cache and locks, which are the requester's.
-
-    Returns the step's summary.
-    """
+    """Run one step and return its summary; cache and locks are the requester's."""
     from omnicore.config.recipe import parse_recipe
-    from omnicore.runtime.run import in_process
+    from omnicore.runtime.run import run_in_process
 
     recipe = parse_recipe(request["recipe"], request["recipe"]["name"])
     inputs = {role: Path(path) for role, path in request["inputs"].items()}
-    return in_process(request["step"], request["section"], recipe, inputs, Path(request["output"]))
+    return run_in_process(
+        request["step"], request["section"], recipe, inputs, Path(request["output"])
+    )
 
 
 def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> dict[str, Any]:
-    """Has the worker at a socket run a request and returns its summary.
+    """Let the worker at a socket run a request and return its summary.
 
-    Waits up to `patience` seconds for a worker that is just starting. Raises what the step raised:
-    an OmniError of the same class and message, or RuntimeError for a bug, whose traceback stands in
-    this process's stderr; OmniError when the step was killed.
+    Args:
+        address: Path of the socket.
+        request: Arguments of `run_request`.
+        patience: Seconds to wait for a worker that is starting.
+
+    Raises:
+        OmniError: The step's own error, of the same class; or no worker replies, or the step was
+            killed.
+        RuntimeError: A bug in the step; its traceback is on this process's stderr.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        for left in range(int(patience / POLL), -1, -1):
-            try:
-                connection.connect(address)
-                break
-            except (FileNotFoundError, ConnectionRefusedError) as error:
-                if not left:
-                    raise errors.OmniError(
-                        f"no worker answers on {address}: see the run's log, then run again"
-                    ) from error
-                time.sleep(POLL)
-        line = (
-            json.dumps({**request, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
-            + b"\n"
-        )
+        _connect(connection, address, patience)
+        content = dict(request) | {"cwd": str(Path.cwd()), "env": dict(os.environ)}
+        line = json.dumps(content).encode() + b"\n"
         sys.stdout.flush()
         sys.stderr.flush()
         socket.send_fds(connection, [line[:1]], [1, 2])
@@ -92,27 +86,40 @@ def call(address: str, request: Mapping[str, Any], *, patience: float = 20) -> d
         raise RuntimeError(answer["message"])
     killed = f"by signal {answer['signal']}" if "signal" in answer else "with its worker"
     raise errors.OmniError(
-        f"the step was killed {killed}: if memory ran out, free some; the same command goes on"
-        " where it was"
+        f"the step was killed {killed}: if memory ran out, free some; re-run the same command to"
+        " resume",
+        code="step-killed",
     )
 
 
-def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
-    """Listens on a unix socket until stdin ends.
+def _connect(connection: socket.socket, address: str, patience: float) -> None:
+    for attempts_left in range(int(patience / POLL), -1, -1):
+        try:
+            connection.connect(address)
+            return
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if not attempts_left:
+                raise errors.OmniError(
+                    f"no worker replies on {address}: read the run's log, then re-run",
+                    code="worker-unreachable",
+                    path=address,
+                ) from error
+            time.sleep(POLL)
 
-    Never returns.
-    """
+
+def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
+    """Listen on a unix socket until stdin ends, which ends the process."""
     die_with_parent()
     logs.set_up()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start its threads at import
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole terminal; who started this process ends it
+    # Ctrl-C reaches every process of the terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     todo, children = list(modules), dict[int, socket.socket]()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        warm(todo.pop(0)) if todo else None
+        if todo:
+            warm(todo.pop(0))
         while True:
             ready = select.select([listener, sys.stdin], [], [], 0 if todo else POLL)[0]
             if sys.stdin in ready:
@@ -130,8 +137,7 @@ def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODUL
 
 
 def warm(module: str) -> None:
-    """Imports a module and takes it out of the garbage collector's sight, so that children share
-    its memory pages."""
+    """Import a module and freeze the garbage collector, so that children share its memory pages."""
     try:
         importlib.import_module(module)
     except ImportError as error:
@@ -141,20 +147,18 @@ def warm(module: str) -> None:
 
 
 def reap(children: dict[int, socket.socket]) -> None:
-    """Closes the connections of ended children; one that was killed could not answer, so the answer
-    is given here."""
-    while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-        pid, status = ended
+    """Close the connections of ended children, and reply for those that were killed."""
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
         with children.pop(pid) as connection, contextlib.suppress(OSError):
             if os.WIFSIGNALED(status):
                 connection.sendall(json.dumps({"signal": os.WTERMSIG(status)}).encode() + b"\n")
 
 
 def become(connection: socket.socket, work: Work) -> None:
-    """In the child: takes over the requester's output, environment and directory, works, answers.
-
-    Never returns.
-    """
+    """In the child: take the requester's output, environment and directory, work, reply, exit."""
     die_with_parent()
     first, fds, _, _ = socket.recv_fds(connection, 1, 2)
     for number, fd in enumerate(fds, 1):
@@ -185,7 +189,7 @@ def become(connection: socket.socket, work: Work) -> None:
 
 
 def end_with(connection: socket.socket) -> None:
-    """Ends this process when the other end of a connection is closed."""
+    """End this process when the other end of a connection is closed."""
     with contextlib.suppress(OSError):
         connection.recv(1)
     os._exit(1)

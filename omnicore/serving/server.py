@@ -24,7 +24,7 @@ from omnicore.engines.canary_media import MediaKind
 from omnicore.engines.transformers import TransformersEngine
 from omnicore.errors import EngineError
 from omnicore.lineage import signing
-from omnicore.progress import told
+from omnicore.progress import format_figures
 from omnicore.serving.batcher import Batcher, GenerationJob
 from omnicore.serving.prompt import PreparedRequest, prepare_request
 from omnicore.serving.request import RequestError, parse_request
@@ -102,7 +102,7 @@ class ChatServer:
         self.encoder = engine.encoder
         self.context_length = int(engine.model.config.get_text_config().max_position_embeddings)
         self._loading = ""
-        logger.info(f"ready  {told(summary)}")
+        logger.info(f"ready  {format_figures(summary)}")
         self.batcher.run(engine.model, engine.encoder)
 
     def _load(self) -> TransformersEngine:

@@ -17,7 +17,6 @@ omnicore/storage/s3_connection.py.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from pydantic import ValidationError
 
 from omnicore.errors import ConfigError, DataError, StorageError
@@ -240,8 +240,7 @@ def fetch(uri: str, directory: Path, publication: Publication | None = None) -> 
 def lock_directory(directory: Path) -> Iterator[None]:
     """Hold a lock on `<directory>.lock`; the kernel releases it when the process ends."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_name(directory.name + ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(directory.with_name(directory.name + ".lock")):
         yield
 
 

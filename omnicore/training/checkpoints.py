@@ -88,7 +88,7 @@ class Checkpoints:
                         flush=True,
                     )
                 shutil.rmtree(folder)
-            self.found = distributed.shared(self.found, directory)
+            self.found = distributed.broadcast_folder(self.found, directory)
         self.step, self.saved_at = 0, 0.0  # of the newest one; seconds since 1970
         if self.found:
             listing = json.loads((self.found / LISTING).read_text())
@@ -204,7 +204,7 @@ class Resumable(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.checkpoints, "asked for by _Due alone"
-        numbers = distributed.every(self._random_numbers())
+        numbers = distributed.all_gather(self._random_numbers())
         weights, optimizer = (
             parallel.gather_zero_state(self.model_wrapped)
             if self.is_deepspeed_enabled

@@ -120,7 +120,7 @@ class GradientCheck(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self._missing:
             return
-        alive: set[str] = set().union(*distributed.every(self._alive))
+        alive: set[str] = set().union(*distributed.all_gather(self._alive))
         self._alive.clear()
         self._missing = {
             kind: part

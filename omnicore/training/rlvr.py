@@ -180,7 +180,7 @@ class OmniGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         first = [row["index"] for row in inputs[:: self.config.num_generations]]
-        self._taken = {index for part in distributed.every(first) for index in part}
+        self._taken = {index for part in distributed.all_gather(first) for index in part}
         self.load_engine()
         groups = collect_groups(first, self.config.dynamic_sampling, self._roll, self._further)
         self.accelerator.wait_for_everyone()
@@ -365,7 +365,7 @@ def train(
             shuffle_dataset=False,  # the mixture has its own order
             **parallel.batch_arguments(
                 config,
-                distributed.share(config.prompts_per_step, "prompts_per_step")
+                distributed.per_process(config.prompts_per_step, "prompts_per_step")
                 * config.num_generations,
             ),
             **OPTIMIZER,
@@ -420,7 +420,7 @@ def train(
 def _part(count: int) -> BatchSlice:
     """Where this process' `count` rows begin among those of all processes, and how many those are
     together."""
-    counts = distributed.every(count)
+    counts = distributed.all_gather(count)
     return sum(counts[: processes.rank()]), sum(counts)
 
 

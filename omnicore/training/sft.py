@@ -126,7 +126,7 @@ def train(
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},
             **parallel.batch_arguments(
-                config, distributed.share(config.train_batch_size, "train_batch_size")
+                config, distributed.per_process(config.train_batch_size, "train_batch_size")
             ),
             **OPTIMIZER,
             **{
@@ -149,7 +149,7 @@ def train(
         )
 
         def add(record: dict[str, Any]) -> dict[str, Any]:
-            parts = distributed.every(dict(trainer.by_type))
+            parts = distributed.all_gather(dict(trainer.by_type))
             losses = {
                 name: [x for part in parts for x in part.get(name, ())]
                 for name in sorted(set().union(*parts))

@@ -18,8 +18,9 @@ import pytest
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import StorageError
 from omnicore.runtime import checkpoint_sync
-from omnicore.runtime.checkpoint_sync import Keeper
-from omnicore.runtime.run import KEY_FILE, run_step
+from omnicore.runtime.checkpoint_sync import CheckpointSync
+from omnicore.runtime.outputs import KEY_FILE
+from omnicore.runtime.run import run_step
 from omnicore.storage import store
 from tests.errors import refused
 from tests.seaweed import (
@@ -84,24 +85,24 @@ def kept(seaweed: Seaweed, uri: str) -> list[str]:
 def test_journal_is_synced_in_pieces_and_restored(
     seaweed: Seaweed, uri: str, tmp_path: Path
 ) -> None:
-    first = Keeper(tmp_path / "a", uri, KEY)
-    first.bring_back()
+    first = CheckpointSync(tmp_path / "a", uri, KEY)
+    first.restore()
     assert not (tmp_path / "a").exists(), "nothing is kept, so nothing is begun"
     for text in ("one\n", "one\ntwo\nthr", "one\ntwo\nthr", "one\ntwo\nthree\n"):
         journal(tmp_path / "a", text)
-        assert first.try_to_keep()
+        assert first.try_to_sync()
     assert kept(seaweed, uri) == [f"replies.journal/{place:015d}" for place in (0, 4, 8)]
     journal(tmp_path / "b", "of another step")
     (tmp_path / "b" / KEY_FILE).write_text("another key")
     (tmp_path / "b" / "half.jsonl").touch()
-    second = Keeper(tmp_path / "b", uri, KEY)
-    second.bring_back()
+    second = CheckpointSync(tmp_path / "b", uri, KEY)
+    second.restore()
     assert {path.name: path.read_text() for path in (tmp_path / "b").iterdir()} == {
         KEY_FILE: KEY,
         "replies.journal": "one\ntwo\nthree\n",
     }
     journal(tmp_path / "b", "one\ntwo\nthree\nfour\n")
-    second.try_to_keep()
+    second.try_to_sync()
     assert kept(seaweed, uri)[-1] == f"replies.journal/{14:015d}"
     checkpoint_sync.forget(uri, KEY)
     assert kept(seaweed, uri) == []
@@ -120,56 +121,56 @@ def test_journal_is_synced_in_pieces_and_restored(
 def test_local_and_synced_journals_are_merged(
     seaweed: Seaweed, uri: str, tmp_path: Path, here: str, back: str, places: list[int]
 ) -> None:
-    before = Keeper(tmp_path / "a", uri, KEY)
+    before = CheckpointSync(tmp_path / "a", uri, KEY)
     for text in ("one\n", "one\ntwo\n"):
         journal(tmp_path / "a", text)
-        before.try_to_keep()
+        before.try_to_sync()
     journal(tmp_path / "b", here)
-    after = Keeper(tmp_path / "b", uri, KEY)
-    after.bring_back()
+    after = CheckpointSync(tmp_path / "b", uri, KEY)
+    after.restore()
     assert (tmp_path / "b" / "replies.journal").read_text() == back
-    after.try_to_keep()
+    after.try_to_sync()
     assert kept(seaweed, uri) == [f"replies.journal/{place:015d}" for place in places]
 
 
 def test_damaged_piece_ends_the_journal_before_it(
     seaweed: Seaweed, uri: str, tmp_path: Path
 ) -> None:
-    keeper = Keeper(tmp_path / "a", uri, KEY)
+    keeper = CheckpointSync(tmp_path / "a", uri, KEY)
     for text in ("one\n", "one\ntwo\n", "one\ntwo\nthree\n"):
         journal(tmp_path / "a", text)
-        keeper.try_to_keep()
+        keeper.try_to_sync()
     (name,) = [
         name for name in objects(seaweed, f"{uri}.unfinished") if "/000000000000004-" in name
     ]
     overwrite(seaweed, f"{uri}.unfinished", name, b"tow\n")
-    Keeper(tmp_path / "b", uri, KEY).bring_back()
+    CheckpointSync(tmp_path / "b", uri, KEY).restore()
     assert (tmp_path / "b" / "replies.journal").read_text() == "one\n"
     assert kept(seaweed, uri) == [f"replies.journal/{0:015d}"]
 
 
 def test_only_whole_folders_are_synced(seaweed: Seaweed, uri: str, tmp_path: Path) -> None:
     work = tmp_path / "a"
-    keeper = Keeper(work, uri, KEY)
+    keeper = CheckpointSync(work, uri, KEY)
     journal(work, "")
     folder(work, 2)
-    keeper.try_to_keep()
+    keeper.try_to_sync()
     folder(work, 4)
     folder(work, 6).rename(work / "checkpoints.journal" / "step-000006.tmp")
-    keeper.try_to_keep()
+    keeper.try_to_sync()
     assert kept(seaweed, uri) == [
         "checkpoints.journal/step-000002",
         "checkpoints.journal/step-000004",
     ]
     shutil.rmtree(work / "checkpoints.journal" / "step-000002")
     folder(work, 8)
-    keeper.try_to_keep()
+    keeper.try_to_sync()
     assert kept(seaweed, uri) == [
         "checkpoints.journal/step-000004",
         "checkpoints.journal/step-000008",
     ]
 
-    Keeper(tmp_path / "b", uri, KEY).bring_back()
+    CheckpointSync(tmp_path / "b", uri, KEY).restore()
     assert [path.name for path in (tmp_path / "b" / "checkpoints.journal").iterdir()] == [
         "step-000008"
     ]
@@ -178,13 +179,13 @@ def test_only_whole_folders_are_synced(seaweed: Seaweed, uri: str, tmp_path: Pat
     ).read_text() == "whole 8"
     where = f"{uri}.unfinished/{KEY[:32]}/checkpoints.journal/step-000008"
     overwrite(seaweed, where, f"{store.require(where).folder}/weights", b"rotten8")
-    Keeper(tmp_path / "c", uri, KEY).bring_back()
+    CheckpointSync(tmp_path / "c", uri, KEY).restore()
     assert [path.name for path in (tmp_path / "c" / "checkpoints.journal").iterdir()] == [
         "step-000004"
     ]
     journal(tmp_path / "d", "")
     folder(tmp_path / "d", 10)
-    Keeper(tmp_path / "d", uri, KEY).bring_back()
+    CheckpointSync(tmp_path / "d", uri, KEY).restore()
     assert [path.name for path in (tmp_path / "d" / "checkpoints.journal").iterdir()] == [
         "step-000010"
     ]
@@ -200,11 +201,11 @@ def test_folder_removed_during_upload_is_synced(
         shutil.rmtree(work / "checkpoints.journal" / "step-000002")
         return publish(directory, where, **given)  # type: ignore[arg-type]
 
-    keeper = Keeper(work, uri, KEY)
+    keeper = CheckpointSync(work, uri, KEY)
     journal(work, "")
     folder(work, 2)
     monkeypatch.setattr(store, "publish", slow)
-    assert keeper.try_to_keep()
+    assert keeper.try_to_sync()
     assert kept(seaweed, uri) == ["checkpoints.journal/step-000002"]
 
 
@@ -218,7 +219,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_outage_is_logged_once_and_fails_nothing(
     uri: str, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with checkpoint_sync.kept(tmp_path / "a", uri, KEY):
+    with checkpoint_sync.synced(tmp_path / "a", uri, KEY):
         proxy.close()
         journal(tmp_path / "a", "one\n")
         folder(tmp_path / "a", 2)
@@ -229,7 +230,7 @@ def test_outage_is_logged_once_and_fails_nothing(
     assert f"{uri}: its journals and checkpoints were not deleted" in capsys.readouterr().err
     with (
         refused(StorageError, "s3-unreachable"),
-        checkpoint_sync.kept(tmp_path / "b", uri, KEY),
+        checkpoint_sync.synced(tmp_path / "b", uri, KEY),
     ):
         pass
 
@@ -240,7 +241,7 @@ def test_failed_step_syncs_and_finished_step_does_not(
     monkeypatch.setattr(checkpoint_sync, "POLL", 60)
 
     def fail() -> None:
-        with checkpoint_sync.kept(tmp_path / "a", uri, KEY):
+        with checkpoint_sync.synced(tmp_path / "a", uri, KEY):
             journal(tmp_path / "a", "one\n")
             folder(tmp_path / "a", 2)
             raise StorageError("away")
@@ -248,11 +249,11 @@ def test_failed_step_syncs_and_finished_step_does_not(
     with pytest.raises(StorageError, match="away"):
         fail()
     assert kept(seaweed, uri) == ["checkpoints.journal/step-000002", f"replies.journal/{0:015d}"]
-    keeper = Keeper(tmp_path / "a", uri, KEY)
-    keeper.bring_back()
+    keeper = CheckpointSync(tmp_path / "a", uri, KEY)
+    keeper.restore()
     folder(tmp_path / "a", 4)
     keeper.finished = True
-    assert keeper.try_to_keep()
+    assert keeper.try_to_sync()
     assert "checkpoints.journal/step-000004" not in kept(seaweed, uri)
 
 
@@ -300,7 +301,7 @@ def test_probe_resumes_on_another_machine(
             assert process.wait() == -signal.SIGKILL
         shutil.rmtree(tmp_path / "first")
         (key,) = {name.partition("/")[0] for name in objects(seaweed, f"{uri}.unfinished")}
-        Keeper(tmp_path / "kept", uri, key).bring_back()
+        CheckpointSync(tmp_path / "kept", uri, key).restore()
         answered, before = journaled(tmp_path / "kept"), dict(stub.counts)
         assert 0 < len(answered) < 0.9 * total
         with omnicore(command(seed), tmp_path / "second") as process:

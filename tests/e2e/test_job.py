@@ -15,7 +15,8 @@ import pytest
 from omnicore.config import LauncherConfig
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ClusterError
-from omnicore.runtime.run import run_step, step_work
+from omnicore.runtime.keys import plan_step
+from omnicore.runtime.run import run_step
 from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_json
 from tests.errors import refused
@@ -98,7 +99,7 @@ def test_training_step_runs_as_a_job(
     assert not kube.created
     kubelet(kube)
     record = run_step("sft", recipe, {"data": data}, output)
-    assert record["key"] == step_work("sft", load_recipe("tiny", SMALL), {"data": data}, output).key
+    assert record["key"] == plan_step("sft", load_recipe("tiny", SMALL), {"data": data}, output).key
     assert record == read_json(output / STEP_FILE)
     assert record["digest"] == digest_directory(output)
     assert (output / "checkpoint").is_dir()

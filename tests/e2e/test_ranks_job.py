@@ -118,7 +118,7 @@ def die_when_kept(seaweed: Seaweed, uri: str) -> None:
                 "/step-000004/published.json" in name
                 for name in objects(seaweed, f"{uri}.unfinished")
             ):
-                shutil.rmtree(remote.scratch(uri))
+                shutil.rmtree(remote.scratch_directory(uri))
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
 

@@ -119,30 +119,30 @@ def test_failed_publish_resumes_with_the_result(
 
 
 @pytest.mark.parametrize(
-    ("inputs", "output", "message"),
+    ("inputs", "output", "code"),
     [
         (
             {"data": "{}/prepare"},
             "{}/prepare",
-            "lie in one another; give the output its own address",
+            "output-overlaps-input",
         ),
-        ({"data": "{}/prepare"}, "{}/prepare/sft", "lie in one another"),
-        ({"data": "{}/prepare"}, "{}", "lie in one another"),
+        ({"data": "{}/prepare"}, "{}/prepare/sft", "output-overlaps-input"),
+        ({"data": "{}/prepare"}, "{}", "output-overlaps-input"),
         (
             {"data": "{}/prepare"},
             "{}/other",
-            "holds a result of prepare; give sft an address of its own",
+            "output-of-other-step",
         ),
         (
             {"data": "{}/prepare"},
             "{}/plain",
-            "holds something that is no result of omnicore; give another address",
+            "output-not-empty",
         ),
-        ({"data": "{}/plain"}, "{}/new", "is not a finished output: no step.json"),
-        ({"data": "{}/absent"}, "{}/new", "nothing is published there"),
-        ({"data": "absent"}, "{}/new", "absent: no such directory"),
-        ({"zzz": "{}/prepare"}, "{}/new", "no input 'zzz'"),
-        ({}, "{}/new", "input 'data' is missing"),
+        ({"data": "{}/plain"}, "{}/new", "step-record-missing"),
+        ({"data": "{}/absent"}, "{}/new", "s3-not-published"),
+        ({"data": "absent"}, "{}/new", "directory-missing"),
+        ({"zzz": "{}/prepare"}, "{}/new", "input-roles-wrong"),
+        ({}, "{}/new", "input-roles-wrong"),
     ],
 )
 def test_invalid_addresses_are_refused(
@@ -151,18 +151,19 @@ def test_invalid_addresses_are_refused(
     steps: dict[str, int],
     inputs: dict[str, str],
     output: str,
-    message: str,
+    code: str,
 ) -> None:
     remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/prepare")
     remote.run("prepare", load_recipe("tiny"), {}, f"{uri}/other")
     store.publish(fill(tmp_path / "plain", {"a": 1}), f"{uri}/plain")
-    with pytest.raises(OmniError, match=message):
+    with pytest.raises(OmniError) as caught:
         remote.run(
             "sft",
             load_recipe("tiny"),
             {role: place.format(uri) for role, place in inputs.items()},
             output.format(uri),
         )
+    assert caught.value.code == code
     assert steps["sft"] == 0
 
 

@@ -5,15 +5,15 @@ import time
 
 import pytest
 
-from omnicore.progress import told, track
+from omnicore.progress import format_figures, track
 
 
 def test_figures_are_told_in_one_line():
     assert (
-        told({"queries": 1600, "raw": 0.61234, "model": "embedded:x"})
+        format_figures({"queries": 1600, "raw": 0.61234, "model": "embedded:x"})
         == "queries 1600  raw 0.612  model embedded:x"
     )
-    assert told({}) == ""
+    assert format_figures({}) == ""
 
 
 def test_without_a_terminal_progress_is_one_line_at_the_end(monkeypatch, capsys):

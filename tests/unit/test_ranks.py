@@ -17,7 +17,8 @@ from omnicore import distributed, processes
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
 from omnicore.lineage.step_record import read_step
-from omnicore.runtime.run import KEY_FILE, run_step
+from omnicore.runtime.outputs import KEY_FILE
+from omnicore.runtime.run import run_step
 from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
@@ -214,8 +215,8 @@ def test_a_process_that_fails_fails_all_and_leaves_no_result(
             "sft",
             "sft.train_batch_size=7",
             (
-                "sft.train_batch_size=7 does not divide among 2 processes: set it to a multiple, as in"
-                " sft.train_batch_size=8"
+                "sft.train_batch_size=7 is not a multiple of 2 processes: set it to one, as in"
+                " sft.train_batch_size=8 [distributed-count-indivisible]"
             ),
         ),
         (
@@ -223,7 +224,11 @@ def test_a_process_that_fails_fails_all_and_leaves_no_result(
             "sft.per_device_train_batch_size=3",
             "per_device_train_batch_size=3 does not divide the 4 rows that a process has of a step: set it to 2",
         ),
-        ("prepare", "seed=0", "step prepare takes one process, not 2: run it without torchrun"),
+        (
+            "prepare",
+            "seed=0",
+            "step prepare runs in one process, not in 2: run it without torchrun [step-not-distributed]",
+        ),
     ],
 )
 def test_what_cannot_be_shared_out_is_said_with_the_remedy(
@@ -237,7 +242,7 @@ def test_what_cannot_be_shared_out_is_said_with_the_remedy(
     assert (
         torchrun(step, [*TRAINING.get(step, []), change], inputs.get(step, {}), tmp_path / "o") == 1
     )
-    assert f"omnicore: {words}\n" in capfd.readouterr().err
+    assert f"omnicore: {words}" in capfd.readouterr().err
     assert not (tmp_path / "o" / STEP_FILE).exists()
 
 
@@ -251,9 +256,9 @@ def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: P
     def work() -> None:
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         distributed.CHUNK = 1000
-        with distributed.Team().at_work():
+        with distributed.RankMessages().process_group():
             found = [
-                distributed.shared(named, tmp_path / f"node-{processes.node_rank()}")
+                distributed.broadcast_folder(named, tmp_path / f"node-{processes.node_rank()}")
                 for named in (folder, None)
             ]
         assert found == [folder if processes.is_main() else tmp_path / "node-1" / folder.name, None]

@@ -22,7 +22,8 @@ from omnicore.config.recipe import load_recipe
 from omnicore.errors import CheckpointError
 from omnicore.lineage.step_record import read_step
 from omnicore.runtime import checkpoint_sync, remote
-from omnicore.runtime.run import run_step, step_work
+from omnicore.runtime.keys import plan_step
+from omnicore.runtime.run import run_step
 from omnicore.storage import store
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_jsonl
@@ -289,7 +290,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
 def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
     field = {"every": "save_steps", "keep": "save_total_limit"}[change]
     keys = {
-        step_work(
+        plan_step(
             "sft",
             load_recipe("tiny", [*SMALL, f"sft.{field}={value}"]),
             {"data": data},

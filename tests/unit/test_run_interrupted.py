@@ -12,7 +12,7 @@ import pytest
 from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import ConfigError
-from omnicore.runtime import run
+from omnicore.runtime import outputs
 from omnicore.runtime.run import run_step
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_jsonl
@@ -84,7 +84,7 @@ def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key
         def killed(path):
             raise KeyboardInterrupt
 
-        patch.setattr(run, "_remove", killed)
+        patch.setattr(outputs, "_remove", killed)
         with pytest.raises(KeyboardInterrupt):
             run_step("prepare", load_recipe("tiny", ["seed=2"]), {}, tmp_path / "out", replace=True)
     run_step("prepare", load_recipe("tiny", ["seed=2"]), {}, tmp_path / "out", replace=True)
@@ -130,7 +130,7 @@ def child(output, gate, cache=None):
         f" module\nrun_step('prepare', load_recipe('tiny'), {{}}, Path({str(output)!r}),"
         f" cache={str(cache)!r} if {bool(cache)} else None)\nprint('batches', fake.batches)"
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(run.__file__).parents[1])])
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(outputs.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code],

@@ -18,7 +18,7 @@ from omnicore.data.benchmarks.records import Problem
 from omnicore.data.r1_rows import GRADED, R1_KINDS
 from omnicore.errors import ConfigError, DataError, OmniError
 from omnicore.media.read import locate_media
-from omnicore.runtime.run import step_work
+from omnicore.runtime.keys import plan_step
 from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.scoring.verify import judge
 from omnicore.steps import prepare
@@ -500,9 +500,9 @@ def test_media_may_have_a_root_of_their_own(folder: Path, tmp_path: Path, form: 
             == sha256_file(folder / path)
             == sha256_file(locate_media(made, tmp_path / "out"))
         )
-    before = step_work("prepare", recipe({"x": source}), {}, tmp_path / "out").key
+    before = plan_step("prepare", recipe({"x": source}), {}, tmp_path / "out").key
     make_picture(folder / "images" / "c.png", "green", (32, 24))
-    assert step_work("prepare", recipe({"x": source}), {}, tmp_path / "out").key != before
+    assert plan_step("prepare", recipe({"x": source}), {}, tmp_path / "out").key != before
 
 
 def test_media_root_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
@@ -967,7 +967,7 @@ def test_a_changed_file_is_another_result(folder: Path, tmp_path: Path) -> None:
     path = folder / "rows.json"
     path.write_text(json.dumps([R1]))
     made = recipe({"avqa": {"format": "r1", "path": str(path), "stages": ["sft"]}})
-    before = step_work("prepare", made, {}, tmp_path / "out").key
-    assert step_work("prepare", made, {}, tmp_path / "out").key == before
+    before = plan_step("prepare", made, {}, tmp_path / "out").key
+    assert plan_step("prepare", made, {}, tmp_path / "out").key == before
     path.write_text(json.dumps([R1, {**R1, "problem_id": 2}]))
-    assert step_work("prepare", made, {}, tmp_path / "out").key != before
+    assert plan_step("prepare", made, {}, tmp_path / "out").key != before

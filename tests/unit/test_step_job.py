@@ -16,7 +16,7 @@ from omnicore.config.recipe import load_recipe, parse_recipe, recipe_from_json
 from omnicore.errors import ConfigError
 from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.progress import LINE, track
-from omnicore.runtime.run import step_work
+from omnicore.runtime.keys import plan_step
 from tests.errors import refused
 from tests.kube_server import NAMESPACE, KubeServer
 
@@ -49,7 +49,7 @@ def test_launcher_does_not_change_the_key(tmp_path: Path) -> None:
     place = LauncherConfig(kind="trainjob", image="a", storage="s3://b/c")
     recipe = load_recipe("tiny")
     keys = {
-        step_work("prepare", r, {}, tmp_path).key
+        plan_step("prepare", r, {}, tmp_path).key
         for r in (recipe, recipe.model_copy(update={"launcher": place}))
     }
     assert len(keys) == 1
