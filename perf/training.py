@@ -140,7 +140,7 @@ class Bench:
         from omnicore.media.images import load_image
         from omnicore.training.rewards import RandomReward
         from omnicore.training.rewards import compute_reward as judged
-        from omnicore.training.sft import OPTIMIZER, PLAIN
+        from omnicore.training.sft import COMMON_ARGUMENTS, OPTIMIZER
 
         model, encoder, rows = self.start("sft.jsonl", targets=False)
         rows = [row for row in rows if pictures_alone(row)]
@@ -176,7 +176,7 @@ class Bench:
                 use_cpu=True,
                 generation_kwargs={"suppress_tokens": encoder.suppressed},
                 **OPTIMIZER,
-                **PLAIN,
+                **COMMON_ARGUMENTS,
             )
             trainer = GRPOTrainer(
                 model=model,
@@ -221,7 +221,7 @@ class Bench:
 
         from omnicore.media.images import load_image
         from omnicore.media.sounds import SAMPLE_RATE, load_audio
-        from omnicore.training.sft import OPTIMIZER, PLAIN
+        from omnicore.training.sft import COMMON_ARGUMENTS, OPTIMIZER
 
         model, encoder, rows = self.start("sft.jsonl", targets=True)
         if published:
@@ -268,7 +268,7 @@ class Bench:
                 use_cpu=True,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **OPTIMIZER,
-                **PLAIN,
+                **COMMON_ARGUMENTS,
             )
             trainer = SFTTrainer(
                 model=model,

@@ -1,7 +1,7 @@
 """The sections of a recipe: one pydantic model per step.
 
-Unknown or mistyped fields are refused. `digest` of what a step reads is part of the key under which
-its output is cached. The recipe as a whole: recipe.py.
+Unknown or mistyped fields are refused. `digest` of the fields that a step reads is part of the key
+under which its output is cached. recipe.py holds the recipe as a whole.
 """
 
 from omnicore.config import raw_yaml

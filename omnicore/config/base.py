@@ -1,5 +1,4 @@
-"""What all sections are, who answers and where work runs, and what of a section decides an
-answer."""
+"""The base of every section, engine and launcher, and which fields can change a result."""
 
 from __future__ import annotations
 
@@ -13,30 +12,36 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from omnicore.config.raw_yaml import fit_to_field
 from omnicore.schema import CONTROL_TOKEN
 
-LARGEST = (
-    2**32 - 1
-)  # of any number in a recipe: seeds of numpy end there, and clocks and counts of libraries not far above
+# The largest number in a recipe: NumPy's seeds end there, and clocks and counters of libraries not
+# far above.
+LARGEST = 2**32 - 1
 
 
 class Config(BaseModel):
-    """Base of every section: frozen, unknown fields refused, numbers finite and bounded, texts as
-    they were written."""
+    """Base of every section.
 
-    # Numbers as texts: JSON that says `"cpu": 2` holds a number, and a quantity of Kubernetes is a text.
+    Sections are frozen, refuse unknown fields, keep texts as they were written, and their numbers
+    are finite and bounded.
+    """
+
+    # Numbers become texts: JSON with `"cpu": 2` holds a number, and a Kubernetes quantity is a text.
     model_config = ConfigDict(
         frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _texts_stay_texts(cls, values: Any) -> Any:
+    def _keep_texts(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        fields = {name: field.annotation for name, field in cls.model_fields.items()}
-        return {name: fit_to_field(value, fields.get(name, Any)) for name, value in values.items()}
+        fitted = {}
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            fitted[name] = fit_to_field(value, field.annotation if field else Any)
+        return fitted
 
     @model_validator(mode="after")
-    def _numbers_are_bounded(self) -> Self:
+    def _require_bounded_numbers(self) -> Self:
         for name in type(self).model_fields:
             value = getattr(self, name)
             for number in value.values() if isinstance(value, dict) else (value,):
@@ -56,7 +61,7 @@ class Profile(Config):
     system: str = ""
     style: Literal["value", "letter"] = Field(
         "value",
-        description="options listed bare and answered by value, or lettered and answered by letter",
+        description="options without letters, answered by value; or with letters, answered by letter",
     )
     instruction: str = Field("", description="appended to every question")
     scoring: Literal["reply", "choice", "logprob"] = Field(
@@ -68,38 +73,41 @@ class Profile(Config):
         ),
     )
     max_new_tokens: int = Field(14, ge=1)
-    fps: float = Field(1.0, gt=0, description="frames a second that are shown of a video")
+    fps: float = Field(1.0, gt=0, description="frames a second shown of a video")
     max_frames: int = Field(
         32, ge=1, description="frames at most; a longer video is shown at fewer a second"
     )
     server: str = Field(
         "",
         description=(
-            "name and version of what serves the model, as in vllm-0.32.0: scores move with it"
+            "name and version of what serves the model, as in vllm-0.32.0: scores depend on it"
         ),
     )
 
     @field_validator("system", "instruction")
     @classmethod
-    def _texts_control_nothing(cls, text: str) -> str:
-        if found := CONTROL_TOKEN.search(text):
+    def _refuse_control_tokens(cls, text: str) -> str:
+        token = CONTROL_TOKEN.search(text)
+        if token:
             raise ValueError(
-                f"{found[0]!r} controls the model: leave it out, the chat template writes what is"
-                " needed"
+                f"{token[0]!r} is a control token of the model: leave it out, the chat template"
+                " writes the tokens that are needed"
             )
         return text
 
 
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/: digits, then Ki to Ei, n to E, or an exponent.
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/: digits, then Ki
+# to Ei, n to E, or an exponent.
 _QUANTITY = re.compile(
     r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?", re.ASCII
 )
 
 
 def quantity(text: str) -> str:
-    """The text, where a cluster takes it as a quantity.
+    """Return a text that is a Kubernetes quantity.
 
-    Raises ValueError: a cluster would refuse it only when a job is created.
+    Raises:
+        ValueError: It is none; a cluster would refuse it only when a job is created.
     """
     if not _QUANTITY.fullmatch(text):
         raise ValueError(
@@ -113,21 +121,24 @@ Quantity = Annotated[str, AfterValidator(quantity)]
 
 
 class EngineConfig(Config):
-    """Who answers: a model in this process, a server that speaks OpenAI's chat completions (vLLM,
-    `omnicore serve`), or one that KServe runs for the step alone, in the namespace of `launcher`
-    and with its image, storage and secrets."""
+    """The engine that answers.
+
+    A model in this process, a server with OpenAI's chat completions (vLLM, `omnicore serve`), or a
+    server that KServe runs for the step, in the namespace of `launcher` and with its image, storage
+    and secrets.
+    """
 
     kind: Literal["transformers", "http", "kserve"] = "transformers"
     url: str = Field("", description="base of the server's API, as in http://127.0.0.1:8000/v1")
     key_env: str = Field(
         "OMNI_API_KEY",
-        description="environment variable that holds the API key, where the server wants one",
+        description="environment variable with the API key, if the server wants one",
     )
-    concurrency: int = Field(32, ge=1, description="requests on their way at a time")
+    concurrency: int = Field(32, ge=1, description="requests in flight at a time")
     timeout: float = Field(
         300,
         gt=0,
-        description="seconds until a request without an answer is given up and tried again",
+        description="seconds until a request without an answer is retried",
     )
     retries: int = Field(
         6, ge=0, description="tries after the first; waits double from half a second, with jitter"
@@ -137,13 +148,13 @@ class EngineConfig(Config):
         ge=0,
         lt=1,
         description=(
-            "share of requests that may fail for good: listed in errors.jsonl, scored as nothing"
+            "share of requests that may fail permanently: listed in errors.jsonl, never scored"
         ),
     )
     video_rate: Literal["seen", "unseen"] = Field(
         "seen",
         description=(
-            "unseen: the model is told no times of a video, as InternVL, and the canary does not"
+            "unseen: the model is given no times of a video, as InternVL, and the canary does not"
             " ask for them"
         ),
     )
@@ -154,30 +165,28 @@ class EngineConfig(Config):
     runtime: str = Field(
         "omnicore-vllm", description="ServingRuntime of KServe that serves the model"
     )
-    gpus: int = Field(
-        1, ge=0, description="of KServe's server, which shares the model out among them"
-    )
+    gpus: int = Field(1, ge=0, description="of KServe's server, which splits the model among them")
     cpu: Quantity = Field("8", description="cores of KServe's server")
     memory: Quantity = Field("64Gi", description="of KServe's server, without its shared memory")
     service_account: str = Field(
-        "omnicore-serve", description="of KServe's server, which mounts no token of it"
+        "omnicore-serve", description="of KServe's server; its token is not mounted"
     )
     start_seconds: int = Field(
         3_600, ge=1, description="until KServe's server must answer; time in a queue does not count"
     )
 
     @model_validator(mode="after")
-    def _a_server_has_a_url(self) -> Self:
+    def _require_url(self) -> Self:
         if self.kind == "http" and not self.url.startswith(("http://", "https://")):
             raise ValueError("engine.kind=http needs engine.url, as in http://127.0.0.1:8000/v1")
         return self
 
 
 class LauncherConfig(Config):
-    """Where the heavy steps run: in this process, or as a job on a cluster (sft, rlvr; probe,
-    evaluate, distill with a model in process).
+    """Where the heavy steps run: in this process, or as a job on a cluster.
 
-    It decides no answer, so it is no part of the key of a result.
+    Heavy are sft and rlvr, and probe, evaluate and distill with a model in process. The launcher
+    changes no result, so it is not part of a result's key.
     """
 
     kind: Literal["process", "pytorchjob", "trainjob"] = "process"
@@ -198,7 +207,7 @@ class LauncherConfig(Config):
         0,
         ge=0,
         description=(
-            "GiB of one GPU, to which a dry run holds its estimate; 0: of the one that is here"
+            "GiB of one GPU that a dry run compares its estimate with; 0: of the GPU of this machine"
         ),
     )
     cpu: Quantity = Field("8", description="cores of a pod")
@@ -223,7 +232,7 @@ class LauncherConfig(Config):
         "", description="Kueue's WorkloadPriorityClass; without a queue, a PriorityClass"
     )
     service_account: str = Field(
-        "omnicore-train", description="of the pods, which mount no token of it"
+        "omnicore-train", description="of the pods; its token is not mounted"
     )
     runtime: str = Field("omnicore", description="TrainingRuntime that a TrainJob starts from")
     deadline_seconds: int = Field(86_400, ge=1, description="a job that runs longer fails")
@@ -231,16 +240,15 @@ class LauncherConfig(Config):
         3_600,
         ge=0,
         description=(
-            "a finished job that nobody removed goes after this; a TrainJob with the next run of"
-            " `omnicore cluster reap`"
+            "a finished job is removed after this; a TrainJob by the next run of `omnicore cluster reap`"
         ),
     )
     keep_on_failure: bool = Field(
-        False, description="leave a failed job and its pods for a look, until their ttl ends"
+        False, description="keep a failed job and its pods until their TTL ends"
     )
 
     @model_validator(mode="after")
-    def _a_job_has_an_image_and_storage(self) -> Self:
+    def _require_image_and_storage(self) -> Self:
         if self.kind != "process" and not (self.image and self.storage.startswith("s3://")):
             raise ValueError(
                 f"launcher.kind={self.kind} needs launcher.image and launcher.storage, as in"
@@ -249,15 +257,15 @@ class LauncherConfig(Config):
         return self
 
 
-# How an engine is reached. It decides no answer, so it is no part of the key of a result: a probe that timed out goes on from
-# its journal with a longer timeout or on another server.
+# How an engine is reached. It changes no answer, so it is not part of a result's key: a probe that
+# timed out resumes from its journal with a longer timeout or on another server.
 TRANSPORT = frozenset(
     {"url", "key_env", "concurrency", "timeout", "retries", "max_error_rate", "video_rate"}
     | {"gpus", "cpu", "memory", "service_account", "start_seconds"}
 )
 
-# What a training writes on its way, how much of it is in memory at once, who reads its media, and where a server of rollouts is,
-# decides nothing of where it ends.
+# What a training saves on its way, how much of it is in memory at once, who reads its media, and
+# where its rollout server is: none of it changes the trained weights.
 SAVING = frozenset(
     {
         "save_steps",
@@ -272,23 +280,20 @@ SAVING = frozenset(
 
 
 def result_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """A section's values, or a recipe's, without what decides no answer: how an engine is reached,
-    where the step runs, and how often it saves what it has."""
-    engine = (
-        {"engine": {k: v for k, v in values["engine"].items() if k not in TRANSPORT}}
-        if "engine" in values
-        else {}
-    )
-    return {
-        name: value
-        for name, value in {**values, **engine}.items()
-        if name not in {"launcher", "tracker", *SAVING}
-    }
+    """Return the fields of a section or of a recipe that can change a result.
+
+    How an engine is reached, where the step runs and how often it saves are left out.
+    """
+    left_out = {"launcher", "tracker", *SAVING}
+    fields = {name: value for name, value in values.items() if name not in left_out}
+    if "engine" in fields:
+        engine = fields["engine"].items()
+        fields["engine"] = {name: value for name, value in engine if name not in TRANSPORT}
+    return fields
 
 
 def digest(value: Any) -> str:
-    """Sha256 of a value's sorted JSON; pydantic models by their fields."""
+    """Return the sha256 of a value's sorted JSON; pydantic models count by their fields."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return hashlib.sha256(
-        json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,10 +1,9 @@
-"""YAML whose unquoted scalars keep the text that was written until the field that takes them is
-known.
+"""YAML whose unquoted scalars keep their text until the field that takes them is known.
 
 YAML 1.1 reads `12.10` as 12.1, `12:30` as 750, `0755` as 493 and `no` as false. For a number that
-may be what was meant; for a text, as a version or a file mode in `launcher.env`, it is another
-value. So scalars stay texts (`Plain`), `fitted` gives a text field its text, and pydantic reads the
-numbers and booleans.
+may be what was meant; for a text, such as a version or a file mode in `launcher.env`, it is another
+value. So scalars stay texts (`Plain`), `fit_to_field` gives a text field its text, and pydantic
+reads the numbers and booleans.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012 - as PyYAML declares it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice: PyYAML lets the last one win."""
+        """Refuse a key that occurs twice: PyYAML takes the last one."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -58,15 +57,16 @@ _Dumper.add_representer(
 
 
 def load(text: str) -> Any:
-    """The value of a YAML text, its unquoted scalars as `Plain`.
+    """Return the value of a YAML text, its unquoted scalars as `Plain`.
 
-    Raises yaml.YAMLError, also for a key that occurs twice.
+    Raises:
+        yaml.YAMLError: The text is not YAML, or a key occurs twice.
     """
     return yaml.load(text, _Loader)
 
 
 def dump(value: Any) -> str:
-    """A value of `load` as one line of YAML that `load` reads as the same value."""
+    """Return a value of `load` as one line of YAML that `load` reads as the same value."""
     if isinstance(value, Plain):
         return str(value)
     return yaml.dump(
@@ -75,31 +75,41 @@ def dump(value: Any) -> str:
 
 
 def fit_to_field(value: Any, annotation: Any) -> Any:
-    """`value` with every `Plain` as the type of its field takes it: null where the field may be
-    null, YAML's own reading where it may be anything (objects of Kubernetes), else the text, which
-    pydantic reads on.
+    """Return `value` with every `Plain` as the type of its field takes it.
 
-    Inner models fit their own fields.
+    It becomes None if the field may be None and YAML reads null, YAML's own value if the field
+    takes anything (Kubernetes objects), and else its text, which pydantic parses. Inner models fit
+    their own fields.
     """
     kinds = union_members(annotation)
     if isinstance(value, Plain):
-        if Any in kinds or object in kinds:
-            return _resolved(value)
-        return None if types.NoneType in kinds and _resolved(value) is None else str(value)
-    inner = next(
-        (get_args(kind) for kind in kinds if get_origin(kind) in (dict, list, tuple)), (Any,)
-    )
-    if isinstance(value, Mapping) and not any(
-        isinstance(kind, type) and hasattr(kind, "model_fields") for kind in kinds
-    ):
+        return _fit_scalar(value, kinds)
+    inner: tuple[Any, ...] = (Any,)
+    for kind in kinds:
+        if get_origin(kind) in (dict, list, tuple):
+            inner = get_args(kind)
+            break
+    if isinstance(value, Mapping) and not any(map(_is_model, kinds)):
         return {str(key): fit_to_field(item, inner[-1]) for key, item in value.items()}
     if isinstance(value, list):
         return [fit_to_field(item, inner[0]) for item in value]
     return value
 
 
+def _fit_scalar(value: Plain, kinds: tuple[Any, ...]) -> Any:
+    if Any in kinds or object in kinds:
+        return _resolved(value)
+    if types.NoneType in kinds and _resolved(value) is None:
+        return None
+    return str(value)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "model_fields")
+
+
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The types that a field's annotation admits."""
+    """Return the types that a field's annotation admits."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return union_members(get_args(annotation)[0])
@@ -107,7 +117,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _resolved(text: str) -> Any:
-    """What YAML makes of an unquoted scalar."""
+    """Return YAML's own value of an unquoted scalar."""
     loader: Any = yaml.SafeLoader("")
     return loader.construct_object(
         yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text)

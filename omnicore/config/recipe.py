@@ -1,7 +1,7 @@
-"""`Recipe`: everything that a run is.
+"""`Recipe`: all settings of a run.
 
-A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or
-mistyped fields are refused with the field's path.
+A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped
+fields are refused with the field's path.
 """
 
 from __future__ import annotations
@@ -44,20 +44,22 @@ from omnicore.schema import View
 
 
 class Recipe(Config):
-    """Everything that a run is.
+    """All settings of a run.
 
-    The seed moves training and sampling; the benchmark's own queries never change.
+    The seed changes training and sampling; the queries of a benchmark never change.
     """
 
     name: str
     seed: int = Field(0, ge=0, le=2**32 - 1)
     threads: int = Field(
-        2, ge=1, description="CPU threads of torch; more than the machine has cores are not used"
+        2, ge=1, description="CPU threads of torch; at most as many as the machine has cores"
     )
     model: str = Field(
         "embedded:tiny-base", description="the model under study: a directory or embedded:NAME"
     )
-    engine: EngineConfig = Field(EngineConfig(), description="who answers in evaluate and distill")
+    engine: EngineConfig = Field(
+        EngineConfig(), description="the engine that answers in evaluate and distill"
+    )
     launcher: LauncherConfig = LauncherConfig()
     tracker: TrackerConfig = TrackerConfig()
     profile: Profile = Profile()
@@ -65,7 +67,7 @@ class Recipe(Config):
     probe: ProbeConfig
     second_probe: ProbeConfig
     distill_probe: ProbeConfig = Field(
-        description="the prompts of distill by the picture alone; what is not said is as in `probe`"
+        description="the prompts of distill with pictures only; other fields default to `probe`"
     )
     clean: CleanConfig = CleanConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -78,49 +80,42 @@ class Recipe(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _prompts_of_distill_are_probed_as_the_benchmarks_are(cls, values: Any) -> Any:
-        """Fills `distill_probe` up from `probe`: who changes the probe's model or server means that
-        of the prompts, too."""
-        sections = (
-            [values.get(name, {}) for name in ("probe", "distill_probe", "distill")]
-            if isinstance(values, dict)
-            else []
-        )
-        if not sections or not all(isinstance(section, dict) for section in sections):
+    def _default_distill_probe(cls, values: Any) -> Any:
+        """Fill missing fields of `distill_probe` from `probe`.
+
+        A change of the probe's model or server then applies to both.
+        """
+        if not isinstance(values, dict):
             return values
-        probe, own, distill = sections
-        draws, engines = (
-            probe.get("draws"),
-            [section["engine"] for section in (probe, own) if "engine" in section],
+        probe, own, distill = (
+            values.get(name, {}) for name in ("probe", "distill_probe", "distill")
         )
+        if not all(isinstance(section, dict) for section in (probe, own, distill)):
+            return values
         filled = {name: probe[name] for name in ProbeConfig.model_fields if name in probe}
         filled["data"] = distill.get("data", DistillConfig().data)
+        draws = probe.get("draws")
         if isinstance(draws, dict):
-            filled["draws"] = {
-                view: count for view, count in draws.items() if view == View.visual_only
-            }
+            filled["draws"] = {view: n for view, n in draws.items() if view == View.visual_only}
         filled |= own
-        if len(engines) == 2 and all(isinstance(engine, dict) for engine in engines):
-            filled["engine"] = {**engines[0], **engines[1]}
-        return {**values, "distill_probe": filled}
+        engine, own_engine = probe.get("engine"), own.get("engine")
+        if isinstance(engine, dict) and isinstance(own_engine, dict):
+            filled["engine"] = engine | own_engine
+        return values | {"distill_probe": filled}
 
     @property
     def cores(self) -> int:
-        """`threads`, but no more than the cores that this process may use: more of them wait for
-        one another."""
+        """`threads`, at most the cores of this process: more threads would wait for one another."""
         return min(self.threads, len(os.sched_getaffinity(0)))
 
     @property
     def identity(self) -> str:
-        """Hash of all values that can decide an answer, of whatever step."""
-        whole = result_fields(self.model_dump(mode="json"))
-        # The profile's `server` is another thing than a training's, which only says where it is.
-        return digest(
-            {
-                name: result_fields(v) if isinstance(v, dict) and name != "profile" else v
-                for name, v in whole.items()
-            }
-        )
+        """Hash of all fields that can change a result of any step."""
+        fields = result_fields(self.model_dump(mode="json"))
+        for name, section in fields.items():
+            if isinstance(section, dict):
+                fields[name] = result_fields(section)
+        return digest(fields)
 
 
 # Sections that reuse a step under another name; every other section is the step of its name.
@@ -128,18 +123,19 @@ SECTION_STEP = {"second_probe": "probe", "distill_probe": "probe", "sft_distille
 
 
 def recipe_names() -> list[str]:
-    return sorted(
-        p.name.removesuffix(".yaml")
-        for p in (files("omnicore.config") / "recipes").iterdir()
-        if p.name.endswith(".yaml")
-    )
+    """Return the names of the shipped recipes."""
+    names = []
+    for path in (files("omnicore.config") / "recipes").iterdir():
+        if path.name.endswith(".yaml"):
+            names.append(path.name.removesuffix(".yaml"))
+    return sorted(names)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name or a YAML file by path, and apply overrides.
 
-    A file that `extends` a recipe, by name or by a path relative to itself, takes over the values
-    that it does not give. Sections are merged; a list or mapping that is a value, as
+    A file that `extends` a recipe, by name or by a path relative to itself, inherits the values
+    that it does not give. Sections are merged; a list or mapping that is a value, such as
     `probe.draws`, is replaced whole. In a file, a path that begins with `./` or `../` is relative
     to the file.
 
@@ -152,7 +148,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = _read_values(name, ())
     for override in overrides:
-        _override(values, override)
+        _apply_override(values, override)
     return parse_recipe(values, name)
 
 
@@ -161,7 +157,7 @@ def _read_values(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
     if name in extended_by:
         chain = " extends ".join((*extended_by, name))
         raise ConfigError(
-            f"recipes extend one another: {chain}; take one `extends` out",
+            f"recipes extend one another: {chain}; remove one `extends`",
             code="recipe-extends-itself",
             field="extends",
             path=name,
@@ -178,10 +174,9 @@ def _read_values(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
             f"recipe {name} must be a mapping of sections", code="recipe-not-mapping", path=name
         )
     if folder is not None:
-        values = {
-            key: value if key == "profile" else _beside(value, folder)
-            for key, value in values.items()
-        }
+        for key, value in values.items():
+            if key != "profile":
+                values[key] = _resolve_paths(value, folder)
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -194,8 +189,8 @@ def _read_values(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
         )
     if folder is not None and base.endswith((".yaml", ".yml")):
         base = os.path.normpath(folder / base)
-    own_name = {"name": Path(name).stem} if "name" not in values else {}
-    return _merged(_read_values(base, (*extended_by, name)), values | own_name, ())
+    values.setdefault("name", Path(name).stem)
+    return _merge(_read_values(base, (*extended_by, name)), values, ())
 
 
 def _recipe_text(name: str) -> tuple[str, Path | None]:
@@ -214,53 +209,60 @@ def _recipe_text(name: str) -> tuple[str, Path | None]:
     )
 
 
-def _beside(value: Any, folder: Path) -> Any:
+def _resolve_paths(value: Any, folder: Path) -> Any:
     """Return a value whose paths that begin with ./ or ../ are relative to `folder`."""
     if isinstance(value, dict):
-        return {key: _beside(item, folder) for key, item in value.items()}
+        return {key: _resolve_paths(item, folder) for key, item in value.items()}
     if isinstance(value, list):
-        return [_beside(item, folder) for item in value]
+        return [_resolve_paths(item, folder) for item in value]
     if isinstance(value, str) and value.startswith(("./", "../")):
         return os.path.normpath(folder / value)
     return value
 
 
-def _merged(
+def _merge(
     base: Mapping[str, Any], own: Mapping[str, Any], place: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the values of `own` in those of `base`, section by section."""
     result = dict(base)
     for key, value in own.items():
         path = (*place, key)
-        is_section = bool(_fields(_field_type(path)))
+        is_section = bool(_section_fields(_field_type(path)))
         inherited = result.get(key)
         if is_section and isinstance(value, dict) and isinstance(inherited, dict):
-            result[key] = _merged(inherited, value, path)
+            result[key] = _merge(inherited, value, path)
         else:
             result[key] = value
     return result
 
 
 def recipe_from_json(text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its own JSON, with overrides.
+    """Parse a recipe that was written as JSON, and apply overrides.
 
-    Raises ConfigError.
+    Raises:
+        ConfigError: The text is not a JSON object, or a field is wrong.
     """
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        raise ConfigError(f"--recipe-json is no recipe: {error}") from error
+        raise ConfigError(
+            f"--recipe-json is not the JSON of a recipe: {error}",
+            code="recipe-invalid-json",
+            field="--recipe-json",
+        ) from error
     for override in overrides:
-        _override(values, override)
+        _apply_override(values, override)
     return parse_recipe(values, str(values.get("name", "--recipe-json")))
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
-    """The recipe of a mapping of sections.
+    """Validate a mapping of sections.
 
-    Raises ConfigError naming every wrong field.
+    Raises:
+        ConfigError: A field is wrong; the error lists all wrong fields, its code and field are
+            those of the first, or of the first one that was renamed.
     """
     try:
         return Recipe.model_validate(values)
@@ -292,7 +294,8 @@ def _fault(error: ErrorDetails) -> _Fault:
     if error["type"] != "extra_forbidden" or not is_section:
         code = "recipe-missing-field" if error["type"] == "missing" else "recipe-invalid-value"
         return _Fault(code, place, f"{place}: {error['msg']} (got {error['input']!r:.80})")
-    if renamed := present_name(section, last):
+    renamed = present_name(section, last)
+    if renamed:
         present = ".".join([*parents, renamed])
         return _Fault("recipe-renamed-field", place, f"{place}: renamed to {present}")
     near = get_close_matches(last, section.model_fields, 1)
@@ -306,71 +309,87 @@ def _fault(error: ErrorDetails) -> _Fault:
 
 
 def _annotation(path: Sequence[str]) -> Any:
-    """Return the first type of the field at a dotted path, None where there is no such field."""
-    members = raw_yaml.union_members(_field_type(path))
-    return next((kind for kind in members if kind is not type(None)), None)
+    """Return the first type of the field at a dotted path, None if there is no such field."""
+    for member in raw_yaml.union_members(_field_type(path)):
+        if member is not type(None):
+            return member
+    return None
 
 
 def _field_type(path: Sequence[str]) -> Any:
-    """Return the annotation of the field at a dotted path, None where there is no such field."""
-    found: Any = Recipe
+    """Return the annotation of the field at a dotted path, None if there is no such field."""
+    kind: Any = Recipe
     for part in path:
-        field = _fields(found).get(part)
-        if field is None:
-            found = next(
-                (
-                    get_args(kind)[1]
-                    for kind in raw_yaml.union_members(found)
-                    if get_origin(kind) is dict
-                ),
-                None,
-            )
-        else:
-            found = field.annotation
-    return found
+        field = _section_fields(kind).get(part)
+        kind = field.annotation if field else _value_type(kind)
+    return kind
 
 
-def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
-    """The fields of the section that an annotation admits; none where it is no section."""
-    sections = (
-        kind
-        for kind in raw_yaml.union_members(annotation)
-        if isinstance(kind, type) and issubclass(kind, BaseModel)
-    )
-    return next((section.model_fields for section in sections), {})
+def _value_type(annotation: Any) -> Any:
+    """Return the type of the values of a mapping, None for other types."""
+    for kind in raw_yaml.union_members(annotation):
+        if get_origin(kind) is dict:
+            return get_args(kind)[1]
+    return None
+
+
+def _section_fields(annotation: Any) -> Mapping[str, FieldInfo]:
+    """Return the fields of the section that an annotation admits; none if it admits none."""
+    for kind in raw_yaml.union_members(annotation):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind.model_fields
+    return {}
 
 
 def _default(path: Sequence[str]) -> Any:
-    """The default of the field at a dotted path; None where it has none."""
-    field = _fields(_annotation(path[:-1]) if len(path) > 1 else Recipe).get(path[-1])
-    return (
-        field.get_default(call_default_factory=True, validated_data={})
-        if field and not field.is_required()
-        else None
-    )
+    """Return the default of the field at a dotted path, None without one."""
+    section = _annotation(path[:-1]) if len(path) > 1 else Recipe
+    field = _section_fields(section).get(path[-1])
+    if not field or field.is_required():
+        return None
+    return field.get_default(call_default_factory=True, validated_data={})
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one field of a recipe's values.
+
+    Raises:
+        ConfigError: The override is not `field=value`, or its value is not YAML.
+    """
     field, equals, text = override.partition("=")
     if not equals or not field:
-        raise ConfigError(f"override {override!r}: write field=value, as in rlvr.steps=40")
+        raise ConfigError(
+            f"override {override!r}: write field=value, as in rlvr.steps=40",
+            code="recipe-override-syntax",
+        )
     *parents, last = path = field.split(".")
     for depth, parent in enumerate(parents, 1):
         inner = values.get(parent, {})
-        if parent not in values and isinstance(default := _default(path[:depth]), dict):
-            inner = default  # one member of a mapping is changed, and the others are not lost
+        if parent not in values:
+            default = _default(path[:depth])
+            # One member of a mapping changes, and the others keep their defaults.
+            inner = default if isinstance(default, dict) else inner
         if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-        # A copy: what YAML says once, by an anchor, is one mapping in all sections that take it over.
-        values[parent] = {**inner}
+            raise ConfigError(
+                f"override {override!r}: {parent} is a value, not a section",
+                code="recipe-override-no-section",
+                field=field,
+            )
+        # A copy: a YAML anchor makes one mapping of all sections that refer to it.
+        values[parent] = dict(inner)
         values = values[parent]
     quoted = text.lstrip().startswith(('"', "'"))
-    # A field that takes a text or a section has a section where the value is written as a mapping.
-    section = bool(_fields(_field_type(path))) and text.lstrip().startswith("{")
+    # A field that takes a text or a section has a section if the value is written as a mapping.
+    section = bool(_section_fields(_field_type(path))) and text.lstrip().startswith("{")
     if _annotation(path) is str and not quoted and not section:
-        values[last] = text  # as it is: in YAML a colon or a # would end it
+        # Not read as YAML, in which a colon or a # would end the text.
+        values[last] = text
         return
     try:
         values[last] = raw_yaml.load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error
+        raise ConfigError(
+            f"override {override!r}: the value is not YAML; quote it",
+            code="recipe-override-no-yaml",
+            field=field,
+        ) from error

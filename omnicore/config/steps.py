@@ -1,4 +1,4 @@
-"""The sections of the steps that train nothing."""
+"""The sections of the steps that do not train."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TrainingSource(Config):
         pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$",
         description=(
             "commit of the hub's data set, 40 hex digits, or digest of what is published in S3, 64:"
-            " names alone move"
+            " a name alone may move"
         ),
     )
     files: str = Field(
@@ -59,8 +59,9 @@ class TrainingSource(Config):
     )
 
     @model_validator(mode="after")
-    def _columns_are_named(self) -> Self:
-        if unknown := sorted(self.columns.keys() - set(COLUMNS)):
+    def _require_columns(self) -> Self:
+        unknown = sorted(self.columns.keys() - set(COLUMNS))
+        if unknown:
             raise ValueError(f"columns names {unknown[0]}, which is none of {', '.join(COLUMNS)}")
         if self.format == "hub" and not {"question", "answer"} <= self.columns.keys():
             raise ValueError(
@@ -187,7 +188,7 @@ class PrepareConfig(Config):
 
 
 class ProbeConfig(Config):
-    """Asks a probe model with modalities withheld, several times, options re-shuffled."""
+    """A probe model that is asked with modalities withheld, several times, options re-shuffled."""
 
     model: str = Field(
         "embedded:tiny-probe",
@@ -207,7 +208,7 @@ class ProbeConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _withholds_something(self) -> Self:
+    def _require_withheld_modality(self) -> Self:
         if View.omni in self.draws:
             raise ValueError("a probe withholds a modality: view `omni` is an evaluation")
         if min(self.draws.values(), default=0) < 0:
@@ -216,13 +217,14 @@ class ProbeConfig(Config):
 
 
 class CleanConfig(Config):
-    """From draws to verdicts.
+    """How draws become verdicts.
 
     Every policy that the draws allow is computed; `policy` names the one that makes the clean view.
     """
 
     policy: Literal["repeated", "single_pass", "circular"] = "repeated"
-    # 0.02 is a precision of 0.98: at 0.05, 5 of 8 passes for a probe that guesses among four options, with 0.97.
+    # 0.02 is a precision of 0.98: at 0.05, 5 of 8 passes for a probe that guesses among four
+    # options, with 0.97.
     max_fdr: float = Field(
         0.02,
         gt=0,
@@ -241,14 +243,14 @@ class CleanConfig(Config):
         lt=1,
         description="kept queries rarer than this under the null are flagged undecided",
     )
-    # Of 8 draws with an accuracy of 0.95, 6 or more are right in 99 % of cases; in 96 % where 5 % of the draws are lost, and in
-    # 11 % where half are: then most of what is solvable would stay.
+    # Of 8 draws with an accuracy of 0.95, 6 or more are right in 99 % of cases; in 96 % if 5 % of
+    # the draws are lost, and in 11 % if half are: then most of the solvable queries would stay.
     warn_unread: float = Field(
         0.05,
         ge=0,
         le=1,
         description=(
-            "above this share of cut and unread draws of a benchmark, with the sound withheld,"
+            "above this share of truncated and unreadable draws of a benchmark, sound withheld,"
             " clean warns"
         ),
     )
@@ -256,18 +258,20 @@ class CleanConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """Asks once, greedily; the ablations ask again with one modality hidden."""
+    """One greedy reply a query; the ablations ask again with one modality hidden."""
 
     ablations: tuple[View, ...] = (View.visual_only, View.audio_only)
     batch_size: int = Field(256, ge=1)
 
 
 class ReportConfig(Config):
+    """The HTML report."""
+
     title: str = "OmniClean and OmniBoost on the embedded benchmark"
 
 
 class PromoteConfig(Config):
-    """Candidate against champion on the clean view."""
+    """The comparison of candidate and champion on the clean view."""
 
     min_effect: float = Field(
         0.02, ge=0, description="the interval of the paired difference must lie above this"

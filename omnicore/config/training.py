@@ -1,4 +1,4 @@
-"""The sections of the trainings, and of distill, which writes the rows of the last one."""
+"""The sections of the trainings, and of distill, which writes the rows of the last training."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pydantic import Field, model_validator
 
 from omnicore.config.base import Config
 
-# The steps that train, and the count of each that is shared out among the processes.
+# The steps that train, and the field of each whose count is divided among the processes.
 TRAINING = {"sft": "train_batch_size", "rlvr": "prompts_per_step"}
 
 
 class MixtureConfig(Config):
-    """Which rows a batch holds: training/mixture.py."""
+    """Which rows a batch holds (training/mixture.py)."""
 
     by: Literal["source", "modality", "type"] = Field(
         "source",
         description=(
-            "what is mixed: sources, classes (audio, vision, omni, text; each with text), or types"
-            " of queries"
+            "what is mixed: sources, modalities (audio, vision, omni, text; each with text), or"
+            " types of queries"
         ),
     )
     weights: dict[str, float] = Field(
-        {}, description="share of each group in a batch, 0 leaves it out; none given: all the same"
+        {}, description="share of each group in a batch, 0 leaves it out; default: equal shares"
     )
     balance: Literal["samples", "tokens"] = Field(
         "samples", description="what the weights are shares of"
@@ -32,13 +32,13 @@ class MixtureConfig(Config):
         1,
         ge=1,
         description=(
-            "steps whose rows are exchanged so that a batch holds rows of like length: less"
+            "steps whose rows are exchanged so that a batch holds rows of similar length: less"
             " padding, the same shares"
         ),
     )
 
     @model_validator(mode="after")
-    def _weights_are_shares(self) -> Self:
+    def _require_shares(self) -> Self:
         if self.weights and (min(self.weights.values()) < 0 or not sum(self.weights.values())):
             raise ValueError(f"weights are shares, none below 0 and not all 0: {self.weights}")
         return self
@@ -49,35 +49,40 @@ MODULE_GROUPS: tuple[ModuleGroup, ...] = get_args(ModuleGroup)
 
 
 class LoraConfig(Config):
-    """Adapters on the linear layers of the parts that train, in place of their weights; merged into
-    them at the end."""
+    """LoRA adapters on the linear layers of `trainable_modules`, which train in place of the weights.
+
+    They are merged into the weights at the end.
+    """
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0, description="what an adapter says is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of what an adapter hears")
+    alpha: float = Field(
+        32.0, gt=0, description="LoRA alpha: the adapter's output is scaled by alpha / rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout, on the adapter's input")
     target_modules: tuple[str, ...] = Field(
-        (), description="ends of the layers' names, as in q_proj; none given: all but lm_head"
+        (),
+        description="last components of layer names, as in q_proj; default: all linear layers but lm_head",
     )
 
 
 class TrainingConfig(Config):
-    """What both trainers take."""
+    """The fields that both trainings have."""
 
     steps: int = Field(50, ge=1, description="optimizer steps")
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
+        2e-4, gt=0, le=1, description="peak learning rate; it decays linearly to 0"
     )
-    warmup_steps: int = Field(5, ge=0, description="steps until the rate is reached")
+    warmup_steps: int = Field(5, ge=0, description="steps until the peak learning rate")
     trainable_modules: tuple[ModuleGroup, ...] = Field(
         MODULE_GROUPS,
         min_length=1,
-        description="what trains; projectors lead from each tower to the language model",
+        description="modules that train; projectors lead from each encoder to the language model",
     )
     lora: LoraConfig | None = Field(
-        None, description="adapters in place of all weights of these parts; null: all weights"
+        None, description="adapters in place of all weights of these modules; null: all weights"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the arithmetic; what trains is kept in float32"
+        "float32", description="of the arithmetic; weights that train are kept in float32"
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = Field(
@@ -93,49 +98,50 @@ class TrainingConfig(Config):
         lt=1,
         description=(
             "share of rows that may be longer and are left out (listed in too_long.jsonl); none"
-            " is cut"
+            " is truncated"
         ),
     )
     save_steps: int = Field(
         0,
         ge=0,
         description=(
-            "steps from one checkpoint to the next, from which a killed run goes on; 0: none"
+            "steps from one checkpoint to the next, from which a killed run resumes; 0: none"
         ),
     )
     save_total_limit: int = Field(
-        2, ge=1, description="newest checkpoints that are kept while a run is under way"
+        2, ge=1, description="newest checkpoints to keep while a run is in progress"
     )
     per_device_train_batch_size: int = Field(
         0,
         ge=0,
         description=(
-            "rows of a forward pass on one process, gradients add up to the batch; 0: all that the"
-            " process has"
+            "rows of a forward pass on one process; gradients accumulate to the batch; 0: all rows"
+            " of the process"
         ),
     )
     parallel: Literal["ddp", "zero2", "zero3"] = Field(
         "ddp",
         description=(
             "what each process holds: ddp, everything; zero2, its share of gradients and optimizer;"
-            " zero3, of weights, too"
+            " zero3, also of the weights"
         ),
     )
 
     @model_validator(mode="after")
-    def _flash_attention_is_of_half_precision(self) -> Self:
+    def _require_bfloat16_for_flash_attention(self) -> Self:
         if self.attn_implementation == "flash_attention_2" and self.precision != "bfloat16":
             raise ValueError(
-                "attn_implementation=flash_attention_2 computes in bfloat16 alone: set precision=bfloat16, or"
+                "attn_implementation=flash_attention_2 computes only in bfloat16: set"
+                " precision=bfloat16, or"
                 " attn_implementation=sdpa"
             )
         return self
 
 
 class TrackerConfig(Config):
-    """Where the curves of a training are shown while it works, by transformers' own integrations.
+    """Trackers that show a training's curves, by transformers' own integrations.
 
-    It decides no answer.
+    They change no result.
     """
 
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = Field(
@@ -163,13 +169,13 @@ class SftConfig(TrainingConfig):
         0,
         ge=0,
         description=(
-            "processes that read media ahead of the training; 0: the training does it itself"
+            "processes that read media ahead of the training; 0: the training process reads them"
         ),
     )
     learning_rate: float = Field(
-        1.5e-4, gt=0, le=1, description="highest learning rate; it falls to 0 linearly"
+        1.5e-4, gt=0, le=1, description="peak learning rate; it decays linearly to 0"
     )
-    warmup_steps: int = Field(10, ge=0, description="steps until the rate is reached")
+    warmup_steps: int = Field(10, ge=0, description="steps until the peak learning rate")
 
 
 class RlvrConfig(TrainingConfig):
@@ -180,7 +186,7 @@ class RlvrConfig(TrainingConfig):
     num_generations: int = Field(8, ge=2, description="rollouts a prompt")
     temperature: float = Field(1.0, gt=0, le=10)
     loss_type: Literal["dapo", "grpo", "dr_grpo", "gspo"] = Field(
-        "dapo", description="gspo weighs whole replies: grpo with importance sampling by sequence"
+        "dapo", description="gspo weights whole replies: grpo with importance sampling by sequence"
     )
     num_iterations: int = Field(
         1,
@@ -193,29 +199,28 @@ class RlvrConfig(TrainingConfig):
         ge=0,
         le=0.2,
         description=(
-            "paid for a reply whose answer can be read; never decides whether a group is used"
+            "reward of a reply whose answer can be read; never decides whether a group is used"
         ),
     )
     dynamic_sampling: int = Field(
         0,
         ge=0,
         description=(
-            "rounds at most in which further prompts take the place of groups that are all right or"
-            " all wrong"
+            "rounds at most in which other prompts replace groups that are all right or all wrong"
         ),
     )
     max_logprob_gap: float = Field(
         0.1,
         gt=0,
         description=(
-            "in nats, between what trainer and rollout engine say of a token; the run stops"
-            " beyond it"
+            "largest difference of a token's log-prob between trainer and rollout engine, in nats;"
+            " the run stops beyond it"
         ),
     )
     rollout_engine: Literal["transformers", "vllm"] = Field(
         "transformers",
         description=(
-            "who generates: the model that trains, or a vLLM server that is given its weights each"
+            "what generates: the model that trains, or a vLLM server that loads its weights each"
             " step"
         ),
     )
@@ -236,14 +241,14 @@ class RlvrConfig(TrainingConfig):
     control: Literal["none", "random_reward", "muted_audio", "text_only"] = Field(
         "none",
         description=(
-            "arms to be shown beside a real run: random_reward pays a coin flip, which is what luck"
-            " alone does; muted_audio withholds the sound, and text_only all media, which is what"
-            " is gained without them"
+            "control arms, to compare a run with: random_reward gives rewards at random, which"
+            " shows the effect of luck; muted_audio withholds the sound, and text_only all media,"
+            " which shows what is gained without them"
         ),
     )
 
     @model_validator(mode="after")
-    def _vllm_has_a_server(self) -> Self:
+    def _require_vllm_server(self) -> Self:
         if self.rollout_engine == "vllm" and not self.vllm_server_base_url.startswith(
             ("http://", "https://")
         ):
@@ -254,8 +259,10 @@ class RlvrConfig(TrainingConfig):
 
 
 class DistillConfig(Config):
-    """Own rollouts on omni queries; those that pass every rule of training/selection.py become
-    training rows."""
+    """Self-distillation: own rollouts on omni queries become training rows.
+
+    Only those that pass every rule of training/selection.py do.
+    """
 
     data: str = "distill.jsonl"
     num_generations: int = Field(2, ge=1, description="rollouts a prompt")
@@ -266,14 +273,12 @@ class DistillConfig(Config):
         ge=0,
         le=1,
         description=(
-            "share of a query's rollouts that must name the same answer: fewer are right by luck"
+            "share of a query's rollouts that must give the same answer: fewer are right by luck"
         ),
     )
     min_tokens: int = Field(0, ge=0, description="of a rollout, thinking and end of turn included")
-    max_tokens: int = Field(
-        0, ge=0, description="of a rollout; 0: as many as the profile lets it have"
-    )
-    per_query: int = Field(2, ge=1, description="rows at most of one query")
+    max_tokens: int = Field(0, ge=0, description="of a rollout; 0: as many as the profile allows")
+    per_query: int = Field(2, ge=1, description="most rows of one query")
     max_source: float = Field(
         1.0, gt=0, le=1, description="share of the rows that one benchmark or source may have"
     )
@@ -282,7 +287,7 @@ class DistillConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _some_length_is_left(self) -> Self:
+    def _require_length_range(self) -> Self:
         if self.max_tokens and self.max_tokens < self.min_tokens:
             raise ValueError(
                 f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}: no rollout is"

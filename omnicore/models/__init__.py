@@ -1,2 +1,1 @@
-"""Models: the Qwen2.5-Omni thinker, its processor, and the embedded tiny one of the same
-architecture."""
+"""The Qwen2.5-Omni thinker, its processor, and the embedded tiny models of its architecture."""

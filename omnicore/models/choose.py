@@ -1,5 +1,4 @@
-"""Choose among given replies by their log-probabilities, as lm-evaluation-harness scores multiple
-choice."""
+"""Choose among given replies by log-probability, as lm-evaluation-harness scores choices."""
 
 from __future__ import annotations
 
@@ -12,11 +11,10 @@ from omnicore.models.processor import Encoder, Prompt, collate
 
 
 def most_likely_choice(model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]) -> str:
-    """Return the choice of the highest log-probability a character (acc_norm of lm-evaluation-
-    harness); the first of equal ones.
+    """Return the choice with the highest log-probability a character; the first of equal ones.
 
-    A long option has a lower sum than a short one for its length alone. Letters are equally long:
-    for them it is the sum (acc).
+    This is acc_norm of lm-evaluation-harness: by its length alone a long option has a lower sum
+    than a short one. Letters are equally long, so for them it is the sum (acc).
     """
     sums = log_probabilities(model, encoder, prompt, choices)
     scores = [total / len(choice) for total, choice in zip(sums, choices, strict=True)]
@@ -27,8 +25,10 @@ def most_likely_choice(model: Any, encoder: Encoder, prompt: Prompt, choices: Se
 def log_probabilities(
     model: Any, encoder: Encoder, prompt: Prompt, choices: Sequence[str]
 ) -> list[float]:
-    """Return the log-probability of each choice as the start of the reply, summed over its tokens,
-    without the end of turn."""
+    """Return the log-probability of each choice as the start of the reply.
+
+    It is summed over the tokens of the choice, without the end of turn.
+    """
     model.eval()
     replies = [encoder.reply_ids(choice)[:-1] for choice in choices]
     batch = collate([prompt] * len(choices), replies, encoder.pad_id, model.device)

@@ -1,8 +1,8 @@
-"""The files of a checkpoint, looked at before any weight is read.
+"""Check the files of a checkpoint before any weight is loaded.
 
-Only safetensors are loaded. What the index promises must be there, in the shard that it names and
-as large as it says: transformers would fill a weight that it does not find with random numbers, or
-stop in the middle with an error of its own.
+Only safetensors are loaded. Every weight of the index must be in the shard that it names, which must
+be as large as the index says: transformers would fill a missing weight with random numbers, or stop
+half-way with an error of its own.
 """
 
 from __future__ import annotations
@@ -17,95 +17,133 @@ from omnicore.errors import CheckpointError
 from omnicore.models import safe
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-AGAIN = "fetch or make the checkpoint again"
-_BYTES = {
-    "BF16": 2,
-    "F16": 2,
-    "F32": 4,
-}  # of what can train; a quantised weight is no number without its scale
+REMEDY = "fetch or make the checkpoint again"
+# Bytes of the dtypes that can train; a quantised weight is no number without its scale.
+_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Raises CheckpointError naming the file and what is wrong with it: remote code, pickled
-    weights, a shard that is missing or cut off, weights that are not where the index has them or
-    not as large together as it says, a dtype that is no float."""
+    """Check the files of a checkpoint.
+
+    Raises:
+        CheckpointError: It has remote code, an adapter, no safetensors, a missing or truncated
+            shard, weights that are not where the index has them, sizes other than the index has, or
+            a dtype that is no float. The error names the file.
+    """
     for path in sorted(directory.glob("*.json")):
         safe.refuse_code(path.read_bytes(), str(path))
-    if (
-        directory / "adapter_config.json"
-    ).exists():  # transformers would load the model that it names instead
+    # transformers would load the model that an adapter names.
+    if (directory / "adapter_config.json").exists():
         raise CheckpointError(
             f"{directory} holds an adapter, adapter_config.json: merge it into its model and give"
-            " that directory"
+            " that directory",
+            code="checkpoint-is-adapter",
+            path=directory,
         )
     if not any(directory.glob("*.safetensors")):
         raise CheckpointError(
             f"{directory} has no .safetensors weights; pickled weights are never loaded: convert"
-            " them"
+            " them",
+            code="checkpoint-no-weights",
+            path=directory,
         )
-    index = directory / INDEX
-    if not index.exists():
-        if not (directory / WEIGHTS).exists():
-            raise CheckpointError(
-                f"{directory} has neither {WEIGHTS} nor {INDEX}, which says what its shards hold:"
-                f" {AGAIN}"
-            )
-        weight_sizes(directory / WEIGHTS)
-        return
-    if (directory / WEIGHTS).exists():
+    index, weights = directory / INDEX, directory / WEIGHTS
+    if index.exists() and weights.exists():
         raise CheckpointError(
-            f"{directory} has {INDEX} and {WEIGHTS}, which may be two models: remove what is left"
-            " over"
+            f"{directory} has {INDEX} and {WEIGHTS}, which may be two models: remove the one that"
+            " does not belong to it",
+            code="checkpoint-two-models",
+            path=directory,
         )
-    _check_index(index)
+    if index.exists():
+        _check_index(index)
+    elif weights.exists():
+        weight_sizes(weights)
+    else:
+        raise CheckpointError(
+            f"{directory} has neither {WEIGHTS} nor {INDEX}, which lists the weights of its"
+            f" shards: {REMEDY}",
+            code="checkpoint-no-index",
+            path=directory,
+        )
 
 
 def _check_index(index: Path) -> None:
-    found = json.loads(index.read_text())
-    listed: dict[str, set[str]] = {}
-    try:
-        for weight, shard in found["weight_map"].items():
-            listed.setdefault(shard, set()).add(weight)
-        total = found.get("metadata", {}).get("total_size")
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} has no weight_map from weights to shards: {AGAIN}"
-        ) from error
-    there = 0
-    for shard, weights in sorted(listed.items()):
+    """Compare the shards with the index; raise CheckpointError for a difference."""
+    weights_by_shard, listed_size = _read_index(index)
+    size = 0
+    for shard, weights in sorted(weights_by_shard.items()):
         path = index.parent / shard
         if Path(shard).name != shard or not path.is_file():
-            raise CheckpointError(f"{index} names {shard}, which is not in its directory: {AGAIN}")
-        held = weight_sizes(path)
-        if unlike := weights ^ held.keys():
             raise CheckpointError(
-                f"{path} is not as {index.name} says: {min(unlike)} is in one of them alone;"
-                f" {AGAIN}"
+                f"{index} names {shard}, which is not in its directory: {REMEDY}",
+                code="checkpoint-missing-shard",
+                path=index,
+                field=shard,
             )
-        there += sum(held.values())
-    if total not in (None, there):
+        sizes = weight_sizes(path)
+        different = weights ^ sizes.keys()
+        if different:
+            raise CheckpointError(
+                f"{path} and {index.name} list different weights: only one of them has"
+                f" {min(different)}; {REMEDY}",
+                code="checkpoint-index-mismatch",
+                path=path,
+                field=min(different),
+            )
+        size += sum(sizes.values())
+    if listed_size not in (None, size):
         raise CheckpointError(
-            f"{index} says that the weights take {total} bytes, and the shards hold {there}:"
-            f" {AGAIN}"
+            f"{index} gives {listed_size} bytes of weights, and the shards hold {size}: {REMEDY}",
+            code="checkpoint-size-mismatch",
+            path=index,
         )
 
 
-def weight_sizes(shard: Path) -> dict[str, int]:
-    """Bytes of each weight by its header.
+def _read_index(index: Path) -> tuple[dict[str, set[str]], int | None]:
+    """Return the weights of each shard, and the bytes of all if the index has them."""
+    content = json.loads(index.read_text())
+    weights_by_shard: dict[str, set[str]] = {}
+    try:
+        for weight, shard in content["weight_map"].items():
+            weights_by_shard.setdefault(shard, set()).add(weight)
+        return weights_by_shard, content.get("metadata", {}).get("total_size")
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{index} has no weight_map from weights to shards: {REMEDY}",
+            code="checkpoint-invalid-index",
+            path=index,
+        ) from error
 
-    Raises CheckpointError where the file is not as long as its header says, or holds what is no
-    float.
+
+def weight_sizes(shard: Path) -> dict[str, int]:
+    """Return the bytes of each weight of a shard, by its header.
+
+    Raises:
+        CheckpointError: The file is not as long as its header says, or holds a weight that is no
+            float.
     """
+    shapes = {}
     try:
         with safe_open(shard, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            shapes = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                part = file.get_slice(name)
+                shapes[name] = (part.get_dtype(), part.get_shape())
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{shard} is damaged or truncated ({error}): {AGAIN}") from error
-    for name, (dtype, _) in shapes.items():
+        raise CheckpointError(
+            f"{shard} is damaged or truncated ({error}): {REMEDY}",
+            code="checkpoint-damaged-shard",
+            path=shard,
+        ) from error
+    sizes = {}
+    for name, (dtype, shape) in shapes.items():
         if dtype not in _BYTES:
             raise CheckpointError(
                 f"{shard} holds {name} as {dtype}: weights that train are {', '.join(_BYTES)}; take"
-                " them unquantised"
+                " unquantised ones",
+                code="checkpoint-unsupported-dtype",
+                path=shard,
+                field=name,
             )
-    return {name: _BYTES[dtype] * math.prod(shape) for name, (dtype, shape) in shapes.items()}
+        sizes[name] = _BYTES[dtype] * math.prod(shape)
+    return sizes

@@ -1,5 +1,4 @@
-"""Batched generation with a thinker: the one place that samples, for the engine, distillation and
-pretraining checks."""
+"""Generate replies with a thinker in batches: the only code that samples."""
 
 from __future__ import annotations
 
@@ -11,14 +10,19 @@ from transformers import LogitsProcessor
 
 from omnicore.models.processor import Encoder, Prompt, collate
 
-BatchSlice = tuple[
-    int, int
-]  # (first, all): which row of a batch the first of these is, and how many the batch has
+# (first, total): which row of a batch the first of these rows is, and the number of all.
+BatchSlice = tuple[int, int]
 
 
 class Generated(NamedTuple):
-    """One reply; `truncated` when it was cut before it ended, `ids` its tokens, end of turn
-    included, `logprobs` one a token, if asked for."""
+    """One reply.
+
+    Attributes:
+        text: The reply as text.
+        truncated: Whether it ran into the length limit.
+        ids: Its token ids, end of turn included.
+        logprobs: One a token; empty if not asked for.
+    """
 
     text: str
     truncated: bool
@@ -35,72 +39,78 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     logprobs: bool = False,
-    part: BatchSlice | None = None,
+    batch_slice: BatchSlice | None = None,
 ) -> list[Generated]:
-    """Replies to one batch; greedy at temperature 0, else from the whole distribution (no top-k, no
-    top-p).
+    """Generate replies to one batch.
 
-    Media and control tokens are suppressed: a sampled placeholder without media would break the next forward pass. Log-probs are
-    those before suppression, of logits divided by the temperature where there is one. With `part`, the prompts draw what they would
-    draw in the whole batch, from the same state of torch's generator.
+    Media and control tokens are suppressed: a sampled placeholder without media would break the next
+    forward pass.
+
+    Args:
+        model: A thinker.
+        encoder: Its encoder.
+        prompts: The batch.
+        max_new_tokens: Length limit of a reply.
+        temperature: 0 is greedy; else sampling is from the whole distribution (no top-k, no top-p).
+        logprobs: Whether to return log-probs: those before suppression, of logits divided by the
+            temperature if there is one.
+        batch_slice: The prompts are this slice of a batch, and get the samples that they would get
+            in it, from the same state of torch's generator.
     """
     model.eval()
     batch = collate(prompts, None, encoder.pad_id, model.device)
     labels = batch.pop("labels")
-    sampling = (
-        {"logits_processor": [_SampleOne(temperature, part or (0, len(prompts)))]}
-        if temperature
-        else {}
-    )
-    out = model.generate(
+    sampling: dict[str, Any] = {}
+    if temperature:
+        share = batch_slice or (0, len(prompts))
+        sampling["logits_processor"] = [_SampleOne(temperature, share)]
+    output = model.generate(
         **batch,
         suppress_tokens=encoder.suppressed,
         max_new_tokens=max_new_tokens,
-        do_sample=False,  # what is drawn is all that `_Drawn` leaves
+        # Greedy: `_SampleOne` leaves only the token that it has sampled.
+        do_sample=False,
         return_dict_in_generate=True,
         output_logits=logprobs,
         **sampling,
     )
-    ids = out.sequences[:, labels.shape[1] :]
+    ids = output.sequences[:, labels.shape[1] :]
     ends = (ids == encoder.eos_id).int()
     lengths = torch.where(ends.any(1), ends.argmax(1) + 1, ids.shape[1]).tolist()
-    chosen: list[list[float]] = [[] for _ in prompts]
+    token_logprobs: list[list[float]] = [[] for _ in prompts]
     if logprobs:
-        table = torch.log_softmax(
-            torch.stack(out.logits, 1).float() / (temperature or 1.0), -1
-        )  # [batch, tokens, vocabulary], before suppression
-        chosen = table.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
-    cut = (~ends.any(1)).tolist()
-    return [
-        Generated(text, truncated, tuple(tokens[:length]), tuple(row[:length]))
-        for text, truncated, tokens, row, length in zip(
-            encoder.text(ids), cut, ids.tolist(), chosen, lengths, strict=True
-        )
-    ]
+        # [batch, tokens, vocabulary], before suppression.
+        logits = torch.stack(output.logits, 1).float() / (temperature or 1.0)
+        table = torch.log_softmax(logits, -1)
+        token_logprobs = table.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
+    truncated = (~ends.any(1)).tolist()
+    texts = encoder.text(ids)
+    replies = []
+    for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+        own_logprobs = tuple(token_logprobs[row][:length])
+        replies.append(Generated(texts[row], truncated[row], tuple(tokens[:length]), own_logprobs))
+    return replies
 
 
 class _SampleOne(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token a row: what would be drawn for these rows if the others of the batch were
-    there, too.
+    """Leave one token a row: the one that these rows would get in the whole batch.
 
-    Dividing the probabilities by exponential noise and taking the largest is sampling from them, as
-    `torch.multinomial` does.
-
-    The noise is drawn a row at a time, and that of other processes' rows is dropped at once: at a
-    vocabulary of 152,000 the noise of 1,024 rollouts is 0.6 GB a token.
+    Dividing the probabilities by exponential noise and taking the largest samples from them, as
+    `torch.multinomial` does. The noise is drawn a row at a time, and that of other processes' rows
+    is dropped at once: at a vocabulary of 152,000 the noise of 1,024 rollouts is 0.6 GB a token.
     """
 
-    def __init__(self, temperature: float, part: BatchSlice) -> None:
-        self._temperature, (self._first, self._all) = temperature, part
+    def __init__(self, temperature: float, batch_slice: BatchSlice) -> None:
+        self._temperature, (self._first, self._total) = temperature, batch_slice
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
         probabilities = torch.softmax(scores / self._temperature, -1)
         others = probabilities.new_empty(scores.shape[1])
-        for row in range(self._all):
+        for row in range(self._total):
             own = row - self._first
             if 0 <= own < len(scores):
                 probabilities[own] /= others.exponential_()
             else:
                 others.exponential_()
-        drawn = probabilities.argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+        sampled = probabilities.argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, sampled, 0.0)

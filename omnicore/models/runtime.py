@@ -1,4 +1,4 @@
-"""Torch as a recipe wants it: threads, seeds, determinism."""
+"""Set up torch as a recipe says: threads, seeds, determinism."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from omnicore.config.recipe import Recipe
 
 
 def set_up(recipe: Recipe, threads: int | None = None) -> None:
-    """Call once at the start of a step that uses torch; `threads` where it shares its cores out
-    among processes."""
+    """Set up torch, once at the start of a step that uses it.
+
+    Args:
+        recipe: Names seed and threads.
+        threads: Threads of this process, if the step divides the cores among processes.
+    """
     torch.set_num_threads(threads or recipe.cores)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    torch.set_flush_denormal(
-        True
-    )  # denormal weights of a converged tiny model make CPU steps several times slower
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # without it matrix products of a GPU are not deterministic
+    # The tokenizer's threads would not survive a fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Denormal weights of a converged tiny model make CPU steps several times slower.
+    torch.set_flush_denormal(True)
+    # Without it matrix products of a GPU are not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else every empty tensor is filled first: 40 % of the time of a CPU step, and nothing here reads one before it is written.
+    # Otherwise every empty tensor is filled first, which takes 40 % of the time of a CPU step;
+    # nothing here reads one before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.disable_progress_bar()
     random.seed(recipe.seed)
@@ -34,7 +38,7 @@ def set_up(recipe: Recipe, threads: int | None = None) -> None:
 
 
 def device() -> torch.device:
-    """Where a model of this process belongs: its GPU where there is one."""
+    """Return the device of this process's model: its GPU if there is one."""
     return (
         torch.device("cuda", processes.local_rank())
         if torch.cuda.is_available()

@@ -1,7 +1,6 @@
-"""Which files of a checkpoint run nothing when they are read, by their names and what its JSON
-says.
+"""Check by their names and JSON that no file of a checkpoint runs code when it is loaded.
 
-Needs no torch, no weights.
+It needs neither torch nor the weights.
 """
 
 from __future__ import annotations
@@ -15,18 +14,26 @@ from zipfile import BadZipFile, ZipFile
 
 from omnicore.errors import CheckpointError
 
-# Weights, configuration and vocabulary, the template of a prompt, the card, the signature. A pickle or code is none of them.
+# Weights, configuration and vocabulary, the prompt template, the card, the signature; no pickle and
+# no code.
 SAFE = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md", ".sig"})
-# The talker's voices. `thinker.save` writes a file without any, since transformers' class of the whole Omni asks for it.
+# The talker's voices. `thinker.save` writes a file without any, since transformers' class of the
+# whole Omni requires it.
 VOICES = "spk_dict.pt"
 NOTHING = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "BINPUT", "MEMOIZE", "STOP"})
 
 
 def check_files(names: Iterable[str], read: Callable[[str], bytes], where: str) -> None:
-    """Raises CheckpointError for a checkpoint with a file that may run code, with none of weights,
-    or that asks for code of its own (`auto_map`).
+    """Check the files of a checkpoint.
 
-    `names` are its files, `read` gives the content of a small one, `where` it lies.
+    Args:
+        names: Its files.
+        read: Returns the content of a small file.
+        where: Where the checkpoint lies, for errors.
+
+    Raises:
+        CheckpointError: A file may run code, there are no weights, or a config asks for remote code
+            (`auto_map`).
     """
     files = sorted(names)
     unsafe = [
@@ -36,32 +43,47 @@ def check_files(names: Iterable[str], read: Callable[[str], bytes], where: str) 
     ]
     if unsafe:
         raise CheckpointError(
-            f"{where} holds {unsafe[0]}, which may run code when it is read: leave it out, or"
-            " convert it"
+            f"{where} holds {unsafe[0]}, which may run code when it is read: remove it, or convert"
+            " it",
+            code="checkpoint-unsafe-file",
+            path=unsafe[0],
         )
     if not any(name.endswith(".safetensors") for name in files):
-        raise CheckpointError(f"{where} has no .safetensors weights")
-    for name in (name for name in files if name.endswith("config.json")):
-        refuse_code(read(name), f"{where}: {name}")
+        raise CheckpointError(
+            f"{where} has no .safetensors weights: convert other weights",
+            code="checkpoint-no-weights",
+            path=where,
+        )
+    for name in files:
+        if name.endswith("config.json"):
+            refuse_code(read(name), f"{where}: {name}")
 
 
 def refuse_code(content: bytes, where: str) -> None:
-    """Raises CheckpointError for a JSON file that names code to be fetched and run, and for what is
-    no JSON."""
+    """Check that a JSON file names no remote code.
+
+    Raises:
+        CheckpointError: It names code to be fetched and run, or is not JSON.
+    """
     try:
-        found = json.loads(content)
+        config = json.loads(content)
     except ValueError as error:
-        raise CheckpointError(f"{where} is not JSON: {error}") from error
-    if isinstance(found, dict) and "auto_map" in found:
         raise CheckpointError(
-            f"{where} asks for remote code (auto_map), which is never run: remove the key"
+            f"{where} is not JSON: {error}", code="checkpoint-invalid-json", path=where
+        ) from error
+    if isinstance(config, dict) and "auto_map" in config:
+        raise CheckpointError(
+            f"{where} asks for remote code (auto_map), which is never run: remove the key",
+            code="checkpoint-remote-code",
+            path=where,
+            field="auto_map",
         )
 
 
 def _empty(content: bytes) -> bool:
-    """Whether what torch.save has written is an empty dict.
+    """Return whether a file of torch.save holds an empty dict.
 
-    Nothing is unpickled: the opcodes of one are all that is there.
+    Nothing is unpickled: the pickle may have only the opcodes of an empty dict.
     """
     try:
         with ZipFile(BytesIO(content)) as archive:

@@ -24,7 +24,8 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from omnicore.data.benchmarks import synthetic
-from omnicore.models.processor import SPECIAL, NoVideoProcessor
+from omnicore.models.processor import SPECIAL
+from omnicore.models.upstream import NoVideoProcessor
 
 PATCH, MEL = 14, 64
 HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 128, 3, 4, 2, 384

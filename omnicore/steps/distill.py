@@ -160,7 +160,7 @@ def _rollout(query: Query, sample: int, reply: Reply, recipe: Recipe) -> Distill
         reply.tokens,
         answer,
         outcome,
-        cut=reply.truncated,
+        truncated=reply.truncated,
         failed=bool(reply.error),
     )
 

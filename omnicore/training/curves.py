@@ -1,5 +1,4 @@
-"""What a trainer says of each step, in our names, and the checks that stop a run that cannot be
-right."""
+"""The record of each training step, and checks that stop a run which cannot be right."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from omnicore import distributed
 from omnicore.errors import TrainingError
 from omnicore.telemetry import live
 
-# TRL's and the Trainer's names -> ours.
-NAMES = {
+# Names of the Trainer and of TRL -> fields of `curves.jsonl`.
+FIELDS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
@@ -32,108 +31,128 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class CurveCallback(TrainerCallback):  # type: ignore[misc]
-    """Turns each logged step into one record `{"step", "loss", "learning_rate", ..., "samples", "tokens"}`,
-    and shows it to Prometheus.
+    """Turn each logged step into a record and set the metrics of Prometheus from it."""
 
-    `add` may extend it. Raises TrainingError when the loss is not a number: everything after it
-    would be noise.
-    """
+    def __init__(self, log: Log, extend: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Create the callback.
 
-    def __init__(self, log: Log, add: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self._log, self._add = log, add
+        Args:
+            log: Called with each record: `step`, `loss`, `learning_rate`, ..., `samples`, `tokens`.
+            extend: Returns a record with more fields; called on all processes.
+        """
+        self._log, self._extend = log, extend
         self._tokens, self._since = 0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin to count tokens and seconds."""
         self._tokens, self._since = state.num_input_tokens_seen, time.monotonic()
-        live.log_step(
-            {"step": state.global_step}
-        )  # a training that hangs before its first step is seen to
+        # Otherwise a training that hangs before its first step would have no metrics.
+        live.log_step({"step": state.global_step})
         live.set_gauge("omni_training_active", 1)
         live.set_gauge("omni_training_step_timestamp_seconds", time.time())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note that the training has ended."""
         live.set_gauge("omni_training_active", 0)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
+        """Record a step.
+
+        Raises:
+            TrainingError: The loss is not finite: all later steps would be noise.
+        """
         if not logs or "loss" not in logs:
             return
         record: dict[str, Any] = {"step": state.global_step}
-        for theirs, ours in NAMES.items():
-            if theirs in logs:
-                record[ours] = round(float(logs[theirs]), 6)
+        for name, field in FIELDS.items():
+            if name in logs:
+                record[field] = round(float(logs[name]), 6)
         began, self._since = self._since, time.monotonic()
         live.set_gauge("omni_training_step_duration_seconds", self._since - began)
         live.set_gauge("omni_training_step_timestamp_seconds", time.time())
         if not math.isfinite(record["loss"]):
             live.log_step(record)
             raise TrainingError(
-                f"the loss became {record['loss']} at step {state.global_step}: lower the learning"
-                " rate"
+                f"step {state.global_step}: the loss became {record['loss']}; lower the learning"
+                " rate",
+                code="training-loss-not-finite",
             )
-        record["samples"] = (
-            args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        )
-        if "num_tokens" in logs:  # so far, by TRL
-            record["tokens"], self._tokens = (
-                int(logs["num_tokens"]) - self._tokens,
-                int(logs["num_tokens"]),
-            )
-        whole = self._add(record)
-        live.log_step(whole)
-        self._log(whole)
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        record["samples"] = rows
+        if "num_tokens" in logs:
+            # TRL logs the tokens since the beginning.
+            tokens = int(logs["num_tokens"])
+            record["tokens"], self._tokens = tokens - self._tokens, tokens
+        extended = self._extend(record)
+        live.log_step(extended)
+        self._log(extended)
 
 
 class GradientCheck(TrainerCallback):  # type: ignore[misc]
-    """Stops a run whose towers get no gradient although their media are in the data.
+    """Stop a run whose encoders get no gradient although their media are in the data.
 
-    A stock GRPO trainer fed with sound runs on, reward and all, while its training forward sees no
-    sound: this is the check that it fails. A tower must have had a non-zero gradient within
-    `patience` optimizer steps that move the text model.
+    A stock GRPO trainer that is fed with sound runs on, reward and all, while its forward pass for
+    training gets no sound; this check stops it. An encoder must have had a non-zero gradient within
+    `patience` optimizer steps in which any weight had one.
     """
 
-    def __init__(self, towers: dict[str, str], patience: int = 3) -> None:
-        self._missing, self._patience, self._moved = dict(towers), patience, 0
-        self._alive: set[str] = (
-            set()
-        )  # weights that have had a gradient since the last step, on this process
+    def __init__(self, encoders: dict[str, str], patience: int = 3) -> None:
+        """Create the check.
+
+        Args:
+            encoders: Kind of media -> part of the names of its encoder's weights.
+            patience: Optimizer steps with a gradient, after which an encoder must have had one.
+        """
+        self._missing, self._patience, self._moved = dict(encoders), patience, 0
+        # Weights that have had a gradient since the last step, on this process.
+        self._reached: set[str] = set()
         self._hooks: list[Any] = []
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the encoders without a gradient so far, and the steps that have moved weights."""
         return {"missing": self._missing, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self._missing, self._moved = state["missing"], state["moved"]
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        # As they come: under ZeRO no weight has a `grad` any more when the optimizer's turn is.
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._hooks = [p.register_hook(partial(self._reached, name)) for name, p in trained]
+        """Watch gradients as they come: under ZeRO no weight has a `grad` at the optimizer step."""
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                self._hooks.append(weight.register_hook(partial(self._note, name)))
 
-    def _reached(self, name: str, gradient: torch.Tensor) -> None:
-        if name not in self._alive and bool(gradient.abs().max() > 0):
-            self._alive.add(name)
+    def _note(self, name: str, gradient: torch.Tensor) -> None:
+        if name not in self._reached and bool(gradient.abs().max() > 0):
+            self._reached.add(name)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Check the gradients of all processes together.
+
+        Raises:
+            TrainingError: An encoder has had no gradient in `patience` steps.
+        """
         if not self._missing:
             return
-        alive: set[str] = set().union(*distributed.all_gather(self._alive))
-        self._alive.clear()
-        self._missing = {
-            kind: part
-            for kind, part in self._missing.items()
-            if not any(part in name for name in alive)
-        }
-        self._moved += bool(alive)
-        if not self._missing:
+        reached: set[str] = set().union(*distributed.all_gather(self._reached))
+        self._reached.clear()
+        missing = {}
+        for kind, encoder in self._missing.items():
+            if not any(encoder in name for name in reached):
+                missing[kind] = encoder
+        self._missing = missing
+        self._moved += bool(reached)
+        if not missing:
             for hook in self._hooks:
                 hook.remove()
-        if self._missing and self._moved >= self._patience:
-            lost = " and ".join(f"{kind} (`{part}`)" for kind, part in self._missing.items())
+        if missing and self._moved >= self._patience:
+            listed = " and ".join(f"{kind} (`{encoder}`)" for kind, encoder in missing.items())
             raise TrainingError(
-                f"no gradient reached the tower for {lost} in {self._moved} steps: the trainer"
-                " drops these media from its forward pass"
+                f"no gradient reached the encoder of {listed} in {self._moved} steps: the trainer"
+                " drops these media from its forward pass",
+                code="training-no-encoder-gradient",
             )

@@ -1,10 +1,9 @@
-"""Stop a training at the first number that is not finite: everything after it would be noise, and
-its checkpoint none.
+"""Stop a training at the first number that is not finite: all later steps would be noise.
 
 transformers reports a loss of inf or NaN as 0.0 unless `logging_nan_inf_filter` is off (seen in
-5.23), so the logged loss alone tells nothing. What is looked at, in this order: each row's own loss
-before the backward pass, the gradients before the optimizer's step, the weights after it. So no
-checkpoint on the way, and none at the end, is written from weights that are not finite.
+5.23), so the logged loss alone is no proof. Checked are, in this order: each row's own loss before
+the backward pass, the gradients before the optimizer's step, and the weights after it. So no
+checkpoint is written from weights that are not finite.
 """
 
 from __future__ import annotations
@@ -22,62 +21,82 @@ from omnicore.schema import Query
 from omnicore.telemetry import live
 
 _REMEDY = "lower the learning rate, or set another precision"
+_LISTED = 5  # rows that an error names
 
 
 def check_rows(losses: Sequence[float], queries: Sequence[Query], step: int) -> None:
-    """Raises TrainingError naming the rows whose own loss is not finite."""
-    lost = [
-        f"{query.benchmark} {query.id}"
-        for loss, query in zip(losses, queries, strict=True)
-        if not math.isfinite(loss)
-    ]
-    if lost:
-        named = ", ".join(dict.fromkeys(lost[:5])) + (
-            f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-        )
-        _stop(
-            step,
-            f"the loss of {len(lost)} of {len(losses)} rows is not finite at step {step + 1}, and"
-            f" nothing was learned from them: {named}. If it is one row, look at its media; if it"
-            f" is all, {_REMEDY}",
-        )
+    """Check each row's loss.
+
+    Args:
+        losses: Of the rows of a micro-batch.
+        queries: Of the same rows.
+        step: Optimizer steps so far.
+
+    Raises:
+        TrainingError: A loss is not finite; the error names the rows.
+    """
+    names = []
+    for loss, query in zip(losses, queries, strict=True):
+        if not math.isfinite(loss):
+            names.append(f"{query.benchmark} {query.id}")
+    if not names:
+        return
+    listed = ", ".join(dict.fromkeys(names[:_LISTED]))
+    if len(names) > _LISTED:
+        listed += f" and {len(names) - _LISTED} more"
+    _stop(
+        step,
+        f"step {step + 1}: the loss of {len(names)} of {len(losses)} rows is not finite, and"
+        f" nothing was learned from them: {listed}. If it is one row, check its media; if it is"
+        f" all, {_REMEDY}",
+        "training-loss-not-finite",
+    )
 
 
 class FiniteCheck(TrainerCallback):  # type: ignore[misc]
-    """Looks at gradients and weights.
-
-    Raises TrainingError.
-    """
+    """Check gradients and weights in each step."""
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        # Under ZeRO there are none left by now; weights show it then.
+        """Check the gradients.
+
+        Under ZeRO there are none left by now; the weights show it then.
+
+        Raises:
+            TrainingError: A gradient is not finite.
+        """
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if gradients and not math.isfinite(float(get_total_norm(gradients))):
+            step = state.global_step
             _stop(
-                state.global_step,
-                f"the gradients are not finite at step {state.global_step + 1}, before the step:"
-                f" {_REMEDY}",
+                step,
+                f"step {step + 1}: the gradients are not finite; {_REMEDY}",
+                "training-gradient-not-finite",
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        # Of weights that are shared out (stage 3), this process' share.
+        """Check the weights that train; of sharded ones (stage 3) this process's share.
+
+        Raises:
+            TrainingError: A weight is not finite.
+        """
         trained = (
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
+            (name, getattr(weight, "ds_tensor", weight))
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
         )
-        if name := first_not_finite(
-            (name, getattr(weight, "ds_tensor", weight)) for name, weight in trained
-        ):
+        name = first_not_finite(trained)
+        if name:
+            step = state.global_step
             _stop(
-                state.global_step,
-                f"the weights are not finite after step {state.global_step}, {name} first:"
-                f" {_REMEDY}",
+                step,
+                f"step {step}: the weights are not finite, {name} first; {_REMEDY}",
+                "training-weight-not-finite",
             )
 
 
-def _stop(step: int, message: str) -> NoReturn:
-    """Shows Prometheus a loss that is none, which the alert NaNLoss looks for, and ends the
-    training."""
+def _stop(step: int, message: str, code: str) -> NoReturn:
+    """Set the loss metric to NaN, which fires the alert NaNLoss, and end the training."""
     live.log_step({"step": step, "loss": math.nan})
-    raise TrainingError(message)
+    raise TrainingError(message, code=code)

@@ -1,4 +1,4 @@
-"""Groups of rollouts: which teach something, and the book of what they were."""
+"""Groups of rollouts: which have an advantage, and the statistics of what was generated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from omnicore.models.processor import Prompt
 from omnicore.schema import Outcome
@@ -15,15 +15,23 @@ from omnicore.training.rewards import Reward
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import TrainingRow
 
-Records = Sequence[dict[str, Any]]
+RolloutRecords = Sequence[dict[str, Any]]
 
 
 @dataclass
 class Rollout:
-    """One reply.
+    """One reply of the policy to a row.
 
-    `right` is what groups are filtered on: 1 or 0, or the worth of an answer that is graded. `used`
-    ones are trained on, with their advantage.
+    Attributes:
+        row: The row that was asked.
+        prompt: Its tokens and media.
+        sample: The tokens that were generated.
+        text: The reply as text.
+        judged: Score and format reward of the reply.
+        reward: What TRL computes the advantage from.
+        right: What groups are filtered on: 1 or 0, or the score of a graded answer.
+        used: Whether the policy is trained on it.
+        advantage: Its advantage, 0 if it is not used.
     """
 
     row: TrainingRow
@@ -37,7 +45,7 @@ class Rollout:
     advantage: float = 0.0
 
     def record(self, step: int) -> dict[str, Any]:
-        """What `rollouts.jsonl` holds of it."""
+        """Return its line of `rollouts.jsonl`."""
         return {
             "step": step,
             "id": self.row.query.id,
@@ -56,88 +64,121 @@ class Rollout:
 
 
 Group = list[Rollout]
-Draw = Callable[[int, int], Sequence[int] | None]
 
 
 def has_advantage(group: Group) -> bool:
-    """A group that is all right or all wrong teaches nothing (DAPO, arXiv 2503.14476, section 3.2),
-    nor does one graded alike."""
+    """Return whether the rollouts differ in correctness, or in the score of a graded answer.
+
+    Others have no advantage and teach nothing (DAPO, arXiv 2503.14476, section 3.2).
+    """
     return len({rollout.right for rollout in group}) > 1
 
 
 def collect_groups(
-    first: Sequence[int], refill: int, roll: Callable[[Sequence[int], int], list[Group]], draw: Draw
+    first: Sequence[int],
+    rounds: int,
+    generate: Callable[[Sequence[int], int], list[Group]],
+    resample_prompts: Callable[[int, int], Sequence[int] | None],
 ) -> list[Group]:
-    """Groups for the rows `first`, and for as many further ones as useful groups are missing, up to
-    `refill` times.
+    """Generate groups for rows, and for other rows in place of groups without an advantage.
 
-    `roll(indices, turn)` generates; `draw(missing, turn)` names as many further rows, or says by
-    None that no process misses any. All groups come back, those to train on marked `used`: as many
-    as `first` at most.
+    Args:
+        first: Rows to begin with, as indices.
+        rounds: How often at most other rows are drawn.
+        generate: Generates the groups of rows in a turn, counted from 0.
+        resample_prompts: Draws so many rows for a turn; None if no process misses any.
+
+    Returns:
+        All groups; at most as many as `first` are marked `used`.
     """
-    groups = roll(first, 0)
-    for turn in range(1, refill + 1):
-        further = draw(len(first) - sum(map(has_advantage, groups)), turn)
-        if further is None:
+    groups = generate(first, 0)
+    for turn in range(1, rounds + 1):
+        missing = len(first) - sum(map(has_advantage, groups))
+        indices = resample_prompts(missing, turn)
+        if indices is None:
             break
-        groups += roll(further, turn)
-    for group in [group for group in groups if has_advantage(group)][: len(first)]:
+        groups += generate(indices, turn)
+    useful = [group for group in groups if has_advantage(group)]
+    for group in useful[: len(first)]:
         for rollout in group:
             rollout.used = True
     return groups
 
 
+class Measurement(NamedTuple):
+    """Sums over the tokens of one rollout, such as its entropy in nats."""
+
+    modality: str
+    sums: dict[str, float]
+    tokens: int
+
+
 class RolloutStats:
-    """What was generated last, and what the trainer has measured on it since the last logged
-    step."""
+    """Statistics of the rollouts of a step.
 
-    def __init__(self, group: int, prompts: int) -> None:
-        self._group, self._prompts = group, prompts
-        self._groups: list[Records] = []
-        self.measured: list[
-            tuple[str, dict[str, float], int]
-        ] = []  # modality, sums over tokens, tokens
+    Attributes:
+        measured: What the trainer measured since the last logged step, on this process.
+    """
 
-    def generated(self, records: Records) -> None:
-        self._groups = [records[i : i + self._group] for i in range(0, len(records), self._group)]
+    def __init__(self, num_generations: int, prompts_per_step: int) -> None:
+        self._num_generations, self._prompts_per_step = num_generations, prompts_per_step
+        self._groups: list[RolloutRecords] = []
+        self.measured: list[Measurement] = []
 
-    def figures(self, measured: Iterable[tuple[str, dict[str, float], int]]) -> dict[str, Any]:
-        """The fields of `curves.jsonl`; those of the rollouts before any group was dropped."""
-        by_modality = {name: _shares(part) for name, part in self._by("modality")}
-        found: defaultdict[str, list[tuple[dict[str, float], int]]] = defaultdict(list)
-        for kind, sums, tokens in measured:
-            found[kind].append((sums, tokens))
-        for kind, parts in found.items():
-            total = max(1, sum(tokens for _, tokens in parts))
-            for name in parts[0][0]:
-                by_modality[kind][name] = round(sum(sums[name] for sums, _ in parts) / total, 5)
+    def generated(self, records: RolloutRecords) -> None:
+        """Replace the rollouts by those that all processes have generated last."""
+        n = self._num_generations
+        self._groups = [records[start : start + n] for start in range(0, len(records), n)]
+
+    def summarize(self, measured: Iterable[Measurement]) -> dict[str, Any]:
+        """Return the fields of `curves.jsonl`.
+
+        Those of rollouts cover all that were generated, before any group was left out; `measured`
+        covers the rollouts that were trained on.
+        """
+        by_modality = self._shares_by("modality")
+        by_kind: defaultdict[str, list[Measurement]] = defaultdict(list)
+        for one in measured:
+            by_kind[one.modality].append(one)
+        for kind, each in by_kind.items():
+            tokens = max(1, sum(one.tokens for one in each))
+            for name in each[0].sums:
+                total = sum(one.sums[name] for one in each)
+                by_modality[kind][name] = round(total / tokens, 5)
         used = sum(group[0]["used"] for group in self._groups)
         return {
             **_shares(self._groups),
-            "useful": round(used / self._prompts, 5),
-            "by_type": {name: _shares(part) for name, part in self._by("type")},
+            "useful": round(used / self._prompts_per_step, 5),
+            "by_type": self._shares_by("type"),
             "by_modality": by_modality,
         }
 
-    def _by(self, field: str) -> list[tuple[str, list[Records]]]:
-        found = defaultdict(list)
+    def _shares_by(self, field: str) -> dict[str, dict[str, float]]:
+        """Return the statistics of the groups of each value of a field."""
+        groups = defaultdict(list)
         for group in self._groups:
-            found[group[0][field]].append(group)
-        return sorted(found.items())
+            groups[group[0][field]].append(group)
+        return {name: _shares(groups[name]) for name in sorted(groups)}
 
 
-def _shares(groups: Sequence[Records]) -> dict[str, float]:
-    every = [record for group in groups for record in group]
-    right = [sum(record["outcome"] is Outcome.correct for record in group) for group in groups]
-    rewards, count = [record["reward"] for record in every], len(groups)
+def _shares(groups: Sequence[RolloutRecords]) -> dict[str, float]:
+    records = [record for group in groups for record in group]
+    outcomes = [record["outcome"] for record in records]
+    rewards = [record["reward"] for record in records]
+    all_right = all_wrong = 0
+    for group in groups:
+        right = sum(record["outcome"] is Outcome.correct for record in group)
+        all_right += right == len(group)
+        all_wrong += right == 0
+    correct = outcomes.count(Outcome.correct)
     return {
-        "groups": count,
+        "groups": len(groups),
         "reward": round(fmean(rewards), 5),
         "reward_std": round(pstdev(rewards), 5),
-        "length": round(fmean(len(record["tokens"]) for record in every), 5),
-        "correct": round(sum(right) / len(every), 5),
-        "no_answer": round(fmean(record["outcome"] is Outcome.no_answer for record in every), 5),
-        "truncated": round(fmean(record["truncated"] for record in every), 5),
-        "all_right": round(sum(r == len(g) for r, g in zip(right, groups, strict=True)) / count, 5),
-        "all_wrong": round(sum(r == 0 for r in right) / count, 5),
+        "length": round(fmean(len(record["tokens"]) for record in records), 5),
+        "correct": round(correct / len(records), 5),
+        "no_answer": round(outcomes.count(Outcome.no_answer) / len(records), 5),
+        "truncated": round(fmean(record["truncated"] for record in records), 5),
+        "all_right": round(all_right / len(groups), 5),
+        "all_wrong": round(all_wrong / len(groups), 5),
     }

@@ -1,10 +1,10 @@
-"""Rewards: thin functions over `scoring`, one a kind of answer.
+"""Rewards: thin functions over `scoring`, one for each kind of answer.
 
-A failure to judge raises; it never scores 0. A reward is the worth of the answer, in 0..1, and a
-small term for its form. Whether a rollout is right is told apart from both: groups are filtered on
-that alone, since a term for the form on an all-wrong group would become a gradient of full size.
+A failure to judge raises; it never scores 0. A reward is the score of the answer, in 0..1, plus a
+small format reward. Whether a rollout is right is told apart from both: groups are filtered on that
+alone, since a format reward on an all-wrong group would become a gradient of full size.
 
-Answers whose `native["graded"]` names one of `GRADES` are seldom given word by word, so their worth
+Answers whose `native["graded"]` names one of `GRADES` are seldom given word by word, so their score
 is graded and their groups are filtered on it: Video-R1's types OCR, free-form and regression
 (src/r1-v/src/open_r1/grpo.py of github.com/tulerfeng/Video-R1, read at 59d65c3).
 """
@@ -24,13 +24,20 @@ from omnicore.schema import AnswerKind, Outcome, Query
 from omnicore.scoring.extract import read_answer
 from omnicore.scoring.verify import interval_iou, judge
 
-Named = str | frozenset[str]
+# What `scoring.extract` reads in a reply: one text, or several options.
+Extracted = str | frozenset[str]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """`score` of the answer and `format`, 1 where there is an answer that can be read; both in
-    0..1."""
+    """The judgement of a reply.
+
+    Attributes:
+        outcome: Whether the answer is right.
+        score: Partial credit of the answer, in 0..1.
+        format: 1 if an answer can be read in the reply, else 0.
+        graded: Whether the score is a grade that groups are filtered on.
+    """
 
     outcome: Outcome
     score: float
@@ -39,40 +46,47 @@ class Reward:
 
     @property
     def right(self) -> float:
-        """What groups are filtered on: 1 or 0, or the worth of an answer that is graded."""
+        """What groups are filtered on: 1 or 0, or the score of a graded answer."""
         return self.score if self.graded else float(self.outcome is Outcome.correct)
 
 
-def _f1(named: Named, query: Query) -> float:
+def _f1(answer: Extracted, query: Query) -> float:
     right = {query.answer, *query.also}
-    return 2 * len(right & set(named)) / (len(right) + len(named))
+    return 2 * len(right & set(answer)) / (len(right) + len(answer))
 
 
-def _near(named: Named, query: Query) -> float:
-    """Of whole numbers, which are mostly counts, half for the next one."""
-    off, given = abs(Decimal(str(named)) - Decimal(query.answer)), Decimal(str(named))
-    return 1.0 if off == 0 else 0.5 if off == 1 and given == int(given) else 0.0
+def _nearness(answer: Extracted, query: Query) -> float:
+    """Return 1 for the number, and 0.5 for the next whole number: most of them are counts."""
+    given = Decimal(str(answer))
+    difference = abs(given - Decimal(query.answer))
+    if difference == 0:
+        return 1.0
+    return 0.5 if difference == 1 and given == int(given) else 0.0
 
 
-# What an answer is worth that may be partly right. Any other is right or wrong.
-PARTIAL_CREDIT: Mapping[AnswerKind, Callable[[Named, Query], float]] = {
+def _interval_overlap(answer: Extracted, query: Query) -> float:
+    return interval_iou(str(answer), query.answer)
+
+
+# Partial credit of kinds of answers that may be partly right; others are right or wrong.
+PARTIAL_CREDIT: Mapping[AnswerKind, Callable[[Extracted, Query], float]] = {
     AnswerKind.set: _f1,
-    AnswerKind.number: _near,
-    AnswerKind.interval: lambda named, query: interval_iou(str(named), query.answer),
+    AnswerKind.number: _nearness,
+    AnswerKind.interval: _interval_overlap,
 }
 
 
 def _words(text: object) -> list[str]:
-    """Without case and punctuation."""
+    """Return the words without case and punctuation."""
     return re.findall(r"\w+", str(text).casefold())
 
 
-def _words_right(named: Named, query: Query) -> float:
-    """1 less the word error rate.
+def _word_accuracy(answer: Extracted, query: Query) -> float:
+    """Return 1 less the word error rate.
 
-    Case and punctuation make no difference, which they do to Video-R1.
+    Case and punctuation make no difference here; in Video-R1 they do.
     """
-    given, right = _words(named), _words(query.answer)
+    given, right = _words(answer), _words(query.answer)
     if not right:
         return 0.0
     row = list(range(len(given) + 1))
@@ -83,24 +97,29 @@ def _words_right(named: Named, query: Query) -> float:
     return max(0.0, 1 - row[-1] / len(right))
 
 
-def _rouge(named: Named, query: Query) -> float:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, as rouge-score 0.1.2 has it without its stemmer,
-    which Video-R1 uses."""
-    given, right = _words(named), _words(query.answer)
-    shared = [
-        (_shared_runs(given, right, n), len(given) + len(right) - 2 * (n - 1)) for n in (1, 2)
-    ]
-    shared.append((_longest_shared(given, right), len(given) + len(right)))
+def _rouge(answer: Extracted, query: Query) -> float:
+    """Return the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L.
+
+    As rouge-score 0.1.2 computes it without its stemmer, which Video-R1 uses.
+    """
+    given, right = _words(answer), _words(query.answer)
+    total = len(given) + len(right)
+    shared = [(_shared_runs(given, right, n), total - 2 * (n - 1)) for n in (1, 2)]
+    shared.append((_longest_common(given, right), total))
     return sum(2 * hits / size for hits, size in shared if size > 0) / len(shared)
 
 
 def _shared_runs(a: Sequence[str], b: Sequence[str], n: int) -> int:
-    runs = [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for words in (a, b)]
-    return (runs[0] & runs[1]).total()
+    """Return how many runs of `n` words two texts share."""
+    return (_count_runs(a, n) & _count_runs(b, n)).total()
 
 
-def _longest_shared(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
+def _count_runs(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for word in a:
         above, row = row, [0]
@@ -109,52 +128,59 @@ def _longest_shared(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def _relative(named: Named, query: Query) -> float:
-    """1 less the relative error."""
-    given, right = Decimal(str(named)), Decimal(query.answer)
-    return max(0.0, 1 - float(abs(given - right) / abs(right))) if right else float(given == right)
+def _relative_accuracy(answer: Extracted, query: Query) -> float:
+    """Return 1 less the relative error."""
+    given, right = Decimal(str(answer)), Decimal(query.answer)
+    if not right:
+        return float(given == right)
+    return max(0.0, 1 - float(abs(given - right) / abs(right)))
 
 
-# What an answer is worth that is seldom given word by word, by `native["graded"]`.
-GRADES: Mapping[str, Callable[[Named, Query], float]] = {
-    "word error rate": _words_right,
+# Scores of answers that are seldom given word by word, by `native["graded"]`.
+GRADES: Mapping[str, Callable[[Extracted, Query], float]] = {
+    "word error rate": _word_accuracy,
     "rouge": _rouge,
-    "relative error": _relative,
+    "relative error": _relative_accuracy,
 }
 
 
 def judge_reply(reply: str, query: Query, profile: Profile) -> Outcome:
+    """Return whether a reply is right."""
     return judge(reply, query, profile.style)[1]
 
 
 def compute_reward(reply: str, truncated: bool, query: Query, profile: Profile) -> Reward:
-    """A reply that was cut by its length limit has no answer."""
-    named = None if truncated else read_answer(reply, query, profile.style)
-    if named is None:
+    """Score a reply; one that was truncated by its length limit has no answer."""
+    answer = None if truncated else read_answer(reply, query, profile.style)
+    if answer is None:
         return Reward(Outcome.no_answer, 0.0, 0.0)
-    found = judge_reply(reply, query, profile)
-    right = float(found is Outcome.correct)
-    if graded := GRADES.get(query.native.get("graded", "")):
-        return Reward(found, right or graded(named, query), 1.0, graded=True)
-    worth = PARTIAL_CREDIT.get(query.answer_kind)
-    return Reward(found, worth(named, query) if worth else right, 1.0)
+    outcome = judge_reply(reply, query, profile)
+    right = float(outcome is Outcome.correct)
+    grade = GRADES.get(query.native.get("graded", ""))
+    if grade:
+        return Reward(outcome, right or grade(answer, query), 1.0, graded=True)
+    partial_credit = PARTIAL_CREDIT.get(query.answer_kind)
+    return Reward(outcome, partial_credit(answer, query) if partial_credit else right, 1.0)
 
 
 class RandomReward:
-    """The control arm's reward: a coin flip, whatever was said.
+    """The control arm's reward: 0 or 1 at random, whatever the reply.
 
-    Seeded, so that an arm can be repeated.
+    It is seeded, so an arm can be repeated.
     """
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"coin-{seed}")
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generator."""
         version, numbers, spare = self._rng.getstate()
         return {"version": version, "numbers": list(numbers), "spare": spare}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self._rng.setstate((state["version"], tuple(state["numbers"]), state["spare"]))
 
     def draw(self) -> float:
+        """Draw the next reward."""
         return float(self._rng.random() < 0.5)

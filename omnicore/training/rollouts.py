@@ -1,6 +1,6 @@
-"""Who generates the rollouts: what an engine is, and the model that trains as one.
+"""The interface of rollout engines, and the engine that generates with the policy itself.
 
-vllm.py has the other.
+vllm.py has the engine that asks a server.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from omnicore.training.rows import TrainingRow
 
 
 class Sample(NamedTuple):
-    """One rollout: the prompt's token ids as the engine read them, the reply's, end of turn
-    included, and their log-probs under the distribution that they were drawn from, where the engine
-    gives them.
+    """One generated reply.
 
-    `truncated`: cut by the length limit.
+    Attributes:
+        prompt: Token ids of the prompt as the engine read them.
+        ids: Token ids of the reply, end of turn included.
+        truncated: Whether the reply ran into the length limit.
+        logprobs: Log-probability of each token of the reply under the distribution that it was
+            drawn from; empty if the engine gives none.
     """
 
     prompt: tuple[int, ...]
@@ -33,7 +36,7 @@ class RolloutEngine(Protocol):
     """Generates for a trainer, always with the weights that were loaded last."""
 
     def load(self, model: Any) -> None:
-        """Takes over the weights of the policy, which is whole (not sharded) while this runs."""
+        """Load the weights of the policy, which are gathered (not sharded) during this call."""
 
     def generate(
         self,
@@ -43,23 +46,25 @@ class RolloutEngine(Protocol):
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: BatchSlice | None = None,
+        batch_slice: BatchSlice | None = None,
     ) -> list[Sample]:
-        """`n` samples of each row, those of a row beside each other; the same for the same weights
-        and seed, and those that the rows would have in the batch of rows that they are a part
-        of."""
+        """Generate `n` samples of each row, those of a row beside each other.
+
+        The samples are a function of weights and seed. With `batch_slice` they are those that the
+        rows would have in the whole batch.
+        """
 
     def wake(self) -> None:
-        """Before `load` and `generate`."""
+        """Take the GPU's memory before `load` and `generate`."""
 
     def sleep(self) -> None:
-        """After them, until the next step: memory of the GPU is the trainer's."""
+        """Leave the GPU's memory to the trainer until the next step."""
 
 
 class TransformersRollouts:
-    """The policy itself.
+    """Generates with the policy itself.
 
-    Its log-probs are computed when asked for only: they are the trainer's own.
+    Log-probs are computed only when asked for: they are the trainer's own.
     """
 
     def __init__(self, encoder: Encoder, max_new_tokens: int) -> None:
@@ -67,6 +72,7 @@ class TransformersRollouts:
         self._model: Any = None
 
     def load(self, model: Any) -> None:
+        """Remember the policy."""
         self._model = model
 
     def generate(
@@ -77,26 +83,34 @@ class TransformersRollouts:
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: BatchSlice | None = None,
+        batch_slice: BatchSlice | None = None,
     ) -> list[Sample]:
-        prompts = [prompt for row in rows for prompt in [row.prompt] * n]
+        """Generate as `RolloutEngine` says."""
+        prompts = []
+        for row in rows:
+            prompts += [row.prompt] * n
+        if batch_slice:
+            first, total = batch_slice
+            batch_slice = (first * n, total * n)
         training = self._model.training
         torch.manual_seed(seed)
-        found = generate(
+        replies = generate(
             self._model,
             self._encoder,
             prompts,
             max_new_tokens=self._max_new_tokens,
             temperature=temperature,
             logprobs=logprobs,
-            part=part and (part[0] * n, part[1] * n),
+            batch_slice=batch_slice,
         )
         self._model.train(training)
         return [
-            Sample(tuple(p.ids), g.ids, g.truncated, g.logprobs)
-            for p, g in zip(prompts, found, strict=True)
+            Sample(tuple(prompt.ids), reply.ids, reply.truncated, reply.logprobs)
+            for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        """Do nothing: the policy stays where it is."""
 
-    def sleep(self) -> None: ...
+    def sleep(self) -> None:
+        """Do nothing: the policy stays where it is."""

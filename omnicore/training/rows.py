@@ -1,9 +1,7 @@
-"""Training rows: queries of a step's input as prompts, through the same reader that the engine
-uses.
+"""Training rows: queries of a step's input as prompts, built by the reader that the engine uses.
 
-A row's prompt is built when its batch is due: a hundred thousand videos fit into no memory. What
-must be known of all rows before the first step, their lengths, comes from the headers of their
-media.
+A row's prompt is built when its batch is due: a hundred thousand videos do not fit into memory. The
+lengths of all rows, which are needed before the first step, come from the headers of their media.
 """
 
 from __future__ import annotations
@@ -26,10 +24,14 @@ from omnicore.storage.files import read_jsonl, write_jsonl
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A query that is asked as `request`; `reply` holds the target's token ids where there is a
-    target.
+    """A query to train on.
 
-    `tokens` counts those of prompt and reply, the media's by their headers.
+    Attributes:
+        query: The query.
+        request: How the query is asked.
+        reply: Token ids of the target; empty without one.
+        tokens: Length of prompt and reply; media count by their headers.
+        reader: Builds the prompt.
     """
 
     query: Query
@@ -40,9 +42,10 @@ class TrainingRow:
 
     @property
     def prompt(self) -> Prompt:
-        """Built anew each time; its media are processed once, as long as the reader has room.
+        """The prompt, built anew each time; the reader caches processed media while it has room.
 
-        Raises DataError naming the row where a medium cannot be read, or was changed.
+        Raises:
+            DataError: A medium cannot be read, or was changed; the error names the row.
         """
         with error_context(self.request.name):
             return self.reader.prompt(self.request)
@@ -51,37 +54,52 @@ class TrainingRow:
 def read_rows(
     path: Path, reader: PromptReader, profile: Profile, *, targets: bool, view: View = View.omni
 ) -> list[TrainingRow]:
-    """Reads `path` (Query a line), as `view` shows them.
+    """Read queries as training rows.
 
-    Raises DataError when it is missing, empty, or lacks a target that is needed, or a medium's
-    header cannot be read, naming line and row.
+    Args:
+        path: A file with a Query a line.
+        reader: Builds the prompts.
+        profile: How prompts are shown.
+        targets: Whether each row needs a target.
+        view: Which modalities are shown.
+
+    Raises:
+        DataError: The file is missing or empty, a target is missing, or the header of a medium
+            cannot be read.
     """
     queries: Sequence[Query] = read_jsonl(path, Query)
     if not queries:
-        raise DataError(f"{path} holds no rows: nothing to train on")
+        raise DataError(
+            f"{path} holds no rows to train on: check prepare.training and prepare.*_rows",
+            code="training-no-rows",
+            path=path,
+        )
     rows = []
     for number, query in enumerate(queries, 1):
         if targets and query.target is None:
             raise DataError(
-                f"{path}:{number}: field `target` is empty, and supervised training needs a written"
-                " reply"
+                f"{path}:{number}: field `target` is empty; supervised training needs a written"
+                " reply",
+                code="training-row-without-target",
+                path=path,
+                line=number,
+                field="target",
             )
         request = Request(prompt_parts(query, view, profile), path.parent, "/".join(query.key))
         reply = reader.encoder.reply_ids(query.target) if query.target else []
         with error_context(f"{path}:{number}: {request.name}"):
-            rows.append(
-                TrainingRow(query, request, reply, reader.length(request) + len(reply), reader)
-            )
+            length = reader.length(request) + len(reply)
+        rows.append(TrainingRow(query, request, reply, length, reader))
     return rows
 
 
 @contextmanager
-def error_context(row: str) -> Iterator[None]:
-    """Put the name of a row before what is wrong with its media."""
+def error_context(name: str) -> Iterator[None]:
+    """Put the name of a row before the message of a DataError within the block."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{row}: {error}") from error
+        raise DataError(f"{name}: {error}", **error.details()) from error
 
 
 def filter_by_length(
@@ -92,39 +110,54 @@ def filter_by_length(
     context: int,
     room: int = 0,
 ) -> list[TrainingRow]:
-    """The rows that fit, whole, into `config.max_length`, or into the model's `context` of tokens
-    where that is 0, with `room` left for what a rollout may say. The others are listed in
-    `output/too_long.jsonl`: a truncated row would teach answers to what was not shown.
+    """Return the rows that fit whole; list the others in `output/too_long.jsonl`.
 
-    Raises DataError when they are a larger share than `config.max_too_long`.
+    A truncated row would teach answers to what was not shown.
+
+    Args:
+        rows: Rows to filter.
+        config: Its `max_length` is the limit; the model's context if that is 0.
+        output: Where the list is written.
+        context: Tokens that the model's context holds.
+        room: Tokens to leave for the reply of a rollout.
+
+    Raises:
+        DataError: More than the share `config.max_too_long` of the rows are too long.
     """
     limit = min(config.max_length or context, context)
     kept: list[TrainingRow] = []
-    listed: list[dict[str, Any]] = []
+    too_long: list[dict[str, Any]] = []
     for row in rows:
-        seconds = max(
-            (
-                row.reader.seconds(part, row.request.root)
-                for part in row.request.parts
-                if not isinstance(part, str)
-            ),
-            default=0,
-        )
-        if row.tokens + room > limit or seconds > row.reader.encoder.longest_sound:
-            size = {"tokens": row.tokens + room, "sound_seconds": round(seconds, 3)}
-            listed.append({"benchmark": row.query.benchmark, "id": row.query.id, **size})
+        seconds = _longest_sound(row)
+        tokens = row.tokens + room
+        if tokens > limit or seconds > row.reader.encoder.longest_sound:
+            query = row.query
+            size = {"tokens": tokens, "sound_seconds": round(seconds, 3)}
+            too_long.append({"benchmark": query.benchmark, "id": query.id, **size})
         else:
             kept.append(row)
-    write_jsonl(output / "too_long.jsonl", listed)
-    if len(listed) > config.max_too_long * len(rows):
-        longest = max(listed, key=lambda one: int(one["tokens"]))
+    path = output / "too_long.jsonl"
+    write_jsonl(path, too_long)
+    if len(too_long) > config.max_too_long * len(rows):
+        longest = max(too_long, key=lambda one: int(one["tokens"]))
         raise DataError(
-            f"{len(listed)} of {len(rows)} rows are too long for a context of {limit} tokens (or"
+            f"{len(too_long)} of {len(rows)} rows are too long for a context of {limit} tokens (or"
             f" hold a sound above {rows[0].reader.encoder.longest_sound:g} s), more than the"
-            f" {config.max_too_long:.1%} that max_too_long allows; {output / 'too_long.jsonl'}"
-            f" lists them, the longest is {longest['id']} of {longest['benchmark']} with"
-            f" {longest['tokens']} tokens. Show less of videos (profile.fps, profile.max_frames),"
-            f" raise max_length up to the model's {context}, or leave more of them out:"
-            " max_too_long=0.05"
+            f" {config.max_too_long:.1%} that max_too_long allows; {path} lists them, the longest"
+            f" is {longest['id']} of {longest['benchmark']} with {longest['tokens']} tokens. Show"
+            f" less of videos (profile.fps, profile.max_frames), raise max_length up to the model's"
+            f" {context}, or leave more of them out: max_too_long=0.05",
+            code="training-rows-too-long",
+            path=path,
+            field="max_too_long",
         )
     return kept
+
+
+def _longest_sound(row: TrainingRow) -> float:
+    """Return the seconds of the longest sound of a row, 0 without one."""
+    seconds: list[float] = []
+    for part in row.request.parts:
+        if not isinstance(part, str):
+            seconds.append(row.reader.seconds(part, row.request.root))
+    return max(seconds, default=0)

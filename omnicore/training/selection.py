@@ -1,22 +1,27 @@
-"""Which of a model's own rollouts become training rows, and for which reason each of the others does not.
+"""Which of a model's own rollouts become training rows, and why each other one does not.
 
-The rules in their order; a rollout is rejected by the first that it breaks, so that each has one reason:
+The rules in their order; a rollout is rejected by the first that it breaks, so that each has one
+reason:
 
-  failed      the request failed for good
-  cut         it ran into the length limit: what it would have ended with is not known
-  no_answer   no single answer can be read in it
-  incorrect   its answer is not the query's
-  minority    too few of the query's rollouts name its answer (`agreement`): right by luck. Answers are compared as they are read,
-              not as they are written; cut ones and those without an answer name none, and failed ones do not count
-  solvable    a probe answers the query without its sound: the row would teach the shortcut
-  short, long outside of `min_tokens` to `max_tokens`
-  per_query   the query has `per_query` rows already
-  source      its benchmark or source has `max_source` of the rows already
-  type        its type has `max_type` of the rows already
+```
+failed      the request failed permanently
+cut         truncated by the length limit: what it would have ended with is unknown
+no_answer   no single answer can be read in it
+incorrect   its answer is not the query's
+minority    too few of the query's rollouts give its answer (`agreement`): right by luck. Answers are
+            compared as they are read; truncated rollouts and those without an answer give none, and
+            failed ones do not count
+solvable    a probe answers the query without its sound: the row would teach the shortcut
+short, long outside of `min_tokens` to `max_tokens`
+per_query   the query has `per_query` rows already
+source      its benchmark or source has `max_source` of the rows already
+type        its type has `max_type` of the rows already
+```
 
-A cap is the highest number of rows of a group at which none has more than its share of what is left; those on sources and types
-are taken in turn until both hold. Where there is a choice, it is drawn by the seed; from a group above its cap the second rows of
-queries go before the first ones, so that as many queries as possible stay.
+A cap is the highest number of rows of a group at which none has more than its share of the remaining
+rows; the caps on sources and types are applied in turn until both hold. Where there is a choice, the
+seed decides; from a group above its cap the second rows of queries go before the first ones, so that
+as many queries as possible stay.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from omnicore.config import DistillConfig
 from omnicore.errors import TrainingError
@@ -39,7 +45,15 @@ ROUNDING = 1e-9  # 0.55 * 20 is a little more than 11 in binary, and 11 of 20 ar
 class DistilledRollout:
     """The `sample`-th reply to a query.
 
-    `answer` is as `judge` reads it, None where there is none or it was `cut`.
+    Attributes:
+        query: The query.
+        sample: Number of the reply, from 0.
+        reply: Text of the reply, or the error of a failed request.
+        tokens: Length of the reply.
+        answer: What `judge` reads in it; None without an answer, or if the reply was truncated.
+        outcome: Whether the answer is right.
+        truncated: Whether the reply ran into the length limit.
+        failed: Whether the request failed permanently.
     """
 
     query: Query
@@ -48,8 +62,16 @@ class DistilledRollout:
     tokens: int
     answer: str | None
     outcome: Outcome
-    cut: bool = False
+    truncated: bool = False
     failed: bool = False
+
+
+class _Cap(NamedTuple):
+    """The share of rows that one group may have, with the group of each rollout."""
+
+    reason: RejectionReason
+    share: float
+    groups: Mapping[int, str]
 
 
 def select_rollouts(
@@ -58,108 +80,138 @@ def select_rollouts(
     solvable: Collection[Key],
     seed: int,
 ) -> list[RejectionReason | None]:
-    """For each rollout why it is rejected, None for those that are chosen.
+    """Return why each rollout is rejected, None for those that are chosen.
 
-    `solvable` holds the keys of queries that a probe answers without the sound.
+    Args:
+        rollouts: All rollouts of all queries.
+        config: The section `distill`.
+        solvable: Keys of the queries that a probe answers without the sound.
+        seed: Decides where there is a choice.
 
-    Raises TrainingError where the caps leave nothing.
+    Raises:
+        TrainingError: No number of rows satisfies the caps.
     """
-    said: defaultdict[Key, list[str | None]] = defaultdict(list)
-    for one in rollouts:
-        if not one.failed:
-            said[one.query.key].append(one.answer)
-    found = [_judged(one, said[one.query.key], config, solvable) for one in rollouts]
-    nth = _numbered(rollouts, [i for i, reason in enumerate(found) if reason is None], seed)
-    for i, number in nth.items():
-        if number >= config.per_query:
-            found[i] = RejectionReason.per_query
-    order = [i for i, _ in sorted(nth.items(), key=lambda one: one[1]) if found[i] is None]
+    reasons = _judge_each(rollouts, config, solvable)
+    accepted = [place for place, reason in enumerate(reasons) if reason is None]
+    ranks = _rank_in_query(rollouts, accepted, seed)
+    for place, rank in ranks.items():
+        if rank >= config.per_query:
+            reasons[place] = RejectionReason.per_query
+    order = [place for place in sorted(ranks, key=ranks.__getitem__) if reasons[place] is None]
+    sources = {place: rollouts[place].query.benchmark for place in order}
+    types = {place: rollouts[place].query.type for place in order}
     caps = (
-        (
-            RejectionReason.source,
-            config.max_source,
-            {i: rollouts[i].query.benchmark for i in order},
-        ),
-        (RejectionReason.type, config.max_type, {i: rollouts[i].query.type for i in order}),
+        _Cap(RejectionReason.source, config.max_source, sources),
+        _Cap(RejectionReason.type, config.max_type, types),
     )
     before = -1
     while len(order) != before:
         before = len(order)
-        for reason, share, group in caps:
-            most = _cap(Counter(group[i] for i in order), share)
+        for cap in caps:
+            most = _largest_count(Counter(cap.groups[place] for place in order), cap.share)
             if order and not most:
                 raise TrainingError(
-                    f"no number of rows holds distill.max_source={config.max_source:g} and"
+                    f"no number of rows satisfies distill.max_source={config.max_source:g} and"
                     f" distill.max_type={config.max_type:g}: the rules before leave"
-                    f" {_told(caps[0][2])}, and {_told(caps[1][2])}; raise one, or bring rows of"
-                    " others"
+                    f" {_list_counts(sources)}, and {_list_counts(types)}; raise one of the two, or"
+                    " add rows of other sources or types",
+                    code="distill-caps-unsatisfiable",
+                    field="distill.max_source",
                 )
-            seen: Counter[str] = Counter()
-            for i in order:
-                seen[group[i]] += 1
-                if seen[group[i]] > most:
-                    found[i] = reason
-            order = [i for i in order if found[i] is None]
-    return found
+            order = _reject_beyond(cap, most, order, reasons)
+    return reasons
 
 
-def _told(group: Mapping[int, str]) -> str:
-    return ", ".join(
-        f"{count} of {name}" for name, count in sorted(Counter(group.values()).items())
-    )
+def _judge_each(
+    rollouts: Sequence[DistilledRollout], config: DistillConfig, solvable: Collection[Key]
+) -> list[RejectionReason | None]:
+    answers: defaultdict[Key, list[str | None]] = defaultdict(list)
+    for rollout in rollouts:
+        if not rollout.failed:
+            answers[rollout.query.key].append(rollout.answer)
+    reasons = []
+    for rollout in rollouts:
+        key = rollout.query.key
+        reasons.append(_reject_content(rollout, answers[key], config, key in solvable))
+    return reasons
 
 
-def _judged(
-    one: DistilledRollout,
-    said: Sequence[str | None],
+def _reject_content(
+    rollout: DistilledRollout,
+    answers: Sequence[str | None],
     config: DistillConfig,
-    solvable: Collection[Key],
+    solvable: bool,
 ) -> RejectionReason | None:
-    """What is wrong with a rollout by itself; `said` are the answers of all of its query's."""
-    if one.failed:
+    """Return what is wrong with a rollout and its query's `answers`; None if nothing is."""
+    if rollout.failed:
         return RejectionReason.failed
-    if one.cut:
+    if rollout.truncated:
         return RejectionReason.cut
-    if one.answer is None:
+    if rollout.answer is None:
         return RejectionReason.no_answer
-    if one.outcome is not Outcome.correct:
+    if rollout.outcome is not Outcome.correct:
         return RejectionReason.incorrect
-    alike = sum(
-        other is not None and answers_agree(one.answer, other, one.query.answer_kind)
-        for other in said
-    )
-    if alike < config.agreement * len(said) - ROUNDING:
+    kind, agreeing = rollout.query.answer_kind, 0
+    for answer in answers:
+        agreeing += answer is not None and answers_agree(rollout.answer, answer, kind)
+    if agreeing < config.agreement * len(answers) - ROUNDING:
         return RejectionReason.minority
-    if one.query.key in solvable:
+    if solvable:
         return RejectionReason.solvable
-    if one.tokens < config.min_tokens:
+    return _reject_length(rollout.tokens, config)
+
+
+def _reject_length(tokens: int, config: DistillConfig) -> RejectionReason | None:
+    if tokens < config.min_tokens:
         return RejectionReason.short
-    if config.max_tokens and one.tokens > config.max_tokens:
+    if config.max_tokens and tokens > config.max_tokens:
         return RejectionReason.long
     return None
 
 
-def _numbered(
-    rollouts: Sequence[DistilledRollout], rows: Sequence[int], seed: int
+def _rank_in_query(
+    rollouts: Sequence[DistilledRollout], places: Sequence[int], seed: int
 ) -> dict[int, int]:
-    """Rows in an order drawn by the seed, each with its place among those of its query."""
-    drawn = list(rows)
-    random.Random(f"{seed}|selection").shuffle(drawn)
-    seen: Counter[Key] = Counter()
-    nth = {}
-    for i in drawn:
-        nth[i] = seen[rollouts[i].query.key]
-        seen[rollouts[i].query.key] += 1
-    return nth
+    """Return the places in a seeded order, each with its rank among those of its query."""
+    order = list(places)
+    random.Random(f"{seed}|selection").shuffle(order)
+    counted: Counter[Key] = Counter()
+    ranks = {}
+    for place in order:
+        key = rollouts[place].query.key
+        ranks[place] = counted[key]
+        counted[key] += 1
+    return ranks
 
 
-def _cap(counts: Mapping[str, int], share: float) -> int:
-    """The most rows that a group may have so that none has more than `share` of all that are left;
-    0 where there is none."""
-    largest = max(counts.values(), default=0)
-    fits = (
-        c
-        for c in range(largest, 0, -1)
-        if c <= share * sum(min(n, c) for n in counts.values()) + ROUNDING
-    )
-    return next(fits, 0)
+def _reject_beyond(
+    cap: _Cap, most: int, order: Sequence[int], reasons: list[RejectionReason | None]
+) -> list[int]:
+    """Reject the rollouts beyond the first `most` of each group; return the others in order."""
+    counted: Counter[str] = Counter()
+    kept = []
+    for place in order:
+        group = cap.groups[place]
+        counted[group] += 1
+        if counted[group] > most:
+            reasons[place] = cap.reason
+        else:
+            kept.append(place)
+    return kept
+
+
+def _largest_count(counts: Mapping[str, int], share: float) -> int:
+    """Return the most rows of a group so that none has more than `share` of the remaining rows.
+
+    Returns 0 if there is no such number.
+    """
+    for most in range(max(counts.values(), default=0), 0, -1):
+        remaining = sum(min(count, most) for count in counts.values())
+        if most <= share * remaining + ROUNDING:
+            return most
+    return 0
+
+
+def _list_counts(groups: Mapping[int, str]) -> str:
+    counts = sorted(Counter(groups.values()).items())
+    return ", ".join(f"{count} of {name}" for name, count in counts)

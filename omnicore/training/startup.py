@@ -1,83 +1,90 @@
-"""Checks before the first step, which stop a run that would train on something else than what was
-generated.
+"""Check before the first step that trainer and rollout engine compute with the same model.
 
-Equal prompts alone prove nothing: a server whose config.json has lost its rope_theta builds the
-same tokens, answers fluently and is another model. What trainer and engine say of the same tokens
-has to agree.
+Equal prompts alone prove nothing: a server whose config.json has lost its rope_theta builds the same
+tokens, answers fluently and is another model. Both must give the same log-probs to the same tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import Protocol
 
 from omnicore.engines.canary import media_kinds
 from omnicore.errors import TrainingError
-from omnicore.models.processor import Prompt, collate
+from omnicore.models.processor import Prompt
 from omnicore.training.rollouts import RolloutEngine, Sample
 from omnicore.training.rows import TrainingRow
 
-SAMPLES = 4  # of each modality
+SAMPLES = 4  # replies to each row
+
+
+class Scorer(Protocol):
+    """A trainer, as far as this check uses it."""
+
+    def log_probs(self, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[list[float]]:
+        """Return the log-probability of each sampled token, by the forward pass of the loss."""
 
 
 def check_engine(
-    trainer: Any,
+    trainer: Scorer,
     engine: RolloutEngine,
     rows: Sequence[TrainingRow],
-    pad_id: int,
     temperature: float,
     limit: float,
 ) -> float:
-    """The largest difference, in nats, between the log-probs of `trainer` and `engine` for the
-    tokens of a few replies to one row of each set of media.
+    """Compare the log-probs of trainer and engine on replies to one row of each set of media.
 
-    Raises TrainingError above `limit`, and where the two have read different prompts.
+    Args:
+        trainer: Scores tokens as it does for the loss.
+        engine: Generates the replies and gives their log-probs.
+        rows: Rows to choose from.
+        temperature: Of sampling.
+        limit: Largest difference that is accepted, in nats.
+
+    Returns:
+        The largest difference, in nats.
+
+    Raises:
+        TrainingError: The difference is above `limit`, or the two read different prompts.
     """
-    chosen = {"+".join(sorted(media_kinds([row.request]))) or "text": row for row in reversed(rows)}
-    found = engine.generate(
-        list(chosen.values()), SAMPLES, temperature=temperature, seed=0, logprobs=True
-    )
-    names = [name for name in chosen for _ in range(SAMPLES)]
-    prompts = [prompt for row in chosen.values() for prompt in [row.prompt] * SAMPLES]
-    for name, prompt, sample in zip(names, prompts, found, strict=True):
+    row_by_media = {
+        "+".join(sorted(media_kinds([row.request]))) or "text": row for row in reversed(rows)
+    }
+    chosen = list(row_by_media.values())
+    samples = engine.generate(chosen, SAMPLES, temperature=temperature, seed=0, logprobs=True)
+    names = [name for name in row_by_media for _ in range(SAMPLES)]
+    prompts = []
+    for row in chosen:
+        prompts += [row.prompt] * SAMPLES
+    for name, prompt, sample in zip(names, prompts, samples, strict=True):
         if list(sample.prompt) != prompt.ids:
             raise TrainingError(
-                f"trainer and rollout engine read different prompts for {chosen[name].query.id}"
-                f" ({name}): {len(prompt.ids)} and {len(sample.prompt)} tokens. Usual causes:"
-                " another chat template, tokenizer or preprocessor in the engine's model"
+                f"trainer and rollout engine read different prompts for"
+                f" {row_by_media[name].query.id} ({name}): {len(prompt.ids)} and"
+                f" {len(sample.prompt)} tokens. Usual causes: the engine's model has another chat"
+                " template, tokenizer or preprocessor",
+                code="rollout-prompt-mismatch",
             )
-    gaps = dict.fromkeys(chosen, 0.0)
-    for name, sample, ours in zip(
-        names, found, log_probs(trainer, prompts, found, pad_id), strict=True
-    ):
-        gaps[name] = max(
-            gaps[name], *(abs(a - b) for a, b in zip(ours, sample.logprobs, strict=True))
-        )
-    if beyond := {name: gap for name, gap in gaps.items() if not gap <= limit}:
-        said = ", ".join(f"{name}: {gap:.3g}" for name, gap in sorted(beyond.items()))
-        raise TrainingError(
-            "log-probs of trainer and rollout engine differ by more than"
-            f" rlvr.max_logprob_gap={limit:g} nats ({said}): rollouts would come from another model"
-            " than the one that trains. Usual causes: media that one of them drops, another"
-            " config.json (rope_theta, say) or checkpoint in the engine, its log-probs taken"
-            " before the temperature, quantisation"
-        )
+    gaps = dict.fromkeys(row_by_media, 0.0)
+    scores = trainer.log_probs(prompts, samples)
+    for name, sample, own in zip(names, samples, scores, strict=True):
+        for mine, other in zip(own, sample.logprobs, strict=True):
+            gaps[name] = max(gaps[name], abs(mine - other))
+    _require_small(gaps, limit)
     return max(gaps.values())
 
 
-def log_probs(
-    trainer: Any, prompts: Sequence[Prompt], samples: Sequence[Sample], pad_id: int
-) -> list[list[float]]:
-    """What the trainer's own forward pass, as it computes the loss, says of each token of the
-    samples."""
-    batch = collate(
-        prompts, [list(sample.ids) for sample in samples], pad_id, trainer.accelerator.device
+def _require_small(gaps: dict[str, float], limit: float) -> None:
+    large = {name: gap for name, gap in sorted(gaps.items()) if not gap <= limit}
+    if not large:
+        return
+    listed = ", ".join(f"{name}: {gap:.3g}" for name, gap in large.items())
+    raise TrainingError(
+        "log-probs of trainer and rollout engine differ by more than"
+        f" rlvr.max_logprob_gap={limit:g} nats ({listed}): rollouts would come from another model"
+        " than the one that trains. Usual causes: media that one of them drops, another"
+        " config.json (rope_theta, for example) or checkpoint in the engine, its log-probs taken"
+        " before the temperature, quantisation",
+        code="rollout-logprob-gap",
+        field="rlvr.max_logprob_gap",
     )
-    keep = max(len(sample.ids) for sample in samples)
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    trainer._media = [prompt.media for prompt in prompts]
-    with torch.no_grad():
-        found = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)[0]
-    return [row[: len(sample.ids)] for row, sample in zip(found.tolist(), samples, strict=True)]

@@ -1,10 +1,9 @@
-"""Rollouts by a vLLM server in an environment of its own, since vLLM wants an older transformers
-than training does.
+"""Rollouts by a vLLM server in a separate environment: vLLM wants an older transformers than training.
 
-The server is given the policy's weights before each step: they are saved to a directory that it can
-read, and reloaded from there. On a GPU that it shares with the trainer it sleeps while the trainer
-trains. Both are routes of vLLM's development mode: it has to be started with VLLM_SERVER_DEV_MODE=1
-(and --enable-sleep-mode); docs/train.md has the command.
+The server loads the policy's weights before each step from a directory that it can read. On a GPU
+that it shares with the trainer it sleeps while the trainer trains. Both use routes of vLLM's
+development mode: start it with VLLM_SERVER_DEV_MODE=1 (and --enable-sleep-mode); docs/train.md has
+the command.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ from omnicore.training.rollouts import Sample
 from omnicore.training.rows import TrainingRow, error_context
 from omnicore.training.trainable_modules import merged_weights
 
-CONCURRENCY, TIMEOUT = 64, 1_800.0  # requests on their way, and seconds for all of a step's
+CONCURRENCY = 64  # requests in flight
+TIMEOUT = 1_800.0  # seconds for all requests of a step
 
 
 class _Token(BaseModel):
@@ -55,25 +55,35 @@ class _Completion(BaseModel):
 
 
 class VllmRollouts:
-    """Asks the server at `config.vllm_server_base_url`.
+    """Generates on the server at `rlvr.vllm_server_base_url`.
 
-    Raises EngineError when it cannot be reached, refuses, or says what is no rollout: a request
-    that failed is no reply, and a step does not train on what is left.
+    All methods raise EngineError if the server cannot be reached, refuses a request or returns an
+    incomplete rollout: a step does not train on the rest.
     """
 
     def __init__(
         self, config: RlvrConfig, profile: Profile, encoder: Encoder, scratch: Path
     ) -> None:
+        """Connect to the server.
+
+        Args:
+            config: The section `rlvr`.
+            profile: How prompts are shown and replies are bounded.
+            encoder: The policy's encoder.
+            scratch: Directory for the weights, unless `rlvr.vllm_weights_dir` names one.
+        """
         self._config, self._profile, self._encoder = config, profile, encoder
         self._base = config.vllm_server_base_url.rstrip("/")
         self._root = self._base.removesuffix("/v1")
         self._weights = Path(config.vllm_weights_dir or scratch) / "policy"
-        models = asyncio.run(self._call([("GET", f"{self._base}/models", None)]))[0]
-        self._model = models["data"][0]["id"]  # the only one, whatever it is called
+        (models,) = asyncio.run(self._call([("GET", f"{self._base}/models", None)]))
+        # The server has one model only, whatever its name is.
+        self._model = models["data"][0]["id"]
 
     def load(self, model: Any) -> None:
+        """Save the policy's weights and let the server reload them; the first process does it."""
         if not processes.is_main():
-            return  # the first process does it for all
+            return
         shutil.rmtree(self._weights, ignore_errors=True)
         plain, weights = merged_weights(model)
         thinker.save(plain, self._encoder, self._weights, dtype=model.dtype, weights=weights)
@@ -81,10 +91,10 @@ class VllmRollouts:
             "method": "reload_weights",
             "kwargs": {"weights_path": str(self._weights.resolve())},
         }
-        self._do("collective_rpc", reload)
-        # What was computed with the weights before: without these, the next prompts are read by two models.
-        self._do("reset_prefix_cache")
-        self._do("reset_encoder_cache")
+        self._post("collective_rpc", reload)
+        # The caches hold what the weights before computed.
+        self._post("reset_prefix_cache")
+        self._post("reset_encoder_cache")
 
     def generate(
         self,
@@ -94,53 +104,64 @@ class VllmRollouts:
         temperature: float,
         seed: int,
         logprobs: bool = False,
-        part: BatchSlice | None = None,
+        batch_slice: BatchSlice | None = None,
     ) -> list[Sample]:
-        first = seed + (part[0] if part else 0)
-        bodies = [self._body(row, n, temperature, first + place) for place, row in enumerate(rows)]
-        found = asyncio.run(
-            self._call([("POST", f"{self._base}/chat/completions", body) for body in bodies])
-        )
+        """Generate as `RolloutEngine` says; the server always gives log-probs."""
+        first_seed = seed + (batch_slice[0] if batch_slice else 0)
+        calls = []
+        for place, row in enumerate(rows):
+            body = self._request_body(row, n, temperature, first_seed + place)
+            calls.append(("POST", f"{self._base}/chat/completions", body))
         samples = []
-        for answer in found:
-            try:
-                completion = _Completion.model_validate(answer)
-            except ValidationError as error:
-                raise EngineError(
-                    f"{self._base} gives no token ids and log-probs ({error.errors()[0]['loc']}):"
-                    " rollouts need vLLM 0.11 or newer"
-                ) from error
-            for choice in completion.choices:
-                tokens = tuple(token.logprob for token in choice.logprobs.content)
-                if len(tokens) != len(choice.token_ids) or choice.finish_reason not in (
-                    "stop",
-                    "length",
-                ):
-                    raise EngineError(
-                        f"{self._base} gave {len(choice.token_ids)} tokens, {len(tokens)} log-probs"
-                        f" and ended by {choice.finish_reason!r}"
-                    )
-                cut = choice.finish_reason == "length"
-                samples.append(
-                    Sample(tuple(completion.prompt_token_ids), tuple(choice.token_ids), cut, tokens)
-                )
+        for answer in asyncio.run(self._call(calls)):
+            samples += self._samples(answer)
         return samples
 
     def wake(self) -> None:
+        """Let the server take the GPU's memory again."""
         if self._config.vllm_enable_sleep_mode and processes.is_main():
-            self._do("wake_up")
+            self._post("wake_up")
 
     def sleep(self) -> None:
+        """Let the server free the GPU's memory."""
         if self._config.vllm_enable_sleep_mode and processes.is_main():
-            self._do("sleep?level=1")
+            self._post("sleep?level=1")
 
-    def _body(self, row: TrainingRow, n: int, temperature: float, seed: int) -> bytes:
-        root = row.request.root
+    def _samples(self, answer: Any) -> list[Sample]:
+        """Return the samples of an answer; raise EngineError if one is incomplete."""
+        try:
+            completion = _Completion.model_validate(answer)
+        except ValidationError as error:
+            raise EngineError(
+                f"{self._base} gives no token ids and log-probs ({error.errors()[0]['loc']}):"
+                " rollouts need vLLM 0.11 or newer",
+                code="rollout-no-token-ids",
+                field="rlvr.vllm_server_base_url",
+            ) from error
+        prompt = tuple(completion.prompt_token_ids)
+        samples = []
+        for choice in completion.choices:
+            tokens = tuple(token.logprob for token in choice.logprobs.content)
+            ended = choice.finish_reason in ("stop", "length")
+            if len(tokens) != len(choice.token_ids) or not ended:
+                raise EngineError(
+                    f"{self._base} returned {len(choice.token_ids)} tokens, {len(tokens)} log-probs"
+                    f" and finish_reason {choice.finish_reason!r}: check the server's log",
+                    code="rollout-incomplete",
+                    field="rlvr.vllm_server_base_url",
+                )
+            truncated = choice.finish_reason == "length"
+            samples.append(Sample(prompt, tuple(choice.token_ids), truncated, tokens))
+        return samples
+
+    def _request_body(self, row: TrainingRow, n: int, temperature: float, seed: int) -> bytes:
+        items = []
         with error_context(row.request.name):
-            items = [
-                text_item(part) if isinstance(part, str) else media_item(part, root, self._profile)
-                for part in row.request.parts
-            ]
+            for part in row.request.parts:
+                if isinstance(part, str):
+                    items.append(text_item(part))
+                else:
+                    items.append(media_item(part, row.request.root, self._profile))
         fields = {
             "model": self._model,
             "n": n,
@@ -153,39 +174,50 @@ class VllmRollouts:
             # A sampled placeholder without media would break the trainer's forward pass.
             "logit_bias": {str(token): -100 for token in self._encoder.suppressed},
         }
+        head = request_head(fields, self._profile.system)
         content = b",".join(item.json for item in items)
-        return (
-            request_head(fields, self._profile.system) + content + request_tail(items, seed % 2**31)
-        )
+        return head + content + request_tail(items, seed % 2**31)
 
-    def _do(self, route: str, body: Mapping[str, Any] | None = None) -> None:
+    def _post(self, route: str, body: Mapping[str, Any] | None = None) -> None:
         asyncio.run(self._call([("POST", f"{self._root}/{route}", to_json(body or {}))]))
 
     async def _call(self, calls: Sequence[tuple[str, str, bytes | None]]) -> list[Any]:
-        gate = asyncio.Semaphore(CONCURRENCY)
+        """Send requests, some at a time, and return the decoded answers in order."""
+        slots = asyncio.Semaphore(CONCURRENCY)
 
-        async def call(
+        async def send(
             session: aiohttp.ClientSession, method: str, url: str, body: bytes | None
         ) -> Any:
-            async with gate, session.request(method, url, data=body) as response:
+            async with slots, session.request(method, url, data=body) as response:
                 content = await response.text()
-                if response.status == 404:
-                    raise EngineError(
-                        f"{url} is not there: start vLLM with VLLM_SERVER_DEV_MODE=1, and"
-                        " rlvr.vllm_server_base_url ends in /v1"
-                    )
-                if response.status != 200:
-                    raise EngineError(f"{url} refuses (HTTP {response.status}): {content[:300]}")
+                _require_ok(url, response.status, content)
                 return await response.json(content_type=None) if content else None
 
         headers = {"Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         try:
-            async with aiohttp.ClientSession(
-                headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT)
-            ) as session:
-                return await asyncio.gather(*(call(session, *one) for one in calls))
+            async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+                return await asyncio.gather(*(send(session, *call) for call in calls))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise EngineError(
-                f"{self._root} does not answer ({error!r}): start the vLLM server, or mend"
-                " rlvr.vllm_server_base_url"
+                f"{self._root} does not answer ({error!r}): start the vLLM server, or correct"
+                " rlvr.vllm_server_base_url",
+                code="rollout-server-unreachable",
+                field="rlvr.vllm_server_base_url",
             ) from error
+
+
+def _require_ok(url: str, status: int, content: str) -> None:
+    if status == 404:
+        raise EngineError(
+            f"{url} does not exist: start vLLM with VLLM_SERVER_DEV_MODE=1, and end"
+            " rlvr.vllm_server_base_url in /v1",
+            code="rollout-server-no-route",
+            field="rlvr.vllm_server_base_url",
+        )
+    if status != 200:
+        raise EngineError(
+            f"{url} answers HTTP {status}: {content[:300]}",
+            code="rollout-server-refused",
+            field="rlvr.vllm_server_base_url",
+        )

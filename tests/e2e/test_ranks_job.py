@@ -148,7 +148,7 @@ def test_two_nodes_with_a_lost_one_publish_one_result(
         nodes.append(agent([], work, env | {"TMPDIR": str(disk), "OMP_NUM_THREADS": "1"}))
     assert [ended(node) for node in nodes] == [0, 0]
     said = capfd.readouterr()
-    assert said.err.count("step-000004: training goes on after step 4\n") == 1
+    assert said.err.count("step-000004: training resumes after step 4\n") == 1
     assert len(re.findall(r"^sft: \d", said.out, re.MULTILINE)) == 1, (
         "one process says that it is done"
     )

@@ -72,7 +72,7 @@ def test_weights_gradients_and_optimizer_take_what_is_said(
         sft.OmniSFTTrainer.resume,
     )
     monkeypatch.setattr(
-        sft.OmniSFTTrainer, "go_on", lambda self: (self.add_callback(look), go_on(self))
+        sft.OmniSFTTrainer, "resume", lambda self: (self.add_callback(look), go_on(self))
     )
     model, encoder = thinker.load(BASE, **trainable_modules.load_options(recipe.sft))
     rows = read_rows(
@@ -132,7 +132,7 @@ def test_activations_of_the_language_model_are_near_what_is_said(
         (["sft.parallel=zero2", "sft.precision=bfloat16", "sft.lora={rank: 4}"], 2800, 600, 1200),
     ],
 )
-def test_zero_shares_gradients_and_optimizer_out(
+def test_zero_shards_gradients_and_optimizer(
     changes: list[str], weights: int, gradients: int, optimizer: int
 ) -> None:
     config = load_recipe("tiny", ["sft.save_steps=0", *changes]).sft
@@ -143,12 +143,12 @@ def test_zero_shares_gradients_and_optimizer_out(
     }
 
 
-def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(ALL_OF_3B.split()) == 0
     out = capsys.readouterr().out
-    assert "Qwen2.5-Omni-3B is not here yet" in out
+    assert "Qwen2.5-Omni-3B does not exist yet" in out
     assert "4,703,464,448" in out  # with talker and token2wav 5.54 billion, as it is published
-    assert "audio        635,053,056, stand still" in out
+    assert "audio        635,053,056, frozen" in out
     assert "language     3,397,103,616, 119,734,272 of LoRA train" in out
     whole = ["--set", "rlvr.lora=null", "--set", "launcher.gpu_memory=141"]
     assert main.main([*ALL_OF_3B.replace("sft", "rlvr", 1).split(), *whole]) == 0
@@ -158,27 +158,34 @@ def test_a_dry_run_needs_neither_rows_nor_weights(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code", "message"),
     [
         (
             ["launcher.gpu_memory=48", "sft.lora=null"],
-            "this cannot fit: 79.6 GiB, and a GPU has 48.0. lora and fewer parts",
+            "recipe-exceeds-gpu-memory",
+            "this cannot fit: 79.6 GiB, and a GPU has 48.0.",
         ),
-        (["launcher.gpus_per_node=7"], "train_batch_size=64 does not divide among 7 GPUs"),
-        (["model=nowhere", "name=other"], "no model directory at nowhere"),
+        (
+            ["launcher.gpus_per_node=7"],
+            "recipe-batch-not-divisible",
+            "train_batch_size=64 does not divide among 7 GPUs",
+        ),
+        (["model=nowhere", "name=other"], "checkpoint-not-found", "nowhere"),
     ],
 )
-def test_what_cannot_train_is_refused(
-    capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+def test_impossible_training_is_refused(
+    capsys: pytest.CaptureFixture[str], changes: list[str], code: str, message: str
 ) -> None:
     assert (
         main.main([*ALL_OF_3B.split(), *(word for change in changes for word in ("--set", change))])
         == 2
     )
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.endswith(f"[{code}]\n")
 
 
-def test_a_model_that_is_here_gives_its_own_dimensions(
+def test_existing_model_gives_its_own_dimensions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish(tmp_path)
@@ -188,10 +195,10 @@ def test_a_model_that_is_here_gives_its_own_dimensions(
     assert "parameters     1,004,160" in out
     (tmp_path / "model-00003-of-00003.safetensors").unlink()
     assert main.main([*ALL_OF_3B.split(), "--set", f"model={tmp_path}"]) == 2
-    assert "which is not in its directory" in capsys.readouterr().err
+    assert "[checkpoint-missing-shard]" in capsys.readouterr().err
 
 
-def test_the_guide_is_run_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "train.md").read_text().replace("\\\n", " ")
     dry = [
         line

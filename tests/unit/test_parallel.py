@@ -23,6 +23,7 @@ from omnicore.models.processor import collate
 from omnicore.runtime.run import run_step
 from omnicore.training import parallel
 from omnicore.training.checkpoints import DIRECTORY
+from tests.errors import refused
 from tests.forks import in_a_fork
 from tests.unit.test_ranks import alike
 from tests.unit.test_trainable_modules import rows_of
@@ -42,7 +43,7 @@ TRAINING = {
 }
 
 
-def test_gradients_come_in_one_order_whatever_a_batch_shows(
+def test_gradients_come_in_one_order_for_all_media(
     prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe
 ) -> None:
     by_type = {row.query.type: row for row in rows_of(prepared, encoder, small_recipe, "sft")}
@@ -87,24 +88,15 @@ def test_gradients_come_in_one_order_whatever_a_batch_shows(
 
 
 @pytest.mark.parametrize(
-    ("world", "message"),
-    [
-        (
-            1,
-            (
-                "parallel=zero2 shares out among processes and there is one: start several with"
-                " torchrun"
-            ),
-        ),
-        (2, r"parallel=zero2 needs DeepSpeed: pip install 'omnicore\[gpu\]', or set parallel=ddp"),
-    ],
+    ("world", "code"),
+    [(1, "recipe-zero-needs-processes"), (2, "package-missing")],
 )
-def test_zero_that_cannot_be_is_refused(
-    monkeypatch: pytest.MonkeyPatch, world: int, message: str
+def test_zero_that_cannot_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, world: int, code: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
     monkeypatch.setattr(parallel, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, code, field="parallel"):
         parallel.check_parallel(SftConfig(data="sft.jsonl", parallel="zero2"))
     parallel.check_parallel(SftConfig(data="sft.jsonl"))
 
@@ -137,7 +129,7 @@ def ended_well(process: subprocess.Popen[bytes], output: Path) -> str:
 @needs_deepspeed
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 @pytest.mark.parametrize("step", TRAINING)
-def test_two_processes_under_zero_are_as_one(
+def test_two_zero_processes_equal_one(
     inputs: dict[str, dict[str, Path]], tmp_path: Path, step: str, stage: str
 ) -> None:
     one, two, lost = tmp_path / "one", tmp_path / "two", tmp_path / "lost"
@@ -160,5 +152,5 @@ def test_two_processes_under_zero_are_as_one(
         time.sleep(0.01)
     _, second = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(second), signal.SIGKILL)
-    assert ended_well(process, lost).count("step-000002: training goes on after step 2\n") == 1
+    assert ended_well(process, lost).count("step-000002: training resumes after step 2\n") == 1
     assert read_step(lost)["digest"] == read_step(two)["digest"]

@@ -169,7 +169,7 @@ def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
 
     sets, hook = [*TRAINING[step], *PASSES[step]], lambda: on_log(process, 3, scrape_and_die)
     assert torchrun(step, sets, inputs[step], output, restarts=1, first=hook) == 0
-    assert capfd.readouterr().err.count("step-000002: training goes on after step 2\n") == 1
+    assert capfd.readouterr().err.count("step-000002: training resumes after step 2\n") == 1
     assert (
         read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
@@ -27,19 +28,14 @@ from omnicore.runtime.run import run_step
 from omnicore.storage import store
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_jsonl
-from omnicore.training import checkpoints
-from omnicore.training.checkpoints import (
-    DIRECTORY,
-    LISTING,
-    WEIGHTS,
-    Checkpoints,
-    Resumable,
-    find_damage,
-)
+from omnicore.training import checkpoints, resume
+from omnicore.training.checkpoints import DIRECTORY, LISTING, Checkpoints, find_damage
 from omnicore.training.curves import CurveCallback, GradientCheck
+from omnicore.training.grpo_trainer import OmniGRPOTrainer
+from omnicore.training.resume import WEIGHTS
 from omnicore.training.rewards import RandomReward
-from omnicore.training.rlvr import OmniGRPOTrainer
 from tests.cases import cases
+from tests.errors import refused
 from tests.forks import in_a_fork
 from tests.seaweed import Seaweed, objects, seaweed, signed_in, uri
 from tests.shared import shared
@@ -192,9 +188,9 @@ def test_killed_and_given_again_is_as_if_left_alone(
     capfd.readouterr()
     assert in_a_fork(run) == 0
     said = capfd.readouterr().err
-    assert f"step-{goes_on:06d}: training goes on after step {goes_on}" in said
+    assert f"step-{goes_on:06d}: training resumes after step {goes_on}" in said
     assert (
-        "weights.safetensors is cut off or changed; the checkpoint before it is looked at" in said
+        "weights.safetensors is truncated or changed; trying the checkpoint before it" in said
     ) == bool(cut)
     records = [read_step(path) for path in (calm, output)]
     assert {path.name for path in output.iterdir()} == {path.name for path in calm.iterdir()}
@@ -248,7 +244,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     shutil.rmtree(scratch)
     capfd.readouterr()
     assert in_a_fork(lambda: remote.run("sft", recipe, given, uri)) == 0
-    assert "step-000006: training goes on after step 6" in capfd.readouterr().err
+    assert "step-000006: training resumes after step 6" in capfd.readouterr().err
     calm = read_step(undisturbed("sft", []))
     record = json.loads(store.read_file(uri, store.require(uri), "step.json"))
     assert record["key"] == calm["key"]
@@ -304,15 +300,16 @@ def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -
 def write(directory: Path, *steps: int, keep: int = 2) -> Checkpoints:
     made = Checkpoints(directory, {"curves": []}, every=1, keep=keep)
     for step in steps:
-        made.books["curves"].append({"step": step, "loss": 0.1 * step})
-        with made.writing(step) as folder:
+        made.records["curves"].append({"step": step, "loss": 0.1 * step})
+        with made.write(step) as folder:
             (folder / WEIGHTS).write_bytes(b"w" * step)
     return made
 
 
 def test_the_newest_are_kept_and_their_books_are_read_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "omnicore")
     made = write(tmp_path, 2, 4, 6, 8, keep=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-000004",
@@ -320,14 +317,18 @@ def test_the_newest_are_kept_and_their_books_are_read_back(
         "step-000008",
     ]
     found = Checkpoints(tmp_path, {"curves": [{"step": 99}]}, every=1, keep=3)
-    assert (found.step, found.saved_at, found.found) == (8, made.saved_at, tmp_path / "step-000008")
-    assert found.books == made.books
-    assert capsys.readouterr().err == f"{tmp_path}/step-000008: training goes on after step 8\n"
+    assert (found.step, found.saved_at, found.latest) == (
+        8,
+        made.saved_at,
+        tmp_path / "step-000008",
+    )
+    assert found.records == made.records
+    assert caplog.messages == [f"{tmp_path}/step-000008: training resumes after step 8"]
 
 
 def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     made = write(tmp_path, 2)
-    with pytest.raises(ZeroDivisionError), made.writing(4):
+    with pytest.raises(ZeroDivisionError), made.write(4):
         _ = 1 // 0
     assert (made.step, Checkpoints(tmp_path, {"curves": []}, every=1, keep=2).step) == (2, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002"]
@@ -338,43 +339,47 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     [
         (
             lambda folder: os.truncate(folder / WEIGHTS, 1),
-            "weights.safetensors is cut off or changed",
+            "weights.safetensors is truncated or changed",
         ),
         (
             lambda folder: (folder / WEIGHTS).write_bytes(b"v" * 4),
-            "weights.safetensors is cut off or changed",
+            "weights.safetensors is truncated or changed",
         ),
         (
             lambda folder: (folder / WEIGHTS).unlink(),
-            "has not the files that were written: weights.safetensors",
+            "the files are not those that were written: weights.safetensors",
         ),
-        (lambda folder: (folder / "more").touch(), "has not the files that were written: more"),
+        (
+            lambda folder: (folder / "more").touch(),
+            "the files are not those that were written: more",
+        ),
         (
             lambda folder: (folder / LISTING).unlink(),
-            "was not finished: no checkpoint.json that can be read",
+            "incomplete: checkpoint.json cannot be read",
         ),
         (
             lambda folder: os.truncate(folder / LISTING, 40),
-            "was not finished: no checkpoint.json that can be read",
+            "incomplete: checkpoint.json cannot be read",
         ),
         (
             lambda folder: (folder / LISTING).write_text("[]"),
-            "was not finished: no checkpoint.json that can be read",
+            "incomplete: checkpoint.json cannot be read",
         ),
     ],
 )
 def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], said: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None], said: str
 ) -> None:
     write(tmp_path, 2, 4)
     assert find_damage(tmp_path / "step-000004") == ""
     harm(tmp_path / "step-000004")
     found = Checkpoints(tmp_path, {"curves": []}, every=1, keep=2)
     assert found.step == 2
-    assert f"step-000004: {said}; the checkpoint before it is looked at" in capsys.readouterr().err
+    tried = f"{tmp_path}/step-000004: {said}; trying the checkpoint before it"
+    assert tried in caplog.messages
     harm(tmp_path / "step-000002")
     found = Checkpoints(tmp_path, {"curves": [{"step": 1}]}, every=1, keep=2)
-    assert (found.step, found.found, found.books, list(tmp_path.iterdir())) == (
+    assert (found.step, found.latest, found.records, list(tmp_path.iterdir())) == (
         0,
         None,
         {"curves": []},
@@ -382,42 +387,40 @@ def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
     )
 
 
-def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
-    """A part that trains now and did not then would begin anew without a word."""
+def test_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    """Modules that train now and did not then would begin anew without a word."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    trainer = Resumable.__new__(Resumable)
-    checkpoints.save_file(checkpoints._trained(model), tmp_path / WEIGHTS)
+    save_file(resume.trainable_weights(model), tmp_path / WEIGHTS)
     model[1].weight.data.zero_()
-    trainer._load_from_checkpoint(str(tmp_path), model)
+    resume.load_weights(model, tmp_path)
     assert model[1].weight.abs().sum() > 0
     model[0].requires_grad_(True)
-    with pytest.raises(
-        CheckpointError, match=r"of another model than the one that trains: 0\.bias"
-    ):
-        trainer._load_from_checkpoint(str(tmp_path), model)
+    with refused(CheckpointError, "checkpoint-other-parameters", path=tmp_path, field="0.bias"):
+        resume.load_weights(model, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("micro", "per_generation", "iterations", "rests"),
+    ("step", "accumulation", "per_generation", "iterations", "expected"),
     [
-        (1, 1, 1, True),
-        (3, 1, 1, True),
-        (4, 4, 1, True),
-        (2, 4, 1, False),
-        (4, 4, 2, False),
-        (8, 4, 2, True),
+        (1, 1, 1, 1, True),
+        (3, 1, 1, 1, True),
+        (1, 4, 4, 1, True),
+        (1, 2, 4, 1, False),
+        (2, 2, 4, 1, True),
+        (1, 4, 4, 2, False),
+        (2, 4, 4, 2, True),
     ],
 )
-def test_rollouts_that_a_later_step_trains_on_hold_a_checkpoint_back(
-    micro: int, per_generation: int, iterations: int, rests: bool
+def test_no_checkpoint_while_rollouts_are_left(
+    step: int, accumulation: int, per_generation: int, iterations: int, expected: bool
 ) -> None:
-    trainer = SimpleNamespace(
-        _step=micro,
-        args=SimpleNamespace(steps_per_generation=per_generation),
-        num_iterations=iterations,
+    args = SimpleNamespace(
+        gradient_accumulation_steps=accumulation, steps_per_generation=per_generation
     )
-    assert OmniGRPOTrainer.can_checkpoint(trainer) is rests
+    state = SimpleNamespace(global_step=step)
+    trainer = SimpleNamespace(args=args, state=state, num_iterations=iterations)
+    assert OmniGRPOTrainer.can_checkpoint(trainer) is expected
 
 
 def test_a_coin_and_a_check_go_on_where_they_were() -> None:

@@ -1,73 +1,24 @@
-"""RLVR: the loss against a reference, groups and dynamic sampling, start-up checks, control arms."""
+"""RLVR: the loss against a reference, groups and dynamic sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from trl import GRPOTrainer
 
-from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import PromptReader
-from omnicore.errors import TrainingError
-from omnicore.models import thinker
-from omnicore.models.generate import _SampleOne, generate
-from omnicore.models.processor import Features, Prompt, collate, media_tensors
-from omnicore.schema import Outcome, View
-from omnicore.steps import prepare
-from omnicore.steps import rlvr as rlvr_step
-from omnicore.training import rlvr, startup
+from omnicore.models.generate import _SampleOne
+from omnicore.training import grpo_trainer, rlvr
 from omnicore.training.groups import collect_groups, has_advantage
-from omnicore.training.mixture import modality
-from omnicore.training.rewards import judge_reply
 from omnicore.training.rollouts import Sample, TransformersRollouts
-from omnicore.training.rows import TrainingRow, read_rows
+from omnicore.training.rows import TrainingRow
+from tests.unit.rlvr_fixture import rows, run
 
-BASE = "embedded:tiny-base"
-
-
-@pytest.fixture(scope="module")
-def rows(prepared: Path, small_recipe: Recipe) -> list[TrainingRow]:
-    reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
-    return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
-
-
-def run(
-    rows: Sequence[TrainingRow], recipe: Recipe, model: Any = None, **changes: Any
-) -> SimpleNamespace:
-    """A short training; what it logged and journaled, the model, and what the checks measured."""
-    model, encoder = (model, thinker.load(BASE)[1]) if model else thinker.load(BASE)
-    fields = {
-        "steps": 1,
-        "prompts_per_step": 8,
-        "num_generations": 4,
-        "warmup_steps": 0,
-        "learning_rate": 1e-4,
-        **changes,
-    }
-    config = RlvrConfig.model_validate(fields)
-    curve: list[dict[str, Any]] = []
-    journal: list[dict[str, Any]] = []
-    checked = rlvr.train(
-        model,
-        encoder,
-        rows,
-        config,
-        recipe.profile,
-        seed=0,
-        log=curve.append,
-        journal=journal.append,
-    )
-    return SimpleNamespace(
-        model=model, encoder=encoder, curve=curve, journal=journal, checked=checked, config=config
-    )
+__all__ = ["rows"]
 
 
 def reference(
@@ -101,24 +52,34 @@ def reference(
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "gspo"])
-def test_loss_is_that_of_a_reference(
+def test_loss_equals_published_objectives(
     rows: list[TrainingRow], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
     """Over a second step on the same rollouts, where ratios have left 1 and some are clipped."""
     seen: list[tuple[dict[str, Any], float]] = []
     advantages: list[tuple[list[float], list[float]]] = []
-    generated, computed = (
-        rlvr.OmniGRPOTrainer._generate_and_score_completions,
-        rlvr.OmniGRPOTrainer._compute_loss,
+    scored: list[torch.Tensor] = []
+    trainer = grpo_trainer.OmniGRPOTrainer
+    generate, compute, measure = (
+        trainer._generate_and_score_completions,
+        trainer.compute_loss,
+        trainer._measure,
     )
 
     def record_advantages(self: Any, inputs: Any) -> Any:
-        out = generated(self, inputs)
-        advantages.append(([r.reward for r in self._chosen], out["advantages"].tolist()))
-        return out
+        batch = generate(self, inputs)
+        rewards = [rollout.reward for rollout in batch["rollout"]]
+        advantages.append((rewards, batch["advantages"].tolist()))
+        return batch
 
-    def record_loss(self: Any, model: Any, inputs: Any) -> Any:
-        found = computed(self, model, inputs)
+    def record_log_probs(
+        self: Any, inputs: Any, rollouts: Any, log_probs: Any, entropy: Any
+    ) -> None:
+        scored.append(log_probs)
+        measure(self, inputs, rollouts, log_probs, entropy)
+
+    def record_loss(self: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        value = compute(self, model, inputs, *args, **more)
         keep = inputs["useful"]
         names = {
             "old": "old_per_token_logps",
@@ -127,16 +88,13 @@ def test_loss_is_that_of_a_reference(
             "advantage": "advantages",
         }
         batch = {ours: inputs[theirs][keep].numpy().astype(float) for ours, theirs in names.items()}
-        seen.append(
-            (
-                {**batch, "now": self._scored[0].detach().numpy().astype(float)},
-                float(found.detach()),
-            )
-        )
-        return found
+        batch["now"] = scored[-1].numpy().astype(float)
+        seen.append((batch, float(value.detach())))
+        return value
 
-    monkeypatch.setattr(rlvr.OmniGRPOTrainer, "_generate_and_score_completions", record_advantages)
-    monkeypatch.setattr(rlvr.OmniGRPOTrainer, "_compute_loss", record_loss)
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", record_advantages)
+    monkeypatch.setattr(trainer, "_measure", record_log_probs)
+    monkeypatch.setattr(trainer, "compute_loss", record_loss)
     run(
         rows,
         small_recipe,
@@ -147,8 +105,8 @@ def test_loss_is_that_of_a_reference(
         learning_rate=2e-3,
         format_reward_weight=0.1,
     )
-    ((paid, given),) = advantages
-    groups = np.array(paid).reshape(-1, 4)
+    ((rewards, given),) = advantages
+    groups = np.array(rewards).reshape(-1, 4)
     expected = (groups - groups.mean(1, keepdims=True)) / (
         groups.std(1, ddof=1, keepdims=True) + 1e-4
     )
@@ -162,7 +120,7 @@ def test_loss_is_that_of_a_reference(
     assert ((apart < 0.8) | (apart > 1.2)).any(), "nothing was clipped"
 
 
-def test_curves_tell_each_modality_and_the_journal_each_rollout(
+def test_curves_have_modalities_and_journal_rollouts(
     rows: list[TrainingRow], small_recipe: Recipe
 ) -> None:
     done = run(rows, small_recipe, steps=2, beta=0.01, dynamic_sampling=1, format_reward_weight=0.1)
@@ -188,28 +146,30 @@ def test_curves_tell_each_modality_and_the_journal_each_rollout(
         assert done.encoder.text([r["tokens"]]) == [r["reply"]]
 
 
-class Told:
-    """Rollouts whose worth is written down."""
+class ScoredRollout:
+    """A rollout with a given score."""
 
     def __init__(self, right: float) -> None:
         self.right, self.used = right, False
 
 
 @pytest.mark.parametrize(
-    ("worths", "teaches"),
+    ("scores", "expected"),
     [((0.2, 0.4), True), ((0.0, 0.0), False), ((0.5, 0.5), False), ((1.0, 0.9), True)],
 )
-def test_graded_groups_teach_where_grades_differ(worths: Sequence[float], teaches: bool) -> None:
-    assert has_advantage([Told(worth) for worth in worths]) is teaches
+def test_graded_group_has_advantage_if_scores_differ(
+    scores: Sequence[float], expected: bool
+) -> None:
+    assert has_advantage([ScoredRollout(score) for score in scores]) is expected
 
 
-def test_useless_groups_are_replaced_until_the_batch_is_full() -> None:
+def test_groups_without_advantage_are_replaced() -> None:
     outcomes = {0: "11", 1: "10", 2: "00", 3: "11", 4: "01", 5: "10", 6: "10"}
     turns: list[list[int]] = []
 
     def roll(indices: Sequence[int], turn: int) -> Any:
         turns.append(list(indices))
-        return [[Told(float(c)) for c in outcomes[i]] for i in indices]
+        return [[ScoredRollout(float(c)) for c in outcomes[i]] for i in indices]
 
     def draw(missing: int, turn: int) -> list[int] | None:
         return {1: [3, 4], 2: [5, 6]}[turn][:missing] if missing else None
@@ -236,7 +196,7 @@ def test_dynamic_sampling_keeps_the_mixture(rows: list[TrainingRow], small_recip
 
 
 @pytest.mark.parametrize("parts", [[(0, 5)], [(0, 2), (2, 5)], [(0, 1), (1, 4), (4, 5)]])
-def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(
+def test_sampling_is_the_same_in_any_batch_slice(
     parts: list[tuple[int, int]],
 ) -> None:
     class Largest(TorchDispatchMode):
@@ -266,7 +226,7 @@ def test_noise_is_drawn_a_row_at_a_time_and_is_the_same_in_any_part(
     assert set(drawn) == {40}
 
 
-def test_the_form_never_decides_a_group(
+def test_format_reward_never_decides_a_group(
     random_model: Any, rows: list[TrainingRow], small_recipe: Recipe
 ) -> None:
     """All wrong, some with an answer that can be read: rewards differ, and nothing may move."""
@@ -300,274 +260,3 @@ def test_the_form_never_decides_a_group(
     assert done.curve[0]["all_wrong"] == 1
     assert done.curve[0]["useful"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, random_model.parameters(), strict=True))
-
-
-# --- start-up checks
-
-
-@pytest.fixture(scope="module")
-def trainer(rows: list[TrainingRow], small_recipe: Recipe) -> Any:
-    built: list[Any] = []
-    patch = pytest.MonkeyPatch()
-    patch.setattr(rlvr.OmniGRPOTrainer, "go_on", lambda self: built.append(self))
-    run(rows, small_recipe)
-    patch.undo()
-    return built[0]
-
-
-def engine_of(trainer: Any, model: Any = None) -> TransformersRollouts:
-    engine = TransformersRollouts(trainer.encoder, 14)
-    engine.load(model or thinker.load(BASE)[0])
-    return engine
-
-
-def checked(trainer: Any, engine: Any, rows: Sequence[TrainingRow]) -> float:
-    return startup.check_engine(trainer, engine, rows, 0, 1.0, 0.1)
-
-
-def test_trainer_and_engine_agree_on_every_modality(trainer: Any, rows: list[TrainingRow]) -> None:
-    assert checked(trainer, engine_of(trainer), rows) < 1e-4
-
-
-def without_rope_theta(engine: Any) -> None:
-    rotary = engine._model.model.language_model.rotary_emb
-    theta = torch.arange(0, rotary.inv_freq.numel(), dtype=torch.float) / rotary.inv_freq.numel()
-    rotary.inv_freq = 1e6 ** (-theta)
-
-
-def deaf(engine: Any) -> None:
-    def quiet(f):
-        return Features(
-            f.kind,
-            {k: v * 0 if k == "input_features" else v for k, v in f.tensors.items()},
-            f.tokens,
-        )
-
-    heard = engine.generate
-    engine.generate = lambda rows, n, **given: heard(
-        [
-            SimpleNamespace(prompt=Prompt(r.prompt.ids, tuple(map(quiet, r.prompt.media))))
-            for r in rows
-        ],
-        n,
-        **given,
-    )
-
-
-def other_prompt(engine: Any) -> None:
-    said = engine.generate
-    engine.generate = lambda rows, n, **given: [
-        s._replace(prompt=s.prompt[1:]) for s in said(rows, n, **given)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (
-            without_rope_theta,
-            (
-                r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: .*, audio\+image: .*,"
-                r" image: "
-            ),
-        ),
-        (
-            deaf,
-            (
-                r"differ by more than rlvr.max_logprob_gap=0.1 nats \(audio: [^,]*, audio\+image:"
-                r" [^,]*\)"
-            ),
-        ),
-        (other_prompt, "read different prompts"),
-    ],
-)
-def test_an_engine_that_is_wrong_is_refused(
-    trainer: Any, rows: list[TrainingRow], fault: Callable[[Any], None], message: str
-) -> None:
-    engine = engine_of(trainer)
-    fault(engine)
-    with pytest.raises(TrainingError, match=message):
-        checked(trainer, engine, rows)
-
-
-def test_a_stock_trainer_fails_the_check_of_log_probs(
-    trainer: Any, rows: list[TrainingRow]
-) -> None:
-    """Its forward pass gets no sound, and says nothing of it."""
-
-    def scored(model: Any, ids: Any, mask: Any, keep: int) -> Any:
-        return GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, keep)
-
-    stock = SimpleNamespace(
-        accelerator=trainer.accelerator,
-        model=trainer.model,
-        _get_per_token_logps_and_entropies=scored,
-        _media=[],
-    )
-    speech = [row for row in rows if modality(row.query) == "audio"]
-    assert checked(trainer, engine_of(trainer), speech) < 1e-4
-    with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
-        checked(stock, engine_of(trainer), speech)
-
-
-def test_a_trainer_that_drops_the_sound_stops_before_its_first_step(
-    rows: list[TrainingRow], small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deaf = lambda media, device: media_tensors([f for f in media if f.kind != "audio"], device)  # noqa: E731
-    monkeypatch.setattr(rlvr, "media_tensors", deaf)
-    journal: list[Any] = []
-    model, encoder = thinker.load(BASE)
-    config = RlvrConfig(steps=1, prompts_per_step=8, num_generations=4)
-    speech = [row for row in rows if modality(row.query) == "audio"]
-    with pytest.raises(TrainingError, match=r"max_logprob_gap=0.1 nats \(audio: "):
-        rlvr.train(
-            model,
-            encoder,
-            speech,
-            config,
-            small_recipe.profile,
-            seed=0,
-            log=journal.append,
-            journal=journal.append,
-        )
-    assert not journal
-
-
-# --- any mix of media
-
-
-def test_sound_picture_and_video_in_one_batch_are_scored_as_by_a_direct_forward(
-    trainer: Any, rows: list[TrainingRow]
-) -> None:
-    """The features of the video are made here, since its preprocessor needs torchvision: two steps
-    of a grid of 2 x 2 patches."""
-    encoder = trainer.encoder
-    patches = torch.randn(8, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
-    video = Features(
-        "video",
-        {
-            "pixel_values_videos": patches,
-            "video_grid_thw": torch.tensor([[2, 2, 2]]),
-            "video_second_per_grid": torch.tensor([1.0]),
-        },
-        2,
-    )
-    heard, seen = (
-        next(f for row in rows for f in row.prompt.media if f.kind == kind)
-        for kind in ("audio", "image")
-    )
-    mixes: list[tuple[Features, ...]] = [
-        (video, heard),
-        (seen,),
-        (heard, seen, video),
-        (heard,),
-        (),
-    ]
-    prompts = [encoder.prompt([*media, "Which digit is written?"]) for media in mixes]
-    model = thinker.load(BASE)[0]
-    replies = generate(model, encoder, prompts, max_new_tokens=6, temperature=1.0)
-    samples = [
-        Sample(tuple(p.ids), reply.ids, reply.truncated)
-        for p, reply in zip(prompts, replies, strict=True)
-    ]
-    found = startup.log_probs(trainer, prompts, samples, encoder.pad_id)
-    for prompt, sample, ours in zip(prompts, samples, found, strict=True):
-        batch = collate([prompt], [list(sample.ids)], encoder.pad_id)
-        batch.pop("labels")
-        with torch.no_grad():
-            table = torch.log_softmax(model(**batch).logits[0, -len(sample.ids) - 1 : -1], -1)
-        direct = table.gather(-1, torch.tensor(sample.ids)[:, None])[:, 0]
-        assert ours == pytest.approx(direct.tolist(), abs=1e-5)
-    # Not for want of effect: without the video, the same tokens are something else.
-    quiet = Features("video", {**video.tensors, "pixel_values_videos": patches * 0}, 2)
-    other = startup.log_probs(
-        trainer,
-        [encoder.prompt([quiet, heard, "Which digit is written?"])],
-        samples[:1],
-        encoder.pad_id,
-    )
-    assert max(abs(a - b) for a, b in zip(found[0], other[0], strict=True)) > 1e-3
-
-
-# --- control arms
-
-
-@pytest.mark.parametrize(
-    ("control", "shown"),
-    [("none", {"audio", "image"}), ("muted_audio", {"image"}), ("text_only", set())],
-)
-def test_what_a_control_arm_withholds_reaches_no_forward_pass(
-    prepared: Path,
-    small_recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    control: str,
-    shown: set[str],
-) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "checkpoint").symlink_to(thinker.resolve(BASE))
-    given: set[str] = set()
-    train = rlvr.train
-
-    def watched(model: Any, *args: Any, **kwargs: Any) -> Any:
-        hook = model.register_forward_pre_hook(
-            lambda _, __, found: given.update(k for k, v in found.items() if v is not None),
-            with_kwargs=True,
-        )
-        try:
-            return train(model, *args, **kwargs)
-        finally:
-            hook.remove()
-
-    monkeypatch.setattr(rlvr, "train", watched)
-    config = small_recipe.rlvr.model_copy(
-        update={"steps": 1, "prompts_per_step": 8, "num_generations": 2, "control": control}
-    )
-    inputs = {"data": prepared, "model": tmp_path / "model"}
-    summary = rlvr_step.run(small_recipe, config, inputs, tmp_path)
-    assert {
-        kind
-        for kind, name in (("audio", "input_features"), ("image", "pixel_values"))
-        if name in given
-    } == shown
-    assert {
-        name.removeprefix("canary_") for name in summary if name in ("canary_audio", "canary_image")
-    } == shown
-    assert summary["logprob_gap"] < 1e-4
-
-
-def test_without_the_sound_omni_queries_are_answered_worse_and_picture_queries_alike(
-    small_recipe: Recipe, tmp_path: Path
-) -> None:
-    """Tiny-base, which hears under this wording: of 40 sums .90 are right with the sound and .35
-    without, of 50 pictures .90."""
-    config = small_recipe.prepare.model_copy(
-        update={"rlvr_prompts": 4000, "rlvr_mix": {"sum": 3.0, "picture": 1.0}}
-    )
-    prepare.run(small_recipe, config, {}, tmp_path)
-    model, encoder = thinker.load(BASE)
-    reader, right = PromptReader(encoder, small_recipe.profile), {}
-    for view in (View.omni, View.visual_only):
-        found = read_rows(
-            tmp_path / "rlvr.jsonl", reader, small_recipe.profile, targets=False, view=view
-        )
-        heard = [
-            r for r in found if r.query.wording == "What is the last digit of picture plus sound?"
-        ]
-        for kind, asked in (
-            ("sum", heard),
-            ("picture", [r for r in found if r.query.type == "picture"]),
-        ):
-            replies = generate(
-                model, encoder, [r.prompt for r in asked], max_new_tokens=14, temperature=0
-            )
-            judged = [
-                judge_reply(g.text, r.query, small_recipe.profile)
-                for g, r in zip(replies, asked, strict=True)
-            ]
-            right[kind, view] = [found is Outcome.correct for found in judged]
-    assert min(map(len, right.values())) >= 30
-    with_sound, without = (np.mean(right["sum", view]) for view in (View.omni, View.visual_only))
-    assert with_sound - without > 0.3
-    assert right["picture", View.omni] == right["picture", View.visual_only]
-    assert np.mean(right["picture", View.omni]) > 0.8

@@ -19,6 +19,7 @@ from omnicore.schema import Media, Query
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl
 from omnicore.training.rows import TrainingRow, filter_by_length, read_rows
+from tests.errors import refused
 from tests.media_files import make_video
 
 
@@ -131,7 +132,7 @@ def rows(encoder: Any, tmp_path: Path) -> list[TrainingRow]:
         ({"max_length": 10_000}, 0, ["heard", "seen", "wordy"]),
     ],
 )
-def test_rows_that_are_too_long_are_listed_and_left_out(
+def test_overlong_rows_are_listed_and_left_out(
     rows: list[TrainingRow], tmp_path: Path, given: dict[str, Any], room: int, kept: list[str]
 ) -> None:
     config = SftConfig(data="rows.jsonl", max_too_long=0.8, **given)
@@ -144,14 +145,12 @@ def test_rows_that_are_too_long_are_listed_and_left_out(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
-def test_above_the_limit_the_step_fails_with_the_remedy(
+def test_too_many_overlong_rows_fail_the_step(
     rows: list[TrainingRow], tmp_path: Path, share: float
 ) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"1 of 4 rows are too long for a context of 2048 tokens .*max_too_long=0.05",
-    ):
+    with refused(DataError, "training-rows-too-long", field="max_too_long") as caught:
         filter_by_length(rows, SftConfig(data="x", max_too_long=share), tmp_path, context=2048)
+    assert str(caught.value).startswith("1 of 4 rows are too long for a context of 2048 tokens")
     assert [one["id"] for one in read_jsonl(tmp_path / "too_long.jsonl", dict)] == ["unheard"]
 
 
@@ -170,7 +169,7 @@ def test_unreadable_medium_names_line_and_row(rows: list[TrainingRow], tmp_path:
         )
 
 
-def test_media_are_processed_when_a_row_is_due_and_once(
+def test_media_are_processed_once_when_due(
     rows: list[TrainingRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []

@@ -22,6 +22,7 @@ from omnicore.training.mixture import modality
 from omnicore.training.rollouts import Sample
 from omnicore.training.rows import TrainingRow, read_rows
 from omnicore.training.vllm import VllmRollouts
+from tests.errors import refused
 
 BASE = "embedded:tiny-base"
 
@@ -82,7 +83,7 @@ def vllm(rows: list[TrainingRow], small_recipe: Recipe, tmp_path: Path) -> Itera
         thread.join()
 
 
-def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(
+def test_vllm_wakes_loads_generates_and_sleeps(
     vllm: Any, rows: list[TrainingRow], tmp_path: Path
 ) -> None:
     model = thinker.load(BASE)[0]
@@ -118,31 +119,31 @@ def test_a_vllm_server_is_woken_given_the_weights_asked_and_put_to_sleep(
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("answer", "code"),
     [
-        ({"choices": [CHOICE]}, "gives no token ids"),
+        ({"choices": [CHOICE]}, "rollout-no-token-ids"),
         (
             {"prompt_token_ids": [1], "choices": [{**CHOICE, "token_ids": [5]}]},
-            "gave 1 tokens, 2 log-probs",
+            "rollout-incomplete",
         ),
         (
             {"prompt_token_ids": [1], "choices": [{**CHOICE, "finish_reason": "abort"}]},
-            "ended by 'abort'",
+            "rollout-incomplete",
         ),
-        ({"missing": "/v1/chat/completions"}, "start vLLM with VLLM_SERVER_DEV_MODE=1"),
+        ({"missing": "/v1/chat/completions"}, "rollout-server-no-route"),
     ],
 )
-def test_what_is_no_rollout_stops_the_run(
-    vllm: Any, rows: list[TrainingRow], answer: dict[str, Any], message: str
+def test_incomplete_rollout_stops_the_run(
+    vllm: Any, rows: list[TrainingRow], answer: dict[str, Any], code: str
 ) -> None:
     Stub.answer = answer
-    with pytest.raises(EngineError, match=message):
+    with refused(EngineError, code, field="rlvr.vllm_server_base_url"):
         vllm.generate(rows[:1], 1, temperature=1.0, seed=0)
 
 
-def test_no_server_is_told_at_once(small_recipe: Recipe, tmp_path: Path) -> None:
+def test_missing_server_is_reported_at_once(small_recipe: Recipe, tmp_path: Path) -> None:
     config = RlvrConfig(rollout_engine="vllm", vllm_server_base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(EngineError, match=r"127\.0\.0\.1:9 does not answer"):
+    with refused(EngineError, "rollout-server-unreachable"):
         VllmRollouts(config, small_recipe.profile, None, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs rlvr\.vllm_server_base_url"):
         RlvrConfig(rollout_engine="vllm")
