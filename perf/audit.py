@@ -1,11 +1,12 @@
-"""The audit at full size: 16,968 queries of nine benchmarks, 8 draws each, and the journal of such a probe.
+"""Time the audit at full size: 16,968 queries of nine benchmarks, 8 draws each.
 
-`python -m perf.audit` times each part in a process of its own and prints wall and CPU seconds of the part (on a busy machine
-the second tell more) and the peak resident memory of the whole process, interpreter, libraries and queries included:
+`python -m perf.audit` times each part in its own process. It prints wall and CPU seconds of the
+part (on a busy machine the CPU seconds are the better measure) and the peak resident memory of the
+whole process, including interpreter, libraries and queries:
 
-  verdicts  from arrays of answers to the verdicts and manifests of all policies, the manifests written to the disk
-  step      the whole clean step: queries and 135,744 draws read from files, verdicts, leakage, control, everything written
-  journal   135,744 records replayed, one a line as over HTTP; and 256 a line as in process
+- verdicts: from arrays of answers to the verdicts and written manifests of all policies
+- step: the whole clean step, from reading queries and 135,744 draws to writing all files
+- journal: replaying 135,744 records, one per line as over HTTP, and 256 per line as in process
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ from omnicore.storage.files import write_json, write_jsonl
 from omnicore.storage.journal import Journal
 
 QUERIES, DRAWS, OPTIONS, BENCHMARKS = 16_968, 8, 4, 9
-REPLY = (
-    "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"
-)  # 500 letters
+# 500 characters.
+REPLY = "<think>" + "The picture shows a drummer on the left. " * 12 + "</think><answer>{}</answer>"
 
 
 def now() -> np.ndarray:
-    """Wall and CPU clock, in seconds."""
+    """Return the wall and the CPU clock, in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
@@ -62,8 +62,10 @@ def queries() -> list[Query]:
 
 
 def answers(asked: list[Query], draws: int, seed: int) -> np.ndarray:
-    """A probe that sees every other query with 95 % accuracy and repeats its guess on the
-    others."""
+    """Return the answers of a probe that sees every other query with 95 % accuracy.
+
+    On the others it repeats its guess.
+    """
     rng = np.random.default_rng(seed)
     shape = (len(asked), draws)
     right = np.array([q.options.index(q.answer) for q in asked])[:, None]
@@ -81,22 +83,21 @@ def lines(asked: list[Query], given: np.ndarray) -> Iterator[dict[str, object]]:
         for i, column in enumerate(row):
             answer = q.options[column]
             yield {
-                **{"benchmark": q.benchmark, "id": q.id, "view": "visual_only", "draw": i},
-                **{
-                    "permutation": draw_permutation(q, View.visual_only, i, 0),
-                    "reply": REPLY.format(answer),
-                    "reasoning": "",
-                },
-                **{
-                    "truncated": False,
-                    "answer": answer,
-                    "outcome": "correct" if answer == q.answer else "incorrect",
-                },
+                "benchmark": q.benchmark,
+                "id": q.id,
+                "view": "visual_only",
+                "draw": i,
+                "permutation": draw_permutation(q, View.visual_only, i, 0),
+                "reply": REPLY.format(answer),
+                "reasoning": "",
+                "truncated": False,
+                "answer": answer,
+                "outcome": "correct" if answer == q.answer else "incorrect",
             }
 
 
 def prepare(root: Path) -> None:
-    """Every file that the parts below read."""
+    """Write every file that the parts below read."""
     asked = queries()
     for folder, draws, seed in (("probe", DRAWS, 0), ("second", 4, 1)):
         (root / folder).mkdir()
@@ -124,18 +125,18 @@ def prepare(root: Path) -> None:
 def verdicts(root: Path) -> np.ndarray:
     asked = queries()
     given = answers(asked, DRAWS, 0)
-    audited = audit.QueryArrays(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
+    arrays = audit.QueryArrays(asked, frozenset(f"b{i}" for i in range(BENCHMARKS)))
     place = np.arange(DRAWS)[None].repeat(QUERIES, axis=0)
     orders = audit.OptionOrders(place // OPTIONS, place % OPTIONS)
     start = now()
     config = CleanConfig()
-    hits = audit.count_hits(audited, given)
-    found = audit.fit_rules(audited, hits, config)
+    hits = audit.count_hits(arrays, given)
+    found = audit.fit_rules(arrays, hits, config)
     by_policy = {
-        "repeated": audit.repeated_verdicts(audited, hits, found, config),
-        "single_pass": audit.single_pass_verdicts(audited, given, found),
+        "repeated": audit.repeated_verdicts(arrays, hits, found, config),
+        "single_pass": audit.single_pass_verdicts(arrays, given, found),
         "circular": audit.circular_verdicts(
-            audited, given, audit.full_rotations(audited, orders), config
+            arrays, given, audit.full_rotations(arrays, orders), config
         )
         or [],
     }
@@ -180,7 +181,7 @@ def main() -> None:
         print(f"{chosen.part:<20} {wall:6.2f} s  {cpu:6.2f} s CPU  {peak:6.0f} MiB")
         return
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own, too: a child's peak counts from that of the process that starts it.
+        # Also in its own process: a child's peak memory starts from that of its parent.
         subprocess.run(
             [
                 sys.executable,

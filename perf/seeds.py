@@ -1,9 +1,8 @@
-"""The recipe over several seeds, with the random-reward control arm: `make seeds` writes
-docs/seeds.md.
+"""Run the recipe over several seeds with the random-reward control (`make seeds`).
 
-One seed proves little on a model this small: a random reward tips its policy to either side by
-chance. So the figures of the documentation are ranges over seeds, from runs of exactly the command
-of the README with `--control`.
+It writes docs/seeds.md. One seed proves little on a model this small: a random reward moves its
+policy to either side by chance. So the figures of the documentation are ranges over seeds, from
+runs of the README's command with `--control`.
 """
 
 from __future__ import annotations
@@ -37,15 +36,16 @@ def run(seed: int, directory: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> str:
-    mean, low, high = (
-        f"{x:.3f}".replace("0.", ".", 1)
-        for x in (sum(values) / len(values), min(values), max(values))
-    )
+    figures = (sum(values) / len(values), min(values), max(values))
+    mean, low, high = (f"{x:.3f}".replace("0.", ".", 1) for x in figures)
     return f"{mean} [{low}, {high}]"
 
 
 def stages(report: dict[str, Any]) -> dict[str, Any]:
-    return {**report["stages"], **({"control": report["control"]} if report.get("control") else {})}
+    found = dict(report["stages"])
+    if report.get("control"):
+        found["control"] = report["control"]
+    return found
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -74,27 +74,24 @@ def page(reports: dict[int, dict[str, Any]]) -> str:
     ]
     scores = [[stage, *(over(stage, *path) for path in views)] for stage in STAGES]
     types = [[stage, *(over(stage, "by_type", kind) for kind in TYPES)] for stage in STAGES]
-    gains = [
-        [
-            stage,
-            *(
-                spread([r["gain"][stage][view]["value"] for r in reports.values()])
-                for view in ("raw", "clean", "surplus")
-            ),
-        ]
-        for stage in ("sft", "rlvr")
-    ]
+    gains = []
+    for stage in ("sft", "rlvr"):
+        row = [stage]
+        for view in ("raw", "clean", "surplus"):
+            row.append(spread([r["gain"][stage][view]["value"] for r in reports.values()]))
+        gains.append(row)
     rules = []
     for rule in ("single_pass", "circular", "repeated"):
         audits = [report["audit"][rule] for report in reports.values()]
-        figures = [
-            spread([a[key] for a in audits]) for key in ("precision", "recall", "clean_lost")
-        ]
-        kept = [str(sorted({a[key] for a in audits}))[1:-1] for key in ("kept", "removed")]
-        residual = [
-            spread([a["residual"][key]["value"] for a in audits]) for key in ("hit", "baseline")
-        ]
-        rules.append([rule, *figures, *kept, *residual])
+        row = [rule]
+        for key in ("precision", "recall", "clean_lost"):
+            row.append(spread([a[key] for a in audits]))
+        for key in ("kept", "removed"):
+            counts = sorted({a[key] for a in audits})
+            row.append(", ".join(map(str, counts)))
+        for key in ("hit", "baseline"):
+            row.append(spread([a["residual"][key]["value"] for a in audits]))
+        rules.append(row)
     parts = [
         f"# Seeds {', '.join(map(str, reports))}",
         (

@@ -1,11 +1,13 @@
-"""Precision and recall of the audit's verdicts on simulated benchmarks with planted truth.
+"""Measure precision and recall of verdicts on simulated benchmarks with planted truth.
 
-`python -m perf.verdicts` prints the tables of docs/concepts/verdicts.md. Every cell is one benchmark size and one share of solvable queries,
-over seeded repetitions; the probe sees what is solvable with an accuracy of 0.95 and otherwise guesses. Probes:
+`python -m perf.verdicts` prints the tables of docs/concepts/verdicts.md. Every cell is one benchmark size
+and one share of solvable queries, over seeded repetitions. The probe answers solvable queries with
+an accuracy of 0.95 and otherwise guesses. Probes:
 
-  independent  every guess is drawn anew among the options
-  repeating    a third of the guesses name none of the options, and 60 % of the others fall on one option that it prefers
-  misreading   as `repeating`, and it reads 2 % of what is solvable wrong, the same way every time
+- independent: every guess is drawn anew among the options
+- repeating: a third of the guesses name none of the options, and 60 % of the others are the option
+  that the probe prefers in this query
+- misreading: as `repeating`, and it misreads 2 % of the solvable queries, the same way every time
 """
 
 from __future__ import annotations
@@ -34,8 +36,7 @@ PROBES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark to simulate, and whether another one, with three options, is audited beside
-    it."""
+    """One benchmark to simulate; `beside` audits another one, with three options, with it."""
 
     probe: str
     size: int
@@ -48,8 +49,10 @@ class Plan:
 
 @dataclass
 class Tally:
-    """Counts over repetitions: queries `out` removed, of these `right` solvable; `solvable` and
-    `unsolvable` in all."""
+    """Counts over repetitions.
+
+    `out` queries were removed, of which `right` are solvable; `solvable` and `unsolvable` count all.
+    """
 
     out: int = 0
     right: int = 0
@@ -86,7 +89,7 @@ def questions(benchmark: str, size: int, options: int) -> list[Query]:
 def draw(
     rng: np.random.Generator, probe: str, solvable: npt.NDArray[np.bool_], options: int, draws: int
 ) -> npt.NDArray[np.int64]:
-    """Answers [N, n] to queries whose right option is 0."""
+    """Return answers [N, n] to queries whose right option is 0."""
     favour, outside, misread = PROBES[probe]
     shape = (len(solvable), draws)
     preferred = rng.integers(options, size=(len(solvable), 1))
@@ -120,19 +123,19 @@ def verdicts(
         draw(rng, plan.probe, np.zeros_like(truth), k, plan.withheld)
         for truth, (_, _, k) in zip(truths, groups, strict=True)
     ]
-    audited = audit.QueryArrays(
+    arrays = audit.QueryArrays(
         [query for asked, _, _ in groups for query in asked], frozenset({"b", "beside"})
     )
     config = CleanConfig()
     hits = {
-        View.visual_only: audit.count_hits(audited, np.vstack(given)),
-        View.text_only: audit.count_hits(audited, np.vstack(blind)),
+        View.visual_only: audit.count_hits(arrays, np.vstack(given)),
+        View.text_only: audit.count_hits(arrays, np.vstack(blind)),
     }
-    found = audit.fit_rules(audited, hits[View.visual_only], config, [hits[View.text_only]])
-    made = audit.repeated_verdicts(audited, hits[View.visual_only], found, config)[: plan.size]
+    rules = audit.fit_rules(arrays, hits[View.visual_only], config, [hits[View.text_only]])
+    made = audit.repeated_verdicts(arrays, hits[View.visual_only], rules, config)[: plan.size]
     return (
         truths[0],
-        found,
+        rules,
         [verdict.label for verdict in made],
         np.array([verdict.hits for verdict in made]),
     )

@@ -122,7 +122,7 @@
   const describe = (q) => {
     const truth = q.planted === null ? null
       : h("span", { class: `tag ${q.planted ? "planted" : "honest"}` }, q.planted ? "planted: solvable" : "planted: needs the sound");
-    const evidence = `${q.hits} of ${q.draws} draws hit with the sound withheld. A query that nobody can solve gets this far `
+    const evidence = `${q.hits} of ${q.draws} draws hit with the sound withheld. An unsolvable query gets this far `
       + `${per(q.null)} of the time (measured null); the binomial says ${per(q.binomial)}.`;
     const none = q.unparsed || q.said.some((s) => s[1] === null);
     detail.replaceChildren(
@@ -130,11 +130,11 @@
         h("span", { class: `tag ${q.verdict}` }, VERDICT[q.verdict]), " ", truth),
       h("h3", null, q.question),
       h("div", { class: "media" }, ...q.media.map((m) => medium(m, q))),
-      h("h4", null, "Options, what the probe drew without the sound, and who answered what"),
+      h("h4", null, "Options, the probe's draws without the sound, and the stages that answered each"),
       h("table", null, head("Option", "Probe draws", "Answered by"),
         h("tbody", null, ...q.options.map((text, i) => option(q, text, i)), none ? option(q, null, -1) : null)),
       h("p", { class: "note" }, evidence),
-      ...(q.said.length ? [h("h4", null, "What each stage replied"),
+      ...(q.said.length ? [h("h4", null, "Replies of the stages"),
         h("div", { class: "scroll" }, h("table", null, head("Stage", "Outcome", "Reply"),
           h("tbody", null, ...q.said.map((s, n) => h("tr", null, h("th", { scope: "row" }, data.stages[n]),
             h("td", { class: s[0] }, `${MARK[s[0]]} ${SAID[s[0]]}`), h("td", null, h("code", null, s[2])))))))] : []));

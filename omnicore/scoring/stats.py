@@ -15,9 +15,8 @@ Limit: with fewer than forty clusters, hits (or misses) rarer than one in ten, a
 nearly all right or all wrong, the interval holds the truth in 80 to 93 % of cases instead of 95
 (tests/unit/test_coverage_of_intervals.py has the rest).
 
-Student's quantile and the binomial tail are written out here because scipy is no dependency of the
-core: it would add 100 MB to every image for two formulas. Tests compare both with tables and exact
-sums.
+Student's quantile and the binomial tail are written out here because no extra installs scipy, which
+would add 140 MB to the images for two formulas.
 """
 
 from __future__ import annotations
