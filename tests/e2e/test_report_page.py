@@ -220,7 +220,7 @@ def test_works_inside_an_artefact_viewer(chromium: sync_api.Browser, path: Path)
     inside.locator("#theme").click()
     inside.locator("#list [role=option]").nth(3).click()
     assert inside.locator("#detail a").first.inner_text() == "alder/alder-0003"
-    inside.get_by_role("link", name="Luck").click()
+    inside.get_by_role("link", name="Null").click()
     assert abs(inside.locator("#null").evaluate("(e) => e.getBoundingClientRect().top")) < 150
     assert said == []
     outer.close()

@@ -435,7 +435,7 @@ def test_page_shows_the_audits_evidence(
         words.format_percent(control.hit.mean),
         words.format_percent(control.excess.mean),
         "random removal",
-        "200 times over",
+        "200 times",
     ):
         assert said in section
     assert '<th scope="col">Circular</th>' in section
