@@ -14,7 +14,7 @@ from omnicore.errors import ConfigError, OmniError
 
 FORMATS = ("text", "json")
 LOG_FORMAT = "OMNI_LOG_FORMAT"  # environment variable with the default format
-LOGGERS = ("omnicore", "components", "pipelines")
+LOGGERS = ("omnicore", "components", "pipelines", "__main__")  # the last under `python -m`
 logger = logging.getLogger(__name__)
 
 

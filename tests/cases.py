@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
 
 
-def cases(table: Mapping[str, tuple[Any, ...]], *quick: str) -> list[Any]:
-    """Name the cases of a table by its keys, and mark all but the `quick` ones as slow."""
-    assert set(quick) <= set(table)
+def cases(
+    table: Mapping[str, tuple[Any, ...]],
+    *,
+    fast: Collection[str] = (),
+    slow: Collection[str] = (),
+) -> list[Any]:
+    """Name the cases of a table by its keys; mark those in `slow`, or those not in `fast`."""
+    assert {*fast, *slow} <= table.keys()
+    marked = set(slow) if slow else table.keys() - set(fast)
     return [
-        pytest.param(*case, id=name, marks=() if name in quick else pytest.mark.slow)
+        pytest.param(*case, id=name, marks=pytest.mark.slow if name in marked else ())
         for name, case in table.items()
     ]
 

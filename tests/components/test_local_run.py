@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import slow
+
 HERE = Path(__file__).parent
 PYTHONPATH = f"{HERE / 'fakes'}{os.pathsep}{HERE.parents[1]}"
 HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
@@ -193,6 +195,7 @@ def test_the_same_command_again_finds_everything_in_the_cache_and_starts_no_work
     assert len(list((runner.directory / "outputs").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_the_control_arm_trains_on_luck_and_reaches_the_report(boosted):
     runner, *_ = boosted
     code, said = runner.run(
@@ -203,7 +206,7 @@ def test_the_control_arm_trains_on_luck_and_reaches_the_report(boosted):
     assert json.loads((runner.directory / "report.json").read_text())["control"] is True
 
 
-@pytest.mark.parametrize("step", ["prepare", "probe"])
+@pytest.mark.parametrize("step", ["prepare", slow("probe")])
 @pytest.mark.parametrize(
     ("kind", "told"),
     [("mistake", "line 3 is wrong; mend it"), ("bug", "ZeroDivisionError: nobody thought of this")],
@@ -223,7 +226,7 @@ def test_a_failing_step_ends_the_run_with_its_one_error_and_the_path_of_the_log(
     ) == 1  # KFP itself goes on with the probe that did not fail
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), slow(signal.SIGTERM), signal.SIGKILL])
 def test_a_stopped_run_leaves_no_process_and_the_same_command_goes_on(runner, number):
     process = runner.start("--set", 'profile.system="probe sleep"')
     everything = runner.asleep()
@@ -261,6 +264,7 @@ def test_a_wrong_field_is_told_before_anything_starts(runner):
     assert not (runner.directory / "state").exists()
 
 
+@pytest.mark.slow
 def test_omniclean_leaves_the_manifest_and_its_page(runner):
     code, said = runner.run()
     assert code == 0, said
@@ -270,6 +274,7 @@ def test_omniclean_leaves_the_manifest_and_its_page(runner):
     assert (runner.directory / "report.html").read_text() == "<p>page</p>"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_with_the_clean_up(runner):
     code, said = runner.run("--set", 'profile.system="rlvr mistake"', pipeline="omniboost")
     assert code == 1, said
@@ -284,6 +289,7 @@ retrain(recipe="tiny", champion=sys.argv[1], overrides="[seed=1]", run_name="ret
 """
 
 
+@pytest.mark.slow
 def test_retrain_judges_the_given_champion_beside_a_new_candidate(boosted, tmp_path):
     champion = next(
         file.parent for file in (boosted[0].directory / "cache").glob("rlvr-*/step.json")

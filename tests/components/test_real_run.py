@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from omnicore.lineage import model_card
+from tests.shared import shared
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "prepare.scale=0.05",
@@ -54,10 +54,16 @@ def digests(directory):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def first(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("real") / "first"
-    return directory, run(directory)
+    """The one whole real run of a session, and what it printed."""
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "printed").write_text(run(folder / "run"))
+
+    folder = shared(tmp_path_factory, "real-run", make)
+    return folder / "run", (folder / "printed").read_text()
 
 
 def test_every_stage_is_in_the_report(first):
@@ -194,6 +200,7 @@ def test_a_score_of_the_report_is_traced_as_the_guide_says(first, guide):
     }
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path):
     directory, _ = first
     run(tmp_path / "second")
@@ -204,6 +211,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_directory(first, tmp_path
     }
 
 
+@pytest.mark.slow
 def test_the_same_command_again_is_answered_from_the_cache(first):
     directory, _ = first
     before = digests(directory)

@@ -22,6 +22,7 @@ from omnicore.runtime.checkpoint_sync import CheckpointSync
 from omnicore.runtime.outputs import KEY_FILE
 from omnicore.runtime.run import run_step
 from omnicore.storage import store
+from tests.cases import slow
 from tests.errors import refused
 from tests.seaweed import (
     Proxy,
@@ -264,8 +265,7 @@ def omnicore(arguments: list[str], scratch: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, slow(1)])
 def test_probe_resumes_on_another_machine(
     seaweed: Seaweed, uri: str, tmp_path: Path, seed: int
 ) -> None:

@@ -90,7 +90,6 @@ def kubelet(kube: KubeServer, *change: str) -> None:
     threading.Thread(target=play, daemon=True).start()
 
 
-@pytest.mark.slow
 def test_training_step_runs_as_a_job(
     kube: KubeServer, recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from pydantic import BaseModel
 
@@ -51,6 +52,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_a_training_step_by_step(tmp_path: Path) -> None:
     for binary in ("prometheus", "curl"):
         needs(binary)

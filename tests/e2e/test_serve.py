@@ -35,6 +35,7 @@ from omnicore.serving.server import ChatServer
 from omnicore.storage.digests import model_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry.metrics import SERVE_METRICS
+from tests.cases import slow
 
 MODEL = "embedded:tiny-base"
 CLIENT = httpx.Client(timeout=60)
@@ -472,6 +473,7 @@ def test_server_listens_only_on_loopback(server: str) -> None:
         httpx.get(server.replace("127.0.0.1", "127.0.0.2"))
 
 
+@pytest.mark.slow
 def test_deaf_model_never_gets_ready_and_tells_why() -> None:
     process, url = start("embedded:tiny-probe-2")
     try:
@@ -490,7 +492,7 @@ def test_deaf_model_never_gets_ready_and_tells_why() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("embedded:nothing", "no embedded model 'nothing'"),
+        slow("embedded:nothing", "no embedded model 'nothing'"),
         ("no/such/dir", "no model directory at no/such/dir"),
     ],
 )
@@ -501,6 +503,7 @@ def test_server_ends_if_the_model_cannot_be_loaded(model: str, message: str) -> 
     assert f"omnicore: {message}" in said
 
 
+@pytest.mark.slow
 def test_server_ends_if_the_model_is_not_signed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -540,7 +543,7 @@ def test_server_ends_if_the_model_is_not_signed(
     assert served._load().model.config.model_type
 
 
-@pytest.mark.parametrize("port", ["99999", "-1", "0"])
+@pytest.mark.parametrize("port", ["99999", slow("-1"), slow("0")])
 def test_invalid_port_is_refused(port: str) -> None:
     command = [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, f"--port={port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

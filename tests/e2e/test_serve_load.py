@@ -64,6 +64,7 @@ def held(url: str) -> socket.socket:
     return connection
 
 
+@pytest.mark.slow
 def test_every_reply_under_load_is_right(
     process: tuple[subprocess.Popen[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

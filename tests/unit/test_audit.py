@@ -6,6 +6,7 @@ import pytest
 from omnicore import audit
 from omnicore.schema import Label
 from omnicore.scoring.stats import binomial_tail
+from tests.cases import slow
 from tests.unit.audit_fixture import N, judge, make_queries, quality, simulate
 
 # Shares of solvable queries and the probe that guesses at the rest: anew each time among the options; or repeating itself, so
@@ -29,7 +30,7 @@ def planted(guesser, share, seed, draws=N, size=2000):
 
 
 @pytest.mark.parametrize(("guesser", "share"), PLANTED)
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [0, *map(slow, range(1, 10))])
 def test_planted_truth(guesser, share, seed):
     """The default bounds at n = 8, K = 4 and 95 % accuracy on what can be seen; a single pass beside it."""
     queries, solvable, answers = planted(guesser, share, seed)
@@ -43,7 +44,7 @@ def test_planted_truth(guesser, share, seed):
     assert single_lost > max(0.1, 3 * lost)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *map(slow, range(1, 3))])
 def test_where_few_are_solvable_a_repeating_probe_needs_more_draws(seed):
     """At a share of 0.3 no k of 8 gives both precision and recall, and the rule gives up recall; 12
     draws give both."""
@@ -58,7 +59,7 @@ def test_where_few_are_solvable_a_repeating_probe_needs_more_draws(seed):
 
 
 @pytest.mark.parametrize("favourite", [None, 0.6])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *map(slow, range(1, 5))])
 def test_small_benchmarks(favourite, seed):
     queries, solvable = [], []
     for share in (0, 0.1, 0.5, 0.9):
@@ -91,7 +92,7 @@ def test_measured_null_is_true_where_the_binomial_is_not(favourite):
         assert rule.null[6] > 2 * rule.binomial[6]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("share", [slow(0.1), 0.3, slow(0.6)])
 def test_false_removals_stay_below_the_bound_on_average(share):
     """Over many small audits of a probe that repeats itself, unsolvable queries are at most max_fdr
     of the removed."""

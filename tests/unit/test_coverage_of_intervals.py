@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from omnicore.scoring import stats
+from tests.cases import slow
 
 TIMES = 1000
 NAMES = [str(i) for i in range(1000)]
@@ -33,9 +34,9 @@ def coverage(make, truth):
 SIZES = [(100, 1, 0.2), (40, 5, 0.2), (60, 5, 0.33), (60, 12, 0.2), (150, 5, 0.5), (150, 12, 0.33)]
 
 
-@pytest.mark.parametrize("mean", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("mean", [0.2, slow(0.5), slow(0.8)])
 @pytest.mark.parametrize(("clusters", "largest", "alike"), SIZES)
-@pytest.mark.parametrize("draws", [1, 8])
+@pytest.mark.parametrize("draws", [slow(1), 8])
 def test_mean(mean, clusters, largest, alike, draws):
     rng = np.random.default_rng(0)
     assert (

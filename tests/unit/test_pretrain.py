@@ -32,6 +32,7 @@ def test_a_small_plan_makes_a_loadable_model(
     assert saved["parameters"] > 900_000
 
 
+@pytest.mark.slow
 def test_a_criterion_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "CHECK", 2)
     plan = replace(

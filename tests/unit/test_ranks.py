@@ -23,8 +23,10 @@ from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
 from omnicore.training.curves import CurveCallback
+from tests.cases import slow
 from tests.forks import ended, in_a_fork
 from tests.seaweed import free_ports
+from tests.shared import shared
 from tests.torchrun import agent, omnicore
 from tests.unit.test_resume import die
 from tests.unit.training_fixture import SMALL, data, inputs
@@ -90,14 +92,19 @@ def alike(one: Path, two: Path) -> None:
         )
 
 
-@pytest.fixture(scope="module")
-def calm(inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
-    """Of each step, what two processes make of it, in two passes each, when nothing happens to
-    them."""
-    found = {step: inputs["sft"]["data"].with_name(f"{step}-calm") for step in TRAINING}
-    for step, output in found.items():
-        assert torchrun(step, [*TRAINING[step], *PASSES[step]], inputs[step], output) == 0
-    return found
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, Path]]
+) -> Callable[[str], Path]:
+    """Trains a step once a session on two processes, in two passes each, without a failure."""
+
+    def train(step: str) -> Path:
+        def make(output: Path) -> None:
+            assert torchrun(step, [*TRAINING[step], *PASSES[step]], inputs[step], output) == 0
+
+        return shared(tmp_path_factory, f"two-processes-{step}", make)
+
+    return train
 
 
 def means(record: dict[str, Any]) -> dict[str, float]:
@@ -108,11 +115,14 @@ def means(record: dict[str, Any]) -> dict[str, float]:
     return {name: record[name] for name in names if name in record}
 
 
-@pytest.mark.parametrize("step", TRAINING)
+@pytest.mark.parametrize("step", [slow("sft"), "rlvr"])
 def test_two_processes_are_as_one(
-    inputs: dict[str, dict[str, Path]], calm: dict[str, Path], tmp_path: Path, step: str
+    inputs: dict[str, dict[str, Path]],
+    undisturbed: Callable[[str], Path],
+    tmp_path: Path,
+    step: str,
 ) -> None:
-    one, two = tmp_path / "one", calm[step]
+    one, two = tmp_path / "one", undisturbed(step)
     assert (
         in_a_fork(
             lambda: run_step(
@@ -148,10 +158,10 @@ def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
     CurveCallback.on_log = on_log  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(("step", "process"), [("sft", 0), ("rlvr", 1)])
+@pytest.mark.parametrize(("step", "process"), [slow("sft", 0), slow("rlvr", 1)])
 def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
     inputs: dict[str, dict[str, Path]],
-    calm: dict[str, Path],
+    undisturbed: Callable[[str], Path],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +181,9 @@ def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
     assert torchrun(step, sets, inputs[step], output, restarts=1, first=hook) == 0
     assert capfd.readouterr().err.count("step-000002: training resumes after step 2\n") == 1
     assert (
-        read_step(output)["digest"] == read_step(calm[step])["digest"] == digest_directory(output)
+        read_step(output)["digest"]
+        == read_step(undisturbed(step))["digest"]
+        == digest_directory(output)
     )
     assert (
         f'omni_training_active{{stage="{step}",step="{step}"}} 1.0' in scraped.read_text()
@@ -179,12 +191,15 @@ def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
 
 
 def test_a_finished_result_is_found_by_the_first_and_ends_all(
-    data: Path, calm: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    inputs: dict[str, dict[str, Path]],
+    undisturbed: Callable[[str], Path],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    written = (calm["sft"] / STEP_FILE).stat().st_mtime_ns
-    assert torchrun("sft", TRAINING["sft"], {"data": data}, calm["sft"]) == 0
-    assert capfd.readouterr().out.count("sft: done before") == 1
-    assert (calm["sft"] / STEP_FILE).stat().st_mtime_ns == written
+    output = undisturbed("rlvr")
+    written = (output / STEP_FILE).stat().st_mtime_ns
+    assert torchrun("rlvr", TRAINING["rlvr"], inputs["rlvr"], output) == 0
+    assert capfd.readouterr().out.count("rlvr: done before") == 1
+    assert (output / STEP_FILE).stat().st_mtime_ns == written
 
 
 def fail() -> None:

@@ -10,24 +10,38 @@ from omnicore.lineage import code_version
 from omnicore.steps import STEPS
 
 
-@pytest.fixture
-def package(monkeypatch, tmp_path):
-    """A copy of the package to change."""
-    copy = tmp_path / "omnicore"
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the package to change, whose unchanged files are parsed once."""
+    copy = tmp_path_factory.mktemp("reach") / "omnicore"
     shutil.copytree(
-        code_version.PACKAGE,
-        copy,
-        ignore=shutil.ignore_patterns("__pycache__", "models"),
-        dirs_exist_ok=False,
+        code_version.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
     )
-    shutil.copytree(
-        code_version.PACKAGE / "models",
-        copy / "models",
-        ignore=shutil.ignore_patterns("__pycache__"),
-        dirs_exist_ok=True,
-    )
-    monkeypatch.setattr(code_version, "PACKAGE", copy)
-    return copy
+    imports = code_version._imports
+    parsed = {}
+
+    def parse_once(path):
+        content = path.read_bytes()
+        if content not in parsed:
+            parsed[content] = list(imports(path))
+        return parsed[content]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_version, "PACKAGE", copy)
+        patch.setattr(code_version, "_imports", parse_once)
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def digests(package):
+    """Returns the digest of each step's code as it is now."""
+    digest = code_version.step_code_digest.__wrapped__
+    return lambda: {step: digest(step) for step in STEPS}
+
+
+@pytest.fixture(scope="module")
+def before(digests):
+    return digests()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +61,15 @@ def package(monkeypatch, tmp_path):
         ("config/training.py", set()),
     ],
 )
-def test_changed_file_reruns_only_steps_that_reach_it(package, changed, again):
-    digest = code_version.step_code_digest.__wrapped__
-    before = {step: digest(step) for step in STEPS}
-    with (package / changed).open("a") as file:
-        file.write("\n")
-    assert {step for step in STEPS if digest(step) != before[step]} == again
+def test_changed_file_reruns_only_steps_that_reach_it(package, before, digests, changed, again):
+    path = package / changed
+    content = path.read_text()
+    path.write_text(content + "\n")
+    try:
+        after = digests()
+    finally:
+        path.write_text(content)
+    assert {step for step in STEPS if after[step] != before[step]} == again
 
 
 @pytest.mark.parametrize("step", STEPS)

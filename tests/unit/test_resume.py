@@ -158,7 +158,7 @@ ARMS = {
 
 @pytest.mark.parametrize(
     ("step", "arm", "end", "left", "cut", "goes_on"),
-    cases(ARMS, "sft killed while it saves", "rlvr whose newest checkpoint is cut off"),
+    cases(ARMS, fast=["sft killed while it saves", "rlvr whose newest checkpoint is cut off"]),
 )
 def test_killed_and_given_again_is_as_if_left_alone(
     inputs: dict[str, dict[str, Path]],

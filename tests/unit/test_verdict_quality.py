@@ -9,13 +9,14 @@ from omnicore.config import CleanConfig
 from omnicore.schema import Label
 from omnicore.scoring.stats import beta_binomial_tail, binomial_tail
 from perf.verdicts import PROBES, Plan, measure, questions, verdicts
+from tests.cases import slow
 from tests.unit.audit_fixture import judge
 
 SEEDS = range(10)
 
 
 @pytest.mark.parametrize("probe", ["independent", "repeating"])
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 1.0])
+@pytest.mark.parametrize("share", [slow(0.5), slow(0.9), 0.97, slow(1.0)])
 @pytest.mark.parametrize(("size", "beside"), [(300, False), (30, True), (300, True)])
 def test_nearly_all_solvable(probe, share, size, beside):
     """A group that cannot measure its own null borrows one, and keeps both bounds."""
@@ -33,8 +34,8 @@ def test_misreading_costs_recall_and_never_precision():
 
 
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("options", [2, 3, 4, 10])
-@pytest.mark.parametrize("draws", [1, 2, 3, 5, 8, 16])
+@pytest.mark.parametrize("options", [slow(2), slow(3), 4, slow(10)])
+@pytest.mark.parametrize("draws", [slow(1), slow(2), slow(3), 5, slow(8), slow(16)])
 def test_what_is_right_in_every_draw_is_never_not_solvable(probe, options, draws):
     for size, share in ((10, 1.0), (10, 0.5), (100, 0.9), (300, 0.0)):
         for beside in (False, True):
@@ -42,7 +43,7 @@ def test_what_is_right_in_every_draw_is_never_not_solvable(probe, options, draws
             assert tally.denied == 0
 
 
-@pytest.mark.parametrize("options", [2, 3, 4, 10])
+@pytest.mark.parametrize("options", [slow(2), slow(3), 4, slow(10)])
 def test_bounds_hold_for_any_number_of_options(options):
     for share in (0.3, 0.7, 1.0):
         tally = measure(Plan("repeating", 400, share, options, beside=True), SEEDS)
