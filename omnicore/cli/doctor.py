@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from omnicore.schema import Finding
 
 DESCRIPTION = """\
-Check what can run here, and say what to do about the rest. Exit status 1 when something that was
-asked for cannot run.
+Check what can run here, and say what to do about the rest: this machine, or the server, bucket or
+cluster that is named. The exit status is 2 when something that was asked for cannot run.
 
 examples:
   omnicore doctor
@@ -60,7 +60,8 @@ def _checks(options: Namespace) -> Iterator[tuple[str, list[Finding]]]:
     from omnicore.runtime import doctor
 
     recipe = load_recipe(options.recipe, options.set)
-    yield "machine", doctor.check_machine()
+    if not (options.server or options.store or options.cluster):
+        yield "machine", doctor.check_machine()
     if options.server:
         from omnicore.runtime.audit import parse_endpoint
 

@@ -75,7 +75,8 @@ def _print_table(steps: list[StepOutput], settings: dict[str, dict[str, Any]]) -
         seconds = f"{step.seconds:8.1f} s" if step.state == "finished" else " " * 10
         size = f"{step.bytes / 1e6:8.1f} MB"
         print(f"{step.name:<{width}}  {step.state:<11}  {started:<16}{seconds}{size}")
-        differing = [f"{field}={value}" for field, value in settings[step.name].items()]
+        given = settings[step.name].items()
+        differing = [f"{field}={value}" for field, value in given if value is not None]
         print("  " + "  ".join([*differing, *_figures(step)]))
 
 
