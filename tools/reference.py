@@ -21,20 +21,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[1]
-# Modules of the public Python API: reading results, judging replies, computing verdicts.
-PUBLIC = (
-    "omnicore.schema",
-    "omnicore.errors",
-    "omnicore.config.recipe",
-    "omnicore.scoring.extract",
-    "omnicore.scoring.verify",
-    "omnicore.scoring.stats",
-    "omnicore.audit.policies",
-    "omnicore.audit.manifest_io",
-    "omnicore.evaluation.compare",
-    "omnicore.runtime.run",
-    "omnicore.storage.store",
-)
 
 
 def pages() -> dict[str, str]:
@@ -249,17 +235,29 @@ def cli_page() -> str:
 # Python API
 
 
+def public_names() -> dict[str, str]:
+    """Return the public API: name in `omnicore.__all__` -> path of the object that it names."""
+    import omnicore
+
+    objects = {name: getattr(omnicore, name) for name in omnicore.__all__}
+    return {
+        name: f"{value.__module__}.{value.__qualname__}"
+        for name, value in objects.items()
+        if hasattr(value, "__qualname__")
+    }
+
+
 def api_page() -> str:
-    """Return the page that documents the public modules by mkdocstrings."""
+    """Return the page that documents the names of the public API by mkdocstrings."""
     lines = [
         "# Python API",
         "",
-        "These modules import neither torch nor transformers. Other modules may change without"
-        " notice.",
+        "`import omnicore` gives these names. They import neither torch nor transformers; other"
+        " modules may change without notice.",
         "",
     ]
-    for module in PUBLIC:
-        lines += [f"## {module}", "", f"::: {module}", ""]
+    for path in public_names().values():
+        lines += [f"::: {path}", ""]
     return "\n".join(lines)
 
 
