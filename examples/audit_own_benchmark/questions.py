@@ -1,8 +1,7 @@
-"""Write a small benchmark in the layout of OmniBench's repository, which `prepare` reads.
+"""Write a small benchmark: a table of questions with the paths of their pictures and sounds.
 
-`dataset/questions.jsonl` has one question per line; pictures lie in `mm_data/image`, sounds in
-`mm_data/audio`. Half of the questions ask for the colour of the square, which the picture shows;
-the other half ask for the pitch of the tone, which only the sound tells.
+Half of the questions ask for the colour of the square, which the picture shows; the other half ask
+for the pitch of the tone, which only the sound tells.
 """
 
 from __future__ import annotations
@@ -26,33 +25,32 @@ PER_TYPE = 100
 RATE = 16_000
 
 
-def write_benchmark(root: Path) -> None:
-    """Write questions, pictures and sounds below `root`."""
+def write_benchmark(folder: Path) -> Path:
+    """Write pictures, sounds and `questions.jsonl` into `folder`; return the table's path."""
     chance = random.Random(0)
-    for folder in ("dataset", "mm_data/image", "mm_data/audio"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, colour in COLOURS.items():
-        Image.new("RGB", (32, 32), colour).save(root / "mm_data/image" / f"{name}.png")
+        Image.new("RGB", (32, 32), colour).save(folder / f"{name}.png")
     for name, hertz in PITCHES.items():
-        write_tone(root / "mm_data/audio" / f"{name}.wav", hertz)
+        write_tone(folder / f"{name}.wav", hertz)
     rows = []
     for index in range(2 * PER_TYPE):
         colour, pitch = chance.choice(list(COLOURS)), chance.choice(list(PITCHES))
         asks_colour = index < PER_TYPE
         rows.append(
             {
-                "index": index,
-                "task type": "colour" if asks_colour else "pitch",
-                "audio type": "tone",
-                "question": "Which colour is shown?" if asks_colour else "How high is the tone?",
-                "options": list(COLOURS if asks_colour else PITCHES),
-                "answer": colour if asks_colour else pitch,
-                "image_path": f"{colour}.png",
-                "audio_path": f"{pitch}.wav",
+                "id": f"q{index}",
+                "kind": "colour" if asks_colour else "pitch",
+                "q": "Which colour is shown?" if asks_colour else "How high is the tone?",
+                "choices": list(COLOURS if asks_colour else PITCHES),
+                "gold": colour if asks_colour else pitch,
+                "picture": f"{colour}.png",
+                "tone": f"{pitch}.wav",
             }
         )
-    lines = [json.dumps(row) + "\n" for row in rows]
-    (root / "dataset" / "questions.jsonl").write_text("".join(lines))
+    table = folder / "questions.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return table
 
 
 def write_tone(path: Path, hertz: int) -> None:

@@ -7,34 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 from questions import write_benchmark
-from server import serving
+from server import MODEL, serving
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 RUN = Path("runs/examples/audit_own_benchmark")
+COLUMNS = "question=q,options=choices,answer=gold,type=kind,image=picture,audio=tone"
 
-
-def omnicore(step: str, *arguments: str) -> None:
-    """Run one `omnicore` command with the recipe; end this program if it fails."""
-    command = [sys.executable, "-m", "omnicore", step, "--recipe", str(RECIPE), *arguments]
-    subprocess.run(command, check=True)
-
-
-def output(name: str) -> str:
-    """Return the directory of one step's output."""
-    return str(RUN / name)
-
-
-write_benchmark(RUN / "data")
-source = ["--benchmark", "omnibench", "--root", str(RUN / "data")]
-omnicore("prepare", *source, "--output", output("prepare"))
-queries = ["--input", f"queries={output('prepare')}"]
+table = write_benchmark(RUN / "data")
 with serving() as url:
-    address = ["--set", f"probe.engine.url={url}"]
-    omnicore("probe", *address, *queries, "--output", output("probe"))
-draws = ["--input", f"draws={output('probe')}"]
-omnicore("clean", *queries, *draws, "--output", output("clean"))
-audit = ["--input", f"audit={output('clean')}"]
-omnicore("report", *queries, *draws, *audit, "--output", output("report"))
+    command = [sys.executable, "-m", "omnicore", "audit", str(table), "--columns", COLUMNS]
+    command += ["--probe", url, "--model", MODEL, "--recipe", str(RECIPE), "--run", str(RUN)]
+    subprocess.run(command, check=True)
 
 types = {}
 for line in (RUN / "prepare" / "queries.jsonl").read_text().splitlines():
@@ -42,6 +25,6 @@ for line in (RUN / "prepare" / "queries.jsonl").read_text().splitlines():
     types[query["id"]] = query["type"]
 manifest = json.loads((RUN / "clean" / "manifest.json").read_text())
 counts = Counter((types[verdict["id"]], verdict["label"]) for verdict in manifest["verdicts"])
+print()
 for (kind, label), count in sorted(counts.items()):
     print(f"{kind:<7} {label:<13} {count}")
-print(f"open {RUN / 'report' / 'report.html'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from omnicore.config.recipe import Recipe
+from omnicore.config.recipe import Recipe, load_recipe
 from tools import docs, reference
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +161,35 @@ def test_error_codes_are_read_from_raise_statements(tmp_path: Path) -> None:
     )
     (found,) = reference.error_codes(tmp_path / "room")
     assert found == ("row-no-answer", "DataError", "{path}:{line}: no answer here", "room.module")
+
+
+def documented_commands() -> list[str]:
+    """Return every `omnicore` command in the `sh` blocks of the how-to pages."""
+    pages = sorted((ROOT / "docs" / "howto").glob("*.md"))
+    blocks = [
+        block for page in pages for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)
+    ]
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_commands_of_the_how_to_pages_parse(line: str) -> None:
+    program, *arguments = shlex.split(line)
+    assert program == "omnicore"
+    _, unknown = reference.cli_parser().parse_known_args(arguments)
+    assert unknown == []
+
+
+def test_recipes_of_the_how_to_pages_load(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    page = (ROOT / "docs" / "howto" / "recipes.md").read_text()
+    recipe.write_text(*re.findall(r"```yaml\n(.*?)```", page, re.S))
+    assert load_recipe(str(recipe)).rlvr.learning_rate == 1e-5
+    page = (ROOT / "docs" / "howto" / "own-table.md").read_text()
+    recipe.write_text(
+        "extends: tiny\nname: mine\n" + re.findall(r"```yaml\n(.*?)```", page, re.S)[0]
+    )
+    assert load_recipe(str(recipe)).prepare.sources["mine"].columns["answer"] == "gold"
 
 
 def test_troubleshooting_names_codes_that_exist() -> None:
