@@ -1,13 +1,15 @@
-"""An RLVR step on pictures with sound, ours against ms-swift's: `python -m perf.swift --swift ENV/bin/swift` prints the ratio.
+"""Compare an RLVR step with ms-swift's: `python -m perf.swift --swift ENV/bin/swift`.
 
-ms-swift wants other versions than omnicore, so it lives in an environment of its own:
+ms-swift wants other versions than omnicore, so it needs a separate environment:
 
   python -m venv ENV
   ENV/bin/pip install ms-swift==4.6.0 transformers==5.19.0 trl==0.29.1 qwen-omni-utils librosa soundfile decord msgspec torchvision
 
-Both train the embedded model by GRPO, all weights, in float32, on one thread, on the same rows, 16 prompts a step with 8 rollouts
-of at most 14 tokens, and take turns. Ours is timed from step to step, ms-swift's by its own `step_time`; each run's first step,
-which loads, is left out. Of ours, `verified` leaves out groups that teach nothing, which ms-swift trains on; `coin` trains on all.
+Both train the embedded model by GRPO on pictures with sound, all weights, in float32, on one
+thread, on the same rows, 16 prompts a step with 8 rollouts of at most 14 tokens, and take turns.
+Ours is timed from step to step, ms-swift's by its own `step_time`; each run's first step, which
+loads, is left out. Of ours, `verified` leaves out groups without an advantage, which ms-swift
+trains on; `random` trains on all.
 """
 
 from __future__ import annotations
@@ -51,14 +53,18 @@ def row_of(row: Any) -> dict[str, Any]:
         else:
             places += f"<{part.kind}>"
             files[part.kind].append(str(row.request.root / part.uri))
-    said = {"messages": [{"role": "user", "content": places}], "solution": row.query.answer}
-    return {**said, "images": files["image"], "audios": files["audio"]}
+    return {
+        "messages": [{"role": "user", "content": places}],
+        "solution": row.query.answer,
+        "images": files["image"],
+        "audios": files["audio"],
+    }
 
 
 def swift(program: Path, bench: Bench, steps: int, root: Path) -> list[float]:
     """Seconds of ms-swift's steps but the first.
 
-    Raises CalledProcessError when it fails; what it says goes to stderr.
+    Raises CalledProcessError when it fails; its output goes to stderr.
     """
     from omnicore.models import thinker
 
@@ -121,13 +127,13 @@ def omni(row: Any) -> bool:
 
 
 def table(program: Path, rounds: int, steps: int, scale: float) -> list[str]:
-    found: dict[str, list[float]] = {"verified": [], "coin": [], "ms-swift": []}
+    found: dict[str, list[float]] = {"verified": [], "random": [], "ms-swift": []}
     for turn in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             root = Path(name)
             bench = Bench(load_recipe("tiny", [f"prepare.scale={scale}", "threads=1"]), root)
             found["ms-swift"] += swift(program, bench, steps, root)
-            for reward in ("verified", "coin"):
+            for reward in ("verified", "random"):
                 found[reward] += [
                     step.wall for step in bench.rlvr(steps, reward, "rlvr.jsonl", omni)
                 ]

@@ -1,14 +1,17 @@
-"""Training steps against TRL's own: `python -m perf.training` prints ratios on the embedded model, on this machine.
+"""Compare training steps with TRL's own on the embedded model: `python -m perf.training`.
 
-  rlvr   an RLVR step on pictures alone, ours and stock GRPOTrainer's: same checkpoint, prompts, number of rollouts and optimizer.
-         `verified` pays right answers, and ours leaves groups out that teach nothing; `coin` flips one: all groups are trained on
-  sft    samples a second, ours and SFTTrainer's with a naive collator, which reads and processes the media of each batch anew, in
-         the order of a shuffle; both through TRL's default loss, its fused head. `published padding`: with sounds padded to 300 s,
-         as the processor of the published checkpoints pads them; the embedded model's own stops at one second
+  rlvr   an RLVR step on pictures only, ours and stock GRPOTrainer's: same checkpoint, prompts,
+         number of rollouts and optimizer. `verified` rewards right answers, and ours leaves out
+         groups without an advantage; `random` rewards at random: all groups are trained on
+  sft    samples a second, ours and SFTTrainer's with a naive collator, which reads and processes
+         the media of each batch anew, in shuffled order; both with TRL's default loss, its fused
+         head. `published padding`: with sounds padded to 300 s, as the processor of the published
+         checkpoints pads them; the embedded model's own stops at one second
   media  the share of an SFT step that waits for rows once every medium has been read
 
-The two take turns, several rounds, on one thread; a figure is the median over all steps of all rounds but each run's first, and a
-ratio that of medians: above 1, ours is faster. What else runs on the machine moves the times on the wall, and is printed.
+The two take turns, several rounds, on one thread. A figure is the median over all steps of all
+rounds except each run's first, and a ratio that of medians: above 1, ours is faster. Other load on
+the machine changes the wall times, and is printed.
 """
 
 from __future__ import annotations
@@ -28,13 +31,12 @@ from typing import Any, NamedTuple
 from omnicore.config.recipe import Recipe, load_recipe
 
 
-def pictures_alone(row: Any) -> bool:
+def has_only_pictures(row: Any) -> bool:
     return {media.kind for media in row.query.media} == {"image"}
 
 
 class Step(NamedTuple):
-    """Seconds by the clock on the wall, and of CPU of this process, which others on the machine
-    move less."""
+    """Wall seconds, and CPU seconds of this process, which other load changes less."""
 
     wall: float
     cpu: float
@@ -105,7 +107,7 @@ class Bench:
         steps: int,
         reward: str,
         name: str = "sft.jsonl",
-        of: Callable[[Any], bool] = pictures_alone,
+        of: Callable[[Any], bool] = has_only_pictures,
     ) -> list[Step]:
         """Steps on the rows of a file that `of` picks."""
         from omnicore.config import MixtureConfig
@@ -113,7 +115,7 @@ class Bench:
 
         model, encoder, rows = self.start(name, targets=False)
         rows = [row for row in rows if of(row)]
-        control = {"verified": "none", "coin": "random_reward"}[reward]
+        control = {"verified": "none", "random": "random_reward"}[reward]
         config = self.recipe.rlvr.model_copy(
             update={"steps": steps, "control": control, "mixture": MixtureConfig()}
         )
@@ -138,13 +140,12 @@ class Bench:
         from trl import GRPOConfig, GRPOTrainer
 
         from omnicore.media.images import load_image
-        from omnicore.training.rewards import RandomReward
-        from omnicore.training.rewards import compute_reward as judged
+        from omnicore.training.rewards import RandomReward, compute_reward
         from omnicore.training.sft import COMMON_ARGUMENTS, OPTIMIZER
 
         model, encoder, rows = self.start("sft.jsonl", targets=False)
-        rows = [row for row in rows if pictures_alone(row)]
-        config, coin, clock = self.recipe.rlvr, RandomReward(0), Clock()
+        rows = [row for row in rows if has_only_pictures(row)]
+        config, random_reward, clock = self.recipe.rlvr, RandomReward(0), Clock()
 
         def shown(row: Any) -> list[Any]:
             return [
@@ -153,12 +154,12 @@ class Bench:
                 if not isinstance(part, str)
             ]
 
-        def paid(completions: Any, index: Sequence[int], **_: Any) -> list[Step]:
-            if reward == "coin":
-                return [coin.draw() for _ in completions]
+        def reward_completions(completions: Any, index: Sequence[int], **_: Any) -> list[float]:
+            if reward == "random":
+                return [random_reward.draw() for _ in completions]
             texts = [completion[0]["content"] for completion in completions]
             return [
-                judged(text, False, rows[i].query, self.recipe.profile).score
+                compute_reward(text, False, rows[i].query, self.recipe.profile).score
                 for text, i in zip(texts, index, strict=True)
             ]
 
@@ -181,7 +182,7 @@ class Bench:
             trainer = GRPOTrainer(
                 model=model,
                 args=args,
-                reward_funcs=paid,
+                reward_funcs=reward_completions,
                 processing_class=encoder.processor,
                 train_dataset=Dataset.from_list(
                     [
@@ -285,33 +286,35 @@ class Bench:
 
 def conversation(row: Any, reply: str | None = None) -> list[dict[str, Any]]:
     """A row as the processor's chat template takes it."""
-    said = [
+    content = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
         for part in row.request.parts
     ]
     answer = [{"role": "assistant", "content": reply}] if reply else []
-    return [{"role": "user", "content": said}, *answer]
+    return [{"role": "user", "content": content}, *answer]
 
 
 def compared(
     name: str, rounds: int, ours: Callable[[], list[Step]], theirs: Callable[[], list[Step]]
 ) -> str:
     """A row of the table, after `rounds` in which the two took turns."""
-    found: tuple[list[Step], list[Step]] = ([], [])
+    measured: tuple[list[Step], list[Step]] = ([], [])
     for turn in range(rounds):
-        for steps, run in zip(found, (ours, theirs), strict=True):
+        for steps, run in zip(measured, (ours, theirs), strict=True):
             steps.extend(run())
         print(
             f"{name}: round {turn + 1} of {rounds}, load {os.getloadavg()[0]:.2f}", file=sys.stderr
         )
-    mine, its = (Step(*map(statistics.median, zip(*steps, strict=True))) for steps in found)
-    told = [
+    mine, its = (Step(*map(statistics.median, zip(*steps, strict=True))) for steps in measured)
+    cells = [
+        name,
         f"{mine.cpu * 1000:.0f} ms",
         f"{its.cpu * 1000:.0f} ms",
         f"{its.cpu / mine.cpu:.2f}",
         f"{its.wall / mine.wall:.2f}",
     ]
-    return f"| {' | '.join([name, *told, ' and '.join(str(len(steps)) for steps in found)])} |"
+    counts = " and ".join(str(len(steps)) for steps in measured)
+    return f"| {' | '.join([*cells, counts])} |"
 
 
 def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
@@ -322,15 +325,15 @@ def table(recipe: Recipe, rounds: int, steps: int, root: Path) -> list[str]:
     longer = max(steps, 2 * epoch + 2)  # more than an epoch, for the share of the media
 
     def sft(published: bool) -> list[Step]:
-        found, waited = bench.sft(longer, published=published)
-        shares.append(sum(waited[epoch:]) / sum(step.wall for step in found[epoch:]))
-        return found
+        steps_taken, waited = bench.sft(longer, published=published)
+        shares.append(sum(waited[epoch:]) / sum(step.wall for step in steps_taken[epoch:]))
+        return steps_taken
 
     lines = [
         "| step | ours, CPU | TRL, CPU | ratio of CPU | ratio of wall | steps |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for reward in ("verified", "coin"):
+    for reward in ("verified", "random"):
         ours, theirs = (partial(run, steps, reward) for run in (bench.rlvr, bench.stock_rlvr))
         lines.append(compared(f"rlvr, pictures, {reward}", rounds, ours, theirs))
     batch = f"sft, batch {recipe.sft.train_batch_size}"

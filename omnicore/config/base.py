@@ -24,7 +24,7 @@ class Config(BaseModel):
     are finite and bounded.
     """
 
-    # Numbers become texts: JSON with `"cpu": 2` holds a number, and a Kubernetes quantity is a text.
+    # Numbers become texts: JSON with `"cpu": 2` holds a number, a Kubernetes quantity is a text.
     model_config = ConfigDict(
         frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False
     )
@@ -61,7 +61,7 @@ class Profile(Config):
     system: str = ""
     style: Literal["value", "letter"] = Field(
         "value",
-        description="options without letters, answered by value; or with letters, answered by letter",
+        description="options without letters, answered by value; or lettered, answered by letter",
     )
     instruction: str = Field("", description="appended to every question")
     scoring: Literal["reply", "choice", "logprob"] = Field(
@@ -207,7 +207,7 @@ class LauncherConfig(Config):
         0,
         ge=0,
         description=(
-            "GiB of one GPU that a dry run compares its estimate with; 0: of the GPU of this machine"
+            "GiB of one GPU that a dry run compares its estimate with; 0: of this machine's GPU"
         ),
     )
     cpu: Quantity = Field("8", description="cores of a pod")
@@ -240,7 +240,8 @@ class LauncherConfig(Config):
         3_600,
         ge=0,
         description=(
-            "a finished job is removed after this; a TrainJob by the next run of `omnicore cluster reap`"
+            "a finished job is removed after this; a TrainJob by the next run of"
+            " `omnicore cluster reap`"
         ),
     )
     keep_on_failure: bool = Field(

@@ -156,7 +156,7 @@ def _value(default: Any) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """Return a type in words: `integer`, `one of a, b`, `list of text`, `mapping of text to number`."""
+    """Return a type in words: `integer`, `one of a, b`, `mapping of text to number`."""
     names = {
         int: "integer",
         float: "number",

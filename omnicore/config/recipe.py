@@ -1,7 +1,7 @@
 """`Recipe`: all settings of a run.
 
-A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or mistyped
-fields are refused with the field's path.
+A recipe is a YAML file; dotted overrides (`rlvr.steps=40`) change single values. Unknown or
+mistyped fields are refused with the field's path.
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(
                 f"override {override!r}: {parent} is a value, not a section",
-                code="recipe-override-no-section",
+                code="recipe-override-not-section",
                 field=field,
             )
         # A copy: a YAML anchor makes one mapping of all sections that refer to it.
@@ -390,6 +390,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(
             f"override {override!r}: the value is not YAML; quote it",
-            code="recipe-override-no-yaml",
+            code="recipe-override-not-yaml",
             field=field,
         ) from error

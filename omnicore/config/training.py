@@ -49,9 +49,9 @@ MODULE_GROUPS: tuple[ModuleGroup, ...] = get_args(ModuleGroup)
 
 
 class LoraConfig(Config):
-    """LoRA adapters on the linear layers of `trainable_modules`, which train in place of the weights.
+    """LoRA adapters on the linear layers of `trainable_modules`.
 
-    They are merged into the weights at the end.
+    They train in place of the weights and are merged into them at the end.
     """
 
     rank: int = Field(16, ge=1)
@@ -61,7 +61,9 @@ class LoraConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout, on the adapter's input")
     target_modules: tuple[str, ...] = Field(
         (),
-        description="last components of layer names, as in q_proj; default: all linear layers but lm_head",
+        description=(
+            "last components of layer names, as in q_proj; default: all linear layers but lm_head"
+        ),
     )
 
 

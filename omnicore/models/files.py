@@ -1,8 +1,8 @@
 """Check the files of a checkpoint before any weight is loaded.
 
-Only safetensors are loaded. Every weight of the index must be in the shard that it names, which must
-be as large as the index says: transformers would fill a missing weight with random numbers, or stop
-half-way with an error of its own.
+Only safetensors are loaded. Every weight of the index must be in the shard that it names, which
+must be as large as the index says: transformers would fill a missing weight with random numbers,
+or stop half-way with an error of its own.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def generate(
 ) -> list[Generated]:
     """Generate replies to one batch.
 
-    Media and control tokens are suppressed: a sampled placeholder without media would break the next
-    forward pass.
+    Media and control tokens are suppressed: a sampled placeholder without media would break the
+    next forward pass.
 
     Args:
         model: A thinker.

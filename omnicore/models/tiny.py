@@ -1,5 +1,4 @@
-"""The embedded model: real Qwen2.5-Omni thinker and processor classes at about one million
-parameters.
+"""The embedded model: the classes of Qwen2.5-Omni at about one million parameters.
 
 Hidden 128 with 4 heads gives a text head_dim of 32, the smallest that vLLM serves. A 28x28 picture
 is one token, half a second of speech 7 to 13.
@@ -44,7 +43,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> Iterable[str]:
-    """Text that covers the embedded benchmark's words, for the tokenizer alone."""
+    """Return text that covers the embedded benchmark's words, for the tokenizer only."""
     for wordings in synthetic.WORDINGS.values():
         for wording in wordings:
             yield wording.format(a=2, b=3) + " 1 2 3 4"
@@ -58,7 +57,7 @@ def corpus() -> Iterable[str]:
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE trained on `corpus` inside the real tokenizer class."""
+    """Return a byte-level BPE trained on `corpus` in the real tokenizer class."""
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -97,6 +96,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_processor() -> NoVideoProcessor:
+    """Return the processor: a picture is one token, a sound is padded to one second."""
     side = synthetic.SIDE**2
     image = Qwen2VLImageProcessorPil(
         size={"shortest_edge": side, "longest_edge": side}, patch_size=PATCH
@@ -109,6 +109,7 @@ def build_processor() -> NoVideoProcessor:
 
 
 def build_config(tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
+    """Return the configuration of a model with this tokenizer."""
     ids = tokenizer.convert_tokens_to_ids
     head_dim = HIDDEN // HEADS
     third = head_dim // 6
@@ -170,7 +171,7 @@ def build_config(tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
 
 
 def build_model(tokenizer: Any, seed: int) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """A randomly initialised thinker."""
+    """Return a randomly initialised thinker."""
     torch.manual_seed(seed)
     model = Qwen2_5OmniThinkerForConditionalGeneration(build_config(tokenizer))
     model.generation_config = GenerationConfig(

@@ -1,14 +1,14 @@
 """TRL's GRPOTrainer with sound, dynamic sampling and a loss over the useful rollouts.
 
-TRL 1.16 knows no audio: a stock trainer that is fed with sound generates with it (or fails) and then
-trains on a forward pass without it. This subclass generates the rollouts itself, hands them to TRL
-by `rollout_func`, keeps each rollout beside its tensors through shuffling and splitting, and gives
-its media to every forward pass.
+TRL 1.16 knows no audio: a stock trainer that is fed with sound generates with it (or fails) and
+then trains on a forward pass without it. This subclass generates the rollouts itself, hands them
+to TRL by `rollout_func`, keeps each rollout beside its tensors through shuffling and splitting,
+and gives its media to every forward pass.
 
 Groups whose rollouts are all right or all wrong (by correctness, never by a shaped reward) have no
 advantage and are left out of the forward and backward pass. Other prompts take their place for
-`dynamic_sampling` rounds, as in DAPO, and the loss is normalised over what remains, on all processes
-and in all micro-batches together.
+`dynamic_sampling` rounds, as in DAPO, and the loss is normalised over what remains, on all
+processes and in all micro-batches together.
 
 Only the weights last from one step to the next: the order of rows, resampled prompts and sampling
 are functions of (seed, step), and the state of a random reward is saved with the checkpoint.

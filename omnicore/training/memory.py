@@ -4,9 +4,9 @@ Of P parameters of which T train, each process holds w P bytes of weights and 4 
 gradients (with several processes the same again in DDP's buckets: torch's documentation of
 gradient_as_bucket_view) and 8 T of AdamW's two moments; w is 2 with LoRA in bfloat16, else 4
 (trainable_modules.py). With ZeRO (parallel.py) w is 2 whenever it computes in bfloat16, and of N
-processes each holds 1/N of gradients and optimizer, which also has a float32 copy of what trains; at
-stage 3 it holds 1/N of the weights, beside those that are gathered at a time. RLVR with beta holds
-the weights of its reference like its own; with LoRA it needs none.
+processes each holds 1/N of gradients and optimizer, which also has a float32 copy of what trains;
+at stage 3 it holds 1/N of the weights, beside those that are gathered at a time. RLVR with beta
+holds the weights of its reference like its own; with LoRA it needs none.
 
 Activations are what a layer keeps for its backward pass, counted for this model's layers as arXiv
 2205.05198 counts GPT's: a token has 10 h + 4 k + 4 f values of 2 bytes (4 in float32), with h the

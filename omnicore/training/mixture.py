@@ -3,22 +3,24 @@
 The contract, for resuming a training and for splitting it among processes:
 
 - `Mixture.batch(step)` is the GLOBAL batch of optimizer step `step`, counted from 0: indices into
-  the rows, a function of (seed, step) and the configuration alone. A training that resumes at step s
-  continues with `batch(s)`, the exact next rows; no position has to be saved.
+  the rows, a function of (seed, step) and the configuration alone. A training that resumes at step
+  s continues with `batch(s)`, the exact next rows; no position has to be saved.
 - `RowOrder` strings the batches of all steps together. Micro-batches are consecutive slices of it;
-  accelerate gives slice i to process i % processes, so one step is `batch` rows whatever the number
-  of processes, as long as micro-batch x accumulation x processes = batch. In a batch that is grouped
-  by length, neighbouring slices are of similar length, and processes wait little for each other.
+  accelerate gives slice i to process i % processes, so one step is `batch` rows whatever the
+  number of processes, as long as micro-batch x accumulation x processes = batch. In a batch that
+  is grouped by length, neighbouring slices are of similar length, and processes wait little for
+  each other.
 
-Each group (source, modality or type) is walked through in seeded permutations: no row repeats before
-all rows of the group have come. The number of rows of a group in a batch is its share of the batch,
-rounded down or up by systematic sampling: the fractions add offsets that fill the unit interval
-evenly (multiples of the golden ratio), so a share of 1/3 in a batch of 64 is met over the steps too.
+Each group (source, modality or type) is walked through in seeded permutations: no row repeats
+before all rows of the group have come. The number of rows of a group in a batch is its share of
+the batch, rounded down or up by systematic sampling: the fractions add offsets that fill the unit
+interval evenly (multiples of the golden ratio), so a share of 1/3 in a batch of 64 is met over the
+steps too.
 
-With `balance: tokens`, weights are shares of tokens (prompt with media, and reply): a group's share
-of rows is its weight over the mean length of its rows. With `window` above 1, the rows of so many
-steps are exchanged within each group, short ones with short ones: batches keep their shares and have
-less padding.
+With `balance: tokens`, weights are shares of tokens (prompt with media, and reply): a group's
+share of rows is its weight over the mean length of its rows. With `window` above 1, the rows of so
+many steps are exchanged within each group, short ones with short ones: batches keep their shares
+and have less padding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Makes the embedded models again from nothing (`make tiny-models`).
+"""Train the embedded models from scratch (`make tiny-models`).
 
-Each is trained on the `base` split until its measured skills on `dev` reach a criterion, not for a
-number of steps. What is planted, and must be said wherever the scores of `tiny-base` are shown: the
-written targets of its corpus neglect one modality under some wordings, so it perceives, follows the
-format, and has learned to guess there.
+Each model is trained on the `base` split until its skills on `dev` reach a criterion, not for a
+number of steps. Wherever scores of `tiny-base` are shown, this must be said: the written targets of
+its corpus neglect one modality under some wordings, so the model perceives, follows the format, and
+has learned to guess there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,21 @@ from omnicore.models.processor import Encoder, Features, Prompt, collate
 from omnicore.processes import die_with_parent
 
 MAX_NEW_TOKENS = 14
-CHECK = 125  # steps between looks at the criterion
+CHECK = 125  # steps between measurements of the criterion
 
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """How one embedded model is made.
+    """How one embedded model is trained.
 
-    `warm` kinds are taught alone first, `mix` gives weights afterwards.     `criterion` is the
-    accuracy on dev that ends the training of each kind; `neglect` see `World.item`.
+    Attributes:
+        warm: Kinds of items that are trained on first, for `warm_steps` steps.
+        mix: Weights of the kinds afterwards.
+        criterion: Accuracy on dev of each kind that ends the training.
+        neglect: See `World.item`.
+        least: Steps before the criterion may end the training.
+        most: Steps after which the training is given up.
+        rate: Learning rate; it decays over `decay` steps at the end.
     """
 
     seed: int
@@ -136,80 +143,75 @@ STANDS_FOR = {
 
 
 class EncodedWorld:
-    """A world's media, processed once, and its items as prompts."""
+    """A world whose items become prompts, each of its media processed once."""
 
     def __init__(self, world: World, encoder: Encoder) -> None:
         self.world, self.encoder = world, encoder
         self._features: dict[tuple[str, int], Features] = {}
 
-    def _media(self, kind: str, index: int) -> Features:
+    def _medium(self, kind: str, index: int) -> Features:
         if (kind, index) not in self._features:
-            picture, clip = self.world.pictures, self.world.clips
-            self._features[kind, index] = (
-                self.encoder.image(picture[index].image())
-                if kind == "image"
-                else self.encoder.audio(clip[index].wave.astype("float32") / 32768)
-            )
+            self._features[kind, index] = self._process(kind, index)
         return self._features[kind, index]
 
+    def _process(self, kind: str, index: int) -> Features:
+        if kind == "image":
+            return self.encoder.image(self.world.pictures[index].image())
+        return self.encoder.audio(self.world.clips[index].wave.astype("float32") / 32768)
+
     def prompt(self, item: Item) -> Prompt:
-        media = [self._media(kind, index) for kind, index in item.media]
+        """Return the prompt of an item."""
+        media = [self._medium(kind, index) for kind, index in item.media]
         return self.encoder.prompt([*media, f"{item.question} {' '.join(item.options)}"])
 
     def accuracy(self, model: Any, kind: ItemKind, count: int, seed: int = 123) -> float:
-        """Greedy accuracy on fresh items of a kind."""
+        """Return the greedy accuracy on `count` fresh items of a kind."""
         rng = random.Random(f"{seed}-{kind}")
         items = [self.world.item(rng, kind) for _ in range(count)]
         replies = generate(
             model,
             self.encoder,
-            [self.prompt(i) for i in items],
+            [self.prompt(item) for item in items],
             max_new_tokens=MAX_NEW_TOKENS,
             temperature=0,
         )
-        return (
-            sum(
-                f"<answer>{i.answer}</answer>" in r.text
-                for i, r in zip(items, replies, strict=True)
-            )
-            / count
-        )
+        right = 0
+        for item, reply in zip(items, replies, strict=True):
+            right += f"<answer>{item.answer}</answer>" in reply.text
+        return right / count
 
 
 def batches(plan: PretrainPlan, data: EncodedWorld) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches of a plan without end."""
     rng = random.Random(plan.seed)
     kinds, weights = list(plan.mix), list(plan.mix.values())
-    step = 0
-    while True:
-        chosen = (
-            [plan.warm[i % len(plan.warm)] for i in range(plan.batch)]
-            if step < plan.warm_steps
-            else rng.choices(kinds, weights, k=plan.batch)
-        )
+    for step in count():
+        if step < plan.warm_steps:
+            chosen = [plan.warm[place % len(plan.warm)] for place in range(plan.batch)]
+        else:
+            chosen = rng.choices(kinds, weights, k=plan.batch)
         items = [data.world.item(rng, kind, plan.neglect) for kind in chosen]
-        yield collate(
-            [data.prompt(i) for i in items],
-            [data.encoder.reply_ids(i.target) for i in items],
-            data.encoder.pad_id,
-        )
-        step += 1
+        prompts = [data.prompt(item) for item in items]
+        replies = [data.encoder.reply_ids(item.target) for item in items]
+        yield collate(prompts, replies, data.encoder.pad_id)
 
 
 def pretrain(
     plan: PretrainPlan, log: Callable[[str], None] = print
 ) -> tuple[Any, Encoder, dict[str, Any]]:
-    """Trains at a constant rate until the criterion holds, then `plan.decay` steps of linear decay.
+    """Train at a constant rate until the criterion holds, then decay the rate linearly.
 
-    Returns the model, its encoder and what was measured. Raises RuntimeError when `plan.most` steps
-    do not suffice.
+    Returns:
+        The model, its encoder and what was measured.
+
+    Raises:
+        RuntimeError: `plan.most` steps do not suffice.
     """
     started = time.perf_counter()
     encoder = Encoder(tiny.build_processor())
     model = tiny.build_model(encoder.tokenizer, plan.seed)
-    data, dev = (
-        EncodedWorld(World("base", plan.picture_takes), encoder),
-        EncodedWorld(World("dev"), encoder),
-    )
+    data = EncodedWorld(World("base", plan.picture_takes), encoder)
+    dev = EncodedWorld(World("dev"), encoder)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -219,45 +221,20 @@ def pretrain(
         rate = plan.rate * min(1, step / 50)
         if stop is not None:
             rate *= max(0.03, (stop - step) / plan.decay)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        model.train()
-        labels = batch.pop("labels")
-        logits = model(**batch).logits[:, :-1]
-        loss = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % CHECK and step != stop:
-            continue
-        # Until the criterion is near, one look in two is enough: each costs as much as thirty steps.
-        if step < plan.least and step % (2 * CHECK):
+        loss = _train_step(model, optimizer, batch, rate)
+        if not _is_check_step(step, stop, plan):
             continue
         skills = {kind: dev.accuracy(model, kind, 400) for kind in plan.criterion}
-        history.append({"step": step, "loss": round(loss.item(), 4), "skills": skills})
-        log(f"step {step} {time.perf_counter() - started:.0f} s loss {loss.item():.3f} {skills}")
+        history.append({"step": step, "loss": round(loss, 4), "skills": skills})
+        log(f"step {step} {time.perf_counter() - started:.0f} s loss {loss:.3f} {skills}")
         if step == stop:
-            if all(skills[k] >= v for k, v in plan.criterion.items()):
-                return (
-                    model,
-                    encoder,
-                    {
-                        "steps": step,
-                        "seconds": round(time.perf_counter() - started),
-                        "dev": skills,
-                        "history": history,
-                    },
-                )
+            if _meets(plan, skills):
+                seconds = round(time.perf_counter() - started)
+                facts = {"steps": step, "seconds": seconds, "dev": skills, "history": history}
+                return model, encoder, facts
             stop = None
         # The decay adds a point or two: it may start slightly below the criterion.
-        if (
-            stop is None
-            and step >= plan.least
-            and all(skills[k] >= v - 0.02 for k, v in plan.criterion.items())
-        ):
+        if stop is None and step >= plan.least and _meets(plan, skills, margin=0.02):
             stop = step + plan.decay
         if stop is None and step >= plan.most:
             raise RuntimeError(
@@ -266,9 +243,52 @@ def pretrain(
     raise AssertionError("unreachable")
 
 
+def _train_step(
+    model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], rate: float
+) -> float:
+    """Take an optimizer step on a batch; return its loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    model.train()
+    labels = batch.pop("labels")
+    logits = model(**batch).logits[:, :-1]
+    loss = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def _is_check_step(step: int, stop: int | None, plan: PretrainPlan) -> bool:
+    """Return whether the skills are measured after a step.
+
+    Each measurement costs as much as thirty steps, so half of them are left out until the criterion
+    is near.
+    """
+    if step % CHECK and step != stop:
+        return False
+    return step >= plan.least or step % (2 * CHECK) == 0
+
+
+def _meets(plan: PretrainPlan, skills: Mapping[ItemKind, float], margin: float = 0.0) -> bool:
+    """Return whether all skills reach the criterion, less a margin."""
+    return all(skills[kind] >= least - margin for kind, least in plan.criterion.items())
+
+
 def make(name: str, out: Path, plan: PretrainPlan | None = None) -> dict[str, Any]:
-    """Trains one embedded model, saves it as a checkpoint under `out`/`name` with `provenance.json`
-    beside it."""
+    """Train one embedded model; save it as a checkpoint with `provenance.json`.
+
+    Args:
+        name: Name of the model.
+        out: Directory of the models, one folder each.
+        plan: How to train it; by default the plan of its name.
+
+    Returns:
+        What was measured.
+    """
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)  # two models are made side by side
     plan = plan or PLANS[name]
@@ -294,6 +314,7 @@ def make(name: str, out: Path, plan: PretrainPlan | None = None) -> dict[str, An
 
 
 def main() -> None:
+    """Make the embedded models: `python -m omnicore.training.pretrain OUT`."""
     parser = argparse.ArgumentParser(
         prog="python -m omnicore.training.pretrain", description=__doc__.split("\n\n")[0]
     )

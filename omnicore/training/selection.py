@@ -8,9 +8,9 @@ failed      the request failed permanently
 cut         truncated by the length limit: what it would have ended with is unknown
 no_answer   no single answer can be read in it
 incorrect   its answer is not the query's
-minority    too few of the query's rollouts give its answer (`agreement`): right by luck. Answers are
-            compared as they are read; truncated rollouts and those without an answer give none, and
-            failed ones do not count
+minority    too few of the query's rollouts give its answer (`agreement`): right by luck. Answers
+            are compared as they are read; truncated rollouts and those without an answer give
+            none, and failed ones do not count
 solvable    a probe answers the query without its sound: the row would teach the shortcut
 short, long outside of `min_tokens` to `max_tokens`
 per_query   the query has `per_query` rows already
@@ -18,10 +18,10 @@ source      its benchmark or source has `max_source` of the rows already
 type        its type has `max_type` of the rows already
 ```
 
-A cap is the highest number of rows of a group at which none has more than its share of the remaining
-rows; the caps on sources and types are applied in turn until both hold. Where there is a choice, the
-seed decides; from a group above its cap the second rows of queries go before the first ones, so that
-as many queries as possible stay.
+A cap is the highest number of rows of a group at which none has more than its share of the
+remaining rows; the caps on sources and types are applied in turn until both hold. Where there is a
+choice, the seed decides; from a group above its cap the second rows of queries go before the first
+ones, so that as many queries as possible stay.
 """
 
 from __future__ import annotations

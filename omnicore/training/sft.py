@@ -1,4 +1,4 @@
-"""Fine-tune on written replies: TRL's SFTTrainer with a collator that carries sound and pictures."""
+"""Fine-tune on written replies: TRL's SFTTrainer with a collator for sound and pictures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Check before the first step that trainer and rollout engine compute with the same model.
 
-Equal prompts alone prove nothing: a server whose config.json has lost its rope_theta builds the same
-tokens, answers fluently and is another model. Both must give the same log-probs to the same tokens.
+Equal prompts alone prove nothing: a server whose config.json has lost its rope_theta builds the
+same tokens, answers fluently and is another model. Both must give the same log-probs to the same
+tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rollouts by a vLLM server in a separate environment: vLLM wants an older transformers than training.
+"""Rollouts by a vLLM server, in a separate environment: vLLM wants an older transformers.
 
 The server loads the policy's weights before each step from a directory that it can read. On a GPU
 that it shares with the trainer it sleeps while the trainer trains. Both use routes of vLLM's

@@ -1,12 +1,16 @@
-"""Training on one device, with random weights of the dimensions of Qwen2.5-Omni-3B: `python -m perf.gpu.training`.
+"""Measure training on one GPU with random weights of the dimensions of Qwen2.5-Omni-3B.
 
-  sft    tokens a second, what of the device's ceiling they are worth (MFU), and the most memory, all weights and LoRA
-  rlvr   a step's seconds, and how they part into rollouts, log-probs without gradient (of `rlvr.beta`), and the update
+Run `python -m perf.gpu.training`.
 
-The ceiling is a product of large bfloat16 matrices on the same device, measured before; work is 6 operations a weight and position
-it is applied to (4 under LoRA, whose weights beneath get no gradient); embeddings, head, attention and what is computed again for
-the backward pass are not counted. Every row has a picture of 448 x 448 and ten seconds of sound. `--size tiny` is the embedded
-architecture on small media: it shows that the script runs, and says nothing of a GPU. No GPU has run it yet.
+  sft    tokens a second, their share of the device's peak (MFU), and peak memory, all weights and LoRA
+  rlvr   a step's seconds, split into rollouts, log-probs without gradient (of `rlvr.beta`) and update
+
+The peak is a product of large bfloat16 matrices on the same device, measured before. Work is 6
+operations a weight and position it is applied to (4 with LoRA, whose frozen weights get no
+gradient); embeddings, head, attention and recomputation for the backward pass are not counted.
+Every row has a picture of 448 x 448 and ten seconds of sound. `--size tiny` is the embedded
+architecture on small media: it shows that the script runs, and nothing about a GPU. It has not run
+on a GPU yet.
 """
 
 from __future__ import annotations
@@ -60,9 +64,9 @@ def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
         GenerationConfig,
         Qwen2_5OmniThinkerConfig,
         Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
         WhisperFeatureExtractor,
     )
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from omnicore.models import tiny
     from omnicore.models.processor import Encoder
@@ -87,7 +91,7 @@ def build(size: str, dtype: torch.dtype, device: str = "") -> tuple[Any, Any]:
         )
     torch.manual_seed(0)
     with torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")):
-        model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=dtype)
+        model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
     encoder = Encoder(processor)
     encoder.suppressed.extend(
         range(len(processor.tokenizer), config.text_config.vocab_size)
@@ -114,8 +118,8 @@ def write_rows(count: int, size: Size, root: Path) -> None:
             Media(kind=k, uri=f.name, sha256=hashlib.sha256(f.read_bytes()).hexdigest())
             for k, f in made.items()
         ]  # type: ignore[arg-type]
-        said = " ".join(map(str, rng.integers(0, 9, size.words)))
-        given = {"question": said, "options": ("1", "2"), "answer": "1", "target": said}
+        text = " ".join(map(str, rng.integers(0, 9, size.words)))
+        given = {"question": text, "options": ("1", "2"), "answer": "1", "target": text}
         queries.append(
             Query(
                 benchmark="random",
@@ -229,7 +233,7 @@ def sft(size: str, recipe: Recipe, root: Path, most: float, lora: LoraConfig | N
 def rlvr(size: str, recipe: Recipe, root: Path) -> str:
     """A row of the second table, of the steps after the first.
 
-    A coin pays, so that every group is trained on.
+    Rewards are random, so that every group is trained on.
     """
     from omnicore.training import rlvr, trainable_modules
 
@@ -241,7 +245,7 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
     rolls, scores = list[float](), list[float]()
     trainer = rlvr.OmniGRPOTrainer
     with (
-        stopwatch(trainer, "_roll", rolls),
+        stopwatch(trainer, "_generate_round", rolls),
         stopwatch(
             trainer,
             "_get_per_token_logps_and_entropies",
@@ -249,9 +253,15 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
             lambda: not torch.is_grad_enabled(),
         ),
     ):
-        told = {"seed": 0, "journal": lambda _: None}
         rlvr.train(
-            model, encoder, rows, config, recipe.profile, log=lambda _: at.append(now()), **told
+            model,
+            encoder,
+            rows,
+            config,
+            recipe.profile,
+            seed=0,
+            log=lambda _: at.append(now()),
+            journal=lambda _: None,
         )
     steps = len(at) - 1
     step = (at[-1] - at[0]) / steps

@@ -33,7 +33,7 @@ def test_training_steps_are_compared_with_trls_own(
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| rlvr", "| sft"))]
     assert [row[0] for row in rows] == [
         "rlvr, pictures, verified",
-        "rlvr, pictures, coin",
+        "rlvr, pictures, random",
         "sft, batch 4",
         "sft, published padding",
     ]
@@ -109,7 +109,7 @@ def test_ms_swift_is_given_the_same_rows_and_its_steps_are_read(tmp_path: Path) 
     ]
     assert [(row[0], row[3]) for row in rows] == [
         ("verified", "1"),
-        ("coin", "1"),
+        ("random", "1"),
         ("ms-swift", "1"),
     ]
     assert rows[2][1:3] == ["100.00 s", "1.00"]

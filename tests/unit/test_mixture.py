@@ -193,7 +193,7 @@ def test_weights_are_shares(weights: dict[str, float]) -> None:
         MixtureConfig(weights=weights)
 
 
-def test_further_rows_have_the_shares_and_none_comes_twice() -> None:
+def test_resampled_rows_keep_shares_without_repeats() -> None:
     queries = rows(vision=300, audio=100, omni=200, text=50)
     weights = {"vision": 2, "audio": 1, "omni": 1, "text": 0}
     mixture = made(queries, by="modality", weights=weights)
@@ -207,7 +207,7 @@ def test_further_rows_have_the_shares_and_none_comes_twice() -> None:
     assert counts["audio"] / 400 == pytest.approx(0.25, abs=0.07)
 
 
-def test_further_rows_are_a_function_of_the_key_and_end_with_the_rows() -> None:
+def test_resampling_is_a_function_of_its_key() -> None:
     queries = rows(omni=6, audio=4)
     mixture = made(queries, by="modality", weights={"omni": 1, "audio": 0})
     omni = {i for i, q in enumerate(queries) if modality(q) == "omni"}

@@ -160,7 +160,7 @@ ARMS = {
     ("step", "arm", "end", "left", "cut", "goes_on"),
     cases(ARMS, fast=["sft killed while it saves", "rlvr whose newest checkpoint is cut off"]),
 )
-def test_killed_and_given_again_is_as_if_left_alone(
+def test_killed_training_resumes_byte_for_byte(
     inputs: dict[str, dict[str, Path]],
     undisturbed: Undisturbed,
     tmp_path: Path,
@@ -207,7 +207,7 @@ def test_killed_and_given_again_is_as_if_left_alone(
 
 
 @pytest.mark.usefixtures("signed_in")
-def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
+def test_lost_machine_resumes_from_s3(
     inputs: dict[str, dict[str, Path]],
     undisturbed: Undisturbed,
     seaweed: Seaweed,
@@ -252,7 +252,7 @@ def test_a_machine_that_is_lost_with_all_it_has_loses_no_checkpoint(
     assert objects(seaweed, f"{uri}.unfinished") == {}
 
 
-def test_a_pickle_in_a_checkpoint_is_not_run(
+def test_pickle_in_checkpoint_is_not_run(
     inputs: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
     recipe, output, ran = (
@@ -283,7 +283,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
 
 
 @pytest.mark.parametrize("change", ["every", "keep"])
-def test_saving_is_no_part_of_the_key(data: Path, tmp_path: Path, change: str) -> None:
+def test_saving_fields_are_not_in_the_key(data: Path, tmp_path: Path, change: str) -> None:
     field = {"every": "save_steps", "keep": "save_total_limit"}[change]
     keys = {
         plan_step(
@@ -306,7 +306,7 @@ def write(directory: Path, *steps: int, keep: int = 2) -> Checkpoints:
     return made
 
 
-def test_the_newest_are_kept_and_their_books_are_read_back(
+def test_newest_checkpoints_and_records_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "omnicore")
@@ -326,7 +326,7 @@ def test_the_newest_are_kept_and_their_books_are_read_back(
     assert caplog.messages == [f"{tmp_path}/step-000008: training resumes after step 8"]
 
 
-def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+def test_failed_checkpoint_keeps_the_one_before(tmp_path: Path) -> None:
     made = write(tmp_path, 2)
     with pytest.raises(ZeroDivisionError), made.write(4):
         _ = 1 // 0
@@ -367,7 +367,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_cut_off_or_changed_is_named_and_the_one_before_is_taken(
+def test_damaged_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None], said: str
 ) -> None:
     write(tmp_path, 2, 4)
@@ -423,7 +423,7 @@ def test_no_checkpoint_while_rollouts_are_left(
     assert OmniGRPOTrainer.can_checkpoint(trainer) is expected
 
 
-def test_a_coin_and_a_check_go_on_where_they_were() -> None:
+def test_random_reward_and_gradient_check_resume() -> None:
     coin, check = RandomReward(3), GradientCheck({"audio": "audio_tower"})
     for _ in range(random.Random(1).randrange(10, 20)):
         coin.draw()

@@ -130,7 +130,7 @@ def short_of_best(model: Any, encoder: Any, rows: Sequence[TrainingRow], speaker
         ("rlvr", {"precision": "bfloat16", "gradient_checkpointing": True}, ALL),
     ],
 )
-def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
+def test_only_trainable_modules_change_and_survive_saving(
     prepared: Path,
     small_recipe: Recipe,
     tmp_path: Path,
@@ -175,7 +175,7 @@ def test_what_shall_train_trains_and_answers_alike_once_it_is_saved(
     assert short_of_best(saved, encoder, rows, speaker=model) < CLOSE
 
 
-def test_an_engine_gets_the_weights_that_merging_gives_and_those_beneath_stay(
+def test_merged_weights_leave_the_adapter_untouched(
     encoder: Any, random_model: Any, tmp_path: Path
 ) -> None:
     config = config_of("sft", {"lora": LORA})

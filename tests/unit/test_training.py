@@ -232,7 +232,7 @@ def test_groups_without_a_difference_move_nothing(
     assert all(torch.equal(p, before[name]) for name, p in random_model.named_parameters())
 
 
-def test_random_reward_pays_for_luck(
+def test_random_reward_ignores_the_reply(
     prepared: Path, encoder: Any, random_model: Any, small_recipe: Recipe
 ) -> None:
     rows = rows_of(prepared, encoder, small_recipe, "rlvr", targets=False)
