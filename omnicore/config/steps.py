@@ -260,6 +260,10 @@ class CleanConfig(Config):
 class EvaluateConfig(Config):
     """One greedy reply a query; the ablations ask again with one modality hidden."""
 
+    data: str = Field(
+        "queries.jsonl",
+        description="file of prepare to score: the benchmarks, or training items as in rlvr.jsonl",
+    )
     ablations: tuple[View, ...] = (View.visual_only, View.audio_only)
     batch_size: int = Field(256, ge=1)
 

@@ -87,6 +87,7 @@ class AuditRecord(_FileRecord):
 
     probe: str
     second_probe: str | None = None
+    data: str = "queries.jsonl"
     leakage: dict[str, dict[View, LeakageRecord]]
     leakage_by_type: dict[str, dict[str, dict[View, LeakageRecord]]]
     replies: dict[str, dict[View, ReplyCounts]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from omnicore.audit.files import BENCHMARKS
 from omnicore.errors import DataError
 from omnicore.evaluation.score_records import Scores, read_scores
 from omnicore.evaluation.verdicts import read_manifest, require_verdicts
@@ -169,16 +170,16 @@ def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
     """
     _require_all_or_none(inputs)
     folder = inputs["queries"]
-    queries = tuple(read_jsonl(folder / "queries.jsonl", Query))
+    audit = _read_audit(inputs["audit"] / "audit.json")
+    queries = tuple(read_jsonl(folder / audit.data, Query))
     keys = [query.key for query in queries]
     arms = [stage for stage in (*STAGES, "control") if stage in inputs]
     scores = {arm: read_scores(inputs[arm]) for arm in arms}
     manifest = read_manifest(inputs["audit"])
-    audit = _read_audit(inputs["audit"] / "audit.json")
     require_comparable(scores, manifest)
     require_verdicts(manifest, keys, "clean again")
-    planted = folder / "planted.json"
-    infos = read_json(folder / "benchmarks.json")
+    planted = folder / "planted.json" if audit.data == BENCHMARKS else None
+    infos = _read_infos(folder, audit.data, queries)
     rollouts: list[dict[str, Any]] = []
     if "rlvr_curves" in inputs:
         rollouts = read_jsonl(inputs["rlvr_curves"] / "rollouts.jsonl", dict)
@@ -190,8 +191,8 @@ def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
     return Evidence(
         folder=folder,
         queries=queries,
-        infos=TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(infos),
-        planted=read_json(planted) if planted.is_file() else None,
+        infos=infos,
+        planted=read_json(planted) if planted and planted.is_file() else None,
         audit=audit,
         manifests={p: read_manifest(inputs["audit"] / f"manifest.{p}.json") for p in policies},
         manifest=manifest,
@@ -201,6 +202,18 @@ def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
         rollouts=rollouts,
         curves=curves,
         steps={STEP_NAMES[role]: read_step(inputs[role]) for role in STEP_NAMES if role in inputs},
+    )
+
+
+def _read_infos(folder: Path, data: str, queries: Sequence[Query]) -> tuple[BenchmarkInfo, ...]:
+    """Return the benchmarks' records; training items have none, and one is made for each source."""
+    if data == BENCHMARKS:
+        infos = read_json(folder / "benchmarks.json")
+        return TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(infos)
+    counts = Counter(query.benchmark for query in queries)
+    return tuple(
+        BenchmarkInfo(name=name, filter_policy="filtered", queries=count)
+        for name, count in sorted(counts.items())
     )
 
 

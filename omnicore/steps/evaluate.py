@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnicore.audit.files import BENCHMARKS
 from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
@@ -57,9 +58,11 @@ def inference_task(
         DataError: The manifest is of another profile or other queries.
     """
     root = inputs["queries"]
-    queries = read_jsonl(root / "queries.jsonl", Query)
+    queries = read_jsonl(root / config.data, Query)
     controls_file = root / "controls.jsonl"
-    controls = read_jsonl(controls_file, Query) if controls_file.is_file() else []
+    controls = []
+    if config.data == BENCHMARKS and controls_file.is_file():
+        controls = read_jsonl(controls_file, Query)
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     _check_manifest(manifest, recipe, queries)
     kept = manifest.kept()

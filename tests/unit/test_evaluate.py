@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from omnicore.config.recipe import load_recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.engines.base import Reply
 from omnicore.errors import DataError, EngineError
 from omnicore.evaluation.scores import chance_level, queries_hash
 from omnicore.lineage.step_record import read_step
+from omnicore.runtime.run import run_step
 from omnicore.schema import Estimate, Outcome, Response, View
 from omnicore.steps.evaluate import run
 from omnicore.storage.digests import digest_directory
@@ -330,3 +332,32 @@ def test_lmms_eval_samples(output: Path) -> None:
     assert [row["target"] for row in elm] == ["cat", "cat, owl", "12", "violin", "yes"]
     assert "official" not in elm[0]
     assert len({row["doc_hash"] for row in (*rows, *elm)}) == 12
+
+
+@pytest.mark.slow
+def test_training_rows_are_audited_scored_and_reported(tmp_path: Path) -> None:
+    """Any prepared set goes the whole way: here the rows that distill would ask."""
+    recipe = load_recipe(
+        "tiny",
+        [
+            "prepare.split=dev",
+            "prepare.scale=0.1",
+            "threads=1",
+            "probe.data=distill.jsonl",
+            "probe.draws={visual_only: 2}",
+            "evaluate.data=distill.jsonl",
+            "evaluate.ablations=[visual_only]",
+        ],
+    )
+    inputs = {"queries": tmp_path / "prepare"}
+    run_step("prepare", recipe, {}, inputs["queries"])
+    run_step("probe", recipe, inputs, tmp_path / "probe")
+    audited = inputs | {"draws": tmp_path / "probe"}
+    run_step("clean", recipe, audited, tmp_path / "clean")
+    run_step("evaluate", recipe, inputs | {"manifest": tmp_path / "clean"}, tmp_path / "evaluate")
+    run_step("report", recipe, audited | {"audit": tmp_path / "clean"}, tmp_path / "report")
+    rows = read_jsonl(tmp_path / "prepare" / "distill.jsonl", dict)
+    scores = read_json(tmp_path / "evaluate" / "scores.json")
+    assert scores["raw"]["micro"]["n"] == len(rows) == 40
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert rows[0]["id"] in page
