@@ -1,12 +1,14 @@
-"""What the body of every component calls: parse the arguments, run the step, write its figures.
+"""Body of every component: parse the arguments, run the step, write its figures.
 
-Under `pipelines.run` the environment says more, and only there:
-  OMNI_RUN      directory with one file a task, `<task>.json` ({"state", "time", ...}), and its progress, `<task>.progress`;
-                the runner holds `lock` in it, and a task ends when that is let go, however the runner ended
+`pipelines.run` sets further environment variables:
+  OMNI_RUN      directory with one file a task, `<task>.json` ({"state", "time", ...}), and its
+                progress, `<task>.progress`; the runner holds `lock` in it, and a task ends when the
+                lock is released, however the runner ended
   OMNI_CACHE    step cache of the run
-  OMNI_WORKER   socket of a warm worker (`omnicore.runtime.worker`) that does the work of the heavy steps
+  OMNI_WORKER   socket of a warm worker (`omnicore.runtime.worker`) that runs the heavy steps
 
-On a cluster the image of a step's job is the pipeline's own, not the recipe's: OMNI_TRAIN_IMAGE, which `pipelines.place` sets.
+On a cluster the image of a step's job is the pipeline's own, not the recipe's: OMNI_TRAIN_IMAGE,
+which `pipelines.place` sets.
 """
 
 import fcntl
@@ -48,12 +50,20 @@ def execute(
     section: str | None = None,
     place: dsl.TaskConfig | None = None,
 ) -> None:
-    """Runs a step from its artefacts into `output` and writes the numbers of its summary to
-    `metrics`.
+    """Run a step from its artefacts into `output` and write the numbers of its summary.
 
-    `settings` are single fields of the recipe that are component parameters of their own; empty
-    ones are left alone. `place` says where KFP wants the job of a heavy step. What a user can mend
-    ends the process with status 2 and one clear message, without a traceback.
+    An error that a user can fix ends the process with status 2 and one message.
+
+    Args:
+        step: Name of the step.
+        recipe: Name of a shipped recipe or path of a YAML file.
+        overrides: Recipe values to change, as YAML.
+        settings: Recipe fields that are component parameters of their own; empty ones do not count.
+        inputs: Artefacts by role; absent ones are None.
+        output: Artefact that gets the step's output.
+        metrics: Artefact that gets the numbers of its summary.
+        section: Part of the recipe that configures the step; its name by default.
+        place: Resources and placement of the task, for the job that a heavy step launches.
     """
     logs.set_up()
     task = Task(Path(output.path).parent.name)
@@ -67,11 +77,11 @@ def execute(
             step, resolved, paths, Path(output.path), section=section, cache=cache, execute=work
         )
     except OmniError as error:
-        task.tell("failed", error=str(error))
+        task.report("failed", error=str(error))
         logs.log_error(error, section or step)
         sys.exit(2)
     except Exception as error:
-        task.tell("failed", error=f"{type(error).__name__}: {error}")
+        task.report("failed", error=f"{type(error).__name__}: {error}")
         raise
     figures = {
         name: value for name, value in record["summary"].items() if isinstance(value, int | float)
@@ -80,24 +90,29 @@ def execute(
         metrics.log_metric(name, value)
     # log_metric writes no file, and an artefact without one counts as missing in a local run.
     Path(metrics.path).write_text(json.dumps(figures, indent=1))
-    task.tell("done", summary=record["summary"])
+    task.report("done", summary=record["summary"])
 
 
 def parse_overrides(text: str) -> list[str]:
-    """`field=value` overrides from YAML: a list of them, or a mapping of dotted fields to values.
+    """Return `field=value` overrides from YAML: a list of them, or a mapping of fields to values.
 
-    Raises ConfigError.
+    Raises:
+        ConfigError: The text is neither.
     """
     try:
         value = raw_yaml.load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"overrides are not YAML: {error}") from error
+        raise ConfigError(
+            f"overrides are not YAML: {error}", code="overrides-not-yaml", field="overrides"
+        ) from error
     if isinstance(value, Mapping):
         return [f"{field}={raw_yaml.dump(given)}" for field, given in value.items()]
     if value is None or (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         return value or []
     raise ConfigError(
-        f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}"
+        f"overrides {text!r}: write a YAML list, [rlvr.steps=40], or a mapping, {{rlvr.steps: 40}}",
+        code="overrides-invalid",
+        field="overrides",
     )
 
 
@@ -110,29 +125,25 @@ def _written(values: Mapping[str, Any]) -> list[str]:
 
 
 def _pinned() -> dict[str, str]:
-    """On a cluster, the image that the pipeline was compiled with: a job of other code would make
-    another result.
+    """Return, on a cluster, the image that the pipeline was compiled with, as a setting.
 
-    A light step starts no job and is told none, but a recipe that names a kind of job is refused
-    without an image.
+    A job of another image would run other code. A light step starts no job and has no image, but a
+    recipe with a kind of job is refused without one.
     """
-    return (
-        {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "none")}
-        if "KUBERNETES_SERVICE_HOST" in os.environ
-        else {}
-    )
+    if "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return {}
+    return {"launcher.image": os.environ.get("OMNI_TRAIN_IMAGE", "none")}
 
 
 def _worker(
     step: str, section: str, task: "Task"
 ) -> Callable[[Recipe, Any, Mapping[str, Path], Path], dict[str, Any]]:
-    """What does a step's work once `run_step` knows that there is some: a cached step starts no
-    worker."""
+    """Return the function that runs a step which is not cached, in the warm worker if possible."""
 
     def run(
         recipe: Recipe, config: Any, inputs: Mapping[str, Path], output: Path
     ) -> dict[str, Any]:
-        task.tell("running")
+        task.report("running")
         if step in HEAVY and WORKER in os.environ:
             request = {
                 "step": step,
@@ -150,9 +161,9 @@ def _worker(
 
 
 class Task:
-    """This task's place in a local run: tells the runner how it fares, ends with it.
+    """State of this task in a local run: reported to the runner, and ended with it.
 
-    Does nothing without a runner.
+    It does nothing without a runner.
     """
 
     def __init__(self, name: str) -> None:
@@ -160,26 +171,26 @@ class Task:
         self.facts: dict[str, Any] = {"started": time.time(), "cached": True}
         if not self.file:
             return
-        threading.Thread(target=self._end_with_runner, daemon=True).start()
-        if failed := next(
-            (f.stem for f in self.file.parent.glob("*.json") if read_json(f)["state"] == "failed"),
-            None,
-        ):
-            sys.exit(
-                f"not started: {failed} failed"
-            )  # the runner would go on with what does not depend on it
+        lock = self.file.parent / LOCK
+        threading.Thread(target=_end_with_runner, args=(lock,), daemon=True).start()
+        # KFP would still start tasks that do not depend on the failed one.
+        for file in self.file.parent.glob("*.json"):
+            if read_json(file)["state"] == "failed":
+                sys.exit(f"not started: {file.stem} failed")
         os.environ[PROGRESS_FILE] = str(self.file.with_suffix(".progress"))
-        self.tell("started")
+        self.report("started")
 
-    def tell(self, state: str, **facts: Any) -> None:
-        """`started`: asks the cache; `running`: works; then `done` or `failed`."""
+    def report(self, state: str, **facts: Any) -> None:
+        """Report `started` (looks into the cache), `running`, then `done` or `failed`."""
         self.facts |= facts
         if state == "running":
             self.facts["cached"] = False
         if self.file:
             write_json(self.file, {"state": state, "time": time.time(), **self.facts})
 
-    def _end_with_runner(self) -> None:
-        with (self.file.parent / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            os._exit(1)
+
+def _end_with_runner(lock: Path) -> None:
+    """End this process when the runner releases its lock; a shared lock lets all tasks see that."""
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os._exit(1)

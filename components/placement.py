@@ -1,9 +1,8 @@
-"""Where the job of a heavy step runs: what KFP says of the task, handed on to the recipe's
-launcher.
+"""Pass a KFP task's resources and placement on to the job that its component launches.
 
 A task's CPU, memory, GPUs, tolerations, node selector, affinity, environment and volumes come as
-`dsl.TaskConfig` to the component, which runs in a small pod of its own. They are defaults: what the
-recipe's `launcher` says itself goes before them.
+`dsl.TaskConfig` to the component, which runs in a small pod of its own. They are defaults: values
+of the recipe's `launcher` take precedence.
 """
 
 import os
@@ -19,25 +18,24 @@ GPU = "nvidia.com/gpu"
 
 
 def placed(recipe: Recipe, config: dsl.TaskConfig | None) -> Recipe:
-    """The recipe with its launcher filled up from the task's settings; unchanged where there are
-    none, as in a local run."""
-    told = settings(config) if config else {}
-    if not told:
+    """Return the recipe with its launcher completed from the task's settings, if there are any."""
+    task = settings(config) if config else {}
+    if not task:
         return recipe
-    said = recipe.launcher.model_dump(exclude_unset=True)
+    launcher = recipe.launcher.model_dump(exclude_unset=True)
     for name in ("env", "secrets", "node_selector"):
-        said[name] = {**told.get(name, {}), **said.get(name, {})}
+        launcher[name] = task.get(name, {}) | launcher.get(name, {})
     for name in ("tolerations", "volumes", "volume_mounts"):
-        said[name] = (*told.get(name, ()), *said.get(name, ()))
-    return recipe.model_copy(update={"launcher": LauncherConfig.model_validate({**told, **said})})
+        launcher[name] = (*task.get(name, ()), *launcher.get(name, ()))
+    return recipe.model_copy(update={"launcher": LauncherConfig.model_validate(task | launcher)})
 
 
 def settings(config: dsl.TaskConfig) -> dict[str, Any]:
-    """Fields of LauncherConfig that a TaskConfig says.
+    """Return the LauncherConfig fields that a TaskConfig sets.
 
-    Limits go before requests: a job's pods have both alike.
-        Of the environment, plain values go to the job, and keys of Secrets that are there: an optional one that is missing would
-        keep the job's pods from starting. What KFP reads off its own pod has no meaning in another.
+    Limits precede requests, since a job's pods have equal ones. Of the environment, plain values
+    and keys of existing Secrets go to the job: a missing optional one would keep the job's pods
+    from starting. Values that KFP reads from its own pod have no meaning in another.
     """
     sizes: Mapping[str, Any] = {
         **((config.resources or {}).get("requests") or {}),

@@ -32,7 +32,7 @@ class OmniError(Exception):
         Args:
             message: What is wrong, where, and what to do.
             code: Stable name of this kind of mistake in kebab-case, as in `media-missing`.
-            field: Recipe field, column, option or environment variable at fault, as in `rlvr.steps`.
+            field: Recipe field, column, option or variable at fault, as in `rlvr.steps`.
             path: File or directory at fault.
             line: Line of `path`, counted from 1.
         """
@@ -89,7 +89,7 @@ class ClusterError(OmniError):
 
 
 def missing_package(package: str | None, extra: str, purpose: str) -> ConfigError:
-    """Return the error for an optional package that `purpose` needs, with the command to install it.
+    """Return the error for an optional package that `purpose` needs, with its install command.
 
     Args:
         package: Name of the module that cannot be imported.

@@ -1,7 +1,4 @@
-"""The pipelines: what depends on what.
-
-What a step does is in `omnicore`, what it needs on a cluster in `NEEDS`.
-"""
+"""The pipelines: order of the steps, and the resources of each on a cluster (`NEEDS`)."""
 
 from typing import NamedTuple
 
@@ -13,20 +10,18 @@ from components.reap.run import RUN_ID
 from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.telemetry.live import GATEWAY, HOST, PORT
 
-STORAGE = (  # Secret and ConfigMap of k8s/base: keys (none where pods have a role), and where the server is
-    "omnicore-s3"
-)
-SIGNING = "omnicore-signing"  # Secret, where checkpoints are signed: the key of who trains
-MONITORING = "omnicore-monitoring"  # ConfigMap of k8s/base: where figures are served and pushed
+# Secret and ConfigMap of k8s/base: keys (none where pods have a role), and the server's address.
+STORAGE = "omnicore-s3"
+SIGNING = "omnicore-signing"  # Secret with the key that signs checkpoints
+MONITORING = "omnicore-monitoring"  # ConfigMap of k8s/base: addresses of the metrics
 
 
-class Need(NamedTuple):
-    """What a step asks of a cluster, and how many hours one try may take, the wait for a quota
-    included.
+class ResourceRequest(NamedTuple):
+    """Resources of a step on a cluster, and the hours of one attempt, queueing included.
 
-    A light step runs in its own pod. The pod of a heavy one (with GPUs) only watches: what is asked
-    goes on to its job, where the recipe's `launcher` does not say otherwise. A retry is safe
-    everywhere: a launcher finds the job that runs, or a new one begins the step again.
+    A light step runs in its own pod. The pod of a heavy one (with GPUs) only watches: its request
+    goes to its job, unless the recipe's `launcher` sets other values. Every step may be retried: a
+    launcher finds the running job, or a new one restarts the step.
     """
 
     cpu: str
@@ -34,27 +29,26 @@ class Need(NamedTuple):
     gpus: int
     hours: int
     retries: int
-    bucket: bool = False  # a light step that reads S3 itself, as a heavy one does
-    signs: bool = False  # a light step that writes a checkpoint; jobs are given the key by the recipe's launcher
+    bucket: bool = False  # a light step that reads S3 itself
+    signs: bool = False  # a light step that signs a checkpoint; jobs get the key by the launcher
 
 
 NEEDS = {
-    "prepare": Need("2", "8Gi", 0, hours=12, retries=3, bucket=True),  # downloads
-    "probe": Need("8", "64Gi", 1, hours=48, retries=2),
-    "clean": Need("1", "4Gi", 0, hours=2, retries=2),
-    "evaluate": Need("8", "64Gi", 1, hours=48, retries=2),
-    "sft": Need("8", "64Gi", 1, hours=72, retries=2),
-    "rlvr": Need("8", "64Gi", 1, hours=168, retries=2),
-    "distill": Need("8", "64Gi", 1, hours=48, retries=2),
-    "report": Need("1", "4Gi", 0, hours=2, retries=2),
-    "promote": Need("1", "4Gi", 0, hours=2, retries=2, signs=True),
-    "reap": Need("250m", "512Mi", 0, hours=1, retries=3),
+    "prepare": ResourceRequest("2", "8Gi", 0, hours=12, retries=3, bucket=True),  # downloads
+    "probe": ResourceRequest("8", "64Gi", 1, hours=48, retries=2),
+    "clean": ResourceRequest("1", "4Gi", 0, hours=2, retries=2),
+    "evaluate": ResourceRequest("8", "64Gi", 1, hours=48, retries=2),
+    "sft": ResourceRequest("8", "64Gi", 1, hours=72, retries=2),
+    "rlvr": ResourceRequest("8", "64Gi", 1, hours=168, retries=2),
+    "distill": ResourceRequest("8", "64Gi", 1, hours=48, retries=2),
+    "report": ResourceRequest("1", "4Gi", 0, hours=2, retries=2),
+    "promote": ResourceRequest("1", "4Gi", 0, hours=2, retries=2, signs=True),
+    "reap": ResourceRequest("250m", "512Mi", 0, hours=1, retries=3),
 }
 
 
 def place(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
-    """Names a task and says what it needs on a cluster; a local run ignores all of it but the
-    title."""
+    """Name a task and set its resources on a cluster; a local run uses the title only."""
     need = NEEDS[task.component_spec.name]
     task.set_display_name(title).set_cpu_request(need.cpu).set_memory_request(
         need.memory
@@ -86,8 +80,7 @@ def place(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
 
 
 def cleaning_up() -> dsl.ExitHandler:
-    """What is in this block is followed by the removal of all that it left on the cluster, however
-    it ended."""
+    """Return a block after which everything that it left on the cluster is deleted."""
     return dsl.ExitHandler(
         place(reap().set_caching_options(enable_caching=False), "clean up"), name="steps"
     )

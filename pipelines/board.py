@@ -1,5 +1,4 @@
-"""What a local run shows: every task with its state, progress, time and time left, live or line by
-line."""
+"""Table of a local run: each task's state, progress, time and time left, live or line by line."""
 
 import json
 import time
@@ -26,40 +25,40 @@ MARKS = {
 class Row:
     """One task.
 
-    `key` names its files in the state directory; `part` is the piece of work that its progress file
-    tells of.
+    `key` names its files in the state directory, `report` is the content of its state file. `part`
+    is the piece of work that its progress file describes.
     """
 
     key: str
     title: str
-    told: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     part_begun: float = 0.0
 
     @property
     def state(self) -> str:
-        return str(self.told.get("state", "waiting"))
+        """waiting, started, running, done or failed."""
+        return str(self.report.get("state", "waiting"))
 
     @property
     def seconds(self) -> float:
-        """Since the task started; up to its end when it has ended."""
+        """Seconds from the task's start to its end, or until now."""
         if self.state == "waiting":
             return 0.0
-        return float(
-            (self.told["time"] if self.state in {"done", "failed"} else time.time())
-            - self.told["started"]
-        )
+        end = self.report["time"] if self.state in {"done", "failed"} else time.time()
+        return float(end - self.report["started"])
 
     @property
     def left(self) -> float | None:
         """Seconds left of the present part at its pace so far; None before there is a pace."""
-        done, total = self.progress.get("done", 0), self.progress.get("total", 0)
+        done, total = int(self.progress.get("done", 0)), int(self.progress.get("total", 0))
         if self.state != "running" or not 0 < done < total:
             return None
         return (time.time() - self.part_begun) * (total - done) / done
 
     def read(self, directory: Path) -> None:
-        self.told = _read(directory / f"{self.key}.json") or self.told
+        """Read the task's files in the state directory again."""
+        self.report = _read(directory / f"{self.key}.json") or self.report
         progress = _read(directory / f"{self.key}.progress")
         if progress and progress["label"] != self.progress.get("label"):
             self.part_begun = time.time()
@@ -70,11 +69,13 @@ class Board:
     """The tasks of a run in their order, read again from the state directory by `refresh`."""
 
     def __init__(self, rows: list[Row], directory: Path, console: Console) -> None:
+        """Show `rows` from the state directory on a console."""
         self.rows, self.directory, self.console = rows, directory, console
         self.begun = time.time()
         self._printed: set[tuple[str, str]] = set()
 
     def refresh(self) -> None:
+        """Read all rows again; print changes where the console is not a terminal."""
         for row in self.rows:
             row.read(self.directory)
         if not self.console.is_terminal:
@@ -82,14 +83,16 @@ class Board:
 
     @property
     def working(self) -> bool:
-        """Some task has found nothing in the cache and works."""
+        """Whether a task runs that is not cached."""
         return any(row.state == "running" for row in self.rows)
 
     @property
     def failed(self) -> Row | None:
+        """The first failed task."""
         return next((row for row in self.rows if row.state == "failed"), None)
 
     def table(self) -> Table:
+        """Render the tasks as a table."""
         table = Table(
             box=None,
             pad_edge=False,
@@ -106,7 +109,7 @@ class Board:
                 MARKS[row.state],
                 row.title,
                 _bar(row),
-                _clock(row.seconds) if row.told else "",
+                _clock(row.seconds) if row.report else "",
                 left,
                 _facts(row),
             )
@@ -117,21 +120,19 @@ class Board:
             if row.state in {"waiting", "started"} or (row.key, row.state) in self._printed:
                 continue
             self._printed.add((row.key, row.state))
-            what = (
-                f"{'from cache' if row.told['cached'] else 'done'} in {_clock(row.seconds)}"
-                if row.state == "done"
-                else row.state
-            )
-            line = f"{_clock(time.time() - self.begun):>6}  {row.title}: {what}  {_facts(row)}"
+            outcome = row.state
+            if row.state == "done":
+                source = "from cache" if row.report["cached"] else "done"
+                outcome = f"{source} in {_clock(row.seconds)}"
+            line = f"{_clock(time.time() - self.begun):>6}  {row.title}: {outcome}  {_facts(row)}"
             self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 def rows(spec: Mapping[str, Any], control: bool) -> list[Row]:
-    """The tasks of a compiled pipeline, those that need nothing of each other side by side, nested
-    pipelines unfolded.
+    """Return the tasks of a compiled pipeline in the order of their dependencies.
 
-    Of the two branches on the parameter `control` only the one that will run is listed, and not
-    what only cleans up.
+    Nested pipelines are unfolded. Of the two branches on the parameter `control` only the one that
+    will run is listed; the clean-up task is left out.
     """
 
     def unfold(tasks: Mapping[str, Any]) -> Iterator[Row]:
@@ -163,7 +164,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _bar(row: Row, width: int = 16) -> str:
     if row.state == "done":
-        return "[dim]from cache" if row.told["cached"] else ""
+        return "[dim]from cache" if row.report["cached"] else ""
     if row.state != "running" or not row.progress.get("total"):
         return ""
     share = row.progress["done"] / row.progress["total"]
@@ -175,7 +176,7 @@ def _bar(row: Row, width: int = 16) -> str:
 
 def _facts(row: Row) -> str:
     facts = (
-        row.told.get("summary", {})
+        row.report.get("summary", {})
         if row.state == "done"
         else row.progress.get("facts", {})
         if row.state == "running"

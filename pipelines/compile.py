@@ -1,4 +1,4 @@
-"""Write `pipelines/compiled/`: each pipeline as IR YAML, and as Pipeline and PipelineVersion objects.
+"""Write `pipelines/compiled/`: each pipeline as IR YAML and as Kubernetes objects.
 
 Also writes what Argo CD applies of the retrain request, `k8s/gitops/retrain/rendered/`.
 `python -m pipelines.compile` writes; with `--check` it only compares, names the outdated files and

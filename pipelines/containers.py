@@ -1,5 +1,4 @@
-"""Tasks of a local run in their own images: kfp.local's DockerRunner, on Docker or on podman's
-socket (DOCKER_HOST).
+"""Run the tasks of a local run in their images: kfp.local's DockerRunner on Docker or podman.
 
 KFP 2.17 asks the engine to remove a container as it ends, then asks how it ended. On podman, and
 for a quick end on Docker too, it is gone by then, and KFP takes that for success: a failed step
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
 def container_runner(
     user: str, shared: Sequence[Path] = (), environment: Mapping[str, str] | None = None
 ) -> DockerRunner:
-    """A runner whose containers are as Pod Security `restricted` has them: no capabilities, a read-
-    only root, /tmp in memory.
+    """Create a runner with containers as Pod Security `restricted` requires them.
+
+    They have no capabilities, a read-only root and /tmp in memory.
 
     They see the network of this machine, and the directories `shared` at their own paths. `user` is
     numeric, uid:gid; it must be able to write there and in the pipeline root.
@@ -35,10 +35,10 @@ def container_runner(
         image: str,
         command: list[str],
         volumes: dict[str, Any],
-        **told: Any,
+        **settings: Any,
     ) -> int:
-        told["environment"] = {**(environment or {}), **told.get("environment", {})}
-        return run_container(client, image, command, volumes=volumes, **told)
+        settings["environment"] = dict(environment or {}) | settings.get("environment", {})
+        return run_container(client, image, command, volumes=volumes, **settings)
 
     docker_task_handler.run_docker_container = run
     return DockerRunner(
@@ -52,10 +52,12 @@ def container_runner(
     )
 
 
-def run_container(client: docker.DockerClient, image: str, command: list[str], **told: Any) -> int:
-    """Runs a container to its end, prints what it says, returns its exit code.
+def run_container(
+    client: docker.DockerClient, image: str, command: list[str], **settings: Any
+) -> int:
+    """Run a container to its end, print its output and return its exit code.
 
-    It is gone afterwards, whatever happens.
+    It is removed in every case.
     """
     from docker.errors import ImageNotFound
 
@@ -63,14 +65,14 @@ def run_container(client: docker.DockerClient, image: str, command: list[str], *
         client.images.get(image)
     except ImageNotFound:
         client.images.pull(image)
-    container = client.containers.create(image, command, **told)
+    container = client.containers.create(image, command, **settings)
     try:
         container.start()
-        # podman begins to answer with the first line: a step that says nothing for a minute would end the run.
+        # podman replies with the first line only: a step that prints nothing for a minute would
+        # time out.
         client.api.timeout = None
-        held = (  # a line may come in pieces, and KFP sets each that is printed on a line of its own
-            b""
-        )
+        # A line may arrive in pieces, and KFP puts each print on a line of its own.
+        held = b""
         for piece in container.logs(stream=True, follow=True):
             *lines, held = (held + piece).split(b"\n")
             for line in lines:

@@ -1,5 +1,4 @@
-"""OmniBoost: the audit, three training stages with an evaluation after each, the report and the
-promotion."""
+"""OmniBoost: the audit, three training stages with an evaluation each, report and promotion."""
 
 from kfp import dsl
 
@@ -82,7 +81,7 @@ def omniboost(
             "run_name": run_name,
             **settings,
         }
-        # An output of one branch cannot be an optional input outside it: each branch has its own report.
+        # An output of one branch cannot be an optional input outside it: each has its own report.
         with dsl.If(control == True, "with-control"):  # noqa: E712
             lucky = rlvr(
                 data=queries, start=tuned.outputs["checkpoint"], control="random_reward", **settings

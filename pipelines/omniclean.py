@@ -1,5 +1,4 @@
-"""OmniClean: how much of a benchmark can be solved without its sound, and the clean view that
-remains."""
+"""OmniClean: how much of a benchmark can be solved without its sound, and its clean view."""
 
 from typing import NamedTuple
 
@@ -13,6 +12,8 @@ from pipelines import cleaning_up, place
 
 
 class Audit(NamedTuple):
+    """Outputs of the audit."""
+
     queries: dsl.Dataset
     draws: dsl.Dataset
     second_draws: dsl.Dataset

@@ -1,10 +1,9 @@
-"""Runs a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --set
-rlvr.steps=40 --seed 1`.
+"""Run a pipeline on this machine: `python -m pipelines.run --recipe tiny --run runs/demo --seed 1`.
 
 Every task is a subprocess of kfp.local's SubprocessRunner. The run directory holds the step cache,
-the outputs of the last run, the log, and the report. As soon as a task finds work to do, one warm
-worker starts (`omnicore.runtime.worker`) and imports what the heavy steps need. All processes end
-with this one, and the same command goes on where it was.
+the outputs of the last run, the log, and the report. The first task that is not cached starts one
+warm worker (`omnicore.runtime.worker`), which imports what the heavy steps need. All processes end
+with this one, and the same command resumes.
 """
 
 import argparse
@@ -45,20 +44,19 @@ PUBLISHED = {
     "omniboost": ("report.html", "report.json"),
 }
 POLL = 0.2  # seconds between two looks at the tasks
-# glibc gives large arrays back to the kernel at once and asks for them again: a fifth of the time of a step.
+# glibc returns large arrays to the kernel and requests them again: a fifth of a step's time.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 PATIENCE = 3.0  # seconds in which the tasks of a killed run are surely gone
 
 
 def main() -> int:
+    """Run the pipeline and return the exit status."""
     args = _arguments()
     set_up()
     console = Console(file=sys.stdout)  # not whatever sys.stdout is later
     overrides = [*args.set, *([] if args.seed is None else [f"seed={args.seed}"])]
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell starts background jobs with SIGINT ignored
+    # A shell starts background jobs with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
         load_recipe(args.recipe, overrides)  # a wrong field is told before anything starts
@@ -75,7 +73,9 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pipelines.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="pipelines.run", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--pipeline", choices=sorted(PUBLISHED), default="omniboost")
     parser.add_argument(
         "--recipe", default="tiny", help="name of a shipped recipe, or path of a YAML file"
@@ -121,9 +121,8 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     pipeline = PIPELINES[args.pipeline]
     for part in (pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values()):
         for task in part.dag.tasks.values():
-            task.ClearField(
-                "retry_policy"
-            )  # what fails here fails again, and would be told half a minute late
+            # A task that fails here fails again, half a minute later.
+            task.ClearField("retry_policy")
     arguments = {
         "recipe": args.recipe,
         "overrides": json.dumps(overrides),
@@ -138,7 +137,7 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
         log_file.open("w", buffering=1) as log,
     ):
         socket = Path(scratch) / "worker"
-        # KFP's launcher leaves a temporary directory behind for every task: here they go with the run.
+        # KFP's launcher leaves a temporary directory for every task: these end with the run.
         places = {
             RUN: state.resolve(),
             CACHE: (args.run / "cache").resolve(),
@@ -148,8 +147,9 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
         os.environ.update({name: str(place) for name, place in places.items()})
         runner: Any = kfp.local.SubprocessRunner(use_venv=False)
         if args.containers:
-            told = {name: str(places[name]) for name in (RUN, CACHE)}
-            runner = container_runner(f"{os.getuid()}:{os.getgid()}", [args.run.resolve()], told)
+            environment = {name: str(places[name]) for name in (RUN, CACHE)}
+            user = f"{os.getuid()}:{os.getgid()}"
+            runner = container_runner(user, [args.run.resolve()], environment)
         kfp.local.init(runner, str(outputs), str(Path(scratch) / "workspace"))
         try:
             with (
@@ -164,7 +164,7 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
     board.refresh()
     if failure:
         row = board.failed
-        logger.error("%s", f"{row.title} failed: {row.told['error']}" if row else failure)
+        logger.error("%s", f"{row.title} failed: {row.report['error']}" if row else failure)
         logger.error("log: %s", log_file)
         return 1
     _publish(args.pipeline, outputs, args.run)
@@ -174,7 +174,7 @@ def _run(args: argparse.Namespace, overrides: list[str], console: Console) -> in
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Holds the run directory.
+    """Lock the run directory.
 
     Its tasks wait for this lock, and end when they get it: see `components.execute`.
     """
@@ -198,7 +198,7 @@ def _held(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
-    """Yields what starts the warm worker, once however often it is called; ends the worker."""
+    """Yield a function that starts the warm worker once, and end the worker."""
     process: subprocess.Popen[bytes] | None = None
 
     def start() -> None:
@@ -219,8 +219,7 @@ def _worker(socket: Path, log: IO[str]) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _watched(board: Board, start_worker: Callable[[], None] | None) -> Iterator[None]:
-    """Keeps the board current in a thread of its own; the first task that works starts the worker,
-    where there is one."""
+    """Refresh the board in a thread; the first task that is not cached starts the worker."""
     over = threading.Event()
 
     def watch() -> None:
@@ -241,8 +240,7 @@ def _watched(board: Board, start_worker: Callable[[], None] | None) -> Iterator[
 
 @contextlib.contextmanager
 def _into(log: IO[str]) -> Iterator[None]:
-    """Sends all that KFP and the tasks print to the log; KFP's warnings of settings for a cluster
-    go nowhere."""
+    """Send the output of KFP and the tasks to the log; drop KFP's warnings of cluster settings."""
     with (
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
@@ -264,7 +262,7 @@ def _shown(board: Board) -> contextlib.AbstractContextManager[Any]:
 
 
 def _reap() -> None:
-    """Waits for processes that end because this one let go of the run's lock."""
+    """Wait for processes that end because this one released the run's lock."""
     end = time.monotonic() + PATIENCE
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < end:
@@ -273,8 +271,7 @@ def _reap() -> None:
 
 
 def _publish(pipeline: str, outputs: Path, directory: Path) -> None:
-    """Copies what people look for into the run directory; links would let an edit reach the
-    cache."""
+    """Copy the results into the run directory; edits of a link would change the cache."""
     for name in PUBLISHED[pipeline]:
         source = next(outputs.rglob(name))
         shutil.copyfile(source, directory / f"{name}.tmp")

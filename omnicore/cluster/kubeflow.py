@@ -47,7 +47,7 @@ class KfpServer:
         """Create a client.
 
         Args:
-            host: Address of the API; empty for KF_PIPELINES_ENDPOINT, or the cluster's own in a pod.
+            host: Address of the API; empty for KF_PIPELINES_ENDPOINT or, in a pod, the cluster's.
             namespace: Namespace of a profile where KFP serves many users, else empty.
 
         Raises:
@@ -252,7 +252,7 @@ class KfpServer:
 
 
 def compiled_pipelines() -> Path:
-    """Return the directory of the compiled pipelines: package data of a wheel, or the checkout's."""
+    """Return the directory of the compiled pipelines: a wheel's package data, or the checkout's."""
     installed = Path(__file__).parent / "compiled_pipelines"
     checkout = Path(__file__).parents[2] / "pipelines" / "compiled"
     return installed if installed.is_dir() else checkout

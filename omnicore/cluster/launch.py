@@ -2,8 +2,8 @@
 
 `run_job` returns only for a job that has succeeded, and leaves no job running. Three things stop
 the GPUs of a job whose launcher is gone: the DELETE that SIGTERM sends at once (Argo gives a
-cancelled step less than a second), the job's own deadline, and `omnicore cluster reap`, which looks at the
-heartbeat.
+cancelled step less than a second), the job's own deadline, and `omnicore cluster reap`, which looks
+at the heartbeat.
 """
 
 from __future__ import annotations

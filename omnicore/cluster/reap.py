@@ -1,7 +1,8 @@
 """Delete orphaned jobs and InferenceServices: of runs that were cancelled, killed or forgotten.
 
 Argo gives a cancelled step less than a second and keeps its Workflow object, so neither the
-launcher nor an ownerReference reliably stops the GPUs. A CronJob runs this: `omnicore cluster reap`.
+launcher nor an ownerReference reliably stops the GPUs. A CronJob runs this:
+`omnicore cluster reap`.
 """
 
 from __future__ import annotations

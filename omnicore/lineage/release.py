@@ -1,4 +1,4 @@
-"""Release a checkpoint: only its files, with its scores in the card, signed where there is a key."""
+"""Release a checkpoint: only its files, with its scores in the card, signed if there is a key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Find the steps of a run on disk: finished outputs, and work that is running or was interrupted.
 
-A run is a directory; `find_steps` looks at every folder below it. A result that lies in the cache of
-a run and, linked, in its outputs is one step. Nothing is written but by `remove` and `prune`.
+A run is a directory; `find_steps` looks at every folder below it. A result in the cache of a run
+that is linked into its outputs is one step. Nothing is written but by `remove` and `prune`.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ def _folders(journal: Path) -> list[Path]:
 
 
 def _delete(bucket: Bucket, prefix: str) -> None:
-    """Delete a replica; the object that marks a folder as complete first, so none is seen in part."""
+    """Delete a replica; first the object that marks a folder as complete, so none is half there."""
     with bucket.errors(f"s3://{bucket.name}/{prefix}"):
         names = [f"{prefix}/{name}" for name in bucket.list(f"{prefix}/")]
         markers = [name for name in names if name.endswith(f"/{store.PUBLISHED}")]

@@ -1,7 +1,7 @@
 """`omnicore doctor`: what this machine, a server, a bucket and a cluster can run, with the remedy.
 
-Each check is a `Finding`; nothing is changed, but for one small object that is written to the bucket
-and deleted again.
+Each check is a `Finding`; nothing is changed, except for one small object that is written to
+the bucket and deleted again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that decides a step's result, and its digest: the key under which a result is found."""
+"""Everything that decides a step's result, and its digest: the key of the result."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def read_input_records(step: str, inputs: Mapping[str, Path]) -> dict[str, dict[
 
 
 def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what differs between two `decides`, at most five settings, as the end of a sentence."""
+    """Return what differs between two `decides`, at most five settings, to end a sentence."""
     if not old:
         return " of other settings"
     old_values, new_values = dict(_leaves(old)), dict(_leaves(new))
@@ -174,7 +174,7 @@ def _describe_roles(step: str) -> str:
 
 
 def _recipe_fields(step: str, recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the values outside its section that the step reads, without those an input replaces."""
+    """Return the values outside its section that the step reads, unless an input replaces them."""
     values: dict[str, Any] = recipe.model_dump(mode="json")
     names = STEPS[step].reads
     if "*" in names:

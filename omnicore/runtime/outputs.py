@@ -163,7 +163,7 @@ def remove_journals(directory: Path) -> None:
 
 
 def link_result(plan: StepPlan, source: Path, output: Path) -> None:
-    """Link a finished directory into `output`, `step.json` last; copy where links are impossible."""
+    """Link a finished directory into `output`, `step.json` last; copy where links fail."""
     begin_work(plan, output)
     files = [path for path in source.rglob("*") if path.is_file() and path != source / STEP_FILE]
     for file in [*files, source / STEP_FILE]:

@@ -2,8 +2,8 @@
 
 A checkpoint is a model repository whose card has its scores; a manifest is a dataset repository:
 `manifest.json`, the verdicts as `data/verdicts.jsonl` for the hub's viewer, the ids of the kept
-queries as `data/kept.csv` for `omnicore manifest import`, and a card that says how they were made. A
-push is one commit.
+queries as `data/kept.csv` for `omnicore manifest import`, and a card that describes their
+making. A push is one commit.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def _lay_out_checkpoint(output: Path, folder: Path) -> str:
     )
     if source is None:
         raise DataError(
-            f"{output} holds neither {MANIFEST} nor a checkpoint with {CARD_FILE}; give an output of"
-            " clean, sft, rlvr or promote",
+            f"{output} holds neither {MANIFEST} nor a checkpoint with {CARD_FILE}; give an output"
+            " of clean, sft, rlvr or promote",
             code="push-nothing",
             path=output,
         )

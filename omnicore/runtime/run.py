@@ -128,7 +128,7 @@ def run_step(
 def run_in_process(
     step: str, section: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
-    """Call the step's own `run` without cache and lock, with its live metrics; return its summary."""
+    """Call the step's own `run` with live metrics, no cache and no lock; return its summary."""
     config = getattr(recipe, section)
     module = import_module(f"omnicore.steps.{step}")
     with active_step(step, stage_label(step, section, config, inputs)), without_deprecations():
