@@ -3,8 +3,8 @@
     run = omnicore.load_run("runs/demo")
     run.scores().query("view == 'clean' and level == 'macro'")
 
-pandas is optional: `pip install pandas`. Every frame has documented columns and one row a thing; the
-column `step` is the name that `omnicore runs` shows, `stage` the trained stage of the model.
+pandas is optional: `pip install pandas`. Every frame has documented columns and one row a thing;
+the column `step` is the name that `omnicore runs` shows, `stage` the trained stage of the model.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Run:
 
         Columns:
             step: `probe`, `second_probe` or `distill_probe`.
-            benchmark, id, view, draw, permutation, reply, answer, outcome, ...: As in `draws.jsonl`.
+            benchmark, id, view, draw, permutation, reply, answer, ...: As in `draws.jsonl`.
             correct: Whether the outcome is `correct`.
         """
         rows = []

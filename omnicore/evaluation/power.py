@@ -1,10 +1,11 @@
-"""How small a difference between two models a set of queries can show, and how many queries more need.
+"""How small a difference between two models a set of queries can show, and how many more it needs.
 
-A paired comparison on n queries has a standard error; a true difference of (z_0.975 + z_power) times
-it is found significant (two-sided, 5 %) with the chance `power`. The error comes from a pilot, two
-evaluations of the same queries, or from one evaluation and an assumed share of queries on which two
-models differ. Queries of one cluster (a video) count together: more queries of the same videos help
-less than more videos, so the number needed assumes the same number of queries a cluster.
+A paired comparison on n queries has a standard error; a true difference of (z_0.975 + z_power)
+times it is found significant (two-sided, 5 %) with the chance `power`. The error comes from a
+pilot, two evaluations of the same queries, or from one evaluation and an assumed share of queries
+on which two models differ. Queries of one cluster (a video) count together: more queries of the
+same videos help less than more videos, so the number needed assumes the same number of queries a
+cluster.
 
 Source of the formula: Miller, arXiv 2411.00640, section 5 (power analysis), with clustered errors.
 """
@@ -33,9 +34,10 @@ DISCORDANCES = (0.05, 0.1, 0.2, 0.3)
 class PowerEstimate(Record):
     """What n queries can show; all differences in 0..1.
 
-    `discordance` is the share of queries on which the models differ, `design_effect` the variance of
-    the difference over that of as many independent queries, `detectable` the difference found with
-    the chance `power` on these queries, `needed` the number of queries that find `effect` with it.
+    `discordance` is the share of queries on which the models differ, `design_effect` the
+    variance of the difference over that of as many independent queries, `detectable` the
+    difference found with the chance `power` on these queries, `needed` the number of queries
+    that find `effect` with it.
     """
 
     queries: int
