@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,58 +19,16 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from omnicore.config import EngineConfig, Profile
-from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import prompt_parts
 from omnicore.engines import canary, canary_evidence, canary_media, media_orders
-from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
+from omnicore.engines.base import Batch, Request, Sampling
 from omnicore.engines.openai import OpenAIEngine
-from omnicore.lineage import signing
 from omnicore.media.data_url import image_to_url, wav_to_base64
 from omnicore.schema import Media, Query, View
-from omnicore.serving.server import ChatServer
-from omnicore.storage.digests import model_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry.metrics import SERVE_METRICS
-from tests.cases import slow
-
-MODEL = "embedded:tiny-base"
-CLIENT = httpx.Client(timeout=60)
-
-
-def start(model: str, *options: str) -> tuple[subprocess.Popen[str], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "omnicore",
-        "serve",
-        "--model",
-        model,
-        "--port",
-        str(port),
-        *options,
-    ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True), f"http://127.0.0.1:{port}"
-
-
-def wait(process: subprocess.Popen[str], url: str, until: str) -> list[tuple[int, str]]:
-    """Asks whether the server is ready until the answer holds `until`; all answers, each once."""
-    seen: list[tuple[int, str]] = []
-    for _ in range(1200):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        try:
-            answer = httpx.get(f"{url}/v2/health/ready")
-        except httpx.TransportError:
-            time.sleep(0.1)
-            continue
-        if not seen or seen[-1] != (answer.status_code, answer.text):
-            seen.append((answer.status_code, answer.text))
-        if until in answer.text:
-            return seen
-        time.sleep(0.02)
-    raise AssertionError(f"never {until!r}: {seen}")
+from tests.e2e.serve_process import MODEL, answers, chat, events, http_engine, item, start, wait
 
 
 @pytest.fixture(scope="module")
@@ -105,38 +59,6 @@ def asked(prepared: Path, small_recipe: Recipe) -> list[Request]:
         prepared / "queries.jsonl", Query
     )
     return [Request(prompt_parts(q, View.omni, small_recipe.profile), prepared) for q in queries]
-
-
-def chat(url: str, content: Any, **changed: Any) -> httpx.Response:
-    body = {
-        "model": MODEL,
-        "temperature": 0,
-        "max_tokens": 14,
-        "messages": [{"role": "user", "content": content}],
-        **changed,
-    }
-    return CLIENT.post(f"{url}/v1/chat/completions", json=body)
-
-
-def item(part: Media | str, root: Path) -> dict[str, Any]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    data = base64.b64encode((root / part.uri).read_bytes()).decode()
-    if part.kind == "image":
-        return {"type": "image_url", "image_url": {"url": image_to_url(root / part.uri)}}
-    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
-
-
-def answers(
-    engine: Engine, requests: Sequence[Request], sampling: Sampling, size: int
-) -> list[Reply]:
-    batches = [Batch(requests[i : i + size], seed=i) for i in range(0, len(requests), size)]
-    found = dict(pair for done in engine.answer(batches, sampling) for pair in done)
-    return [reply for index in range(len(batches)) for reply in found[index]]
-
-
-def http_engine(url: str, **config: Any) -> OpenAIEngine:
-    return OpenAIEngine(EngineConfig(kind="http", url=f"{url}/v1", **config), MODEL, Profile())
 
 
 @pytest.mark.parametrize("kinds", [{"image"}, {"audio"}, {"image", "audio"}])
@@ -181,7 +103,6 @@ def test_http_engine_gives_the_replies_of_the_local_one(
 
 
 def test_canary_passes_with_its_reference(server: str, tmp_path: Path) -> None:
-    import shutil
 
     from omnicore.models import thinker
 
@@ -277,23 +198,6 @@ def test_sampling_follows_the_distribution(server: str, local: Any) -> None:
     ]
     assert 0.05 < share[1] < 0.95
     assert abs(share[0] - share[1]) < 0.12  # four standard errors
-
-
-def events(url: str, content: Any, **changed: Any) -> list[dict[str, Any]]:
-    body = {
-        "model": MODEL,
-        "temperature": 0,
-        "max_tokens": 14,
-        "messages": [{"role": "user", "content": content}],
-        "stream": True,
-    }
-    with httpx.stream(
-        "POST", f"{url}/v1/chat/completions", json={**body, **changed}, timeout=60
-    ) as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize(
@@ -471,86 +375,6 @@ def test_server_listens_only_on_loopback(server: str) -> None:
     refused."""
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.replace("127.0.0.1", "127.0.0.2"))
-
-
-@pytest.mark.slow
-def test_deaf_model_never_gets_ready_and_tells_why() -> None:
-    process, url = start("embedded:tiny-probe-2")
-    try:
-        code, _ = wait(process, url, "does not hear")[-1]
-        assert code == 503
-        refused = chat(url, "x", model="embedded:tiny-probe-2")
-        assert refused.status_code == 503
-        assert (
-            "not ready: embedded:tiny-probe-2 does not hear" in refused.json()["error"]["message"]
-        )
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        slow("embedded:nothing", "no embedded model 'nothing'"),
-        ("no/such/dir", "no model directory at no/such/dir"),
-    ],
-)
-def test_server_ends_if_the_model_cannot_be_loaded(model: str, message: str) -> None:
-    process, _ = start(model)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert f"omnicore: {message}" in said
-
-
-@pytest.mark.slow
-def test_server_ends_if_the_model_is_not_signed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    pytest.importorskip("model_signing")
-    pem = {name: tmp_path / name for name in ("OMNI_SIGNING_KEY", "OMNI_VERIFY_KEY")}
-    curve = [
-        "openssl",
-        "ecparam",
-        "-name",
-        "prime256v1",
-        "-genkey",
-        "-noout",
-        "-out",
-        str(pem["OMNI_SIGNING_KEY"]),
-    ]
-    public = [
-        "openssl",
-        "ec",
-        "-in",
-        str(pem["OMNI_SIGNING_KEY"]),
-        "-pubout",
-        "-out",
-        str(pem["OMNI_VERIFY_KEY"]),
-    ]
-    for command in (curve, public):
-        subprocess.run(command, check=True, capture_output=True)
-    for name, path in pem.items():
-        monkeypatch.setenv(name, str(path))
-    model = tmp_path / "model"
-    shutil.copytree(model_directory(MODEL), model)
-    process, _ = start(str(model))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert f"omnicore: {model} is not signed" in said
-    signing.sign_checkpoint(model)
-    served = ChatServer(str(model), load_recipe("tiny"), max_requests=8)
-    assert served._load().model.config.model_type
-
-
-@pytest.mark.parametrize("port", ["99999", slow("-1"), slow("0")])
-def test_invalid_port_is_refused(port: str) -> None:
-    command = [sys.executable, "-m", "omnicore", "serve", "--model", MODEL, f"--port={port}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert f"--port {port} is not a port" in done.stderr
-    assert "[serve-port-invalid]" in done.stderr
 
 
 def test_used_port_is_refused(server: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from omnicore.engines.base import Request, Sampling
 from perf import load
-from tests.e2e.test_serve import MODEL, answers, http_engine, start, wait
+from tests.e2e.serve_process import MODEL, answers, http_engine, start, wait
 
 QUEUE, GRACE = 40, 10
 HALF = 20  # bytes

@@ -33,7 +33,7 @@ from omnicore.media import data_url
 from omnicore.models import thinker
 from omnicore.schema import Media, Query, View
 from omnicore.storage.files import read_json, read_jsonl
-from tests.e2e.test_serve import item
+from tests.e2e.serve_process import item
 from tests.errors import refused
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
