@@ -170,7 +170,7 @@ def test_what_is_wrong_is_listed(
     ],
 )
 def test_options_are_told_from_other_letters(text: str, question: str, options: list[str]) -> None:
-    assert uno_bench._parted(text) == (question, options)
+    assert uno_bench._split_options(text) == (question, options)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_options_are_told_from_other_letters(text: str, question: str, options: 
 )
 def test_options_that_cannot_be_told_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="holds no options A, B and so on, each once"):
-        uno_bench._parted(text)
+        uno_bench._split_options(text)
 
 
 @pytest.mark.parametrize(("name", "reply", "score", "outcome"), REPLIES)

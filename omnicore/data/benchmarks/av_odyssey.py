@@ -1,10 +1,11 @@
-"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text (hub: AV-
-Odyssey/AV_Odyssey_Bench, columns read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey,
-evaluation.py).
+"""AV-Odyssey: 26 tasks on sounds with pictures or videos, interleaved with the text.
+
+Hub: AV-Odyssey/AV_Odyssey_Bench, columns read at 37c8487; scorer github.com/AV-Odyssey/AV-Odyssey,
+evaluation.py.
 
 `av_odyssey_part1.parquet` to `part6` hold 4,555 rows with up to four images, one video and four
 sounds inside, as bytes or as the hub's features. Question and options name them by [img1],
-[video1], [audio1]; an option may be a sound and nothing else.
+[video1], [audio1]; an option may consist of a sound.
 
 `av_odyssey.parquet` of AV-Odyssey/AV_Odyssey_Bench_LMMs_Eval, which lmms-eval reads, is read as
 well: the same rows with lists of paths (`image_path`, `video_path`, `audio_path`) in place of the
@@ -53,6 +54,7 @@ _TAG = re.compile(r"\[(?:img|video|audio)\d+\]")
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     return with_keys(
         without_blank_cells(source.parquet_rows(source.layout)),
         lambda item: item_id(item, "question_id"),
@@ -60,19 +62,22 @@ def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     media: list[Media] = []
     tags: dict[str, int] = {}
     for name, kind, most in _COLUMNS:
         for number in range(1, most + 1):
-            if (found := _medium(source, item, kind, number)) is not None:
-                media.append(found)
+            medium = _medium(source, item, kind, number)
+            if medium is not None:
+                media.append(medium)
                 tags[f"[{name}{number}]"] = len(media)
-    _, bare = split_labels("options", item["options"])
-    question, *options = (tags_to_places(text, tags) for text in (item["question"], *bare))
-    for field, text in (("question", question), *(("options", option) for option in options)):
-        if lost := _TAG.search(text):
-            raise Refused(field, f"{lost[0]} names a medium that the row does not hold")
+    _, texts = split_labels("options", item["options"])
+    question = tags_to_places(item["question"], tags)
+    options = [tags_to_places(text, tags) for text in texts]
+    _refuse_unknown_tags("question", question)
+    for option in options:
+        _refuse_unknown_tags("options", option)
     return Query(
         benchmark=ENTRY.name,
         id=item_id(item, "question_id"),
@@ -89,10 +94,16 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
     )
 
 
+def _refuse_unknown_tags(field: str, text: str) -> None:
+    tag = _TAG.search(text)
+    if tag:
+        raise Refused(field, f"{tag[0]} names a medium that the row does not hold")
+
+
 def _medium(
     source: AnnotationSource, item: Mapping[str, Any], kind: MediaKind, number: int
 ) -> Media | None:
-    """The medium of a row by its kind and number, from 1 on."""
+    """Return the medium of a row by its kind and number, from 1 on; None if it has none."""
     if source.layout == NATIVE:
         column = f"{kind}_{number}"
         return source.media.embedded(column, kind, item[column]) if item.get(column) else None
@@ -109,25 +120,29 @@ def _medium(
 
 
 def official_score(query: Query, reply: str) -> float:
-    """evaluation.py, after MMMU with the brackets lost: any capital A, B, C or D in the reply is a
-    candidate, the one that is latest as "(X)" wins, and only without any, in a reply of more than
-    five words, an option's text, letter and all.
+    """Score a reply as evaluation.py does, after MMMU with the brackets lost.
 
-    Its bugs: the letter may stand in a word ("Because" is B); of several candidates without brackets the first of the alphabet
-    wins, so "B or A" and "The Answer is C" are A and "C. Both" is B; and what names nothing is A, so a refusal is right
-    whenever the key is A.
+    Any capital A, B, C or D in the reply is a candidate, and the one that is latest as "(X)" wins.
+    Without any, in a reply of more than five words, an option's text with its letter is one.
+
+    Its bugs: the letter may stand in a word ("Because" is B); of several candidates without
+    brackets the first of the alphabet wins, so "B or A" and "The Answer is C" are A and "C. Both"
+    is B; and a reply that names nothing is A, so a refusal is right whenever the key is A.
     """
     for mark in ",.!?;:'":
         reply = reply.strip(mark)
     text = f" {reply} "
-    small, texts = (
-        text.lower(),
-        dict(zip("ABCD", map(str.lower, json.loads(query.native["options"])), strict=True)),
-    )
-    if found := [x for x in "ABCD" if x in text]:
-        chosen = last_occurring(found, lambda x: text.rfind(f"({x})"))
-    elif len(text.split()) > 5 and (found := [x for x, option in texts.items() if option in small]):
-        chosen = last_occurring(found, lambda x: small.rfind(texts[x]))
-    else:
-        chosen = "A"
-    return float(chosen == answer_letter(query))
+    return float(_chosen(text, json.loads(query.native["options"])) == answer_letter(query))
+
+
+def _chosen(text: str, options: list[str]) -> str:
+    texts = dict(zip("ABCD", map(str.lower, options), strict=True))
+    letters = [letter for letter in "ABCD" if letter in text]
+    if letters:
+        return last_occurring(letters, lambda letter: text.rfind(f"({letter})"))
+    small = text.lower()
+    if len(text.split()) > 5:
+        letters = [letter for letter, option in texts.items() if option in small]
+    if letters:
+        return last_occurring(letters, lambda letter: small.rfind(texts[letter]))
+    return "A"

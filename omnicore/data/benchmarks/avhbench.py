@@ -1,11 +1,12 @@
-"""AVHBench: does sight make a model hear what is not there, and sound make it see
-(github.com/kaist-ami/AVHBench, README read at 5ccee40; files on Google Drive).
+"""AVHBench: whether sight makes a model hear, and sound makes it see, what is not there.
 
-`QA.json` is a list; videos lie in `videos/{video_id}.mp4`. Both names are ours to guess: the README
-calls the file {QA}.json and the first release had `video/`, which is read, too. Questions are
-answered by Yes or No, but for AV Captioning: a caption to write, scored by likeness to a reference.
-Captions are excluded, each listed in problems.jsonl. Items have no id: theirs here is the video's
-with the number of the question in it.
+github.com/kaist-ami/AVHBench, README read at 5ccee40; files on Google Drive.
+
+`QA.json` is a list; videos lie in `videos/{video_id}.mp4`. Both names are guesses: the README calls
+the file {QA}.json and the first release had `video/`, which is read as well. Questions are answered
+by Yes or No, except AV Captioning: a caption to write, scored by likeness to a reference. Captions
+are excluded, each listed in problems.jsonl. Items have no id: here it is the video's with the
+number of the question in it.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     return with_keys(
         source.json_rows("QA.json"), lambda item: source.numbered_name(item_id(item, "video_id"))
     )
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     video, task = item["video_id"], item["task"]
     if task == "AV Captioning":
@@ -65,7 +68,7 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """Accuracy.
+    """Score a reply by accuracy.
 
     The publisher gives its figures without a scorer; here a reply says Yes or No by its first word,
     in either case, and neither otherwise. Neither is wrong: the published table has models whose
@@ -73,31 +76,42 @@ def official_score(query: Query, reply: str) -> float:
 
     Its bug is this reading's: "The answer is Yes" says nothing.
     """
-    return float(_said(reply) == query.answer)
+    return float(_first_word(reply) == query.answer)
 
 
 def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
-    """By task, as "{task}/{figure}": accuracy; precision, recall and f1 of Yes; and the share of
-    replies that say Yes.
+    """Return figures by task, as "{task}/{figure}": accuracy; precision, recall and f1 of Yes.
 
-    A figure over nothing is 0.
+    A further figure `yes` is the share of replies that say Yes. A figure over nothing is 0.
     """
     figures: dict[str, float] = {}
     for task in sorted({query.type for query, _ in pairs}):
-        part = [(query.answer, _said(reply)) for query, reply in pairs if query.type == task]
-        hit = sum(right == given == "Yes" for right, given in part)
-        said, due = (sum(pair[i] == "Yes" for pair in part) for i in (1, 0))
-        found = {
-            "accuracy": sum(right == given for right, given in part) / len(part),
-            "precision": hit / said if said else 0.0,
-            "recall": hit / due if due else 0.0,
-            "f1": 2 * hit / (said + due) if said + due else 0.0,
-            "yes": said / len(part),
-        }
-        figures |= {f"{task}/{name}": value for name, value in found.items()}
+        answers = [
+            (query.answer, _first_word(reply)) for query, reply in pairs if query.type == task
+        ]
+        for name, value in _task_figures(answers).items():
+            figures[f"{task}/{name}"] = value
     return figures
 
 
-def _said(reply: str) -> str:
-    found = _WORD.match(reply)
-    return found[1].capitalize() if found else ""
+def _task_figures(answers: list[tuple[str, str]]) -> dict[str, float]:
+    """Return the figures of one task over pairs of right and given answer."""
+    true_yes = sum(right == given == "Yes" for right, given in answers)
+    given_yes = sum(given == "Yes" for _, given in answers)
+    right_yes = sum(right == "Yes" for right, _ in answers)
+    return {
+        "accuracy": sum(right == given for right, given in answers) / len(answers),
+        "precision": _ratio(true_yes, given_yes),
+        "recall": _ratio(true_yes, right_yes),
+        "f1": _ratio(2 * true_yes, given_yes + right_yes),
+        "yes": given_yes / len(answers),
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _first_word(reply: str) -> str:
+    match = _WORD.match(reply)
+    return match[1].capitalize() if match else ""

@@ -1,9 +1,11 @@
-"""CG-AV-Counting: how often something happens, and how many there are, in long videos (hub, gated:
-CG-Bench/CG-AV-Counting; scorer github.com/AV-Reasoner/AV-Reasoner, eval/, read at 01a55c9).
+"""CG-AV-Counting: how often something happens, and how many there are, in long videos.
+
+Hub, gated: CG-Bench/CG-AV-Counting; scorer github.com/AV-Reasoner/AV-Reasoner, eval/, read at
+01a55c9.
 
 `cg-av-counting.json` is a list; videos lie in `cg_videos_720p/`. Of the three protocols this is
 long_acc, the whole video. ref_acc asks the same of a clip, `{stem}_{start:.2f}_{end:.2f}.mp4` for
-`query_interval`, and clue_acc asks for the places of what is counted: neither is read.
+`query_interval`, and clue_acc asks for the places of the counted things: neither is read.
 `native["query_interval"]` keeps the interval. The scorer's scripts call the question `question_en`,
 the file calls it `question`; both are read.
 
@@ -44,30 +46,29 @@ ENTRY = BenchmarkEntry(
 )
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen"
+    " sixteen seventeen eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SCALES = {"billion": 1_000_000_000, "million": 1_000_000, "thousand": 1000}
-_WORDS = {
-    **{word: i for i, word in enumerate([*_UNITS.split(), "nineteen"])},
-    **{word: 10 * i for i, word in enumerate(_TENS.split(), 2)},
-    **{"hundred": 100, **_SCALES},
-}
+_WORDS = {word: value for value, word in enumerate(_UNITS.split())}
+_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_WORDS |= {"hundred": 100} | _SCALES
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    table = (
-        row
-        for row in without_blank_cells(tsv_rows(source, TSV))
-        if row.broken or row.fields.get("task_mode") == "long_acc"
-    )
-    return with_keys(
-        source.json_rows(NATIVE) if source.layout == NATIVE else table,
-        lambda item: item_id(item, "index"),
-    )
+    """Yield the items of the protocol long_acc with their ids."""
+    rows = source.json_rows(NATIVE) if source.layout == NATIVE else _table_rows(source)
+    return with_keys(rows, lambda item: item_id(item, "index"))
+
+
+def _table_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    for row in without_blank_cells(tsv_rows(source, TSV)):
+        if row.broken or row.fields.get("task_mode") == "long_acc":
+            yield row
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     video = item["video"].removeprefix("cg_videos_720p/")
     return Query(
@@ -86,83 +87,95 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """ACC: the count is right, within 1e-5.
+    """Score a reply by ACC: 1 if the count is right, within 1e-5.
 
     A reply is read by the package word2number, and one that it cannot read is 0.
-        Its bugs: figures count where they are the whole reply alone ("3 times", "3.", " 3" and "12.0" are 0), and a reply that is
-        not read is right where none is the answer; number words count anywhere ("no one sang" is 1, "one or two" is 3, "at this
-        point five" is 0.5), and of five or more the first ("one two three four five" is 1).
+
+    Its bugs: figures count only where they are the whole reply ("3 times", "3.", " 3" and "12.0"
+    are 0), and a reply that is not read is right where the answer is none; number words count
+    anywhere ("no one sang" is 1, "one or two" is 3, "at this point five" is 0.5), and of five or
+    more the first ("one two three four five" is 1).
     """
     return float(_error(query, reply) < 1e-5)
 
 
 def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
-    """Acc, oboa (off by one at most), mae and rmse.
+    """Return acc, oboa (off by one at most), mae and rmse.
 
-    An error above 100 and above twice the count is taken as twice the count: its
-    bug is that 99 too many weighs more than 101 too many.
+    An error above 100 and above twice the count is taken as twice the count. Its bug: 99 too many
+    weighs more than 101 too many.
     """
-    errors = [_error(query, reply) for query, reply in pairs]
-    counts = [float(query.answer) for query, _ in pairs]
-    capped = [
-        error if error <= max(2 * count, 100) else 2 * count
-        for error, count in zip(errors, counts, strict=True)
-    ]
+    exact = near = absolute = squared = 0.0
+    for query, reply in pairs:
+        error, count = _error(query, reply), float(query.answer)
+        exact += error < 1e-5
+        near += error <= 1
+        capped = error if error <= max(2 * count, 100) else 2 * count
+        absolute += capped
+        squared += capped**2
     n = max(1, len(pairs))
     return {
-        "acc": sum(error < 1e-5 for error in errors) / n,
-        "oboa": sum(error <= 1 for error in errors) / n,
-        "mae": sum(capped) / n,
-        "rmse": math.sqrt(sum(error**2 for error in capped) / n),
+        "acc": exact / n,
+        "oboa": near / n,
+        "mae": absolute / n,
+        "rmse": math.sqrt(squared / n),
     }
 
 
 def _error(query: Query, reply: str) -> float:
     try:
-        read = _read(reply.replace("-", " ").lower())
+        count = _word2number(reply.replace("-", " ").lower())
     except (ValueError, IndexError):
-        read = 0
-    return abs(float(query.answer) - read)
+        count = 0
+    return abs(float(query.answer) - count)
 
 
-def _read(text: str) -> float:
-    """What word2number 1.1 makes of a text: the same on 400,000 random ones, but for some that name
-    a million or more.
+def _word2number(text: str) -> float:
+    """Return the number that word2number 1.1 reads in a text.
 
-    Raises
-    ValueError or IndexError where it does.
+    It was the same on 400,000 random texts, except some that name a million or more.
+
+    Raises:
+        ValueError: There is none; also IndexError, where word2number raises it.
     """
     if text.isdigit():
         return int(text)
     words = [word for word in text.split() if word in _WORDS or word == "point"]
     if not words or any(words.count(word) > 1 for word in (*_SCALES, "point")):
         raise ValueError
-    if "point" in words:
-        at = words.index("point")
-        whole, digits = words[:at], [_WORDS.get(word, 10) for word in words[at + 1 :]]
-        part = float("0." + "".join(map(str, digits))) if digits and max(digits) < 10 else 0
-        return (_whole(whole) if whole else 0) + part
-    return _whole(words)
+    if "point" not in words:
+        return _whole_number(words)
+    at = words.index("point")
+    whole = _whole_number(words[:at]) if at else 0
+    digits = [_WORDS.get(word, 10) for word in words[at + 1 :]]
+    if not digits or max(digits) >= 10:
+        return whole
+    return whole + float("0." + "".join(map(str, digits)))
 
 
-def _whole(words: list[str]) -> int:
+def _whole_number(words: list[str]) -> int:
     if len(words) == 1:
         return _WORDS[words[0]]
     places = [words.index(scale) for scale in _SCALES if scale in words]
     if places != sorted(places):
         raise ValueError
     total = 0
-    for scale, worth in _SCALES.items():
+    for scale, value in _SCALES.items():
         if scale in words:
             at = words.index(scale)
-            total, words = total + _group(words[:at]) * worth, words[at + 1 :]
-    return total + (_group(words) if words else 0)
+            total += _group_value(words[:at]) * value
+            words = words[at + 1 :]
+    return total + (_group_value(words) if words else 0)
 
 
-def _group(words: list[str]) -> int:
-    """Words between scales: two are added, unless one is a hundred; of three and four the first two
-    are multiplied."""
+def _group_value(words: list[str]) -> int:
+    """Return the value of the words between two scales.
+
+    Two are added, unless one is a hundred; of three and four the first two are multiplied.
+    """
     values = [_WORDS[word] for word in words]
-    if len(values) == 2:
-        return values[0] * values[1] if 100 in values else sum(values)
-    return values[0] * values[1] + sum(values[2:]) if len(values) in (3, 4) else values[0]
+    if len(values) == 2 and 100 not in values:
+        return sum(values)
+    if len(values) in (2, 3, 4):
+        return values[0] * values[1] + sum(values[2:])
+    return values[0]

@@ -1,9 +1,10 @@
-"""Daily-Omni: four-way questions on daily-life videos with sound (github.com/Lliar-liar/Daily-Omni,
-read at fccb838).
+"""Daily-Omni: four-way questions on daily-life videos with sound.
+
+github.com/Lliar-liar/Daily-Omni, read at fccb838.
 
 `qa.json` is a list; the video of an item is `Videos/{id}/{id}_video.mp4`, as the published
-Videos.tar unpacks, or `{id}/{id}_video.mp4`. Items have no id of their own: theirs here is the
-video's with the number of the question in it.
+Videos.tar unpacks, or `{id}/{id}_video.mp4`. Items have no id: here it is the video's with the
+number of the question in it.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ _REPLY = re.compile(r"\s*([A-D])", re.IGNORECASE)
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     return with_keys(
         source.json_rows("qa.json"), lambda item: source.numbered_name(item_id(item, "video_id"))
     )
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     video = str(item["video_id"])
     _, options = split_labels("Choice", item["Choice"])
@@ -62,13 +65,16 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """test_model/Qwen2.5-Omni/testmodel.py: what follows the first "assistant", or all where there
-    is none; its first letter, if that is one of A to D in either case, must be the key.
+    """Score a reply as test_model/Qwen2.5-Omni/testmodel.py does.
 
-    Its bug: a reply that begins with a word reads as that word's letter ("Because" is B, "do not know" is D). It also leaves
-    items out of the mean when their media or the request failed; here they are counted. The repository's script for
-    Qwen3-Omni has a rule of its own, with tags, phrases and the last letter that stands alone.
+    The text after the first "assistant", or the whole reply without one, must begin with the key's
+    letter, in either case.
+
+    Its bug: a reply that begins with a word reads as that word's letter ("Because" is B, "do not
+    know" is D). It also leaves items out of the mean when their media or the request failed; here
+    they are counted. The repository's script for Qwen3-Omni has another rule, with tags, phrases
+    and the last letter that stands alone.
     """
     before, mark, after = reply.partition("assistant")
-    found = _REPLY.match(after if mark else before)
-    return float(found is not None and found[1].upper() == answer_letter(query))
+    match = _REPLY.match(after if mark else before)
+    return float(match is not None and match[1].upper() == answer_letter(query))

@@ -1,9 +1,10 @@
-"""JointAVBench: 15 tasks on films that need picture and sound together (hub:
-JointAVBench/JointAVBench; scorer github.com/jointavbench/JointAVBench, evaluation.py and
-eval_result.py, read at 388dc4b and bda3760).
+"""JointAVBench: 15 tasks on films that need picture and sound together.
+
+Hub: JointAVBench/JointAVBench; scorer github.com/jointavbench/JointAVBench, evaluation.py and
+eval_result.py, read at 388dc4b and bda3760.
 
 `jointavbench.json` is a list. The publisher shares links to the films, not the films. The scorer
-opens a clip of its own for each item, `videos/{qid}.mp4`; where there is none, the whole film
+opens a separate clip for each item, `videos/{qid}.mp4`; where there is none, the whole film
 `videos/{video_name}.mp4` is cut to `segment_timestamp`, in seconds. Options have no letters; the
 right one is given by its text.
 """
@@ -30,7 +31,8 @@ ENTRY = BenchmarkEntry(
     shares=("task",),
     answer_kinds=(AnswerKind.choice,),
 )
-# What leads to a letter, in either case. The first keeps a bracket or a space after the letter, and then it is no letter.
+# What leads to a letter, in either case. The first keeps a bracket or a space after the letter, and
+# is then ignored.
 _LEADS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -44,13 +46,16 @@ _LEADS = tuple(
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     return with_keys(source.json_rows("jointavbench.json"), lambda item: item_id(item, "qid"))
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     name, video = item_id(item, "qid"), item["video_name"]
-    if (source.root / (clip := f"videos/{name}.mp4")).is_file():
+    clip = f"videos/{name}.mp4"
+    if (source.root / clip).is_file():
         media = source.media.video_with_sound("qid", clip)
     else:
         start, end = item["segment_timestamp"]
@@ -74,38 +79,44 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """extract_model_answer: letters after "answer", "option" or "select" and before "is correct",
-    letters with a full stop and a space, and options whose text occurs; right when they are all the
-    key's. The publisher shows options in an order of its own draw; here it is the query's.
+    """Score a reply as extract_model_answer does.
 
-    Its bugs: "answer because" is B and "answer: Dog house" is D, too; "Answer: (B)" and "Answer: B since" are nothing, unless the
-    option's text is there; of a single word any letter counts, so "Dog" is D; an option's text counts as written or in small
-    letters alone; a second option that is only mentioned makes the reply nothing. What names nothing is left out of the
-    publisher's mean (`official_figures`); here it is 0.
+    It collects letters after "answer", "option" or "select" and before "is correct", letters with a
+    full stop and a space, and options whose text occurs; the reply is right when all are the key's.
+    The publisher draws an order of options; here it is the query's.
+
+    Its bugs: "answer because" is B and "answer: Dog house" also D; "Answer: (B)" and "Answer: B
+    since" are nothing, unless the option's text is there; of a single word any letter counts, so
+    "Dog" is D; an option's text counts only as written or in small letters; a second option that is
+    only mentioned makes the reply nothing. The publisher's mean leaves out a reply that names
+    nothing (`official_figures`); here it is 0.
     """
-    return float(_extracted(query, reply) == answer_letter(query))
+    return float(_extract_letter(query, reply) == answer_letter(query))
 
 
 def official_figures(pairs: Sequence[tuple[Query, str]]) -> dict[str, float]:
-    """The publisher's accuracy, over replies that name an option, and their share."""
-    named = [(query, given) for query, reply in pairs if (given := _extracted(query, reply))]
-    right = sum(given == answer_letter(query) for query, given in named)
+    """Return the publisher's accuracy, over replies that name an option, and their share."""
+    answered = right = 0
+    for query, reply in pairs:
+        letter = _extract_letter(query, reply)
+        answered += bool(letter)
+        right += letter == answer_letter(query)
     return {
-        "accuracy": right / len(named) if named else 0.0,
-        "answered": len(named) / len(pairs) if pairs else 0.0,
+        "accuracy": right / max(1, answered),
+        "answered": answered / max(1, len(pairs)),
     }
 
 
-def _extracted(query: Query, reply: str) -> str:
+def _extract_letter(query: Query, reply: str) -> str:
+    """Return the only letter that a reply names, empty for none or several."""
     text = " ".join(reply.split())
-    found = {match[1].upper() for lead in _LEADS for match in lead.finditer(text)}
-    found |= set(re.findall(r"\b([ABCD])\b(?=\.\s)", text))
-    found |= {
-        x
-        for x, option in zip("ABCD", query.options, strict=False)
-        if option in text or option.lower() in text
-    }
+    letters = set(re.findall(r"\b([ABCD])\b(?=\.\s)", text))
+    for lead in _LEADS:
+        letters |= {match[1].upper() for match in lead.finditer(text)}
+    for letter, option in zip("ABCD", query.options, strict=False):
+        if option in text or option.lower() in text:
+            letters.add(letter)
     if len(text.split()) == 1:
-        found |= {x for x in "ABCD" if x in text.upper()}
-    found &= set("ABCD")
-    return found.pop() if len(found) == 1 else ""
+        letters |= set(text.upper())
+    letters &= set("ABCD")
+    return letters.pop() if len(letters) == 1 else ""

@@ -1,5 +1,6 @@
-"""MUSIC-AVQA: questions from 33 templates on musical performances (github.com/GeWu-Lab/MUSIC-AVQA,
-net_grd_avst read at 36242a8; videos by request to the publisher).
+"""MUSIC-AVQA: questions from 33 templates on musical performances.
+
+github.com/GeWu-Lab/MUSIC-AVQA, net_grd_avst read at 36242a8; videos by request to the publisher.
 
 `data/json_update/avqa-test.json` is a list: the publisher's corrected annotations, 9,129 items.
 Where it is not there, `data/json/avqa-test.json` is read, with 9,185, among them 55 pairs that
@@ -8,9 +9,8 @@ contradict one another: both of a pair are excluded. Videos lie in `data/video/{
 like, of `question_content` in turn. The right answer stands in `anser` (sic). Items marked
 `question_deleted` are read, as the publisher's loader does.
 
-Answers come from 42 texts that the questions do not show: yes and no are a yes_no, and the rest a
-text, counts as well, since "more than ten" is no number, and the verifier reads "two" and "2"
-alike.
+Answers come from 42 texts that the questions do not show. Yes and no are a yes_no, the others a
+text, counts included: "more than ten" is not a number, and the verifier reads "two" and "2" alike.
 """
 
 from __future__ import annotations
@@ -45,16 +45,19 @@ _SLOT = re.compile(r"<[^<>]+>")
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     if source.layout == UPDATE:
         source.size = 9129
     return with_keys(source.json_rows(source.layout), lambda item: item_id(item, "question_id"))
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     video, answer, template = item["video_id"], item["anser"], item["question_content"]
     values = parse_list("templ_values", item["templ_values"])
-    if len(values) != (slots := len(_SLOT.findall(template))):
+    slots = len(_SLOT.findall(template))
+    if len(values) != slots:
         raise Refused("templ_values", f"{len(values)} values for {slots} slots")
     filling = iter(values)
     closed = answer in ("yes", "no")
@@ -74,12 +77,12 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """Accuracy of a classifier over the 42 answers of the training file, which always gives one of
-    them.
+    """Score a reply by the accuracy of a classifier over the 42 answers of the training file.
 
-    Its rule for a reply in words can only be the answer itself, letter by letter, but for space around it.
+    The classifier always gives one of them, so a reply in words is right only if it is the answer
+    letter by letter, except for space around it.
 
-    What follows: "Two", "2" and "two." are wrong where "two" is right. The publisher's loader also drops the last character of
-    each question as its question mark, which scores no reply.
+    So "Two", "2" and "two." are wrong where "two" is right. The publisher's loader also drops the
+    last character of each question as its question mark, which changes no score.
     """
     return float(reply.strip() == query.answer)

@@ -1,12 +1,13 @@
-"""OmniVideoBench: questions that need picture and sound, with the modalities that each step of
-their solution uses (github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated
-on the hub, where the questions lie in another form).
+"""OmniVideoBench: questions that need picture and sound, with the modalities of each solution step.
+
+github.com/NJU-LINK/OmniVideoBench, read at f888445; videos on request, gated on the hub, where the
+questions lie in another form.
 
 `data.json` is a list of videos with their questions; videos lie in `videos/{video}.mp4`. In the
 publisher's repository both lie in `data_example/`, the five videos that it holds in
-`data_example/video/`. Options read "A.text", some "A. text". Questions have no id of their own:
-theirs here is the video's with the number of the question in it. `native["modalities"]` holds the
-gold label of needed modalities, against which a probe that sees the picture alone can be checked.
+`data_example/video/`. Options read "A.text", some "A. text". Questions have no id: here it is the
+video's with the number of the question in it. `native["modalities"]` holds the gold label of needed
+modalities, against which a probe that sees only the picture can be checked.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ _UNMARKED = str.maketrans("", "", string.punctuation)
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    """One a question, with the fields of its video; a video without questions is one row that lacks
-    them."""
+    """Yield one row a question, with the fields of its video.
+
+    A video without questions is one row that lacks them.
+    """
     for video in source.json_rows(source.layout):
-        questions = (
-            list(video.member_rows("questions"))
-            if isinstance(video.fields.get("questions"), list)
-            else []
-        )
+        questions: list[AnnotationRow] = []
+        if isinstance(video.fields.get("questions"), list):
+            questions = list(video.member_rows("questions"))
         for number, row in enumerate(questions):
             name = f"{video.fields.get('video')}-{number}"
             yield replace(row, key=name, fields={**video.fields, **row.fields})
@@ -65,11 +66,12 @@ def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     video = item["video"]
     options = _options(source, item)
     answer = option_by_letter("correct_option", item["correct_option"], options)
-    _compare(source, item.get("answer"), item["correct_option"], answer, options)
+    _compare_answers(source, item.get("answer"), item["correct_option"], answer, options)
     return Query(
         benchmark=ENTRY.name,
         id=row.key,
@@ -89,9 +91,10 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def _options(source: AnnotationSource, item: Mapping[str, Any]) -> list[str]:
-    """Options without their labels.
+    """Return options without their labels.
 
-    Where these repeat, `correct_option` is the place, as for the publisher: a warning.
+    Where labels repeat, `correct_option` is taken as the place, as the publisher does, with a
+    warning.
     """
     try:
         return split_labels("options", item["options"])[1]
@@ -100,52 +103,56 @@ def _options(source: AnnotationSource, item: Mapping[str, Any]) -> list[str]:
         return require_distinct("options", error.texts)
 
 
-def _compare(
-    source: AnnotationSource, said: Any, key: str, answer: str, options: list[str]
+def _compare_answers(
+    source: AnnotationSource, text: Any, key: str, answer: str, options: list[str]
 ) -> None:
-    """Warn where the text in `answer`, which no score uses, is not the option that the key
-    names."""
-    if not isinstance(said, str) or not said.strip() or _plain(said) == _plain(answer):
+    """Warn where the text in `answer`, which no score uses, is not the option that the key names."""
+    if not isinstance(text, str) or not text.strip() or _plain(text) == _plain(answer):
         return
-    other = next(
-        (chr(65 + place) for place, option in enumerate(options) if _plain(option) == _plain(said)),
-        "",
-    )
-    source.warn(
-        "answer",
-        f"{said!r} is {f'option {other}' if other else 'no option'}, and the key is {key},"
-        f" {answer!r}",
-    )
+    named = "no option"
+    for place, option in enumerate(options):
+        if _plain(option) == _plain(text):
+            named = f"option {chr(65 + place)}"
+            break
+    source.warn("answer", f"{text!r} is {named}, and the key is {key}, {answer!r}")
 
 
 def _plain(text: str) -> str:
-    """A text without label, case, punctuation and space around words."""
+    """Return a text without label, case, punctuation and space around words."""
     text = _LABEL.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(re.sub(r"[^\w\s$%.+-]|[.](?!\d)", " ", text).casefold().split())
 
 
 def _modalities(steps: Any) -> set[str]:
-    """Of the reasoning steps; one of the published ones has its modality under `nmodality`."""
-    listed = steps if isinstance(steps, list) else []
-    found = [
-        step.get("modality", step.get("nmodality")) for step in listed if isinstance(step, Mapping)
-    ]
-    return {modality for modality in found if isinstance(modality, str)}
+    """Return the modalities of the reasoning steps.
+
+    One of the published steps has its modality under `nmodality`.
+    """
+    modalities = set()
+    for step in steps if isinstance(steps, list) else []:
+        if isinstance(step, Mapping):
+            modality = step.get("modality", step.get("nmodality"))
+            if isinstance(modality, str):
+                modalities.add(modality)
+    return modalities
 
 
 def official_score(query: Query, reply: str) -> float:
-    r"""utils.extract_model_answer and clean_text: what follows the last "assistant", the inside of
-    /box{} or \boxed{}; then small letters, only the first where a full stop follows it, without
-    punctuation, must equal the letter of the key.
+    r"""Score a reply as utils.extract_model_answer and clean_text do.
 
-    Its bugs: "The answer is B" and "B: text" are wrong, while "b" and "B! " are right, and any reply whose second character
-    is a full stop is its first ("B. or C." is B). Items whose video or request failed are left out of its mean; here they
-    are counted.
+    They take the text after the last "assistant" and the inside of /box{} or \boxed{}; then, in
+    small letters, cut to the first where a full stop follows it, and without punctuation, it must
+    equal the letter of the key.
+
+    Its bugs: "The answer is B" and "B: text" are wrong, while "b" and "B! " are right, and any
+    reply whose second character is a full stop is its first ("B. or C." is B). Items whose video or
+    request failed were left out of its mean; here they are counted.
     """
     text = reply.rpartition("assistant")[2].strip()
-    for box in _BOXES:
-        if found := box.search(text):
-            text = found[1].strip()
+    for pattern in _BOXES:
+        box = pattern.search(text)
+        if box:
+            text = box[1].strip()
     text = text.lower()
     if text[1:2] == ".":
         text = text[0]

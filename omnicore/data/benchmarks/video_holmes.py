@@ -1,12 +1,13 @@
-"""Video-Holmes: six-way questions on suspense short films (hub and github.com/TencentARC/Video-
-Holmes, read at 7745c87).
+"""Video-Holmes: six-way questions on suspense short films.
+
+Hub and github.com/TencentARC/Video-Holmes, read at 7745c87.
 
 `test_Video-Holmes.json` is a list; the film of an item is `videos/{video ID}.mp4` (`videos_cropped`
 where videos.zip unpacks so, `video` where VLMEvalKit did). The publisher's download.py puts all of
 it into `Benchmark/`, beside its scripts. Without the list, `Video_Holmes.tsv` is read, which
 VLMEvalKit makes of it (vlmeval/dataset/video_holmes.py, e8e78f0): options lose their apostrophes.
 "Question ID" counts inside a film, so an id here is the film's with that number. The publisher
-shows the picture alone; sound is a second medium here, and view `visual_only` is the publisher's
+shows only the picture; here sound is a second medium, and view `visual_only` is the publisher's
 setting.
 """
 
@@ -57,6 +58,7 @@ _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
+    """Yield the items with their ids."""
     return with_keys(_items(source), lambda item: item_id(item, "video ID", "Question ID"))
 
 
@@ -71,6 +73,7 @@ def _items(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     film = item["video ID"]
     _, options = parse_options("Options", item["Options"])
@@ -89,15 +92,24 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """evaluate.py: the last <answer>, or the whole reply without one; the first letter of A to F
-    that stands in it before a space or a colon or after "[", else the first that stands in it at
-    all.
+    """Score a reply as evaluate.py does: by the last <answer>, or the whole reply without one.
 
-    Its bugs: letters are tried in the order of the alphabet, so "Answer: C" is A, as is "B: A man" and, without tags, any
-    reasoning with the article "A "; a letter may stand in a word ("Because" is B). VLMEvalKit differs: without <answer> a
-    reply is wrong.
+    The first letter of A to F that stands in it before a space or a colon or after "[" counts, else
+    the first that stands in it at all.
+
+    Its bugs: letters are tried in the order of the alphabet, so "Answer: C" is A, as is "B: A man"
+    and, without tags, any reasoning with the article "A "; a letter may stand in a word ("Because"
+    is B). VLMEvalKit differs: without <answer> a reply is wrong.
     """
     tagged = _ANSWER.findall(reply)
-    text = tagged[-1] if tagged else reply
-    marked = (x for x in _LETTERS if f"{x} " in text or f"{x}:" in text or f"[{x}" in text)
-    return float(next(marked, next((x for x in _LETTERS if x in text), "")) == answer_letter(query))
+    return float(_first_letter(tagged[-1] if tagged else reply) == answer_letter(query))
+
+
+def _first_letter(text: str) -> str:
+    for letter in _LETTERS:
+        if f"{letter} " in text or f"{letter}:" in text or f"[{letter}" in text:
+            return letter
+    for letter in _LETTERS:
+        if letter in text:
+            return letter
+    return ""

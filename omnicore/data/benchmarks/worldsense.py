@@ -1,5 +1,6 @@
-"""WorldSense: questions on videos whose sound is needed (hub: honglyhly/WorldSense; scored by
-VLMEvalKit, read at e8e78f0).
+"""WorldSense: questions on videos whose sound is needed.
+
+Hub: honglyhly/WorldSense; scored by VLMEvalKit, read at e8e78f0.
 
 `worldsense_qa.json` is an object: video id -> the video's fields with its questions under task0,
 task1 ... Videos are `videos/{id}.mp4`, or `{id}.mp4` where the published archives were unpacked
@@ -54,18 +55,15 @@ _PREFIXES = (
 
 
 def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    """One a task, with the fields of its video."""
+    """Yield one row a task, with the fields of its video."""
     return _tasks(source) if source.layout == NATIVE else _numbered(source)
 
 
 def _tasks(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    """A video without tasks is one row that lacks them."""
+    """Yield the tasks of all videos; a video without tasks is one row that lacks them."""
     for video in source.json_rows(NATIVE):
-        tasks = (
-            []
-            if video.broken
-            else [row for row in video.member_rows() if row.key.startswith("task")]
-        )
+        members = () if video.broken else video.member_rows()
+        tasks = [row for row in members if row.key.startswith("task")]
         for task in tasks:
             yield replace(
                 task,
@@ -77,7 +75,7 @@ def _tasks(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def _numbered(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    """Rows of a table, named as in the publisher's file."""
+    """Yield the rows of a table, named as in the publisher's file."""
     table = tsv_rows(source, TSV) if source.layout == TSV else source.parquet_rows(PARQUET)
     for row in without_blank_cells(table):
         video = row.fields.get("video", "")
@@ -85,6 +83,7 @@ def _numbered(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
+    """Return an item as a query; see `adapter.py`."""
     item = row.fields
     _, options = split_labels("candidates", item["candidates"])
     video = item["video"]
@@ -107,23 +106,25 @@ def build_query(source: AnnotationSource, row: AnnotationRow) -> Query:
 
 
 def _classes(value: Any) -> str:
-    """The classes of sound, in a list or in its Python text, as tables have it."""
+    """Return the classes of sound, in a list or in its Python text, as tables have it."""
     with contextlib.suppress(Refused):
         value = parse_list("audio_class", value)
     return native_fields({"audio_class": value}, {"audio_class": "audio_class"})["audio_class"]
 
 
 def official_score(query: Query, reply: str) -> float:
-    """VLMEvalKit's extract_characters_regex with its default, exact matching: known prefixes are
-    taken out wherever they stand, then the first capital A, B, C or D counts. Nothing found is
-    wrong; a judge model, where one is set, would be asked.
+    """Score a reply as VLMEvalKit's extract_characters_regex does with its default, exact matching.
 
-    Its bugs: the letter may stand in a word ("Because" is B, "Cannot tell" is C), and two missing commas leave four prefixes
-    in place, so "Best answer: C" and "Best option: C" are B and "Correct option: D" is C. lmms-eval scores WorldSense by the
-    rule of AV-Odyssey instead, which also fails for three options.
+    Known prefixes are removed wherever they stand, then the first capital A, B, C or D counts. A
+    reply without one is wrong; a judge model, where one is set, would be asked.
+
+    Its bugs: the letter may stand in a word ("Because" is B, "Cannot tell" is C), and two missing
+    commas leave four prefixes in place, so "Best answer: C" and "Best option: C" are B and "Correct
+    option: D" is C. lmms-eval scores WorldSense by the rule of AV-Odyssey instead, which also fails
+    for three options.
     """
     text = reply.strip()
     for prefix in _PREFIXES:
         text = text.replace(prefix, "")
-    found = re.search("[ABCD]", text)
-    return float(found is not None and found[0] == answer_letter(query))
+    letter = re.search("[ABCD]", text)
+    return float(letter is not None and letter[0] == answer_letter(query))
