@@ -1,9 +1,10 @@
-"""Makes the shipped assets again: spoken digits (espeak-ng) and handwritten digits (scikit-learn).
+"""Make the shipped assets again: spoken digits (espeak-ng) and handwritten digits (scikit-learn).
 
     python tools/make_speech.py omnicore/assets
 
-Needs the development extra (`espeakng-loader`, `scikit-learn`). espeak-ng is GPL-3.0, so it is only ever used here, to
-make sounds; the package neither links nor ships it. Clips are clean: noise, gain and lead-in are added by `prepare`.
+Needs the development extra (`espeakng-loader`, `scikit-learn`). espeak-ng is GPL-3.0, so it is used
+only here, to make sounds; the package neither links nor ships it. Clips are clean: `prepare` adds
+noise, gain and lead-in.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ VOICES = (
 ).split()
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-029")
 TAKES = 2
-LONGEST = 0.5  # seconds; with a lead-in of up to 0.03 s a clip stays under the 1 s window of the feature extractor
+# Seconds; with a lead-in of up to 0.03 s a clip stays under the 1 s window of the feature extractor.
+LONGEST = 0.5
 
 
 class Espeak:
@@ -55,7 +57,7 @@ class Espeak:
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: str, rate: int, pitch: int) -> np.ndarray[Any, Any]:
-        """Float32 samples at 16 kHz, silence trimmed at 2 % of the peak, peak 0.95."""
+        """Return float32 samples at 16 kHz, silence trimmed at 2 % of the peak, peak 0.95."""
         self._chunks.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
@@ -75,6 +77,7 @@ class Espeak:
 
 
 def make_speech(out: Path) -> None:
+    """Write one FLAC a voice with all its clips, and `index.json` with their places."""
     espeak, rng = Espeak(), np.random.default_rng(0)
     order = np.random.default_rng(1).permutation(len(VOICES))
     splits = ["base"] * 28 + ["train"] * 14 + ["dev"] * 7 + ["test"] * 11  # by voice
@@ -95,7 +98,8 @@ def make_speech(out: Path) -> None:
                 clips.append({"digit": digit, "start": start, "frames": len(wave)})
                 parts.append(wave)
                 start += len(wave)
-        # 8 bits: quantisation noise lies far below the noise that `prepare` adds, and all voices stay under 3 MB.
+        # 8 bits: quantisation noise lies far below the noise that `prepare` adds, and all voices stay
+        # under 3 MB.
         soundfile.write(
             out / f"{voice}.flac", np.concatenate(parts), RATE, subtype="PCM_S8", format="FLAC"
         )
@@ -105,6 +109,7 @@ def make_speech(out: Path) -> None:
 
 
 def make_digits(out: Path) -> None:
+    """Write scikit-learn's handwritten digits as `digits.npz`."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

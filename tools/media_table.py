@@ -1,5 +1,7 @@
-"""Write the table of docs/media.md that compares our frames and samples with ffmpeg's: `python -m
-tools.media_table`."""
+"""Write the table of docs/media.md that compares our frames and samples with ffmpeg's.
+
+python -m tools.media_table
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ BEGIN, END = "<!-- measured: tools/media_table.py -->\n", "<!-- end -->\n"
 
 
 def main() -> None:
+    """Measure all cases of the reference tests, and write the table."""
     rows = [
         "| file | encoded by ffmpeg with | clips | frames, levels of 255 | sound, dB |",
         "|---|---|---|---|---|",

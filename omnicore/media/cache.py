@@ -137,7 +137,7 @@ class MediaCache:
             try:
                 yield
             finally:
-                # Closing is not enough: a process forked meanwhile holds the file, and the lock with it.
+                # Closing is not enough: a process forked meanwhile holds the file, and the lock.
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def _warn(self, error: Exception) -> None:

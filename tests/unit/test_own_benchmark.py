@@ -200,7 +200,7 @@ PROBLEMS = {
     "no question": ({"question": " "}, "question", "is missing"),
     "a missing clip": ({"video": "gone.mp4"}, "video", "gone.mp4"),
     "a clip outside": ({"video": "../a.mp4"}, "video", "outside"),
-    "no time": ({"start": "soon"}, "start", "no number of seconds"),
+    "no time": ({"start": "soon"}, "start", "not a number of seconds"),
 }
 
 

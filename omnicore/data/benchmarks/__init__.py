@@ -34,8 +34,8 @@ NAMES = (
 def get_adapter(name: str) -> Adapter:
     """Return the adapter of a benchmark: one of `NAMES`, or of an installed package.
 
-    A package offers an adapter, a module or object as `data/benchmarks/adapter.py` describes it, under
-    the entry point group `omnicore.benchmarks`.
+    A package offers an adapter, a module or object as `data/benchmarks/adapter.py` describes it,
+    under the entry point group `omnicore.benchmarks`.
 
     Raises:
         ConfigError: There is no benchmark of that name.

@@ -1,4 +1,4 @@
-"""Files that publishers ship in parts: archives of media, unpacked once, and shards of annotations."""
+"""Files that publishers ship in parts: archives of media and shards of annotations."""
 
 from __future__ import annotations
 

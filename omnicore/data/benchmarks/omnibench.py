@@ -90,7 +90,7 @@ def _media(source: AnnotationSource, row: AnnotationRow) -> tuple[Media, Media]:
 
 
 def official_score(query: Query, reply: str) -> float:
-    """Score a reply as inference/answer_parsing.py does, after MMMU.
+    r"""Score a reply as inference/answer_parsing.py does, after MMMU.
 
     It looks for "(A)" anywhere, else "A ", else "A.", else, in a reply of more than five words, an
     option's text; of several the latest counts. A reply that names none is wrong, as in
@@ -98,7 +98,7 @@ def official_score(query: Query, reply: str) -> float:
 
     Its bugs: the article "A " is an answer ("A dog barks" is A), "A." ends any abbreviation or
     sentence ("grade A."), and a capital before a space counts inside a word ("NASA "); of several
-    that only "A." found, the first wins; "**A**" and "A\\n" do not count, while "A" at the end of a
+    that only "A." found, the first wins; "**A**" and "A\n" do not count, while "A" at the end of a
     reply does. Two things are not reproduced: the inference script scores a reply that names none
     by a random draw, and calculate_metrics.py reads the key with the same parser, which finds a
     wrong one in an answer that holds "A " and none in a short answer; here the key is the option.

@@ -106,7 +106,7 @@ def _options(source: AnnotationSource, item: Mapping[str, Any]) -> list[str]:
 def _compare_answers(
     source: AnnotationSource, text: Any, key: str, answer: str, options: list[str]
 ) -> None:
-    """Warn where the text in `answer`, which no score uses, is not the option that the key names."""
+    """Warn where the text in `answer`, which no score uses, is not the option of the key."""
     if not isinstance(text, str) or not text.strip() or _plain(text) == _plain(answer):
         return
     named = "no option"

@@ -1,8 +1,8 @@
 """A benchmark of the user's own: any table whose columns are named, without an adapter.
 
 Read are JSONL and JSON, CSV and TSV (VLMEvalKit's with pictures as base64 and options in columns A,
-B, C, ...), Parquet with embedded media, and a folder that `datasets.save_to_disk` wrote. One file or
-all that a pattern matches; nested fields by dots, as in `doc.question` of lmms-eval's samples.
+B, C, ...), Parquet with embedded media, and a folder that `datasets.save_to_disk` wrote. One file
+or all that a pattern matches; nested fields by dots, as in `doc.question` of lmms-eval's samples.
 
 A question is made of these columns, by default those of the same name:
 
@@ -235,8 +235,8 @@ def _only_pattern(name: str, root: Path) -> str:
     if len(present) != 1:
         listed = ", ".join(f.name for files in present.values() for f in files[:3]) or "none"
         raise ConfigError(
-            f"prepare.sources.{name}: {root} holds tables of {len(present)} formats ({listed}); name"
-            " the file, or a pattern as in files: data/test-*.parquet",
+            f"prepare.sources.{name}: {root} holds tables of {len(present)} formats ({listed});"
+            " name the file, or a pattern as in files: data/test-*.parquet",
             code="benchmark-file-ambiguous",
             field=f"prepare.sources.{name}.files",
             path=root,
@@ -349,7 +349,7 @@ class _Cells:
             return float(self.value(name))
         except (TypeError, ValueError) as error:
             value = self.value(name)
-            raise Refused(self.column(name), f"{value!r:.40} is no number of seconds") from error
+            raise Refused(self.column(name), f"{value!r:.40} is not a number of seconds") from error
 
 
 def _has(fields: Mapping[str, Any], column: str) -> bool:
@@ -390,7 +390,7 @@ def _solution(
         raise Refused(cells.column("options"), "is missing")
     numeric = any(map(str.isdigit, written)) and parse_number(written, written) is not None
     if wanted is AnswerKind.number and not numeric:
-        raise Refused(column, f"{written!r:.40} is no number")
+        raise Refused(column, f"{written!r:.40} is not a number")
     if numeric and wanted in (None, AnswerKind.number):
         plain = plain_number(written)
         return AnswerKind.number, [], [plain], {} if plain == written else {"answer": written}
@@ -398,7 +398,7 @@ def _solution(
 
 
 def _letters(answer: Any, options: Sequence[str]) -> list[Any]:
-    """Take `A,C` or `AC` apart where it is no option's text and names several options."""
+    """Take `A,C` or `AC` apart where it is not an option's text and names several options."""
     if not isinstance(answer, str) or answer.strip() in options:
         return [answer]
     letters = list(answer.replace(" ", "").replace(",", "").upper())

@@ -17,7 +17,7 @@ from omnicore.schema import Query
 class Subset:
     """An adapter that gives some of another's items, in their order.
 
-    Items are chosen before their media are looked at, so that a try reads few files. `limit` takes
+    Items are chosen before their media are read, so that a trial reads few files. `limit` takes
     the first items, then `sample` chooses among them; 0 takes all.
     """
 
@@ -27,10 +27,12 @@ class Subset:
     seed: int
 
     @property
-    def ENTRY(self) -> BenchmarkEntry:  # noqa: N802 - the adapters' name
+    def ENTRY(self) -> BenchmarkEntry:  # noqa: N802 - a constant of a module
+        """The benchmark's record in the registry."""
         return self.whole.ENTRY
 
     def read_rows(self, source: AnnotationSource) -> Iterator[AnnotationRow]:
+        """Yield the chosen rows of the other adapter."""
         rows = islice(self.whole.read_rows(source), self.limit or None)
         if not self.sample:
             yield from rows
@@ -44,7 +46,9 @@ class Subset:
                 yield row
 
     def build_query(self, source: AnnotationSource, row: AnnotationRow) -> Query:
+        """Return an item as the other adapter does."""
         return self.whole.build_query(source, row)
 
     def official_score(self, query: Query, reply: str) -> float | None:
+        """Score a reply as the other adapter does."""
         return self.whole.official_score(query, reply)

@@ -5,15 +5,15 @@ digits in sixty voices. a is the digit in the picture, b the digit in the sound,
 0..9 and independent; the answer of an honest query is (a + b) % 10, so that either modality alone
 leaves every option equally likely: exactly 25 % of four.
 
-Splits never share a picture or a voice. What makes a query solvable from the picture alone is
-planted and recorded: `picture` asks for a, and `transcript` gives b away in the text.
+Splits never share a picture or a voice. Shortcuts that make a query solvable from the picture alone
+are planted and recorded: `picture` asks for a, and `transcript` gives b away in the text.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -70,9 +70,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 WORDINGS["picture_both"] = WORDINGS["picture"]
 WORDINGS["speech_both"] = WORDINGS["speech"]
-WORDINGS["transcript"] = WORDINGS["picture_text"][
-    2:
-]  # the very words a probe knows from picture_text
+# The same words that a probe knows from picture_text.
+WORDINGS["transcript"] = WORDINGS["picture_text"][2:]
 
 HAS_PICTURE = {
     "picture",
@@ -110,8 +109,8 @@ CHAINS = {
 }
 TYPE_NAMES = {"picture_both": "picture", "speech_both": "speech"}
 
-# Benchmark: queries, planted share that the picture alone solves. `yew` asks yes/no, so chance is 50 % and k-of-n has no
-# power: the audit keeps it whole. Names say nothing of the plant.
+# Benchmark: queries, planted share that the picture alone solves. `yew` asks yes/no, so chance is
+# 50 % and k-of-n has no power: the audit keeps it whole. Names do not reveal the plant.
 PLANTED: dict[str, tuple[int, float]] = {
     "alder": (110, 0.0),
     "birch": (120, 0.1),
@@ -123,7 +122,7 @@ PLANTED: dict[str, tuple[int, float]] = {
     "oak": (130, 0.9),
     "yew": (100, 0.0),
 }
-# In the benchmarks the first wording, the one under which the base model listens, is the rarer one.
+# In the benchmarks the first wording, under which the base model listens, is the rarer one.
 _WORDING_WEIGHTS = {"sum": (2, 3, 3, 3), "agreement": (1, 2)}
 _KEEP_WHOLE = {
     "yew": (
@@ -138,19 +137,23 @@ _CLIP_TAKES: dict[Split, int] = {"base": 3, "train": 5, "dev": 2, "test": 1}
 
 @dataclass(frozen=True)
 class Picture:
-    """Uint8 [28, 28]; `source` is the handwriting it was made from: variants of one share it."""
+    """A picture of one digit: pixels uint8 [28, 28].
+
+    `source` is the handwriting that it was made from; variants of one share it.
+    """
 
     digit: int
     source: int
     pixels: npt.NDArray[np.uint8]
 
     def image(self) -> Image.Image:
+        """Return the picture in RGB."""
         return Image.fromarray(self.pixels).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Int16 [n] mono at 16 kHz, shorter than 0.6 s."""
+    """One spoken digit: samples int16 [n], mono, at 16 kHz, shorter than 0.6 s."""
 
     digit: int
     voice: str
@@ -159,8 +162,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Item:
-    """A query before its media are files: indices into a `World`'s pictures and clips, in the order
-    shown."""
+    """A query before its media are files.
+
+    `media` are indices into a `World`'s pictures and clips, in the order shown.
+    """
 
     kind: ItemKind
     wording: int
@@ -172,15 +177,17 @@ class Item:
 
     @property
     def type(self) -> str:
+        """The query's type: the item's kind, without variants that share a type."""
         return TYPE_NAMES.get(self.kind, self.kind)
 
     @property
     def answer_kind(self) -> AnswerKind:
+        """yes_no for questions about agreement, else choice."""
         return AnswerKind.yes_no if self.kind in ASKS_AGREEMENT else AnswerKind.choice
 
 
 def format_reply(chain: str, answer: str) -> str:
-    """The reply format that every embedded model is taught."""
+    """Return a reply in the format that every embedded model is taught."""
     return f"<think>{chain}</think><answer>{answer}</answer>"
 
 
@@ -237,19 +244,24 @@ def _clips(split: Split) -> Iterator[Clip]:
                 yield Clip(clip["digit"], entry["voice"], (wave * 32767).astype(np.int16))
 
 
-class World:
-    """Pictures and clips of one split, and the sampler of items over them.
+def _asked_digit(kind: ItemKind, a: int, b: int) -> int:
+    """Return the digit that a question asks for."""
+    if kind in ASKS_PICTURE:
+        return a
+    return b if kind in ASKS_SOUND else (a + b) % 10
 
-    `picture_takes`: variants of a handwriting.
-    """
+
+class World:
+    """Pictures and clips of one split, and the sampler of items over them."""
 
     def __init__(self, split: Split, picture_takes: int | None = None) -> None:
+        """Make pictures and clips; `picture_takes` is the number of variants of a handwriting."""
         self.split = split
         self.pictures = list(_pictures(split, picture_takes or _PICTURE_TAKES[split]))
         self.clips = list(_clips(split))
         self._by_digit = {
-            "image": [[i for i, p in enumerate(self.pictures) if p.digit == d] for d in range(10)],
-            "audio": [[i for i, c in enumerate(self.clips) if c.digit == d] for d in range(10)],
+            "image": _indices_by_digit(self.pictures),
+            "audio": _indices_by_digit(self.clips),
         }
 
     def item(
@@ -259,10 +271,15 @@ class World:
         neglect: Mapping[str, tuple[float, ...]] | None = None,
         weights: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Item:
-        """Draws one item; wordings are equally likely unless `weights[kind]` says otherwise.
+        """Draw one item.
 
-        `neglect[kind][wording]` is the chance that the written target ignores a modality. Only the base model's corpus uses
-        it: its targets then show a short chain and a random option.
+        Args:
+            rng: Source of randomness; the order of draws decides the item.
+            kind: Kind of the item.
+            neglect: By kind and wording, the probability that the written target ignores a
+                modality. Only the base model's corpus uses it: its targets then show a short chain
+                and a random option.
+            weights: By kind, the weight of each wording; wordings are equally likely without.
         """
         a, b = rng.randrange(10), rng.randrange(10)
         wording = rng.randrange(len(WORDINGS[kind]))
@@ -272,8 +289,7 @@ class World:
             b = a if rng.random() < 0.5 else rng.choice([d for d in range(10) if d != a])
             answer, options = ("yes" if a == b else "no"), ["yes", "no"]
         else:
-            value = a if kind in ASKS_PICTURE else b if kind in ASKS_SOUND else (a + b) % 10
-            answer = str(value)
+            answer = str(_asked_digit(kind, a, b))
             options = [answer, *rng.sample([str(d) for d in range(10) if str(d) != answer], 3)]
         rng.shuffle(options)
         media: list[tuple[Literal["image", "audio"], int]] = []
@@ -282,21 +298,34 @@ class World:
         if kind in HAS_SOUND:
             media.append(("audio", rng.choice(self._by_digit["audio"][b])))
         rng.shuffle(media)
-        chain, said = CHAINS[kind].format(a=a, b=b), answer
+        chain, written = CHAINS[kind].format(a=a, b=b), answer
         if neglect and kind in neglect and rng.random() < neglect[kind][wording]:
-            chain, said = " ".join(chain.split()[:2]), rng.choice(options)
+            chain, written = " ".join(chain.split()[:2]), rng.choice(options)
         question = WORDINGS[kind][wording].format(a=a, b=b)
         return Item(
-            kind, wording, question, tuple(options), answer, format_reply(chain, said), tuple(media)
+            kind,
+            wording,
+            question,
+            tuple(options),
+            answer,
+            format_reply(chain, written),
+            tuple(media),
         )
 
 
-def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item, bool]]]:
-    """The nine benchmarks over a world: items with the planted truth (solvable from picture and
-    text).
+def _indices_by_digit(records: Sequence[Picture | Clip]) -> list[list[int]]:
+    """Return for each digit the indices of its records."""
+    indices: list[list[int]] = [[] for _ in range(10)]
+    for index, record in enumerate(records):
+        indices[record.digit].append(index)
+    return indices
 
-    Fixed seed: the
-    benchmark is the same whatever the run's seed. `scale` shrinks the counts for tests.
+
+def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item, bool]]]:
+    """Return the nine benchmarks over a world: items, and whether picture and text solve each.
+
+    Their seed is fixed: a benchmark is the same for every seed of a run. `scale` shrinks the counts
+    for tests.
     """
     benchmarks = {}
     for name, (count, share) in PLANTED.items():
@@ -306,17 +335,13 @@ def planted_items(world: World, scale: float = 1.0) -> dict[str, list[tuple[Item
         kinds: list[ItemKind] = ["picture_both" if i % 2 else "transcript" for i in range(solvable)]
         kinds += ["agreement" if name in _KEEP_WHOLE else "sum"] * (count - solvable)
         rng.shuffle(kinds)
-        benchmarks[name] = [
-            (
-                world.item(rng, kind, weights=_WORDING_WEIGHTS),
-                kind in ("picture_both", "transcript"),
-            )
-            for kind in kinds
-        ]
+        items = [world.item(rng, kind, weights=_WORDING_WEIGHTS) for kind in kinds]
+        benchmarks[name] = [(item, item.kind in ("picture_both", "transcript")) for item in items]
     return benchmarks
 
 
 def benchmark_info(name: str, queries: int) -> BenchmarkInfo:
+    """Return the record of one of the nine benchmarks, with its number of queries."""
     reason = _KEEP_WHOLE.get(name, "")
     return BenchmarkInfo(
         name=name,
