@@ -173,7 +173,7 @@ def test_a_list_that_reads_in_two_ways_names_nothing():
     assert judge("\\boxed{b; a}", query(options, "a, b"), "value") == ("a, b", Outcome.incorrect)
 
 
-def test_the_order_shown_decides_the_letters_and_the_querys_own_that_of_the_answer():
+def test_letters_follow_shown_order_and_answer_the_querys_own():
     assert judge("A, B", query(ANIMALS, "owl", "a red fox"), "letter", (3, 2, 1, 0)) == (
         "a red fox, owl",
         Outcome.correct,

@@ -45,7 +45,7 @@ def test_planted_truth(guesser, share, seed):
 
 
 @pytest.mark.parametrize("seed", [0, *map(slow, range(1, 3))])
-def test_where_few_are_solvable_a_repeating_probe_needs_more_draws(seed):
+def test_repeating_probe_needs_more_draws_where_few_are_solvable(seed):
     """At a share of 0.3 no k of 8 gives both precision and recall, and the rule gives up recall; 12
     draws give both."""
     queries, solvable, answers = planted("repeating", 0.3, seed)
@@ -113,7 +113,7 @@ def test_false_removals_stay_below_the_bound_on_average(share):
     assert wrong / out <= 0.05
 
 
-def test_clean_queries_lost_are_bounded_where_nearly_all_is_solvable():
+def test_lost_clean_queries_are_bounded_at_high_solvable_share():
     """Among 95 % solvable queries any k keeps the false discovery rate low; the second bound still
     protects the rest."""
     queries, solvable = make_queries("b", 4000), np.arange(4000) < 3800
@@ -176,7 +176,7 @@ def test_where_the_right_option_stands_does_not_matter():
     assert first[0][0].null == pytest.approx(moved[0][0].null)
 
 
-def test_nothing_is_removed_where_no_k_holds_and_lucky_ones_are_flagged():
+def test_without_a_threshold_lucky_queries_are_undecided():
     queries = make_queries("b", 300)
     answers = simulate(np.random.default_rng(3), np.zeros(300, bool), 0.95)
     (rule,), verdicts, _ = judge(queries, answers)

@@ -150,7 +150,7 @@ def test_official_only_where_both_have_it(tmp_path: Path, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_unlike_profiles_are_refused_by_field(
+def test_differing_profile_is_refused_by_field(
     flags: list[str],
     message: str,
     made: dict[str, Path],

@@ -256,7 +256,7 @@ def test_draws_of_other_queries_are_refused(
         distill({}, draws=draws(tmp_path / "fewer", queries[:-1], set()))
 
 
-def test_a_probe_of_lost_replies_is_refused(
+def test_probe_of_unreadable_replies_is_refused(
     distill: Distill, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     asked = draws(tmp_path / "probe", read_jsonl(inputs["data"] / "distill.jsonl", Query), set())
@@ -266,14 +266,14 @@ def test_a_probe_of_lost_replies_is_refused(
         distill({}, draws=finished(asked, "probe"))
 
 
-def test_nothing_chosen_says_what_took_them(distill: Distill) -> None:
+def test_no_kept_rollout_is_refused_with_counts(distill: Distill) -> None:
     wrong = {f"ash {i}": [reply(""), reply("", truncated=True)] for i in range(8)}
     with refused(TrainingError, "distill-no-rows") as caught:
         distill({**wrong, "elm 0": [reply(""), reply("", truncated=True)]})
     assert "none of 18 rollouts became a row (9 no_answer, 9 cut)" in str(caught.value)
 
 
-def test_a_bound_on_lengths_needs_a_server_that_counts(distill: Distill) -> None:
+def test_length_bound_needs_token_counts(distill: Distill) -> None:
     silent = {"elm 0": [reply("3", 0), reply("3", 0)]}
     assert distill(silent)[0]["kept"] == 18
     with refused(EngineError, "distill-tokens-unknown", field="distill.min_tokens"):

@@ -216,7 +216,7 @@ def test_what_was_asked_and_how_is_in_the_scores(scores: dict[str, Any], output:
     assert len(items) == len(QUERIES)
 
 
-def test_the_hash_of_queries_is_of_their_content_not_of_their_place() -> None:
+def test_queries_hash_ignores_media_location() -> None:
     one = query("elm", 0, "pick", "cat")
     moved = one.model_copy(
         update={"media": (one.media[0].model_copy(update={"uri": "elsewhere/b.png"}),)}
@@ -257,7 +257,7 @@ def test_too_many_failures_end_the_step(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
-def test_a_view_without_replies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_view_without_replies_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with refused(DataError, "evaluate-view-empty", field="clean"):
         evaluated(
             tmp_path / "out", {}, inputs(tmp_path, removed={q.key for q in QUERIES}), monkeypatch

@@ -61,7 +61,7 @@ def test_kept_whole_loses_nothing_and_stays_out_of_the_pool():
         assert sum(v.label is Label.solvable for v in verdicts) > 200
 
 
-def test_failed_draws_leave_a_query_undecided_and_out_of_the_rules():
+def test_failed_draws_leave_query_undecided_and_out_of_rules():
     queries, solvable = make_queries("b", 1000), np.arange(1000) < 500
     answers = simulate(np.random.default_rng(1), solvable, 0.6)
     holed = answers.copy()
@@ -114,7 +114,7 @@ def test_draws_that_could_change_a_verdict_leave_it_open(lost):
     ]
 
 
-def test_a_circle_with_a_lost_draw_is_undecided_only_where_it_could_be_right():
+def test_lost_draw_leaves_rotation_undecided_if_decisive():
     queries = make_queries("b", 4)
     answers = np.array(
         [
@@ -166,7 +166,7 @@ def open_query(name, kind, answer, **more):
     )
 
 
-def test_queries_without_one_right_option_are_kept_whole_and_leave_the_rules_alone():
+def test_queries_without_single_answer_are_kept_whole():
     """In a benchmark that is filtered, too: nothing wrong can be counted against a number, a text
     or a set."""
     odd = [
@@ -216,7 +216,7 @@ def orders_of(queries, draws, seed=0):
     ("options", "draws", "full"),
     [(4, 8, True), (4, 4, True), (4, 3, False), (6, 8, True), (2, 2, True), (5, 4, False)],
 )
-def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, draws, full):
+def test_enough_draws_cover_all_rotations(options, draws, full):
     queries = make_queries("b", 50, options=options)
     audited = audit.QueryArrays(queries, frozenset({"b"}))
     orders = orders_of(queries, draws)
@@ -234,7 +234,7 @@ def test_draws_of_a_probe_hold_a_full_circle_where_there_are_enough(options, dra
         )
 
 
-def test_circles_skip_failed_draws_and_orders_that_are_no_rotations():
+def test_full_rotations_skip_failed_draws_and_mirrored_orders():
     audited = audit.QueryArrays(make_queries("b", 3, options=3), frozenset({"b"}))
     turns = _Permutations()
     whole = [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
@@ -301,7 +301,7 @@ def test_circular_without_a_full_circle_is_undecided():
 
 
 @pytest.mark.parametrize("favourite_place", [0, 2])
-def test_rotations_do_not_bias_the_rule_and_protect_from_a_liking_for_a_place(favourite_place):
+def test_rotations_cancel_a_preference_for_a_place(favourite_place):
     """A probe that always says A is right on each query exactly n / K times; with orders drawn anew
     it would be by luck more often on some.
 

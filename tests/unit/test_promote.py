@@ -213,7 +213,7 @@ def test_unsafe_files_are_kept_out(
 
 
 @pytest.mark.parametrize("config", [LOOSE, PromoteConfig(min_effect=0.9)], ids=["promote", "keep"])
-def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
+def test_candidate_is_released_with_scores_after_any_decision(
     config: PromoteConfig, made: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     given = with_model(made, tmp_path / "inputs")
@@ -246,7 +246,7 @@ def test_the_candidate_is_released_with_its_scores_whatever_is_decided(
     assert model_card.read_card(given["model"] / "checkpoint").scores is None
 
 
-def test_a_release_is_signed_where_there_is_a_key_and_its_digest_is_the_same(
+def test_release_is_signed_with_a_key_and_keeps_its_digest(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("model_signing")

@@ -47,7 +47,7 @@ def shared(rng):
     return groups, 0.5
 
 
-def test_interval_of_a_macro_average_covers_when_groups_share_clusters():
+def test_macro_interval_covers_when_groups_share_clusters():
     assert (
         0.93
         <= coverage(lambda rng: holds(stats.macro_mean((found := shared(rng))[0]), found[1]))
@@ -55,7 +55,7 @@ def test_interval_of_a_macro_average_covers_when_groups_share_clusters():
     )
 
 
-def test_macro_that_takes_shared_clusters_for_different_ones_does_not_cover():
+def test_macro_interval_fails_if_shared_clusters_are_split():
     def covers(rng):
         groups, truth = shared(rng)
         return holds(
@@ -86,7 +86,7 @@ def test_no_difference_seen_is_no_certainty(count, bound):
     assert found.high == -found.low == pytest.approx(bound, rel=0.1)
 
 
-def test_interval_of_a_paired_difference_covers_and_is_narrower_than_unpaired():
+def test_paired_interval_covers_and_is_narrower():
     rng = np.random.default_rng(1)
     inside, paired_width, loose_width = 0, 0.0, 0.0
     for _ in range(1000):
@@ -147,7 +147,7 @@ def test_macro_weighs_groups_alike_and_mean_weighs_queries():
     assert stats.mean([1.0] * 2 + [0.0] * 8, NAMES[:10]).value == 0.2
 
 
-def test_a_group_of_one_cluster_widens_the_macro_but_does_not_void_it():
+def test_group_of_one_cluster_widens_macro_interval():
     rest = {str(g): ([1.0, 0.0] * 50, NAMES[:100]) for g in range(8)}
     with_lone = stats.macro_mean({**rest, "lone": ([1.0], ["x"])})
     assert 0.1 < with_lone.high - with_lone.low < 0.5

@@ -45,7 +45,9 @@ def scored(**lost: int) -> Scores:
         ),
     ],
 )
-def test_failures_are_told_by_stage_and_benchmark(scores: dict[str, Scores], said: str) -> None:
+def test_failures_sentence_counts_by_stage_and_benchmark(
+    scores: dict[str, Scores], said: str
+) -> None:
     assert words.failures_sentence(scores) == said
 
 
@@ -82,7 +84,7 @@ UNSURE = words.StageGain(
         ),
     ],
 )
-def test_the_sentence_on_gains_follows_the_figures(
+def test_gain_sentence_follows_the_figures(
     sft: words.StageGain, rlvr: words.StageGain, said: tuple[str, ...]
 ) -> None:
     sentence = words.gain_sentence(sft, rlvr)
@@ -96,7 +98,7 @@ def test_the_sentence_on_gains_follows_the_figures(
         ("/models/qwen", ""),
     ],
 )
-def test_only_embedded_models_carry_the_notice(model: str, said: str) -> None:
+def test_only_embedded_models_have_the_notice(model: str, said: str) -> None:
     notice = words.planted_notice(model)
     assert said in notice
     assert bool(notice) == bool(said)
@@ -116,5 +118,7 @@ def test_only_embedded_models_carry_the_notice(model: str, said: str) -> None:
         ({"a": estimate(0.9, 0.7, 0.95)}, ""),
     ],
 )
-def test_wordings_that_differ_are_told_from_noise(wordings: dict[str, Estimate], said: str) -> None:
+def test_wording_sentence_separates_difference_from_noise(
+    wordings: dict[str, Estimate], said: str
+) -> None:
     assert words.wording_sentence("Base", {"sum": wordings}).endswith(said)
