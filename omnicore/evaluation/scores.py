@@ -221,10 +221,7 @@ def compute_figures(
         chance={view: fmean(_chance_levels(members).values()) for view, members in rows.items()},
         counts={view: count_replies(views[view], members) for view, members in rows.items()},
         by_benchmark=_scores_by_benchmark(index, groups),
-        by_benchmark_type={
-            name: {kind: index.group_scores(members) for kind, members in types.items()}
-            for name, types in groups.items()
-        },
+        by_benchmark_type={name: _scores_by_type(index, types) for name, types in groups.items()},
         by_type={name: _accuracy(members) for name, members in by_type.items()},
         by_wording={name: _accuracy_by_wording(members) for name, members in by_type.items()},
         ablation=_ablations(index, views["clean"]),
@@ -247,6 +244,12 @@ def _scores_by_benchmark(
         members = [query for of_type in types.values() for query in of_type]
         scores[name] = index.benchmark_scores(name, members)
     return scores
+
+
+def _scores_by_type(
+    index: ResponseIndex, types: Mapping[str, list[Query]]
+) -> dict[str, GroupScores]:
+    return {kind: index.group_scores(members) for kind, members in types.items()}
 
 
 def _accuracy_by_wording(rows: ScoredRows) -> dict[str, Estimate]:

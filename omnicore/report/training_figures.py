@@ -38,7 +38,11 @@ Points = list[tuple[float, float]]
 
 def accuracy_figure(evidence: Evidence) -> Figure:
     """Draw micro accuracy over the stages, raw and clean."""
-    series = {view: [getattr(evidence.scores[s], view).micro for s in STAGES] for view in VIEWS}
+    stages = [evidence.scores[stage] for stage in STAGES]
+    series = {
+        "raw": [scores.raw.micro for scores in stages],
+        "clean": [scores.clean.micro for scores in stages],
+    }
     clauses = []
     for view, estimates in series.items():
         first, last = estimates[0].value, estimates[-1].value
@@ -119,7 +123,7 @@ def training_figures(evidence: Evidence) -> list[tuple[str, list[Figure]]]:
         ("Supervised fine-tuning, before and after RLVR", sft),
         ("RLVR", _rlvr_curves(evidence.curves["rlvr"])),
     ]
-    return [(title, [f for f in figures if f is not None]) for title, figures in sections]
+    return [(title, list(filter(None, figures))) for title, figures in sections]
 
 
 def _rlvr_curves(rows: Rows) -> list[Figure | None]:

@@ -160,7 +160,9 @@ def _estimate(parts: Sequence[tuple[npt.NDArray[np.float64], Clusters]], low: fl
     if not parts:
         raise ValueError("no groups: an empty set has no mean")
     codes: dict[str, int] = {}
-    coded = [np.array([codes.setdefault(c, len(codes)) for c in clusters]) for _, clusters in parts]
+    coded = []
+    for _, clusters in parts:
+        coded.append(np.array([codes.setdefault(c, len(codes)) for c in clusters]))
     width = 1 - low
     sums = np.zeros(len(codes))
     for (values, _), code in zip(parts, coded, strict=True):
