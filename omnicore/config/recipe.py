@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError, model_validator
 
 from omnicore.config import (
     CleanConfig,
@@ -38,7 +35,13 @@ from omnicore.config import (
     raw_yaml,
     result_fields,
 )
-from omnicore.config.renamed import present_name
+from omnicore.config.fields import (
+    default_of,
+    describe_fault,
+    field_type,
+    first_type,
+    section_fields,
+)
 from omnicore.errors import ConfigError
 from omnicore.schema import View
 
@@ -227,7 +230,7 @@ def _merge(
     result = dict(base)
     for key, value in own.items():
         path = (*place, key)
-        is_section = bool(_section_fields(_field_type(path)))
+        is_section = bool(section_fields(field_type(Recipe, path)))
         inherited = result.get(key)
         if is_section and isinstance(value, dict) and isinstance(inherited, dict):
             result[key] = _merge(inherited, value, path)
@@ -267,7 +270,7 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(detail) for detail in error.errors()]
+        faults = [describe_fault(Recipe, detail) for detail in error.errors()]
         first = min(faults, key=lambda fault: fault.code != "recipe-renamed-field")
         listed = "\n".join(f"  {fault.message}" for fault in faults)
         raise ConfigError(
@@ -275,79 +278,6 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
             code=first.code,
             field=first.field,
         ) from error
-
-
-class _Fault(NamedTuple):
-    """What is wrong with one field of a recipe."""
-
-    code: str
-    field: str
-    message: str
-
-
-def _fault(error: ErrorDetails) -> _Fault:
-    """Describe one validation error; for an unknown field also the fields that there are."""
-    *parents, last = map(str, error["loc"] or ("recipe",))
-    place = ".".join([*parents, last])
-    section = _annotation(parents)
-    is_section = isinstance(section, type) and issubclass(section, BaseModel)
-    if error["type"] != "extra_forbidden" or not is_section:
-        code = "recipe-missing-field" if error["type"] == "missing" else "recipe-invalid-value"
-        return _Fault(code, place, f"{place}: {error['msg']} (got {error['input']!r:.80})")
-    renamed = present_name(section, last)
-    if renamed:
-        present = ".".join([*parents, renamed])
-        return _Fault("recipe-renamed-field", place, f"{place}: renamed to {present}")
-    near = get_close_matches(last, section.model_fields, 1)
-    suggestion = f"did you mean {near[0]}? " if near else ""
-    fields = ", ".join(section.model_fields)
-    return _Fault(
-        "recipe-unknown-field",
-        place,
-        f"{place}: no such field; {suggestion}{'.'.join(parents) or 'A recipe'} has {fields}",
-    )
-
-
-def _annotation(path: Sequence[str]) -> Any:
-    """Return the first type of the field at a dotted path, None if there is no such field."""
-    for member in raw_yaml.union_members(_field_type(path)):
-        if member is not type(None):
-            return member
-    return None
-
-
-def _field_type(path: Sequence[str]) -> Any:
-    """Return the annotation of the field at a dotted path, None if there is no such field."""
-    kind: Any = Recipe
-    for part in path:
-        field = _section_fields(kind).get(part)
-        kind = field.annotation if field else _value_type(kind)
-    return kind
-
-
-def _value_type(annotation: Any) -> Any:
-    """Return the type of the values of a mapping, None for other types."""
-    for kind in raw_yaml.union_members(annotation):
-        if get_origin(kind) is dict:
-            return get_args(kind)[1]
-    return None
-
-
-def _section_fields(annotation: Any) -> Mapping[str, FieldInfo]:
-    """Return the fields of the section that an annotation admits; none if it admits none."""
-    for kind in raw_yaml.union_members(annotation):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind.model_fields
-    return {}
-
-
-def _default(path: Sequence[str]) -> Any:
-    """Return the default of the field at a dotted path, None without one."""
-    section = _annotation(path[:-1]) if len(path) > 1 else Recipe
-    field = _section_fields(section).get(path[-1])
-    if not field or field.is_required():
-        return None
-    return field.get_default(call_default_factory=True, validated_data={})
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -366,7 +296,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for depth, parent in enumerate(parents, 1):
         inner = values.get(parent, {})
         if parent not in values:
-            default = _default(path[:depth])
+            default = default_of(Recipe, path[:depth])
             # One member of a mapping changes, and the others keep their defaults.
             inner = default if isinstance(default, dict) else inner
         if not isinstance(inner, dict):
@@ -380,8 +310,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values = values[parent]
     quoted = text.lstrip().startswith(('"', "'"))
     # A field that takes a text or a section has a section if the value is written as a mapping.
-    section = bool(_section_fields(_field_type(path))) and text.lstrip().startswith("{")
-    if _annotation(path) is str and not quoted and not section:
+    section = bool(section_fields(field_type(Recipe, path))) and text.lstrip().startswith("{")
+    if first_type(Recipe, path) is str and not quoted and not section:
         # Not read as YAML, in which a colon or a # would end the text.
         values[last] = text
         return
