@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from omnicore.cli.main import main
 from omnicore.cluster.inferenceservice import publish_checkpoint
 from omnicore.config.recipe import Recipe, load_recipe
-from pipelines import NEEDS
 from tests.kubectl import kubectl, kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in
 
@@ -171,32 +170,6 @@ def test_rights_table_equals_the_granted_rights() -> None:
     assert {
         key[0] for key, verbs in told.items() if verbs == {"nothing", "and its pods hold no token"}
     } == silent
-
-
-def test_pipeline_has_the_documented_jobs() -> None:
-    """Tasks with a GPU of the compiled pipeline, those of the control arm apart."""
-    spec = next(
-        yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "omniboost.yaml").read_text())
-    )
-    found: dict[bool, list[str]] = {True: [], False: []}
-
-    def walk(tasks: dict[str, Any], control: bool) -> None:
-        for task in tasks.values():
-            name = task["componentRef"]["name"]
-            inner = spec["components"][name].get("dag")
-            if inner:
-                condition = task.get("triggerPolicy", {}).get("condition", "")
-                walk(inner["tasks"], control or (bool(condition) and not condition.startswith("!")))
-            else:
-                found[control].append(re.sub(r"-\d+$", "", name.removeprefix("comp-")))
-
-    walk(spec["root"]["dag"]["tasks"], control=False)
-    heavy = {
-        arm: {step: names.count(step) for step in NEEDS if NEEDS[step].gpus}
-        for arm, names in found.items()
-    }
-    assert heavy[False] == {"probe": 3, "evaluate": 4, "sft": 2, "rlvr": 1, "distill": 1}
-    assert heavy[True] == {"probe": 0, "evaluate": 1, "sft": 0, "rlvr": 1, "distill": 0}
 
 
 def test_commands_find_and_fetch_a_checkpoint(signed_in: None, tmp_path: Path) -> None:

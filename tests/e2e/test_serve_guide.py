@@ -125,6 +125,8 @@ def test_numbers_and_codes_equal_those_of_the_code() -> None:
         (ROOT / "omnicore" / "serving" / f"{name}.py").read_text()
         for name in ("request", "prompt", "server", "batcher", "serve")
     )
-    for status, codes in re.findall(r"^\| (\d{3}) \| (`[^|]+) \|", GUIDE, re.MULTILINE):
+    rows = re.findall(r"^\| (\d{3}) \| (`[^|]+) \|", GUIDE, re.MULTILINE)
+    assert "429" in dict(rows)
+    for status, codes in rows:
         for code in re.findall(r"`(\w+)`", codes):
             assert f'"{code}"' in source, (status, code)

@@ -77,7 +77,9 @@ def test_project_allows_exactly_the_applied_kinds() -> None:
 
 
 def test_application_prunes_last_and_ignores_others() -> None:
-    for found in (o for o in kustomize(ARGOCD) if o["kind"] == "Application"):
+    applications = [o for o in kustomize(ARGOCD) if o["kind"] == "Application"]
+    assert applications
+    for found in applications:
         policy = found["spec"]["syncPolicy"]
         assert policy["automated"] == {"prune": True, "selfHeal": True}
         assert {"ServerSideApply=true", "PruneLast=true", "RespectIgnoreDifferences=true"} <= set(

@@ -253,7 +253,9 @@ def test_scraped_ports_are_those_of_the_pods(name: str) -> None:
     named = {port.get("name") for port in ports} | {
         "metrics"
     }  # a job's pods: omnicore/cluster/manifests.py
-    for monitor in (o for o in objects(f"overlays/{name}") if o["kind"] == "PodMonitor"):
+    monitors = [o for o in objects(f"overlays/{name}") if o["kind"] == "PodMonitor"]
+    assert monitors
+    for monitor in monitors:
         for end in monitor["spec"]["podMetricsEndpoints"]:
             if "port" in end:
                 assert end["port"] in named, monitor["metadata"]["name"]

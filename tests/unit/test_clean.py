@@ -200,7 +200,9 @@ def test_circular_policy_without_full_rotations_is_refused(inputs, good):
 
 def test_residual_stands_beside_its_random_control(inputs):
     _, output = run(inputs)
-    for policy in json.loads((output / "audit.json").read_text())["policies"].values():
+    policies = json.loads((output / "audit.json").read_text())["policies"]
+    assert {"repeated"} <= policies.keys()
+    for policy in policies.values():
         control = policy["control"]
         assert control["removed"] == policy["removed"]
         assert (

@@ -194,10 +194,13 @@ def test_recipes_of_the_how_to_pages_load(tmp_path: Path) -> None:
 
 def test_troubleshooting_names_codes_that_exist() -> None:
     known = {error.code for error in reference.error_codes()}
+    named = set()
     for page in sorted((ROOT / "docs").rglob("*.md")):
         rows = page.read_text().partition("| code |")[2].partition("\n\n")[0].splitlines()[2:]
         codes = [code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])]
         assert set(codes) <= known, page.name
+        named |= set(codes)
+    assert named
 
 
 def test_links_outside_the_site_become_text() -> None:

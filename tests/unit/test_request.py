@@ -50,8 +50,11 @@ def submit(kfp: Kfp, path: Path, *options: str) -> int:
     )
 
 
-def test_repository_request_is_valid() -> None:
-    assert read_request(compiling.REQUEST).reason
+def test_repository_request_is_rendered() -> None:
+    """A value that `make compile` has not rendered would be submitted as it was before."""
+    request = read_request(compiling.REQUEST)
+    rendered = [file.read_text() for file in compiling.RENDERED.iterdir()]
+    assert any(request.run in text for text in rendered)
 
 
 def test_run_name_follows_the_values_not_the_text(tmp_path: Path) -> None:
