@@ -105,7 +105,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         line = f"{name.upper()}  {evaluation['model']}  {evaluation['folder']}"
         console.print(line, soft_wrap=True, markup=False)
     for rule in ("strict", "official"):
-        rows = [row for row in comparison["rows"] if row["rule"] == rule]
+        of_rule = [row for row in comparison["rows"] if row["rule"] == rule]
+        rows = [row for row in of_rule if row["wording"] is None]
         if rows:
             console.print(_table(rule, rows))
     missing = comparison["unpaired"]
@@ -213,11 +214,12 @@ def _apply_manifest(items: Sequence[EvaluatedQuery], manifest: Manifest) -> list
 
 @dataclass(frozen=True)
 class Scope:
-    """A group of queries to compare on; None stands for all benchmarks or types."""
+    """A group of queries to compare on; None stands for all benchmarks, types or wordings."""
 
     benchmark: str | None
     type: str | None
     items: Sequence[EvaluatedQuery]
+    wording: str | None = None
 
 
 def _scopes(items: Sequence[EvaluatedQuery]) -> Iterator[Scope]:
@@ -227,6 +229,10 @@ def _scopes(items: Sequence[EvaluatedQuery]) -> Iterator[Scope]:
         yield Scope(benchmark, None, members)
         for kind in sorted({item.type for item in members}):
             yield Scope(benchmark, kind, [item for item in members if item.type == kind])
+    worded = [item for item in items if item.wording]
+    for kind, wording in sorted({(item.type, item.wording) for item in worded}):
+        group = [item for item in worded if (item.type, item.wording) == (kind, wording)]
+        yield Scope(None, kind, group, wording)
 
 
 def _scope_rows(scope: Scope, first: Evaluation, second: Evaluation) -> Iterator[dict[str, Any]]:
@@ -247,6 +253,7 @@ def _scope_rows(scope: Scope, first: Evaluation, second: Evaluation) -> Iterator
             yield {
                 "benchmark": scope.benchmark,
                 "type": scope.type,
+                "wording": scope.wording,
                 "view": view,
                 "rule": rule,
                 "n": len(items),

@@ -86,7 +86,7 @@ def build_leaderboard(
         {_key(row): row for row in pair["rows"] if row["rule"] == "strict"} for pair in pairs
     ]
     rows = [
-        LeaderboardRow(group=_group(row, by), view=row["view"], cells=_cells(row, indexed))
+        LeaderboardRow(group=_group(row), view=row["view"], cells=_cells(row, indexed))
         for row in pairs[0]["rows"]
         if row["rule"] == "strict" and _is_shown(row, by)
     ]
@@ -139,23 +139,21 @@ def format_leaderboard(board: Leaderboard) -> str:
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["benchmark"], row["type"], row.get("wording"), row["view"]
+    return row["benchmark"], row["type"], row["wording"], row["view"]
 
 
 def _is_shown(row: dict[str, Any], by: By) -> bool:
-    total = row["benchmark"] is None and row.get("wording") is None
-    grouped = row["type"] is not None
+    total = row["benchmark"] is None and row["wording"] is None
+    grouped = row["type"] is not None and row["wording"] is None
     if by == "benchmark":
         return total or (row["benchmark"] is not None and not grouped)
     if by == "type":
         return total or grouped
-    return total or row.get("wording") is not None
+    return total or row["wording"] is not None
 
 
-def _group(row: dict[str, Any], by: By) -> str:
-    if by == "wording":
-        return row.get("wording") or ""
-    return "/".join(filter(None, (row["benchmark"], row["type"])))
+def _group(row: dict[str, Any]) -> str:
+    return "/".join(filter(None, (row["benchmark"], row["type"], row["wording"])))
 
 
 def _cells(

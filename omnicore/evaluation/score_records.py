@@ -130,6 +130,7 @@ class EvaluatedQuery(Record):
         type: Its type.
         cluster: Its cluster.
         kept: Whether the clean view has it.
+        wording: Name of the template of its question, where the benchmark has some.
     """
 
     benchmark: str
@@ -137,6 +138,7 @@ class EvaluatedQuery(Record):
     type: str
     cluster: str
     kept: bool
+    wording: str = ""
 
     @classmethod
     def of(cls, query: Query, kept: bool) -> EvaluatedQuery:
@@ -147,6 +149,7 @@ class EvaluatedQuery(Record):
             type=query.type,
             cluster=query.cluster,
             kept=kept,
+            wording=query.wording,
         )
 
     @property

@@ -212,6 +212,7 @@ def test_what_was_asked_and_how_is_in_the_scores(scores: dict[str, Any], output:
         "type": "Event",
         "cluster": "daily_omni-0",
         "kept": False,
+        "wording": "",
     }
     assert len(items) == len(QUERIES)
 

@@ -54,6 +54,24 @@ def test_groups_are_benchmarks_or_types(folders: list[Path]) -> None:
     assert types == ["", "daily_omni/Event", "daily_omni/Inference"]
 
 
+def test_wordings_of_a_type_are_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worded = [q.model_copy(update={"wording": f"form-{i % 2}"}) for i, q in enumerate(MANY)]
+    given = inputs(tmp_path, worded, REMOVED)
+    folders = [
+        evaluated(tmp_path / name, said, given, monkeypatch)
+        for name, said in (("a", WORSE), ("b", {}))
+    ]
+    board = build_leaderboard(folders, "wording")
+    groups = {row.group: row.cells[0].n for row in board.rows if row.view == "raw"}
+    assert groups == {
+        "": 60,
+        "Event/form-0": 15,
+        "Event/form-1": 15,
+        "Inference/form-0": 15,
+        "Inference/form-1": 15,
+    }
+
+
 def test_equal_labels_carry_their_folder(folders: list[Path]) -> None:
     labels = [model.label for model in build_leaderboard(folders).models]
     assert labels == ["stub (worse)", "stub (better)", "stub (same)"]
