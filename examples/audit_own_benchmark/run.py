@@ -7,16 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 from questions import write_benchmark
-from server import MODEL, serving
+from server import serving
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 RUN = Path("runs/examples/audit_own_benchmark")
-COLUMNS = "question=q,options=choices,answer=gold,type=kind,image=picture,audio=tone"
+COLUMNS = "question=q,options=choices,answer=gold,type=kind,image=picture,audio=tone,cluster=id"
 
 table = write_benchmark(RUN / "data")
 with serving() as url:
     command = [sys.executable, "-m", "omnicore", "audit", str(table), "--columns", COLUMNS]
-    command += ["--probe", url, "--model", MODEL, "--recipe", str(RECIPE), "--run", str(RUN)]
+    command += ["--probe", f"sees@{url}", "--recipe", str(RECIPE), "--run", str(RUN)]
     subprocess.run(command, check=True)
 
 types = {}

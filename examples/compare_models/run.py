@@ -1,12 +1,18 @@
-"""Evaluate a model before and after a short training and compare both query by query."""
+"""Score two models on the raw and the clean view of one benchmark and compare them."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+AUDIT = Path(__file__).parents[1] / "audit_own_benchmark"
+sys.path.insert(0, str(AUDIT))  # the benchmark and the models of the audit example
+
+from questions import write_benchmark  # noqa: E402
+from server import serving  # noqa: E402
+
 RUN = Path("runs/examples/compare_models")
-SMALL = ["--set", "prepare.scale=0.05", "--set", "prepare.split=dev"]
+COLUMNS = "question=q,options=choices,answer=gold,type=kind,image=picture,audio=tone,cluster=id"
 
 
 def omnicore(*arguments: str) -> None:
@@ -14,33 +20,22 @@ def omnicore(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "omnicore", *arguments], check=True)
 
 
-def output(name: str) -> str:
-    """Return the directory of one step's output."""
-    return str(RUN / name)
+table = write_benchmark(RUN / "data")
+with serving() as url:
+    command = ["audit", str(table), "--columns", COLUMNS, "--recipe", str(AUDIT / "recipe.yaml")]
+    models = ["--evaluate", f"sees@{url}", "--evaluate", f"sees-and-hears@{url}"]
+    omnicore(*command, "--probe", f"sees@{url}", *models, "--run", str(RUN))
 
+rows = RUN / "compare.json"
+outputs = sorted(path.parent for path in RUN.glob("evaluate-*/step.json"))
+omnicore("compare", *map(str, outputs), "--json", str(rows))
+print()
 
-queries = f"queries={output('prepare')}"
-omnicore("prepare", *SMALL, "--output", output("prepare"))
-few = ["--set", "probe.draws={visual_only: 4}"]
-omnicore("probe", *SMALL, *few, "--input", queries, "--output", output("probe"))
-draws = f"draws={output('probe')}"
-omnicore("clean", *SMALL, "--input", queries, "--input", draws, "--output", output("clean"))
-
-data = f"data={output('prepare')}"
-omnicore("sft", *SMALL, "--set", "sft.steps=40", "--input", data, "--output", output("sft"))
-
-inputs = [*SMALL, "--input", queries, "--input", f"manifest={output('clean')}"]
-omnicore("evaluate", *inputs, "--output", output("before"))
-model = ["--input", f"model={output('sft')}"]
-omnicore("evaluate", *inputs, *model, "--output", output("after"))
-
-table = RUN / "compare.json"
-omnicore("compare", output("before"), output("after"), "--json", str(table))
-
-for row in json.loads(table.read_text())["rows"]:
+for row in json.loads(rows.read_text())["rows"]:
     if row["benchmark"] is None and row["type"] is None and row["rule"] == "strict":
         change = row["difference"]
         print(
-            f"{row['view']} view: {100 * change['value']:+.1f} points"
-            f" [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] on {row['n']} queries"
+            f"{row['view']:<5} {100 * row['a']:5.1f} % -> {100 * row['b']:5.1f} %,"
+            f" {100 * change['value']:+.1f} points"
+            f" [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}], {row['n']} queries"
         )

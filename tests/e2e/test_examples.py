@@ -55,10 +55,5 @@ def test_audit_example_removes_the_colour_questions(tmp_path: Path) -> None:
     assert (tmp_path / "runs/examples/audit_own_benchmark/report/report.html").is_file()
 
 
-@pytest.mark.slow
-def test_compare_example_prints_both_views(tmp_path: Path) -> None:
-    last = run("compare_models", tmp_path).splitlines()[-2:]
-    for view, line in zip(("raw", "clean"), last, strict=True):
-        assert re.fullmatch(
-            rf"{view} view: [+-]\d+\.\d points \[[+-]\d+\.\d, [+-]\d+\.\d\] on \d+ queries", line
-        )
+def test_compare_example_shows_the_change_on_both_views(tmp_path: Path) -> None:
+    assert run("compare_models", tmp_path).endswith(shown("compare_models"))
