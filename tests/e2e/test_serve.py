@@ -283,7 +283,7 @@ def dot() -> str:
         (
             {"content": [{"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}}]},
             422,
-            "and the model hears 1 s",
+            "a sound of 1.5 s",
         ),
         (
             {"content": [{"type": "video_url", "video_url": {"url": VIDEO}}]},
