@@ -61,10 +61,11 @@ $(ZERO)/.ready: $(VENV)/.dev-ready
 test-zero: $(ZERO)/.ready  ## train under DeepSpeed ZeRO on the CPU: 25 MB in .venv-zero; compiles on first use
 	PATH=$(abspath $(ZERO))/bin:$$PATH PYTHONPATH=$(abspath $(ZERO)) $(BIN)/python -m pytest tests/unit/test_parallel.py $(ARGS)
 
-check: $(VENV)/.dev-ready  ## lint, types, import layers, compiled pipelines, documentation site
+check: $(VENV)/.dev-ready  ## lint, types, spelling, import layers, compiled pipelines, documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/typos
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m tools.docs build

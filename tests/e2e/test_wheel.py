@@ -18,6 +18,7 @@ from tests.kfp_server import Kfp, kfp
 
 __all__ = ["kfp"]
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
