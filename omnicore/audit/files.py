@@ -24,10 +24,9 @@ from omnicore.audit.draws import (
     QueryArrays,
 )
 from omnicore.errors import DataError
-from omnicore.schema import BenchmarkInfo, Outcome, Query, QueryKey, View
+from omnicore.schema import BENCHMARK_QUERIES, BenchmarkInfo, Outcome, Query, QueryKey, View
 from omnicore.storage.files import read_json, read_jsonl
 
-BENCHMARKS = "queries.jsonl"
 FIELDS = itemgetter("benchmark", "id", "view", "draw", "answer", "outcome", "permutation")
 FAILURE_FIELDS = itemgetter("benchmark", "id", "view", "draw")
 MISSING = -5  # in a grid of answers: no draw read yet
@@ -41,7 +40,7 @@ class ProbeRecord(BaseModel):
     model: str
     profile_hash: str
     draws: dict[View, int]
-    data: str = BENCHMARKS
+    data: str = BENCHMARK_QUERIES
     seed: int = 0
 
 
@@ -60,7 +59,7 @@ class ProbeDraws:
     orders: OptionOrders
 
 
-def read_queries(folder: Path, data: str = BENCHMARKS) -> QueryArrays:
+def read_queries(folder: Path, data: str = BENCHMARK_QUERIES) -> QueryArrays:
     """Read one file of queries of a prepare output, with what the audit may remove.
 
     For the benchmarks, `benchmarks.json` says what may be removed. Any other file holds training
@@ -78,7 +77,7 @@ def read_queries(folder: Path, data: str = BENCHMARKS) -> QueryArrays:
     queries = read_jsonl(path, Query)
     _check_queries(path, queries)
     names = {q.benchmark for q in queries}
-    if data == BENCHMARKS:
+    if data == BENCHMARK_QUERIES:
         return QueryArrays(queries, _filtered_benchmarks(folder / "benchmarks.json", names))
     arrays = QueryArrays(queries, frozenset(names))
     arrays.filtered &= np.array([_has_sound(q) for q in queries])

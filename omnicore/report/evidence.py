@@ -10,13 +10,22 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from omnicore.audit.files import BENCHMARKS
 from omnicore.errors import DataError
 from omnicore.evaluation.score_records import Scores, read_scores
 from omnicore.evaluation.verdicts import read_manifest, require_verdicts
 from omnicore.lineage.step_record import read_step
 from omnicore.report.audit_record import AuditRecord
-from omnicore.schema import BenchmarkInfo, Draw, Label, Manifest, Query, QueryKey, Response, View
+from omnicore.schema import (
+    BENCHMARK_QUERIES,
+    BenchmarkInfo,
+    Draw,
+    Label,
+    Manifest,
+    Query,
+    QueryKey,
+    Response,
+    View,
+)
 from omnicore.storage.files import read_json, read_jsonl
 
 STAGES = ("base", "sft", "rlvr", "distilled")
@@ -178,7 +187,7 @@ def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
     manifest = read_manifest(inputs["audit"])
     require_comparable(scores, manifest)
     require_verdicts(manifest, keys, "clean again")
-    planted = folder / "planted.json" if audit.data == BENCHMARKS else None
+    planted = folder / "planted.json" if audit.data == BENCHMARK_QUERIES else None
     infos = _read_infos(folder, audit.data, queries)
     rollouts: list[dict[str, Any]] = []
     if "rlvr_curves" in inputs:
@@ -207,7 +216,7 @@ def read_evidence(inputs: Mapping[str, Path]) -> Evidence:
 
 def _read_infos(folder: Path, data: str, queries: Sequence[Query]) -> tuple[BenchmarkInfo, ...]:
     """Return the benchmarks' records; training items have none, and one is made for each source."""
-    if data == BENCHMARKS:
+    if data == BENCHMARK_QUERIES:
         infos = read_json(folder / "benchmarks.json")
         return TypeAdapter(tuple[BenchmarkInfo, ...]).validate_python(infos)
     counts = Counter(query.benchmark for query in queries)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnicore.audit.files import BENCHMARKS
 from omnicore.config import EvaluateConfig
 from omnicore.config.recipe import Recipe
 from omnicore.data import benchmarks
@@ -25,7 +24,7 @@ from omnicore.evaluation.lmms_eval import write_lmms_eval
 from omnicore.evaluation.score_records import EvaluatedQuery, Scores
 from omnicore.evaluation.scores import compute_figures, queries_hash
 from omnicore.evaluation.verdicts import require_verdicts
-from omnicore.schema import Manifest, Query, Response, View
+from omnicore.schema import BENCHMARK_QUERIES, Manifest, Query, Response, View
 from omnicore.scoring.verify import judge
 from omnicore.storage.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -61,7 +60,7 @@ def inference_task(
     queries = read_jsonl(root / config.data, Query)
     controls_file = root / "controls.jsonl"
     controls = []
-    if config.data == BENCHMARKS and controls_file.is_file():
+    if config.data == BENCHMARK_QUERIES and controls_file.is_file():
         controls = read_jsonl(controls_file, Query)
     manifest = Manifest.model_validate(read_json(inputs["manifest"] / "manifest.json"))
     _check_manifest(manifest, recipe, queries)
