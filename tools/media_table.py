@@ -9,7 +9,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from tests.unit import test_reference as reference
+from tests.unit import test_media_reference as reference
 
 PAGE = Path("docs/media.md")
 BEGIN, END = "<!-- measured: tools/media_table.py -->\n", "<!-- end -->\n"

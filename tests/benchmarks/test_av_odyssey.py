@@ -139,7 +139,7 @@ def items(copy: Path) -> dict[str, Query]:
     return queries("av_odyssey", copy, copy.parent / "scratch-av-odyssey")
 
 
-def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_row_becomes_its_query(items: dict[str, Query]) -> None:
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, subfield, question, options, right, kinds) in zip(ROWS, ITEMS, strict=True):
         query = items[name]
@@ -154,7 +154,7 @@ def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert json.loads(query.native["options"]) == row["options"]
 
 
-def test_nothing_is_lost(items: dict[str, Query]) -> None:
+def test_queries_and_problems_add_up(items: dict[str, Query]) -> None:
     for row in ROWS:
         query = items[row["question_id"]]
         counts: dict[str, int] = {}
@@ -171,7 +171,7 @@ def test_nothing_is_lost(items: dict[str, Query]) -> None:
         ] == row["options"]
 
 
-def test_sounds_inside_options_are_shown_there_and_withheld_by_name(
+def test_sounds_in_options_are_shown_or_named(
     items: dict[str, Query],
 ) -> None:
     query, profile = items["2_7"], Profile(style="letter")
@@ -184,7 +184,7 @@ def test_sounds_inside_options_are_shown_there_and_withheld_by_name(
     assert silent[-1] == "?\nA. [audio 1]\nB. [audio 2]\nC. [audio 3]\nD. [audio 4]"
 
 
-def test_what_a_row_lacks_is_listed(tmp_path: Path) -> None:
+def test_incomplete_row_is_listed(tmp_path: Path) -> None:
     first = {k: v for k, v in ROWS[0].items() if k != "part"}
     wrong = [
         first,

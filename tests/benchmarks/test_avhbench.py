@@ -67,7 +67,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Read:
     return {row.id: row for row in rows}, problems
 
 
-def test_every_item_becomes_the_query_it_is_or_is_excluded(copy: Read) -> None:
+def test_every_item_becomes_its_query_or_is_excluded(copy: Read) -> None:
     items, problems = copy
     written = json.loads((native.HERE / "avhbench" / "QA.json").read_text())
     kept = [(row, item) for row, item in zip(written, ITEMS, strict=True) if item]
@@ -88,7 +88,7 @@ def test_every_item_becomes_the_query_it_is_or_is_excluded(copy: Read) -> None:
     ]
 
 
-def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
+def test_wrong_item_is_refused_not_excluded(tmp_path: Path) -> None:
     folder = native.copy("avhbench", tmp_path)
     text = (
         (folder / "QA.json")
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_no_exclusion(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_excluded_does_not_fail_the_step(tmp_path: Path) -> None:
+def test_excluded_items_do_not_fail_the_step(tmp_path: Path) -> None:
     config = PrepareConfig(
         sources={"avhbench": str(native.copy("avhbench", tmp_path))}, max_refused=0
     )
@@ -130,7 +130,7 @@ def test_both_scores_of_a_reply(
     assert both(items["00001-1"], reply)[0] == no
 
 
-def test_the_figures_by_task(copy: Read) -> None:
+def test_official_figures_by_task(copy: Read) -> None:
     items, _ = copy
     asked = [
         ("00001-0", "Yes"),

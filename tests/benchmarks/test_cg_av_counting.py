@@ -66,7 +66,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("cg_av_counting", native.copy("cg_av_counting", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "cg_av_counting" / "cg-av-counting.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, kind, category, answer, interval, video) in zip(written, ITEMS, strict=True):
@@ -86,7 +86,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert query.native == {"category": category, "query_interval": interval}
 
 
-def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
+def test_wrong_items_are_listed(tmp_path: Path) -> None:
     folder = native.copy("cg_av_counting", tmp_path)
     file = folder / "cg-av-counting.json"
     text = (
@@ -117,7 +117,7 @@ def test_both_scores_of_a_reply(
     assert both(items[name], reply) == (score, outcome)
 
 
-def test_the_figures_over_all(items: dict[str, Query]) -> None:
+def test_official_figures_over_all(items: dict[str, Query]) -> None:
     said = {"0": "3", "1": "14", "2": "one", "3": "101", "4": "421", "17": "120"}
     figures = cg_av_counting.official_figures(
         [(items[name], reply) for name, reply in said.items()]

@@ -39,7 +39,7 @@ from tests.errors import refused
         ),
     ],
 )
-def test_a_missing_shard_is_named(tmp_path: Path, names: list[str], missing: str) -> None:
+def test_missing_shard_is_refused(tmp_path: Path, names: list[str], missing: str) -> None:
     for name in names:
         (tmp_path / name).touch()
     if not missing:
@@ -96,7 +96,7 @@ def test_archives_in_pieces_are_unpacked_once(tmp_path: Path, name: str, pieces:
             unpack_archives(root, patterns)
 
 
-def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
+def test_file_in_another_folder_is_found_by_name(tmp_path: Path) -> None:
     entry = daily_omni.ENTRY
     for place in ("qa.json", "Videos/chunk_1/film.mp4", "a/twice.mp4", "b/twice.mp4"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def test_a_file_in_another_folder_is_found_by_its_name(tmp_path: Path) -> None:
         source.media.find("f", "video", "Videos/none.mp4")
 
 
-def test_a_film_of_another_folder_is_another_film(tmp_path: Path) -> None:
+def test_file_of_another_folder_is_another_file(tmp_path: Path) -> None:
     (tmp_path / "qa.json").write_text("[]")
     (tmp_path / "unpacked" / "b").mkdir(parents=True)
     (tmp_path / "unpacked" / "b" / "001.mp4").write_text("film")
@@ -143,7 +143,7 @@ def test_files_are_found_through_linked_folders(tmp_path: Path) -> None:
     )
 
 
-def test_only_archives_are_unpacked_and_pieces_in_their_order(tmp_path: Path) -> None:
+def test_only_archives_are_unpacked_in_order(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "whole.zip", "w") as packed:
         packed.writestr("film.txt", "".join(map(str, range(10_000))))
     data = (tmp_path / "whole.zip").read_bytes()
@@ -162,7 +162,7 @@ def test_only_archives_are_unpacked_and_pieces_in_their_order(tmp_path: Path) ->
     )
 
 
-def test_volumes_name_the_command_that_joins_them(tmp_path: Path) -> None:
+def test_archive_in_volumes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "videos.zip").write_bytes(b"PK")
     (tmp_path / "videos.z01").touch()
     with refused(DataError, "archive-in-volumes", path=tmp_path / "videos.zip"):
@@ -181,7 +181,7 @@ def test_the_proposed_limit_would_pass(count: int, tmp_path: Path) -> None:
             assert float(found[1]) - lost / count < 0.0021
 
 
-def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
+def test_lengths_are_counted_by_range(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("[]")
     source = AnnotationSource(omnivideobench.ENTRY, tmp_path)
     for length in ("00:59", "01:00", "4:59", "05:00", "14:59", "15:00", "1:00:00"):
@@ -192,7 +192,7 @@ def test_lengths_of_a_clock_are_counted_by_their_span(tmp_path: Path) -> None:
     }
 
 
-def test_a_loss_that_is_skewed_is_told() -> None:
+def test_skewed_loss_is_reported() -> None:
     even = {("length", "30s"): (600, 6), ("length", "60s"): (550, 5)}
     assert skew_lines(even) == []
     assert skew_lines(even | {("length", "60s"): (550, 50)}) == [

@@ -99,7 +99,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("daily_omni", native.copy("daily_omni", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "daily_omni" / "qa.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for item, (name, kind, options, right, kept) in zip(written, ITEMS, strict=True):
@@ -132,7 +132,7 @@ def test_videos_may_lie_beside_the_questions(tmp_path: Path, items: dict[str, Qu
     assert flat["choir03-0"].media[0].sha256 == items["choir03-0"].media[0].sha256
 
 
-def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> None:
+def test_refused_item_keeps_the_ids_of_others(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
     from omnicore.data.benchmarks.adapter import read_queries
     from omnicore.data.benchmarks.source import AnnotationSource
@@ -146,7 +146,7 @@ def test_a_refused_item_leaves_the_names_of_the_others_alone(tmp_path: Path) -> 
     assert [(problem.field, problem.message) for problem in problems] == [("Choice", "is missing")]
 
 
-def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
+def test_packed_archive_is_named(tmp_path: Path) -> None:
     from omnicore.data.benchmarks import daily_omni
     from omnicore.data.benchmarks.adapter import read_queries
     from omnicore.data.benchmarks.source import AnnotationSource

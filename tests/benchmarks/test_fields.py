@@ -111,7 +111,9 @@ def first(name: str, source: AnnotationSource) -> AnnotationRow:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, AnnotationSource]) -> None:
+def test_only_required_fields_refuse_an_item(
+    name: str, copies: Mapping[str, AnnotationSource]
+) -> None:
     source, row = copies[name], first(name, copies[name])
     whole = again(name, source, row)[0][0]
     refusing = set()
@@ -136,7 +138,7 @@ def test_only_needed_fields_cost_an_item(name: str, copies: Mapping[str, Annotat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_refused_item_has_the_id_that_its_query_would_have(
+def test_refused_item_has_the_id_of_its_query(
     name: str, copies: Mapping[str, AnnotationSource]
 ) -> None:
     source = copies[name]
@@ -157,7 +159,7 @@ def test_a_refused_item_has_the_id_that_its_query_would_have(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_null_in_a_needed_field_is_missing_by_name(
+def test_null_in_a_required_field_is_missing(
     name: str, copies: Mapping[str, AnnotationSource]
 ) -> None:
     source, row = copies[name], first(name, copies[name])

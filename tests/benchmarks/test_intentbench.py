@@ -141,7 +141,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("intentbench", native.copy("intentbench", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "intentbench" / "qa.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, kind, options, answers, video) in zip(written, ITEMS, strict=True):
@@ -195,7 +195,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         ('"data_type": "video"', '"data_type": "image"', ("data_type", "is 'image', not 'video'")),
     ],
 )
-def test_what_is_wrong_is_listed(
+def test_wrong_items_are_listed(
     tmp_path: Path, old: str, new: str, problem: tuple[str, str]
 ) -> None:
     folder = native.copy("intentbench", tmp_path)

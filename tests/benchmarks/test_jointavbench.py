@@ -78,7 +78,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("jointavbench", native.copy("jointavbench", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "jointavbench" / "jointavbench.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, task, right, file, start, end) in zip(written, ITEMS, strict=True):
@@ -98,7 +98,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert query.native["video_url"] == row["video_url"]
 
 
-def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
+def test_wrong_items_are_listed(tmp_path: Path) -> None:
     folder = native.copy("jointavbench", tmp_path)
     text = (folder / "jointavbench.json").read_text()
     text = text.replace('"correct_answer": "Dog house"', '"correct_answer": "Kennel"').replace(
@@ -130,7 +130,7 @@ def test_both_scores_of_a_reply(
     assert both(items[name], reply) == (score, outcome)
 
 
-def test_the_publishers_mean_leaves_out_what_names_nothing(items: dict[str, Query]) -> None:
+def test_official_mean_omits_replies_without_an_option(items: dict[str, Query]) -> None:
     asked = [(items[LAMP], reply) for reply in ("B", "D", "A and B", "")] + [(items[DOG], "A")]
     assert jointavbench.official_figures(asked) == {"accuracy": 2 / 3, "answered": 3 / 5}
     assert jointavbench.official_figures([]) == {"accuracy": 0, "answered": 0}

@@ -83,7 +83,7 @@ def test_labels_in_turn_are_stripped(form: str) -> None:
         ) == (wide, WORDS)
 
 
-def test_one_of_the_marks_may_be_missing() -> None:
+def test_one_mark_may_be_missing() -> None:
     assert split_labels("options", ["A.dog", "B cat", "C.cow", "D. owl"])[1] == [
         "dog",
         "cat",

@@ -86,7 +86,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("music_avqa", native.copy("music_avqa", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads(
         (native.HERE / "music_avqa" / "data" / "json" / "avqa-test.json").read_text()
     )
@@ -109,7 +109,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert query.native == {"deleted": str(row["question_deleted"])}
 
 
-def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
+def test_wrong_items_are_listed(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     file = folder / "data" / "json" / "avqa-test.json"
     text = (
@@ -145,7 +145,7 @@ def pair(folder: Path, **changed: object) -> None:
     file.write_text(json.dumps([*items, {**items[0], **changed}], indent=1))
 
 
-def test_both_items_of_a_contradicting_pair_are_excluded(tmp_path: Path) -> None:
+def test_contradicting_pair_is_excluded(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     pair(folder, anser="three")
     rows, problems, count = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
@@ -157,7 +157,7 @@ def test_both_items_of_a_contradicting_pair_are_excluded(tmp_path: Path) -> None
     ]
 
 
-def test_the_same_item_twice_is_kept_once(tmp_path: Path) -> None:
+def test_duplicate_item_is_kept_once(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     pair(folder)
     rows, problems, _ = read_queries(music_avqa, AnnotationSource(music_avqa.ENTRY, folder))
@@ -165,7 +165,7 @@ def test_the_same_item_twice_is_kept_once(tmp_path: Path) -> None:
     assert [(p.id, p.message, p.excluded) for p in problems] == [("11", "11 occurs twice", False)]
 
 
-def test_the_corrected_annotations_are_read_where_they_are(tmp_path: Path) -> None:
+def test_corrected_annotations_are_preferred(tmp_path: Path) -> None:
     folder = native.copy("music_avqa", tmp_path)
     pair(folder, anser="three")
     items = json.loads((folder / "data" / "json" / "avqa-test.json").read_text())

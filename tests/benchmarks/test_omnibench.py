@@ -81,7 +81,7 @@ def items(copy: Path) -> dict[str, Query]:
     return queries("omnibench", copy, copy.parent / "scratch-omnibench")
 
 
-def test_every_row_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_row_becomes_its_query(items: dict[str, Query]) -> None:
     assert list(items) == [name for name, *_ in ITEMS]
     for row, (name, kind, answer, cluster, audio) in zip(ROWS, ITEMS, strict=True):
         query = items[name]
@@ -126,7 +126,7 @@ def test_media_become_files_outside_the_copy(copy: Path, tmp_path: Path) -> None
         ]
 
 
-def test_an_answer_that_is_no_option_or_no_medium_is_listed(tmp_path: Path) -> None:
+def test_answer_outside_of_options_is_listed(tmp_path: Path) -> None:
     wrong = [
         ROWS[0],
         {**ROWS[1], "answer": "Dog"},

@@ -94,7 +94,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("omnivideobench", native.copy("omnivideobench", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "omnivideobench" / "data.json").read_text())
     asked = {
         f"{video['video']}-{i}": (video, q)
@@ -120,7 +120,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         }
 
 
-def test_what_is_wrong_inside_a_list_is_listed_where_it_stands(tmp_path: Path) -> None:
+def test_wrong_questions_are_listed_with_their_lines(tmp_path: Path) -> None:
     folder = native.copy("omnivideobench", tmp_path)
     text = (folder / "data.json").read_text()
     text = text.replace('"answer": "2"', '"answer": "7"')  # not what correct_option names
@@ -154,7 +154,7 @@ def test_what_is_wrong_inside_a_list_is_listed_where_it_stands(tmp_path: Path) -
     assert "lost" in lines[problems[2].line - 1]
 
 
-def test_a_video_without_questions_is_counted(tmp_path: Path) -> None:
+def test_video_without_questions_is_counted(tmp_path: Path) -> None:
     folder = native.copy("omnivideobench", tmp_path)
     (folder / "data.json").write_text(
         '[{"video": "video_1", "video_type": "V", "duration": "00:01"}, "video_2"]'
@@ -202,7 +202,7 @@ DOUBTFUL = [
 
 
 @pytest.mark.parametrize(("options", "key", "answer", "texts", "fields"), DOUBTFUL)
-def test_the_key_decides_and_doubt_is_flagged(
+def test_key_decides_and_doubtful_items_are_flagged(
     tmp_path: Path,
     options: list[str],
     key: str,

@@ -91,7 +91,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Query], list[Pr
     return made(ROWS, tmp_path_factory.mktemp("copy"))
 
 
-def test_every_row_becomes_the_query_it_is_or_is_excluded(
+def test_every_row_becomes_its_query_or_is_excluded(
     copy: tuple[list[Query], list[Problem]],
 ) -> None:
     queries, problems = copy
@@ -147,7 +147,7 @@ def test_every_row_becomes_the_query_it_is_or_is_excluded(
         ),
     ],
 )
-def test_what_is_wrong_is_listed(
+def test_wrong_items_are_listed(
     tmp_path: Path, changed: dict[str, Any], field: str, message: str
 ) -> None:
     _, problems = made([{**ROWS[0], **changed}, ROWS[1]], tmp_path)
@@ -169,7 +169,9 @@ def test_what_is_wrong_is_listed(
         ("Is it DNA.\nA. it is\nB. is it", "Is it DNA.", ["it is", "is it"]),
     ],
 )
-def test_options_are_told_from_other_letters(text: str, question: str, options: list[str]) -> None:
+def test_options_are_distinguished_from_other_letters(
+    text: str, question: str, options: list[str]
+) -> None:
     assert uno_bench._split_options(text) == (question, options)
 
 
@@ -184,7 +186,7 @@ def test_options_are_told_from_other_letters(text: str, question: str, options: 
         "",
     ],
 )
-def test_options_that_cannot_be_told_are_refused(text: str) -> None:
+def test_ambiguous_options_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="holds no options A, B and so on, each once"):
         uno_bench._split_options(text)
 

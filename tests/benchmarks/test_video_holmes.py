@@ -57,7 +57,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("video_holmes", native.copy("video_holmes", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "video_holmes" / "test_Video-Holmes.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for item, (name, kind, answer) in zip(written, ITEMS, strict=True):
@@ -72,7 +72,7 @@ def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
         assert query.cluster == item["video ID"]
 
 
-def test_the_cropped_films_are_found(tmp_path: Path) -> None:
+def test_cropped_videos_are_found(tmp_path: Path) -> None:
     folder = native.copy("video_holmes", tmp_path)
     (folder / "videos").rename(folder / "videos_cropped")
     assert (
@@ -81,7 +81,7 @@ def test_the_cropped_films_are_found(tmp_path: Path) -> None:
     )
 
 
-def test_options_that_are_not_named_in_turn_are_refused(tmp_path: Path) -> None:
+def test_options_out_of_order_are_refused(tmp_path: Path) -> None:
     folder = native.copy("video_holmes", tmp_path)
     written = json.loads((folder / "test_Video-Holmes.json").read_text())
     written[1]["Options"] = {"A": "one", "C": "two", "B": "three"}

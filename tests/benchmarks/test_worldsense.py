@@ -57,7 +57,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Query]:
     return queries("worldsense", native.copy("worldsense", tmp_path_factory.mktemp("copy")))
 
 
-def test_every_item_becomes_the_query_it_is(items: dict[str, Query]) -> None:
+def test_every_item_becomes_its_query(items: dict[str, Query]) -> None:
     written = json.loads((native.HERE / "worldsense" / "worldsense_qa.json").read_text())
     assert list(items) == [name for name, *_ in ITEMS]
     for name, kind, answer, options, domain in ITEMS:
@@ -99,7 +99,7 @@ def test_videos_may_lie_flat(tmp_path: Path) -> None:
 HINT = "; download worldsense_videos*.zip and unpack it here"
 
 
-def test_what_is_wrong_inside_an_object_is_listed_where_it_stands(tmp_path: Path) -> None:
+def test_wrong_tasks_are_listed_with_their_lines(tmp_path: Path) -> None:
     folder = native.copy("worldsense", tmp_path)
     (folder / "videos" / "bb_Violin9.mp4").unlink()
     task = (

@@ -58,7 +58,7 @@ def run(line: str, folder: Path, settings: list[str]) -> subprocess.CompletedPro
 
 
 @pytest.mark.slow
-def test_the_guide_runs_as_it_reads(tmp_path: Path) -> None:
+def test_guide_runs_as_written(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     copy("daily_omni", tmp_path / "data").rename(tmp_path / "data" / "Daily-Omni")
     listed = Answer(
@@ -92,7 +92,7 @@ def test_the_guide_runs_as_it_reads(tmp_path: Path) -> None:
     assert scores["by_benchmark"]["daily_omni"]["official"]["raw"]["n"] == len(queries)
 
 
-def test_no_sound_is_sent_where_it_is_withheld(tmp_path: Path) -> None:
+def test_withheld_sound_is_not_sent(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     copy("daily_omni", tmp_path / "data").rename(tmp_path / "data" / "Daily-Omni")
     listed = Answer(
@@ -122,7 +122,7 @@ def test_no_sound_is_sent_where_it_is_withheld(tmp_path: Path) -> None:
     assert all(url.startswith("data:video/jpeg;base64,") for url in videos)
 
 
-def test_the_table_has_every_benchmark_as_the_registry_knows_it() -> None:
+def test_table_lists_every_registered_benchmark() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `[^|]+ \| ([^|]+) \|$", GUIDE, re.MULTILINE))
     assert sorted(rows) == sorted(NAMES)
     for name, policy in rows.items():

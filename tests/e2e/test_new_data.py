@@ -67,7 +67,7 @@ def request(folder: Path, revision: str) -> Path:
     return path
 
 
-def test_only_what_is_new_is_another_run(
+def test_only_new_data_starts_a_run(
     signed_in: None, kfp: Kfp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = request(tmp_path, publish(tmp_path / "data", 2))
@@ -96,7 +96,7 @@ def test_only_what_is_new_is_another_run(
     assert overrides[-1] == f'prepare.training.mine.revision="{digest}"'
 
 
-def test_prepare_reads_the_revision_or_says_what_is_there(signed_in: None, tmp_path: Path) -> None:
+def test_prepare_reads_the_pinned_revision(signed_in: None, tmp_path: Path) -> None:
     digest = publish(tmp_path / "data", 2)
 
     def prepared(revision: str) -> list[Query]:

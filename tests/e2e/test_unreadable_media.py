@@ -77,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_bad_videos_are_listed_and_later_faults_cost_one_query(
+def test_unreadable_videos_are_listed(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

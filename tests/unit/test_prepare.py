@@ -29,13 +29,13 @@ def test_media_are_real_files_with_the_recorded_digest(prepared: Path) -> None:
                     assert np.abs(load_audio(path)).max() > 0.1
 
 
-def test_targets_are_in_sft_rows_alone(prepared: Path) -> None:
+def test_only_sft_rows_have_targets(prepared: Path) -> None:
     for name in SETS:
         has = {query.target is not None for query in read_jsonl(prepared / f"{name}.jsonl", Query)}
         assert has == {name == "sft"}, name
 
 
-def test_nothing_in_a_query_tells_the_plant(prepared: Path) -> None:
+def test_queries_do_not_reveal_the_plant(prepared: Path) -> None:
     planted = json.loads((prepared / "planted.json").read_text())
     queries = read_jsonl(prepared / "queries.jsonl", Query)
     assert {q.benchmark for q in queries} == set(planted)
@@ -51,7 +51,7 @@ def test_training_and_test_media_are_disjoint(prepared: Path) -> None:
     assert not media["queries"] & (media["sft"] | media["rlvr"] | media["distill"])
 
 
-def test_mixtures_hold_the_weights(prepared: Path, small_recipe: Recipe) -> None:
+def test_mixtures_have_their_weights(prepared: Path, small_recipe: Recipe) -> None:
     types = [q.type for q in read_jsonl(prepared / "rlvr.jsonl", Query)]
     mix = small_recipe.prepare.rlvr_mix
     for kind, weight in mix.items():

@@ -52,7 +52,7 @@ def test_options_are_written_as_the_profile_says(
     assert prompt_parts(QUERY, View.text_only, profile, order) == (text,)
 
 
-def test_profile_hash_tells_profiles_apart() -> None:
+def test_profile_hash_distinguishes_profiles() -> None:
     profiles = [
         Profile(),
         Profile(system="Listen."),
@@ -63,7 +63,7 @@ def test_profile_hash_tells_profiles_apart() -> None:
     assert len({profile_hash(p) for p in profiles}) == len(profiles)
 
 
-def test_permutation_is_a_function_of_query_view_draw_and_seed() -> None:
+def test_permutation_depends_on_query_view_draw_and_seed() -> None:
     query = QUERY.model_copy(update={"options": tuple("0123456789"), "answer": "5"})
     orders = {
         (view, draw, seed): draw_permutation(query, view, draw, seed)

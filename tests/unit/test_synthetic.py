@@ -53,7 +53,7 @@ def test_shipped_speech_is_under_3_mb() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(ItemKind))
-def test_items_are_what_their_kind_says(worlds: dict[str, World], kind: ItemKind) -> None:
+def test_items_match_their_kind(worlds: dict[str, World], kind: ItemKind) -> None:
     world, rng = worlds["dev"], random.Random(0)
     seen = set()
     for _ in range(200):
@@ -71,9 +71,7 @@ def test_items_are_what_their_kind_says(worlds: dict[str, World], kind: ItemKind
 
 
 @pytest.mark.parametrize("modality", ["image", "audio"])
-def test_sum_gives_a_one_modality_guesser_exactly_chance(
-    worlds: dict[str, World], modality: str
-) -> None:
+def test_one_modality_gives_chance_on_sums(worlds: dict[str, World], modality: str) -> None:
     """The best guesser from one digit alone: which option stands at which distance from it carries
     nothing."""
     world, rng = worlds["dev"], random.Random(1)

@@ -57,7 +57,7 @@ JSON = st.recursive(
 
 
 @given(WRITTEN)
-def test_inline_tags_come_back_as_they_were(text: str) -> None:
+def test_inline_tags_round_trip(text: str) -> None:
     if MEDIA_PLACEHOLDER.search(text):
         with pytest.raises(Refused, match="holds <media_"):
             tags_to_places(text, TAGS)
@@ -72,7 +72,7 @@ def test_inline_tags_come_back_as_they_were(text: str) -> None:
     st.lists(OPTION, min_size=2, max_size=6),
     st.sampled_from(["{}. ", "{}.", "({}) ", "{}: ", "{}、", "[{}] ", "{} . "]),
 )
-def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) -> None:
+def test_labels_and_texts_make_the_options(texts: list[str], form: str) -> None:
     """Also for texts that look like labels themselves."""
     for options in (
         texts,
@@ -89,7 +89,7 @@ def test_labels_and_texts_together_are_the_options(texts: list[str], form: str) 
 
 
 @given(st.lists(JSON, max_size=5), st.integers(0, 3))
-def test_members_of_a_list_stand_where_they_are_found(values: list[object], indent: int) -> None:
+def test_list_members_have_their_places(values: list[object], indent: int) -> None:
     text = json.dumps(values, indent=indent or None, ensure_ascii=False)
     found = list(json_members(text))
     assert [value for _, value, *_ in found] == values
@@ -98,7 +98,7 @@ def test_members_of_a_list_stand_where_they_are_found(values: list[object], inde
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), st.integers(0, 3))
-def test_members_of_an_object_have_their_keys(values: dict[str, object], indent: int) -> None:
+def test_object_members_have_their_keys(values: dict[str, object], indent: int) -> None:
     text = json.dumps(values, indent=indent or None)
     assert {key: value for key, value, *_ in json_members(text)} == values
 
@@ -181,7 +181,7 @@ def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         list(AnnotationSource(ENTRY, tmp_path).json_rows("items.json"))
 
 
-def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
+def test_broken_line_is_an_item(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_bytes(
         b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n"text"\n{"a": "\xff"}\n{"a": 2}\n'
     )
@@ -197,7 +197,7 @@ def test_a_broken_line_is_an_item(tmp_path: Path) -> None:
     ]
 
 
-def test_tables_come_in_their_order_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+def test_parquet_files_are_read_in_order_broken_one_refused(tmp_path: Path) -> None:
     rows = [{"n": i} for i in range(20)]
     tables.write(tmp_path / "part1.parquet", rows[:9], (), "bytes", group=4)
     tables.write(tmp_path / "part2.parquet", rows[9:], (), "bytes", group=4)
@@ -228,13 +228,13 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["../other/a.mp4", "/etc/hostname", "a/../../b"])
-def test_a_medium_outside_the_copy_is_refused(tmp_path: Path, uri: str) -> None:
+def test_medium_outside_of_the_copy_is_refused(tmp_path: Path, uri: str) -> None:
     (tmp_path / "items.json").touch()
     with pytest.raises(Refused, match="lies outside"):
         AnnotationSource(ENTRY, tmp_path).media.find("video", "video", uri)
 
 
-def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
+def test_linked_medium_is_read(tmp_path: Path) -> None:
     """In the hub's cache every file is a link into the store beside it."""
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "items.json").touch()
@@ -244,14 +244,14 @@ def test_a_linked_medium_is_read_through_its_link(tmp_path: Path) -> None:
     assert source.media.path(source.media.find("video", "video", "a.mp4")) == tmp_path / "blob"
 
 
-def test_missing_annotations_name_the_remedy(tmp_path: Path) -> None:
+def test_missing_annotations_are_refused(tmp_path: Path) -> None:
     with refused(ConfigError, "benchmark-copy-not-found", path=tmp_path) as caught:
         AnnotationSource(ENTRY, tmp_path)
     assert "items.json is missing" in str(caught.value)
     assert "--hub" in str(caught.value)
 
 
-def test_answers_by_letter_and_by_text() -> None:
+def test_option_by_letter_and_by_text() -> None:
     options = ["red ", "blue", "blue "]
     assert [option_by_letter("answer", letter, options) for letter in ("A", " b ", "C")] == options
     assert option_by_text("answer", " red", options) == "red "
@@ -267,7 +267,7 @@ def test_answers_by_letter_and_by_text() -> None:
         option_by_text("answer", "blue", options)
 
 
-def test_latest_is_the_first_where_none_is_found() -> None:
+def test_last_occurring_is_the_first_where_none_occurs() -> None:
     assert last_occurring("ABC", "C B A".rfind) == "A"
     assert last_occurring("BC", "none here".rfind) == "B"
 
@@ -295,26 +295,26 @@ def test_latest_is_the_first_where_none_is_found() -> None:
         (b"", ""),
     ],
 )
-def test_a_medium_is_known_by_its_first_bytes(data: bytes, suffix: str) -> None:
+def test_media_suffix_follows_the_first_bytes(data: bytes, suffix: str) -> None:
     assert media_suffix(data) == suffix
 
 
 @pytest.mark.parametrize(
     "rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000]
 )
-def test_mp3_of_every_rate_is_known_by_its_first_bytes(rate: int) -> None:
+def test_mp3_of_every_rate_is_recognized(rate: int) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros(rate), rate, format="MP3")
     assert media_suffix(file.getvalue()) == ".mp3"
 
 
 @pytest.mark.parametrize("kind", ["tone:440", "picture:red", "video:300"])
-def test_made_media_are_known_by_their_first_bytes(kind: str) -> None:
+def test_encoded_media_are_recognized(kind: str) -> None:
     expected = {"tone": ".wav", "picture": ".png", "video": ".mp4"}[kind.partition(":")[0]]
     assert media_suffix(tables.cell(kind, "bytes")) == expected
 
 
-def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path: Path) -> None:
+def test_unknown_bytes_keep_the_suffix_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "items.json").touch()
     source = AnnotationSource(ENTRY, tmp_path, tmp_path / "scratch")
     assert source.media.embedded(
@@ -324,7 +324,7 @@ def test_bytes_without_a_known_start_keep_the_name_that_the_table_gives(tmp_path
         AnnotationSource(ENTRY, tmp_path).media.embedded("audio", "audio", b"ID3...")
 
 
-def test_every_name_of_the_registry_is_an_adapter() -> None:
+def test_every_registered_name_is_an_adapter() -> None:
     found: dict[str, SimpleNamespace] = {}
     for name in NAMES:
         try:

@@ -54,7 +54,7 @@ SIZE = (96, 64)
         ),
     ],
 )
-def test_picture_comes_back_as_it_is_read(
+def test_picture_file_round_trips(
     tmp_path: Path, name: str, mode: str, options: dict[str, Any], kind: str
 ) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8))
@@ -67,12 +67,12 @@ def test_picture_comes_back_as_it_is_read(
     assert data_url.image_from_url(url).tobytes() == load_image(tmp_path / name).tobytes()
 
 
-def test_drawn_picture_comes_back(tmp_path: Path) -> None:
+def test_picture_in_memory_round_trips(tmp_path: Path) -> None:
     picture = Image.new("RGB", (5, 3), "green")
     assert data_url.image_from_url(data_url.image_to_url(picture)).tobytes() == picture.tobytes()
 
 
-def test_wav_comes_back_exactly(tmp_path: Path) -> None:
+def test_wav_round_trips_exactly(tmp_path: Path) -> None:
     samples = np.arange(-32768, 32768).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
     wave = load_audio(tmp_path / "a.wav")
@@ -101,7 +101,7 @@ def test_wav_above_full_scale_is_the_same_at_a_server(tmp_path: Path) -> None:
     )
 
 
-def test_frames_come_back_without_the_sound(tmp_path: Path) -> None:
+def test_video_round_trips_without_sound(tmp_path: Path) -> None:
     clip = load_video(make_video(tmp_path / "a.mp4", 2, 25, SIZE, 440), 2, 3)
     url = data_url.video_to_url(clip)
     head, *frames = url.split(",")

@@ -298,7 +298,7 @@ def named(name: str) -> Case:
 
 
 @pytest.mark.parametrize("name", ["h264.avi", "mpeg4-b-frames.avi"])
-def test_half_an_avi_is_refused(directory: Path, name: str) -> None:
+def test_truncated_avi_is_refused(directory: Path, name: str) -> None:
     data = made(directory, named(name)).read_bytes()
     half = directory / f"half-{name}"
     half.write_bytes(data[: len(data) // 2])
@@ -312,9 +312,7 @@ def test_half_an_avi_is_refused(directory: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "duration", [13_000.0, 6_000.0], ids=["end-as-ffmpeg", "length-as-mkvmerge"]
 )
-def test_matroska_that_begins_late_ends_with_its_last_frame(
-    directory: Path, duration: float
-) -> None:
+def test_late_matroska_ends_with_its_last_frame(directory: Path, duration: float) -> None:
     data = made(directory, named("h264-late.mkv")).read_bytes()
     assert data.count(struct.pack(">d", 13_000.0)) == 1
     path = directory / "late-duration.mkv"
