@@ -8,6 +8,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from omnicore.version import __version__
+
 if TYPE_CHECKING:
     from omnicore.audit import build_manifest
     from omnicore.audit.in_memory import audit_draws
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 # processes: a step on two cores takes ten times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-__version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "ClusterError",

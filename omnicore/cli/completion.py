@@ -25,9 +25,7 @@ def run_completion(options: Namespace) -> None:
     """Print the script of one shell."""
     import shtab
 
-    from omnicore.cli.main import create_parser
-
-    parser = create_parser()
+    parser: Parser = options.root
     for command in _with_subcommands(parser):
         for argument in command.path_arguments:
             argument.complete = shtab.FILE  # type: ignore[attr-defined]

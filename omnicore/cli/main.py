@@ -11,7 +11,6 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from omnicore import __version__
 from omnicore.cli import (
     audit,
     cluster,
@@ -27,6 +26,7 @@ from omnicore.cli import (
 from omnicore.cli.parser import Parser, check_command, unknown_option
 from omnicore.errors import OmniError
 from omnicore.logs import FORMATS, log_error, set_up
+from omnicore.version import __version__
 
 logger = logging.getLogger(__name__)
 GROUPS = (
@@ -106,6 +106,7 @@ def create_parser() -> Parser:
     _add_log_format(parser)
     for group in GROUPS:
         group.add_commands(parser)
+    parser.set_defaults(root=parser)  # `completion` describes all commands
     return parser
 
 

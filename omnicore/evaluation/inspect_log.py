@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnicore import __version__
 from omnicore.errors import ConfigError, DataError
 from omnicore.evaluation.scores import HIDDEN
 from omnicore.lineage.step_record import verify_step
 from omnicore.schema import Outcome, Response, View
 from omnicore.storage.files import read_json, read_jsonl
+from omnicore.version import __version__
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalScore

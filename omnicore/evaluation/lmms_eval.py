@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnicore import __version__
 from omnicore.config import Profile
 from omnicore.data.prompts import prompt_parts
 from omnicore.evaluation.score_records import GroupScores, Scores
 from omnicore.schema import Estimate, Outcome, Query, QueryKey, Response, View
 from omnicore.storage.files import write_json, write_jsonl
+from omnicore.version import __version__
 
 Sample = Mapping[str, Any]
 

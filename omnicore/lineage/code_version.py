@@ -24,8 +24,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from omnicore import __version__
 from omnicore.storage.digests import digest_directory
+from omnicore.version import __version__
 
 PACKAGE = Path(__file__).parents[1]
 # Modules and rooms that steps reach and that decide no answer.

@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from omnicore import __version__
 from omnicore.config import result_fields
 from omnicore.config.recipe import Recipe
 from omnicore.errors import DataError
@@ -35,6 +34,7 @@ from omnicore.lineage.code_version import code_digest, git_revision
 from omnicore.lineage.step_record import read_step
 from omnicore.storage.digests import model_directory, sha256_file
 from omnicore.storage.files import atomic_writer, read_json, write_json
+from omnicore.version import __version__
 
 __all__ = [
     "CARD_FILE",

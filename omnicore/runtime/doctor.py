@@ -16,11 +16,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from omnicore import __version__
 from omnicore.config import EngineConfig
 from omnicore.config.recipe import Recipe
 from omnicore.errors import OmniError, install_command
 from omnicore.schema import Finding
+from omnicore.version import __version__
 
 # What a person wants to do, and the extras whose packages it needs.
 USES = {

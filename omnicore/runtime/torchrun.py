@@ -15,16 +15,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.config import TRAINING
 from omnicore.config.recipe import Recipe
-from omnicore.distributed import RankMessages
 from omnicore.errors import ConfigError, DataError
 from omnicore.lineage.step_record import read_step
 from omnicore.processes import without_deprecations
 from omnicore.runtime import remote
 from omnicore.runtime.run import run_in_process
 from omnicore.storage import store
+from omnicore.training import distributed
+from omnicore.training.distributed import RankMessages
 
 
 def run(

@@ -27,10 +27,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, storage_errors, write_json, write_jsonl
 from omnicore.telemetry import live
+from omnicore.training import distributed
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from omnicore import distributed
 from omnicore.errors import TrainingError
 from omnicore.telemetry import live
+from omnicore.training import distributed
 
 # Names of the Trainer and of TRL -> fields of `curves.jsonl`.
 FIELDS = {

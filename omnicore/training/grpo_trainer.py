@@ -28,12 +28,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.config import Profile, RlvrConfig, digest
 from omnicore.errors import TrainingError
 from omnicore.models.generate import BatchSlice
 from omnicore.models.processor import Encoder, Prompt, collate
-from omnicore.training import finite
+from omnicore.training import distributed, finite
 from omnicore.training.curves import Log
 from omnicore.training.groups import Group, Measurement, Rollout, RolloutStats, collect_groups
 from omnicore.training.media_forward import MediaForward, media_in_forward

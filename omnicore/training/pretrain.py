@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from omnicore import __version__
 from omnicore.config import Profile
 from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
 from omnicore.engines import canary
@@ -32,6 +31,7 @@ from omnicore.models import thinker, tiny
 from omnicore.models.generate import generate
 from omnicore.models.processor import Encoder, Features, Prompt, collate
 from omnicore.processes import die_with_parent
+from omnicore.version import __version__
 
 MAX_NEW_TOKENS = 14
 CHECK = 125  # steps between measurements of the criterion

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerState
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.errors import CheckpointError
 from omnicore.storage.files import write_json
 from omnicore.telemetry import live
-from omnicore.training import parallel
+from omnicore.training import distributed, parallel
 from omnicore.training.checkpoints import Checkpoints
 
 WEIGHTS, OPTIMIZER_STATE = "weights.safetensors", "optimizer.safetensors"

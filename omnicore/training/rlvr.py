@@ -11,11 +11,11 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.config import Profile, RlvrConfig
 from omnicore.engines.canary import media_kinds
 from omnicore.models.processor import Encoder
-from omnicore.training import finite, parallel, startup, trainable_modules
+from omnicore.training import distributed, finite, parallel, startup, trainable_modules
 from omnicore.training.checkpoints import Checkpoints
 from omnicore.training.curves import CurveCallback, GradientCheck, Log
 from omnicore.training.grpo_trainer import OmniGRPOTrainer

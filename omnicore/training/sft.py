@@ -14,11 +14,11 @@ from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.config import SftConfig
 from omnicore.errors import DataError
 from omnicore.models.processor import Encoder, collate
-from omnicore.training import finite, parallel, trainable_modules
+from omnicore.training import distributed, finite, parallel, trainable_modules
 from omnicore.training.checkpoints import Checkpoints
 from omnicore.training.curves import CurveCallback, Log
 from omnicore.training.mixture import Mixture, RowOrder

@@ -318,11 +318,14 @@ def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, call
 
 def test_the_clean_up_reaps_the_run_of_its_pod_and_does_nothing_elsewhere(monkeypatch):
     called = []
-    monkeypatch.setattr("omnicore.cli.main.main", lambda arguments: called.append(arguments) or 0)
+    monkeypatch.setattr("subprocess.call", lambda command: called.append(command[1:]) or 0)
     monkeypatch.delenv("KFP_RUN_ID", raising=False)
     component("reap").python_func()
     assert called == []
     monkeypatch.setenv("KFP_RUN_ID", "1234-abcd")
     with pytest.raises(SystemExit) as caught:
         component("reap").python_func()
-    assert (caught.value.code, called) == (0, [["cluster", "reap", "--run", "1234-abcd"]])
+    assert (caught.value.code, called) == (
+        0,
+        [["-m", "omnicore", "cluster", "reap", "--run", "1234-abcd"]],
+    )

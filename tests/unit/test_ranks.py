@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from omnicore import distributed, processes
+from omnicore import processes
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
 from omnicore.lineage.step_record import read_step
@@ -22,6 +22,7 @@ from omnicore.runtime.run import run_step
 from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
+from omnicore.training import distributed
 from omnicore.training.curves import CurveCallback
 from tests.cases import slow
 from tests.forks import ended, in_a_fork
