@@ -22,9 +22,8 @@ INTERVAL = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # an interval in time
 # prompt that is being built.
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z]\w+\|>|[\0\1]")
 MEDIA_PLACEHOLDER = re.compile(r"<media_(\d+)>")  # place of a medium inside a question or an option
-BENCHMARK_QUERIES = (
-    "queries.jsonl"  # prepare's file of benchmark queries; others hold training rows
-)
+# The file of prepare that holds the benchmarks.
+BENCHMARK_QUERIES = "queries.jsonl"
 QueryKey = tuple[str, str]  # benchmark and id of a query
 
 
