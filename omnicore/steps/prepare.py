@@ -6,16 +6,12 @@ that it is synthetic.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import random
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import soundfile
 
 from omnicore.config import BenchmarkSource, PrepareConfig
 from omnicore.config.recipe import Recipe
@@ -28,10 +24,10 @@ from omnicore.data.benchmarks.records import Problem
 from omnicore.data.benchmarks.refusal_report import reason_lines, refusal_message, skew_lines
 from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.data.benchmarks.subset import Subset
-from omnicore.data.benchmarks.synthetic import Item, ItemKind, World
+from omnicore.data.benchmarks.synthetic import ItemKind, World
+from omnicore.data.synthetic_queries import SyntheticWriter, training_mixture
 from omnicore.errors import DataError
 from omnicore.media.check import find_media_errors
-from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.progress import track
 from omnicore.schema import BenchmarkInfo, Media, Query
 from omnicore.storage.files import link_or_copy, read_jsonl, write_json, write_jsonl
@@ -294,7 +290,7 @@ def prepare_synthetic(recipe: Recipe, config: PrepareConfig, output: Path) -> di
     ):
         with_target = name == "sft"
         scaled = _scaled(count, config)
-        rows = list(_mixture(train, name, scaled, mix, recipe.seed, target=with_target))
+        rows = list(training_mixture(train, name, scaled, mix, recipe.seed, target=with_target))
         write_jsonl(output / f"{name}.jsonl", rows)
         summary[name] = len(rows)
     return summary
@@ -302,76 +298,3 @@ def prepare_synthetic(recipe: Recipe, config: PrepareConfig, output: Path) -> di
 
 def _scaled(count: int, config: PrepareConfig) -> int:
     return max(MIN_ROWS, round(count * config.scale))
-
-
-def _mixture(
-    writer: SyntheticWriter,
-    name: str,
-    count: int,
-    mix: Mapping[str, float],
-    seed: int,
-    *,
-    target: bool,
-) -> Iterable[Query]:
-    """Yield the rows of a training mixture: exact shares by weight, shuffled."""
-    rng = random.Random(f"{seed}-{name}")
-    total = sum(mix.values())
-    kinds: list[Any] = []
-    for kind, weight in mix.items():
-        kinds += [kind] * round(count * weight / total)
-    rng.shuffle(kinds)
-    for number, kind in enumerate(kinds):
-        item = writer.world.item(rng, kind)
-        yield writer.query(item, name, f"{number:05d}", target=target)
-
-
-class SyntheticWriter:
-    """Makes queries of synthetic items, and writes the pictures and clips that they use once."""
-
-    def __init__(self, world: World, root: Path) -> None:
-        self.world, self.root = world, root
-        self._written: dict[tuple[str, int], Media] = {}
-        (root / "media").mkdir(parents=True, exist_ok=True)
-
-    def query(self, item: Item, benchmark: str, name: str, *, target: bool = False) -> Query:
-        """Return an item as a query.
-
-        Its cluster is the handwriting behind the picture, or the voice's clip without a picture.
-        """
-        indices: dict[str, int] = dict(item.media)
-        if "image" in indices:
-            cluster = f"picture-{self.world.pictures[indices['image']].source}"
-        else:
-            cluster = f"clip-{indices.get('audio')}"
-        return Query(
-            benchmark=benchmark,
-            id=name,
-            type=item.type,
-            question=item.question,
-            options=item.options,
-            answer=item.answer,
-            answer_kind=item.answer_kind,
-            media=tuple(self._medium(kind, index) for kind, index in item.media),
-            cluster=cluster,
-            wording=synthetic.WORDINGS[item.kind][item.wording],
-            target=item.target if target else None,
-        )
-
-    def _medium(self, kind: Any, index: int) -> Media:
-        if (kind, index) not in self._written:
-            data, suffix = self._encode(kind, index)
-            sha256 = hashlib.sha256(data).hexdigest()
-            uri = f"media/{sha256[:16]}.{suffix}"
-            (self.root / uri).write_bytes(data)
-            self._written[kind, index] = Media(kind=kind, uri=uri, sha256=sha256)
-        return self._written[kind, index]
-
-    def _encode(self, kind: str, index: int) -> tuple[bytes, str]:
-        """Return the file of a picture or clip, and its suffix."""
-        buffer = io.BytesIO()
-        if kind == "image":
-            self.world.pictures[index].image().save(buffer, "png")
-            return buffer.getvalue(), "png"
-        wave = self.world.clips[index].wave
-        soundfile.write(buffer, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        return buffer.getvalue(), "wav"

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import mimetypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,18 +33,22 @@ from omnicore.data.benchmarks.formats import media_suffix
 from omnicore.data.benchmarks.options import option_by_letter
 from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, MediaKind, Refused
 from omnicore.data.benchmarks.source import AnnotationSource
-from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options, tsv_rows
+from omnicore.data.benchmarks.table_files import (
+    MIN_BASE64,
+    TABLE_SUFFIXES,
+    file_rows,
+    only_pattern,
+)
+from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Query
 from omnicore.scoring.extract import parse_number
 from omnicore.storage.digests import STEP_FILE
 
-READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 KINDS: tuple[MediaKind, ...] = ("image", "audio", "video")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SAMPLES = 20  # rows whose columns are shown when one is missing
-BASE64_LEAST = 256  # characters; a path is shorter, a picture longer
 YES_NO = ("Yes", "No")
 
 
@@ -66,7 +69,7 @@ class OwnBenchmark:
         first: list[AnnotationRow] = []
         checked = False
         for path in sorted(source.root.glob(source.layout)):
-            for row in _file_rows(source, path):
+            for row in file_rows(source, path):
                 if not checked and len(first) < SAMPLES:
                     first.append(row)
                 elif not checked:
@@ -177,7 +180,7 @@ def open_own_benchmark(
             field=f"prepare.sources.{name}",
             path=place,
         )
-    pattern = pattern or _only_pattern(name, root)
+    pattern = pattern or only_pattern(name, root)
     entry = BenchmarkEntry(
         name=name,
         title=name,
@@ -210,7 +213,7 @@ def source_files(config: BenchmarkSource) -> list[Path]:
     place = Path(config.path)
     root = place.parent if place.is_file() else place
     tables = {place} if place.is_file() else set(root.glob(config.files or "**/*"))
-    found = {path for path in tables if path.suffix in READERS or config.files}
+    found = {path for path in tables if path.suffix in TABLE_SUFFIXES or config.files}
     for folder in {root, Path(config.media) if config.media else root}:
         found |= set(_media_files(folder))
     return sorted(path for path in found if path.is_file())
@@ -224,93 +227,6 @@ def _media_files(folder: Path) -> Iterator[Path]:
             kind = mimetypes.guess_type(name)[0] or ""
             if kind.startswith(("image/", "audio/", "video/")):
                 yield here / name
-
-
-def _only_pattern(name: str, root: Path) -> str:
-    """Return the pattern of the one format of tables in a folder."""
-    if (root / "dataset_info.json").is_file() and any(root.glob("*.arrow")):
-        return "*.arrow"
-    found = {suffix: sorted(root.glob(f"**/*{suffix}")) for suffix in READERS}
-    present = {suffix: files for suffix, files in found.items() if files}
-    if len(present) != 1:
-        listed = ", ".join(f.name for files in present.values() for f in files[:3]) or "none"
-        raise ConfigError(
-            f"prepare.sources.{name}: {root} holds tables of {len(present)} formats ({listed});"
-            " name the file, or a pattern as in files: data/test-*.parquet",
-            code="benchmark-file-ambiguous",
-            field=f"prepare.sources.{name}.files",
-            path=root,
-        )
-    return f"**/*{next(iter(present))}"
-
-
-def _file_rows(source: AnnotationSource, path: Path) -> Iterator[AnnotationRow]:
-    name = str(path.relative_to(source.root))
-    if path.suffix == ".jsonl":
-        return source.jsonl_rows(name)
-    if path.suffix == ".json":
-        return source.json_rows(name)
-    if path.suffix == ".parquet":
-        return source.parquet_rows(name)
-    if path.suffix == ".tsv":
-        return _referenced_pictures(tsv_rows(source, name))
-    if path.suffix == ".csv":
-        return _csv_rows(path, name)
-    if path.suffix == ".arrow":
-        return _arrow_rows(path, name)
-    raise DataError(
-        f"{path}: tables end in {', '.join(READERS)}",
-        code="benchmark-format-unknown",
-        path=path,
-    )
-
-
-def _csv_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
-    csv.field_size_limit(1 << 30)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for place, fields in enumerate(csv.DictReader(file), 1):
-                broken = "has more cells than the header has columns" if None in fields else ""
-                yield AnnotationRow(name, place, {} if broken else fields, broken)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: {error}; save it as UTF-8",
-            code="benchmark-not-utf8",
-            path=path,
-        ) from error
-
-
-def _arrow_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
-    """Yield the rows of a file that `datasets` wrote: an Arrow stream."""
-    import pyarrow
-
-    place = 0
-    try:
-        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
-            for batch in reader:
-                for start in range(0, len(batch), 8):  # a row may hold megabytes of media
-                    for fields in batch.slice(start, 8).to_pylist():
-                        place += 1
-                        yield AnnotationRow(name, place, fields)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(
-            f"{path}: broken Arrow after row {place}, {error}; save the data set again",
-            code="benchmark-file-broken",
-            path=path,
-        ) from error
-
-
-def _referenced_pictures(rows: Iterator[AnnotationRow]) -> Iterator[AnnotationRow]:
-    """Yield VLMEvalKit's rows; a picture that is the index of another row is that row's picture."""
-    pictures: dict[str, Any] = {}
-    for row in rows:
-        picture, index = row.fields.get("image"), row.fields.get("index")
-        if isinstance(picture, str) and picture in pictures:
-            yield replace(row, fields={**row.fields, "image": pictures[picture]})
-            continue
-        if isinstance(picture, str) and len(picture) >= BASE64_LEAST and index:
-            pictures[index] = picture
-        yield row
 
 
 class _Cells:
@@ -419,7 +335,7 @@ def _option(column: str, answer: Any, options: Sequence[str]) -> str:
 
 
 def _medium(source: AnnotationSource, column: str, kind: MediaKind, value: Any) -> Media:
-    if isinstance(value, str) and len(value) >= BASE64_LEAST:
+    if isinstance(value, str) and len(value) >= MIN_BASE64:
         data = _decoded(value)
         if data is not None:
             return source.media.embedded(column, kind, data)
