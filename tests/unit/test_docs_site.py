@@ -192,6 +192,21 @@ def test_recipes_of_the_how_to_pages_load(tmp_path: Path) -> None:
     assert load_recipe(str(recipe)).prepare.sources["mine"].columns["answer"] == "gold"
 
 
+def test_named_modules_and_tests_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md"]
+    for page in [*pages, *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text()
+        files = re.findall(r"`((?:omnicore|tests|tools|perf|pipelines|k8s)/[\w./-]+\.\w+)", text)
+        assert [name for name in files if not (ROOT / name).exists()] == [], page.name
+        for name, test in re.findall(r"`(tests/[\w./]+\.py)::(\w+)`", text):
+            assert f"def {test}(" in (ROOT / name).read_text(), f"{page.name}: {name}::{test}"
+        rooms = "cluster|config|data|media|models|runtime|scoring|storage|telemetry|training"
+        modules = re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", text)
+        assert [name for name in modules if not (ROOT / "omnicore" / name).exists()] == [], (
+            page.name
+        )
+
+
 def test_troubleshooting_names_codes_that_exist() -> None:
     known = {error.code for error in reference.error_codes()}
     named = set()
