@@ -6,6 +6,7 @@ torch is imported only by the fixtures that need it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def encoder() -> Any:
     from omnicore.models.processor import Encoder
 
     return Encoder(tiny.build_processor())
+
+
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    import torch
+
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture

@@ -9,12 +9,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
-
-from omnicore.models import tiny
-
 SHARDS = 3
 
 
@@ -30,6 +24,11 @@ class Evil:
 
 def publish(directory: Path, seed: int = 0) -> Path:
     """Fills `directory`, and gives it back."""
+    import torch
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+    from omnicore.models import tiny
+
     processor = tiny.build_processor()
     thinker = tiny.build_config(processor.tokenizer)
     talker = {
@@ -68,6 +67,8 @@ def publish(directory: Path, seed: int = 0) -> Path:
 
 
 def _shard(directory: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
     weights = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     names = sorted(weights)
@@ -99,6 +100,8 @@ def _config(directory: Path) -> None:
 
 
 def _processor(directory: Path, processor: Any) -> None:
+    from omnicore.models import tiny
+
     processor.tokenizer.save_pretrained(directory)
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": tiny.CHAT_TEMPLATE}))
     flat = {**processor.image_processor.to_dict(), **processor.feature_extractor.to_dict()}

@@ -7,15 +7,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch.distributed.launcher.api import elastic_launch
-from torch.distributed.run import config_from_args, get_args_parser
-
 from omnicore.cli import main
 from tests.forks import fork
 
 
 def agent(flags: Sequence[str], work: Callable[[], Any], env: Mapping[str, str] = {}) -> int:
     """`torchrun FLAGS`, whose processes do the work; the id of its process."""
+    # Here and not in the fork, which would import torch again in every process.
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, get_args_parser
 
     def launch() -> None:
         os.environ.update(env)

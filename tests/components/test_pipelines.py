@@ -12,9 +12,17 @@ from omnicore.config.recipe import SECTION_STEP
 from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.steps import STEPS
 from omnicore.telemetry import live
-from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
-from pipelines import compile as compiling
-from pipelines.board import rows
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global compiling, MONITORING, NEEDS, rows, SIGNING, STORAGE
+
+    from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
+    from pipelines import compile as compiling
+    from pipelines.board import rows
+
 
 HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
 AUDIT = {
@@ -241,7 +249,7 @@ def test_parameters_are_few_and_each_is_described(name):
     assert len(spec(name)["pipelineInfo"]["description"]) > 40
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_every_input_and_output_has_a_description(name):
     """Except those of KFP's importer, and the channels that KFP makes where it nests tasks."""
     ir = spec(name)
@@ -315,7 +323,7 @@ def test_the_control_arm_stands_in_a_branch_of_its_own():
         assert {role: source(report, role) for role in REPORT} == REPORT
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_a_second_use_of_a_step_has_its_own_section(name):
     built = spec(name)
     assert constant(tasks(built, "comp-audit")["probe-2"], "section") == "second_probe"
@@ -330,7 +338,7 @@ def test_every_step_is_in_some_pipeline_and_every_need_is_a_step_or_the_clean_up
     assert used == {*STEPS, "reap"} == set(NEEDS) == set(RESOURCES)
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_resources_timeouts_and_retries_of_each_step(name):
     built, told, all_tasks = spec(name), platform(name), every_task(spec(name))
     for executor, container in executors(built).items():
@@ -343,7 +351,7 @@ def test_resources_timeouts_and_retries_of_each_step(name):
         assert all_tasks[executor.removeprefix("exec-")]["retryPolicy"]["maxRetryCount"] == retries
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
     for executor, told in platform(name).items():
         assert told["securityContext"] == {"runAsNonRoot": True}
@@ -359,7 +367,7 @@ def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
     )
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
     text = (compiling.COMPILED / f"{name}.yaml").read_text()
     known = {STORAGE, MONITORING} if name == "omniclean" else {STORAGE, MONITORING, SIGNING}
@@ -385,7 +393,7 @@ def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
         )
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_it_themselves(name):
     fields = [
         "RESOURCES",
@@ -407,7 +415,7 @@ def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_
             assert (place["isOptional"], place["parameterType"]) == (True, "TASK_CONFIG")
 
 
-@pytest.mark.parametrize("name", compiling.PIPELINES)
+@pytest.mark.parametrize("name", STAGES)
 def test_artefacts_are_named_for_what_they_are(name):
     for component, found in spec(name)["components"].items():
         if "executorLabel" in found and step_of(component) in ARTEFACTS:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 import omnicore
 from omnicore.config.recipe import load_recipe
 from omnicore.runtime.run import run_step
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global nbformat, NotebookClient
+
+    import nbformat
+    from nbclient import NotebookClient
+
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "analyse_run" / "analyse_run.ipynb"
 

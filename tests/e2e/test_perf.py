@@ -7,12 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from omnicore.config.recipe import load_recipe
-from omnicore.training.trainable_modules import module_group
-from perf import swift, training
-from perf.gpu import training as gpu
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global gpu, module_group, swift, torch, training
+
+    import torch
+
+    from omnicore.training.trainable_modules import module_group
+    from perf import swift, training
+    from perf.gpu import training as gpu
 
 
 @pytest.mark.slow

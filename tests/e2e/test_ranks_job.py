@@ -25,12 +25,21 @@ from omnicore.lineage.step_record import read_step
 from omnicore.runtime import checkpoint_sync, remote
 from omnicore.runtime.run import run_step
 from omnicore.storage import store
-from omnicore.training.curves import CurveCallback
 from tests.forks import ended
 from tests.seaweed import Seaweed, free_ports, objects, seaweed, signed_in, uri
-from tests.torchrun import agent, omnicore
 
 __all__ = ["seaweed", "signed_in", "uri"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global agent, CurveCallback, omnicore
+
+    from omnicore.training.curves import CurveCallback
+    from tests.torchrun import agent, omnicore
+
+
 ROOT = Path(__file__).parents[2]
 SETS = ["prepare.split=dev", "prepare.scale=0.02", "threads=1"]
 SETS += [

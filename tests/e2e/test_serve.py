@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from transformers.utils import is_torchvision_available
 
 from omnicore.config import EngineConfig, Profile
 from omnicore.config.recipe import Recipe
@@ -29,6 +29,8 @@ from omnicore.schema import Media, Query, View
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry.metrics import SERVE_METRICS
 from tests.e2e.serve_process import MODEL, answers, chat, events, http_engine, item, start, wait
+
+TORCHVISION = find_spec("torchvision") is not None
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_canary_passes_with_its_reference(server: str, tmp_path: Path) -> None:
 
 
 NO_VIDEOS = pytest.mark.skipif(
-    not is_torchvision_available(),
+    not TORCHVISION,
     reason="upstream's video processor needs torchvision, which is not installed",
 )
 TOGETHER: list[Any] = [
@@ -304,7 +306,7 @@ def dot() -> str:
 def test_invalid_request_gets_one_sentence(
     server: str, changed: dict[str, Any], status: int, message: str
 ) -> None:
-    if "video_url" in str(changed) and is_torchvision_available():
+    if "video_url" in str(changed) and TORCHVISION:
         pytest.skip("this machine reads videos")
     response = chat(server, changed.pop("content", "Which digit is written? 1 2"), **changed)
     error = response.json()["error"]

@@ -22,8 +22,16 @@ import yaml
 
 from omnicore.cli import main
 from omnicore.lineage.step_record import read_step
-from omnicore.models import thinker
 from tests.containers import BASE, ROOT, Podman, missing, podman
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global thinker
+
+    from omnicore.models import thinker
+
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
 pytestmark = [

@@ -12,10 +12,17 @@ import pytest
 
 from omnicore.config.recipe import load_recipe
 from omnicore.lineage import signing
-from omnicore.serving.server import ChatServer
 from omnicore.storage.digests import model_directory
 from tests.cases import slow
 from tests.e2e.serve_process import MODEL, chat, start, wait
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global ChatServer
+
+    from omnicore.serving.server import ChatServer
 
 
 @pytest.mark.slow

@@ -30,11 +30,19 @@ from omnicore.engines.base import Batch, Engine, Reply, Request, Sampling
 from omnicore.engines.openai import OpenAIEngine
 from omnicore.errors import EngineError
 from omnicore.media import data_url
-from omnicore.models import thinker
 from omnicore.schema import Media, Query, View
 from omnicore.storage.files import read_json, read_jsonl
 from tests.e2e.serve_process import item
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global thinker
+
+    from omnicore.models import thinker
+
 
 HOME = os.environ.get("OMNI_TEST_VLLM", "")
 pytestmark = [

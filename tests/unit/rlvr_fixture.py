@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import PromptReader
-from omnicore.models import thinker
-from omnicore.training import rlvr
-from omnicore.training.rows import TrainingRow, read_rows
+
+if TYPE_CHECKING:
+    from omnicore.training.rows import TrainingRow
 
 BASE = "embedded:tiny-base"
 
 
 @pytest.fixture(scope="module")
 def rows(prepared: Path, small_recipe: Recipe) -> list[TrainingRow]:
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker
+    from omnicore.training.rows import read_rows
+
     reader = PromptReader(thinker.load(BASE)[1], small_recipe.profile)
     return read_rows(prepared / "rlvr.jsonl", reader, small_recipe.profile, targets=False)
 
@@ -29,6 +32,9 @@ def run(
     rows: Sequence[TrainingRow], recipe: Recipe, model: Any = None, **changes: Any
 ) -> SimpleNamespace:
     """A short training; what it logged and journaled, the model, and what the checks measured."""
+    from omnicore.models import thinker
+    from omnicore.training import rlvr
+
     model, encoder = (model, thinker.load(BASE)[1]) if model else thinker.load(BASE)
     fields = {
         "steps": 1,

@@ -15,11 +15,18 @@ import pytest
 from starlette.requests import Request
 
 from omnicore.config.recipe import Recipe
-from omnicore.serving import server
-from omnicore.serving.batcher import Batcher, GenerationJob
-from omnicore.serving.prompt import PreparedRequest
 from omnicore.serving.request import RequestError
-from omnicore.serving.response import Generation
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global Batcher, Generation, GenerationJob, PreparedRequest, server
+
+    from omnicore.serving import server
+    from omnicore.serving.batcher import Batcher, GenerationJob
+    from omnicore.serving.prompt import PreparedRequest
+    from omnicore.serving.response import Generation
 
 
 def job(encoder: Any, said: Queue[Generation | RequestError]) -> GenerationJob:

@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import PromptReader
-from omnicore.models import thinker
-from omnicore.models.generate import generate
 from omnicore.schema import Outcome, View
 from omnicore.steps import prepare
 from omnicore.steps import rlvr as rlvr_step
-from omnicore.training import rlvr
 from omnicore.training.rewards import judge_reply
-from omnicore.training.rows import read_rows
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global generate, PromptReader, read_rows, rlvr, thinker
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker
+    from omnicore.models.generate import generate
+    from omnicore.training import rlvr
+    from omnicore.training.rows import read_rows
+
 
 BASE = "embedded:tiny-base"
 

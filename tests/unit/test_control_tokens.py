@@ -12,12 +12,20 @@ from pydantic import ValidationError
 from omnicore.config import Profile
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import DataError
-from omnicore.models import thinker
-from omnicore.models.processor import SPECIAL
 from omnicore.runtime.run import run_step
 from omnicore.schema import CONTROL_TOKEN, Query
 from omnicore.storage.files import read_jsonl
 from tests.benchmarks import native
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global SPECIAL, thinker
+
+    from omnicore.models import thinker
+    from omnicore.models.processor import SPECIAL
+
 
 FIELDS: dict[str, Any] = {
     "benchmark": "b",

@@ -18,7 +18,6 @@ from omnicore.engines.base import Batch, FinishedBatches, Reply, Sampling
 from omnicore.errors import DataError, EngineError, TrainingError
 from omnicore.lineage.step_record import write_step
 from omnicore.media.read import locate_media
-from omnicore.models.thinker import resolve
 from omnicore.runtime.run import run_step
 from omnicore.schema import Query, View
 from omnicore.scoring.verify import judge
@@ -26,6 +25,15 @@ from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_json, write_jsonl
 from tests.errors import refused
 from tests.media_files import make_picture, make_tone, medium
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global resolve
+
+    from omnicore.models.thinker import resolve
+
 
 OPTIONS = ("3", "5", "8", "13")
 RECIPE = load_recipe(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.config import Profile
 from omnicore.config.recipe import Recipe
@@ -18,6 +17,14 @@ from omnicore.schema import Query, View
 from omnicore.storage.files import read_jsonl
 from tests.errors import refused
 from tests.media_files import make_picture, make_tone, medium
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global torch
+
+    import torch
 
 
 class Counting:

@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMultimodalLM, Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnicore.errors import CheckpointError
-from omnicore.models import files, thinker
+from omnicore.models import files
 from tests.errors import refused
 from tests.published import publish
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global AutoModelForMultimodalLM, load_file, Qwen2_5OmniThinkerForConditionalGeneration
+    global save_file, thinker, torch
+
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForMultimodalLM, Qwen2_5OmniThinkerForConditionalGeneration
+
+    from omnicore.models import thinker
+
 
 FIRST, SECOND, LAST = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
 

@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import CheckpointError, TrainingError
-from omnicore.models import thinker
 from omnicore.runtime.run import run_step
 from omnicore.telemetry import live
-from omnicore.training.finite import FiniteCheck, check_rows
 from tests.errors import refused
 from tests.unit.audit_fixture import make_queries
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global check_rows, FiniteCheck, thinker, torch
+
+    import torch
+
+    from omnicore.models import thinker
+    from omnicore.training.finite import FiniteCheck, check_rows
 
 
 NOT_FINITE = {

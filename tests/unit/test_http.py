@@ -16,7 +16,6 @@ from omnicore.config.recipe import Recipe
 from omnicore.data.prompts import prompt_parts
 from omnicore.engines import openai
 from omnicore.engines.base import Batch, Reply, Request, Sampling
-from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, EngineError
 from omnicore.media.data_url import image_from_url, video_from_url, wav_from_base64
 from omnicore.media.images import load_image
@@ -31,6 +30,14 @@ from tests.stub_server import MODEL, Answer, Stub, completion, error, last_text
 from tests.unit.http_fixture import answers, batches, connect, replied, requests, short_waits
 
 __all__ = ["short_waits"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global PromptReader
+
+    from omnicore.engines.transformers import PromptReader
 
 
 def test_request_holds_media_in_place_as_data_urls(prepared: Path, small_recipe: Recipe) -> None:

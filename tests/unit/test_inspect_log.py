@@ -21,7 +21,13 @@ from omnicore.storage.files import read_json
 from tests.errors import refused
 from tests.unit.evaluate_fixture import evaluated, inputs
 
-log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global log
+
+    log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
 
 
 @pytest.fixture

@@ -8,23 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import TrainerCallback
 
 from omnicore.cli import main
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.engines.transformers import PromptReader
-from omnicore.models import thinker
-from omnicore.training import memory, sft, trainable_modules
-from omnicore.training.rows import read_rows
 from tests.published import publish
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global memory, PromptReader, read_rows, sft, thinker, torch, trainable_modules
+    global TrainerCallback
+
+    import torch
+    from transformers import TrainerCallback
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker
+    from omnicore.training import memory, sft, trainable_modules
+    from omnicore.training.rows import read_rows
+
 
 BASE = "embedded:tiny-base"
 FULL = ["sft.train_batch_size=8", "sft.steps=1"]
 ALL_OF_3B = "sft --recipe qwen2.5-omni-3b --dry-run"
 
 
-class Look(TrainerCallback):  # type: ignore[misc]
+class Look:
     """Bytes of each process' own, when a step has been taken and its gradients are still there."""
 
     def on_optimizer_step(
@@ -68,7 +78,7 @@ def test_weights_gradients_and_optimizer_take_what_is_said(
 ) -> None:
     recipe, look, go_on = (
         load_recipe("tiny", [*FULL, *overrides]),
-        Look(),
+        type("LookCallback", (Look, TrainerCallback), {})(),
         sft.OmniSFTTrainer.resume,
     )
     monkeypatch.setattr(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +21,15 @@ from omnicore.schema import Query
 from omnicore.storage.files import read_json, read_jsonl
 from tests.errors import refused
 from tests.media_files import make_tone, make_video
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global datasets
+
+    import datasets
+
 
 ROWS: list[dict[str, Any]] = [
     {"q": "What barks?", "choices": ["a dog", "a cat"], "gold": "B", "clip": "a.mp4", "film": "f"},

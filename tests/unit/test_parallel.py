@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.config import SftConfig
 from omnicore.config.recipe import Recipe, load_recipe
 from omnicore.errors import ConfigError
 from omnicore.lineage.step_record import read_step
-from omnicore.models.processor import collate
 from omnicore.runtime.run import run_step
-from omnicore.training import parallel
 from omnicore.training.checkpoints import DIRECTORY
 from tests.errors import refused
 from tests.forks import in_a_fork
@@ -30,6 +27,18 @@ from tests.unit.test_trainable_modules import rows_of
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global collate, parallel, torch
+
+    import torch
+
+    from omnicore.models.processor import collate
+    from omnicore.training import parallel
+
 
 needs_deepspeed = pytest.mark.skipif(
     not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-zero"

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from omnicore.models import thinker
-from omnicore.training import pretrain
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global pretrain, thinker
+
+    from omnicore.models import thinker
+    from omnicore.training import pretrain
 
 
 def test_a_small_plan_makes_a_loadable_model(

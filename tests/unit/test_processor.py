@@ -1,21 +1,32 @@
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import Qwen2_5OmniProcessor
-from transformers.utils import is_torchvision_available
 
 from omnicore.data.benchmarks.synthetic import World
 from omnicore.errors import ConfigError
-from omnicore.models import thinker
-from omnicore.models.processor import collate, media_tensors
-from omnicore.models.upstream import load_processor
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global collate, load_processor, media_tensors, Qwen2_5OmniProcessor, thinker, torch
+
+    import torch
+    from transformers import Qwen2_5OmniProcessor
+
+    from omnicore.models import thinker
+    from omnicore.models.processor import collate, media_tensors
+    from omnicore.models.upstream import load_processor
+
+
+TORCHVISION = find_spec("torchvision") is not None
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +143,14 @@ FRAMES = [
 ]
 
 
-@pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed")
+@pytest.mark.skipif(TORCHVISION, reason="torchvision is installed")
 def test_video_without_torchvision_is_refused(encoder: Any) -> None:
     with refused(ConfigError, "package-missing", field="engine.kind"):
         encoder.video(FRAMES, 2.0)
 
 
 @pytest.mark.skipif(
-    not is_torchvision_available(),
+    not TORCHVISION,
     reason="upstream's video processor needs torchvision, which is not installed",
 )
 def test_video_equals_the_upstream_processor() -> None:

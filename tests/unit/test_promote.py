@@ -10,13 +10,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-import torch
 
 from omnicore.config import PromoteConfig
 from omnicore.errors import DataError
 from omnicore.lineage import model_card, signing
 from omnicore.lineage.step_record import write_step
-from omnicore.models import thinker
 from omnicore.runtime.run import run_step
 from omnicore.schema import Estimate, Response, View
 from omnicore.steps import promote
@@ -26,6 +24,16 @@ from tests.errors import refused
 from tests.unit.report_fixture import RECIPE, make
 from tests.unit.test_card import described, prepared
 from tests.unit.test_signing import KEY, private, public
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global thinker, torch
+
+    import torch
+
+    from omnicore.models import thinker
 
 
 @pytest.fixture(scope="module")

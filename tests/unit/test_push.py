@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from omnicore.audit.manifest_io import read_manifest
 from omnicore.cli.main import main
 from omnicore.errors import ConfigError, DataError, EngineError
+from omnicore.evaluation.verdicts import read_manifest
 from omnicore.lineage.step_record import write_step
 from omnicore.runtime.push import planned_push, push
 from omnicore.storage.files import write_json

@@ -11,7 +11,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from omnicore import processes
 from omnicore.config.recipe import load_recipe
@@ -22,17 +21,25 @@ from omnicore.runtime.run import run_step
 from omnicore.storage.digests import STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
-from omnicore.training import distributed
-from omnicore.training.curves import CurveCallback
 from tests.cases import slow
 from tests.forks import ended, in_a_fork
 from tests.seaweed import free_ports
 from tests.shared import shared
-from tests.torchrun import agent, omnicore
 from tests.unit.test_resume import die
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global agent, CurveCallback, distributed, omnicore
+
+    from omnicore.training import distributed
+    from omnicore.training.curves import CurveCallback
+    from tests.torchrun import agent, omnicore
+
 
 TRAINING = {
     step: [
@@ -83,6 +90,8 @@ def flat(record: dict[str, Any], path: str = "") -> dict[str, float]:
 def alike(one: Path, two: Path) -> None:
     """Two trainings to the rounding of float32, in which sums are taken in another order, and of
     bfloat16 for what is saved."""
+    from safetensors.torch import load_file
+
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for a, b in zip(*(read_jsonl(path / "curves.jsonl", dict) for path in (one, two)), strict=True):
         assert {**flat(b), **means(a)} == pytest.approx(flat(a), rel=1e-3, abs=2e-5)

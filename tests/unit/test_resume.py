@@ -15,8 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from omnicore.config import digest
 from omnicore.config.recipe import load_recipe
@@ -28,11 +26,8 @@ from omnicore.runtime.run import run_step
 from omnicore.storage import store
 from omnicore.storage.digests import digest_directory
 from omnicore.storage.files import read_jsonl
-from omnicore.training import checkpoints, resume
+from omnicore.training import checkpoints
 from omnicore.training.checkpoints import DIRECTORY, LISTING, Checkpoints, find_damage
-from omnicore.training.curves import CurveCallback, GradientCheck
-from omnicore.training.grpo_trainer import OmniGRPOTrainer
-from omnicore.training.resume import WEIGHTS
 from omnicore.training.rewards import RandomReward
 from tests.cases import cases
 from tests.errors import refused
@@ -42,6 +37,21 @@ from tests.shared import shared
 from tests.unit.training_fixture import SMALL, data, inputs
 
 __all__ = ["data", "inputs", "seaweed", "signed_in", "uri"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global CurveCallback, GradientCheck, OmniGRPOTrainer, resume, save_file, torch, WEIGHTS
+
+    import torch
+    from safetensors.torch import save_file
+
+    from omnicore.training import resume
+    from omnicore.training.curves import CurveCallback, GradientCheck
+    from omnicore.training.grpo_trainer import OmniGRPOTrainer
+    from omnicore.training.resume import WEIGHTS
+
 
 # 32 rows, 7 a step, and 16 prompts, 3 a step: an epoch ends within each run.
 TRAINING = {

@@ -7,18 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnicore.config.recipe import Recipe
-from omnicore.models.generate import _SampleOne
-from omnicore.training import grpo_trainer, rlvr
-from omnicore.training.groups import collect_groups, has_advantage
-from omnicore.training.rollouts import Sample, TransformersRollouts
-from omnicore.training.rows import TrainingRow
 from tests.unit.rlvr_fixture import rows, run
 
 __all__ = ["rows"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global _SampleOne, collect_groups, grpo_trainer, has_advantage, rlvr, Sample, torch
+    global TorchDispatchMode, TrainingRow, TransformersRollouts
+
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from omnicore.models.generate import _SampleOne
+    from omnicore.training import grpo_trainer, rlvr
+    from omnicore.training.groups import collect_groups, has_advantage
+    from omnicore.training.rollouts import Sample, TransformersRollouts
+    from omnicore.training.rows import TrainingRow
 
 
 def reference(

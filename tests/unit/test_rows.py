@@ -12,15 +12,22 @@ from PIL import Image
 
 from omnicore.config import Profile, SftConfig
 from omnicore.engines.base import Request
-from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError
 from omnicore.media.sounds import SAMPLE_RATE
 from omnicore.schema import Media, Query
 from omnicore.storage.digests import sha256_file
 from omnicore.storage.files import read_jsonl, write_jsonl
-from omnicore.training.rows import TrainingRow, filter_by_length, read_rows
 from tests.errors import refused
 from tests.media_files import make_video
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global filter_by_length, PromptReader, read_rows, TrainingRow
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.training.rows import TrainingRow, filter_by_length, read_rows
 
 
 def picture(path: Path, width: int, height: int, turned: bool = False) -> None:

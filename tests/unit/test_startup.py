@@ -9,23 +9,32 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
 from omnicore.errors import TrainingError
-from omnicore.models import thinker
-from omnicore.models.generate import generate
-from omnicore.models.processor import Features, Prompt, collate, media_tensors
-from omnicore.training import media_forward, rlvr, startup
-from omnicore.training.grpo_trainer import OmniGRPOTrainer
 from omnicore.training.mixture import modality
-from omnicore.training.rollouts import Sample, TransformersRollouts
-from omnicore.training.rows import TrainingRow
 from tests.errors import refused
 from tests.unit.rlvr_fixture import BASE, rows, run
 
 __all__ = ["rows"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global collate, Features, generate, media_forward, media_tensors, OmniGRPOTrainer
+    global Prompt, rlvr, Sample, startup, thinker, torch, TrainingRow, TransformersRollouts
+
+    import torch
+
+    from omnicore.models import thinker
+    from omnicore.models.generate import generate
+    from omnicore.models.processor import Features, Prompt, collate, media_tensors
+    from omnicore.training import media_forward, rlvr, startup
+    from omnicore.training.grpo_trainer import OmniGRPOTrainer
+    from omnicore.training.rollouts import Sample, TransformersRollouts
+    from omnicore.training.rows import TrainingRow
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.data.benchmarks.synthetic import World
 from omnicore.errors import CheckpointError
-from omnicore.models import thinker
-from omnicore.models.processor import collate
-from omnicore.training.pretrain import EncodedWorld
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global collate, EncodedWorld, thinker, torch
+
+    import torch
+
+    from omnicore.models import thinker
+    from omnicore.models.processor import collate
+    from omnicore.training.pretrain import EncodedWorld
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def batch(encoder: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 @pytest.mark.parametrize(
     "model", ["saved", "embedded:tiny-base", "embedded:tiny-probe", "embedded:tiny-probe-2"]
 )
@@ -47,7 +55,7 @@ def test_from_pretrained_gives_the_same_logits(
     assert float((ours(**batch).logits - plain(**batch).logits).abs().max()) == 0
 
 
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 def test_saving_a_loaded_model_changes_nothing(
     saved: Path, batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -8,20 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import get_peft_model
-from transformers import AutoModelForMultimodalLM
 
 from omnicore.config import MODULE_GROUPS, RlvrConfig, SftConfig
 from omnicore.config.recipe import Recipe, load_recipe
-from omnicore.engines.transformers import PromptReader
 from omnicore.errors import ConfigError
-from omnicore.models import thinker
-from omnicore.models.generate import generate
-from omnicore.models.processor import collate
-from omnicore.training import rlvr, sft, trainable_modules
-from omnicore.training.rows import TrainingRow, read_rows
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global AutoModelForMultimodalLM, collate, generate, get_peft_model, PromptReader
+    global read_rows, rlvr, sft, thinker, torch, trainable_modules, TrainingRow
+
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForMultimodalLM
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker
+    from omnicore.models.generate import generate
+    from omnicore.models.processor import collate
+    from omnicore.training import rlvr, sft, trainable_modules
+    from omnicore.training.rows import TrainingRow, read_rows
+
 
 BASE = "embedded:tiny-base"
 LORA = {"rank": 4, "alpha": 128}
@@ -30,6 +40,9 @@ CLOSE = 0.1  # between logits of up to 19 before and after the weights were roun
 
 
 def rows_of(prepared: Path, encoder: Any, recipe: Recipe, name: str) -> list[TrainingRow]:
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.training.rows import read_rows
+
     return read_rows(
         prepared / f"{name}.jsonl",
         PromptReader(encoder, recipe.profile),
@@ -84,31 +97,32 @@ def trained(prepared: Path, recipe: Recipe, config: Any) -> tuple[Any, Any, list
     return model.eval(), encoder, list({row.query.type: row for row in rows}.values())
 
 
-@torch.no_grad()
 def logits(model: Any, encoder: Any, rows: Sequence[TrainingRow]) -> Any:
-    batch = collate([row.prompt for row in rows], None, encoder.pad_id)
-    batch.pop("labels")
-    return model(**batch).logits[:, -1].float()
+    with torch.no_grad():
+        batch = collate([row.prompt for row in rows], None, encoder.pad_id)
+        batch.pop("labels")
+        return model(**batch).logits[:, -1].float()
 
 
-@torch.no_grad()
 def short_of_best(model: Any, encoder: Any, rows: Sequence[TrainingRow], speaker: Any) -> float:
     """How far, in logits, what `speaker` says greedily is from what `model` would say; 0 where they
     say the same."""
-    prompts = [row.prompt for row in rows]
-    replies = [
-        list(g.ids) for g in generate(speaker, encoder, prompts, max_new_tokens=14, temperature=0)
-    ]
-    batch = collate(prompts, replies, encoder.pad_id)
-    labels = batch.pop("labels")[:, 1:]
-    table = (
-        model(**batch)
-        .logits[:, :-1]
-        .float()
-        .index_fill(-1, torch.tensor(encoder.suppressed), -torch.inf)
-    )
-    chosen = table.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return float((table.max(-1).values - chosen)[labels != -100].max())
+    with torch.no_grad():
+        prompts = [row.prompt for row in rows]
+        replies = [
+            list(g.ids)
+            for g in generate(speaker, encoder, prompts, max_new_tokens=14, temperature=0)
+        ]
+        batch = collate(prompts, replies, encoder.pad_id)
+        labels = batch.pop("labels")[:, 1:]
+        table = (
+            model(**batch)
+            .logits[:, :-1]
+            .float()
+            .index_fill(-1, torch.tensor(encoder.suppressed), -torch.inf)
+        )
+        chosen = table.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return float((table.max(-1).values - chosen)[labels != -100].max())
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from omnicore.config import SftConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import PromptReader
 from omnicore.errors import DataError, TrainingError
-from omnicore.models import thinker, tiny
-from omnicore.models.processor import collate
 from omnicore.telemetry import live
-from omnicore.training import rlvr, sft
-from omnicore.training.curves import CurveCallback, GradientCheck
 from omnicore.training.rewards import RandomReward
-from omnicore.training.rows import TrainingRow, read_rows
-from omnicore.training.sft import COMMON_ARGUMENTS
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global collate, COMMON_ARGUMENTS, CurveCallback, GradientCheck, PromptReader, read_rows
+    global rlvr, sft, thinker, tiny, torch, TrainingRow
+
+    import torch
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker, tiny
+    from omnicore.models.processor import collate
+    from omnicore.training import rlvr, sft
+    from omnicore.training.curves import CurveCallback, GradientCheck
+    from omnicore.training.rows import TrainingRow, read_rows
+    from omnicore.training.sft import COMMON_ARGUMENTS
+
 
 WEIGHTS = {"picture": 3, "speech_text": 1, "speech": 0, "picture_text": 0}
 

@@ -11,18 +11,27 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
-import torch
 
 from omnicore.config import RlvrConfig
 from omnicore.config.recipe import Recipe
-from omnicore.engines.transformers import PromptReader
 from omnicore.errors import EngineError
-from omnicore.models import thinker
 from omnicore.training.mixture import modality
-from omnicore.training.rollouts import Sample
-from omnicore.training.rows import TrainingRow, read_rows
-from omnicore.training.vllm import VllmRollouts
 from tests.errors import refused
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_imports() -> None:
+    """Import what takes seconds when a test of this file runs, not at collection."""
+    global PromptReader, read_rows, Sample, thinker, torch, TrainingRow, VllmRollouts
+
+    import torch
+
+    from omnicore.engines.transformers import PromptReader
+    from omnicore.models import thinker
+    from omnicore.training.rollouts import Sample
+    from omnicore.training.rows import TrainingRow, read_rows
+    from omnicore.training.vllm import VllmRollouts
+
 
 BASE = "embedded:tiny-base"
 
