@@ -35,7 +35,7 @@ demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two
 test: $(VENV)/.dev-ready  ## run the tests of every step and package: at most six minutes on two cores
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(ARGS)
 
-test-all: $(VENV)/.dev-ready  ## run all tests: long tables, kills and whole runs, too (ARGS="-m slow": these only)
+test-all: $(VENV)/.dev-ready  ## run all tests, also long tables, kills and whole runs (ARGS="-m slow": only these)
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-images: $(VENV)/.dev-ready  ## build the training image on the CPU and run the tiny recipe in containers
