@@ -13,16 +13,10 @@ from omnicore.lineage.signing import SIGNING_KEY
 from omnicore.steps import STEPS
 from omnicore.telemetry import live
 
-
-@pytest.fixture(scope="session", autouse=True)
-def late_imports() -> None:
-    """Import what takes seconds when a test of this file runs, not at collection."""
-    global compiling, MONITORING, NEEDS, rows, SIGNING, STORAGE
-
-    from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
-    from pipelines import compile as compiling
-    from pipelines.board import rows
-
+# Imported at collection: once torch is loaded, KFP takes half a minute to read its components.
+from pipelines import MONITORING, NEEDS, SIGNING, STORAGE
+from pipelines import compile as compiling
+from pipelines.board import rows
 
 HEAVY = {"probe", "evaluate", "sft", "rlvr", "distill"}
 AUDIT = {

@@ -16,20 +16,12 @@ import yaml
 
 from omnicore.cli.main import main
 from omnicore.cluster.request import RetrainRequest, read_request
+from pipelines.compile import REQUEST
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize
 from tests.seaweed import BUCKET, seaweed, signed_in
 
 __all__ = ["kfp", "seaweed", "signed_in"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def late_imports() -> None:
-    """Import what takes seconds when a test of this file runs, not at collection."""
-    global REQUEST
-
-    from pipelines.compile import REQUEST
-
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "retrain.md").read_text()

@@ -16,21 +16,13 @@ import yaml
 
 from omnicore.cli.main import main
 from omnicore.cluster.request import RetrainRequest, read_request
+from pipelines.compile import REQUEST
 from tests.kfp_server import Kfp, kfp
 from tests.kubectl import kustomize
 from tests.manifests.strict import CRDS, validate
 from tests.manifests.test_k8s import PODS, chosen, everywhere
 
 __all__ = ["kfp"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def late_imports() -> None:
-    """Import what takes seconds when a test of this file runs, not at collection."""
-    global REQUEST
-
-    from pipelines.compile import REQUEST
-
 
 ROOT = Path(__file__).parents[2]
 GITOPS = ROOT / "k8s" / "gitops"

@@ -17,17 +17,9 @@ from omnicore.cluster.manifests import METRICS, METRICS_PORT, training_runtime
 from omnicore.cluster.names import KINDS, Resource
 from omnicore.config import EngineConfig, LauncherConfig
 from omnicore.telemetry import live
+from pipelines import MONITORING, STORAGE
 from tests.kubectl import kustomize
 from tests.manifests.strict import CRDS, validate
-
-
-@pytest.fixture(scope="session", autouse=True)
-def late_imports() -> None:
-    """Import what takes seconds when a test of this file runs, not at collection."""
-    global MONITORING, STORAGE
-
-    from pipelines import MONITORING, STORAGE
-
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("local", "dev", "prod")

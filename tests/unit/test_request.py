@@ -14,19 +14,11 @@ import yaml
 from omnicore.cli.main import main
 from omnicore.cluster.request import read_request
 from omnicore.errors import ConfigError
+from pipelines import compile as compiling
 from tests.errors import refused
 from tests.kfp_server import Kfp, kfp
 
 __all__ = ["kfp"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def late_imports() -> None:
-    """Import what takes seconds when a test of this file runs, not at collection."""
-    global compiling
-
-    from pipelines import compile as compiling
-
 
 CHAMPION = "s3://b/runs/results/rlvr-1/" + "a" * 32
 DATA = {"mine": "b" * 64}
