@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from omnicore.config.recipe import Recipe, load_recipe
+from omnicore.data.benchmarks.synthetic import World
 from omnicore.schema import Query
 from omnicore.steps import prepare
 from omnicore.storage.files import read_jsonl
@@ -26,10 +29,15 @@ def recipe(training: dict[str, Any], *more: str) -> Recipe:
     return load_recipe("tiny", [*SMALL, f"prepare.training={json.dumps(training)}", *more])
 
 
+# Pictures and sounds of a split are the same in every test, and take most of a small prepare.
+world = cache(World)
+
+
 def prepared(output: Path, training: dict[str, Any], *more: str) -> dict[str, Any]:
     output.mkdir(exist_ok=True)
     made = recipe(training, *more)
-    return prepare.run(made, made.prepare, {}, output)
+    with patch.object(prepare, "World", world):
+        return prepare.run(made, made.prepare, {}, output)
 
 
 def training_queries(output: Path, stage: str = "sft") -> dict[str, Query]:
