@@ -156,7 +156,9 @@ def _add_benchmarks(step: Parser) -> None:
 
 def _benchmark_overrides(options: Namespace) -> list[str]:
     """Return the overrides that `--benchmark NAME --root DIR` and its kin stand for."""
-    from omnicore.data.benchmarks import has_adapter
+    from difflib import get_close_matches
+
+    from omnicore.data.benchmarks import NAMES, has_adapter
 
     roots = options.root
     if options.hub:
@@ -171,6 +173,14 @@ def _benchmark_overrides(options: Namespace) -> list[str]:
     overrides = []
     for name, root in zip(options.benchmark, roots, strict=True):
         public = has_adapter(name) and not options.columns
+        near = [] if public or options.columns else get_close_matches(name, NAMES, 1)
+        if near:
+            raise ConfigError(
+                f"no benchmark {name!r}; did you mean {near[0]}? For a table of your own of that"
+                " name give --columns",
+                code="benchmark-unknown",
+                field=f"prepare.sources.{name}",
+            )
         source = root if public or options.hub else own_source(root, options.columns, options.media)
         overrides.append(f"prepare.sources.{name}={json.dumps(source)}")
     for field, value in (("limit", options.limit), ("sample", options.sample)):

@@ -267,7 +267,7 @@ def test_prepare_command(
         (["--root", "COPY"], "give each --benchmark its --root DIR"),
         (
             ["--benchmark", "daily_omny", "--root", "COPY"],
-            "has no column 'question' for question; it has Question",
+            "no benchmark 'daily_omny'; did you mean daily_omni?",
         ),
         (["--benchmark", "worldsense", "--root", "COPY"], "worldsense_qa.json is missing"),
         (
