@@ -35,8 +35,9 @@ demo: $(VENV)/.run-ready  ## audit, train in three stages, evaluate, report: two
 test: $(VENV)/.dev-ready  ## run the tests of every step and package: at most six minutes on two cores
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(ARGS)
 
+# By file: the container images of tests/e2e/test_images.py are built once for each process that needs them.
 test-all: $(VENV)/.dev-ready  ## run all tests, also long tables, kills and whole runs (ARGS="-m slow": only these)
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 test-images: $(VENV)/.dev-ready  ## build the training image on the CPU and run the tiny recipe in containers
 	OMNI_TEST_TRAIN_IMAGE=1 $(BIN)/python -m pytest -s tests/e2e/test_images.py $(ARGS)
