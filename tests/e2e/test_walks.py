@@ -27,7 +27,7 @@ BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # What differs from run to run: figures before these units, dates, and widths that follow them.
 VARIES = re.compile(
     r"\d[\d.,]*(?= s\b| MB| GiB| CPU| samples)|\d{4}-\d\d-\d\d \d\d:\d\d|[0-9a-f]{12,}|torch \S+|at /\S+"
-    r"|(?<=hours )\s*[\d.]+|^\s*[\d,]+(?=  \S+\.(?:md|json|jsonl|csv)$)",
+    r"|(?<=page_bytes )\d+|(?<=hours )\s*[\d.]+|^\s*[\d,]+(?=  \S+\.(?:md|json|jsonl|csv)$)",
     re.MULTILINE,
 )
 SMALL = ["prepare.scale=0.05", "threads=1"]
