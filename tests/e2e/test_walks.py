@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "walks.md"
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # What differs from run to run: figures before these units, dates, and widths that follow them.
 VARIES = re.compile(
-    r"\d[\d.,]*(?= s\b| MB| GiB| CPU| samples)|\d{4}-\d\d-\d\d \d\d:\d\d|[0-9a-f]{12,}|torch \S+|at /\S+"
+    r"\d[\d.,]*(?= s\b| MB| GiB| CPU| samples)|\d{4}-\d\d-\d\d \d\d:\d\d|(?<=-)[0-9a-f]{8}\b|[0-9a-f]{12,}|torch \S+|at /\S+"
     r"|(?<=page_bytes )\d+|(?<=hours )\s*[\d.]+|^\s*[\d,]+(?=  \S+\.(?:md|json|jsonl|csv)$)",
     re.MULTILINE,
 )
