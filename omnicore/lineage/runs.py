@@ -68,8 +68,18 @@ def find_steps(root: Path) -> list[StepOutput]:
         step = _unfinished_step(path)
         if step and step.key not in found:
             found[step.key] = step
-    ordered = sorted(found.values(), key=lambda step: (step.state != "finished", step.started))
+    # Several steps may begin within a second, the resolution of `started`: inputs come first then.
+    ordered = sorted(
+        found.values(),
+        key=lambda step: (step.state != "finished", step.started, _depth(step, found)),
+    )
     return _unique_names(ordered)
+
+
+def _depth(step: StepOutput, steps: Mapping[str, StepOutput]) -> int:
+    """Return the length of the longest chain of inputs of a step."""
+    inputs = [steps[key] for key in step.inputs.values() if key in steps]
+    return 1 + max((_depth(other, steps) for other in inputs), default=0)
 
 
 def stage_of_evaluation(evaluation: Path) -> str:

@@ -132,3 +132,11 @@ def test_a_damaged_step_file_is_left_out(run: Path) -> None:
     broken = run / "outputs" / "x" / "evaluate" / "step.json"
     os.truncate(broken, 20)
     assert "evaluate-base" not in {step.name for step in find_steps(run)}
+
+
+def test_inputs_come_before_what_used_them(tmp_path: Path) -> None:
+    """All begin within the same second, and the folder's order is the reverse."""
+    finish(tmp_path / "a", "clean", "c", input_keys={"draws": "p"})
+    finish(tmp_path / "b", "probe", "p", input_keys={"queries": "q"})
+    finish(tmp_path / "c", "prepare", "q")
+    assert [step.name for step in find_steps(tmp_path)] == ["prepare", "probe", "clean"]
