@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 
     correct = "correct"
     incorrect = "incorrect"  # also where the answer is none of the options
-    no_answer = "no_answer"  # no answer can be read, so the reply is no evidence
+    no_answer = "no_answer"  # no answer can be read, so the reply is not evidence
 
 
 class Label(StrEnum):

@@ -94,7 +94,7 @@ def _chance(query: Query) -> float:
 class HitCounts:
     """Counts over each query's draws.
 
-    An unreadable draw is no evidence: neither a hit nor a miss.
+    An unreadable draw is not evidence: it is neither a hit nor a miss.
 
     Attributes:
         right: Draws that gave the right option, [N].

@@ -142,8 +142,8 @@ def _source_override(options: Namespace) -> str:
     place = Path(options.benchmark)
     if not place.exists():
         raise ConfigError(
-            f"{options.benchmark} is no file or folder here; for a public benchmark add --root DIR"
-            " or --hub COMMIT",
+            f"{options.benchmark} is not a file or folder here; for a public benchmark add"
+            " --root DIR or --hub COMMIT",
             code="audit-benchmark-missing",
             field="benchmark",
         )

@@ -42,7 +42,7 @@ def diagnose_cluster(namespace: str, recipe: Recipe) -> list[Finding]:
         Findings, the API server first; only that one where the server cannot be reached.
 
     Raises:
-        ConfigError: There is no kubeconfig and this is no pod.
+        ConfigError: There is no kubeconfig, and this process is not in a pod.
     """
     cluster = connect(namespace or recipe.launcher.namespace)
     api = client.ApiClient(cluster.configuration)

@@ -100,7 +100,7 @@ def clone_url(repository: str) -> str:
 def _environment(address: str = "") -> dict[str, str]:
     """Return the environment of a git command.
 
-    The token is in no command line and no file, and goes only to this address.
+    The token appears neither in a command line nor in a file, and is sent to this address only.
     """
     dropped = HOOK_VARIABLES | {TOKEN}
     values = {name: value for name, value in os.environ.items() if name not in dropped}

@@ -197,7 +197,7 @@ class Job(JobState):
     def _send_heartbeats(self) -> None:
         """Tell `omnicore cluster reap` that a launcher looks after the job."""
         while not self._ended.wait(timeouts.HEARTBEAT_INTERVAL):
-            # A lost heartbeat is no problem: reap waits for many.
+            # A lost heartbeat does no harm: reap waits for many.
             with suppress(ApiException, HTTPError, OmniError):
                 annotations = {HEARTBEAT: timestamp()}
                 self.cluster.annotate(self.resource, self.name, self.uid, annotations)

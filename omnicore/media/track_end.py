@@ -156,7 +156,7 @@ def _scale_and_duration(
 
 
 def mp3_seconds(path: Path, rate: int) -> float:
-    """Return the seconds of an mp3 by its first frame, 0 where that is no header.
+    """Return the seconds of an mp3 by its first frame, 0 where that is not a header.
 
     LAME, FFmpeg and libsndfile write such a header, Xing or Info.
     """

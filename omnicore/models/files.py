@@ -18,7 +18,7 @@ from omnicore.models import safe
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REMEDY = "fetch or make the checkpoint again"
-# Bytes of the dtypes that can train; a quantised weight is no number without its scale.
+# Bytes of the dtypes that can train; a quantised weight needs its scale to be a number.
 _BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
@@ -28,7 +28,7 @@ def check_checkpoint(directory: Path) -> None:
     Raises:
         CheckpointError: It has remote code, an adapter, no safetensors, a missing or truncated
             shard, weights that are not where the index has them, sizes other than the index has, or
-            a dtype that is no float. The error names the file.
+            a dtype that is not a float. The error names the file.
     """
     for path in sorted(directory.glob("*.json")):
         safe.refuse_code(path.read_bytes(), str(path))

@@ -29,7 +29,7 @@
   const MARK = { correct: "●", incorrect: "○", no_answer: "–", failed: "×" };
   const SAID = { correct: "right", incorrect: "wrong", no_answer: "no answer", failed: "request failed" };
   const VERDICT = { solvable: "solvable, removed", not_solvable: "not solvable, kept", undecided: "undecided, kept", kept_whole: "kept whole" };
-  const STAGES = 4; // a control arm, if any, comes after them and is no stage of training
+  const STAGES = 4; // a control arm, if any, comes after them and is not a stage of training
   const queries = data.queries;
   const key = (q) => `${q.benchmark}/${q.id}`;
   const byKey = new Map(queries.map((q, i) => [key(q), i]));

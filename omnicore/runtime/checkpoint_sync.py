@@ -46,7 +46,7 @@ FOLDER = re.compile(r"([^/]+\.journal/[^/]+)/" + re.escape(store.PUBLISHED))
 def synced(directory: Path, output: str, key: str) -> Iterator[None]:
     """Restore a step's replica into `directory`, then replicate its journals during the block.
 
-    Later errors of the store are logged, and the step goes on.
+    Later errors of the store are logged, and the step continues.
 
     Args:
         directory: Where the step runs.
@@ -198,7 +198,8 @@ class CheckpointSync:
             try:
                 store.fetch(f"{self._uri}/{folder}", self._links / folder)
             except StorageError as error:
-                self._list()  # raises where the store is unreachable, which is no damage
+                # Raises where the store is unreachable: then the checkpoint may well be intact.
+                self._list()
                 logger.warning("%s; loading the checkpoint before it", error)
                 self._folders.remove(folder)
                 continue

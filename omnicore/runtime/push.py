@@ -55,7 +55,7 @@ def planned_push(output: Path, repository: str) -> Iterator[tuple[PushPlan, Path
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ConfigError(
-            f"{repository!r} is no repository of the hub; write owner/name",
+            f"{repository!r} is not the name of a hub repository; write owner/name",
             code="push-repository-invalid",
             field="--repo",
         )

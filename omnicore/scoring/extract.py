@@ -35,7 +35,7 @@ A reply without an answer is one of two things. It may name something that is no
 (`names_no_option`): that is an answer, and incorrect. Only a name that cannot mean an option
 counts: in style `letter` a letter after the last one; in style `value` a number where all options
 are other numbers, or words, no more than those of the longest option, that share no word with any
-option, nor the start of one. Anything else cannot be read, and is no evidence.
+option, nor the start of one. Anything else cannot be read, and is not evidence.
 
 Case of texts, space, markdown, quotes, dollar signs and LaTeX around, a full stop at the end and
 full-width forms make no difference. A truncated reply has no answer: callers must check that, since

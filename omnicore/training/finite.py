@@ -1,8 +1,8 @@
 """Stop a training at the first number that is not finite: all later steps would be noise.
 
 transformers reports a loss of inf or NaN as 0.0 unless `logging_nan_inf_filter` is off (seen in
-5.23), so the logged loss alone is no proof. Checked are, in this order: each row's own loss before
-the backward pass, the gradients before the optimizer's step, and the weights after it. So no
+5.23), so the logged loss alone proves nothing. Checked are, in this order: each row's own loss
+before the backward pass, the gradients before the optimizer's step, and the weights after it. So no
 checkpoint is written from weights that are not finite.
 """
 

@@ -17,7 +17,7 @@ from omnicore.data.benchmarks.source import AnnotationSource
 from omnicore.schema import Query
 from tests.benchmarks import native, tables
 
-# The fields without which the first item of the fixture is no query. Those that name what the item is made of, and nothing else.
+# The fields without which the first item of the fixture is not a query. Those that name what the item is made of, and nothing else.
 NEEDED = {
     "av_odyssey": {"question_id", "subfield", "question", "options", "answer"},
     "avhbench": {"video_id", "task", "text", "label"},

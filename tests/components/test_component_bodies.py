@@ -86,9 +86,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_body_calls_run_step_with_its_step_its_roles_and_the_overridden_recipe(
-    step, tmp_path, calls
-):
+def test_body_calls_run_step_with_roles_and_recipe(step, tmp_path, calls):
     made = artefacts(step, tmp_path)
     component(step).python_func(
         **made, recipe="tiny", overrides="[seed=7, rlvr.steps=2]", model="embedded:tiny-probe"
@@ -306,7 +304,7 @@ def test_a_jobs_image_is_the_pipelines_own(cluster, overrides, image, tmp_path, 
     assert calls[0]["recipe"].launcher.image == image
 
 
-def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, calls, monkeypatch):
+def test_light_step_accepts_a_recipe_with_a_launcher(tmp_path, calls, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.delenv("OMNI_TRAIN_IMAGE", raising=False)
     jobs = "[launcher.kind=trainjob, launcher.storage=s3://omnicore/runs]"
@@ -316,7 +314,7 @@ def test_a_light_step_takes_a_recipe_whose_heavy_ones_run_as_jobs(tmp_path, call
     assert calls[0]["recipe"].launcher.kind == "trainjob"
 
 
-def test_the_clean_up_reaps_the_run_of_its_pod_and_does_nothing_elsewhere(monkeypatch):
+def test_clean_up_reaps_only_the_run_of_its_pod(monkeypatch):
     called = []
     monkeypatch.setattr("subprocess.call", lambda command: called.append(command[1:]) or 0)
     monkeypatch.delenv("KFP_RUN_ID", raising=False)

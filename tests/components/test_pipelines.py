@@ -211,7 +211,7 @@ def test_tasks_and_what_they_wait_for(name):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_clean_up_follows_everything_however_it_ended_and_is_never_cached(name):
+def test_clean_up_always_runs_last_and_is_never_cached(name):
     root = tasks(spec(name))
     assert set(root) == {"exit-handler-1", "reap"}
     assert root["reap"]["dependentTasks"] == ["exit-handler-1"]
@@ -285,7 +285,7 @@ def test_models_without_a_start_are_the_recipes():
     assert "start" not in built["sft"]["inputs"]["artifacts"]
 
 
-def test_the_champion_of_a_retraining_is_given_and_judged_like_the_candidate():
+def test_retrain_judges_champion_like_candidate():
     built = spec("retrain")
     (importer,) = [
         e["importer"] for e in built["deploymentSpec"]["executors"].values() if "importer" in e
@@ -327,7 +327,7 @@ def test_a_second_use_of_a_step_has_its_own_section(name):
     assert set(SECTION_STEP) == {"second_probe", "distill_probe", "sft_distilled"}
 
 
-def test_every_step_is_in_some_pipeline_and_every_need_is_a_step_or_the_clean_up():
+def test_every_step_is_in_a_pipeline_and_has_resources():
     used = {step_of(name) for pipeline in compiling.PIPELINES for name in executors(spec(pipeline))}
     assert used == {*STEPS, "reap"} == set(NEEDS) == set(RESOURCES)
 
@@ -346,7 +346,7 @@ def test_resources_timeouts_and_retries_of_each_step(name):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_pods_run_as_nobody_special_in_known_images_and_know_their_run(name):
+def test_pods_are_unprivileged_and_know_their_run(name):
     for executor, told in platform(name).items():
         assert told["securityContext"] == {"runAsNonRoot": True}
         assert {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in told[
@@ -388,7 +388,7 @@ def test_no_secret_value_is_written_only_the_name_of_the_secret(name):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_heavy_components_pass_what_a_task_asks_on_to_their_job_and_others_take_it_themselves(name):
+def test_only_heavy_components_pass_resources_to_a_job(name):
     fields = [
         "RESOURCES",
         "KUBERNETES_TOLERATIONS",
@@ -429,7 +429,7 @@ def test_the_board_lists_the_tasks_of_the_branch_that_runs():
     assert len({row.key for row in rows(spec("omniboost"), control=True)}) == 17
 
 
-def test_the_kubernetes_manifests_hold_the_same_pipeline_under_a_version_of_its_content():
+def test_kubernetes_manifests_hold_the_compiled_pipeline():
     for name in compiling.PIPELINES:
         pipeline, version = yaml.safe_load_all(
             (compiling.COMPILED / f"{name}.k8s.yaml").read_text()

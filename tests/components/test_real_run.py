@@ -83,7 +83,7 @@ def test_every_stage_is_in_the_report(first):
     assert len(digests(directory)) == 15
 
 
-def test_own_replies_to_what_the_picture_alone_tells_are_not_taught(first):
+def test_replies_solved_by_the_picture_are_not_distilled(first):
     directory, _ = first
     (distilled,) = (path.parent for path in (directory / "cache").glob("distill-*/step.json"))
     replies = [
@@ -99,7 +99,7 @@ def test_own_replies_to_what_the_picture_alone_tells_are_not_taught(first):
     assert summary["rejected_solvable"] == reasons["picture"]["solvable"]
 
 
-def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
+def test_checkpoint_card_lists_its_stages_back_to_the_base(first):
     directory, _ = first
     cards = {
         json.loads(path.read_text())["stage"]: path.parent
@@ -121,7 +121,7 @@ def test_every_checkpoint_has_a_card_of_its_stages_back_to_the_base(first):
     assert (cards["sft_distilled"] / "README.md").read_text() == model_card.render_markdown(final)
 
 
-def test_the_last_checkpoint_is_released_with_the_scores_of_the_report(first):
+def test_release_has_the_scores_of_the_report(first):
     directory, _ = first
     (released,) = (directory / "outputs").glob("*/promote/decision/release")
     scores = model_card.read_card(released).scores
@@ -172,7 +172,7 @@ def guide(first, tmp_path):
     return run_all
 
 
-def test_a_checkpoint_is_released_with_its_scores_as_the_guide_says(first, tmp_path, guide):
+def test_guide_releases_a_checkpoint_with_its_scores(first, tmp_path, guide):
     directory, _ = first
     shown, silent = guide("card")
     assert "Not scored yet" in shown

@@ -306,7 +306,7 @@ class TestCore:
         assert run_container(client, core, command, network_mode="host") == code
         assert client.containers.list(all=True) == []
 
-    def test_a_step_may_be_silent_for_longer_than_the_engine_has_to_answer(
+    def test_step_may_be_silent_longer_than_the_engine_timeout(
         self, engine: Podman, core: str
     ) -> None:
         import docker

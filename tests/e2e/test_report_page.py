@@ -176,7 +176,7 @@ def test_address_links_a_query(page: sync_api.Page, path: Path) -> None:
     assert page.locator('#list [aria-selected="true"] .id').inner_text() == "fir/fir-0004"
 
 
-def test_theme_follows_the_system_until_the_button_says_otherwise(
+def test_theme_follows_the_system_until_the_button_is_used(
     chromium: sync_api.Browser, page: sync_api.Page, path: Path
 ) -> None:
     def ground(p: sync_api.Page) -> int:

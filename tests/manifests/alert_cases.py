@@ -40,7 +40,7 @@ CASES: list[tuple[str, dict[str, str], str, bool]] = [
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x60 0.6x60"}, "90m", False),
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.08x60 0.02x60"}, "90m", False),
     ("RewardCollapse", {f"omni_reward{{{PUSHED},{ALL}}}": "0.8x60 0.2x60"}, "90m", False),
-    # A young run, a gap, a new pod that goes on at the same reward, the end of a run.
+    # A young run, a gap, a new pod that resumes at the same reward, the end of a run.
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x5 0.2x20"}, "25m", True),
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.2x20"}, "20m", False),
     ("RewardCollapse", {f"omni_reward{{{RUN},{ALL}}}": "0.8x60 _x30 0.7x30"}, "110m", False),

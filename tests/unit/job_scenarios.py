@@ -255,7 +255,7 @@ def pull_then_run(op: Operator) -> None:
 
 
 def gated(op: Operator) -> None:
-    """Kueue's gate is no failure of scheduling."""
+    """Kueue's gate is not a scheduling failure."""
     pending(conditions=[{**UNSCHEDULABLE, "reason": "SchedulingGated"}])(op)
     op.kube.wait_for(lambda: op.kube.count("patch", op.plural) >= 8)
     op.runs()

@@ -139,7 +139,7 @@ def test_order_of_lines_changes_nothing(inputs, good):
     assert (output / "manifest.json").read_bytes() == before
 
 
-def test_other_numbers_of_options_are_listed_beside_the_main_rule(inputs, good):
+def test_other_option_counts_are_listed_beside_the_main_rule(inputs, good):
     queries, draws, _ = good
     odd = make_query("birch", "999", ("1", "2"), "1", "c")
     write_jsonl(inputs["queries"] / "queries.jsonl", [*queries, odd])

@@ -240,7 +240,7 @@ def draws(
         ([], set()),  # of nine queries, no rule says with so little risk that two are solved
     ],
 )
-def test_what_the_probe_solves_by_the_rule_of_clean_is_not_taught(
+def test_prompts_that_the_probe_solves_are_not_distilled(
     distill: Distill,
     inputs: dict[str, Path],
     tmp_path: Path,

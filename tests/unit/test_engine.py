@@ -72,7 +72,7 @@ def test_killed_run_resumes_with_the_same_replies(tmp_path: Path) -> None:
 
 
 class Failing(Counting):
-    """Fails for good on every question that names one of the numbers."""
+    """Fails permanently on every question that names one of the numbers."""
 
     def __init__(self, *numbers: int) -> None:
         super().__init__()

@@ -181,7 +181,7 @@ def test_official_over_all_where_every_benchmark_has_it(
 def test_the_publishers_own_figures(
     scores: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AVHBench publishes the F1 of Yes, which is no mean: of four, two are said, two are due, one
+    """AVHBench publishes the F1 of Yes, which is not a mean: of four, two are said, two are due, one
     is both."""
     assert scores["by_benchmark"]["daily_omni"]["publisher"] is None
     assert scores["by_benchmark"]["elm"]["publisher"] is None

@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Two evaluations of 13 queries, four of them right in one and five in the other."""
     given = inputs(tmp_path)
     worse = evaluated(tmp_path / "worse", {"daily_omni 02": "A"}, given, monkeypatch)
-    # The stub is no part of the key: another model's evaluation would have another one.
+    # The stub's replies do not enter the key; an evaluation of another model has another key.
     write_json(worse / "step.json", read_json(worse / "step.json") | {"key": "another"})
     evaluated(tmp_path / "better", {}, given, monkeypatch)
     probe = tmp_path / "probe"

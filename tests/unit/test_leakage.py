@@ -46,7 +46,7 @@ def test_null_shares():
 
 
 def test_residual_has_its_own_baseline():
-    """A second probe that guesses, a third of the time outside the options, is no leak, though it
+    """A second probe that guesses, a third of the time outside the options, is not a leak, though it
     is far from 1/K."""
     queries = make_queries("b", 2000)
     audited = audit.QueryArrays(queries, frozenset({"b"}))
@@ -62,7 +62,7 @@ def test_residual_has_its_own_baseline():
     assert audit.residual_leakage(audited, second, np.zeros(2000, bool)) is None
 
 
-def test_random_removal_of_as_many_is_the_control_of_the_residual():
+def test_random_removal_controls_the_residual():
     """Removing the leaky ones leaves less than removing as many at random, which leaves as much as
     was there; within each benchmark, so that a benchmark that leaks all over is not blamed on the
     removal."""

@@ -32,7 +32,7 @@ def test_failed_work_does_not_say_that_it_ended(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_progress_file_is_throttled_and_always_has_the_start_and_the_end(monkeypatch, tmp_path):
+def test_progress_file_is_throttled_with_start_and_end(monkeypatch, tmp_path):
     path, clock = tmp_path / "progress.json", 100.0
     monkeypatch.setenv("OMNI_PROGRESS", str(path))
     monkeypatch.setattr(time, "monotonic", lambda: clock)

@@ -169,7 +169,7 @@ def on_log(process: int, step: int, what: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize(("step", "process"), [slow("sft", 0), slow("rlvr", 1)])
-def test_a_process_that_is_lost_costs_the_steps_since_the_last_checkpoint(
+def test_lost_process_costs_steps_since_the_checkpoint(
     inputs: dict[str, dict[str, Path]],
     undisturbed: Callable[[str], Path],
     tmp_path: Path,
@@ -271,7 +271,7 @@ def test_what_cannot_be_shared_out_is_said_with_the_remedy(
     assert not (tmp_path / "o" / STEP_FILE).exists()
 
 
-def test_a_folder_of_the_first_process_reaches_the_other_nodes_whole(tmp_path: Path) -> None:
+def test_folder_of_rank_0_reaches_other_nodes_whole(tmp_path: Path) -> None:
     """Two processes with a node each; the folder is more than one piece of it."""
     folder = tmp_path / "step-000002"
     (folder / "below").mkdir(parents=True)

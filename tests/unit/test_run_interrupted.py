@@ -1,4 +1,4 @@
-"""Work that is interrupted, killed or done by two at once goes on where it was and leaves no other
+"""Work that is interrupted, killed or done by two at once resumes and leaves no other
 trace."""
 
 import os
@@ -69,9 +69,7 @@ def test_unfinished_work_without_a_journal_makes_room(monkeypatch, tiny, tmp_pat
     assert fake.batches == BATCHES
 
 
-def test_a_kill_while_old_journals_are_removed_does_not_lend_them_to_the_new_key(
-    monkeypatch, tiny, tmp_path
-):
+def test_killed_removal_keeps_old_journals_from_a_new_key(monkeypatch, tiny, tmp_path):
     for seed in (0, 1):  # the work of seed 1 lies in out.replacing
         put(monkeypatch, "prepare", Fake(stop_at=8, error=RuntimeError("fell over")))
         with pytest.raises(RuntimeError):
@@ -111,7 +109,7 @@ def test_a_kill_while_linking_leaves_an_unfinished_output(fake, tiny, tmp_path, 
     assert fake.runs == 1
 
 
-def test_work_interrupted_in_the_cache_goes_on_under_another_output(monkeypatch, tiny, tmp_path):
+def test_interrupted_cache_entry_resumes_for_another_output(monkeypatch, tiny, tmp_path):
     put(monkeypatch, "prepare", Fake(stop_at=8, error=KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run_step("prepare", tiny, {}, tmp_path / "a", cache=tmp_path / "cache")

@@ -209,7 +209,7 @@ def test_state_ends_or_names_its_wait(
             limit, words = (
                 RUNS,
                 "runs longer than its deadline",
-            )  # it is being stopped: that is no failure
+            )  # it is being stopped, which is not a failure
         steps = [
             t + d for t in (0, timeouts.NO_PROGRESS, timeouts.SCHEDULING, RUNS) for d in (0, 40)
         ]

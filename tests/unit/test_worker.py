@@ -89,9 +89,7 @@ def number_in(file):
     return int(file.read_text())
 
 
-def test_a_request_runs_in_a_fork_with_the_requesters_output_environment_and_directory(
-    address, served, tmp_path, monkeypatch, capfd
-):
+def test_request_runs_in_a_fork_with_its_environment(address, served, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("GIVEN", "yes")
     monkeypatch.chdir(tmp_path)
     first = worker.call(address, {"do": "facts", "pad": "x" * 300_000})
@@ -160,7 +158,7 @@ def test_the_step_dies_with_the_worker_and_the_requester_is_told(address, served
     assert within(3, lambda: not alive(step))
 
 
-def test_worker_and_step_die_with_the_process_that_started_the_worker(address, tmp_path):
+def test_worker_and_step_end_with_their_starter(address, tmp_path):
     """By kill -9, so nothing in that process can help."""
     starter = """if True:
         import subprocess, sys, time

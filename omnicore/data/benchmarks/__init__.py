@@ -38,7 +38,7 @@ def get_adapter(name: str) -> Adapter:
     under the entry point group `omnicore.benchmarks`.
 
     Raises:
-        ConfigError: There is no benchmark of that name.
+        ConfigError: No adapter has that name.
     """
     if name in NAMES:
         return cast(Adapter, import_module(f"omnicore.data.benchmarks.{name}"))

@@ -119,8 +119,8 @@ class Refused(Exception):
 class Excluded(Refused):
     """An item that is as published but has no answer that a reply can be compared with.
 
-    An example is a caption to write. It is listed and counted like a refused item, but is no sign
-    of a broken copy.
+    An example is a caption to write. It is listed and counted like a refused item, but does not
+    indicate a broken copy.
     """
 
 

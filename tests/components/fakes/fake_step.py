@@ -1,7 +1,7 @@
 """Stands for any step: quick, with progress, and with the files that the runner itself looks at.
 
 `profile.system="probe sleep"` makes probe sleep for a minute; `mistake` raises what a user can
-mend, `bug` what he cannot. Every run of a step adds a line with its process and parent to
+fix, `bug` what they cannot. Every run of a step adds a line with its process and parent to
 `$FAKE_LOG`.
 """
 
@@ -26,9 +26,9 @@ def run(recipe, config, inputs, output):
         case "sleep":
             time.sleep(60)
         case "mistake":
-            raise TrainingError(f"{STEP}: line 3 is wrong; mend it")
+            raise TrainingError(f"{STEP}: line 3 is wrong; fix it")
         case "bug":
-            raise ZeroDivisionError("nobody thought of this")
+            raise ZeroDivisionError("a bug of the step")
     with track(10, STEP) as progress:
         progress.advance(10, loss=0.25)
     if STEP == "clean":
