@@ -13,6 +13,7 @@ from omnicore.config.base import (
     LauncherConfig,
     Profile,
     digest,
+    flat_fields,
     result_fields,
 )
 from omnicore.config.steps import (
@@ -66,6 +67,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingSource",
     "digest",
+    "flat_fields",
     "raw_yaml",
     "result_fields",
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from omnicore.config import SAVING, TRANSPORT
+from omnicore.config import SAVING, TRANSPORT, flat_fields
 from omnicore.config.recipe import Recipe, load_recipe, recipe_names
 from omnicore.errors import ConfigError
 
@@ -62,7 +62,7 @@ def explain(path: str) -> list[FieldHelp]:
 
 def recipe_differences(a: Recipe, b: Recipe) -> list[Difference]:
     """Return the fields whose values differ, in the order of the recipe."""
-    first, second = (dict(_leaves(recipe.model_dump(mode="json"), "")) for recipe in (a, b))
+    first, second = (dict(flat_fields(recipe.model_dump(mode="json"))) for recipe in (a, b))
     paths = list(dict.fromkeys([*first, *second]))
     differences = [Difference(path, first.get(path), second.get(path)) for path in paths]
     return [found for found in differences if found.a != found.b and found.path != "name"]
@@ -180,14 +180,6 @@ def type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and hasattr(annotation, "__members__"):
         return f"one of {', '.join(annotation.__members__)}"
     return getattr(annotation, "__name__", str(annotation))
-
-
-def _leaves(values: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}", value
 
 
 def named_difference(a: str, b: str) -> list[Difference]:

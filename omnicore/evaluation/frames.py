@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnicore.config import flat_fields
 from omnicore.errors import ConfigError, DataError
 from omnicore.lineage.runs import StepOutput, find_steps
 from omnicore.schema import Draw, Manifest, Query, Response
@@ -144,7 +145,7 @@ class Run:
         for step in self.steps.values():
             if (step.path / "curves.jsonl").is_file():
                 for record in read_jsonl(step.path / "curves.jsonl", dict):
-                    rows.append({"training": step.name, **dict(_flat(record))})
+                    rows.append({"training": step.name, **dict(flat_fields(record))})
         return _frame(rows, "training step loss")
 
     def _of(self, step: str) -> list[StepOutput]:
@@ -168,14 +169,6 @@ def _figures(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"view": "raw", "level": "type", "name": kind, **estimate}
     for hidden, estimate in scores["ablation"].items():
         yield {"view": "clean", "level": "ablation", "name": hidden, **estimate}
-
-
-def _flat(record: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}", value
 
 
 def _frame(rows: list[dict[str, Any]], columns: str) -> pandas.DataFrame:

@@ -1,7 +1,7 @@
 """Digest of the code that a step can reach, so that other changes keep its results.
 
-A probe of a server may have cost days and money; a changed line of a trainer does not
-justify repeating it. The key of a step's result covers the modules that its own module imports, directly or
+A probe of a server may have cost days and money; a changed line of a trainer does not justify
+repeating it. The key of a step's result covers the modules that its own module imports, directly or
 indirectly, at the top or inside functions, and the data files beside them. Modules that decide no
 answer are left out: those that start, watch and report processes, or that move objects to a bucket,
 and the sections of a recipe, whose values count by themselves.

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from omnicore.config import flat_fields
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.lineage.step_record import read_step
 from omnicore.schema import Record
-from omnicore.storage.digests import STEP_FILE
+from omnicore.storage.digests import KEY_FILE, STEP_FILE
 
-KEY_FILE = "key.journal"
 LOCK_SUFFIX = ".lock"
 State = Literal["finished", "running", "interrupted"]
 
@@ -227,20 +227,12 @@ def _stage(record: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]])
 def _settings(decides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decided a result by dotted field, without digests."""
     chosen = {name: decides[name] for name in ("config", "profile", "recipe") if name in decides}
-    settings = dict(_leaves(chosen.pop("config", {}), ""))
-    settings |= dict(_leaves(chosen, ""))
+    settings = dict(flat_fields(chosen.pop("config", {})))
+    settings |= dict(flat_fields(chosen))
     if "seed" in decides:
         settings["seed"] = decides["seed"]
     settings.pop("profile.hash", None)
     return settings
-
-
-def _leaves(values: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}", value
 
 
 def _unfinished(root: Path) -> Iterator[Path]:

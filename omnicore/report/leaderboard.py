@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from omnicore.evaluation.leaderboard import Leaderboard
+from omnicore.report.page import create_environment, read_source
 
 WIDTH = 200  # of an interval's drawing
 
@@ -26,20 +23,17 @@ class Scale(NamedTuple):
 
 def render_leaderboard(board: Leaderboard) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("omnicore.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     present = {row.view for row in board.rows}
-    return environment.get_template("leaderboard.html.j2").render(
-        board=board,
-        css=Markup((files("omnicore.report") / "page.css").read_text()),
-        views=[view for view in ("clean", "raw") if view in present],
-        scale=_scale(board),
-        headline=headline(board),
+    return (
+        create_environment()
+        .get_template("leaderboard.html.j2")
+        .render(
+            board=board,
+            css=read_source("page.css"),
+            views=[view for view in ("clean", "raw") if view in present],
+            scale=_scale(board),
+            headline=headline(board),
+        )
     )
 
 

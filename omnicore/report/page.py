@@ -31,13 +31,7 @@ def render_page(
         recipe: The whole recipe.
         config: Its section `report`.
     """
-    env = Environment(
-        loader=PackageLoader("omnicore.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    env = create_environment()
     env.filters |= {
         "pc": words.format_percent,
         "share": words.format_share,
@@ -54,8 +48,8 @@ def render_page(
         title=config.title,
         recipe=recipe,
         recipe_text=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        css=_read_source("page.css"),
-        js=_read_source("page.js"),
+        css=read_source("page.css"),
+        js=read_source("page.js"),
         found=found,
         data=browser_data(evidence),
         trained=evidence.trained,
@@ -87,6 +81,17 @@ def render_page(
     )
 
 
+def create_environment() -> Environment:
+    """Return the template environment of the pages: escaped, and strict about missing names."""
+    return Environment(
+        loader=PackageLoader("omnicore.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def _training_context(evidence: Evidence) -> dict[str, Any]:
     """Return the variables of the page that an audit does not have."""
     scores = evidence.scores
@@ -115,7 +120,7 @@ def _training_context(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _read_source(name: str) -> Markup:
+def read_source(name: str) -> Markup:
     """Return a style sheet or script of this package, to be embedded without escaping."""
     return Markup((files("omnicore.report") / name).read_text())
 

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnicore.errors import OmniError, StorageError
-from omnicore.runtime.outputs import KEY_FILE, unfinished_key
+from omnicore.runtime.outputs import unfinished_key
 from omnicore.storage import store
-from omnicore.storage.digests import STEP_FILE
+from omnicore.storage.digests import KEY_FILE, STEP_FILE
 from omnicore.storage.files import atomic_writer, read_json
 
 if TYPE_CHECKING:

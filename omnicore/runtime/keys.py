@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omnicore.config import BenchmarkSource, TrainingSource, digest, result_fields
+from omnicore.config import BenchmarkSource, TrainingSource, digest, flat_fields, result_fields
 from omnicore.config.recipe import SECTION_STEP, Recipe
 from omnicore.data.prompts import profile_hash
 from omnicore.errors import ConfigError
@@ -134,7 +134,7 @@ def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return what differs between two `decides`, at most five settings, to end a sentence."""
     if not old:
         return " of other settings"
-    old_values, new_values = dict(_leaves(old)), dict(_leaves(new))
+    old_values, new_values = dict(flat_fields(old)), dict(flat_fields(new))
     names = [
         name
         for name in sorted(old_values.keys() | new_values.keys())
@@ -244,11 +244,3 @@ def _describe_difference(name: str, old: Any, new: Any, section: str) -> str:
             return f"{field} {old} -> {new}"
         case _:
             return f"{name} {old} -> {new}"
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -20,10 +20,9 @@ from filelock import FileLock, Timeout
 from omnicore.errors import ConfigError, DataError, StepBusy
 from omnicore.lineage.step_record import read_step, verify_step
 from omnicore.runtime.keys import StepPlan, describe_differences
-from omnicore.storage.digests import STEP_FILE
+from omnicore.storage.digests import KEY_FILE, STEP_FILE
 
 logger = logging.getLogger(__name__)
-KEY_FILE = "key.journal"
 WAIT = 600.0  # seconds to wait for another process that works on the same directory
 POLL = 0.2  # seconds between two attempts to take a lock
 

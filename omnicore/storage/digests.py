@@ -11,6 +11,8 @@ from pathlib import Path
 from omnicore.errors import DataError
 
 STEP_FILE = "step.json"
+# In an unfinished output: the key of its work, and below it what the key is a digest of.
+KEY_FILE = "key.journal"
 FILES_FILE = "files.json"
 METRICS_FILE = "metrics.prom"
 SIGNATURE = "model.sig"

@@ -19,9 +19,9 @@ from omnicore.config.recipe import load_recipe
 from omnicore.errors import StorageError
 from omnicore.runtime import checkpoint_sync
 from omnicore.runtime.checkpoint_sync import CheckpointSync
-from omnicore.runtime.outputs import KEY_FILE
 from omnicore.runtime.run import run_step
 from omnicore.storage import store
+from omnicore.storage.digests import KEY_FILE
 from tests.cases import slow
 from tests.errors import refused
 from tests.seaweed import (

@@ -16,9 +16,8 @@ from omnicore import processes
 from omnicore.config.recipe import load_recipe
 from omnicore.errors import TrainingError
 from omnicore.lineage.step_record import read_step
-from omnicore.runtime.outputs import KEY_FILE
 from omnicore.runtime.run import run_step
-from omnicore.storage.digests import STEP_FILE, digest_directory
+from omnicore.storage.digests import KEY_FILE, STEP_FILE, digest_directory
 from omnicore.storage.files import read_jsonl
 from omnicore.telemetry import live
 from tests.cases import slow

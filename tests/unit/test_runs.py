@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from omnicore.errors import ConfigError, DataError, StepBusy
-from omnicore.lineage.runs import KEY_FILE, differing_settings, find_steps, prune, remove
+from omnicore.lineage.runs import differing_settings, find_steps, prune, remove
 from omnicore.lineage.step_record import write_step
+from omnicore.storage.digests import KEY_FILE
 from tests.errors import refused
 
 

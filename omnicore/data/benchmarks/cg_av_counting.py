@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from omnicore.data.benchmarks.fields import item_id, native_fields, with_keys
 from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
 from omnicore.data.benchmarks.source import AnnotationSource
-from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
+from omnicore.data.benchmarks.tables import text_table_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 NATIVE, TSV = "cg-av-counting.json", "CG-AV-Counting.tsv"
@@ -62,7 +62,7 @@ def read_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 
 def _table_rows(source: AnnotationSource) -> Iterator[AnnotationRow]:
-    for row in without_blank_cells(tsv_rows(source, TSV)):
+    for row in without_blank_cells(text_table_rows(source, TSV, "\t")):
         if row.broken or row.fields.get("task_mode") == "long_acc":
             yield row
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omnicore.data.benchmarks.records import AnnotationRow
 from omnicore.data.benchmarks.source import AnnotationSource
-from omnicore.data.benchmarks.tables import tsv_rows
+from omnicore.data.benchmarks.tables import text_table_rows
 from omnicore.errors import ConfigError, DataError
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-MIN_BASE64 = 256  # characters; a path is shorter, a picture longer
+MIN_BASE64 = 65  # characters, as in VLMEvalKit: a shorter cell is a path or an index
 
 
 def only_pattern(name: str, root: Path) -> str:
@@ -54,9 +52,9 @@ def file_rows(source: AnnotationSource, path: Path) -> Iterator[AnnotationRow]:
     if path.suffix == ".parquet":
         return source.parquet_rows(name)
     if path.suffix == ".tsv":
-        return _referenced_pictures(tsv_rows(source, name))
+        return _with_referenced_pictures(source, name)
     if path.suffix == ".csv":
-        return _csv_rows(path, name)
+        return text_table_rows(source, name, ",")
     if path.suffix == ".arrow":
         return _arrow_rows(path, name)
     raise DataError(
@@ -64,21 +62,6 @@ def file_rows(source: AnnotationSource, path: Path) -> Iterator[AnnotationRow]:
         code="benchmark-format-unknown",
         path=path,
     )
-
-
-def _csv_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
-    csv.field_size_limit(1 << 30)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for place, fields in enumerate(csv.DictReader(file), 1):
-                broken = "has more cells than the header has columns" if None in fields else ""
-                yield AnnotationRow(name, place, {} if broken else fields, broken)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: {error}; save it as UTF-8",
-            code="benchmark-not-utf8",
-            path=path,
-        ) from error
 
 
 def _arrow_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
@@ -101,14 +84,25 @@ def _arrow_rows(path: Path, name: str) -> Iterator[AnnotationRow]:
         ) from error
 
 
-def _referenced_pictures(rows: Iterator[AnnotationRow]) -> Iterator[AnnotationRow]:
-    """Yield VLMEvalKit's rows; a picture that is the index of another row is that row's picture."""
-    pictures: dict[str, Any] = {}
-    for row in rows:
-        picture, index = row.fields.get("image"), row.fields.get("index")
-        if isinstance(picture, str) and picture in pictures:
-            yield replace(row, fields={**row.fields, "image": pictures[picture]})
-            continue
-        if isinstance(picture, str) and len(picture) >= MIN_BASE64 and index:
-            pictures[index] = picture
+def _with_referenced_pictures(source: AnnotationSource, name: str) -> Iterator[AnnotationRow]:
+    """Yield the rows of a TSV file, each with its own picture.
+
+    In VLMEvalKit's files a cell `image` of at most 64 characters is the index of another row,
+    before or after, whose picture it shares. Only shared pictures are held in memory.
+    """
+    shared = set()
+    for row in text_table_rows(source, name, "\t"):
+        picture = row.fields.get("image")
+        if isinstance(picture, str) and len(picture) < MIN_BASE64:
+            shared.add(picture)
+    pictures: dict[str, str] = {}
+    if shared:
+        for row in text_table_rows(source, name, "\t"):
+            index, picture = row.fields.get("index"), row.fields.get("image")
+            if index in shared and isinstance(picture, str) and len(picture) >= MIN_BASE64:
+                pictures[index] = picture
+    for row in text_table_rows(source, name, "\t"):
+        picture = row.fields.get("image")
+        if picture in pictures:
+            row = replace(row, fields={**row.fields, "image": pictures[picture]})
         yield row

@@ -19,11 +19,11 @@ from omnicore.errors import DataError
 _MAX_CELL = 1 << 30
 
 
-def tsv_rows(source: AnnotationSource, name: str) -> Iterator[AnnotationRow]:
-    """Yield the rows of a TSV file as pandas writes it.
+def text_table_rows(source: AnnotationSource, name: str, delimiter: str) -> Iterator[AnnotationRow]:
+    """Yield the rows of a CSV or TSV file as pandas writes it.
 
-    It has a header, and quotes only where a cell holds a tab, a quote or a line break. `line`
-    counts rows, since a cell may span lines.
+    It has a header, and quotes only where a cell holds the delimiter, a quote or a line break.
+    `line` counts rows, since a cell may span lines.
 
     Raises:
         DataError: The file is not UTF-8.
@@ -32,7 +32,7 @@ def tsv_rows(source: AnnotationSource, name: str) -> Iterator[AnnotationRow]:
     path = source.root / name
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, fields in enumerate(csv.DictReader(file, delimiter="\t"), 1):
+            for number, fields in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
                 if None in fields:
                     message = "has more cells than the header has columns"
                     yield AnnotationRow(name, number, {}, message)
@@ -100,7 +100,7 @@ def parse_options(field: str, value: Any) -> tuple[list[str], list[str]]:
 
 def _option_list(field: str, value: Any) -> list[Any]:
     """Return options as a list of texts or {label, text} objects."""
-    options = _parse(value) if isinstance(value, str) else value
+    options = parse_value(value) if isinstance(value, str) else value
     if isinstance(options, Mapping):
         columns = list(options.values())
         if options.keys() == {"label", "text"} and all(isinstance(c, list) for c in columns):
@@ -121,7 +121,7 @@ def _is_in_turn(labels: list[str], count: int) -> bool:
     return labels in (letters, from_zero, from_one)
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """Return the Python or JSON value that a text is, None for none; nothing is evaluated."""
     for parse in (ast.literal_eval, json.loads):
         try:

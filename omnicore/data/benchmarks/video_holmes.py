@@ -21,7 +21,7 @@ from omnicore.data.benchmarks.fields import item_id, with_keys
 from omnicore.data.benchmarks.options import answer_letter, option_by_letter
 from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry
 from omnicore.data.benchmarks.source import AnnotationSource
-from omnicore.data.benchmarks.tables import parse_options, tsv_rows, without_blank_cells
+from omnicore.data.benchmarks.tables import parse_options, text_table_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 TSV = "Video_Holmes.tsv"
@@ -66,7 +66,7 @@ def _items(source: AnnotationSource) -> Iterator[AnnotationRow]:
     if source.layout != TSV:
         yield from source.json_rows(source.layout)
         return
-    for row in without_blank_cells(tsv_rows(source, TSV)):
+    for row in without_blank_cells(text_table_rows(source, TSV, "\t")):
         yield replace(
             row, fields={_COLUMNS.get(name, name): value for name, value in row.fields.items()}
         )

@@ -24,7 +24,7 @@ from omnicore.data.benchmarks.fields import native_fields, parse_list
 from omnicore.data.benchmarks.options import answer_letter, option_by_letter, split_labels
 from omnicore.data.benchmarks.records import AnnotationRow, BenchmarkEntry, Refused
 from omnicore.data.benchmarks.source import AnnotationSource
-from omnicore.data.benchmarks.tables import tsv_rows, without_blank_cells
+from omnicore.data.benchmarks.tables import text_table_rows, without_blank_cells
 from omnicore.schema import AnswerKind, Query
 
 NATIVE, TSV, PARQUET = "worldsense_qa.json", "WorldSense.tsv", "data/test-*.parquet"
@@ -76,7 +76,10 @@ def _tasks(source: AnnotationSource) -> Iterator[AnnotationRow]:
 
 def _numbered(source: AnnotationSource) -> Iterator[AnnotationRow]:
     """Yield the rows of a table, named as in the publisher's file."""
-    table = tsv_rows(source, TSV) if source.layout == TSV else source.parquet_rows(PARQUET)
+    if source.layout == TSV:
+        table = text_table_rows(source, TSV, "\t")
+    else:
+        table = source.parquet_rows(PARQUET)
     for row in without_blank_cells(table):
         video = row.fields.get("video", "")
         yield replace(row, key=f"{video}-task{source.next_number(video)}" if video else "")
