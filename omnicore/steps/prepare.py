@@ -88,6 +88,12 @@ def prepare_benchmarks(recipe: Recipe, config: PrepareConfig, output: Path) -> d
                 field=f"prepare.sources.{name}",
                 path=source.root,
             )
+        if not any(row.media for row in rows):
+            logger.warning(
+                "%s: no query has a picture, sound or video, so there is nothing to withhold; name"
+                " their columns, as in --columns video=clip",
+                title,
+            )
         queries += _with_linked_media(name, rows, source, output)
     shutil.rmtree(output / "scratch", ignore_errors=True)
     write_jsonl(output / "queries.jsonl", queries)

@@ -132,23 +132,56 @@ def test_clusters_types_ids_and_clips_are_read(clips: Path, tmp_path: Path) -> N
     assert (first.id, first.media[1].start, first.media[1].end) == ("k0", 0.2, 0.8)
 
 
-def test_vlmevalkit_tables_hold_pictures_and_letters(tmp_path: Path) -> None:
-    """Options in columns, pictures as base64, a picture that is the index of an earlier row."""
-    rows = [
-        ["index", "image", "question", "A", "B", "C", "answer", "category"],
-        ["0", base64.b64encode(picture(1)).decode(), "Which?", "red", "blue", "", "B", "colour"],
-        ["1", "0", "And now?", "red", "blue", "green", "C", "colour"],
-    ]
-    path = tmp_path / "MyBench.tsv"
+def write_tsv(path: Path, *rows: list[str]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter="\t").writerows(rows)
+    return path
+
+
+def encoded(shade: int) -> str:
+    return base64.b64encode(picture(shade)).decode()
+
+
+HEADER = ["index", "image", "question", "A", "B", "C", "answer", "category"]
+
+
+def test_vlmevalkit_tables_hold_pictures_and_letters(tmp_path: Path) -> None:
+    """Options in columns; a picture may be the index of an earlier or a later row."""
+    path = write_tsv(
+        tmp_path / "MyBench.tsv",
+        HEADER,
+        ["0", "1", "Which?", "red", "blue", "", "B", "colour"],
+        ["1", encoded(1), "And now?", "red", "blue", "green", "C", "colour"],
+        ["2", "1", "Again?", "red", "blue", "", "A", "colour"],
+    )
     columns = {"id": "index", "type": "category"}
-    first, second = prepare(tmp_path, {"path": str(path), "columns": columns})
+    first, second, third = prepare(tmp_path, {"path": str(path), "columns": columns})
     assert (first.options, first.answer) == (("red", "blue"), "blue")
     assert (second.options, second.answer) == (("red", "blue", "green"), "green")
-    assert first.media == second.media
+    assert first.media == second.media == third.media
     stored = tmp_path / "prepared" / first.media[0].uri
     assert stored.read_bytes() == picture(1)
+
+
+def test_vlmevalkit_cells_may_hold_several_pictures(tmp_path: Path) -> None:
+    row = ["0", str([encoded(1), encoded(2)]), "Which?", "red", "blue", "", "B", "colour"]
+    path = write_tsv(tmp_path / "MyBench.tsv", HEADER, row)
+    (query,) = prepare(tmp_path, {"path": str(path)})
+    contents = [(tmp_path / "prepared" / medium.uri).read_bytes() for medium in query.media]
+    assert contents == [picture(1), picture(2)]
+
+
+def test_vlmevalkit_pictures_may_be_files(tmp_path: Path) -> None:
+    """The form of EvalScope's guide to own multiple-choice tables, paths made relative."""
+    (tmp_path / "dog.png").write_bytes(picture(3))
+    path = write_tsv(
+        tmp_path / "custom_mcq.tsv",
+        ["index", "category", "answer", "question", "A", "B", "C", "D", "image_path"],
+        ["1", "Animals", "A", "Which one?", "Dog", "Cat", "Tiger", "Elephant", "dog.png"],
+    )
+    (query,) = prepare(tmp_path, {"path": str(path)})
+    assert query.answer == "Dog"
+    assert [medium.kind for medium in query.media] == ["image"]
 
 
 def test_embedded_features_of_a_dataset_become_files(tmp_path: Path) -> None:
@@ -175,6 +208,34 @@ def test_embedded_features_of_a_dataset_become_files(tmp_path: Path) -> None:
     (query,) = prepare(tmp_path, {"path": str(tmp_path / "saved")})
     assert [medium.kind for medium in query.media] == ["image", "audio"]
     assert (tmp_path / "prepared" / query.media[0].uri).read_bytes() == picture(2)
+
+
+def test_a_name_without_suffix_finds_its_clip(clips: Path, tmp_path: Path) -> None:
+    """Video-MME's rows name the video by its id; options carry their letters."""
+    row = {
+        "question_id": "001-1",
+        "question": "Which has the largest number?",
+        "options": ["A. Apples.", "B. Candles.", "C. Berries.", "D. All the same."],
+        "answer": "C",
+        "videoID": "a",
+    }
+    (clips / "a.srt").write_text("1")
+    path = clips / "test.jsonl"
+    path.write_text(json.dumps(row))
+    columns = {"id": "question_id", "video": "videoID"}
+    (query,) = prepare(tmp_path, {"path": str(path), "columns": columns})
+    assert (query.answer, query.options[0]) == ("Berries.", "Apples.")
+    assert [medium.kind for medium in query.media] == ["video", "audio"]
+
+
+def test_a_table_without_media_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"question": "Which?", "options": ["x", "y"], "answer": "A", "movie": "a.mp4"})
+    )
+    prepare(tmp_path, {"path": str(tmp_path / "a.jsonl")})
+    assert "mine: no query has a picture, sound or video" in caplog.text
 
 
 ANSWERS = {

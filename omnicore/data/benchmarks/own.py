@@ -10,7 +10,8 @@ A question is made of these columns, by default those of the same name:
   options           a list of texts or its JSON; several columns as `A|B|C|D`
   id, type          default: the number of the row; the kind of answer
   cluster           what rows share, as a film's name; default: the first medium
-  image, audio      a path, bytes, the hub's feature, base64, or a list of these; several as `a|b`
+  image, audio      a path, with or without suffix, bytes, the hub's feature, base64, or a list of
+                    these; several columns as `a|b`
   video             likewise; its sound track is shown, too, where there is one and no audio column
   start, end        of the clip, in seconds
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import glob
 import mimetypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +41,7 @@ from omnicore.data.benchmarks.table_files import (
     file_rows,
     only_pattern,
 )
-from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options
+from omnicore.data.benchmarks.tables import cell_text, is_blank, parse_options, parse_value
 from omnicore.errors import ConfigError, DataError
 from omnicore.media.video import has_sound_track
 from omnicore.schema import AnswerKind, Media, Query
@@ -224,8 +226,7 @@ def _media_files(folder: Path) -> Iterator[Path]:
         here = Path(current)
         folders[:] = [name for name in folders if not (here / name / STEP_FILE).exists()]
         for name in names:
-            kind = mimetypes.guess_type(name)[0] or ""
-            if kind.startswith(("image/", "audio/", "video/")):
+            if _kind_of(here / name) in KINDS:
                 yield here / name
 
 
@@ -251,9 +252,12 @@ class _Cells:
     def values(self, name: str) -> list[tuple[str, Any]]:
         """Return column and value of every cell, lists taken apart."""
         found = []
-        for column in self.column(name).split("|"):
-            value = _field(self.row.fields, column)
-            for one in value if isinstance(value, list) else [value]:
+        columns = self.column(name)
+        if name == "image" and columns == "image" and not self.has("image"):
+            columns = "image_path"  # VLMEvalKit's, where a table holds no pictures itself
+        for column in columns.split("|"):
+            value = _as_list(_field(self.row.fields, column))
+            for one in value:
                 if not is_blank(one):
                     found.append((column, one))
         return found
@@ -334,20 +338,42 @@ def _option(column: str, answer: Any, options: Sequence[str]) -> str:
     return option_by_letter(column, text.strip("().: "), options)
 
 
+def _as_list(value: Any) -> list[Any]:
+    """Return the members of a list, also of one that a text table holds as `['a.png', 'b.png']`."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        parsed = parse_value(value)
+        value = parsed if isinstance(parsed, list) else value
+    return value if isinstance(value, list) else [value]
+
+
 def _medium(source: AnnotationSource, column: str, kind: MediaKind, value: Any) -> Media:
-    if isinstance(value, str) and len(value) >= MIN_BASE64:
-        data = _decoded(value)
+    if isinstance(value, str):
+        data = _decoded(value) if len(value) >= MIN_BASE64 else None
         if data is not None:
             return source.media.embedded(column, kind, data)
+        value = _with_suffix(source.media.root, kind, value)
     if not isinstance(value, str | bytes | Mapping):
-        raise Refused(column, f"{value!r:.40} is no {kind}")
+        raise Refused(column, f"{value!r:.40} is not a {kind}")
     return source.media.embedded(column, kind, value)
+
+
+def _with_suffix(root: Path, kind: MediaKind, name: str) -> str:
+    """Return the path of a medium that a table names without its suffix, as Video-MME does."""
+    if Path(name).suffix or (root / name).is_file():
+        return name
+    beside = sorted((root / name).parent.glob(f"{glob.escape(Path(name).name)}.*"))
+    fitting = [path for path in beside if _kind_of(path) == kind]
+    return str(fitting[0].relative_to(root)) if len(fitting) == 1 else name
+
+
+def _kind_of(path: Path) -> str:
+    return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
 
 
 def _decoded(text: str) -> bytes | None:
     """Return the bytes of a base64 text of a known format, as VLMEvalKit writes; else None."""
     try:
-        data = base64.b64decode(text.strip("[]'\" "), validate=True)
+        data = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
         return None
     return data if media_suffix(data) else None
