@@ -6,6 +6,7 @@ torch is imported only by the fixtures that need it.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 
 from omnicore import logs
 from omnicore.config.recipe import Recipe, load_recipe
+
+# A shell starts background jobs with SIGINT ignored, and so would be every command that a test
+# starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
