@@ -70,11 +70,11 @@ class Bench:
     """The embedded model and rows of its benchmark, prepared once below `root`."""
 
     def __init__(self, recipe: Recipe, root: Path) -> None:
-        from omnicore.models.runtime import set_up
+        from omnicore.models.runtime import set_up_torch
         from omnicore.steps import prepare
 
         self.recipe, self.root = recipe, root
-        set_up(recipe)
+        set_up_torch(recipe)
         prepare.run(recipe, recipe.prepare, {}, root)
 
     def start(self, name: str, *, targets: bool) -> tuple[Any, Any, list[Any]]:

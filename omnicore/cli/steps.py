@@ -121,7 +121,7 @@ def _recipe(options: Namespace) -> Recipe:
 
 
 def _print_cost(options: Namespace, recipe: Recipe, inputs: dict[str, str]) -> None:
-    from omnicore.runtime.run import estimate_cost
+    from omnicore.runtime.run import estimate_step
 
     paths = {role: Path(place) for role, place in inputs.items()}
     for role, path in paths.items():
@@ -131,7 +131,7 @@ def _print_cost(options: Namespace, recipe: Recipe, inputs: dict[str, str]) -> N
                 code="cli-dry-run-remote-input",
                 field="--input",
             )
-    cost = estimate_cost(options.step, recipe, paths, section=options.section)
+    cost = estimate_step(options.step, recipe, paths, section=options.section)
     print("\n".join(cost.lines()))
 
 

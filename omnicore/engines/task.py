@@ -129,7 +129,7 @@ class InferenceTask:
                 field="engine.kind",
             )
         if self._in_process:
-            from omnicore.models.runtime import set_up
+            from omnicore.models.runtime import set_up_torch
 
-            set_up(recipe, threads=1)  # the engine forks one process a core
+            set_up_torch(recipe, threads=1)  # the engine forks one process a core
         return open_engine(self.config, self.model, recipe.profile, workers=recipe.cores)

@@ -13,7 +13,7 @@ from omnicore import processes
 from omnicore.config.recipe import Recipe
 
 
-def set_up(recipe: Recipe, threads: int | None = None) -> None:
+def set_up_torch(recipe: Recipe, threads: int | None = None) -> None:
     """Set up torch, once at the start of a step that uses it.
 
     Args:

@@ -21,7 +21,7 @@ from omnicore.engines.cost import CostEstimate
 from omnicore.errors import ConfigError, EngineError
 from omnicore.evaluation.frames import VIEWS
 from omnicore.lineage.step_record import write_step
-from omnicore.runtime.run import estimate_cost, run_step
+from omnicore.runtime.run import estimate_step, run_step
 from omnicore.schema import Label, Query, Verdict
 from omnicore.storage.digests import STEP_FILE
 from omnicore.storage.files import read_json, read_jsonl, write_json
@@ -201,7 +201,7 @@ def _folder(endpoint: Endpoint) -> str:
 def _asking_cost(
     step: str, recipe: Recipe, inputs: Mapping[str, Path], section: str
 ) -> CostEstimate:
-    estimate = estimate_cost(step, recipe, inputs, section=section)
+    estimate = estimate_step(step, recipe, inputs, section=section)
     assert isinstance(estimate, CostEstimate)  # neither step trains
     return estimate
 

@@ -135,7 +135,7 @@ def run_in_process(
         return dict(module.run(recipe, config, inputs, output))
 
 
-def estimate_cost(
+def estimate_step(
     step: str, recipe: Recipe, inputs: Mapping[str, Path], *, section: str | None = None
 ) -> CostEstimate | MemoryEstimate:
     """Estimate a step's requests, tokens and hours, or a training's GPU memory; write nothing.

@@ -107,7 +107,9 @@ def _connect(connection: socket.socket, address: str, patience: float) -> None:
             time.sleep(POLL)
 
 
-def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODULES) -> None:
+def serve_requests(
+    address: str, work: Work = run_request, modules: Sequence[str] = MODULES
+) -> None:
     """Listen on a unix socket until stdin ends, which ends the process."""
     die_with_parent()
     logs.set_up()
@@ -124,7 +126,7 @@ def serve(address: str, work: Work = run_request, modules: Sequence[str] = MODUL
             ready = select.select([listener, sys.stdin], [], [], 0 if todo else POLL)[0]
             if sys.stdin in ready:
                 os._exit(0)  # children see their own parent die
-            reap(children)
+            reap_children(children)
             if listener in ready:
                 connection = listener.accept()[0]
                 pid = os.fork()
@@ -146,7 +148,7 @@ def warm(module: str) -> None:
     gc.freeze()
 
 
-def reap(children: dict[int, socket.socket]) -> None:
+def reap_children(children: dict[int, socket.socket]) -> None:
     """Close the connections of ended children, and reply for those that were killed."""
     while children:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -196,4 +198,4 @@ def end_with(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve_requests(sys.argv[1])

@@ -35,13 +35,13 @@ def run(
     from omnicore.engines.media_orders import frequent_orders
     from omnicore.engines.transformers import TransformersEngine
     from omnicore.models import thinker
-    from omnicore.models.runtime import set_up
+    from omnicore.models.runtime import set_up_torch
     from omnicore.training import parallel, rlvr, tracking, trainable_modules
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import filter_by_length, read_rows
 
     parallel.check_parallel(config)
-    set_up(recipe)
+    set_up_torch(recipe)
     engine = TransformersEngine(
         inputs["model"] / "checkpoint", recipe.profile, **trainable_modules.load_options(config)
     )

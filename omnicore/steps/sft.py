@@ -33,13 +33,13 @@ def run(
     from omnicore.engines import canary
     from omnicore.engines.transformers import PromptReader
     from omnicore.models import thinker
-    from omnicore.models.runtime import set_up
+    from omnicore.models.runtime import set_up_torch
     from omnicore.training import parallel, sft, tracking, trainable_modules
     from omnicore.training.checkpoints import DIRECTORY, Checkpoints
     from omnicore.training.rows import filter_by_length, read_rows
 
     parallel.check_parallel(config)
-    set_up(recipe)
+    set_up_torch(recipe)
     model, encoder = thinker.load(
         inputs["model"] / "checkpoint" if "model" in inputs else recipe.model,
         **trainable_modules.load_options(config),

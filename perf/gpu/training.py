@@ -274,9 +274,9 @@ def rlvr(size: str, recipe: Recipe, root: Path) -> str:
 
 
 def table(size: str, recipe: Recipe, root: Path) -> list[str]:
-    from omnicore.models.runtime import set_up
+    from omnicore.models.runtime import set_up_torch
 
-    set_up(recipe)
+    set_up_torch(recipe)
     write_rows(max(recipe.sft.train_batch_size, recipe.rlvr.prompts_per_step), SIZES[size], root)
     most = ceiling(SIZES[size].square)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

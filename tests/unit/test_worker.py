@@ -43,7 +43,7 @@ def work(request):
             one = torch.randn(400, 400)
             return {"loaded": "trl" in sys.modules, "before": before, "sum": float((one @ one).sum())}
 
-worker.serve(sys.argv[1], work, sys.argv[2:])
+worker.serve_requests(sys.argv[1], work, sys.argv[2:])
 """
 CALL = (
     "import sys, json; from omnicore.runtime import worker; worker.call(sys.argv[1],"
